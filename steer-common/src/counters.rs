@@ -1,0 +1,237 @@
+//! The one list of counters: the variant is the kernel's index, its word the metric label, the CLI's column and what
+//! tests assert on.
+
+/// Declares [`Counter`] with its words and explanations, in index order.
+macro_rules! counters {
+    ($( $(#[doc = $doc:literal])+ $variant:ident = $word:literal, )+) => {
+        /// Something that happened to a packet or a flow. The number is the index into the `counters` map.
+        #[repr(u16)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
+        pub enum Counter { $( $(#[doc = $doc])+ $variant, )+ }
+
+        impl Counter {
+            /// Every counter in index order.
+            pub const ALL: &'static [Counter] = &[$(Counter::$variant),+];
+
+            /// The word used in CLI, metrics and tests.
+            pub const fn word(self) -> &'static str {
+                match self { $(Counter::$variant => $word,)+ }
+            }
+
+            /// One sentence that says what is counted and why it was right.
+            pub const fn help(self) -> &'static str {
+                match self { $(Counter::$variant => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+counters! {
+    // ---- what came in
+    /// TCP packets from clients to a VIP.
+    FromClient = "from-client",
+    /// TCP packets from backends to clients of a VIP.
+    FromBackend = "from-backend",
+    /// Packets passed untouched: neither to a VIP nor from a backend.
+    NotOurs = "not-ours",
+    /// Packets passed untouched: a header is cut short or lies about its length.
+    Malformed = "malformed",
+    /// VLAN-tagged packets passed untouched to the VLAN's own interface.
+    VlanPassed = "vlan-passed",
+    /// Packets the XDP program forwarded.
+    XdpForwarded = "xdp-forwarded",
+    /// Packets of ours that XDP handed to TC.
+    XdpToTc = "xdp-to-tc",
+    /// Packets XDP handed to TC because their checksum is unfinished (local virtual link).
+    XdpUnfinishedChecksum = "xdp-unfinished-checksum",
+    /// IP fragments of steered flows forwarded by what their first fragment said.
+    FragmentForwarded = "fragment-forwarded",
+    /// IP fragments to a VIP dropped: no first fragment was seen; the sender repeats the segment.
+    FragmentDropped = "fragment-dropped",
+
+    // ---- plain layer 4
+    /// SYNs of new flows.
+    Syn = "syn",
+    /// SYNs repeated: sent to the same first backend.
+    SynRepeated = "syn-repeated",
+    /// SYNs on a known flow: sent to its backend, the flow unchanged.
+    SynKnownFlow = "syn-known-flow",
+    /// Options that would keep a flow from moving, replaced by NOP in a SYN.
+    OptionCleared = "option-cleared",
+    /// SYNs dropped: the pool has no backend that is up.
+    NoBackend = "no-backend",
+    /// SYN-ACKs of first backends.
+    SynAck = "syn-ack",
+    /// SYN-ACKs whose MSS was lowered to the pool's smallest.
+    MssClamped = "mss-clamped",
+    /// Flows whose client acknowledged the first backend.
+    FlowEstablished = "flow-established",
+    /// First bare ACKs dropped by the pool's setting `swallow`.
+    AckSwallowed = "ack-swallowed",
+    /// Client packets of no known flow, sent where the lookup table says.
+    NoFlowForwarded = "no-flow-forwarded",
+    /// Client packets that acknowledge something else than the remembered handshake: plain layer 4.
+    HandshakeMismatch = "handshake-mismatch",
+    /// Backend packets of no known flow that took the VIP's address by the lookup table.
+    NoFlowTranslated = "no-flow-translated",
+    /// Backend packets passed untouched: of no flow of ours (health checks, direct access).
+    BackendPassed = "backend-passed",
+    /// New connections on a live flow's addresses: the old flow was forgotten.
+    FlowReplaced = "flow-replaced",
+    /// Packets forwarded unchanged but for their addresses.
+    Forwarded = "forwarded",
+    /// Packets forwarded with the splice's translation.
+    Spliced = "spliced-forwarded",
+
+    // ---- decisions
+    /// Hellos seen whole enough to decide.
+    Hello = "hello",
+    /// First data that is no TLS: the first backend, for good.
+    NotTls = "not-tls",
+    /// TLS that cannot be parsed: the first backend, for good.
+    HelloMalformed = "hello-malformed",
+    /// Hellos without a session ID: the first backend.
+    HelloNoSession = "hello-no-session",
+    /// Hellos whose session is not known: the first backend.
+    SessionMiss = "session-miss",
+    /// Sessions found but too old: the first backend.
+    SessionExpired = "session-expired",
+    /// Sessions found whose owner is the first backend: nothing to move.
+    SessionHit = "session-hit",
+    /// Sessions found whose owner is down or gone: the first backend.
+    OwnerDown = "owner-down",
+    /// Sessions found whose draining owner is past its deadline: the first backend.
+    OwnerDrained = "owner-drained",
+    /// Sessions found at another backend, in observe mode: the flow stays.
+    Observed = "observed",
+    /// Hellos not steered because bypass is on.
+    Bypassed = "bypassed",
+    /// Flows that cannot be moved (signed options, IP options, urgent data, FIN or wrong acknowledgement with the hello).
+    NotMovable = "not-movable",
+    /// The first backend spoke before the client: it keeps the flow.
+    ServerFirst = "server-first",
+
+    // ---- gather
+    /// Flows whose hello came in pieces too small to decide on the first.
+    Gather = "gather",
+    /// Segments buffered.
+    Buffered = "buffered",
+    /// Gathering ended at the buffer's limit: the first backend.
+    GatherLimit = "gather-limit",
+    /// Gathering ended because the first backend's window is used up: the first backend.
+    GatherWindow = "gather-window",
+    /// Gathering ended because the client sends no more until it is acknowledged: the first backend.
+    GatherStalled = "gather-stalled",
+    /// Segments dropped, not buffered: more holes than the buffer tells apart; the client repeats them.
+    GatherHoles = "gather-holes",
+    /// Segments dropped: beyond what can be buffered; the client repeats them.
+    GatherBeyond = "gather-beyond",
+    /// Hello segments dropped for a wrong checksum; the client repeats them.
+    BadChecksum = "bad-checksum",
+
+    // ---- re-home
+    /// Flows sent to their owner.
+    Rehome = "rehome",
+    /// SYNs to the owner repeated.
+    OwnerSynRepeated = "owner-syn-repeated",
+    /// Re-homed flows spliced.
+    SpliceOpened = "splice-opened",
+    /// Fallback: no slot free in the splice table.
+    SplicesFull = "splices-full",
+    /// Fallback: the owner cannot be reached by route or neighbour.
+    OwnerNoRoute = "owner-no-route",
+    /// Fallback: the owner refused the connection.
+    OwnerRefused = "owner-refused",
+    /// Fallback: the owner did not answer.
+    OwnerSilent = "owner-silent",
+    /// Fallback: the owner agreed to other TCP options than the first backend.
+    OwnerIncompatible = "owner-incompatible",
+    /// Fallback: the owner still holds an old connection on these addresses.
+    OwnerChallenge = "owner-challenge",
+    /// The buffered hello was gone: the client repeats it to the first backend.
+    PendingLost = "pending-lost",
+    /// Buffered bytes given to the first backend.
+    Flushed = "flushed",
+    /// Packets that could not be built or sent; their sender repeats them.
+    EmitFailed = "emit-failed",
+    /// Packets dropped while a flow waits for its owner; their sender repeats them.
+    WaitDropped = "wait-dropped",
+    /// Client resets while a flow waits, given to the first backend.
+    WaitReset = "wait-reset",
+    /// Resets dropped: their sequence number is not the client's.
+    ResetInvalid = "reset-invalid",
+    /// Resets sent to the first backend of a re-homed flow.
+    FirstReset = "first-reset",
+    /// Resets sent to an owner that was given up.
+    OwnerReset = "owner-reset",
+    /// Packets from a backend that does not hold the flow; answered with a reset.
+    StrayBackend = "stray-backend",
+    /// SYN-ACKs of the owner repeated after the splice, dropped.
+    OwnerSynAckRepeated = "owner-syn-ack-repeated",
+    /// Segments dropped because the flow was being changed by another CPU; their sender repeats them.
+    FlowBusy = "flow-busy",
+    /// Packets of spliced flows dropped: their TCP options are malformed.
+    OptionsMalformed = "options-malformed",
+
+    // ---- learn
+    /// Sessions learned.
+    Learned = "learned",
+    /// Sessions refreshed: the owner accepted them.
+    Resumed = "resumed",
+    /// Sessions that another backend had issued before: the newer answer counts.
+    OwnerChanged = "owner-changed",
+    /// Offered session IDs that the backend did not accept: it made a full handshake.
+    ResumptionRejected = "resumption-rejected",
+    /// ServerHellos without a session ID.
+    ServerNoSession = "server-no-session",
+    /// ServerHellos of TLS 1.3: their session ID is an echo and is never learned.
+    ServerTls13 = "server-tls13",
+    /// Handshakes that ended without the server authenticating the client: nothing learned.
+    NotAuthenticated = "not-authenticated",
+
+    // ---- forwarding
+    /// Packets whose next hop was asked of the forwarding table.
+    HopAsked = "hop-asked",
+    /// Packets dropped: no route to their destination.
+    NoRoute = "no-route",
+    /// Packets left to the kernel's neighbour discovery.
+    NeighbourAsked = "neighbour-asked",
+    /// Packets at the end of their hop limit: dropped towards a backend, left to the stack towards a client.
+    HopLimit = "hop-limit",
+    /// Frag-Needed or Packet-Too-Big sent: the next hop's MTU is too small.
+    TooBig = "too-big",
+    /// ICMP errors translated and forwarded.
+    IcmpTranslated = "icmp-translated",
+    /// ICMP errors about no flow of ours, or with a sequence number out of window: passed untouched.
+    IcmpPassed = "icmp-passed",
+    /// Events lost because the agent did not read the ring in time.
+    EventsLost = "events-lost",
+}
+
+impl Counter {
+    /// How many there are: the size of the `counters` map.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// The counter with this index.
+    pub fn from_index(index: usize) -> Option<Self> {
+        Self::ALL.get(index).copied()
+    }
+
+    /// The counter with this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|c| c.word() == word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_unique_and_indices_match() {
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index);
+            assert_eq!(Counter::from_word(counter.word()), Some(*counter));
+        }
+    }
+}

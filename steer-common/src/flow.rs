@@ -1,0 +1,130 @@
+//! The state word of a flow, and who a flow's parties are.
+
+use crate::shared::{Flow, FlowKey};
+
+/// Where a flow stands. Values 1 and 2 live in `handshakes`, the others in `flows`.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub enum State {
+    /// A SYN went to the first backend.
+    Syn = 1,
+    /// The first backend answered.
+    SynAck = 2,
+    /// The client acknowledged the answer; its first data decides.
+    Established = 3,
+    /// The client's first data is buffered: too little to decide on.
+    Gather = 4,
+    /// A SYN went to the owner; the client's data is buffered.
+    Wait = 5,
+    /// The owner holds the flow; everything is translated.
+    Spliced = 6,
+    /// The first backend holds the flow for good; addresses are translated.
+    First = 7,
+}
+
+impl State {
+    /// The state with this number.
+    #[inline(always)]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(State::Syn),
+            2 => Some(State::SynAck),
+            3 => Some(State::Established),
+            4 => Some(State::Gather),
+            5 => Some(State::Wait),
+            6 => Some(State::Spliced),
+            7 => Some(State::First),
+            _ => None,
+        }
+    }
+
+    /// The word used in CLI and events.
+    pub const fn word(self) -> &'static str {
+        match self {
+            State::Syn => "syn",
+            State::SynAck => "syn-ack",
+            State::Established => "established",
+            State::Gather => "gather",
+            State::Wait => "wait",
+            State::Spliced => "spliced",
+            State::First => "first",
+        }
+    }
+}
+
+/// [`Flow::word`]: state in bits 0..8, lock in bit 8, the client's initial sequence number in bits 32..64.
+///
+/// The sequence number stands in the word because an LRU slot may be reused for another flow between a look-up and a
+/// compare-and-swap: the swap then fails.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Word(pub u64);
+
+impl Word {
+    /// The bit that one CPU holds while it changes the flow.
+    pub const LOCK: u64 = 0x100;
+
+    /// An unlocked word.
+    #[inline(always)]
+    pub const fn new(state: State, isn: u32) -> Self {
+        Self(state as u64 | (isn as u64) << 32)
+    }
+
+    /// The state's number.
+    #[inline(always)]
+    pub const fn state_number(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// The state; an unknown number reads as [`State::First`], the harmless one.
+    #[inline(always)]
+    pub const fn state(self) -> State {
+        match State::from_number(self.0 as u8) {
+            Some(state) => state,
+            None => State::First,
+        }
+    }
+
+    /// The client's initial sequence number.
+    #[inline(always)]
+    pub const fn isn(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Whether a CPU is changing the flow.
+    #[inline(always)]
+    pub const fn locked(self) -> bool {
+        self.0 & Self::LOCK != 0
+    }
+
+    /// The same word, locked.
+    #[inline(always)]
+    pub const fn lock(self) -> Self {
+        Self(self.0 | Self::LOCK)
+    }
+}
+
+impl Flow {
+    /// The backend that holds the flow now.
+    #[inline(always)]
+    pub const fn holder(&self) -> u16 {
+        match Word(self.word).state() {
+            State::Spliced => self.owner,
+            State::Syn | State::SynAck | State::Established | State::Gather | State::Wait | State::First => self.first,
+        }
+    }
+
+    /// Whether both sides ended the flow.
+    pub const fn closing(&self) -> bool {
+        use crate::shared::{FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN};
+        let both = FLOW_CLIENT_FIN | FLOW_SERVER_FIN;
+        self.flags & both == both || self.flags & FLOW_RESET != 0
+    }
+}
+
+impl FlowKey {
+    /// The flow of a client that dialled a VIP; port in network order.
+    #[inline(always)]
+    pub const fn of_vip(client: crate::shared::Address, client_port: [u8; 2], vip: u16) -> Self {
+        Self { client, client_port, service: vip }
+    }
+}

@@ -1,0 +1,19 @@
+//! Parser, policy, re-home state machine and map layouts of `steer`: one source for the kernel programs, the agent, the
+//! tests, the fuzzers and the offline tools.
+//!
+//! Modules stand in the order of a packet's journey: bytes are read ([`wire`]), named ([`flow`], [`session`]), decided on
+//! ([`decide`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]) and counted ([`counters`]); [`shared`] holds
+//! the layouts of the pinned maps.
+#![no_std]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
+
+pub mod checksum;
+pub mod counters;
+pub mod decide;
+pub mod flow;
+pub mod ranges;
+pub mod rehome;
+pub mod session;
+pub mod shared;
+pub mod splice;
+pub mod wire;

@@ -1,0 +1,77 @@
+//! What a session is found by.
+
+use crate::shared::SessionKey;
+
+/// The kinds of session key. The number is stored in [`SessionKey::kind`].
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub enum Kind {
+    /// Session ID of TLS 1.2 and below (RFC 5246 7.4.1.2).
+    SessionId = 1,
+    /// First 32 bytes of a ticket (RFC 5077 3.2).
+    Ticket = 2,
+    /// Name of a ticket key (RFC 5077 4).
+    KeyName = 3,
+}
+
+impl Kind {
+    /// The word used in CLI and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Kind::SessionId => "session-id",
+            Kind::Ticket => "ticket",
+            Kind::KeyName => "key-name",
+        }
+    }
+
+    /// The kind with this number.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Kind::SessionId),
+            2 => Some(Kind::Ticket),
+            3 => Some(Kind::KeyName),
+            _ => None,
+        }
+    }
+}
+
+/// Longest session ID, bytes (RFC 5246 7.4.1.2).
+pub const SESSION_ID_MAX: usize = 32;
+
+/// Words that hold the longest session ID.
+pub const SESSION_ID_WORDS: usize = SESSION_ID_MAX / 4;
+
+/// Zeroes what lies behind the first `len` bytes of an identifier, given as words in memory order.
+#[inline(always)]
+pub fn trim(words: &mut [u32; SESSION_ID_WORDS], len: usize) {
+    for (i, word) in words.iter_mut().enumerate() {
+        let kept = len.saturating_sub(i * 4);
+        if kept < 4 {
+            *word &= u32::from_le((1 << (8 * kept)) - 1);
+        }
+    }
+}
+
+impl SessionKey {
+    /// The key of a session ID given as words in memory order, zero behind its `len` bytes.
+    #[inline(always)]
+    pub fn from_words(vip: u16, words: &[u32; SESSION_ID_WORDS], len: usize) -> Self {
+        let mut bytes = [0; SESSION_ID_MAX];
+        for (to, from) in bytes.chunks_exact_mut(4).zip(words) {
+            to.copy_from_slice(&from.to_ne_bytes());
+        }
+        Self { vip, kind: Kind::SessionId as u8, len: len as u8, bytes }
+    }
+
+    /// The key of a session ID of 1..=32 bytes; `None` for any other length.
+    pub fn session_id(vip: u16, id: &[u8]) -> Option<Self> {
+        if id.is_empty() || id.len() > SESSION_ID_MAX {
+            return None;
+        }
+        let mut bytes = [0; SESSION_ID_MAX];
+        for (to, from) in bytes.iter_mut().zip(id) {
+            *to = *from;
+        }
+        Some(Self { vip, kind: Kind::SessionId as u8, len: id.len() as u8, bytes })
+    }
+}

@@ -1,0 +1,62 @@
+//! The arithmetic of a splice: what changes in a segment between a client and an owner it was re-homed to.
+//!
+//! The client speaks to the first backend's sequence numbers, timestamps and window scale; the owner has its own.
+
+use crate::{
+    shared::Flow,
+    wire::tcp::{Edits, Offer},
+};
+
+/// Option edits for segments from the client to the owner.
+#[inline(always)]
+pub fn to_owner(flow: &Flow) -> Edits {
+    Edits { ts_value: 0, ts_echo: flow.ts_delta.wrapping_neg(), sack: flow.delta.wrapping_neg() }
+}
+
+/// Option edits for segments from the owner to the client. SACK edges are the client's own numbers: unchanged.
+#[inline(always)]
+pub fn to_client(flow: &Flow) -> Edits {
+    Edits { ts_value: flow.ts_delta, ts_echo: 0, sack: 0 }
+}
+
+/// A window of the owner in the first backend's scale (RFC 7323 2.2); never from open to closed.
+#[inline(always)]
+pub fn rescale_window(window: u16, owner_scale: u8, first_scale: u8) -> u16 {
+    let bytes = (window as u32) << (owner_scale & 15);
+    let scaled = bytes >> (first_scale & 15);
+    if scaled == 0 && window != 0 {
+        return 1;
+    }
+    if scaled > u16::MAX as u32 { u16::MAX } else { scaled as u16 }
+}
+
+/// Whether the owner's SYN-ACK lets it take the flow: it agreed to exactly what the first backend agreed to, and takes
+/// segments as large as the client was told.
+#[inline(always)]
+pub fn compatible(flow: &Flow, agreed: u8, mss: u16) -> bool {
+    agreed == flow.agreed && mss >= flow.told_mss
+}
+
+/// Enters the owner's side of the splice into `flow`.
+#[inline(always)]
+pub fn open(flow: &mut Flow, owner_isn: u32, offer: &Offer) {
+    flow.owner_isn = owner_isn;
+    flow.owner_scale = offer.scale;
+    flow.delta = flow.first_isn.wrapping_sub(owner_isn);
+    // RFC 7323 3.2: the client echoes what it saw; translated, the owner sees its own clock.
+    flow.ts_delta = flow.first_ts.wrapping_sub(offer.ts);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_window_never_closes() {
+        assert_eq!(rescale_window(1, 0, 7), 1);
+        assert_eq!(rescale_window(0, 7, 0), 0);
+        assert_eq!(rescale_window(500, 7, 7), 500);
+        assert_eq!(rescale_window(1000, 10, 7), 8000);
+        assert_eq!(rescale_window(60000, 14, 0), u16::MAX);
+    }
+}

@@ -1,0 +1,188 @@
+//! From the Ethernet header to the transport header, IPv4 (RFC 791) and IPv6 (RFC 8200) through one type.
+
+use super::{
+    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Packet, byte, lower, upper,
+};
+use crate::shared::Address;
+
+/// IP protocol number of ICMP.
+pub const PROTOCOL_ICMP: u8 = 1;
+/// IP protocol number of TCP.
+pub const PROTOCOL_TCP: u8 = 6;
+/// IP protocol number of ICMPv6.
+pub const PROTOCOL_ICMPV6: u8 = 58;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// IPv6 extension headers walked before a packet counts as not ours.
+const MAX_EXTENSIONS: usize = 4;
+/// Largest offset of a transport header, bytes from the start of the frame; what lies deeper is not ours.
+pub const MAX_L4_OFFSET: usize = 0xff;
+/// Length of an IPv6 header, bytes (RFC 8200 3).
+pub const IPV6_LEN: usize = 40;
+/// Length of an IPv4 header without options, bytes (RFC 791 3.1).
+pub const IPV4_LEN: usize = 20;
+
+/// IP header of a frame, both families.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ip {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Whether this is IPv6.
+    pub v6: bool,
+    /// Hop limit (TTL).
+    pub hop_limit: u8,
+    /// Transport protocol.
+    pub protocol: u8,
+    /// Offset of the transport header, bytes from the start of the frame.
+    pub l4: usize,
+    /// Bytes of the transport header and its payload.
+    pub l4_len: usize,
+    /// Whether the packet carries IPv4 options or IPv6 extension headers.
+    pub options: bool,
+    /// Which part of a datagram this is.
+    pub part: Part,
+    /// Identification of a fragment, 16 bits in IPv4 and 32 in IPv6.
+    pub fragment_id: u32,
+}
+
+/// Which part of a datagram a packet is.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The first fragment, which carries the transport header.
+    First,
+    /// A later fragment.
+    Later,
+}
+
+impl Part {
+    #[inline(always)]
+    const fn of(fragmented: bool, offset: u16) -> Self {
+        match (fragmented, offset) {
+            (false, _) => Part::Whole,
+            (true, 0) => Part::First,
+            (true, _) => Part::Later,
+        }
+    }
+}
+
+/// What a frame is, before anyone looks at its transport header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// IPv4 or IPv6.
+    Ip(Ip),
+    /// Another protocol.
+    Other,
+    /// A VLAN tag in the frame itself.
+    Vlan,
+    /// A header cut short or with lengths that lie.
+    Malformed,
+}
+
+/// Reads a frame from its Ethernet header to its transport header.
+#[inline(always)]
+pub fn parse<P: Packet + ?Sized>(packet: &P) -> Frame {
+    match packet.be16(12) {
+        None => Frame::Malformed,
+        Some(ETHERTYPE_IPV4) => ipv4(packet, ETHERNET_LEN),
+        Some(ETHERTYPE_IPV6) => ipv6(packet, ETHERNET_LEN),
+        Some(ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN) => Frame::Vlan,
+        Some(_) => Frame::Other,
+    }
+}
+
+#[inline(always)]
+fn ipv4<P: Packet + ?Sized>(packet: &P, l3: usize) -> Frame {
+    let Some(h) = packet.words::<{ IPV4_LEN / 4 }>(l3) else { return Frame::Malformed };
+    let (version_len, total) = (byte(h[0], 0), lower(h[0]) as usize);
+    let header_len = (version_len & 0xf) as usize * 4;
+    if version_len >> 4 != 4 || header_len < IPV4_LEN || total < header_len {
+        return Frame::Malformed;
+    }
+    // RFC 791 3.1: flags are the upper three bits (0x2000: more fragments), the offset the lower 13.
+    let flags_offset = lower(h[1]);
+    Frame::Ip(Ip {
+        source: Address::from_words([0, 0, MAPPED, h[3]]),
+        destination: Address::from_words([0, 0, MAPPED, h[4]]),
+        v6: false,
+        hop_limit: byte(h[2], 0),
+        protocol: byte(h[2], 1),
+        l4: l3 + header_len,
+        l4_len: total - header_len,
+        options: header_len != IPV4_LEN,
+        part: Part::of(flags_offset & 0x3fff != 0, flags_offset & 0x1fff),
+        fragment_id: upper(h[1]) as u32,
+    })
+}
+
+/// Third word of a mapped IPv4 address.
+const MAPPED: u32 = 0x0000_ffff_u32.to_be();
+
+#[inline(always)]
+fn ipv6<P: Packet + ?Sized>(packet: &P, l3: usize) -> Frame {
+    let Some(h) = packet.words::<{ IPV6_LEN / 4 }>(l3) else { return Frame::Malformed };
+    if byte(h[0], 0) >> 4 != 6 {
+        return Frame::Malformed;
+    }
+    let mut ip = Ip {
+        source: Address::from_words([h[2], h[3], h[4], h[5]]),
+        destination: Address::from_words([h[6], h[7], h[8], h[9]]),
+        v6: true,
+        hop_limit: byte(h[1], 3),
+        protocol: byte(h[1], 2),
+        l4: l3 + IPV6_LEN,
+        l4_len: upper(h[1]) as usize,
+        options: false,
+        part: Part::Whole,
+        fragment_id: 0,
+    };
+    if ip.protocol == PROTOCOL_TCP || ip.protocol == PROTOCOL_ICMPV6 {
+        return Frame::Ip(ip);
+    }
+    // RFC 8200 4.1: each extension header names the next one; a bounded walk, deeper chains are not ours.
+    for _ in 0..MAX_EXTENSIONS {
+        match ip.protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT => {}
+            _ => break,
+        }
+        if !skip_extension(packet, &mut ip) {
+            return Frame::Malformed;
+        }
+        if ip.part == Part::Later {
+            break;
+        }
+    }
+    Frame::Ip(ip)
+}
+
+/// Steps over one extension header; false where it lies about its length or reaches too deep.
+#[inline(always)]
+fn skip_extension<P: Packet + ?Sized>(packet: &P, ip: &mut Ip) -> bool {
+    let Some(h) = packet.words::<2>(ip.l4) else { return false };
+    let len = if ip.protocol == FRAGMENT {
+        // RFC 8200 4.5: offset in the upper 13 bits, bit 0 says that more follow.
+        let offset_more = lower(h[0]);
+        ip.part = Part::of(offset_more & 0xfff9 != 0, offset_more & 0xfff8);
+        ip.fragment_id = u32::from_be(h[1]);
+        8
+    } else {
+        (byte(h[0], 1) as usize + 1) * 8
+    };
+    if len > ip.l4_len || ip.l4 + len > MAX_L4_OFFSET {
+        return false;
+    }
+    ip.options = true;
+    ip.protocol = byte(h[0], 0);
+    ip.l4 += len;
+    ip.l4_len -= len;
+    true
+}

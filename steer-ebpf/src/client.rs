@@ -1,0 +1,320 @@
+//! A client's packet of a flow that is not settled: SYNs, first acknowledgements, and the data that decides.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
+};
+use steer_common::{
+    counters::Counter,
+    decide::slot,
+    flow::{State, Word},
+    rehome::{self, ClientAct},
+    shared::{
+        BACKEND_PRESENT, BACKEND_UP, FLOW_ACK_SWALLOWED, FLOW_LEARNED, FLOW_RESET, Flow, NO_BACKEND,
+        VIP_RETURN_BY_ROUTE, VIP_SWALLOW, options,
+    },
+    wire::tcp::{Segment, flags},
+};
+
+use crate::{
+    hook::tc::Tc,
+    journey::{drop, idle, next, note_hop},
+    lock::{lock_flow, unlock},
+    maps::{
+        FLOWS, Facts, HANDSHAKES, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_backend,
+        count_index, scratch,
+    },
+    options::read_options,
+};
+
+/// A SYN: the same first backend for a repeated one, the holder for a known flow, else as the lookup table says.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    if scratch.facts.flags & (flags::ACK | flags::RST | flags::FIN) != 0 {
+        return no_flow(scratch);
+    }
+    let read = read_options(skb, 0);
+    if read == 0 && scratch.offer.cleared != 0 && scratch.offer.options & options::SIGNED == 0 {
+        read_options(skb, 1);
+    }
+    if scratch.facts.accurate_ecn != 0 {
+        clear_accurate_ecn(skb, &scratch.facts);
+    }
+    if let Some(id) = repeated(scratch) {
+        count(Counter::SynRepeated);
+        return next::PLAIN | id as i32;
+    }
+    let first = match holder(scratch) {
+        Some(id) => {
+            count(Counter::SynKnownFlow);
+            id
+        }
+        None => lookup(scratch),
+    };
+    if first == NO_BACKEND {
+        return drop(Counter::NoBackend);
+    }
+    count(Counter::Syn);
+    remember(skb, scratch, first);
+    next::PLAIN | first as i32
+}
+
+/// The first backend of a SYN seen before, if it is still up.
+#[inline(always)]
+fn repeated(scratch: &Scratch) -> Option<u16> {
+    // SAFETY: the fields are read at once.
+    let known = unsafe { HANDSHAKES.get(&scratch.key) }?;
+    let (word, first) = (Word(known.word), known.first);
+    (word.isn() == scratch.facts.seq && is_up(first)).then_some(first)
+}
+
+/// The backend that holds a live flow of these addresses: a SYN must not move it, whoever sent it.
+#[inline(always)]
+fn holder(scratch: &Scratch) -> Option<u16> {
+    // SAFETY: the fields are read at once.
+    let flow = unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) }?;
+    let id = flow.holder();
+    (idle(flow, scratch.facts.seconds) <= scratch.vip.flow_timeout && is_up(id)).then_some(id)
+}
+
+#[inline(always)]
+fn is_up(id: u16) -> bool {
+    const UP: u16 = BACKEND_PRESENT | BACKEND_UP;
+    backend(id as u32).is_some_and(|b| b.flags & UP == UP)
+}
+
+/// The backend that the VIP's lookup table names for the client.
+#[inline(always)]
+pub(crate) fn lookup(scratch: &Scratch) -> u16 {
+    let slot = slot(&scratch.vip, &scratch.key.client, scratch.key.client_port);
+    LOOKUP.get(scratch.vip.lookup_base.wrapping_add(slot)).copied().unwrap_or(NO_BACKEND)
+}
+
+/// Clears the request for AccECN (the AE bit): the servers then agree on classic ECN, which can be compared.
+#[inline(always)]
+fn clear_accurate_ecn(skb: *mut __sk_buff, facts: &Facts) {
+    let at = facts.l4 + 12;
+    let mut bytes = [0u8; 2];
+    // SAFETY: two bytes of the stack.
+    unsafe {
+        if bpf_skb_load_bytes(skb.cast(), at, (&raw mut bytes).cast(), 2) != 0 {
+            return;
+        }
+        let old = u16::from_ne_bytes(bytes);
+        bytes[0] &= !1;
+        let new = u16::from_ne_bytes(bytes);
+        if bpf_skb_store_bytes(skb, at, (&raw const bytes).cast(), 2, 0) == 0 {
+            let difference = steer_common::checksum::replaced16(old, new);
+            Tc(skb).replace_sums(facts.l4 as usize + 16, facts.v6 != 0, 0, difference);
+        }
+    }
+}
+
+/// Remembers what the SYN offers.
+#[inline(always)]
+fn remember(skb: *mut __sk_buff, scratch: &mut Scratch, first: u16) {
+    const ECN_SETUP: u8 = flags::ECE | flags::CWR;
+    let (facts, offer) = (&scratch.facts, &scratch.offer);
+    let ecn = if facts.flags & ECN_SETUP == ECN_SETUP { options::ECN } else { 0 };
+    let flow = &mut scratch.flow;
+    *flow = Flow::default();
+    flow.word = Word::new(State::Syn, facts.seq).0;
+    flow.first = first;
+    flow.owner = first;
+    flow.seen = facts.seconds;
+    flow.client_ts = offer.ts;
+    flow.syn_window = facts.window;
+    flow.client_mss = offer.mss;
+    flow.client_scale = offer.scale;
+    flow.offered = offer.options | ecn;
+    if scratch.vip.flags & VIP_RETURN_BY_ROUTE == 0 {
+        note_hop(&Tc(skb), &mut flow.client_hop);
+    }
+    // A full table forgets its oldest; the client then gets plain layer 4.
+    let _ = HANDSHAKES.insert(&scratch.key, &*flow, 0);
+}
+
+/// A packet of no flow: where the lookup table says, so that flows older than our memory go on.
+#[inline(always)]
+fn no_flow(scratch: &Scratch) -> i32 {
+    let id = lookup(scratch);
+    if id == NO_BACKEND {
+        return drop(Counter::NoBackend);
+    }
+    count(Counter::NoFlowForwarded);
+    next::PLAIN | id as i32
+}
+
+/// Any other segment of a client.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn client_segment() -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    let flow = match known(scratch) {
+        Some(flow) => flow,
+        None => match establish(scratch) {
+            Ok(flow) => flow,
+            Err(said) => return said,
+        },
+    };
+    let Some(state) = State::from_number(lock_flow(flow) as u8) else { return drop(Counter::FlowBusy) };
+    if matches!(state, State::First | State::Spliced) {
+        unlock(flow, state);
+        return next::FORWARD;
+    }
+    held(scratch, flow, state)
+}
+
+/// The flow's record; where only `splices` has it, it is put back into `flows`.
+#[inline(always)]
+pub(crate) fn known(scratch: &mut Scratch) -> Option<*mut Flow> {
+    if let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) {
+        // SAFETY: a map value.
+        if idle(unsafe { &*flow }, scratch.facts.seconds) <= scratch.vip.flow_timeout {
+            return Some(flow);
+        }
+        let _ = FLOWS.remove(&scratch.key);
+        let _ = SPLICES.remove(&scratch.key);
+        return None;
+    }
+    let kept = SPLICES.get_ptr_mut(&scratch.key)?;
+    // SAFETY: map values of the same type.
+    unsafe {
+        (*kept).seen = scratch.facts.seconds;
+        FLOWS.insert(&scratch.key, &*kept, 0).ok()?;
+    }
+    FLOWS.get_ptr_mut(&scratch.key)
+}
+
+/// Makes a flow of a handshake whose first backend this segment acknowledges; `Err` says what becomes of the packet.
+#[inline(always)]
+fn establish(scratch: &mut Scratch) -> Result<*mut Flow, i32> {
+    /// A first segment further ahead than any window without scale is not of this handshake, bytes.
+    const REACH: u32 = u16::MAX as u32;
+    let Some(known) = HANDSHAKES.get_ptr_mut(&scratch.key) else { return Err(no_flow(scratch)) };
+    // SAFETY: a map value; copied at once.
+    unsafe { copy_flow(&mut scratch.flow, known) };
+    let (facts, flow) = (&scratch.facts, &mut scratch.flow);
+    let isn = Word(flow.word).isn();
+    // A keepalive stands one before the first byte.
+    let ahead = facts.seq.wrapping_sub(isn);
+    if Word(flow.word).state() != State::SynAck
+        || facts.flags & flags::ACK == 0
+        || facts.flags & flags::RST != 0
+        || facts.ack != flow.first_isn.wrapping_add(1)
+        || ahead > REACH
+    {
+        count(Counter::HandshakeMismatch);
+        return Err(next::PLAIN | flow.first as i32);
+    }
+    let bare = facts.payload_len == 0 && facts.flags & flags::FIN == 0;
+    if bare && scratch.vip.flags & VIP_SWALLOW != 0 && flow.flags & FLOW_ACK_SWALLOWED == 0 {
+        // SAFETY: as above; a lost race swallows another bare acknowledgement.
+        unsafe { (*known).flags |= FLOW_ACK_SWALLOWED };
+        count(Counter::AckSwallowed);
+        return Err(next::DROP);
+    }
+    flow.word = Word::new(State::Established, isn).0;
+    flow.seen = facts.seconds;
+    flow.client_next = isn.wrapping_add(1);
+    flow.server_next = flow.first_isn.wrapping_add(1);
+    flow.next_record = flow.server_next;
+    let first = flow.first;
+    // Where two CPUs race, one inserts and both go on with what is there.
+    const ONLY_NEW: u64 = 1;
+    if FLOWS.insert(&scratch.key, &*flow, ONLY_NEW).is_ok() {
+        count(Counter::FlowEstablished);
+        count_backend(first as u32, |stats| stats.flows += 1);
+    }
+    FLOWS.get_ptr_mut(&scratch.key).ok_or(next::PLAIN | first as i32)
+}
+
+/// Copies a flow's record word by word: as one assignment it would pass through the stack.
+///
+/// # Safety
+///
+/// Both point to whole records.
+#[inline(always)]
+pub(crate) unsafe fn copy_flow(to: *mut Flow, from: *const Flow) {
+    const WORDS: usize = size_of::<Flow>() / 8;
+    // SAFETY: the caller vouches for both; the type is a multiple of eight bytes and so aligned.
+    unsafe {
+        let (to, from) = (to.cast::<u64>(), from.cast::<u64>());
+        for i in 0..WORDS {
+            to.add(i).write_volatile(from.add(i).read_volatile());
+        }
+    }
+}
+
+/// A segment on an established, gathering or waiting flow, which this CPU holds; unlocks it unless the data is to be
+/// dealt with.
+#[inline(always)]
+fn held(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
+    let segment = segment(&scratch.facts);
+    let highest = match PENDING.get_ptr_mut(&scratch.key) {
+        // SAFETY: a map value; the flow is locked.
+        Some(buffer) if state != State::Established => steer_common::ranges::highest(unsafe { &(*buffer).ranges }),
+        _ => 0,
+    };
+    // SAFETY: a map value that this CPU has locked.
+    let record = unsafe { &mut *flow };
+    let expected = Word(record.word).isn().wrapping_add(1);
+    match rehome::client(record, state, &segment, scratch.facts.ip_options != 0, highest) {
+        ClientAct::Forward => {
+            unlock(flow, state);
+            next::FORWARD
+        }
+        ClientAct::Drop(reason) => {
+            unlock(flow, state);
+            drop(reason)
+        }
+        ClientAct::Settle(reason) => {
+            settle(flow);
+            count_index(reason as u32);
+            if state == State::Established { next::FORWARD } else { next::FLUSH }
+        }
+        ClientAct::Reset => {
+            record.flags |= FLOW_RESET;
+            scratch.reset = Reset { backend: record.first as u32, seq: expected };
+            settle(flow);
+            count(Counter::WaitReset);
+            next::RESET
+        }
+        ClientAct::Data(data) => {
+            let from = scratch.facts.l4 + scratch.facts.header_len + data.skip;
+            scratch.piece = Piece { offset: data.offset, from, len: data.len, state: state as u32 };
+            next::DATA
+        }
+    }
+}
+
+/// The first backend gets a flow that this CPU holds, for good.
+#[inline(always)]
+pub(crate) fn settle(flow: *mut Flow) {
+    unlock(flow, State::First);
+}
+
+/// The packet at hand as the state machine wants it.
+#[inline(always)]
+pub(crate) fn segment(facts: &Facts) -> Segment {
+    Segment {
+        source_port: [0; 2],
+        destination_port: [0; 2],
+        seq: facts.seq,
+        ack: facts.ack,
+        window: facts.window,
+        flags: facts.flags,
+        accurate_ecn: facts.accurate_ecn != 0,
+        header_len: facts.header_len as usize,
+        payload_len: facts.payload_len as usize,
+    }
+}
+
+/// Marks a settled flow as one from which nothing is learned.
+#[inline(always)]
+pub(crate) fn nothing_to_learn(flow: *mut Flow) {
+    // SAFETY: a map value; setting a bit twice does no harm.
+    unsafe { (*flow).flags |= FLOW_LEARNED };
+}

@@ -1,0 +1,331 @@
+//! A packet of ours goes on: addresses, numbers and options rewritten, next hop written, redirected.
+
+use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated::bpf_redirect_neigh};
+use steer_common::{
+    checksum::{fold, replaced16, replaced32, update},
+    counters::Counter,
+    shared::{Address, Endpoint, Flow, Hop},
+    splice::{self, rescale_window},
+    wire::{
+        ETHERNET_LEN, Packet, lower, upper,
+        ip::{IPV6_LEN, Ip, PROTOCOL_TCP},
+        tcp::{Edits, OPTIONS_MAX, Segment, TCP_LEN, flags},
+    },
+};
+
+use crate::{
+    hook::{Difference, Hook},
+    maps::{self, count, scratch},
+    options::OptionsHook,
+    verifier,
+};
+
+/// What changes in a packet on its way through.
+#[repr(C)]
+pub(crate) struct Change {
+    /// Replaces the source (towards a client) or the destination (towards a backend).
+    pub(crate) address: Address,
+    /// Added to the sequence number.
+    pub(crate) seq: u32,
+    /// Added to the acknowledgement number, where it counts.
+    pub(crate) ack: u32,
+    /// Changes to the options.
+    pub(crate) edits: Edits,
+    /// Replaces the port of the same side, big-endian.
+    pub(crate) port: [u8; 2],
+    /// Window scale that the sender uses.
+    pub(crate) scale_from: u8,
+    /// Window scale that the receiver goes by.
+    pub(crate) scale_to: u8,
+    /// Whether the source is replaced.
+    pub(crate) source: bool,
+    /// Whether a splice is applied: numbers, options and window change as well.
+    pub(crate) spliced: bool,
+}
+
+impl Change {
+    /// Nothing but the address and port of one side.
+    #[inline(always)]
+    pub(crate) fn of_addresses(to: &Endpoint, source: bool) -> Self {
+        Self {
+            address: to.address,
+            seq: 0,
+            ack: 0,
+            edits: Edits { ts_value: 0, ts_echo: 0, sack: 0 },
+            port: to.port,
+            scale_from: 0,
+            scale_to: 0,
+            source,
+            spliced: false,
+        }
+    }
+
+    /// Adds the translation of a spliced flow.
+    #[inline(always)]
+    pub(crate) fn splice(&mut self, flow: &Flow) {
+        self.spliced = true;
+        if self.source {
+            self.seq = flow.delta;
+            self.edits = splice::to_client(flow);
+            self.scale_from = flow.owner_scale;
+            self.scale_to = flow.first_scale;
+        } else {
+            self.ack = flow.delta.wrapping_neg();
+            self.edits = splice::to_owner(flow);
+        }
+    }
+}
+
+/// Why a packet was not sent on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The other hook can do it (unfinished checksum, no neighbour yet).
+    OtherHook(Counter),
+    /// Dropped.
+    Dropped(Counter),
+    /// The next hop's MTU is too small: its value, bytes.
+    TooBig(u32),
+    /// The hop limit is used up.
+    HopLimit,
+}
+
+/// Rewrites the packet and sends it to `hop`, or without one (TC only) leaves it to the kernel's neighbour discovery on
+/// the interface that the forwarding table named; the action to return.
+#[inline(always)]
+pub(crate) fn send<H: OptionsHook>(
+    hook: &H,
+    ip: &Ip,
+    segment: &Segment,
+    change: &Change,
+    hop: Option<&Hop>,
+) -> Result<i32, Refused> {
+    if ip.hop_limit <= 1 {
+        return Err(Refused::HopLimit);
+    }
+    let headers = ip.l4 - ETHERNET_LEN + segment.header_len;
+    let mtu = hop.map_or(0, |hop| hop.mtu);
+    if mtu != 0 && hook.wire_len(headers + segment.payload_len, headers) > mtu as usize {
+        return Err(Refused::TooBig(mtu));
+    }
+    rewrite(hook, ip, segment, change, hop)?;
+    if let Some(hop) = hop {
+        return Ok(hook.redirect(hop.ifindex));
+    }
+    count(Counter::NeighbourAsked);
+    let ifindex = scratch().map_or(0, |scratch| scratch.fib.ifindex);
+    // SAFETY: a helper call without parameters of ours.
+    Ok(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 })
+}
+
+/// Applies `change` to the packet in place, checksums included.
+#[inline(always)]
+pub(crate) fn rewrite<H: OptionsHook>(
+    hook: &H,
+    ip: &Ip,
+    segment: &Segment,
+    change: &Change,
+    hop: Option<&Hop>,
+) -> Result<(), Refused> {
+    const CUT: Refused = Refused::Dropped(Counter::Malformed);
+    if H::XDP && unfinished(hook, ip)? {
+        return Err(Refused::OtherHook(Counter::XdpUnfinishedChecksum));
+    }
+    let mut difference = Difference { pseudo: 0, segment: 0, uncovered: 0 };
+    if change.spliced && segment.header_len > TCP_LEN {
+        difference.segment += edit_options(hook, ip, segment, &change.edits)?;
+    }
+    let mut window = hook.window();
+    if let Some(hop) = hop {
+        *window.words_mut::<3>(0).ok_or(CUT)? = hop.ethernet();
+    }
+    if ip.v6 {
+        let h = window.words_mut::<{ IPV6_LEN / 4 }>(ETHERNET_LEN).ok_or(CUT)?;
+        // Byte 7 of an IPv6 header: hop limit, the last of its word.
+        let word = (u32::from_be(h[1]) - 1).to_be();
+        difference.uncovered += replaced32(h[1], word);
+        h[1] = word;
+        let new = change.address.words();
+        let at = if change.source { 8 } else { 24 };
+        let h = window.words_mut::<4>(ETHERNET_LEN + at).ok_or(CUT)?;
+        for i in 0..4 {
+            difference.pseudo += replaced32(h[i], new[i]);
+            h[i] = new[i];
+        }
+    } else {
+        let new = change.address.words()[3];
+        let at = if change.source { 12 } else { 16 };
+        let h = window.words_mut::<1>(ETHERNET_LEN + at).ok_or(CUT)?;
+        difference.pseudo += replaced32(h[0], new);
+        h[0] = new;
+        // Bytes 8 to 11 of an IPv4 header: TTL, protocol, header checksum.
+        let h = window.words_mut::<1>(ETHERNET_LEN + 8).ok_or(CUT)?;
+        let (ttl, sum) = (upper(h[0]), lower(h[0]));
+        let less = ttl - 0x100;
+        let changed = difference.pseudo + replaced16(ttl.to_be(), less.to_be());
+        let sum = u16::from_be(update(sum.to_be(), changed));
+        h[0] = ((less as u32) << 16 | sum as u32).to_be();
+    }
+    let tcp = window.words_mut::<{ TCP_LEN / 4 }>(ip.l4).ok_or(CUT)?;
+    let port = u16::from_be_bytes(change.port) as u32;
+    let ports = u32::from_be(tcp[0]);
+    let ports = if change.source { port << 16 | ports & 0xffff } else { ports & 0xffff_0000 | port };
+    difference.segment += replace(&mut tcp[0], ports.to_be());
+    if change.spliced {
+        difference.segment += splice_header(tcp, change);
+    }
+    if hook.finish(ip.l4 + 16, ip.v6, difference) { Ok(()) } else { Err(Refused::Dropped(Counter::EmitFailed)) }
+}
+
+/// Replaces a word and says what that does to a sum.
+#[inline(always)]
+fn replace(word: &mut u32, new: u32) -> u64 {
+    let old = *word;
+    *word = new;
+    replaced32(old, new)
+}
+
+/// Translates sequence and acknowledgement numbers and the window of a TCP header.
+#[inline(always)]
+fn splice_header(tcp: &mut [u32; TCP_LEN / 4], change: &Change) -> u64 {
+    let seq = u32::from_be(tcp[1]).wrapping_add(change.seq).to_be();
+    let mut difference = replace(&mut tcp[1], seq);
+    let last = u32::from_be(tcp[3]);
+    if (last >> 16) as u8 & flags::ACK != 0 {
+        let ack = u32::from_be(tcp[2]).wrapping_add(change.ack).to_be();
+        difference += replace(&mut tcp[2], ack);
+    }
+    if change.scale_from != change.scale_to {
+        let window = rescale_window(last as u16, change.scale_from, change.scale_to);
+        difference += replace(&mut tcp[3], (last & 0xffff_0000 | window as u32).to_be());
+    }
+    difference
+}
+
+/// Translates the options: the layout that nearly every segment has in place, any other by the walker.
+#[inline(always)]
+fn edit_options<H: OptionsHook>(hook: &H, ip: &Ip, segment: &Segment, edits: &Edits) -> Result<u64, Refused> {
+    /// NOP, NOP, timestamps of 10 bytes (RFC 7323 appendix A).
+    const USUAL: u32 = u32::from_ne_bytes([1, 1, 8, 10]);
+    const CUT: Refused = Refused::Dropped(Counter::Malformed);
+    // RFC 7323 3.2: TSecr counts only where ACK is set.
+    let ts_echo = if segment.any(flags::ACK) { edits.ts_echo } else { 0 };
+    if segment.header_len == TCP_LEN + 12 {
+        let mut window = hook.window();
+        let h = window.words_mut::<3>(ip.l4 + TCP_LEN).ok_or(CUT)?;
+        if h[0] == USUAL {
+            let (value, echo) = (u32::from_be(h[1]), u32::from_be(h[2]));
+            let difference = replace(&mut h[1], value.wrapping_add(edits.ts_value).to_be());
+            return Ok(difference + replace(&mut h[2], echo.wrapping_add(ts_echo).to_be()));
+        }
+    }
+    let Some(scratch) = scratch() else { return Err(CUT) };
+    scratch.edits = Edits { ts_echo, ..*edits };
+    if hook.translate_options(ip.l4 + TCP_LEN, segment.header_len - TCP_LEN) {
+        Ok(scratch.walker.difference)
+    } else {
+        Err(Refused::Dropped(Counter::OptionsMalformed))
+    }
+}
+
+/// Loads the options, translates them by `scratch.edits` and stores them; the difference stays in the walker.
+#[inline(always)]
+pub(crate) fn translate_options<H: Hook>(hook: &H, at: usize, len: usize) -> bool {
+    let Some(scratch) = scratch() else { return false };
+    let Some(n) = verifier::size::<OPTIONS_MAX>(len) else { return false };
+    if !hook.load_options(at, (&raw mut scratch.walker.bytes).cast(), n) {
+        return false;
+    }
+    scratch.walker.rewind(n);
+    if !crate::options::walk(scratch, crate::options::Walk::Translate) {
+        return false;
+    }
+    let Some(n) = verifier::size::<OPTIONS_MAX>(len) else { return false };
+    hook.store_options(at, (&raw const scratch.walker.bytes).cast(), n)
+}
+
+/// Whether the checksum field holds nothing but the pseudo header's sum.
+#[inline(always)]
+fn unfinished<H: Hook>(hook: &H, ip: &Ip) -> Result<bool, Refused> {
+    let field = hook.window().be16(ip.l4 + 16).ok_or(Refused::Dropped(Counter::Malformed))?;
+    Ok(!hook.can_finish(fold(pseudo_sum(ip)), field.to_be()))
+}
+
+/// Sum of the pseudo header (RFC 9293 3.1, RFC 8200 8.1). The mapped prefix of an IPv4 address is no part of it.
+#[inline(always)]
+pub(crate) fn pseudo_sum(ip: &Ip) -> u64 {
+    let (source, destination) = (ip.source.words(), ip.destination.words());
+    let mut sum = (source[3] as u64) + (destination[3] as u64);
+    if ip.v6 {
+        sum += source[0] as u64 + source[1] as u64 + source[2] as u64;
+        sum += destination[0] as u64 + destination[1] as u64 + destination[2] as u64;
+    }
+    sum + (ip.l4_len as u16).to_be() as u64 + (PROTOCOL_TCP as u16).to_be() as u64
+}
+
+/// Seconds for which an answer of the forwarding table is used again.
+const HOP_SECONDS: u32 = 1;
+
+/// Answers of the forwarding table (`BPF_FIB_LKUP_RET_*`).
+pub(crate) mod fib {
+    /// A next hop with its neighbour.
+    pub(crate) const SUCCESS: i32 = 0;
+    /// To be delivered here.
+    pub(crate) const NOT_FORWARDED: i32 = 4;
+    /// A next hop whose neighbour is not resolved.
+    pub(crate) const NO_NEIGHBOUR: i32 = 7;
+}
+
+/// Brings `hop` (a backend's) up to date where it is old; what the forwarding table said.
+#[inline(always)]
+pub(crate) fn refresh<H: Hook>(
+    hook: &H,
+    hop: &mut Hop,
+    source: &Address,
+    destination: &Address,
+    seconds: u32,
+) -> i32 {
+    if hop.ifindex != 0 && seconds.wrapping_sub(hop.asked) <= HOP_SECONDS {
+        return fib::SUCCESS;
+    }
+    let Some(scratch) = scratch() else { return -1 };
+    let params = &mut scratch.fib;
+    let answer = ask(hook, params, source, destination);
+    if answer == fib::SUCCESS {
+        // SAFETY: the kernel filled `mtu_result`, a plain number.
+        let mtu = unsafe { params.__bindgen_anon_1.mtu_result } as u32;
+        *hop = Hop {
+            ifindex: params.ifindex,
+            destination: params.dmac,
+            source: params.smac,
+            mtu,
+            asked: seconds,
+        };
+    }
+    answer
+}
+
+/// Asks the forwarding table for the way to `destination`; interface and MAC addresses are written to `params`.
+#[inline(always)]
+pub(crate) fn ask<H: Hook>(hook: &H, params: &mut bpf_fib_lookup, source: &Address, destination: &Address) -> i32 {
+    const AF_INET: u8 = 2;
+    const AF_INET6: u8 = 10;
+    maps::count(Counter::HopAsked);
+    const WORDS: usize = size_of::<bpf_fib_lookup>() / 8;
+    // SAFETY: a plain structure of 64 bytes of which all-zero is a valid value.
+    unsafe { (&raw mut *params).cast::<[u64; WORDS]>().write_unaligned([0; WORDS]) };
+    params.l4_protocol = PROTOCOL_TCP;
+    params.ifindex = hook.ifindex();
+    // A length that every MTU allows: asked only so that the kernel tells the route's MTU.
+    params.__bindgen_anon_1.tot_len = 1;
+    if destination.is_v4() {
+        params.family = AF_INET;
+        params.__bindgen_anon_3.ipv4_src = source.words()[3];
+        params.__bindgen_anon_4.ipv4_dst = destination.words()[3];
+    } else {
+        params.family = AF_INET6;
+        params.__bindgen_anon_3.ipv6_src = source.words();
+        params.__bindgen_anon_4.ipv6_dst = destination.words();
+    }
+    let params: *mut bpf_fib_lookup = params;
+    hook.fib(params)
+}

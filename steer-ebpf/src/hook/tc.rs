@@ -1,0 +1,122 @@
+//! TC: socket buffers, possibly aggregated (GSO), their checksum possibly unfinished.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_fib_lookup},
+    helpers::generated::{
+        bpf_csum_update, bpf_fib_lookup as fib, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
+};
+use steer_common::checksum::fold32;
+
+use super::{Difference, Hook, Window};
+
+/// Let the next program, then the stack, have the packet (TCX_NEXT).
+pub(crate) const NEXT: i32 = -1;
+/// Drop the packet (TC_ACT_SHOT).
+pub(crate) const DROP: i32 = 2;
+
+/// `BPF_F_PSEUDO_HDR` of bpf_l4_csum_replace.
+const PSEUDO_HEADER: u64 = 0x10;
+/// `BPF_F_IPV6` of bpf_l4_csum_replace (Linux 6.15 and stable branches): the pseudo header's change is not seen by
+/// CHECKSUM_COMPLETE, since IPv6 has no header checksum to balance it.
+const IPV6: u64 = 0x80;
+
+/// A TC context.
+pub(crate) struct Tc(pub(crate) *mut __sk_buff);
+
+impl Tc {
+    /// Length of the frame, bytes.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: the context pointer is the program's argument.
+        unsafe { (*self.0).len as usize }
+    }
+
+    /// Whether the kernel took a VLAN tag off the frame.
+    #[inline(always)]
+    pub(crate) fn tagged(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.0).vlan_present != 0 }
+    }
+
+    /// Updates the TCP checksum field at `at` of this packet.
+    #[inline(always)]
+    pub(crate) fn replace_sums(&self, at: usize, v6: bool, pseudo: u64, segment: u64) -> bool {
+        let (at, pseudo, segment) = (at as u32, fold32(pseudo) as u64, fold32(segment) as u64);
+        // SAFETY: helper calls on the program's context.
+        unsafe {
+            if segment != 0 && bpf_l4_csum_replace(self.0, at, 0, segment, 0) != 0 {
+                return false;
+            }
+            if v6 {
+                // Kernels that do not know the flag refuse it and change nothing.
+                bpf_l4_csum_replace(self.0, at, 0, pseudo, PSEUDO_HEADER | IPV6) == 0
+                    || bpf_l4_csum_replace(self.0, at, 0, pseudo, PSEUDO_HEADER) == 0
+            } else {
+                bpf_l4_csum_replace(self.0, at, 0, pseudo, PSEUDO_HEADER) == 0
+            }
+        }
+    }
+}
+
+impl Hook for Tc {
+    const XDP: bool = false;
+
+    #[inline(always)]
+    fn window(&self) -> Window {
+        // SAFETY: the context pointer is the program's argument.
+        unsafe { Window::new((*self.0).data as usize, (*self.0).data_end as usize) }
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn load_options(&self, offset: usize, to: *mut u8, len: u32) -> bool {
+        // SAFETY: the caller owns 40 bytes at `to`; `len` is at most 40.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset as u32, to.cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    fn store_options(&self, offset: usize, from: *const u8, len: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { bpf_skb_store_bytes(self.0, offset as u32, from.cast(), len, 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn fib(&self, params: *mut bpf_fib_lookup) -> i32 {
+        // SAFETY: `params` is a whole structure in a map value.
+        unsafe { fib(self.0.cast(), params, size_of::<bpf_fib_lookup>() as i32, 0) as i32 }
+    }
+
+    #[inline(always)]
+    fn finish(&self, at: usize, v6: bool, difference: Difference) -> bool {
+        if v6 && difference.uncovered != 0 {
+            // Only CHECKSUM_COMPLETE has a sum to correct; for all others the helper refuses, which is right.
+            // SAFETY: a helper call on the program's context.
+            unsafe { bpf_csum_update(self.0, fold32(difference.uncovered)) };
+        }
+        self.replace_sums(at, v6, difference.pseudo, difference.segment)
+    }
+
+    #[inline(always)]
+    fn can_finish(&self, _pseudo_sum: u16, _field: u16) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    fn redirect(&self, ifindex: u32) -> i32 {
+        // SAFETY: a helper call without memory.
+        unsafe { bpf_redirect(ifindex, 0) as i32 }
+    }
+
+    #[inline(always)]
+    fn wire_len(&self, ip_len: usize, header_len: usize) -> usize {
+        // SAFETY: the context pointer is the program's argument.
+        let segment = unsafe { (*self.0).gso_size as usize };
+        if segment == 0 { ip_len } else { header_len + segment }
+    }
+}

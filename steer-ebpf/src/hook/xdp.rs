@@ -1,0 +1,72 @@
+//! XDP: raw frames before the kernel made socket buffers of them.
+
+use aya_ebpf::{
+    bindings::{bpf_fib_lookup, xdp_md},
+    helpers::generated::{bpf_fib_lookup as fib, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
+};
+use steer_common::checksum::update;
+
+use super::{Difference, Hook, Window};
+
+/// An XDP context.
+pub(crate) struct Xdp(pub(crate) *mut xdp_md);
+
+impl Hook for Xdp {
+    const XDP: bool = true;
+
+    #[inline(always)]
+    fn window(&self) -> Window {
+        // SAFETY: the context pointer is the program's argument.
+        unsafe { Window::new((*self.0).data as usize, (*self.0).data_end as usize) }
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn load_options(&self, offset: usize, to: *mut u8, len: u32) -> bool {
+        // SAFETY: the caller owns 40 bytes at `to`; `len` is at most 40.
+        unsafe { bpf_xdp_load_bytes(self.0, offset as u32, to.cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    fn store_options(&self, offset: usize, from: *const u8, len: u32) -> bool {
+        // SAFETY: as above.
+        unsafe { bpf_xdp_store_bytes(self.0, offset as u32, from.cast_mut().cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    fn fib(&self, params: *mut bpf_fib_lookup) -> i32 {
+        // SAFETY: `params` is a whole structure in a map value.
+        unsafe { fib(self.0.cast(), params, size_of::<bpf_fib_lookup>() as i32, 0) as i32 }
+    }
+
+    #[inline(always)]
+    fn finish(&self, at: usize, _v6: bool, difference: Difference) -> bool {
+        let mut window = self.window();
+        let Some(field) = window.half_mut(at) else { return false };
+        *field = update(*field, difference.pseudo + difference.segment);
+        true
+    }
+
+    /// A local virtual link hands over packets whose checksum field holds only the pseudo header's sum; finishing it
+    /// would need the whole payload.
+    #[inline(always)]
+    fn can_finish(&self, pseudo_sum: u16, field: u16) -> bool {
+        pseudo_sum != field
+    }
+
+    #[inline(always)]
+    fn redirect(&self, ifindex: u32) -> i32 {
+        // SAFETY: a helper call without memory.
+        unsafe { bpf_redirect(ifindex, 0) as i32 }
+    }
+
+    #[inline(always)]
+    fn wire_len(&self, ip_len: usize, _header_len: usize) -> usize {
+        ip_len
+    }
+}

@@ -1,0 +1,513 @@
+//! A packet's way: read, classified by address, forwarded at once if its flow is settled.
+
+use aya_ebpf::bindings::__sk_buff;
+use steer_common::{
+    counters::Counter,
+    flow::{State, Word},
+    shared::{
+        BACKEND_PRESENT, BACKEND_RETURN_SEEN, Endpoint, FLOW_CLIENT_FIN, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN,
+        Flow, FlowKey, Hop, Vip, options,
+    },
+    wire::{
+        Packet,
+        ip::{self, Frame, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
+        tcp::{self, Segment, flags},
+    },
+};
+
+use crate::{
+    client, emit,
+    forward::{Change, Refused, fib, refresh, send},
+    hook::{
+        Hook,
+        tc::{DROP, NEXT, Tc},
+        xdp::Xdp,
+    },
+    icmp, learn, lock,
+    maps::{
+        BACKEND_IDS, FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, VIPS, backend, count, count_backend, count_index, now,
+        scratch, seconds,
+    },
+    options::OptionsHook,
+    rehome, server,
+};
+
+/// What becomes of a packet.
+pub(crate) enum Outcome {
+    /// To the next program and the stack, untouched.
+    Pass(Counter),
+    /// Dropped.
+    Drop(Counter),
+    /// This action is returned.
+    Sent(i32),
+}
+
+/// What a packet is to us.
+enum Role {
+    /// From a client to a VIP; its record.
+    Client(*const Vip),
+    /// From a backend; its number.
+    Server(u32),
+}
+
+/// What a stage of the slow path says comes next, as one number. Stages are global functions that the TC program calls
+/// one after the other, so that their stack frames do not add up.
+pub(crate) mod next {
+    /// Forward as the flow's state says.
+    pub(crate) const FORWARD: i32 = 0x1_0000;
+    /// Forward with nothing but the addresses changed: this plus the backend's number.
+    pub(crate) const PLAIN: i32 = 0x2_0000;
+    /// Pass untouched.
+    pub(crate) const PASS: i32 = 3;
+    /// Dropped (already counted).
+    pub(crate) const DROP: i32 = 4;
+    /// To be redirected to the interface in `scratch.redirect`, its Ethernet header already written.
+    pub(crate) const REDIRECT: i32 = 5;
+    /// `client_syn`.
+    pub(crate) const SYN: i32 = 6;
+    /// `client_segment`.
+    pub(crate) const CLIENT: i32 = 7;
+    /// `client_data`, with `scratch.piece`; the flow is locked.
+    pub(crate) const DATA: i32 = 8;
+    /// `open_owner`, with the owner in `scratch.backend`; the flow is locked.
+    pub(crate) const OPEN_OWNER: i32 = 9;
+    /// `syn_to_owner`.
+    pub(crate) const SYN_TO_OWNER: i32 = 10;
+    /// `server_segment`.
+    pub(crate) const SERVER: i32 = 11;
+    /// `learn`, then forward.
+    pub(crate) const LEARN: i32 = 12;
+    /// `judge`; the flow is locked.
+    pub(crate) const JUDGE: i32 = 13;
+    /// The reset in `scratch.reset` is sent, then the buffered data to the owner.
+    pub(crate) const RESET_THEN_OWNER: i32 = 14;
+    /// The reset in `scratch.reset` is sent, then the buffered data to the first backend.
+    pub(crate) const RESET_THEN_FIRST: i32 = 15;
+    /// The buffered data is sent to the first backend.
+    pub(crate) const FLUSH: i32 = 16;
+    /// The packet becomes the reset in `scratch.reset`.
+    pub(crate) const RESET: i32 = 17;
+    /// An ICMP error.
+    pub(crate) const ICMP: i32 = 18;
+    /// The next hop's MTU, in `scratch.hop.mtu`, is too small.
+    pub(crate) const TOO_BIG: i32 = 19;
+    /// An action to return: this plus the action, which is 0 to 255.
+    pub(crate) const ACTION: i32 = 0x4_0000;
+}
+
+/// The XDP program.
+#[inline(always)]
+pub(crate) fn xdp(hook: &Xdp) -> Outcome {
+    const ON: Outcome = Outcome::Sent(aya_ebpf::bindings::xdp_action::XDP_PASS as i32);
+    match SETTINGS.get(0) {
+        Some(settings) if settings.xdp != 0 => {}
+        _ => return ON,
+    }
+    // What XDP passes on is counted by TC, which sees it next.
+    let Ok(()) = read(hook) else { return ON };
+    let Some(scratch) = scratch() else { return ON };
+    let Some(role) = classify(scratch) else { return ON };
+    let Some(plan) = settled_flow(scratch, &role, now()) else {
+        return Outcome::Pass(Counter::XdpToTc);
+    };
+    match deliver(hook, &plan, scratch) {
+        Ok(action) => {
+            count(Counter::XdpForwarded);
+            Outcome::Sent(action)
+        }
+        Err(Refused::OtherHook(reason)) => Outcome::Pass(reason),
+        Err(Refused::Dropped(reason)) => Outcome::Drop(reason),
+        Err(Refused::TooBig(_) | Refused::HopLimit) => Outcome::Pass(Counter::XdpToTc),
+    }
+}
+
+/// The TC program: the fast path, then one stage after the other until the packet is dealt with.
+#[inline(always)]
+pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
+    let mut said = tc_settled(skb);
+    said = match said {
+        next::SYN => client::client_syn(skb),
+        next::CLIENT => client::client_segment(),
+        next::SERVER => server::server_segment(skb),
+        next::ICMP => icmp::translate_error(skb),
+        _ => said,
+    };
+    if said == next::DATA {
+        said = rehome::client_data(skb);
+    }
+    said = match said {
+        next::OPEN_OWNER => rehome::open_owner(skb),
+        next::JUDGE => server::judge(skb),
+        next::LEARN => learn::learn(skb),
+        _ => said,
+    };
+    if said == next::RESET_THEN_OWNER || said == next::RESET_THEN_FIRST {
+        emit::reset_copy(skb);
+    }
+    said = match said {
+        next::SYN_TO_OWNER => emit::syn_to_owner(skb),
+        next::RESET => emit::reset_packet(skb),
+        next::RESET_THEN_OWNER => emit::emit_buffered(skb, 1),
+        next::RESET_THEN_FIRST | next::FLUSH => emit::emit_buffered(skb, 0),
+        _ => said,
+    };
+    if said == next::FORWARD || said & next::PLAIN != 0 {
+        said = tc_forward(skb, said);
+    }
+    if said == next::TOO_BIG {
+        said = icmp::too_big(skb);
+    }
+    match said {
+        next::REDIRECT => scratch().map_or(DROP, |scratch| Tc(skb).redirect(scratch.redirect)),
+        next::PASS => NEXT,
+        action if action & next::ACTION != 0 => action & 0xff,
+        _ => DROP,
+    }
+}
+
+/// Reads and classifies the packet and forwards it if its flow is settled; else names the stage that deals with it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_settled(skb: *mut __sk_buff) -> i32 {
+    let hook = &Tc(skb);
+    if hook.tagged() {
+        return pass(Counter::VlanPassed);
+    }
+    make_headers_linear(hook);
+    match read(hook) {
+        Ok(()) => {}
+        Err(Counter::IcmpPassed) => return next::ICMP,
+        Err(reason) => return pass(reason),
+    }
+    let Some(scratch) = scratch() else { return next::DROP };
+    let Some(role) = classify(scratch) else { return pass(Counter::NotOurs) };
+    let time = now();
+    if let Some(plan) = settled_flow(scratch, &role, time) {
+        let done = deliver(hook, &plan, scratch);
+        return delivered(scratch, done, plan.to_client);
+    }
+    scratch.facts = facts(&scratch.ip, &scratch.segment, time);
+    scratch.facts.from_server = matches!(role, Role::Server(_)) as u8;
+    match role {
+        Role::Client(vip) => {
+            // SAFETY: a map value, copied at once.
+            scratch.vip = unsafe { *vip };
+            let vip_id = scratch.vip.id;
+            enter_key(scratch, false, vip_id);
+            if scratch.segment.any(flags::SYN) { next::SYN } else { next::CLIENT }
+        }
+        Role::Server(id) => {
+            let Some(backend) = backend(id) else { return next::PASS };
+            scratch.backend = id;
+            enter_key(scratch, true, backend.vip_id);
+            next::SERVER
+        }
+    }
+}
+
+/// Forwards the packet after a stage said so.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tc_forward(skb: *mut __sk_buff, said: i32) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    let to_client = scratch.facts.from_server != 0;
+    let seconds = scratch.facts.seconds;
+    let mut plan = Plan { id: said as u32 & 0xffff, flow: None, to_client, seconds };
+    if said == next::FORWARD {
+        let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) else {
+            count(Counter::FlowBusy);
+            return next::DROP;
+        };
+        // SAFETY: as in `settled_flow`.
+        plan.id = if to_client { scratch.backend } else { unsafe { (*flow).holder() as u32 } };
+        plan.flow = Some(flow);
+    } else if to_client {
+        plan.flow = HANDSHAKES.get_ptr_mut(&scratch.key);
+    }
+    let done = deliver(&Tc(skb), &plan, scratch);
+    delivered(scratch, done, to_client)
+}
+
+/// What [`deliver`] did, as a stage says it.
+#[inline(always)]
+fn delivered(scratch: &mut Scratch, done: Result<i32, Refused>, to_client: bool) -> i32 {
+    match done {
+        Ok(action) => next::ACTION | (action & 0xff),
+        Err(Refused::OtherHook(reason) | Refused::Dropped(reason)) => drop(reason),
+        // Towards a client the stack would route the packet as it is and say so itself; towards a backend it would be
+        // delivered here.
+        Err(Refused::HopLimit) if to_client => pass(Counter::HopLimit),
+        Err(Refused::HopLimit) => drop(Counter::HopLimit),
+        Err(Refused::TooBig(mtu)) => {
+            scratch.hop.mtu = mtu;
+            next::TOO_BIG
+        }
+    }
+}
+
+/// Counts and passes.
+#[inline(always)]
+pub(crate) fn pass(reason: Counter) -> i32 {
+    count_index(reason as u32);
+    next::PASS
+}
+
+/// Counts and drops.
+#[inline(always)]
+pub(crate) fn drop(reason: Counter) -> i32 {
+    count_index(reason as u32);
+    next::DROP
+}
+
+/// Headers that lie in fragments of the buffer (rare) are pulled into its linear part.
+#[inline(always)]
+fn make_headers_linear(hook: &Tc) {
+    const HEADERS: usize = 14 + 60 + 60;
+    let (linear, whole) = (hook.window().len(), hook.len());
+    if linear < 14 + 40 + 32 && linear < whole {
+        let wanted = if whole < HEADERS { whole } else { HEADERS };
+        // SAFETY: a helper call on the program's context; on failure the parser finds the packet cut short.
+        unsafe { aya_ebpf::helpers::generated::bpf_skb_pull_data(hook.0, wanted as u32) };
+    }
+}
+
+/// Reads the headers into `scratch.ip` and `scratch.segment` (as locals they would not fit on the stack); `Err` says why
+/// the packet is no TCP segment to look at.
+#[inline(always)]
+fn read<H: Hook>(hook: &H) -> Result<(), Counter> {
+    let Some(scratch) = scratch() else { return Err(Counter::EmitFailed) };
+    let window = hook.window();
+    let ip = match ip::parse(&window) {
+        Frame::Ip(ip) => ip,
+        Frame::Other => return Err(Counter::NotOurs),
+        Frame::Vlan => return Err(Counter::VlanPassed),
+        Frame::Malformed => return Err(Counter::Malformed),
+    };
+    if ip.protocol == PROTOCOL_ICMP || ip.protocol == PROTOCOL_ICMPV6 {
+        return Err(Counter::IcmpPassed);
+    }
+    if ip.protocol != PROTOCOL_TCP {
+        return Err(Counter::NotOurs);
+    }
+    if ip.part != Part::Whole {
+        return Err(Counter::FragmentDropped);
+    }
+    let Some(segment) = tcp::parse(&window, &ip) else { return Err(Counter::Malformed) };
+    scratch.ip = ip;
+    scratch.segment = segment;
+    Ok(())
+}
+
+/// Finds out by address alone what a packet is to us: one interface may carry both sides.
+#[inline(always)]
+fn classify(scratch: &mut Scratch) -> Option<Role> {
+    let (ip, segment) = (&scratch.ip, &scratch.segment);
+    let endpoint = &mut scratch.endpoint;
+    endpoint.address = ip.destination;
+    endpoint.port = segment.destination_port;
+    endpoint.protocol = PROTOCOL_TCP;
+    if let Some(vip) = VIPS.get_ptr(&*endpoint) {
+        return Some(Role::Client(vip));
+    }
+    endpoint.address = ip.source;
+    endpoint.port = segment.source_port;
+    // SAFETY: one number is read.
+    unsafe { BACKEND_IDS.get(&*endpoint) }.map(|id| Role::Server(*id))
+}
+
+/// How a packet goes on.
+struct Plan {
+    /// Backend it goes to or comes from.
+    id: u32,
+    /// Its flow, or the handshake that will be one.
+    flow: Option<*mut Flow>,
+    /// The direction.
+    to_client: bool,
+    /// Now, seconds.
+    seconds: u32,
+}
+
+/// The plan for a packet of a flow that has a backend for good and from which nothing is to be learned.
+#[inline(always)]
+fn settled_flow(scratch: &mut Scratch, role: &Role, time: u64) -> Option<Plan> {
+    if scratch.segment.any(flags::SYN) {
+        return None;
+    }
+    let (to_client, vip_id) = match role {
+        // SAFETY: a map value; one aligned half-word.
+        Role::Client(vip) => (false, unsafe { (**vip).id }),
+        Role::Server(id) => (true, backend(*id)?.vip_id),
+    };
+    enter_key(scratch, to_client, vip_id);
+    let flow = FLOWS.get_ptr_mut(&scratch.key)?;
+    // SAFETY: a map value; each field is read and written as a word, and a lost race costs one stamp.
+    let record = unsafe { &*flow };
+    let seconds = seconds(time);
+    let word = lock::read(record);
+    if word.locked() || !matches!(word.state(), State::Spliced | State::First) {
+        return None;
+    }
+    let id = record.holder() as u32;
+    match role {
+        // SAFETY: as above.
+        Role::Client(vip) if idle(record, seconds) > unsafe { (**vip).flow_timeout } => return None,
+        Role::Server(from) if *from != id || record.flags & FLOW_LEARNED == 0 => return None,
+        Role::Client(_) | Role::Server(_) => {}
+    }
+    Some(Plan { id, flow: Some(flow), to_client, seconds })
+}
+
+/// Enters the flow's key into `scratch.key`.
+#[inline(always)]
+fn enter_key(scratch: &mut Scratch, to_client: bool, vip_id: u16) {
+    let (ip, segment, key) = (&scratch.ip, &scratch.segment, &mut scratch.key);
+    key.client = if to_client { ip.destination } else { ip.source };
+    key.client_port = if to_client { segment.destination_port } else { segment.source_port };
+    key.service = vip_id;
+}
+
+/// Sends a packet on to its backend or its client, spliced where its flow is.
+#[inline(always)]
+fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Result<i32, Refused> {
+    let (ip, segment) = (&scratch.ip, &scratch.segment);
+    let Some(backend) = backend(plan.id) else { return Err(Refused::Dropped(Counter::NoBackend)) };
+    if backend.flags & BACKEND_PRESENT == 0 {
+        return Err(Refused::Dropped(Counter::NoBackend));
+    }
+    let to = if plan.to_client { &backend.vip } else { &backend.endpoint };
+    let change = &mut scratch.change;
+    *change = Change::of_addresses(to, plan.to_client);
+    let mut hop: *mut Hop = &raw mut scratch.hop;
+    scratch.hop.ifindex = 0;
+    if let Some(flow) = plan.flow {
+        // SAFETY: as in `settled_flow`.
+        let flow = unsafe { &mut *flow };
+        note(hook, flow, segment, plan);
+        if plan.to_client && flow.client_hop.ifindex != 0 {
+            hop = &raw mut flow.client_hop;
+        }
+        if Word(flow.word).state() == State::Spliced && flow.owner as u32 == plan.id {
+            change.splice(flow);
+        }
+    }
+    if plan.to_client {
+        count(Counter::FromBackend);
+        if backend.flags & BACKEND_RETURN_SEEN == 0 {
+            backend.flags |= BACKEND_RETURN_SEEN;
+        }
+    } else {
+        count(Counter::FromClient);
+        hop = &raw mut backend.hop;
+    }
+    count(if change.spliced { Counter::Spliced } else { Counter::Forwarded });
+    let bytes = ip.l4_len as u64;
+    count_backend(plan.id, |stats| {
+        stats.packets += 1;
+        stats.bytes += bytes;
+    });
+    // SAFETY: one of the three places above, all of them map values.
+    let hop = unsafe { &mut *hop };
+    // A client's hop is kept by its own packets, not by the forwarding table.
+    let answer = if plan.to_client && hop.ifindex != 0 {
+        fib::SUCCESS
+    } else if plan.to_client {
+        refresh(hook, hop, &backend.vip.address, &ip.destination, plan.seconds)
+    } else {
+        refresh(hook, hop, &ip.source, &backend.endpoint.address, plan.seconds)
+    };
+    match answer {
+        fib::SUCCESS => send(hook, ip, segment, change, Some(hop)),
+        // XDP leaves the rest to TC, TC leaves neighbours to the kernel's discovery.
+        _ if H::XDP => Err(Refused::OtherHook(Counter::XdpToTc)),
+        fib::NO_NEIGHBOUR => send(hook, ip, segment, change, None),
+        _ => Err(Refused::Dropped(Counter::NoRoute)),
+    }
+}
+
+/// Seconds since the flow's last packet.
+#[inline(always)]
+pub(crate) fn idle(flow: &Flow, seconds: u32) -> u32 {
+    let idle = seconds.wrapping_sub(flow.seen);
+    // Another CPU may have stamped it a moment ahead of our clock.
+    if idle as i32 <= 0 { 0 } else { idle }
+}
+
+/// Sequence numbers further ahead than this are nobody's we forward for, bytes.
+const AHEAD: u32 = 1 << 24;
+
+/// Advances an expected sequence number; whether the segment lay at it.
+#[inline(always)]
+fn advance(next: &mut u32, segment: &Segment) -> bool {
+    let fin = (segment.flags & flags::FIN) as u32;
+    let end = segment.seq.wrapping_add(segment.payload_len as u32).wrapping_add(fin);
+    let by = end.wrapping_sub(*next);
+    if by != 0 && by < AHEAD {
+        *next = end;
+    }
+    segment.seq == *next || by < AHEAD
+}
+
+/// Stamps a packet into its flow. Ends are only marked: the endpoints judge them, ageing deletes. A reset counts, and the
+/// way back follows a client's packet, only at the exact sequence number: nobody off the path can have a flow aged
+/// early or draw its answers to himself.
+#[inline(always)]
+fn note<H: Hook>(hook: &H, flow: &mut Flow, segment: &Segment, plan: &Plan) {
+    let next = if plan.to_client { &mut flow.server_next } else { &mut flow.client_next };
+    let exact = segment.seq == *next;
+    let near = advance(next, segment);
+    if flow.seen != plan.seconds {
+        flow.seen = plan.seconds;
+    }
+    if segment.any(flags::FIN | flags::RST) {
+        if segment.any(flags::FIN) && near {
+            flow.flags |= if plan.to_client { FLOW_SERVER_FIN } else { FLOW_CLIENT_FIN };
+        }
+        if segment.any(flags::RST) && exact {
+            flow.flags |= FLOW_RESET;
+        }
+    }
+    if exact && !plan.to_client && flow.client_hop.ifindex != 0 {
+        note_hop(hook, &mut flow.client_hop);
+    }
+}
+
+/// Keeps the hop that a client's packet came from.
+#[inline(always)]
+pub(crate) fn note_hop<H: Hook>(hook: &H, hop: &mut Hop) {
+    let Some(ethernet) = hook.window().words::<3>(0) else { return };
+    let (destination, source) = Hop::back(ethernet);
+    let ifindex = hook.ifindex();
+    let same = Hop { destination, source, ..*hop }.ethernet() == hop.ethernet();
+    if hop.ifindex != ifindex || !same {
+        hop.ifindex = ifindex;
+        hop.destination = destination;
+        hop.source = source;
+    }
+}
+
+#[inline(always)]
+fn facts(ip: &Ip, segment: &Segment, time: u64) -> Facts {
+    Facts {
+        now: time,
+        seconds: seconds(time),
+        l4: ip.l4 as u32,
+        header_len: segment.header_len as u32,
+        payload_len: segment.payload_len as u32,
+        seq: segment.seq,
+        ack: segment.ack,
+        payload_sum: 0,
+        window: segment.window,
+        flags: segment.flags,
+        accurate_ecn: segment.accurate_ecn as u8,
+        v6: ip.v6 as u8,
+        ip_options: ip.options as u8,
+        hop_limit: ip.hop_limit,
+        sum_good: 0,
+        from_server: 0,
+        summed: 0,
+        zero: [0; 2],
+    }
+}
+
+/// Bits of [`options`] that a hello's agreement is about.
+pub(crate) const AGREED: u8 = options::SACK | options::TIMESTAMPS | options::WINDOW_SCALE;

@@ -1,0 +1,64 @@
+//! The programs of steer: `steer_xdp` and `steer_tc`, both attached to the ingress of every managed interface.
+//!
+//! Follow a packet: [`journey`] reads and classifies it and forwards what is settled; what needs several packets out or
+//! a decision goes on in TC to [`client`] or [`server`], which ask the state machine of `steer-common` and let
+//! [`rehome`], [`emit`] and [`learn`] carry it out.
+#![no_std]
+#![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "compare-and-swap exists for BPF only as an intrinsic")]
+#![feature(asm_experimental_arch)]
+
+mod client;
+mod emit;
+mod forward;
+mod hook;
+mod icmp;
+mod journey;
+mod learn;
+mod lock;
+mod maps;
+mod options;
+mod rehome;
+mod server;
+mod verifier;
+
+use aya_ebpf::{
+    bindings::xdp_action::{XDP_DROP, XDP_PASS},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+
+use crate::{hook::xdp::Xdp, journey::Outcome, maps::count};
+
+/// XDP: what needs one packet out. All else goes on to TC.
+#[xdp]
+pub fn steer_xdp(context: XdpContext) -> u32 {
+    match journey::xdp(&Xdp(context.ctx)) {
+        Outcome::Pass(reason) => {
+            count(reason);
+            XDP_PASS
+        }
+        Outcome::Drop(reason) => {
+            count(reason);
+            XDP_DROP
+        }
+        Outcome::Sent(action) => action as u32,
+    }
+}
+
+/// TC: everything.
+#[classifier]
+pub fn steer_tc(context: TcContext) -> i32 {
+    journey::tc(context.skb.skb)
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,0 +1,224 @@
+//! Every map: what it holds, who writes it, who reads it. docs/maps.md says the same to operators.
+
+use aya_ebpf::{
+    bindings::bpf_fib_lookup,
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    helpers::generated::bpf_ktime_get_coarse_ns,
+    macros::btf_map,
+};
+use steer_common::{
+    counters::Counter,
+    shared::{
+        Address, Backend, BackendStats, Endpoint, Event, Flow, FlowKey, Hop, LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS, Pending, Session,
+        SessionKey, Settings, Vip,
+    },
+    wire::{
+        ip::Ip,
+        tcp::{Edits, Offer, Segment, Walker},
+        tls::{client_hello, server_flight::ExtensionWalker},
+    },
+};
+
+use crate::forward::Change;
+
+/// Session key to its owner. Written by `learn`; the agent ages it.
+#[btf_map(name = "sessions")]
+pub(crate) static SESSIONS: LruHashMap<SessionKey, Session, 262_144> = LruHashMap::new();
+/// Flows whose client acknowledged the first backend. Written here only.
+#[btf_map(name = "flows")]
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 262_144> = LruHashMap::new();
+/// Re-homed flows, never evicted: what `flows` forgets is restored from here.
+#[btf_map(name = "splices")]
+pub(crate) static SPLICES: HashMap<FlowKey, Flow, 65_536> = HashMap::new();
+/// SYNs and SYN-ACKs seen; attackers may churn it.
+#[btf_map(name = "handshakes")]
+pub(crate) static HANDSHAKES: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+/// Client data that no backend has seen yet.
+#[btf_map(name = "pending")]
+pub(crate) static PENDING: LruHashMap<FlowKey, Pending, 1024> = LruHashMap::new();
+/// Backends by their number. Written by the agent; `hop`, `mss` and one flag by the programs.
+#[btf_map(name = "backends")]
+pub(crate) static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
+/// Address of a backend to its number. Written by the agent.
+#[btf_map(name = "backend_ids")]
+pub(crate) static BACKEND_IDS: HashMap<Endpoint, u32, { MAX_BACKENDS as usize }> = HashMap::new();
+/// VIPs. Written by the agent; `mss` is lowered by the programs.
+#[btf_map(name = "vips")]
+pub(crate) static VIPS: HashMap<Endpoint, Vip, { MAX_VIPS as usize }> = HashMap::new();
+/// Lookup tables, two halves a VIP. Written by the agent.
+#[btf_map(name = "lookup")]
+pub(crate) static LOOKUP: Array<u16, { LOOKUP_ENTRIES as usize }> = Array::new();
+/// Settings of the gateway. Written by the agent.
+#[btf_map(name = "settings")]
+pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+/// Counters, by [`Counter`].
+#[btf_map(name = "counters")]
+pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
+/// What each backend did.
+#[btf_map(name = "backend_stats")]
+pub(crate) static BACKEND_STATS: PerCpuArray<BackendStats, { MAX_BACKENDS as usize }> = PerCpuArray::new();
+/// Events for the agent.
+#[btf_map(name = "events")]
+pub(crate) static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
+/// Working memory of the packet at hand.
+#[btf_map(name = "scratch")]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+/// A `Pending` being made, or bytes being summed.
+#[btf_map(name = "spare")]
+static SPARE: PerCpuArray<Pending, 1> = PerCpuArray::new();
+
+/// What is known of the packet at hand; handed to the global functions, which take five arguments at most.
+#[repr(C)]
+pub(crate) struct Scratch {
+    pub(crate) ip: Ip,
+    pub(crate) segment: Segment,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) key: FlowKey,
+    /// Backend that sent the packet.
+    pub(crate) backend: u32,
+    /// Interface that the slow path wants the packet redirected to.
+    pub(crate) redirect: u32,
+    /// Where the client's data at hand lies in its stream and in the packet, for the stages that deal with it.
+    pub(crate) piece: Piece,
+    /// The reset to be sent.
+    pub(crate) reset: Reset,
+    pub(crate) vip: Vip,
+    pub(crate) facts: Facts,
+    pub(crate) change: Change,
+    pub(crate) hop: Hop,
+    pub(crate) make: Make,
+    pub(crate) walker: Walker,
+    pub(crate) offer: Offer,
+    pub(crate) edits: Edits,
+    pub(crate) session: SessionKey,
+    pub(crate) flow: Flow,
+    pub(crate) event: Event,
+    pub(crate) hello: [u8; client_hello::LOOKED_AT],
+    pub(crate) extensions: ExtensionWalker,
+    pub(crate) fib: bpf_fib_lookup,
+}
+
+/// The packet at hand: host-endian numbers, offsets and lengths in bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Facts {
+    pub(crate) now: u64,
+    pub(crate) seconds: u32,
+    pub(crate) l4: u32,
+    pub(crate) header_len: u32,
+    pub(crate) payload_len: u32,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    /// One's complement sum of the payload as the packet is now.
+    pub(crate) payload_sum: u32,
+    pub(crate) window: u16,
+    pub(crate) flags: u8,
+    pub(crate) accurate_ecn: u8,
+    pub(crate) v6: u8,
+    pub(crate) ip_options: u8,
+    pub(crate) hop_limit: u8,
+    /// 1: the payload was summed and the packet's checksum is right.
+    pub(crate) sum_good: u8,
+    /// 1: a backend sent the packet.
+    pub(crate) from_server: u8,
+    /// 1: `payload_sum` is the sum of the payload.
+    pub(crate) summed: u8,
+    pub(crate) zero: [u8; 2],
+}
+
+/// Part of a client's stream in the packet at hand, bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Piece {
+    /// From the first byte of the stream.
+    pub(crate) offset: u32,
+    /// From the start of the frame.
+    pub(crate) from: u32,
+    pub(crate) len: u32,
+    /// The flow's state, as its number, before the packet came.
+    pub(crate) state: u32,
+}
+
+/// A reset in the client's name.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Reset {
+    /// Backend that gets it.
+    pub(crate) backend: u32,
+    pub(crate) seq: u32,
+}
+
+/// A packet being made out of another one.
+#[repr(C)]
+pub(crate) struct Make {
+    /// Addresses of the new packet.
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    /// TCP headers, zero behind their end.
+    pub(crate) old_tcp: [u32; 16],
+    pub(crate) new_tcp: [u32; 16],
+    pub(crate) old_ip: [u32; 10],
+    pub(crate) new_ip: [u32; 10],
+    /// First four bytes of the new IP header (for IPv4 only the first two count).
+    pub(crate) ip_word: [u8; 4],
+    pub(crate) header_len: u32,
+    pub(crate) payload_len: u32,
+}
+
+/// The working memory; `None` never happens but the verifier wants the check.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: per-CPU memory that only the running program uses; entry functions hand it down by looking it up again.
+    SCRATCH.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+}
+
+/// A `Pending` of this CPU.
+#[inline(always)]
+pub(crate) fn spare() -> Option<*mut Pending> {
+    SPARE.get_ptr_mut(0)
+}
+
+/// Counts one.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    count_index(counter as u32);
+}
+
+/// Counts one by index.
+#[inline(always)]
+pub(crate) fn count_index(index: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: per-CPU memory.
+        unsafe { *value += 1 };
+    }
+}
+
+/// Changes what is counted of a backend.
+#[inline(always)]
+pub(crate) fn count_backend(backend: u32, change: impl FnOnce(&mut BackendStats)) {
+    if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend) {
+        // SAFETY: per-CPU memory.
+        change(unsafe { &mut *stats });
+    }
+}
+
+/// The record of a backend.
+#[inline(always)]
+pub(crate) fn backend(id: u32) -> Option<&'static mut Backend> {
+    // SAFETY: array elements live as long as the program; the agent and other CPUs may write fields at the same time,
+    // each of which is a machine word or a cache whose tearing costs one packet.
+    BACKENDS.get_ptr_mut(id).map(|p| unsafe { &mut *p })
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC, in steps of a timer tick.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: a helper call without arguments.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// Whole seconds of `now`.
+#[inline(always)]
+pub(crate) fn seconds(now: u64) -> u32 {
+    (now / 1_000_000_000) as u32
+}

@@ -1,0 +1,311 @@
+//! Carries out what the state machine says about a client's data: buffer it, open the owner, or give up.
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use steer_common::{
+    counters::Counter,
+    decide::{self, Verdict, hash_id},
+    flow::{State, Word},
+    ranges::{self, Inserted},
+    rehome::{self, DataAct, Progress},
+    session::{SESSION_ID_WORDS, trim},
+    shared::{SessionKey, Event, FLOW_HIT, Flow, Pending, VIP_OBSERVE, options},
+    wire::{
+        ETHERNET_LEN,
+        tls::client_hello::{self, LOOKED_AT, SESSION_ID_AT, Start},
+    },
+};
+
+use crate::{
+    client::{copy_flow, nothing_to_learn, settle},
+    emit::{hop_to, new_buffer, store_in_buffer, sum_payload},
+    journey::{drop, next},
+    lock::{self, unlock},
+    maps::{
+        EVENTS, FLOWS, PENDING, Piece, SESSIONS, SETTINGS, SPLICES, Scratch, backend, count, count_backend,
+        count_index, scratch,
+    },
+    options::read_options,
+    verifier::size,
+};
+
+/// The flow of the packet at hand as the stage before left it: locked by this CPU.
+#[inline(always)]
+pub(crate) fn locked(scratch: &Scratch) -> Option<*mut Flow> {
+    // Evicted, or evicted and made anew: nobody's lock is touched.
+    FLOWS.get_ptr_mut(&scratch.key).filter(|flow| lock::read(*flow).locked())
+}
+
+/// The data in `scratch.piece` on a flow that this CPU holds. Unlocks it, unless the owner is to be opened.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn client_data(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    let Some(flow) = locked(scratch) else { return drop(Counter::FlowBusy) };
+    let state = State::from_number(scratch.piece.state as u8).unwrap_or(State::First);
+    if state == State::Established && !worth_holding(skb, flow, scratch) {
+        return next::FORWARD;
+    }
+    if sum_payload(skb) != 0 || scratch.facts.sum_good == 0 {
+        unlock(flow, state);
+        return drop(Counter::BadChecksum);
+    }
+    if state == State::Established && !new_buffer(scratch) {
+        settle(flow);
+        count(Counter::PendingLost);
+        return next::FORWARD;
+    }
+    let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
+        // Evicted: the client repeats everything, to the first backend.
+        settle(flow);
+        return drop(Counter::PendingLost);
+    };
+    hold(skb, scratch, flow, state, buffer)
+}
+
+/// Whether the first data of a flow is to be held: false where it settles the flow, which is then unlocked.
+#[inline(always)]
+fn worth_holding(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) -> bool {
+    let bypass = SETTINGS.get(0).is_some_and(|s| s.bypass != 0);
+    let passive = bypass || scratch.vip.flags & VIP_OBSERVE != 0;
+    let Piece { offset, from, len, .. } = scratch.piece;
+    let mut reason = if bypass { Counter::Bypassed } else { Counter::Observed } as u32;
+    if offset != 0 || bypass {
+        if !passive {
+            return true;
+        }
+    } else {
+        let have = if len as usize > LOOKED_AT { LOOKED_AT } else { len as usize };
+        let Some(n) = size::<LOOKED_AT>(have) else { return true };
+        // SAFETY: at most the array's size.
+        let loaded = unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut scratch.hello).cast(), n) };
+        let said = if loaded == 0 { decide_hello(flow, n) } else { said::NEED_MORE };
+        if said & said::FIRST != 0 {
+            reason = said as u32 & 0xffff;
+        } else if !passive {
+            return true;
+        }
+    }
+    settle(flow);
+    count_index(reason);
+    if reason == Counter::NotTls as u32 {
+        nothing_to_learn(flow);
+    }
+    false
+}
+
+/// Buffers the piece at hand and does what follows from it.
+#[inline(always)]
+fn hold(skb: *mut __sk_buff, scratch: &mut Scratch, flow: *mut Flow, state: State, buffer: *mut Pending) -> i32 {
+    let held_state = if state == State::Established { State::Gather } else { state };
+    let Piece { offset, from, len, .. } = scratch.piece;
+    // SAFETY: a whole map value; the flow that it belongs to is locked.
+    let (inserted, grown_at) = unsafe {
+        let inserted = ranges::insert(&mut (*buffer).ranges, offset, offset + len);
+        (inserted, (*buffer).grown_at)
+    };
+    if inserted == Inserted::Full {
+        unlock(flow, held_state);
+        return drop(Counter::GatherHoles);
+    }
+    if inserted == Inserted::Grown {
+        if store_in_buffer(skb, buffer, offset, from, len) != 0 {
+            settle(flow);
+            return drop(Counter::EmitFailed);
+        }
+        count(Counter::Buffered);
+        // SAFETY: as above.
+        unsafe { (*buffer).grown_at = scratch.facts.now };
+    }
+    // SAFETY: as above.
+    let contiguous = unsafe { ranges::contiguous(&(*buffer).ranges) };
+    let verdict = if state == State::Wait { Verdict::NeedMore } else { verdict(flow, buffer, contiguous, scratch) };
+    let progress = Progress {
+        offset,
+        grown: inserted == Inserted::Grown,
+        contiguous,
+        grown_at,
+        now: scratch.facts.now,
+        verdict,
+        owner_tries: scratch.vip.owner_tries,
+    };
+    // SAFETY: a whole map value that this CPU has locked.
+    let record = unsafe { &mut *flow };
+    match rehome::data(record, state, &progress) {
+        DataAct::Hold => {
+            unlock(flow, held_state);
+            if state == State::Established {
+                count(Counter::Gather);
+            }
+            next::DROP
+        }
+        DataAct::Flush(reason) => give_up(flow, reason),
+        DataAct::OpenOwner(owner) => {
+            scratch.backend = owner as u32;
+            next::OPEN_OWNER
+        }
+        DataAct::RepeatOwnerSyn => {
+            record.owner_tries += 1;
+            record.owner_syn_at = scratch.facts.now;
+            unlock(flow, State::Wait);
+            count(Counter::OwnerSynRepeated);
+            next::SYN_TO_OWNER
+        }
+    }
+}
+
+/// The verdict on what is buffered.
+#[inline(always)]
+fn verdict(flow: *mut Flow, buffer: *mut Pending, contiguous: u32, scratch: &mut Scratch) -> Verdict {
+    if contiguous == 0 {
+        return Verdict::NeedMore;
+    }
+    // SAFETY: whole arrays of map values, both eight-byte aligned (checked below).
+    unsafe {
+        let from = (&raw const (*buffer).data).cast::<[u64; LOOKED_AT / 8]>();
+        (&raw mut scratch.hello).cast::<[u64; LOOKED_AT / 8]>().write(from.read());
+    }
+    let have = if contiguous as usize > LOOKED_AT { LOOKED_AT as u32 } else { contiguous };
+    match decide_hello(flow, have) {
+        first if first & said::FIRST != 0 => Verdict::First(reason(first as u32 & 0xffff)),
+        said::NEED_MORE => Verdict::NeedMore,
+        owner => Verdict::Owner(owner as u16),
+    }
+}
+
+const _: () = assert!(core::mem::offset_of!(Pending, data) % 8 == 0);
+const _: () = assert!(core::mem::offset_of!(Scratch, hello) % 8 == 0);
+
+/// The reasons that [`decide_hello`] gives.
+#[inline(always)]
+fn reason(index: u32) -> Counter {
+    const REASONS: [Counter; 9] = [
+        Counter::NotTls,
+        Counter::HelloMalformed,
+        Counter::HelloNoSession,
+        Counter::SessionMiss,
+        Counter::SessionExpired,
+        Counter::SessionHit,
+        Counter::OwnerDown,
+        Counter::OwnerDrained,
+        Counter::Bypassed,
+    ];
+    let mut found = Counter::SessionMiss;
+    for counter in REASONS {
+        if counter as u32 == index {
+            found = counter;
+        }
+    }
+    found
+}
+
+/// What [`decide_hello`] says: an owner's number, or one of these.
+mod said {
+    /// Too few bytes.
+    pub(super) const NEED_MORE: i32 = 0x2_0000;
+    /// The first backend; the counter's index in the lower 16 bits is the reason.
+    pub(super) const FIRST: i32 = 0x1_0000;
+}
+
+/// Decides on the first `have` bytes of the client's stream, which lie in `scratch.hello`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn decide_hello(flow: *mut Flow, have: u32) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return said::NEED_MORE };
+    let first = |reason: Counter| said::FIRST | reason as i32;
+    let len = match client_hello::parse(&scratch.hello, have as usize) {
+        Start::NeedMore => return said::NEED_MORE,
+        Start::NotTls => return first(Counter::NotTls),
+        Start::Malformed => return first(Counter::HelloMalformed),
+        Start::NoSession => {
+            count(Counter::Hello);
+            return first(Counter::HelloNoSession);
+        }
+        Start::Session { len } => len,
+    };
+    count(Counter::Hello);
+    // SAFETY: SESSION_ID_AT + 32 lies inside the array, and at a multiple of four from its aligned start.
+    let mut words = unsafe { (&raw const scratch.hello).cast::<u8>().add(SESSION_ID_AT).cast::<[u32; SESSION_ID_WORDS]>().read() };
+    trim(&mut words, len);
+    scratch.session = SessionKey::from_words(scratch.vip.id, &words, len);
+    // SAFETY: not null, a whole map value that this CPU has locked.
+    let flow = unsafe { &mut *flow };
+    flow.offered_id = hash_id(&words, len);
+    // SAFETY: copied at once.
+    let Some(session) = (unsafe { SESSIONS.get(&scratch.session) }) else { return first(Counter::SessionMiss) };
+    let session = *session;
+    let Some(owner) = backend(session.owner as u32) else { return first(Counter::OwnerDown) };
+    flow.flags |= FLOW_HIT;
+    count_backend(session.owner as u32, |stats| stats.hits += 1);
+    match decide::session(&session, owner, &scratch.vip, flow.first, scratch.facts.seconds) {
+        Verdict::NeedMore => said::NEED_MORE,
+        Verdict::First(reason) => first(reason),
+        Verdict::Owner(owner) => owner as i32,
+    }
+}
+
+const _: () = assert!(SESSION_ID_AT % 4 == 0);
+
+/// Opens the owner, `scratch.backend`, of a flow that this CPU holds: everything that is needed is remembered, a splice
+/// reserved, the flow unlocked.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    let Some(flow) = locked(scratch) else { return drop(Counter::FlowBusy) };
+    let owner = scratch.backend;
+    // SAFETY: a whole map value that this CPU has locked.
+    let record = unsafe { &mut *flow };
+    let timestamps = record.agreed & options::TIMESTAMPS;
+    if read_options(skb, 0) != 0 || scratch.offer.options & timestamps != timestamps {
+        return give_up(flow, Counter::NotMovable);
+    }
+    // SAFETY: four bytes of a map value.
+    if unsafe { bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, (&raw mut record.ip_word).cast(), 4) } != 0 {
+        return give_up(flow, Counter::EmitFailed);
+    }
+    record.hello_ts = scratch.offer.ts;
+    record.first_ts = scratch.offer.ts_echo;
+    record.hello_window = scratch.facts.window;
+    if hop_to(skb, owner) != 0 {
+        return give_up(flow, Counter::OwnerNoRoute);
+    }
+    record.owner = owner as u16;
+    record.owner_tries = 1;
+    record.owner_syn_at = scratch.facts.now;
+    // The slot is reserved before the SYN leaves: a splice that was begun can always be kept.
+    // SAFETY: whole records.
+    unsafe { copy_flow(&mut scratch.flow, record) };
+    scratch.flow.word = Word::new(State::Wait, Word(record.word).isn()).0;
+    if SPLICES.insert(&scratch.key, &scratch.flow, 0).is_err() {
+        return give_up(flow, Counter::SplicesFull);
+    }
+    unlock(flow, State::Wait);
+    count(Counter::Rehome);
+    tell(scratch, Counter::Rehome);
+    next::SYN_TO_OWNER
+}
+
+/// The first backend gets the flow because of `reason`.
+#[inline(always)]
+fn give_up(flow: *mut Flow, reason: Counter) -> i32 {
+    settle(flow);
+    count_index(reason as u32);
+    next::FLUSH
+}
+
+/// Tells the agent what happened to the flow in `scratch.flow`.
+#[inline(always)]
+pub(crate) fn tell(scratch: &mut Scratch, what: Counter) {
+    scratch.event = Event {
+        at: scratch.facts.now,
+        flow: scratch.key,
+        what: what as u16,
+        first: scratch.flow.first,
+        owner: scratch.flow.owner,
+        zero: 0,
+        zero2: 0,
+    };
+    if EVENTS.output(&scratch.event, 0).is_err() {
+        count(Counter::EventsLost);
+    }
+}
