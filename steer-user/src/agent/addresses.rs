@@ -1,0 +1,113 @@
+//! Puts VIPs on an interface (`assign = true`) and takes them off again.
+//!
+//! An address of ours carries a protocol number of ours (`IFA_PROTO`, Linux 5.18), so nothing needs to be remembered:
+//! an address that someone else put there is left alone.
+
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::{Context as _, Result, bail};
+use futures_util::TryStreamExt as _;
+use rtnetlink::{
+    Handle,
+    packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol},
+};
+
+use crate::{config::Config, plane::ifindex};
+
+/// What `ip address` shows as `proto 0x53`.
+const OURS: AddressProtocol = AddressProtocol::Other(0x53);
+
+/// Makes the interfaces carry the VIPs that are to be assigned. Of the others, takes off those in `known`, which this
+/// gateway has or had.
+pub(super) async fn settle(config: &Config, known: &[IpAddr]) -> Result<()> {
+    let asked = config.vips.iter().filter(|vip| vip.assign).map(|vip| vip.address).collect::<Vec<_>>();
+    let known = known.iter().copied().filter(|ip| !asked.iter().any(|vip| vip.ip() == *ip));
+    let known = known.collect::<HashSet<_>>();
+    if asked.is_empty() && known.is_empty() {
+        return Ok(());
+    }
+    let handle = connect()?;
+    let addresses = list(&handle).await?;
+    for vip in &asked {
+        assign(&handle, config, vip, &addresses).await?;
+    }
+    remove(&handle, addresses, &known).await?;
+    Ok(())
+}
+
+/// Takes every VIP in `known` that this program assigned off its interface; returns those it found.
+pub(crate) async fn unassign(known: &HashSet<IpAddr>) -> Result<Vec<IpAddr>> {
+    let handle = connect()?;
+    let addresses = list(&handle).await?;
+    remove(&handle, addresses, known).await
+}
+
+fn connect() -> Result<Handle> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+async fn list(handle: &Handle) -> Result<Vec<AddressMessage>> {
+    handle.address().get().execute().try_collect().await.context("list the addresses of the interfaces")
+}
+
+async fn remove(handle: &Handle, addresses: Vec<AddressMessage>, known: &HashSet<IpAddr>) -> Result<Vec<IpAddr>> {
+    let mut removed = Vec::new();
+    for message in addresses.into_iter().filter(is_ours) {
+        let Some(ip) = ip_of(&message).filter(|ip| known.contains(ip)) else { continue };
+        handle.address().del(message).execute().await.with_context(|| format!("take {ip} off its interface"))?;
+        removed.push(ip);
+    }
+    Ok(removed)
+}
+
+async fn assign(handle: &Handle, config: &Config, vip: &SocketAddr, addresses: &[AddressMessage]) -> Result<()> {
+    let ip = vip.ip();
+    if addresses.iter().any(|message| ip_of(message) == Some(ip)) {
+        return Ok(());
+    }
+    let index = interface_for(config, ip, addresses)?;
+    let mut request = handle.address().add(index, ip, if ip.is_ipv4() { 32 } else { 128 });
+    let attributes = &mut request.message_mut().attributes;
+    attributes.push(AddressAttribute::Protocol(OURS));
+    if ip.is_ipv6() {
+        // Two gateways may hold the address for a moment: detecting duplicates would take it off both.
+        attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    log::info!("assigning {ip} to the interface with index {index}");
+    request.execute().await.with_context(|| format!("assign {ip}"))
+}
+
+/// The managed interface whose network the VIP is in, else the first: there its neighbours ask for it.
+fn interface_for(config: &Config, vip: IpAddr, addresses: &[AddressMessage]) -> Result<u32> {
+    let managed = config.interfaces.iter().filter_map(|interface| ifindex(&interface.name)).collect::<Vec<_>>();
+    let contains = |index: &&u32| addresses.iter().any(|a| a.header.index == **index && network_contains(a, vip));
+    match managed.iter().find(contains).or(managed.first()) {
+        Some(index) => Ok(*index),
+        None => bail!("there is no managed interface to assign {vip} to"),
+    }
+}
+
+fn network_contains(message: &AddressMessage, ip: IpAddr) -> bool {
+    let shift = |bits: u32| bits.saturating_sub(message.header.prefix_len.into());
+    match (ip_of(message), ip) {
+        (Some(IpAddr::V4(a)), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).checked_shr(shift(32)).unwrap_or(0) == 0,
+        (Some(IpAddr::V6(a)), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).checked_shr(shift(128)).unwrap_or(0) == 0,
+        (Some(_) | None, _) => false,
+    }
+}
+
+fn ip_of(message: &AddressMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    })
+}
+
+fn is_ours(message: &AddressMessage) -> bool {
+    message.attributes.iter().any(|attribute| matches!(attribute, AddressAttribute::Protocol(proto) if *proto == OURS))
+}

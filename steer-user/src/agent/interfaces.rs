@@ -1,0 +1,99 @@
+//! The managed interfaces as the kernel has them. Asked by netlink: /sys may show another network namespace.
+
+use anyhow::{Context as _, Result, bail};
+use futures_util::TryStreamExt as _;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+
+use crate::{
+    config::{Config, Hook, Interface},
+    plane::{Target, Xdp},
+};
+
+/// MTU of Ethernet, bytes.
+const ETHERNET_MTU: u32 = 1500;
+
+/// Where the programs go, and how much fits through.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Interfaces {
+    /// One per interface of the configuration.
+    pub(super) targets: Vec<Target>,
+    /// Smallest MTU, bytes.
+    pub(super) mtu: u32,
+}
+
+impl Interfaces {
+    /// Finds every interface of the configuration, or refuses.
+    pub(super) async fn find(config: &Config) -> Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
+        tokio::spawn(connection);
+        let links: Vec<LinkMessage> =
+            handle.link().get().execute().try_collect().await.context("list the interfaces")?;
+        let mut found = Self { targets: Vec::new(), mtu: u32::MAX };
+        for interface in &config.interfaces {
+            let Some(link) = links.iter().find(|link| name(link) == Some(&interface.name)) else {
+                bail!("there is no interface {}", interface.name);
+            };
+            found.mtu = found.mtu.min(mtu(link).unwrap_or(ETHERNET_MTU));
+            found.targets.push(target(interface, link));
+        }
+        Ok(found)
+    }
+}
+
+fn target(interface: &Interface, link: &LinkMessage) -> Target {
+    let xdp = match interface.hook {
+        Hook::Tc => Xdp::Never,
+        Hook::Xdp => Xdp::Must,
+        Hook::Auto if is_nic(link) => Xdp::May,
+        Hook::Auto => Xdp::Never,
+    };
+    Target { interface: interface.name.clone(), xdp }
+}
+
+/// Whether this is hardware: what the kernel makes (veth, bridge, bond, tunnel, VLAN) tells its kind.
+fn is_nic(link: &LinkMessage) -> bool {
+    let has_kind = |attribute: &LinkAttribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().any(|info| matches!(info, LinkInfo::Kind(_))),
+        _ => false,
+    };
+    link.header.link_layer_type == LinkLayerType::Ether && !link.attributes.iter().any(has_kind)
+}
+
+fn name(link: &LinkMessage) -> Option<&String> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name),
+        _ => None,
+    })
+}
+
+fn mtu(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::link::InfoKind;
+
+    use super::*;
+
+    fn link(attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut link = LinkMessage::default();
+        link.header.link_layer_type = LinkLayerType::Ether;
+        link.attributes = attributes;
+        link
+    }
+
+    fn auto(link: &LinkMessage) -> Xdp {
+        target(&Interface { name: "eth0".into(), hook: Hook::Auto }, link).xdp
+    }
+
+    #[test]
+    fn auto_takes_xdp_on_a_nic_and_tc_on_what_the_kernel_made() {
+        assert_eq!(auto(&link(vec![LinkAttribute::Mtu(1500)])), Xdp::May);
+        let veth = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]);
+        assert_eq!(auto(&link(vec![veth])), Xdp::Never);
+    }
+}

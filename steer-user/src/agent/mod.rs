@@ -1,0 +1,181 @@
+//! The agent: brings the plane up or takes it over, then keeps it right until it is told to end. What it leaves behind
+//! goes on without it.
+
+mod addresses;
+pub mod checks;
+mod events;
+mod health;
+mod interfaces;
+mod pools;
+mod sweep;
+
+use std::{
+    future::Future,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use tokio::{task::JoinSet, time};
+
+pub(crate) use addresses::unassign;
+use interfaces::Interfaces;
+pub use pools::Pools;
+pub use sweep::{Swept, sweep};
+
+use crate::{
+    address::socket,
+    config::Config,
+    control, export,
+    plane::{self, Attachment, Lock, PinDir, Plane, Programs, Xdp},
+};
+
+/// Shortest time between two sweeps.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Sweeping takes at most one part in so many of a CPU.
+const SWEEP_SHARE: u32 = 20;
+/// How long an agent that is ending may hold its lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Runs an agent until `shutdown` is ready. Programs, maps and VIPs stay when it ends, however it ends.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
+    plane::rights::require()?;
+    let dir = PinDir::new(&config.pin_dir);
+    let fresh = dir.create()?;
+    let brought_up = start(&config, &dir).await;
+    if brought_up.is_err() && fresh {
+        plane::detach(&dir)?;
+    }
+    let Running { mut tasks, stop, lock } = brought_up?;
+    let ended = tokio::select! {
+        () = shutdown => Ok(()),
+        _ = stop.notified() => Ok(()),
+        Some(ended) = tasks.join_next() => Err(ended.map_or_else(|error| anyhow!(error), |task| {
+            task.err().unwrap_or_else(|| anyhow!("a task of the agent ended"))
+        })),
+    };
+    tasks.shutdown().await;
+    drop(lock);
+    log::info!("the agent ends; programs, maps and VIPs stay in place");
+    ended
+}
+
+/// What a started agent holds.
+struct Running {
+    tasks: JoinSet<Result<()>>,
+    stop: Arc<tokio::sync::Notify>,
+    lock: Lock,
+}
+
+/// Everything that can be refused is refused before anything is touched.
+async fn start(config: &Config, dir: &PinDir) -> Result<Running> {
+    let lock = lock(dir).await?;
+    let interfaces = Interfaces::find(config).await?;
+    let metrics = match config.metrics {
+        Some(address) => Some(export::bind(address).await?),
+        None => None,
+    };
+    let listener = control::bind(&config.socket)?;
+    let (pools, programs, attached) = bring_up(config, dir, &interfaces).await?;
+    warn_about_machine(config);
+
+    let pools = Arc::new(Mutex::new(pools));
+    let stop = Arc::new(tokio::sync::Notify::new());
+    let gauges = Arc::new(Mutex::new(Swept::default()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(control::serve(listener, Arc::clone(&pools), Arc::clone(&stop)));
+    tasks.spawn(health::run(Arc::clone(&pools)));
+    tasks.spawn(events::run(Plane::events(dir)?));
+    if let Some(listener) = metrics {
+        tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges)));
+    }
+    tasks.spawn(keep(config.clone(), dir.clone(), pools, gauges, programs, attached));
+    Ok(Running { tasks, stop, lock })
+}
+
+/// Becomes the agent of this directory; one that is just ending is waited for.
+async fn lock(dir: &PinDir) -> Result<Lock> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(lock) = dir.lock()? {
+            return Ok(lock);
+        }
+        time::sleep(Duration::from_millis(50)).await;
+    }
+    bail!("an agent runs already for {}", dir.root().display())
+}
+
+/// Loads, fills, attaches: in this order, so that a program never runs over maps that are not filled, and one of an
+/// agent before runs until the new one takes its place.
+async fn bring_up(
+    config: &Config,
+    dir: &PinDir,
+    interfaces: &Interfaces,
+) -> Result<(Pools, Programs, Vec<Attachment>)> {
+    let mut programs = Programs::load(dir, &config.sizes)?;
+    let plane = Plane::open(dir)?;
+    let known = plane.vips()?.iter().map(|(key, _)| socket(key).ip()).collect::<Vec<IpAddr>>();
+    let mut pools = Pools::adopt(plane, config, interfaces.mtu)?;
+    set_xdp(&mut pools, interfaces.targets.iter().any(|target| target.xdp != Xdp::Never))?;
+    let attached = programs.attach(dir, &interfaces.targets)?;
+    set_xdp(&mut pools, attached.iter().any(|attachment| attachment.xdp))?;
+    if programs.finish_resize(dir)? {
+        *pools.plane_mut() = Plane::open(dir)?;
+    }
+    for Attachment { interface, xdp } in &attached {
+        log::info!("{interface}: {}", if *xdp { "XDP and TC" } else { "TC" });
+    }
+    addresses::settle(config, &known).await?;
+    Ok((pools, programs, attached))
+}
+
+/// Tells the XDP programs whether they forward; bypass stays what it is.
+fn set_xdp(pools: &mut Pools, xdp: bool) -> Result<()> {
+    let mut settings = pools.plane().settings()?;
+    settings.xdp = u32::from(xdp);
+    pools.plane_mut().set_settings(&settings)
+}
+
+fn warn_about_machine(config: &Config) {
+    let interfaces = config.interfaces.iter().map(|interface| interface.name.as_str());
+    for warning in checks::sysctls(interfaces, config.vips.iter().map(|vip| vip.address.ip())) {
+        log::warn!("{warning}");
+    }
+}
+
+/// Sweeps the tables and looks after the links, for ever.
+async fn keep(
+    config: Config,
+    dir: PinDir,
+    pools: Arc<Mutex<Pools>>,
+    gauges: Arc<Mutex<Swept>>,
+    mut programs: Programs,
+    attached: Vec<Attachment>,
+) -> Result<()> {
+    let mut plane = Plane::open(&dir)?;
+    loop {
+        let started = Instant::now();
+        let walk = move || sweep(&mut plane).map(|swept| (plane, swept));
+        let (given_back, swept) = tokio::task::spawn_blocking(walk).await.context("sweep the tables")??;
+        plane = given_back;
+        pools.lock().unwrap_or_else(PoisonError::into_inner).release(&swept.named)?;
+        log::trace!("swept: {swept:?}");
+        *gauges.lock().unwrap_or_else(PoisonError::into_inner) = swept;
+        look_after(&config, &dir, &mut programs, &attached).await;
+        time::sleep(SWEEP.max(started.elapsed() * SWEEP_SHARE)).await;
+    }
+}
+
+/// Brings programs and VIPs back where an interface vanished and came back. What fails is tried again.
+async fn look_after(config: &Config, dir: &PinDir, programs: &mut Programs, attached: &[Attachment]) {
+    if attached.iter().any(|attachment| plane::ifindex(&attachment.interface).is_none()) {
+        // Its VIPs wait for it: elsewhere their neighbours would not find them.
+        return;
+    }
+    let reattached = programs.reattach(dir, attached);
+    let assigned = addresses::settle(config, &[]).await;
+    for error in [reattached, assigned].into_iter().filter_map(Result::err) {
+        log::error!("{error:#}");
+    }
+}

@@ -1,0 +1,93 @@
+//! Lookup tables: who takes new flows, written so that a packet sees the old table or the new one.
+
+use anyhow::Result;
+use steer_common::shared::{
+    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, LOOKUP_HALVES, LOOKUP_SLOTS, VIP_FALLBACK_FLOW,
+    VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, Vip,
+};
+
+use super::Pools;
+use crate::{
+    address::{endpoint, socket},
+    config::{self, Fallback, Mode, ReturnPath},
+    pool::{self, Member},
+};
+
+/// IP and TCP headers without options, which an MSS leaves out (RFC 9293 3.7.1).
+const HEADERS_V4: u32 = 40;
+const HEADERS_V6: u32 = 60;
+
+impl Pools {
+    /// Writes a VIP as the file wants it, with its lookup table.
+    pub(super) fn write_vip(&mut self, vip: &config::Vip, id: u16) -> Result<()> {
+        let old = self.plane.vips.find(&endpoint(vip.address))?;
+        let wanted = Vip {
+            id,
+            flags: flags(vip),
+            lookup_base: old.map_or_else(|| half(id, 1), |old| old.lookup_base),
+            session_timeout: vip.session_timeout.as_secs() as u32,
+            session_limit: vip.session_limit.as_secs() as u32,
+            flow_timeout: vip.flow_timeout.as_secs() as u32,
+            mss: old.map_or(0, |old| old.mss),
+            owner_tries: vip.owner_tries,
+        };
+        self.write_table(&endpoint(vip.address), wanted)
+    }
+
+    /// Fills a VIP's lookup table anew after a change of its pool.
+    pub(super) fn rebuild(&mut self, key: &Endpoint) -> Result<()> {
+        match self.plane.vips.find(key)? {
+            Some(vip) => self.write_table(key, vip),
+            None => Ok(()),
+        }
+    }
+
+    /// Fills the half that is not in use, then turns the VIP to it: a packet sees the old table or the new one.
+    fn write_table(&mut self, key: &Endpoint, vip: Vip) -> Result<()> {
+        let backends = self.plane.backends()?;
+        let pool = backends.iter().filter(|(_, b)| b.vip == *key && b.flags & BACKEND_PRESENT != 0);
+        let pool = pool.map(|(id, backend)| (*id as u16, *backend)).collect::<Vec<_>>();
+        let members = pool.iter().filter(|(_, backend)| takes_new_flows(backend)).map(member).collect::<Vec<_>>();
+        if members.is_empty() {
+            log::warn!("VIP {}: no backend takes new flows", socket(key));
+        }
+        let lookup_base = if vip.lookup_base == half(vip.id, 0) { half(vip.id, 1) } else { half(vip.id, 0) };
+        self.plane.lookup.write(lookup_base, &pool::table(&members, LOOKUP_SLOTS))?;
+        let mss = self.mss(key, &pool, vip.mss);
+        self.plane.vips.insert(key, &Vip { lookup_base, mss, ..vip })
+    }
+
+    /// What clients may be told: what the interfaces take, lowered by what backends have said in their SYN-ACKs. What
+    /// the programs lowered it to stays while the pool has the same backends.
+    fn mss(&mut self, key: &Endpoint, pool: &[(u16, Backend)], told: u16) -> u16 {
+        let headers = if key.address.is_v4() { HEADERS_V4 } else { HEADERS_V6 };
+        let most = u16::try_from(self.mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
+        let told = if self.changed.remove(key) { 0 } else { told };
+        let known = pool.iter().map(|(_, backend)| backend.mss).chain([told]).filter(|mss| *mss != 0);
+        known.min().unwrap_or(most).min(most)
+    }
+}
+
+fn flags(vip: &config::Vip) -> u16 {
+    let set = [
+        (vip.mode == Mode::Observe, VIP_OBSERVE),
+        (vip.fallback == Fallback::Flow, VIP_FALLBACK_FLOW),
+        (vip.swallow, VIP_SWALLOW),
+        (vip.return_path == ReturnPath::Route, VIP_RETURN_BY_ROUTE),
+    ];
+    set.iter().filter(|(on, _)| *on).fold(0, |flags, (_, flag)| flags | flag)
+}
+
+/// First slot of one of a VIP's two tables.
+fn half(id: u16, number: u32) -> u32 {
+    (u32::from(id) * LOOKUP_HALVES + number) * LOOKUP_SLOTS
+}
+
+fn takes_new_flows(backend: &Backend) -> bool {
+    let states = BACKEND_PRESENT | BACKEND_UP | BACKEND_DRAINING;
+    backend.flags & states == BACKEND_PRESENT | BACKEND_UP && backend.weight > 0
+}
+
+fn member((id, backend): &(u16, Backend)) -> Member {
+    Member { id: *id, endpoint: backend.endpoint, weight: backend.weight }
+}

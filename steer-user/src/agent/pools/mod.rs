@@ -1,0 +1,154 @@
+//! The pools as the maps hold them: who is in, who takes new flows, which lookup table follows.
+//!
+//! All changes of `backends`, `backend_ids`, `vips` and `lookup` are made here. What the programs write into the same
+//! entries (next hops, MSS, flags of theirs) is read and kept.
+
+mod adopt;
+mod lookup;
+
+use std::{collections::HashSet, net::SocketAddr, time::Duration};
+
+use anyhow::{Result, anyhow, bail};
+use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, MAX_BACKENDS};
+
+use crate::{
+    address::{endpoint, socket},
+    clock, config,
+    plane::Plane,
+};
+
+/// The pools of a gateway.
+pub struct Pools {
+    plane: Plane,
+    vips: Vec<config::Vip>,
+    mtu: u32,
+    /// VIPs whose pool has other backends than when their lookup table was written.
+    changed: HashSet<Endpoint>,
+}
+
+impl Pools {
+    /// The maps.
+    pub fn plane(&self) -> &Plane {
+        &self.plane
+    }
+
+    /// The maps, to be written.
+    pub fn plane_mut(&mut self) -> &mut Plane {
+        &mut self.plane
+    }
+
+    /// The health settings of a backend's VIP.
+    pub fn health(&self, backend: &Backend) -> Option<config::Health> {
+        self.vips.iter().find(|vip| endpoint(vip.address) == backend.vip).map(|vip| vip.health)
+    }
+
+    /// Adds a backend to a VIP's pool, or gives one that is there another weight.
+    pub fn add(&mut self, vip: SocketAddr, address: SocketAddr, weight: u16) -> Result<()> {
+        let key = endpoint(vip);
+        let Some(written) = self.plane.vips.find(&key)? else { bail!("there is no VIP {vip}") };
+        self.refuse_misplaced(vip, address)?;
+        self.put(&key, written.id, address, weight)?;
+        self.rebuild(&key)
+    }
+
+    /// Takes a backend out of its pool; its flows go on.
+    pub fn remove(&mut self, address: SocketAddr) -> Result<()> {
+        self.change(address, |backend| backend.flags &= !(BACKEND_PRESENT | BACKEND_DRAINING))
+    }
+
+    /// Gives a backend no new sessions; those it owns persist, for a time or without end.
+    pub fn drain(&mut self, address: SocketAddr, limit: Option<Duration>) -> Result<()> {
+        let until = limit.map_or(0, |limit| clock::seconds().saturating_add(limit.as_secs() as u32).max(1));
+        self.change(address, |backend| {
+            backend.flags |= BACKEND_DRAINING;
+            backend.drain_until = until;
+        })
+    }
+
+    /// Ends a drain.
+    pub fn undrain(&mut self, address: SocketAddr) -> Result<()> {
+        self.change(address, |backend| {
+            backend.flags &= !BACKEND_DRAINING;
+            backend.drain_until = 0;
+        })
+    }
+
+    /// Notes whether a backend answers.
+    pub fn set_up(&mut self, address: SocketAddr, up: bool) -> Result<()> {
+        self.change(address, |backend| match up {
+            true => backend.flags |= BACKEND_UP,
+            false => backend.flags &= !BACKEND_UP,
+        })
+    }
+
+    /// Frees the numbers of removed backends that no table names any more.
+    pub fn release(&mut self, named: &HashSet<u16>) -> Result<()> {
+        for (id, backend) in self.plane.backends()? {
+            let removed = backend.flags & BACKEND_PRESENT == 0;
+            if removed && !named.contains(&(id as u16)) {
+                log::info!("backend {id} ({}) is forgotten: nothing names it any more", socket(&backend.endpoint));
+                self.plane.backend_ids.remove(&backend.endpoint)?;
+                self.plane.clear_backend(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a backend that is in a pool, and the lookup table with it.
+    fn change(&mut self, address: SocketAddr, change: impl FnOnce(&mut Backend)) -> Result<()> {
+        let (id, mut backend) = self.find(address)?.ok_or_else(|| anyhow!("there is no backend {address}"))?;
+        if backend.flags & BACKEND_PRESENT == 0 {
+            bail!("the backend {address} is removed");
+        }
+        change(&mut backend);
+        self.plane.set_backend(id, &backend)?;
+        if backend.flags & BACKEND_PRESENT == 0 {
+            self.changed.insert(backend.vip);
+        }
+        self.rebuild(&backend.vip)
+    }
+
+    fn find(&self, address: SocketAddr) -> Result<Option<(u32, Backend)>> {
+        let key = endpoint(address);
+        Ok(self.plane.backends()?.into_iter().find(|(_, backend)| backend.endpoint == key))
+    }
+
+    fn refuse_misplaced(&self, vip: SocketAddr, address: SocketAddr) -> Result<()> {
+        if address.is_ipv4() != vip.is_ipv4() {
+            bail!("families do not mix: {address} cannot stand behind {vip}");
+        }
+        if self.plane.vips.find(&endpoint(address))?.is_some() {
+            bail!("{address} is a VIP");
+        }
+        match self.find(address)? {
+            Some((_, other)) if other.flags & BACKEND_PRESENT != 0 && other.vip != endpoint(vip) => {
+                bail!("{address} is a backend of {} already", socket(&other.vip))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Puts a backend into a pool. A new one counts as up until checks say otherwise; one that was there keeps its state.
+    fn put(&mut self, vip: &Endpoint, vip_id: u16, address: SocketAddr, weight: u16) -> Result<()> {
+        let key = endpoint(address);
+        let (id, old) = match self.find(address)? {
+            Some(found) => found,
+            None => (self.free_backend_id()?, Backend::default()),
+        };
+        let was_present = old.flags & BACKEND_PRESENT != 0;
+        let up = if was_present { old.flags & BACKEND_UP } else { BACKEND_UP };
+        let flags = (old.flags & !(BACKEND_DRAINING | BACKEND_UP)) | BACKEND_PRESENT | up;
+        let new = Backend { endpoint: key, vip: *vip, vip_id, flags, weight, drain_until: 0, ..old };
+        if !was_present || old.vip != *vip {
+            self.changed.extend([*vip, old.vip]);
+        }
+        self.plane.set_backend(id, &new)?;
+        self.plane.backend_ids.insert(&key, &id)
+    }
+
+    fn free_backend_id(&self) -> Result<u32> {
+        let taken = self.plane.backends()?.into_iter().map(|(id, _)| id).collect::<HashSet<_>>();
+        let free = (0..MAX_BACKENDS).find(|id| !taken.contains(id));
+        free.ok_or_else(|| anyhow!("all {MAX_BACKENDS} numbers for backends are in use"))
+    }
+}

@@ -1,0 +1,192 @@
+//! Ages the tables. The programs judge every timeout themselves when they look something up; this only gives back
+//! memory, and tells which backends are still named.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::Result;
+use steer_common::shared::{
+    FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, SERVICE_BACKEND, Session, SessionKey, Vip,
+};
+
+use crate::{
+    clock,
+    plane::{Plane, Table},
+};
+
+/// Seconds that a closed flow lingers, for what is still on its way (RFC 9293 3.4.2 wants 2 MSL; Linux takes 60 s).
+const LINGER: u32 = 60;
+/// Seconds that a handshake is remembered: longer than a client repeats its SYN (Linux: 127 s).
+const HANDSHAKE: u32 = 180;
+
+/// What a sweep found and left.
+#[derive(Clone, Default, Debug)]
+pub struct Swept {
+    /// Sessions left.
+    pub sessions: u64,
+    /// Flows left.
+    pub flows: u64,
+    /// Re-homed flows left.
+    pub splices: u64,
+    /// Entries removed.
+    pub removed: u64,
+    /// Backends that something names.
+    pub named: HashSet<u16>,
+}
+
+/// Walks every table once.
+pub fn sweep(plane: &mut Plane) -> Result<Swept> {
+    let now = clock::seconds();
+    let rules = Rules { now, vips: plane.vips()?.into_iter().map(|(_, vip)| (vip.id, vip)).collect() };
+    let mut swept = Swept::default();
+    swept.sessions = sweep_sessions(&mut plane.sessions, &rules, &mut swept)?;
+    // Splices first: a flow's entry says what its splice's does not, and goes with it.
+    swept.splices = sweep_splices(plane, &rules, &mut swept)?;
+    swept.flows = sweep_flows(&mut plane.flows, &mut swept, |key, flow| rules.flow_is_stale(key, flow))?;
+    sweep_flows(&mut plane.handshakes, &mut swept, |_, flow| rules.handshake_is_stale(flow))?;
+    Ok(swept)
+}
+
+/// The VIPs that any table names.
+pub(crate) fn named_vips(plane: &Plane) -> Result<HashSet<u16>> {
+    let mut named = HashSet::new();
+    plane.sessions.for_each(|key, _| named.extend([key.vip]))?;
+    for table in [&plane.flows, &plane.splices, &plane.handshakes] {
+        table.for_each(|key, _| named.extend([key.service]))?;
+    }
+    Ok(named)
+}
+
+struct Rules {
+    now: u32,
+    vips: HashMap<u16, Vip>,
+}
+
+impl Rules {
+    fn session_is_stale(&self, key: &SessionKey, session: &Session) -> bool {
+        // A session of a VIP that is gone can never be presented again.
+        let Some(vip) = self.vips.get(&key.vip) else { return true };
+        let old = vip.session_limit != 0 && clock::age(self.now, session.first_seen) > vip.session_limit;
+        old || clock::age(self.now, session.last_seen) > vip.session_timeout
+    }
+
+    fn flow_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
+        if key.service & SERVICE_BACKEND != 0 {
+            return false;
+        }
+        let Some(vip) = self.vips.get(&key.service) else { return true };
+        let both = FLOW_CLIENT_FIN | FLOW_SERVER_FIN;
+        let closing = flow.flags & both == both || flow.flags & FLOW_RESET != 0;
+        clock::age(self.now, flow.seen) > if closing { LINGER } else { vip.flow_timeout }
+    }
+
+    fn handshake_is_stale(&self, flow: &Flow) -> bool {
+        clock::age(self.now, flow.seen) > HANDSHAKE
+    }
+}
+
+fn sweep_sessions(table: &mut Table<SessionKey, Session>, rules: &Rules, swept: &mut Swept) -> Result<u64> {
+    let (mut kept, mut stale) = (0, Vec::new());
+    table.for_each(|key, session| {
+        if rules.session_is_stale(&key, &session) {
+            stale.push(key);
+        } else {
+            kept += 1;
+            swept.named.insert(session.owner);
+        }
+    })?;
+    for key in stale {
+        swept.removed += u64::from(table.remove_if(&key, |session| rules.session_is_stale(&key, session))?);
+    }
+    Ok(kept)
+}
+
+fn sweep_flows(
+    table: &mut Table<FlowKey, Flow>,
+    swept: &mut Swept,
+    is_stale: impl Fn(&FlowKey, &Flow) -> bool,
+) -> Result<u64> {
+    let (mut kept, mut stale) = (0, Vec::new());
+    table.for_each(|key, flow| {
+        if is_stale(&key, &flow) {
+            stale.push(key);
+        } else {
+            kept += 1;
+            swept.named.extend([flow.first, flow.owner]);
+        }
+    })?;
+    for key in stale {
+        swept.removed += u64::from(table.remove_if(&key, |flow| is_stale(&key, flow))?);
+    }
+    Ok(kept)
+}
+
+/// A splice lives as long as its flow, whose entry is stamped with every packet while it is not evicted.
+fn sweep_splices(plane: &mut Plane, rules: &Rules, swept: &mut Swept) -> Result<u64> {
+    let Plane { flows, splices, .. } = plane;
+    sweep_flows(splices, swept, |key, splice| {
+        let flow = flows.find(key).ok().flatten();
+        rules.flow_is_stale(key, &flow.map_or(*splice, |flow| newest(splice, &flow)))
+    })
+}
+
+/// What is known of a re-homed flow from both its entries.
+fn newest(splice: &Flow, flow: &Flow) -> Flow {
+    Flow { seen: splice.seen.max(flow.seen), flags: splice.flags | flow.flags, ..*splice }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u32 = 100_000;
+
+    fn rules() -> Rules {
+        let vip = Vip { session_timeout: 600, session_limit: 3600, flow_timeout: 7860, ..Vip::default() };
+        Rules { now: NOW, vips: [(0, vip)].into() }
+    }
+
+    fn flow(age: u32, flags: u16) -> Flow {
+        Flow { seen: NOW - age, flags, ..Flow::default() }
+    }
+
+    #[test]
+    fn an_idle_flow_lives_as_long_as_its_vip_says() {
+        let key = FlowKey::default();
+        assert!(!rules().flow_is_stale(&key, &flow(7860, 0)));
+        assert!(rules().flow_is_stale(&key, &flow(7861, 0)));
+    }
+
+    #[test]
+    fn a_half_closed_flow_keeps_the_established_timeout() {
+        assert!(!rules().flow_is_stale(&FlowKey::default(), &flow(3600, FLOW_CLIENT_FIN)));
+    }
+
+    #[test]
+    fn a_closed_or_reset_flow_lingers_a_minute() {
+        for flags in [FLOW_CLIENT_FIN | FLOW_SERVER_FIN, FLOW_RESET] {
+            assert!(!rules().flow_is_stale(&FlowKey::default(), &flow(60, flags)));
+            assert!(rules().flow_is_stale(&FlowKey::default(), &flow(61, flags)));
+        }
+    }
+
+    #[test]
+    fn a_session_ages_by_disuse_and_by_its_limit() {
+        let key = SessionKey { vip: 0, kind: 1, len: 32, bytes: [7; 32] };
+        let session = |first, last| Session { first_seen: NOW - first, last_seen: NOW - last, ..Session::default() };
+        assert!(!rules().session_is_stale(&key, &session(3600, 600)));
+        assert!(rules().session_is_stale(&key, &session(700, 601)));
+        assert!(rules().session_is_stale(&key, &session(3601, 1)));
+    }
+
+    #[test]
+    fn a_splice_takes_the_newer_stamp_and_the_flags_of_its_flow() {
+        let both = newest(&flow(5000, 0), &flow(10, FLOW_RESET));
+        assert_eq!((both.seen, both.flags), (NOW - 10, FLOW_RESET));
+    }
+
+    #[test]
+    fn what_belongs_to_a_vip_that_is_gone_is_stale() {
+        let key = FlowKey { service: 9, ..FlowKey::default() };
+        assert!(rules().flow_is_stale(&key, &flow(0, 0)));
+    }
+}

@@ -1,0 +1,128 @@
+//! The command line: one verb a file.
+
+mod agent;
+mod backends;
+mod bypass;
+mod config;
+mod detach;
+mod sessions;
+mod stats;
+mod status;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{PIN_DIR, SOCKET},
+    plane::{PinDir, Plane},
+    show::Format,
+};
+
+/// Keeps TLS sessions on the backend that holds them.
+#[derive(Parser, Debug)]
+#[command(name = "steer", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Which gateway is meant, and how results are printed.
+#[derive(Args, Debug)]
+struct Place {
+    /// Directory of the pins [default: /sys/fs/bpf/steer]
+    #[arg(long, global = true, value_name = "DIR")]
+    pin_dir: Option<PathBuf>,
+    /// The agent's control socket [default: /run/steer/steer.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Print one JSON object instead of tables
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Run the agent: load or take over programs and maps, then look after them
+    Agent(agent::Agent),
+    /// Remove programs, maps and assigned VIPs: every trace
+    Detach,
+    /// Turn steering off or on; spliced flows go on
+    Bypass(bypass::Bypass),
+    /// Show the gateway at a glance
+    Status,
+    /// Show and change the pools
+    #[command(subcommand)]
+    Backends(backends::Backends),
+    /// Show and remove sessions
+    #[command(subcommand)]
+    Sessions(sessions::Sessions),
+    /// Show the counters
+    Stats(stats::Stats),
+    /// Check configuration files
+    #[command(subcommand)]
+    Config(config::Config),
+}
+
+impl Cli {
+    /// Does what was asked.
+    pub fn run(self) -> Result<()> {
+        let place = self.place;
+        match self.verb {
+            Verb::Agent(verb) => verb.run(&place),
+            Verb::Detach => detach::run(&place),
+            Verb::Bypass(verb) => verb.run(&place),
+            Verb::Status => status::run(&place),
+            Verb::Backends(verb) => verb.run(&place),
+            Verb::Sessions(verb) => verb.run(&place),
+            Verb::Stats(verb) => verb.run(&place),
+            Verb::Config(verb) => verb.run(&place),
+        }
+    }
+}
+
+impl Place {
+    fn dir(&self) -> PinDir {
+        PinDir::new(self.pin_dir.clone().unwrap_or_else(|| PIN_DIR.into()))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| SOCKET.into())
+    }
+
+    fn format(&self) -> Format {
+        if self.json { Format::Json } else { Format::People }
+    }
+
+    /// Opens the maps to look at them, and says so when nobody keeps them fresh.
+    fn plane(&self) -> Result<Plane> {
+        let dir = self.dir();
+        let plane = Plane::open(&dir)?;
+        if !dir.agent_runs() {
+            eprintln!("steer: no agent runs for {}: this is the state it left", dir.root().display());
+        }
+        Ok(plane)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_behind_the_verb() {
+        for line in [["steer", "--json", "status"], ["steer", "status", "--json"]] {
+            assert!(Cli::try_parse_from(line).unwrap().place.json);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What a file may not say: each rule refuses by name, at the place of the value.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use steer_common::shared::{MAX_BACKENDS, MAX_VIPS};
+use toml::Spanned;
+
+use super::{
+    Backend, Config, ConfigError, Health, Interface, PIN_DIR, SOCKET, Sizes, Vip,
+    error::Source,
+    raw::{self, Spanned0},
+};
+
+/// Sessions last as long as the usual server cache keeps them.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(600);
+/// Idle flows last as long as TCP keepalive needs to find out (RFC 5382 REQ-5: not less than 2 h 4 min).
+const FLOW_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 11 * 60);
+const OWNER_TRIES: u16 = 3;
+/// Longest interface name, bytes (IFNAMSIZ without the final zero).
+const INTERFACE_NAME_MAX: usize = 15;
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+/// Turns a file into a configuration.
+pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Result<Config> {
+    Ok(Config {
+        pin_dir: path(raw.pin_dir, PIN_DIR, source)?,
+        socket: path(raw.socket, SOCKET, source)?,
+        metrics: raw.metrics.map(|socket| socket.0),
+        sizes: sizes(raw.sizes, source)?,
+        interfaces: interfaces(raw.interface, source)?,
+        vips: vips(raw.vip, source)?,
+    })
+}
+
+fn path(path: Option<Spanned<PathBuf>>, default: &str, source: &Source<'_>) -> Result<PathBuf> {
+    match path {
+        None => Ok(default.into()),
+        Some(path) if Path::is_absolute(path.get_ref()) => Ok(path.into_inner()),
+        Some(path) => Err(source.error(&path.span(), "expected an absolute path")),
+    }
+}
+
+fn sizes(Spanned0(sizes, span): Spanned0<Sizes>, source: &Source<'_>) -> Result<Sizes> {
+    let Sizes { sessions, flows, splices, handshakes, pending } = sizes;
+    let all = [
+        ("sessions", sessions),
+        ("flows", flows),
+        ("splices", splices),
+        ("handshakes", handshakes),
+        ("pending", pending),
+    ];
+    match all.iter().find(|(_, size)| *size == 0) {
+        Some((name, _)) => Err(source.error(&span, format!("{name} is 0; expected at least 1 entry"))),
+        None => Ok(sizes),
+    }
+}
+
+fn interfaces(raw: Vec<raw::Interface>, source: &Source<'_>) -> Result<Vec<Interface>> {
+    if raw.is_empty() {
+        return Err(source.whole("no [[interface]]; expected at least one, with `name`"));
+    }
+    let mut seen = HashSet::new();
+    for interface in &raw {
+        let (name, span) = (interface.name.get_ref(), interface.name.span());
+        if name.is_empty() || name.len() > INTERFACE_NAME_MAX || name.contains(['/', ' ']) {
+            return Err(source.error(&span, format!("`{name}` is no interface name; expected 1 to 15 characters")));
+        }
+        if !seen.insert(name.clone()) {
+            return Err(source.error(&span, format!("`{name}` stands here twice; expected each interface once")));
+        }
+    }
+    Ok(raw.into_iter().map(|raw| Interface { name: raw.name.into_inner(), hook: raw.hook }).collect())
+}
+
+fn vips(raw: Vec<Spanned<raw::Vip>>, source: &Source<'_>) -> Result<Vec<Vip>> {
+    if raw.is_empty() {
+        return Err(source.whole("no [[vip]]; expected at least one, with `address` and [[vip.backend]]"));
+    }
+    if raw.len() > MAX_VIPS as usize {
+        return Err(source.whole(format!("{} VIPs; expected at most {MAX_VIPS}", raw.len())));
+    }
+    let mut taken = Taken { source, by: HashMap::new() };
+    for vip in &raw {
+        taken.take(&vip.get_ref().address, "a VIP".into())?;
+    }
+    let vips = raw.into_iter().map(|raw| vip(raw, &mut taken, source)).collect::<Result<Vec<_>>>()?;
+    let backends = vips.iter().map(|vip| vip.backends.len()).sum::<usize>();
+    if backends > MAX_BACKENDS as usize {
+        return Err(source.whole(format!("{backends} backends; expected at most {MAX_BACKENDS}")));
+    }
+    Ok(vips)
+}
+
+/// Who claimed which address: every one belongs to one VIP or one pool.
+struct Taken<'a> {
+    source: &'a Source<'a>,
+    by: HashMap<SocketAddr, String>,
+}
+
+impl Taken<'_> {
+    fn take(&mut self, address: &Spanned<raw::Socket>, owner: String) -> Result<SocketAddr> {
+        let socket = usable(address, self.source)?;
+        match self.by.insert(socket, owner) {
+            None => Ok(socket),
+            Some(other) => {
+                let message = format!("{socket} is already {other}; expected an address and port of one VIP only");
+                Err(self.source.error(&address.span(), message))
+            }
+        }
+    }
+}
+
+/// An address that can stand in a packet to or from us.
+fn usable(address: &Spanned<raw::Socket>, source: &Source<'_>) -> Result<SocketAddr> {
+    let socket = address.get_ref().0;
+    let refuse = |why: &str| Err(source.error(&address.span(), format!("{socket}: {why}")));
+    match socket.ip() {
+        _ if socket.port() == 0 => refuse("port 0; expected a port of 1 to 65535"),
+        ip if ip.is_unspecified() || ip.is_multicast() => refuse("expected a unicast address"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            refuse("expected the IPv4 address itself, not mapped into IPv6")
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => Ok(socket),
+    }
+}
+
+fn vip(raw: Spanned<raw::Vip>, taken: &mut Taken<'_>, source: &Source<'_>) -> Result<Vip> {
+    let raw = raw.into_inner();
+    let address = raw.address.get_ref().0;
+    if raw.backend.is_empty() {
+        return Err(
+            source.error(&raw.address.span(), format!("{address} has no [[vip.backend]]; expected at least one"))
+        );
+    }
+    Ok(Vip {
+        address,
+        mode: raw.mode,
+        session_timeout: seconds(raw.session_timeout, SESSION_TIMEOUT, 1, source)?,
+        session_limit: seconds(raw.session_limit, Duration::ZERO, 0, source)?,
+        flow_timeout: seconds(raw.flow_timeout, FLOW_TIMEOUT, 1, source)?,
+        fallback: raw.fallback,
+        owner_tries: owner_tries(raw.owner_tries, source)?,
+        swallow: raw.swallow,
+        assign: raw.assign,
+        return_path: raw.return_path,
+        health: health(raw.health, source)?,
+        backends: raw.backend.iter().map(|raw| backend(raw, address, taken)).collect::<Result<_>>()?,
+    })
+}
+
+/// A duration that the maps can hold: whole seconds in 32 bits.
+fn seconds(time: Option<Spanned<raw::Time>>, default: Duration, least: u64, source: &Source<'_>) -> Result<Duration> {
+    let Some(time) = time else { return Ok(default) };
+    let value = time.get_ref().0;
+    let fits = (least..=u64::from(u32::MAX)).contains(&value.as_secs()) && value.subsec_nanos() == 0;
+    let message = format!("{value:?}; expected whole seconds, at least {least}");
+    if fits { Ok(value) } else { Err(source.error(&time.span(), message)) }
+}
+
+fn owner_tries(tries: Option<Spanned<u16>>, source: &Source<'_>) -> Result<u16> {
+    match tries {
+        None => Ok(OWNER_TRIES),
+        Some(tries) if (1..=255).contains(tries.get_ref()) => Ok(tries.into_inner()),
+        Some(tries) => Err(source.error(&tries.span(), format!("{}; expected 1 to 255", tries.get_ref()))),
+    }
+}
+
+fn health(Spanned0(health, span): Spanned0<Health>, source: &Source<'_>) -> Result<Health> {
+    let Health { interval, timeout, rise, fall, .. } = health;
+    let refuse = |message: &str| Err(source.error(&span, message));
+    match () {
+        () if interval.is_zero() || timeout.is_zero() => refuse("interval or timeout is 0; expected more"),
+        () if rise == 0 || fall == 0 => refuse("rise or fall is 0; expected at least 1"),
+        () => Ok(health),
+    }
+}
+
+fn backend(raw: &raw::Backend, vip: SocketAddr, taken: &mut Taken<'_>) -> Result<Backend> {
+    let address = taken.take(&raw.address, format!("a backend of {vip}"))?;
+    if address.is_ipv4() != vip.is_ipv4() {
+        let message = format!("{address} behind {vip}: families do not mix; expected an address of the VIP's family");
+        return Err(taken.source.error(&raw.address.span(), message));
+    }
+    Ok(Backend { address, weight: raw.weight.unwrap_or(1) })
+}

@@ -1,0 +1,78 @@
+//! Why a configuration is refused: file, line, key, what was expected.
+
+use std::{
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+/// Why a configuration is refused.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, counted from 1.
+    pub line: usize,
+    /// The key with its table, as `vip.address`; empty where no key is to blame.
+    pub key: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.file.display(), self.line)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The file that errors speak about.
+pub(super) struct Source<'a> {
+    pub(super) file: &'a Path,
+    pub(super) text: &'a str,
+}
+
+impl Source<'_> {
+    /// The error at a value's place.
+    pub(super) fn error(&self, span: &Range<usize>, message: impl Into<String>) -> ConfigError {
+        let (line, key) = self.place(span.start);
+        ConfigError { file: self.file.into(), line, key, message: message.into() }
+    }
+
+    /// The error of the file as a whole.
+    pub(super) fn whole(&self, message: impl Into<String>) -> ConfigError {
+        ConfigError { file: self.file.into(), line: 1, key: String::new(), message: message.into() }
+    }
+
+    /// The parser's error in our form; it puts several sentences on several lines.
+    pub(super) fn toml_error(&self, error: &toml::de::Error) -> ConfigError {
+        let message = error.message().trim().replace('\n', ", ");
+        self.error(&error.span().unwrap_or(0..0), message)
+    }
+
+    /// Line and key of an offset: the text before `=` on its line, behind the name of the table above it.
+    fn place(&self, offset: usize) -> (usize, String) {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let mut above = self.text.lines().take(line).collect::<Vec<_>>();
+        let here = above.pop().unwrap_or_default();
+        if let Some(table) = table_name(here) {
+            return (line, table.to_owned());
+        }
+        let key = here.split_once('=').map_or("", |(key, _)| key.trim());
+        let table = above.iter().rev().find_map(|line| table_name(line)).unwrap_or_default();
+        let name = [table, key].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(".");
+        (line, name)
+    }
+}
+
+/// The name in a table's header line: `[[vip.backend]]` gives `vip.backend`.
+fn table_name(line: &str) -> Option<&str> {
+    let inner = line.trim_start().strip_prefix('[')?.trim_start_matches('[');
+    inner.split_once(']').map(|(name, _)| name.trim())
+}

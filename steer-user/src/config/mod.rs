@@ -1,0 +1,196 @@
+//! The configuration file: what it may say, what it means when it says nothing.
+//!
+//! `raw` is the file's shape with the places of its values, `check` turns it into these types or refuses it by name.
+
+mod check;
+mod error;
+mod raw;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+pub use error::ConfigError;
+use serde::Deserialize;
+
+/// Where maps and links are pinned unless told otherwise.
+pub const PIN_DIR: &str = "/sys/fs/bpf/steer";
+/// Where the agent listens unless told otherwise.
+pub const SOCKET: &str = "/run/steer/steer.sock";
+
+/// A checked configuration.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Directory of the pins, on a BPF file system.
+    pub pin_dir: PathBuf,
+    /// The agent's control socket.
+    pub socket: PathBuf,
+    /// Where OpenMetrics are served; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Entries of the tables.
+    pub sizes: Sizes,
+    /// Managed interfaces.
+    pub interfaces: Vec<Interface>,
+    /// VIPs with their pools.
+    pub vips: Vec<Vip>,
+}
+
+/// Entries of the tables whose size is a matter of taste and memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sizes {
+    /// Sessions remembered.
+    pub sessions: u32,
+    /// Established flows remembered.
+    pub flows: u32,
+    /// Re-homed flows at once; never evicted.
+    pub splices: u32,
+    /// Handshakes remembered.
+    pub handshakes: u32,
+    /// Flows whose first bytes are buffered at once.
+    pub pending: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { sessions: 262_144, flows: 262_144, splices: 65_536, handshakes: 65_536, pending: 1024 }
+    }
+}
+
+/// An interface whose packets are looked at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Which programs it gets.
+    pub hook: Hook,
+}
+
+/// Which programs an interface gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hook {
+    /// XDP and TC on a NIC whose driver has XDP, TC otherwise.
+    #[default]
+    Auto,
+    /// XDP and TC.
+    Xdp,
+    /// TC only.
+    Tc,
+}
+
+/// A VIP and its pool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vip {
+    /// What clients dial.
+    pub address: SocketAddr,
+    /// Whether flows are moved or only judged.
+    pub mode: Mode,
+    /// A session not used for so long is forgotten.
+    pub session_timeout: Duration,
+    /// A session is forgotten so long after it was learned; zero: no limit.
+    pub session_limit: Duration,
+    /// A flow without a packet for so long is forgotten.
+    pub flow_timeout: Duration,
+    /// By what a backend is chosen when no session decides.
+    pub fallback: Fallback,
+    /// SYNs tried at an owner before the first backend gets the hello.
+    pub owner_tries: u16,
+    /// Whether the client's first bare ACK is dropped.
+    pub swallow: bool,
+    /// Whether the agent puts the address on an interface.
+    pub assign: bool,
+    /// How packets find the way back to clients.
+    pub return_path: ReturnPath,
+    /// How backends are probed.
+    pub health: Health,
+    /// The pool.
+    pub backends: Vec<Backend>,
+}
+
+/// Whether flows are moved or only judged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Flows are re-homed to the owner of their session.
+    #[default]
+    Steer,
+    /// Sessions are learned and hits counted; no flow is moved.
+    Observe,
+}
+
+/// By what a backend is chosen when no session decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fallback {
+    /// The client's address.
+    #[default]
+    Source,
+    /// The flow's 4-tuple.
+    Flow,
+}
+
+/// How packets find the way back to clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReturnPath {
+    /// Through the hop the client's packets came from.
+    #[default]
+    Hop,
+    /// Where the routing table says.
+    Route,
+}
+
+/// One server of a pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Backend {
+    /// Its address and port.
+    pub address: SocketAddr,
+    /// Its share of new flows; 0 takes none.
+    pub weight: u16,
+}
+
+/// How the backends of a pool are probed: by TCP connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Health {
+    /// Off: every backend counts as up.
+    pub enabled: bool,
+    /// Time between two probes of one backend.
+    #[serde(deserialize_with = "crate::clock::deserialize_duration")]
+    pub interval: Duration,
+    /// Time a probe may take.
+    #[serde(deserialize_with = "crate::clock::deserialize_duration")]
+    pub timeout: Duration,
+    /// Probes that must succeed in a row before a backend counts as up again.
+    pub rise: u32,
+    /// Probes that must fail in a row before a backend counts as down.
+    pub fall: u32,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { enabled: true, interval: Duration::from_secs(2), timeout: Duration::from_secs(1), rise: 2, fall: 3 }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(file: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        Ok(Self::parse(file, &text)?)
+    }
+
+    /// Checks the text of a file; `file` only names it in errors.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let source = error::Source { file, text };
+        let raw = toml::from_str(text).map_err(|error| source.toml_error(&error))?;
+        check::check(raw, &source)
+    }
+}
+
+#[cfg(test)]
+mod tests;

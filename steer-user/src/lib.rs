@@ -1,0 +1,16 @@
+//! Agent and command line of `steer`: loads and pins the kernel programs, fills pools and lookup tables, probes health,
+//! ages tables, exports, serves the CLI.
+//!
+//! Modules stand in the order in which the agent comes up; `show` is the only one that prints.
+
+pub mod address;
+pub mod agent;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod export;
+pub mod plane;
+pub mod pool;
+pub mod report;
+pub mod show;

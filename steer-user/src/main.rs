@@ -1,0 +1,17 @@
+//! `steer`: parses arguments and dispatches.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use steer_user::cli::Cli;
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().filter_or("STEER_LOG", "info")).init();
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("steer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Loads the programs over the pinned maps.
+//!
+//! aya takes a pin of another type or size as it is, so every pin is looked at first. A table whose size changed is
+//! made anew beside the old one, gets its entries, and takes its name once the new programs run: a crash at any point
+//! leaves the old programs with the old map, or the new ones with the new map and a swap that the next agent ends.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap, MapData, MapInfo, MapType},
+    programs::{SchedClassifier, Xdp},
+};
+use steer_common::shared::{Endpoint, Flow, FlowKey, MAX_BACKENDS, Pending, Session, SessionKey};
+
+use super::{
+    CONFIGURED, Configured, PinDir, Spec,
+    pin::NEXT,
+    specs,
+    table::{self, CopyReport},
+};
+use crate::config::Sizes;
+
+/// The programs, compiled by the build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEER_BPF_OBJECT_PATH"));
+
+/// Names of the programs in the object.
+const XDP: &str = "steer_xdp";
+const TC: &str = "steer_tc";
+
+/// The loaded programs; attached by `attach`.
+pub struct Programs {
+    ebpf: Ebpf,
+    resized: Vec<&'static str>,
+}
+
+impl Programs {
+    /// Loads the programs, making or adopting the pinned maps.
+    pub fn load(dir: &PinDir, sizes: &Sizes) -> Result<Self> {
+        let specs = specs(sizes);
+        let pins = specs.iter().map(|spec| pin(dir, spec)).collect::<Result<Vec<_>>>()?;
+        let mut loader = EbpfLoader::new();
+        for (spec, pin) in specs.iter().zip(&pins) {
+            loader.map_max_entries(spec.name, spec.max_entries).map_pin_path(spec.name, pin.path());
+        }
+        let mut ebpf = loader.load(OBJECT).context("load the programs and maps into the kernel")?;
+        let tc: &mut SchedClassifier = program(&mut ebpf, TC)?;
+        tc.load().context("load the program steer_tc into the kernel")?;
+        let xdp: &mut Xdp = program(&mut ebpf, XDP)?;
+        xdp.load().context("load the program steer_xdp into the kernel")?;
+        create_configured(dir)?;
+        let resized = specs.iter().zip(pins).filter(|(_, pin)| matches!(pin, Pin::Next(_)));
+        let programs = Self { ebpf, resized: resized.map(|(spec, _)| spec.name).collect() };
+        programs.copy_resized(dir)?;
+        Ok(programs)
+    }
+
+    /// Ends the change of sizes, once the new programs run: takes over what the old ones wrote meanwhile, and gives the
+    /// new maps their names. `true` if there was any.
+    pub fn finish_resize(&mut self, dir: &PinDir) -> Result<bool> {
+        let any = !self.resized.is_empty();
+        self.copy_resized(dir)?;
+        for name in self.resized.drain(..) {
+            rename_next(dir, name)?;
+            log::info!("map {name} has its new size");
+        }
+        Ok(any)
+    }
+
+    fn copy_resized(&self, dir: &PinDir) -> Result<()> {
+        self.resized.iter().try_for_each(|name| copy_to_next(dir, name))
+    }
+
+    /// The TC program.
+    pub(super) fn tc(&mut self) -> Result<&mut SchedClassifier> {
+        program(&mut self.ebpf, TC)
+    }
+
+    /// The XDP program.
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp> {
+        program(&mut self.ebpf, XDP)
+    }
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the object has no program {name}"))?;
+    program.try_into().with_context(|| format!("take the program {name}"))
+}
+
+/// Where a map is loaded from.
+enum Pin {
+    /// Its pin, there or to be made.
+    Own(PathBuf),
+    /// A map of the new size beside its pin.
+    Next(PathBuf),
+}
+
+impl Pin {
+    fn path(&self) -> &Path {
+        match self {
+            Pin::Own(path) | Pin::Next(path) => path,
+        }
+    }
+}
+
+/// Looks at a map's pin and decides what to load.
+fn pin(dir: &PinDir, spec: &Spec) -> Result<Pin> {
+    let (own, next) = (dir.map(spec.name), next(dir, spec.name));
+    if next.exists() {
+        if info(&next)?.max_entries() == spec.max_entries && own.exists() {
+            return Ok(Pin::Next(next));
+        }
+        copy_to_next(dir, spec.name)?;
+        rename_next(dir, spec.name)?;
+    }
+    if !own.exists() {
+        return Ok(Pin::Own(own));
+    }
+    let found = info(&own)?;
+    refuse_other_kind(spec, &found, &own)?;
+    if found.max_entries() == spec.max_entries {
+        return Ok(Pin::Own(own));
+    }
+    if !can_grow(spec.name) {
+        bail!(
+            "{} has {} entries and this version of steer wants {}: run `steer detach` first, which ends its flows",
+            own.display(),
+            found.max_entries(),
+            spec.max_entries
+        );
+    }
+    log::info!("map {}: {} entries become {}", spec.name, found.max_entries(), spec.max_entries);
+    Ok(Pin::Next(next))
+}
+
+fn refuse_other_kind(spec: &Spec, found: &MapInfo, pin: &Path) -> Result<()> {
+    let same = found.map_type().ok() == Some(spec.kind)
+        && (found.key_size() as usize, found.value_size() as usize) == (spec.key_size, spec.value_size);
+    if same {
+        return Ok(());
+    }
+    bail!(
+        "{} is no map of this version of steer (found {:?}, key {} bytes, value {} bytes; expected {:?}, {} and {}): \
+         run `steer detach` first, or use another pin_dir",
+        pin.display(),
+        found.map_type().unwrap_or(MapType::Unspecified),
+        found.key_size(),
+        found.value_size(),
+        spec.kind,
+        spec.key_size,
+        spec.value_size
+    )
+}
+
+/// Tables of the configuration's `sizes`, and the counters, whose number a new version may raise.
+fn can_grow(name: &str) -> bool {
+    matches!(name, "sessions" | "flows" | "splices" | "handshakes" | "pending" | "counters")
+}
+
+/// Copies what the old map of a resized table holds and the new one does not.
+fn copy_to_next(dir: &PinDir, name: &str) -> Result<()> {
+    if !dir.map(name).exists() {
+        return Ok(());
+    }
+    let (from, to) = (dir.map(name), next(dir, name));
+    let copied = match name {
+        "sessions" => table::copy::<SessionKey, Session>(&from, &to),
+        "flows" | "splices" | "handshakes" => table::copy::<FlowKey, Flow>(&from, &to),
+        "pending" => table::copy::<FlowKey, Pending>(&from, &to),
+        // Counters of another version mean something else: they start at zero.
+        _ => Ok(CopyReport::default()),
+    };
+    let CopyReport { left } = copied.with_context(|| format!("copy the map {name} to its new size"))?;
+    if left > 0 {
+        log::warn!("map {name}: {left} entries did not fit its new size");
+    }
+    Ok(())
+}
+
+fn rename_next(dir: &PinDir, name: &str) -> Result<()> {
+    fs::rename(next(dir, name), dir.map(name)).with_context(|| format!("rename the new map {name}"))
+}
+
+fn next(dir: &PinDir, name: &str) -> PathBuf {
+    dir.map(&format!("{name}{NEXT}"))
+}
+
+fn info(pin: &Path) -> Result<MapInfo> {
+    MapInfo::from_pin(pin).with_context(|| format!("look at the pinned map {}", pin.display()))
+}
+
+/// Makes the agent's own map beside those of the programs.
+fn create_configured(dir: &PinDir) -> Result<()> {
+    let pin = dir.map(CONFIGURED);
+    if pin.exists() {
+        return Ok(());
+    }
+    let map: HashMap<MapData, Endpoint, Configured> =
+        HashMap::create(MAX_BACKENDS, 0).context("create the map configured")?;
+    map.pin(&pin).with_context(|| format!("pin {}", pin.display()))
+}

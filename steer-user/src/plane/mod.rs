@@ -1,0 +1,222 @@
+//! The kernel side as one typed handle: every pinned map by name, key and value.
+//!
+//! The agent and the read verbs of the CLI open the same pins; only `load` and `attach` need the programs.
+
+mod attach;
+mod clsact;
+mod load;
+mod pin;
+pub mod rights;
+mod sys;
+mod table;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
+use steer_common::{
+    counters::Counter,
+    shared::{
+        Backend, BackendStats, Endpoint, Flow, FlowKey, LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS, Pending, Session,
+        SessionKey, Settings, Vip,
+    },
+};
+
+pub use attach::{Attachment, Kind, Target, Xdp, ifindex};
+pub use load::Programs;
+pub use pin::{Lock, PinDir};
+pub use table::{Slots, Table};
+
+use crate::config::Sizes;
+
+/// One map of `docs/maps.md`.
+struct Spec {
+    name: &'static str,
+    kind: aya::maps::MapType,
+    key_size: usize,
+    value_size: usize,
+    max_entries: u32,
+}
+
+impl Spec {
+    fn of<K, V>(name: &'static str, kind: aya::maps::MapType, max_entries: u32) -> Self {
+        Self { name, kind, key_size: size_of::<K>(), value_size: size_of::<V>(), max_entries }
+    }
+}
+
+/// Entries of the `settings` map.
+const ONE: u32 = 1;
+/// Bytes of the `events` ring.
+const EVENTS_BYTES: u32 = 262_144;
+
+/// Every pinned map, with the sizes asked for.
+fn specs(sizes: &Sizes) -> Vec<Spec> {
+    use aya::maps::MapType::{Array, Hash, LruHash, PerCpuArray, RingBuf};
+    vec![
+        Spec::of::<SessionKey, Session>("sessions", LruHash, sizes.sessions),
+        Spec::of::<FlowKey, Flow>("flows", LruHash, sizes.flows),
+        Spec::of::<FlowKey, Flow>("splices", Hash, sizes.splices),
+        Spec::of::<FlowKey, Flow>("handshakes", LruHash, sizes.handshakes),
+        Spec::of::<FlowKey, Pending>("pending", LruHash, sizes.pending),
+        Spec::of::<u32, Backend>("backends", Array, MAX_BACKENDS),
+        Spec::of::<Endpoint, u32>("backend_ids", Hash, MAX_BACKENDS),
+        Spec::of::<Endpoint, Vip>("vips", Hash, MAX_VIPS),
+        Spec::of::<u32, u16>("lookup", Array, LOOKUP_ENTRIES),
+        Spec::of::<u32, Settings>("settings", Array, ONE),
+        Spec::of::<u32, u64>("counters", PerCpuArray, Counter::COUNT as u32),
+        Spec::of::<u32, BackendStats>("backend_stats", PerCpuArray, MAX_BACKENDS),
+        Spec::of::<(), ()>("events", RingBuf, EVENTS_BYTES),
+    ]
+}
+
+/// What the configuration last said about a backend, kept beside the maps so that a new agent can tell a change of the
+/// file from a change by CLI.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Configured {
+    /// The VIP it stood behind.
+    pub vip: Endpoint,
+    /// Its weight.
+    pub weight: u32,
+}
+
+// SAFETY: repr(C); 20 bytes and 4 bytes leave no padding; every bit pattern is valid.
+unsafe impl aya::Pod for Configured {}
+
+/// Name of the agent's own map of [`Configured`] backends.
+const CONFIGURED: &str = "configured";
+
+/// Every pinned map.
+pub struct Plane {
+    /// Who holds which session.
+    pub sessions: Table<SessionKey, Session>,
+    /// Established flows.
+    pub flows: Table<FlowKey, Flow>,
+    /// Re-homed flows.
+    pub splices: Table<FlowKey, Flow>,
+    /// Handshakes.
+    pub handshakes: Table<FlowKey, Flow>,
+    backends: Array<MapData, Backend>,
+    /// `BackendId` by address.
+    pub backend_ids: Table<Endpoint, u32>,
+    /// VIPs by address.
+    pub vips: Table<Endpoint, Vip>,
+    /// Lookup tables.
+    pub lookup: Slots,
+    settings: Array<MapData, Settings>,
+    /// What the configuration last said.
+    pub configured: Table<Endpoint, Configured>,
+    counters: PerCpuArray<MapData, u64>,
+    backend_stats: PerCpuArray<MapData, BackendStats>,
+}
+
+impl Plane {
+    /// Opens the pins of a gateway.
+    pub fn open(dir: &PinDir) -> Result<Self> {
+        dir.require()?;
+        Ok(Self {
+            sessions: Table::open(dir, "sessions")?,
+            flows: Table::open(dir, "flows")?,
+            splices: Table::open(dir, "splices")?,
+            handshakes: Table::open(dir, "handshakes")?,
+            backends: open(dir, "backends")?,
+            backend_ids: Table::open(dir, "backend_ids")?,
+            vips: Table::open(dir, "vips")?,
+            lookup: Slots::open(dir, "lookup")?,
+            settings: open(dir, "settings")?,
+            configured: Table::open(dir, CONFIGURED)?,
+            counters: open(dir, "counters")?,
+            backend_stats: open(dir, "backend_stats")?,
+        })
+    }
+
+    /// The ring of events.
+    pub fn events(dir: &PinDir) -> Result<RingBuf<MapData>> {
+        open(dir, "events")
+    }
+
+    /// A counter, summed over all CPUs.
+    pub fn counter(&self, counter: Counter) -> Result<u64> {
+        let per_cpu = self.counters.get(&u32::from(counter as u16), 0).context("read the map counters")?;
+        Ok(per_cpu.iter().sum())
+    }
+
+    /// What a backend did, summed over all CPUs.
+    pub fn backend_stats(&self, id: u32) -> Result<BackendStats> {
+        let per_cpu = self.backend_stats.get(&id, 0).context("read the map backend_stats")?;
+        Ok(per_cpu.iter().fold(BackendStats::default(), sum))
+    }
+
+    /// Every slot of the map `backends` that holds or held a backend.
+    pub fn backends(&self) -> Result<Vec<(u32, Backend)>> {
+        let mut found = Vec::new();
+        for (id, backend) in (0..).zip(self.backends.iter()) {
+            let backend = backend.context("read the map backends")?;
+            if backend.endpoint != Endpoint::default() {
+                found.push((id, backend));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Writes one slot of `backends`.
+    pub fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<()> {
+        self.backends.set(id, backend, 0).context("write the map backends")
+    }
+
+    /// Empties a slot of the map `backends` and what its backend did.
+    pub fn clear_backend(&mut self, id: u32) -> Result<()> {
+        self.set_backend(id, &Backend::default())?;
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
+        let zero = PerCpuValues::try_from(vec![BackendStats::default(); cpus]).context("make empty statistics")?;
+        self.backend_stats.set(id, zero, 0).context("write the map backend_stats")
+    }
+
+    /// Every VIP.
+    pub fn vips(&self) -> Result<Vec<(Endpoint, Vip)>> {
+        let mut vips = self.vips.entries()?;
+        vips.sort_by_key(|(_, vip)| vip.id);
+        Ok(vips)
+    }
+
+    /// The settings of the gateway.
+    pub fn settings(&self) -> Result<Settings> {
+        self.settings.get(&0, 0).context("read the map settings")
+    }
+
+    /// Writes the settings of the gateway.
+    pub fn set_settings(&mut self, settings: &Settings) -> Result<()> {
+        self.settings.set(0, settings, 0).context("write the map settings")
+    }
+}
+
+/// Detaches every program and removes every pin; returns what was detached.
+pub fn detach(dir: &PinDir) -> Result<Vec<(String, Kind)>> {
+    let detached = attach::detach_all(dir)?;
+    dir.remove()?;
+    Ok(detached)
+}
+
+/// Every interface that carries a program, with its kind.
+pub fn attachments(dir: &PinDir) -> Vec<(String, Kind)> {
+    let links = dir.links().into_iter().map(|(interface, kind, _)| (interface, kind));
+    links.chain(clsact::interfaces(dir).into_iter().map(|interface| (interface, Kind::Tc))).collect()
+}
+
+fn open<M>(dir: &PinDir, name: &str) -> Result<M>
+where
+    M: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    let opened = MapData::from_pin(dir.map(name)).and_then(Map::from_map_data).and_then(M::try_from);
+    opened.with_context(|| format!("open the pinned map {}", dir.map(name).display()))
+}
+
+fn sum(a: BackendStats, b: &BackendStats) -> BackendStats {
+    BackendStats {
+        flows: a.flows + b.flows,
+        rehomed: a.rehomed + b.rehomed,
+        learned: a.learned + b.learned,
+        hits: a.hits + b.hits,
+        resumed: a.resumed + b.resumed,
+        packets: a.packets + b.packets,
+        bytes: a.bytes + b.bytes,
+    }
+}

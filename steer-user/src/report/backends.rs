@@ -1,0 +1,121 @@
+//! `steer backends list`.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_RETURN_SEEN, BACKEND_UP, Backend};
+
+use crate::{address::socket, clock, plane::Plane};
+
+/// Every backend.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Backends {
+    /// In the order of their numbers.
+    pub backends: Vec<BackendReport>,
+}
+
+/// One backend and what it did.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BackendReport {
+    /// Its `BackendId`.
+    pub id: u32,
+    /// Its address and port.
+    pub address: SocketAddr,
+    /// The VIP it stands behind.
+    pub vip: SocketAddr,
+    /// What it may get.
+    pub state: BackendState,
+    /// Its share of new flows.
+    pub weight: u16,
+    /// Seconds until the sessions of a draining one go elsewhere; absent: no deadline.
+    pub drain_seconds: Option<u32>,
+    /// Whether a packet of a steered flow came back from it.
+    pub return_path_seen: bool,
+    /// Flows whose first backend it was.
+    pub flows: u64,
+    /// Flows re-homed to it.
+    pub rehomed: u64,
+    /// Sessions learned from it.
+    pub learned: u64,
+    /// Hellos whose session it owned.
+    pub hits: u64,
+    /// Resumptions it accepted.
+    pub resumed: u64,
+    /// Packets to it and from it.
+    pub packets: u64,
+    /// Bytes of those packets.
+    pub bytes: u64,
+}
+
+/// What a backend may get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// New flows.
+    Up,
+    /// No new flow: it does not answer.
+    Down,
+    /// Only flows of the sessions it owns.
+    Draining,
+    /// Nothing but the rest of its flows.
+    Removed,
+}
+
+impl BackendState {
+    /// The word in CLI and metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Draining => "draining",
+            Self::Removed => "removed",
+        }
+    }
+
+    fn of(backend: &Backend) -> Self {
+        let has = |flag| backend.flags & flag != 0;
+        match () {
+            () if !has(BACKEND_PRESENT) => Self::Removed,
+            () if !has(BACKEND_UP) => Self::Down,
+            () if has(BACKEND_DRAINING) => Self::Draining,
+            () => Self::Up,
+        }
+    }
+}
+
+impl Backends {
+    /// Reads the maps.
+    pub fn read(plane: &Plane) -> Result<Self> {
+        let report = |(id, backend)| BackendReport::read(plane, id, &backend);
+        Ok(Self { backends: plane.backends()?.into_iter().map(report).collect::<Result<_>>()? })
+    }
+
+    /// Those that got flows and never sent anything back through this gateway.
+    pub fn without_return_path(&self) -> impl Iterator<Item = &BackendReport> {
+        self.backends.iter().filter(|backend| backend.flows > 0 && !backend.return_path_seen)
+    }
+}
+
+impl BackendReport {
+    fn read(plane: &Plane, id: u32, backend: &Backend) -> Result<Self> {
+        let stats = plane.backend_stats(id)?;
+        let deadline = Some(backend.drain_until).filter(|until| *until != 0 && backend.flags & BACKEND_DRAINING != 0);
+        Ok(Self {
+            id,
+            address: socket(&backend.endpoint),
+            vip: socket(&backend.vip),
+            state: BackendState::of(backend),
+            weight: backend.weight,
+            drain_seconds: deadline.map(|until| until.saturating_sub(clock::seconds())),
+            return_path_seen: backend.flags & BACKEND_RETURN_SEEN != 0,
+            flows: stats.flows,
+            rehomed: stats.rehomed,
+            learned: stats.learned,
+            hits: stats.hits,
+            resumed: stats.resumed,
+            packets: stats.packets,
+            bytes: stats.bytes,
+        })
+    }
+}

@@ -1,0 +1,15 @@
+//! What is reported, read from the pinned maps alone: the shapes behind `--json` (docs/cli.md), the tables and the
+//! metrics.
+
+mod backends;
+mod sessions;
+mod stats;
+mod status;
+
+pub use backends::{BackendReport, BackendState, Backends};
+pub use sessions::{Matcher, SessionReport, Sessions};
+pub use stats::Stats;
+pub use status::{AgentReport, InterfaceReport, Status, TableReport, VipReport};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! `steer sessions`. Identifiers are never shown whole: they link a client's connections.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use steer_common::{
+    session::Kind,
+    shared::{Backend, Endpoint, Session, SessionKey, Vip},
+};
+
+use crate::{
+    address::{endpoint, socket},
+    clock,
+    plane::Plane,
+};
+
+/// Bytes of an identifier that are shown.
+const SHOWN: usize = 4;
+
+/// Sessions in the order of their last use, newest first.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Sessions {
+    /// How many there are, shown or not.
+    pub total: u64,
+    /// Those shown.
+    pub sessions: Vec<SessionReport>,
+}
+
+/// One session and who holds it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionReport {
+    /// First bytes of the identifier, hexadecimal.
+    pub id: String,
+    /// Length of the identifier, bytes.
+    pub length: u8,
+    /// What the identifier is: `session-id`, `ticket` or `key-name`.
+    pub kind: String,
+    /// The VIP it was learned at; absent when it is gone.
+    pub vip: Option<SocketAddr>,
+    /// `BackendId` of the owner.
+    pub owner: u16,
+    /// The owner's address; absent when it is forgotten.
+    pub owner_address: Option<SocketAddr>,
+    /// Seconds since it was learned.
+    pub age_seconds: u32,
+    /// Seconds since the owner last issued or accepted it.
+    pub idle_seconds: u32,
+    /// Seconds until it is forgotten if it is not used.
+    pub expires_seconds: u32,
+    /// How often the owner accepted it.
+    pub uses: u32,
+}
+
+/// Which sessions are meant.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Matcher {
+    prefix: Vec<u8>,
+    /// Half a byte behind `prefix`.
+    nibble: Option<u8>,
+    owner: Option<SocketAddr>,
+    vip: Option<SocketAddr>,
+}
+
+impl Matcher {
+    /// Those whose identifier starts with these hexadecimal digits, of this owner, at this VIP; what is absent does not
+    /// matter.
+    pub fn new(prefix: Option<&str>, owner: Option<SocketAddr>, vip: Option<SocketAddr>) -> Result<Self> {
+        let digits = prefix.unwrap_or_default().chars().map(|digit| digit.to_digit(16).map(|value| value as u8));
+        let Some(digits) = digits.collect::<Option<Vec<_>>>() else {
+            bail!("{} is no identifier; expected hexadecimal digits", prefix.unwrap_or_default());
+        };
+        let pairs = digits.chunks_exact(2);
+        let nibble = pairs.remainder().first().copied();
+        let prefix = pairs.map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+        Ok(Self { prefix, nibble, owner, vip })
+    }
+
+    fn matches(&self, key: &SessionKey, session: &Session, names: &Names) -> bool {
+        let id = key.bytes.get(..usize::from(key.len)).unwrap_or_default();
+        let nibble = |nibble: u8| id.get(self.prefix.len()).is_some_and(|byte| byte >> 4 == nibble);
+        id.starts_with(&self.prefix)
+            && self.nibble.is_none_or(nibble)
+            && self.owner.is_none_or(|owner| names.owner(session.owner).is_some_and(|b| b.endpoint == endpoint(owner)))
+            && self.vip.is_none_or(|vip| names.vip(key.vip).is_some_and(|(at, _)| *at == endpoint(vip)))
+    }
+}
+
+impl Sessions {
+    /// Reads the maps; shows at most `limit`.
+    pub fn read(plane: &Plane, matcher: &Matcher, limit: usize) -> Result<Self> {
+        let names = Names::read(plane)?;
+        let mut found = matching(plane, matcher, &names)?;
+        found.sort_by_key(|(_, session)| std::cmp::Reverse(session.last_seen));
+        let now = clock::seconds();
+        let sessions = found.iter().take(limit).map(|(key, session)| SessionReport::new(key, session, &names, now));
+        Ok(Self { total: found.len() as u64, sessions: sessions.collect() })
+    }
+
+    /// Removes them; returns how many.
+    pub fn remove(plane: &mut Plane, matcher: &Matcher) -> Result<u64> {
+        let names = Names::read(plane)?;
+        let mut removed = 0;
+        for (key, _) in matching(plane, matcher, &names)? {
+            removed += u64::from(plane.sessions.remove(&key)?);
+        }
+        Ok(removed)
+    }
+}
+
+fn matching(plane: &Plane, matcher: &Matcher, names: &Names) -> Result<Vec<(SessionKey, Session)>> {
+    let mut found = Vec::new();
+    plane.sessions.for_each(|key, session| {
+        if matcher.matches(&key, &session, names) {
+            found.push((key, session));
+        }
+    })?;
+    Ok(found)
+}
+
+/// What the numbers in a session stand for.
+struct Names {
+    backends: Vec<(u32, Backend)>,
+    vips: Vec<(Endpoint, Vip)>,
+}
+
+impl Names {
+    fn read(plane: &Plane) -> Result<Self> {
+        Ok(Self { backends: plane.backends()?, vips: plane.vips()? })
+    }
+
+    fn owner(&self, id: u16) -> Option<&Backend> {
+        self.backends.iter().find(|(other, _)| *other == u32::from(id)).map(|(_, backend)| backend)
+    }
+
+    fn vip(&self, id: u16) -> Option<&(Endpoint, Vip)> {
+        self.vips.iter().find(|(_, vip)| vip.id == id)
+    }
+}
+
+impl SessionReport {
+    fn new(key: &SessionKey, session: &Session, names: &Names, now: u32) -> Self {
+        let vip = names.vip(key.vip);
+        let idle = clock::age(now, session.last_seen);
+        let age = clock::age(now, session.first_seen);
+        let left = vip.map_or(0, |(_, vip)| {
+            let limit = if vip.session_limit == 0 { u32::MAX } else { vip.session_limit.saturating_sub(age) };
+            vip.session_timeout.saturating_sub(idle).min(limit)
+        });
+        Self {
+            id: key.bytes.iter().take(SHOWN.min(key.len.into())).map(|byte| format!("{byte:02x}")).collect(),
+            length: key.len,
+            kind: Kind::from_number(key.kind).map_or("unknown", Kind::word).to_owned(),
+            vip: vip.map(|(at, _)| socket(at)),
+            owner: session.owner,
+            owner_address: names.owner(session.owner).map(|backend| socket(&backend.endpoint)),
+            age_seconds: age,
+            idle_seconds: idle,
+            expires_seconds: left,
+            uses: session.uses,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Names {
+        Names { backends: Vec::new(), vips: Vec::new() }
+    }
+
+    fn key() -> SessionKey {
+        SessionKey::session_id(0, &[0xab, 0xcd, 0xef, 0x01, 0x23, 0x45]).unwrap()
+    }
+
+    #[track_caller]
+    fn matches(prefix: &str) -> bool {
+        Matcher::new(Some(prefix), None, None).unwrap().matches(&key(), &Session::default(), &names())
+    }
+
+    #[test]
+    fn a_session_is_found_by_any_number_of_digits() {
+        assert!(matches("") && matches("a") && matches("abc") && matches("ABCDEF012345"));
+        assert!(!matches("b") && !matches("abd") && !matches("abcdef01234500"));
+    }
+
+    #[test]
+    fn refuses_what_is_no_hexadecimal() {
+        assert!(Matcher::new(Some("xyz"), None, None).is_err());
+    }
+
+    #[test]
+    fn an_identifier_is_never_shown_whole() {
+        let report = SessionReport::new(&key(), &Session::default(), &names(), 0);
+        assert_eq!((report.id.as_str(), report.length), ("abcdef01", 6));
+    }
+}

@@ -1,0 +1,193 @@
+//! `steer status`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use steer_common::shared::{BACKEND_PRESENT, LAYOUT_VERSION, VIP_OBSERVE};
+
+use super::{BackendState, Backends};
+use crate::{
+    address::socket,
+    agent::checks,
+    control,
+    plane::{PinDir, Plane},
+};
+
+/// The gateway at a glance.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Where its state is pinned.
+    pub pin_dir: PathBuf,
+    /// Version of the map layouts.
+    pub layout: u32,
+    /// Its agent.
+    pub agent: AgentReport,
+    /// Whether steering is off.
+    pub bypass: bool,
+    /// Where its programs are attached.
+    pub interfaces: Vec<InterfaceReport>,
+    /// Its VIPs.
+    pub vips: Vec<VipReport>,
+    /// How full its tables are.
+    pub tables: Vec<TableReport>,
+    /// Where the CLI changed what the configuration says, as sentences.
+    pub drift: Vec<String>,
+    /// What needs attention, as sentences.
+    pub warnings: Vec<String>,
+}
+
+/// The agent, if one runs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct AgentReport {
+    /// Whether one runs.
+    pub running: bool,
+    /// Its process; absent when it does not answer at the socket.
+    pub pid: Option<u32>,
+    /// Its version; absent when it does not answer at the socket.
+    pub version: Option<String>,
+}
+
+/// The programs on one interface.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InterfaceReport {
+    /// Its name.
+    pub name: String,
+    /// Whether the TC program is attached.
+    pub tc: bool,
+    /// Whether the XDP program is attached.
+    pub xdp: bool,
+}
+
+/// One VIP.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VipReport {
+    /// Its `VipId`.
+    pub id: u16,
+    /// What clients dial.
+    pub address: SocketAddr,
+    /// `steer` or `observe`.
+    pub mode: String,
+    /// Backends in its pool.
+    pub backends: u32,
+    /// Those of them that take new flows.
+    pub backends_up: u32,
+    /// Seconds after which an unused session is forgotten.
+    pub session_timeout_seconds: u32,
+}
+
+/// One table.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TableReport {
+    /// Its name.
+    pub name: String,
+    /// Entries it holds.
+    pub entries: u64,
+    /// Entries it can hold.
+    pub max_entries: u32,
+}
+
+impl Status {
+    /// Reads the maps and the machine, and asks the agent who it is.
+    pub fn read(dir: &PinDir, socket: &Path) -> Result<Self> {
+        let plane = Plane::open(dir)?;
+        let backends = Backends::read(&plane)?;
+        let vips = vips(&plane, &backends)?;
+        let interfaces = interfaces(dir);
+        Ok(Self {
+            pin_dir: dir.root().to_owned(),
+            layout: LAYOUT_VERSION,
+            agent: agent(dir, socket),
+            bypass: plane.settings()?.bypass != 0,
+            warnings: warnings(&interfaces, &vips, &backends),
+            tables: tables(&plane)?,
+            drift: drift(&plane, &backends)?,
+            interfaces,
+            vips,
+        })
+    }
+}
+
+fn agent(dir: &PinDir, socket: &Path) -> AgentReport {
+    let running = dir.agent_runs();
+    let (pid, version) = control::ask_about(socket).filter(|_| running).unzip();
+    AgentReport { running, pid, version }
+}
+
+fn interfaces(dir: &PinDir) -> Vec<InterfaceReport> {
+    let mut found = BTreeMap::new();
+    for (name, kind) in crate::plane::attachments(dir) {
+        let report = found.entry(name.clone()).or_insert(InterfaceReport { name, tc: false, xdp: false });
+        match kind {
+            crate::plane::Kind::Tc => report.tc = true,
+            crate::plane::Kind::Xdp => report.xdp = true,
+        }
+    }
+    found.into_values().collect()
+}
+
+fn vips(plane: &Plane, backends: &Backends) -> Result<Vec<VipReport>> {
+    let report = |(key, vip): (_, steer_common::shared::Vip)| {
+        let address = socket(&key);
+        let pool = backends.backends.iter().filter(|b| b.vip == address && b.state != BackendState::Removed);
+        VipReport {
+            id: vip.id,
+            address,
+            mode: if vip.flags & VIP_OBSERVE == 0 { "steer" } else { "observe" }.to_owned(),
+            backends: pool.clone().count() as u32,
+            backends_up: pool.filter(|b| b.state == BackendState::Up && b.weight > 0).count() as u32,
+            session_timeout_seconds: vip.session_timeout,
+        }
+    };
+    Ok(plane.vips()?.into_iter().map(report).collect())
+}
+
+fn tables(plane: &Plane) -> Result<Vec<TableReport>> {
+    let table = |name: &str, entries, max_entries| TableReport { name: name.to_owned(), entries, max_entries };
+    Ok(vec![
+        table("sessions", plane.sessions.count()?, plane.sessions.max_entries()?),
+        table("flows", plane.flows.count()?, plane.flows.max_entries()?),
+        table("splices", plane.splices.count()?, plane.splices.max_entries()?),
+        table("handshakes", plane.handshakes.count()?, plane.handshakes.max_entries()?),
+    ])
+}
+
+/// Compares the pools with what the configuration said when it was applied last.
+fn drift(plane: &Plane, backends: &Backends) -> Result<Vec<String>> {
+    let mut sentences = BTreeSet::new();
+    let configured = plane.configured.entries()?;
+    for (key, says) in &configured {
+        let address = socket(key);
+        let found = backends.backends.iter().find(|b| b.address == address && b.state != BackendState::Removed);
+        sentences.extend(match found {
+            None => Some(format!("{address} is removed; the configuration has it")),
+            Some(now) if u32::from(now.weight) != says.weight => {
+                Some(format!("{address} has weight {}; the configuration says {}", now.weight, says.weight))
+            }
+            Some(_) => None,
+        });
+    }
+    for (_, backend) in plane.backends()? {
+        let address = socket(&backend.endpoint);
+        if backend.flags & BACKEND_PRESENT != 0 && !configured.iter().any(|(key, _)| *key == backend.endpoint) {
+            sentences.insert(format!("{address} is added; the configuration does not have it"));
+        }
+        if backend.flags & steer_common::shared::BACKEND_DRAINING != 0 {
+            sentences.insert(format!("{address} drains; the configuration says nothing of it"));
+        }
+    }
+    Ok(sentences.into_iter().collect())
+}
+
+fn warnings(interfaces: &[InterfaceReport], vips: &[VipReport], backends: &Backends) -> Vec<String> {
+    let names = interfaces.iter().map(|interface| interface.name.as_str());
+    let mut warnings = checks::sysctls(names, vips.iter().map(|vip| vip.address.ip()));
+    let idle = vips.iter().filter(|vip| vip.backends_up == 0);
+    warnings.extend(idle.map(|vip| format!("VIP {}: no backend takes new flows", vip.address)));
+    warnings.extend(checks::return_paths(backends));
+    warnings
+}

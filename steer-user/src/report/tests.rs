@@ -1,0 +1,113 @@
+//! The shapes of docs/cli.md.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+#[track_caller]
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+fn backend() -> BackendReport {
+    BackendReport {
+        id: 3,
+        address: "10.0.0.1:443".parse().unwrap(),
+        vip: "198.51.100.10:443".parse().unwrap(),
+        state: BackendState::Draining,
+        weight: 1,
+        drain_seconds: Some(60),
+        return_path_seen: true,
+        flows: 1,
+        rehomed: 2,
+        learned: 3,
+        hits: 4,
+        resumed: 5,
+        packets: 6,
+        bytes: 7,
+    }
+}
+
+#[test]
+fn backends_list_has_the_documented_shape() {
+    let value = serde_json::to_value(Backends { backends: vec![backend()] }).unwrap();
+    assert_eq!(
+        value,
+        json!({"backends": [{
+            "id": 3, "address": "10.0.0.1:443", "vip": "198.51.100.10:443", "state": "draining", "weight": 1,
+            "drain_seconds": 60, "return_path_seen": true, "flows": 1, "rehomed": 2, "learned": 3, "hits": 4,
+            "resumed": 5, "packets": 6, "bytes": 7
+        }]})
+    );
+}
+
+#[test]
+fn a_backend_that_never_answered_through_here_is_found() {
+    let silent = BackendReport { return_path_seen: false, ..backend() };
+    let unused = BackendReport { return_path_seen: false, flows: 0, ..backend() };
+    let backends = Backends { backends: vec![backend(), silent.clone(), unused] };
+    assert_eq!(backends.without_return_path().collect::<Vec<_>>(), [&silent]);
+}
+
+#[test]
+fn sessions_list_has_the_documented_shape() {
+    let session = SessionReport {
+        id: "abcdef01".into(),
+        length: 32,
+        kind: "session-id".into(),
+        vip: Some("198.51.100.10:443".parse().unwrap()),
+        owner: 3,
+        owner_address: None,
+        age_seconds: 9,
+        idle_seconds: 4,
+        expires_seconds: 596,
+        uses: 2,
+    };
+    let value = serde_json::to_value(Sessions { total: 1, sessions: vec![session] }).unwrap();
+    assert_eq!(
+        value,
+        json!({"total": 1, "sessions": [{
+            "id": "abcdef01", "length": 32, "kind": "session-id", "vip": "198.51.100.10:443", "owner": 3,
+            "owner_address": null, "age_seconds": 9, "idle_seconds": 4, "expires_seconds": 596, "uses": 2
+        }]})
+    );
+}
+
+#[test]
+fn stats_have_the_documented_shape() {
+    let stats = Stats { counters: [("from-client".to_owned(), 5.into())].into_iter().collect() };
+    assert_eq!(serde_json::to_value(stats).unwrap(), json!({"counters": {"from-client": 5}}));
+}
+
+#[test]
+fn status_has_the_documented_shape() {
+    let status = Status {
+        pin_dir: "/sys/fs/bpf/steer".into(),
+        layout: 1,
+        agent: AgentReport { running: false, pid: None, version: None },
+        bypass: false,
+        interfaces: vec![InterfaceReport { name: "eth0".into(), tc: true, xdp: false }],
+        vips: vec![VipReport {
+            id: 0,
+            address: "[2001:db8::10]:443".parse().unwrap(),
+            mode: "steer".into(),
+            backends: 3,
+            backends_up: 2,
+            session_timeout_seconds: 600,
+        }],
+        tables: vec![TableReport { name: "sessions".into(), entries: 1, max_entries: 2 }],
+        drift: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let value = serde_json::to_value(status).unwrap();
+    let all = ["agent", "bypass", "drift", "interfaces", "layout", "pin_dir", "tables", "vips", "warnings"];
+    assert_eq!(keys(&value), all);
+    assert_eq!(keys(&value["agent"]), ["pid", "running", "version"]);
+    assert_eq!(value["interfaces"][0], json!({"name": "eth0", "tc": true, "xdp": false}));
+    assert_eq!(
+        value["vips"][0],
+        json!({"id": 0, "address": "[2001:db8::10]:443", "mode": "steer", "backends": 3, "backends_up": 2,
+               "session_timeout_seconds": 600})
+    );
+    assert_eq!(value["tables"][0], json!({"name": "sessions", "entries": 1, "max_entries": 2}));
+}

@@ -1,0 +1,227 @@
+//! Prints: tables for people, JSON for programs. The only place that writes to standard output.
+
+use std::io::{self, Write as _};
+
+use anyhow::{Context as _, Result};
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+use steer_common::counters::Counter;
+
+use crate::report::{BackendReport, Backends, SessionReport, Sessions, Stats, Status};
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// Tables.
+    People,
+    /// One JSON object.
+    Json,
+}
+
+/// The outcome of a verb that changes something.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Outcome {
+    /// What was done, as a sentence.
+    pub done: String,
+}
+
+/// Prints what was done.
+pub fn outcome(format: Format, done: impl Into<String>) -> Result<()> {
+    let outcome = Outcome { done: done.into() };
+    print(format, &outcome, || outcome.done.clone())
+}
+
+/// Prints `steer status`.
+pub fn status(format: Format, status: &Status) -> Result<()> {
+    print(format, status, || status_text(status))
+}
+
+/// Prints `steer backends list`.
+pub fn backends(format: Format, backends: &Backends) -> Result<()> {
+    print(format, backends, || backends_table(backends))
+}
+
+/// Prints `steer sessions list`.
+pub fn sessions(format: Format, sessions: &Sessions) -> Result<()> {
+    print(format, sessions, || sessions_table(sessions))
+}
+
+/// Prints `steer sessions show`.
+pub fn session(format: Format, sessions: &Sessions) -> Result<()> {
+    print(format, sessions, || sessions.sessions.iter().map(session_text).collect::<Vec<_>>().join("\n\n"))
+}
+
+/// Prints `steer stats`; `all` shows counters that are zero too.
+pub fn stats(format: Format, stats: &Stats, all: bool) -> Result<()> {
+    print(format, stats, || stats_table(stats, all))
+}
+
+fn print<T: Serialize>(format: Format, value: &T, text: impl FnOnce() -> String) -> Result<()> {
+    let text = match format {
+        Format::People => text(),
+        Format::Json => serde_json::to_string(value).context("write JSON")?,
+    };
+    match writeln!(io::stdout(), "{text}") {
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("print"),
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.iter().copied());
+    table
+}
+
+/// Aligns the columns from `first` on to the right.
+fn numbers_from(table: &mut Table, first: usize) {
+    for column in table.column_iter_mut().skip(first) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+/// The table without the room around it.
+fn text(table: &Table) -> String {
+    let trimmed = |line: String| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned();
+    table.lines().map(trimmed).collect::<Vec<_>>().join("\n")
+}
+
+fn backends_table(backends: &Backends) -> String {
+    let mut table =
+        table(&["ID", "BACKEND", "VIP", "STATE", "WEIGHT", "FLOWS", "RE-HOMED", "LEARNED", "HITS", "RESUMED"]);
+    for backend in &backends.backends {
+        let BackendReport { id, address, vip, weight, flows, rehomed, learned, hits, resumed, .. } = backend;
+        table.add_row([
+            id.to_string(),
+            address.to_string(),
+            vip.to_string(),
+            state(backend),
+            weight.to_string(),
+            flows.to_string(),
+            rehomed.to_string(),
+            learned.to_string(),
+            hits.to_string(),
+            resumed.to_string(),
+        ]);
+    }
+    numbers_from(&mut table, 4);
+    text(&table)
+}
+
+fn state(backend: &BackendReport) -> String {
+    let word = backend.state.word();
+    backend.drain_seconds.map_or(word.to_owned(), |seconds| format!("{word} {seconds}s"))
+}
+
+fn sessions_table(sessions: &Sessions) -> String {
+    let mut table = table(&["SESSION", "BYTES", "KIND", "VIP", "OWNER", "AGE", "IDLE", "EXPIRES", "USES"]);
+    for session in &sessions.sessions {
+        table.add_row([
+            format!("{}..", session.id),
+            session.length.to_string(),
+            session.kind.clone(),
+            session.vip.map_or("gone".to_owned(), |vip| vip.to_string()),
+            owner(session),
+            seconds(session.age_seconds),
+            seconds(session.idle_seconds),
+            seconds(session.expires_seconds),
+            session.uses.to_string(),
+        ]);
+    }
+    let hidden = sessions.total - sessions.sessions.len() as u64;
+    let rest = if hidden == 0 { String::new() } else { format!("\n{hidden} more; see them with --limit") };
+    text(&table) + &rest
+}
+
+fn session_text(session: &SessionReport) -> String {
+    let lines = [
+        ("session", format!("{}.. ({} bytes, {})", session.id, session.length, session.kind)),
+        ("VIP", session.vip.map_or("gone".to_owned(), |vip| vip.to_string())),
+        ("owner", owner(session)),
+        ("learned", format!("{} ago", seconds(session.age_seconds))),
+        ("last used", format!("{} ago", seconds(session.idle_seconds))),
+        ("expires", format!("in {}", seconds(session.expires_seconds))),
+        ("uses", session.uses.to_string()),
+    ];
+    lines.map(|(name, value)| format!("{name:<10}{value}")).join("\n")
+}
+
+fn owner(session: &SessionReport) -> String {
+    let address = session.owner_address.map_or("forgotten".to_owned(), |address| address.to_string());
+    format!("{} ({address})", session.owner)
+}
+
+fn seconds(seconds: u32) -> String {
+    humantime::format_duration(std::time::Duration::from_secs(seconds.into())).to_string()
+}
+
+fn stats_table(stats: &Stats, all: bool) -> String {
+    let mut table = table(&["COUNTER", "COUNT", "WHAT IT COUNTS"]);
+    for counter in Counter::ALL {
+        let value = stats.value(*counter);
+        if all || value != 0 {
+            table.add_row([counter.word().to_owned(), value.to_string(), counter.help().trim().to_owned()]);
+        }
+    }
+    if let Some(column) = table.column_mut(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    text(&table)
+}
+
+fn status_text(status: &Status) -> String {
+    let agent = match (status.agent.running, status.agent.pid) {
+        (true, Some(pid)) => format!("runs (process {pid})"),
+        (true, None) => "runs, but does not answer at this --socket".to_owned(),
+        (false, _) => "does not run: traffic goes on, health checks and ageing do not".to_owned(),
+    };
+    let steering = if status.bypass { "off (bypass)" } else { "on" };
+    let head = format!("agent     {agent}\nsteering  {steering}\npins      {}", status.pin_dir.display());
+    let parts = [
+        Some(head),
+        Some(interfaces_table(status)),
+        Some(vips_table(status)),
+        Some(tables_table(status)),
+        section("drift", &status.drift),
+        section("warnings", &status.warnings),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
+}
+
+fn interfaces_table(status: &Status) -> String {
+    let mut table = table(&["INTERFACE", "TC", "XDP"]);
+    let mark = |on| if on { "yes" } else { "no" }.to_owned();
+    for interface in &status.interfaces {
+        table.add_row([interface.name.clone(), mark(interface.tc), mark(interface.xdp)]);
+    }
+    text(&table)
+}
+
+fn vips_table(status: &Status) -> String {
+    let mut table = table(&["VIP", "MODE", "BACKENDS", "UP", "SESSION TIMEOUT"]);
+    for vip in &status.vips {
+        table.add_row([
+            vip.address.to_string(),
+            vip.mode.clone(),
+            vip.backends.to_string(),
+            vip.backends_up.to_string(),
+            seconds(vip.session_timeout_seconds),
+        ]);
+    }
+    text(&table)
+}
+
+fn tables_table(status: &Status) -> String {
+    let mut table = table(&["TABLE", "ENTRIES", "ROOM FOR"]);
+    for entry in &status.tables {
+        table.add_row([entry.name.clone(), entry.entries.to_string(), entry.max_entries.to_string()]);
+    }
+    numbers_from(&mut table, 1);
+    text(&table)
+}
+
+fn section(name: &str, sentences: &[String]) -> Option<String> {
+    let lines = sentences.iter().map(|sentence| format!("  {sentence}"));
+    (!sentences.is_empty()).then(|| std::iter::once(format!("{name}:")).chain(lines).collect::<Vec<_>>().join("\n"))
+}

@@ -1,0 +1,202 @@
+//! Runs steer in the gateway's namespace: its configuration, its agent as a process, its command line.
+//!
+//! Only the network namespace is the gateway's: pins lie in the machine's /sys/fs/bpf, in a directory of this agent's
+//! own.
+
+mod config;
+mod pins;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use steer_common::counters::Counter;
+use tempfile::TempDir;
+
+pub use self::config::{Hook, Settings};
+use crate::{
+    process::{self, Server, eventually, mortal},
+    topology::Lab,
+};
+
+/// Longest wait for the agent to load its programs and see its backends up.
+const START: Duration = Duration::from_secs(20);
+
+/// A steer agent and its pins; both are gone when this is dropped.
+pub struct Agent<'a> {
+    lab: &'a Lab,
+    steer: PathBuf,
+    directory: TempDir,
+    pin_dir: PathBuf,
+    environment: Vec<(String, String)>,
+    server: Option<Server>,
+}
+
+impl<'a> Agent<'a> {
+    /// Starts one that serves the lab's VIPs, both families, and waits until every backend is up.
+    ///
+    /// # Errors
+    /// With the agent's own words when it does not come up.
+    pub fn start(lab: &'a Lab, settings: &Settings) -> Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        process::require_root()?;
+        pins::prepare()?;
+        let mut agent = Self {
+            lab,
+            steer: binary()?,
+            directory: tempfile::Builder::new().prefix("steer-agent-").tempdir()?,
+            pin_dir: pins::directory(NUMBER.fetch_add(1, Ordering::Relaxed)),
+            environment: settings.environment.clone(),
+            server: None,
+        };
+        agent.configure(settings)?;
+        agent.launch()?;
+        Ok(agent)
+    }
+
+    /// Writes the configuration anew; a running agent does not notice.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn configure(&self, settings: &Settings) -> Result<()> {
+        let text = config::text(self.lab, settings, &self.pin_dir, &self.socket());
+        fs::write(self.config_path(), text).context("write steer.toml")
+    }
+
+    /// Starts the agent's process, which adopts what is pinned, and waits until it answers.
+    ///
+    /// # Errors
+    /// With the agent's own words when it does not come up.
+    pub fn launch(&mut self) -> Result<()> {
+        let log = fs::File::create(self.log_path()).context("open the agent's log")?;
+        let mut command = mortal(&self.steer);
+        command.arg("agent").arg("--config").arg(self.config_path()).envs(self.environment.iter().cloned());
+        command.stdout(log.try_clone()?).stderr(log);
+        self.server = Some(self.lab.gateway().spawn(command)?);
+        self.await_up()
+    }
+
+    /// Ends the agent's process with a signal; programs and maps stay.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn end(&mut self, signal: Signal) -> Result<()> {
+        let mut server = self.server.take().context("no agent runs")?;
+        server.end(signal).map(drop)
+    }
+
+    /// Runs `steer` with these words on this agent's pins, and returns what it printed.
+    ///
+    /// # Errors
+    /// With its own words when its exit code is not 0.
+    pub fn steer(&self, words: &str) -> Result<String> {
+        let mut command = Command::new(&self.steer);
+        command.args(words.split_whitespace());
+        command.arg("--pin-dir").arg(&self.pin_dir).arg("--socket").arg(self.socket());
+        self.lab.gateway().run(|| process::run(&mut command))
+    }
+
+    /// Runs `steer` with these words and `--json`, and reads what it printed.
+    ///
+    /// # Errors
+    /// As [`Agent::steer`], and when it printed no JSON.
+    pub fn json(&self, words: &str) -> Result<Value> {
+        let text = self.steer(&format!("{words} --json"))?;
+        serde_json::from_str(&text).with_context(|| format!("steer {words} --json printed {text:?}"))
+    }
+
+    /// One counter of the programs.
+    ///
+    /// # Errors
+    /// When `steer stats` fails.
+    pub fn count(&self, counter: Counter) -> Result<u64> {
+        let stats = self.json("stats")?;
+        let word = counter.word();
+        stats["counters"][word].as_u64().with_context(|| format!("steer stats knows no counter {word}"))
+    }
+
+    /// The directory of its pins, as configured (maps lie below, in `v1`).
+    pub fn pin_dir(&self) -> &Path {
+        &self.pin_dir
+    }
+
+    /// The pin of a map.
+    pub fn map_pin(&self, map: &str) -> PathBuf {
+        self.pin_dir.join(format!("v{}", steer_common::shared::LAYOUT_VERSION)).join(map)
+    }
+
+    /// Its configuration file.
+    pub fn config_path(&self) -> PathBuf {
+        self.directory.path().join("steer.toml")
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("steer.sock")
+    }
+
+    /// What its process wrote.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("agent.log")
+    }
+
+    fn await_up(&mut self) -> Result<()> {
+        let up = eventually(START, || match self.server.as_mut().and_then(Server::ended) {
+            Some(status) => Some(Err(anyhow!("the agent ended: {status}"))),
+            None => self.socket().exists().then(|| self.is_ready()).filter(|ready| matches!(ready, Ok(true))),
+        });
+        match up {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(error.context(self.log())),
+            None => {
+                bail!("the agent does not come up; backends: {:?}; its log: {}", self.json("backends list"), self.log())
+            }
+        }
+    }
+
+    /// Programs on every interface, both VIPs in the map, every backend up.
+    fn is_ready(&self) -> Result<bool> {
+        let status = self.json("status")?;
+        let n = |list: &str| status[list].as_array().map_or(0, Vec::len);
+        let list = self.json("backends list")?;
+        let backends = list["backends"].as_array().context("steer backends list: no list")?;
+        Ok(n("interfaces") == self.lab.gateway_interfaces().len()
+            && n("vips") == 2
+            && backends.len() == 2 * self.lab.n_backends()
+            && backends.iter().all(|backend| backend["state"] == "up"))
+    }
+}
+
+impl Drop for Agent<'_> {
+    fn drop(&mut self) {
+        // The process first, then its pins; what detach leaves of them is removed by hand.
+        drop(self.server.take());
+        if let Err(error) = self.steer("detach") {
+            eprintln!("steer detach failed: {error:#}");
+        }
+        drop(fs::remove_dir_all(&self.pin_dir));
+    }
+}
+
+/// The binary `steer`: what `STEER_BIN` names, or the one beside the running program in its target directory.
+fn binary() -> Result<PathBuf> {
+    if let Some(named) = env::var_os("STEER_BIN") {
+        return Ok(PathBuf::from(named));
+    }
+    let own = env::current_exe().context("find the running program")?;
+    let beside = own.ancestors().skip(1).take(2).map(|directory| directory.join("steer"));
+    beside.into_iter().find(|path| path.is_file()).context(
+        "the binary `steer` is not built: run `cargo xtask build`, or name it in the environment variable STEER_BIN",
+    )
+}

@@ -1,0 +1,77 @@
+//! The steer.toml that an agent of the lab is given.
+
+use std::{fmt::Write as _, path::Path};
+
+use crate::topology::{Family, Lab, backend, vip};
+
+/// Which programs the gateway's interfaces get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hook {
+    /// TC only.
+    Tc,
+    /// XDP and TC.
+    Xdp,
+    /// As the agent chooses.
+    Auto,
+}
+
+impl Hook {
+    /// The word in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tc => "tc",
+            Self::Xdp => "xdp",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+/// What the configuration says beyond the lab's addresses, as lines of TOML.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Hook of every interface.
+    pub hook: Hook,
+    /// Lines at the top: `metrics = "127.0.0.1:9464"`.
+    pub top: Vec<String>,
+    /// Lines of `[sizes]`: `pending = 2`.
+    pub sizes: Vec<String>,
+    /// Lines of every `[[vip]]`: `owner_tries = 2`.
+    pub vip: Vec<String>,
+    /// Lines of every `[vip.health]`: `enabled = false`.
+    pub health: Vec<String>,
+    /// Environment of the agent.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Settings {
+    /// Everything as steer has it, on this hook; health checks fast enough for a test.
+    pub fn new(hook: Hook) -> Self {
+        let health = vec!["interval = \"200ms\"".to_owned(), "timeout = \"200ms\"".to_owned()];
+        Self { hook, top: Vec::new(), sizes: Vec::new(), vip: Vec::new(), health, environment: Vec::new() }
+    }
+}
+
+/// The file's text.
+pub(super) fn text(lab: &Lab, settings: &Settings, pin_dir: &Path, socket: &Path) -> String {
+    let mut text = format!("pin_dir = {pin_dir:?}\nsocket = {socket:?}\n{}\n", settings.top.join("\n"));
+    if !settings.sizes.is_empty() {
+        writeln!(text, "\n[sizes]\n{}", settings.sizes.join("\n")).unwrap_or_default();
+    }
+    for name in lab.gateway_interfaces() {
+        let hook = settings.hook.word();
+        writeln!(text, "\n[[interface]]\nname = \"{name}\"\nhook = \"{hook}\"").unwrap_or_default();
+    }
+    for family in [Family::V4, Family::V6] {
+        text += &vip_table(family, lab.n_backends(), settings);
+    }
+    text
+}
+
+fn vip_table(family: Family, n_backends: usize, settings: &Settings) -> String {
+    let mut text = format!("\n[[vip]]\naddress = \"{}\"\n{}\n", vip(family), settings.vip.join("\n"));
+    writeln!(text, "\n[vip.health]\n{}", settings.health.join("\n")).unwrap_or_default();
+    for address in (0..n_backends).map(|index| backend(family, index)) {
+        writeln!(text, "\n[[vip.backend]]\naddress = \"{address}\"").unwrap_or_default();
+    }
+    text
+}

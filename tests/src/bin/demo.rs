@@ -1,0 +1,65 @@
+//! `cargo xtask demo`: reconnecting TLS clients through plain layer 4 and through steer, side by side.
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use steer_tests::{
+    agent::Hook,
+    demo::{self, Load, Options},
+    topology::Family,
+};
+
+/// Shows what steer is for: the same reconnecting clients through plain kernel layer 4 with source-address
+/// persistence, then through steer. Exit code 0 only if steer resumed every session on its owner without an error.
+#[derive(Parser)]
+#[command(name = "demo")]
+struct Arguments {
+    /// Hook of the gateway's interfaces.
+    #[arg(long, value_enum, default_value = "tc")]
+    hook: HookName,
+    /// Dial the IPv6 VIP.
+    #[arg(long)]
+    ipv6: bool,
+    /// Simulated clients, each with a session of its own.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    clients: usize,
+    /// Reconnects in all, each from another address than the one before.
+    #[arg(long, value_name = "N", default_value_t = 1920)]
+    reconnects: usize,
+    /// Clients at work at a time.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    parallel: usize,
+    /// Print one JSON object as the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum HookName {
+    Tc,
+    Xdp,
+}
+
+fn main() -> ExitCode {
+    match demo::run(&options(&Arguments::parse())) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            eprintln!("demo: steer did not resume every session on its owner without an error");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn options(arguments: &Arguments) -> Options {
+    let Arguments { clients, reconnects, parallel, json, .. } = *arguments;
+    let hook = match arguments.hook {
+        HookName::Tc => Hook::Tc,
+        HookName::Xdp => Hook::Xdp,
+    };
+    let family = if arguments.ipv6 { Family::V6 } else { Family::V4 };
+    Options { hook, family, load: Load { clients, reconnects, parallel }, json }
+}

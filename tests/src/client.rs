@@ -1,0 +1,203 @@
+//! A TLS client as the lab needs it: it dials from a chosen address, splits its hello as told, resumes by session ID,
+//! and says what came of it.
+//!
+//! Its functions must run inside the clients' namespace ([`crate::netns::NetNs::run`] or `enter`).
+
+mod http;
+mod sessions;
+
+use std::{
+    io::Write,
+    net::{IpAddr, SocketAddr, TcpStream},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, StreamOwned,
+    client::{Resumption, Tls12Resumption},
+    pki_types::ServerName,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub use self::http::Response;
+use self::sessions::Sessions;
+use crate::pki::{HOST, Pki};
+
+/// How to dial.
+#[derive(Clone, Debug)]
+pub struct Dial {
+    /// The VIP, or a backend itself.
+    pub target: SocketAddr,
+    /// Source address.
+    pub source: IpAddr,
+    /// Source port; any if `None`.
+    pub source_port: Option<u16>,
+    /// TCP_MAXSEG.
+    pub mss: Option<u32>,
+    /// Pause between the connection and the hello.
+    pub idle: Duration,
+    /// Where the hello is cut into segments, as offsets; empty: one write.
+    pub cuts: Vec<usize>,
+    /// Pause after each cut.
+    pub cut_pause: Duration,
+    /// Longest wait for any one step.
+    pub timeout: Duration,
+}
+
+impl Dial {
+    /// Dials `target` from `source`, the hello in one write at once.
+    pub fn new(source: IpAddr, target: SocketAddr) -> Self {
+        Self {
+            target,
+            source,
+            source_port: None,
+            mss: None,
+            idle: Duration::ZERO,
+            cuts: Vec::new(),
+            cut_pause: Duration::ZERO,
+            timeout: Duration::from_secs(20),
+        }
+    }
+
+    fn open(&self) -> Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(self.source_port.is_some())?;
+        if let Some(mss) = self.mss {
+            socket.set_tcp_mss(mss)?;
+        }
+        let source = SocketAddr::new(self.source, self.source_port.unwrap_or(0));
+        socket.bind(&source.into()).with_context(|| format!("bind to {source}"))?;
+        socket
+            .connect_timeout(&self.target.into(), self.timeout)
+            .with_context(|| format!("connect to {}", self.target))?;
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(self.timeout))?;
+        stream.set_write_timeout(Some(self.timeout))?;
+        Ok(stream)
+    }
+}
+
+/// One simulated client: it keeps the session it was given last and offers it again.
+#[derive(Clone)]
+pub struct Client {
+    pki: Arc<Pki>,
+    config: Arc<ClientConfig>,
+    sessions: Arc<Sessions>,
+}
+
+/// What a handshake showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handshake {
+    /// Whether the client had a session to offer.
+    pub offered: bool,
+    /// Whether the server accepted it, in the client's own view.
+    pub resumed: bool,
+    /// Name in the server's certificate; of a resumed session, that of the server which issued it.
+    pub server: String,
+    /// From TCP connect to Finished.
+    pub time: Duration,
+}
+
+/// An open TLS connection.
+pub struct Connection {
+    /// How it came to be.
+    pub handshake: Handshake,
+    stream: StreamOwned<ClientConnection, TcpStream>,
+}
+
+impl Client {
+    /// A client with the certificate that the backends ask for, and no session yet.
+    ///
+    /// # Errors
+    /// When rustls refuses the certificates.
+    pub fn new(pki: &Arc<Pki>) -> Result<Self> {
+        Ok(Self::with_config(pki, pki.client_config(true)?))
+    }
+
+    /// A client with settings of its own.
+    pub fn with_config(pki: &Arc<Pki>, mut config: ClientConfig) -> Self {
+        let sessions = Arc::new(Sessions::default());
+        config.resumption = Resumption::store(sessions.clone()).tls12_resumption(Tls12Resumption::SessionIdOnly);
+        Self { pki: pki.clone(), config: Arc::new(config), sessions }
+    }
+
+    /// Another client like this one, without its session; cheaper than a new one.
+    pub fn sibling(&self) -> Self {
+        Self::with_config(&self.pki, (*self.config).clone())
+    }
+
+    /// Makes every hello of this client at least `len` bytes longer, by protocol names that no server speaks.
+    pub fn lengthen_hello(&mut self, len: usize) {
+        const NAME: usize = 200;
+        let mut config = (*self.config).clone();
+        let fillers = (0..len.div_ceil(NAME + 1)).map(|index| format!("{index:0>NAME$}").into_bytes());
+        config.alpn_protocols = std::iter::once(b"http/1.1".to_vec()).chain(fillers).collect();
+        self.config = Arc::new(config);
+    }
+
+    /// Forgets its session.
+    pub fn forget(&self) {
+        self.sessions.clear();
+    }
+
+    /// Connects and shakes hands.
+    ///
+    /// # Errors
+    /// When either fails: what a user would see as a broken connection.
+    pub fn connect(&self, dial: &Dial) -> Result<Connection> {
+        let offered = self.sessions.has_one();
+        let start = Instant::now();
+        let mut tcp = dial.open()?;
+        let mut tls = ClientConnection::new(self.config.clone(), ServerName::try_from(HOST)?)?;
+        thread::sleep(dial.idle);
+        if !dial.cuts.is_empty() {
+            write_hello(&mut tls, &mut tcp, dial)?;
+        }
+        while tls.is_handshaking() {
+            tls.complete_io(&mut tcp).context("shake hands")?;
+        }
+        let time = start.elapsed();
+        let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+        let server = self.server_of(&tls)?;
+        Ok(Connection { handshake: Handshake { offered, resumed, server, time }, stream: StreamOwned::new(tls, tcp) })
+    }
+
+    /// Connects and asks for `/`: the whole of a short visit.
+    ///
+    /// # Errors
+    /// When the connection fails, or when the server's answer and its certificate name different backends.
+    pub fn visit(&self, dial: &Dial) -> Result<Handshake> {
+        let mut connection = self.connect(dial)?;
+        let body = connection.get("/")?.text();
+        let handshake = connection.handshake;
+        let reused = if handshake.resumed { "r" } else { "." };
+        let expected = format!("{} {reused} SUCCESS\n", handshake.server);
+        if body != expected {
+            return Err(anyhow!("the server answered {body:?}, its certificate and handshake say {expected:?}"));
+        }
+        Ok(handshake)
+    }
+
+    fn server_of(&self, tls: &ClientConnection) -> Result<String> {
+        let shown = tls.peer_certificates().and_then(<[_]>::first).context("the server showed no certificate")?;
+        Ok(self.pki.name_of(shown).context("the server's certificate is not of this lab")?.to_owned())
+    }
+}
+
+fn write_hello(tls: &mut ClientConnection, tcp: &mut TcpStream, dial: &Dial) -> Result<()> {
+    let mut hello = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut hello)?;
+    }
+    let mut start = 0;
+    for &cut in dial.cuts.iter().filter(|&&cut| cut < hello.len()) {
+        tcp.write_all(&hello[start..cut]).context("write a piece of the hello")?;
+        thread::sleep(dial.cut_pause);
+        start = cut;
+    }
+    tcp.write_all(&hello[start..]).context("write the rest of the hello")
+}

@@ -1,0 +1,121 @@
+//! As much HTTP/1.1 as the lab needs: one request, one answer with a length.
+
+use std::io::{BufRead, BufReader, Read, Write};
+
+use anyhow::{Context, Result, bail};
+
+use super::Connection;
+use crate::payload::Sum;
+
+/// Largest body kept in memory; of longer ones only length and sum are known.
+const KEPT: usize = 4096;
+
+/// A server's answer.
+#[derive(Debug)]
+pub struct Response {
+    /// Status code.
+    pub status: u16,
+    /// Bytes of the body.
+    pub len: usize,
+    /// SHA-256 of the body, in hexadecimal.
+    pub sha256: String,
+    head: Vec<u8>,
+}
+
+impl Response {
+    /// The body's first 4096 bytes as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.head).into_owned()
+    }
+}
+
+impl Connection {
+    /// Asks for a page or a file.
+    ///
+    /// # Errors
+    /// When the answer breaks off or is not 200.
+    pub fn get(&mut self, path: &str) -> Result<Response> {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"), &[])?;
+        self.answer(|_| {}).with_context(|| format!("get {path}"))
+    }
+
+    /// As [`Connection::get`]; `progress` is told how many bytes of the body have come, after each read.
+    ///
+    /// # Errors
+    /// When the answer breaks off or is not 200.
+    pub fn get_watched(&mut self, path: &str, progress: impl FnMut(usize)) -> Result<Response> {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"), &[])?;
+        self.answer(progress).with_context(|| format!("get {path}"))
+    }
+
+    /// Uploads a file.
+    ///
+    /// # Errors
+    /// When the connection breaks or the server does not take it.
+    pub fn put(&mut self, path: &str, body: &[u8]) -> Result<Response> {
+        let len = body.len();
+        self.send(
+            &format!("PUT {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n"),
+            body,
+        )?;
+        self.answer(|_| {}).with_context(|| format!("put {path}"))
+    }
+
+    fn send(&mut self, head: &str, body: &[u8]) -> Result<()> {
+        self.stream.write_all(head.as_bytes()).context("send a request")?;
+        self.stream.write_all(body).context("send a body")?;
+        self.stream.flush().context("send a request")
+    }
+
+    fn answer(&mut self, progress: impl FnMut(usize)) -> Result<Response> {
+        let mut reader = BufReader::with_capacity(64 * 1024, &mut self.stream);
+        let (status, len) = read_head(&mut reader)?;
+        let (head, sha256) = read_body(&mut reader, len, progress)?;
+        if !(200..300).contains(&status) {
+            bail!("the server answered {status}");
+        }
+        Ok(Response { status, len, sha256, head })
+    }
+}
+
+fn read_head(reader: &mut impl BufRead) -> Result<(u16, usize)> {
+    let status = read_line(reader)?;
+    let status = status.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no HTTP status line")?;
+    let mut len = 0;
+    loop {
+        let line = read_line(reader)?.to_ascii_lowercase();
+        if line.is_empty() {
+            return Ok((status, len));
+        }
+        if let Some(value) = line.strip_prefix("content-length:") {
+            len = value.trim().parse().context("read the body's length")?;
+        }
+    }
+}
+
+fn read_line(reader: &mut impl BufRead) -> Result<String> {
+    let mut line = String::new();
+    reader.read_line(&mut line).context("read the answer's head")?;
+    if !line.ends_with('\n') {
+        bail!("the answer's head breaks off");
+    }
+    Ok(line.trim_end().to_owned())
+}
+
+fn read_body(reader: &mut impl Read, len: usize, mut progress: impl FnMut(usize)) -> Result<(Vec<u8>, String)> {
+    let (mut head, mut sum, mut buffer) = (Vec::new(), Sum::new(), vec![0; 64 * 1024]);
+    let mut read = 0;
+    while read < len {
+        let wanted = buffer.len().min(len - read);
+        let n = reader.read(&mut buffer[..wanted]).context("read the body")?;
+        if n == 0 {
+            bail!("the body ends after {read} of {len} bytes");
+        }
+        sum.update(&buffer[..n]);
+        let keep = n.min(KEPT.saturating_sub(head.len()));
+        head.extend_from_slice(&buffer[..keep]);
+        read += n;
+        progress(read);
+    }
+    Ok((head, sum.hex()))
+}

@@ -1,0 +1,95 @@
+//! The main job for people: the same reconnecting clients, first through plain kernel layer 4, then through steer.
+//!
+//! [`run`] does it, `load` is the clients, `report` all that is printed on stdout.
+
+mod load;
+mod report;
+
+use std::{process::Command, time::Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use steer_common::counters::Counter;
+
+pub use self::load::{Load, Tally};
+use self::report::Report;
+use crate::{
+    agent::{Agent, Hook},
+    l4::PlainL4,
+    process,
+    scenario::{Run, Scenario},
+    topology::Family,
+};
+
+/// What the demo shall show.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Hook of the gateway's interfaces.
+    pub hook: Hook,
+    /// What clients dial.
+    pub family: Family,
+    /// The clients.
+    pub load: Load,
+    /// Whether the last line shall be JSON.
+    pub json: bool,
+}
+
+/// Runs the demo and prints it; `true` if steer resumed every session on its owner without an error.
+///
+/// # Errors
+/// When the lab, nginx or steer do not come up.
+pub fn run(options: &Options) -> Result<bool> {
+    process::require_root()?;
+    options.load.check()?;
+    let start = Instant::now();
+    progress("lab: a client with 64 addresses, the gateway, three nginx (mutual TLS 1.2, session IDs, no tickets)");
+    let run = Scenario::new(options.hook, options.family).start()?;
+    let l4 = through_plain_l4(&run, &options.load)?;
+    let report = through_steer(&run, options, l4)?;
+    report.print(options.json);
+    progress(&format!("done in {:.1} s", start.elapsed().as_secs_f64()));
+    Ok(report.steer_resumed_all())
+}
+
+fn through_plain_l4(run: &Run, load: &Load) -> Result<Tally> {
+    progress("plain layer 4: nftables DNAT, backend by hash of the source address");
+    let _rival = PlainL4::start(&run.lab)?;
+    load.run(run, "plain layer 4")
+}
+
+fn through_steer(run: &Run, options: &Options, l4: Tally) -> Result<Report> {
+    progress(&format!("steer: loading programs on {}", options.hook.word()));
+    let agent = run.agent()?;
+    let steer = options.load.run(run, "steer")?;
+    let hook = hook_used(&agent, options.hook)?;
+    Ok(Report {
+        l4,
+        steer,
+        rehomed: agent.count(Counter::SpliceOpened)?,
+        hook,
+        sessions_dump: dump(&agent)?,
+        stats: agent.steer("stats")?,
+        pin: agent.map_pin("sessions").display().to_string(),
+    })
+}
+
+/// The hook that the agent attached, by its own status, so that the report cannot claim another.
+fn hook_used(agent: &Agent<'_>, wanted: Hook) -> Result<String> {
+    let status = agent.json("status")?;
+    let interfaces = status["interfaces"].as_array().context("steer status names no interfaces")?;
+    let n_with = |program: &str| interfaces.iter().filter(|interface| interface[program] == true).count();
+    let used = match (n_with("tc"), n_with("xdp")) {
+        (tc, 0) if tc == interfaces.len() => Hook::Tc,
+        (tc, xdp) if tc == xdp && xdp == interfaces.len() => Hook::Xdp,
+        _ => bail!("steer's programs are not on every interface: {}", status["interfaces"]),
+    };
+    ensure!(wanted == Hook::Auto || used == wanted, "steer runs on {}, not on {}", used.word(), wanted.word());
+    Ok(used.word().to_owned())
+}
+
+fn dump(agent: &Agent<'_>) -> Result<String> {
+    process::run(Command::new("bpftool").args(["map", "dump", "pinned"]).arg(agent.map_pin("sessions")))
+}
+
+fn progress(line: &str) {
+    eprintln!("demo: {line}");
+}

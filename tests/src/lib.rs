@@ -1,0 +1,22 @@
+//! The lab in which steer is judged: network namespaces, real TLS peers, the plain-kernel rival, and odd packets.
+//!
+//! Read it in the order a test uses it: [`scenario`] describes what is wanted and starts it; [`topology`] builds the
+//! namespaces and links, [`netns`] is one namespace; [`pki`], [`nginx`] and [`client`] are the TLS ends; [`agent`] runs
+//! steer and [`l4`] its rival; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
+//! send segments that no kernel would. [`demo`] is the whole of it for people.
+
+pub mod agent;
+pub mod client;
+pub mod demo;
+pub mod frames;
+pub mod kernel_counters;
+pub mod l4;
+pub mod loss;
+pub mod netns;
+pub mod nginx;
+pub mod packets;
+pub mod payload;
+pub mod pki;
+pub mod process;
+pub mod scenario;
+pub mod topology;

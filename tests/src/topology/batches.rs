@@ -1,0 +1,65 @@
+//! The lab's links, addresses and routes as batches for `ip`.
+
+use super::{
+    CLIENT_SIDE, Plan,
+    addresses::{backend_net, backend_side, mac},
+};
+use crate::netns::NetNs;
+
+pub(super) fn veth(name: &str, far: &NetNs, mtu: u32, near_mac: [u8; 6], far_mac: [u8; 6]) -> String {
+    let (near_mac, far_mac, far) = (mac_text(near_mac), mac_text(far_mac), far.path());
+    format!(
+        "link add {name} mtu {mtu} address {near_mac} type veth peer name eth0 address {far_mac} netns {far}\n\
+         link set {name} up\n"
+    )
+}
+
+pub(super) fn client(plan: &Plan) -> String {
+    "addr add 10.1.0.2/24 dev eth0\n\
+     addr add fd00:1::2/64 dev eth0 nodad\n\
+     route add default via 10.1.0.1\n\
+     route add ::/0 via fd00:1::1\n\
+     route add local 10.64.0.0/24 dev lo\n\
+     route add local fd00:64::/64 dev lo\n"
+        .to_owned()
+        + &neighbour(plan, "10.1.0.1", "fd00:1::1", mac(0, 1), "eth0")
+}
+
+pub(super) fn gateway(plan: &Plan) -> String {
+    let mut batch = "addr add 10.1.0.1/24 dev clients\n\
+                     addr add fd00:1::1/64 dev clients nodad\n\
+                     route add 10.64.0.0/24 via 10.1.0.2\n\
+                     route add fd00:64::/64 via fd00:1::2\n"
+        .to_owned()
+        + &neighbour(plan, "10.1.0.2", "fd00:1::2", mac(0, 2), CLIENT_SIDE);
+    for index in 0..plan.n_backends {
+        let ((near4, near6), (far4, far6)) = (backend_net(index, 1), backend_net(index, 2));
+        let name = backend_side(index);
+        batch += &format!("addr add {near4}/24 dev {name}\naddr add {near6}/64 dev {name} nodad\n");
+        batch += &neighbour(plan, &far4.to_string(), &far6.to_string(), mac(index + 1, 2), &name);
+    }
+    batch
+}
+
+pub(super) fn backend(index: usize, plan: &Plan) -> String {
+    let ((near4, near6), (far4, far6)) = (backend_net(index, 1), backend_net(index, 2));
+    format!(
+        "addr add {far4}/24 dev eth0\naddr add {far6}/64 dev eth0 nodad\n\
+         route add default via {near4}\nroute add ::/0 via {near6}\n"
+    ) + &neighbour(plan, &near4.to_string(), &near6.to_string(), mac(index + 1, 1), "eth0")
+}
+
+fn neighbour(plan: &Plan, v4: &str, v6: &str, mac: [u8; 6], interface: &str) -> String {
+    if !plan.neighbours_known {
+        return String::new();
+    }
+    let mac = mac_text(mac);
+    format!(
+        "neigh replace {v4} lladdr {mac} dev {interface} nud permanent\n\
+         neigh replace {v6} lladdr {mac} dev {interface} nud permanent\n"
+    )
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

@@ -1,0 +1,141 @@
+//! The main job: a client that comes back from another address resumes at the backend that holds its session.
+
+use anyhow::Result;
+use steer_common::counters::Counter;
+use steer_tests::{
+    agent::Hook,
+    demo::Load,
+    kernel_counters::KernelCounters,
+    scenario::{Run, Scenario},
+    topology::Family,
+};
+
+#[test]
+fn a_session_resumes_on_its_owner_from_another_address_tc_ipv4() -> Result<()> {
+    one_client(Hook::Tc, Family::V4)
+}
+
+#[test]
+fn a_session_resumes_on_its_owner_from_another_address_tc_ipv6() -> Result<()> {
+    one_client(Hook::Tc, Family::V6)
+}
+
+#[test]
+fn a_session_resumes_on_its_owner_from_another_address_xdp_ipv4() -> Result<()> {
+    one_client(Hook::Xdp, Family::V4)
+}
+
+#[test]
+fn a_session_resumes_on_its_owner_from_another_address_xdp_ipv6() -> Result<()> {
+    one_client(Hook::Xdp, Family::V6)
+}
+
+#[test]
+fn sessions_of_32_parallel_clients_resume_on_their_owners_tc_ipv4() -> Result<()> {
+    many_clients(Hook::Tc, Family::V4)
+}
+
+#[test]
+fn sessions_of_32_parallel_clients_resume_on_their_owners_tc_ipv6() -> Result<()> {
+    many_clients(Hook::Tc, Family::V6)
+}
+
+#[test]
+fn sessions_of_32_parallel_clients_resume_on_their_owners_xdp_ipv4() -> Result<()> {
+    many_clients(Hook::Xdp, Family::V4)
+}
+
+#[test]
+fn sessions_of_32_parallel_clients_resume_on_their_owners_xdp_ipv6() -> Result<()> {
+    many_clients(Hook::Xdp, Family::V6)
+}
+
+#[test]
+fn a_session_offered_where_its_owner_is_the_first_backend_is_not_moved() -> Result<()> {
+    let run = Scenario::new(Hook::Tc, Family::V4).start()?;
+    let steer = run.agent()?;
+    let (client, home) = (run.new_client()?, run.source_of(0)?);
+    run.session_at(&client, 0)?;
+    assert!(run.visit(&client, &run.dial(home))?.resumed);
+    assert_eq!((steer.count(Counter::SessionHit)?, steer.count(Counter::Rehome)?), (1, 0));
+    Ok(())
+}
+
+#[test]
+fn a_session_of_a_stopped_owner_costs_a_full_handshake_and_no_error() -> Result<()> {
+    let mut run = Scenario::new(Hook::Tc, Family::V4).start()?;
+    run.steer.health = vec!["enabled = false".to_owned()];
+    let steer = run.agent()?;
+    let client = run.new_client()?;
+    run.session_at(&client, 0)?;
+    let elsewhere = run.source_not_of(0)?;
+    run.servers[0].stop()?;
+    let handshake = run.visit(&client, &run.dial(elsewhere))?;
+    assert!(handshake.offered && !handshake.resumed && handshake.server != "backend-0", "{handshake:?}");
+    assert_eq!(steer.count(Counter::OwnerRefused)?, 1);
+    Ok(())
+}
+
+#[test]
+fn observe_mode_moves_nothing_and_counts_what_it_would_have_moved() -> Result<()> {
+    let run = Scenario::new(Hook::Tc, Family::V4).vip_setting("mode = \"observe\"").start()?;
+    let steer = run.agent()?;
+    let mut rejected = 0;
+    for source in 0..20 {
+        let client = run.new_client()?;
+        run.visit(&client, &run.dial(source))?;
+        rejected += u64::from(!run.visit(&client, &run.dial(source + 20))?.resumed);
+    }
+    assert!(rejected > 5, "addresses lead to different backends");
+    assert_eq!((steer.count(Counter::Observed)?, steer.count(Counter::Rehome)?), (rejected, 0));
+    Ok(())
+}
+
+/// Every address in turn: wherever the first backend is, the session's owner answers.
+fn one_client(hook: Hook, family: Family) -> Result<()> {
+    let run = Scenario::new(hook, family).start()?;
+    let steer = run.agent()?;
+    let client = run.new_client()?;
+    run.session_at(&client, 0)?;
+    let before = counters(&run)?;
+    for source in 0..64 {
+        let handshake = run.visit(&client, &run.dial(source))?;
+        assert!(handshake.resumed, "from address {source}: {handshake:?}");
+        assert_eq!(handshake.server, "backend-0", "from address {source}");
+    }
+    let (hits, rehomed) = (steer.count(Counter::SessionHit)?, steer.count(Counter::SpliceOpened)?);
+    assert!(rehomed > 20 && hits + rehomed == 64, "{hits} stayed, {rehomed} were re-homed");
+    if hook == Hook::Xdp {
+        assert!(steer.count(Counter::XdpForwarded)? > 64, "XDP carried part of it");
+    }
+    unharmed(&run, &before)
+}
+
+fn many_clients(hook: Hook, family: Family) -> Result<()> {
+    let run = Scenario::new(hook, family).start()?;
+    let steer = run.agent()?;
+    let before = counters(&run)?;
+    let load = Load { clients: 64, reconnects: 640, parallel: 32 };
+    let seen = load.run(&run, "parallel")?;
+    assert_eq!(seen.errors, 0, "{:?}", seen.samples);
+    assert_eq!((seen.reconnects, seen.resumed, seen.on_owner), (640, 640, 640));
+    assert!(steer.count(Counter::SpliceOpened)? > 200);
+    unharmed(&run, &before)
+}
+
+fn counters(run: &Run) -> Result<Vec<KernelCounters>> {
+    let backends = (0..run.lab.n_backends()).map(|index| run.backend_counters(index));
+    std::iter::once(run.client_counters()).chain(backends).collect()
+}
+
+/// No kernel at either end had anything to object to.
+#[track_caller]
+fn unharmed(run: &Run, before: &[KernelCounters]) -> Result<()> {
+    for (index, (after, before)) in counters(run)?.iter().zip(before).enumerate() {
+        let grown = after.since(before);
+        for name in ["Tcp.InCsumErrors", "Tcp.InErrs", "TcpExt.PAWSEstab", "TcpExt.TCPSACKDiscard"] {
+            assert_eq!(grown.of(name), 0, "{name} of end {index}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! `cargo xtask VERB`: the project's chores. One verb a file; `setup` is what all of them begin with.
+
+mod bench;
+mod budget;
+mod build;
+mod ci;
+mod command;
+mod demo;
+mod rights;
+mod setup;
+mod test;
+mod toolchain;
+mod tree;
+mod verify;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Chores of the steer project.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what is needed: compiler and linker for eBPF, tools for demo and tests.
+    Setup(setup::Arguments),
+    /// Build the binary `steer` with its eBPF programs inside.
+    Build(build::Arguments),
+    /// Show the main job: resuming clients reach the backend that holds their session.
+    Demo(demo::Arguments),
+    /// Run the tests.
+    Test(test::Arguments),
+    /// Load the programs into the running kernel and into a 6.1 kernel, and compare what the verifier counted.
+    Verify(verify::Arguments),
+    /// Measure.
+    Bench(bench::Arguments),
+    /// Run what must pass before a change is taken.
+    Ci(ci::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().verb {
+        Verb::Setup(arguments) => setup::run(&arguments),
+        Verb::Build(arguments) => build::run(&arguments),
+        Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Test(arguments) => test::run(&arguments),
+        Verb::Verify(arguments) => verify::run(&arguments),
+        Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Ci(arguments) => ci::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
