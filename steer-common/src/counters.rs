@@ -46,8 +46,8 @@ counters! {
     XdpUnfinishedChecksum = "xdp-unfinished-checksum",
     /// IP fragments of steered flows forwarded by what their first fragment said.
     FragmentForwarded = "fragment-forwarded",
-    /// IP fragments to a VIP dropped: no first fragment was seen; the sender repeats the segment.
-    FragmentDropped = "fragment-dropped",
+    /// IP fragments passed untouched: no first fragment of a steered flow was seen.
+    FragmentPassed = "fragment-passed",
 
     // ---- plain layer 4
     /// SYNs of new flows.

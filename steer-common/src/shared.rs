@@ -388,6 +388,30 @@ pub struct Pending {
     pub data: [u8; PENDING_MAX + PENDING_SLACK],
 }
 
+/// A datagram whose first fragment was steered: key of `fragments` (RFC 791 3.2, RFC 8200 4.5).
+#[repr(C, align(4))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FragmentKey {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Identification.
+    pub id: u32,
+}
+
+/// Where the later fragments of a datagram go: value of `fragments`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FragmentRoute {
+    /// Replaces the source (towards a client) or the destination (towards a backend).
+    pub address: Address,
+    /// 1: the source is replaced.
+    pub source: u32,
+    /// Next hop.
+    pub hop: Hop,
+}
+
 /// What the programs tell the agent: record of the `events` ring.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -444,6 +468,8 @@ no_padding!(Settings, 4, 4);
 no_padding!(Flow, 8, 8, 4 * 12, 2 * 8, 8, 4, 4, 32, 24);
 no_padding!(Range, 4, 4);
 no_padding!(Pending, 8, 8, 8 * PENDING_RANGES, PENDING_MAX + PENDING_SLACK);
+no_padding!(FragmentKey, 16, 16, 4);
+no_padding!(FragmentRoute, 16, 4, 24);
 no_padding!(Event, 8, 20, 2, 2, 2, 2, 4);
 no_padding!(BackendStats, 8 * 7);
 
@@ -458,5 +484,19 @@ mod pod {
             unsafe impl aya::Pod for $t {}
         )+ };
     }
-    pod!(Endpoint, FlowKey, SessionKey, Session, Backend, Vip, Settings, Flow, Pending, Event, BackendStats);
+    pod!(
+        Endpoint,
+        FlowKey,
+        SessionKey,
+        Session,
+        Backend,
+        Vip,
+        Settings,
+        Flow,
+        Pending,
+        FragmentKey,
+        FragmentRoute,
+        Event,
+        BackendStats
+    );
 }

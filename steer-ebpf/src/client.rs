@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::generated::{bpf_check_mtu, bpf_skb_load_bytes, bpf_skb_store_bytes},
 };
 use steer_common::{
     counters::Counter,
@@ -131,9 +131,19 @@ fn remember(skb: *mut __sk_buff, scratch: &mut Scratch, first: u16) {
     flow.offered = offer.options | ecn;
     if scratch.vip.flags & VIP_RETURN_BY_ROUTE == 0 {
         note_hop(&Tc(skb), &mut flow.client_hop);
+        flow.client_hop.mtu = mtu(skb);
     }
     // A full table forgets its oldest; the client then gets plain layer 4.
     let _ = HANDSHAKES.insert(&scratch.key, &*flow, 0);
+}
+
+/// MTU of the interface the packet came in by, bytes; 0 where it cannot be known.
+#[inline(always)]
+fn mtu(skb: *mut __sk_buff) -> u32 {
+    let mut mtu = 0u32;
+    // SAFETY: a number on the stack, which the helper replaces by the MTU.
+    let checked = unsafe { bpf_check_mtu(skb.cast(), 0, &mut mtu, 0, 0) };
+    if checked < 0 { 0 } else { mtu }
 }
 
 /// A packet of no flow: where the lookup table says, so that flows older than our memory go on.
@@ -279,15 +289,23 @@ fn held(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
             record.flags |= FLOW_RESET;
             scratch.reset = Reset { backend: record.first as u32, seq: expected };
             settle(flow);
+            forget(scratch);
             count(Counter::WaitReset);
             next::RESET
         }
         ClientAct::Data(data) => {
             let from = scratch.facts.l4 + scratch.facts.header_len + data.skip;
-            scratch.piece = Piece { offset: data.offset, from, len: data.len, state: state as u32 };
+            scratch.piece = Piece { offset: data.offset, from, len: data.len, state: state as u32, said: 0 };
             next::DATA
         }
     }
+}
+
+/// Forgets what was kept of a flow for the case that it moves.
+#[inline(always)]
+pub(crate) fn forget(scratch: &Scratch) {
+    let _ = PENDING.remove(&scratch.key);
+    let _ = SPLICES.remove(&scratch.key);
 }
 
 /// The first backend gets a flow that this CPU holds, for good.

@@ -24,10 +24,11 @@ use steer_common::{
 };
 
 use crate::{
+    client::forget,
     forward::{fib, refresh},
     hook::tc::Tc,
     journey::{drop, next},
-    maps::{FLOWS, PENDING, SPLICES, Scratch, backend, count, scratch, spare},
+    maps::{FLOWS, PENDING, Scratch, backend, count, scratch, spare},
     verifier::{limit, opaque, size},
 };
 
@@ -40,7 +41,7 @@ const SEGMENTS_MAX: u32 = 256;
 /// Shortest segment the data is cut into, bytes.
 const SEGMENT_MIN: u32 = 48;
 /// Hop limit of packets that are made.
-const TTL: u8 = 64;
+pub(crate) const TTL: u8 = 64;
 
 /// Sum of `len` bytes at `from`, one to [`SUM_MAX`] and a multiple of four; added to `seed`.
 #[inline(always)]
@@ -548,9 +549,10 @@ unsafe extern "C" fn emit_step(_index: u32, context: *mut c_void) -> core::ffi::
 pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> i32 {
     let failed = emit(skb, to_owner);
     let Some(scratch) = scratch() else { return next::DROP };
-    let _ = PENDING.remove(&scratch.key);
     if to_owner == 0 {
-        let _ = SPLICES.remove(&scratch.key);
+        forget(scratch);
+    } else {
+        let _ = PENDING.remove(&scratch.key);
     }
     match failed {
         0 => {

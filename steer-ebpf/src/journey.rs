@@ -5,7 +5,7 @@ use steer_common::{
     counters::Counter,
     flow::{State, Word},
     shared::{
-        BACKEND_PRESENT, BACKEND_RETURN_SEEN, Endpoint, FLOW_CLIENT_FIN, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN,
+        BACKEND_RETURN_SEEN, Endpoint, FLOW_CLIENT_FIN, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN,
         Flow, FlowKey, Hop, Vip, options,
     },
     wire::{
@@ -16,7 +16,7 @@ use steer_common::{
 };
 
 use crate::{
-    client, emit,
+    client, emit, fragment,
     forward::{Change, Refused, fib, refresh, send},
     hook::{
         Hook,
@@ -91,6 +91,8 @@ pub(crate) mod next {
     pub(crate) const ICMP: i32 = 18;
     /// The next hop's MTU, in `scratch.hop.mtu`, is too small.
     pub(crate) const TOO_BIG: i32 = 19;
+    /// A later fragment of a datagram.
+    pub(crate) const FRAGMENT: i32 = 20;
     /// An action to return: this plus the action, which is 0 to 255.
     pub(crate) const ACTION: i32 = 0x4_0000;
 }
@@ -130,6 +132,7 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
         next::CLIENT => client::client_segment(),
         next::SERVER => server::server_segment(skb),
         next::ICMP => icmp::translate_error(skb),
+        next::FRAGMENT => fragment::forward_later(skb),
         _ => said,
     };
     if said == next::DATA {
@@ -177,6 +180,7 @@ extern "C" fn tc_settled(skb: *mut __sk_buff) -> i32 {
     match read(hook) {
         Ok(()) => {}
         Err(Counter::IcmpPassed) => return next::ICMP,
+        Err(Counter::FragmentPassed) => return next::FRAGMENT,
         Err(reason) => return pass(reason),
     }
     let Some(scratch) = scratch() else { return next::DROP };
@@ -232,7 +236,12 @@ extern "C" fn tc_forward(skb: *mut __sk_buff, said: i32) -> i32 {
 #[inline(always)]
 fn delivered(scratch: &mut Scratch, done: Result<i32, Refused>, to_client: bool) -> i32 {
     match done {
-        Ok(action) => next::ACTION | (action & 0xff),
+        Ok(action) => {
+            if scratch.ip.part == Part::First {
+                fragment::remember_first();
+            }
+            next::ACTION | (action & 0xff)
+        }
         Err(Refused::OtherHook(reason) | Refused::Dropped(reason)) => drop(reason),
         // Towards a client the stack would route the packet as it is and say so itself; towards a backend it would be
         // delivered here.
@@ -284,13 +293,15 @@ fn read<H: Hook>(hook: &H) -> Result<(), Counter> {
         Frame::Malformed => return Err(Counter::Malformed),
     };
     if ip.protocol == PROTOCOL_ICMP || ip.protocol == PROTOCOL_ICMPV6 {
+        scratch.ip = ip;
         return Err(Counter::IcmpPassed);
     }
     if ip.protocol != PROTOCOL_TCP {
         return Err(Counter::NotOurs);
     }
-    if ip.part != Part::Whole {
-        return Err(Counter::FragmentDropped);
+    if ip.part == Part::Later || (H::XDP && ip.part == Part::First) {
+        scratch.ip = ip;
+        return Err(Counter::FragmentPassed);
     }
     let Some(segment) = tcp::parse(&window, &ip) else { return Err(Counter::Malformed) };
     scratch.ip = ip;
@@ -371,7 +382,8 @@ fn enter_key(scratch: &mut Scratch, to_client: bool, vip_id: u16) {
 fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Result<i32, Refused> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
     let Some(backend) = backend(plan.id) else { return Err(Refused::Dropped(Counter::NoBackend)) };
-    if backend.flags & BACKEND_PRESENT == 0 {
+    // A backend that was removed from its pool keeps the flows it has; its slot stays until nothing names it.
+    if backend.endpoint.port() == 0 {
         return Err(Refused::Dropped(Counter::NoBackend));
     }
     let to = if plan.to_client { &backend.vip } else { &backend.endpoint };
@@ -416,7 +428,12 @@ fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Resu
         refresh(hook, hop, &ip.source, &backend.endpoint.address, plan.seconds)
     };
     match answer {
-        fib::SUCCESS => send(hook, ip, segment, change, Some(hop)),
+        fib::SUCCESS => {
+            if !H::XDP && ip.part == Part::First {
+                scratch.route.hop = *hop;
+            }
+            send(hook, ip, segment, change, Some(hop))
+        }
         // XDP leaves the rest to TC, TC leaves neighbours to the kernel's discovery.
         _ if H::XDP => Err(Refused::OtherHook(Counter::XdpToTc)),
         fib::NO_NEIGHBOUR => send(hook, ip, segment, change, None),
@@ -433,7 +450,7 @@ pub(crate) fn idle(flow: &Flow, seconds: u32) -> u32 {
 }
 
 /// Sequence numbers further ahead than this are nobody's we forward for, bytes.
-const AHEAD: u32 = 1 << 24;
+pub(crate) const AHEAD: u32 = 1 << 24;
 
 /// Advances an expected sequence number; whether the segment lay at it.
 #[inline(always)]
@@ -479,6 +496,7 @@ pub(crate) fn note_hop<H: Hook>(hook: &H, hop: &mut Hop) {
     let ifindex = hook.ifindex();
     let same = Hop { destination, source, ..*hop }.ethernet() == hop.ethernet();
     if hop.ifindex != ifindex || !same {
+        hop.mtu = if hop.ifindex == ifindex { hop.mtu } else { 0 };
         hop.ifindex = ifindex;
         hop.destination = destination;
         hop.source = source;
@@ -500,7 +518,7 @@ fn facts(ip: &Ip, segment: &Segment, time: u64) -> Facts {
         flags: segment.flags,
         accurate_ecn: segment.accurate_ecn as u8,
         v6: ip.v6 as u8,
-        ip_options: ip.options as u8,
+        ip_options: (ip.options || ip.part != Part::Whole) as u8,
         hop_limit: ip.hop_limit,
         sum_good: 0,
         from_server: 0,

@@ -12,6 +12,7 @@
 mod client;
 mod emit;
 mod forward;
+mod fragment;
 mod hook;
 mod icmp;
 mod journey;

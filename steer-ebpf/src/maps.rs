@@ -9,7 +9,7 @@ use aya_ebpf::{
 use steer_common::{
     counters::Counter,
     shared::{
-        Address, Backend, BackendStats, Endpoint, Event, Flow, FlowKey, Hop, LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS, Pending, Session,
+        Address, Backend, BackendStats, Endpoint, Event, Flow, FlowKey, FragmentKey, FragmentRoute, Hop, LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS, Pending, Session,
         SessionKey, Settings, Vip,
     },
     wire::{
@@ -36,6 +36,9 @@ pub(crate) static HANDSHAKES: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::ne
 /// Client data that no backend has seen yet.
 #[btf_map(name = "pending")]
 pub(crate) static PENDING: LruHashMap<FlowKey, Pending, 1024> = LruHashMap::new();
+/// Datagrams whose first fragment was steered. Written here only.
+#[btf_map(name = "fragments")]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentRoute, 1024> = LruHashMap::new();
 /// Backends by their number. Written by the agent; `hop`, `mss` and one flag by the programs.
 #[btf_map(name = "backends")]
 pub(crate) static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
@@ -72,6 +75,7 @@ static SPARE: PerCpuArray<Pending, 1> = PerCpuArray::new();
 pub(crate) struct Scratch {
     pub(crate) ip: Ip,
     pub(crate) segment: Segment,
+    pub(crate) quote: Quote,
     pub(crate) endpoint: Endpoint,
     pub(crate) key: FlowKey,
     /// Backend that sent the packet.
@@ -84,6 +88,8 @@ pub(crate) struct Scratch {
     pub(crate) reset: Reset,
     pub(crate) vip: Vip,
     pub(crate) facts: Facts,
+    pub(crate) fragment: FragmentKey,
+    pub(crate) route: FragmentRoute,
     pub(crate) change: Change,
     pub(crate) hop: Hop,
     pub(crate) make: Make,
@@ -126,6 +132,16 @@ pub(crate) struct Facts {
     pub(crate) zero: [u8; 2],
 }
 
+/// An ICMP error and what it quotes, as words in memory order.
+#[repr(C)]
+pub(crate) struct Quote {
+    /// The packet's own IP header.
+    pub(crate) outer: [u32; 10],
+    /// The ICMP message from its first byte: its header (2 words), the quoted IP header (5 or 10) and the first 8 bytes
+    /// of the quoted TCP header.
+    pub(crate) message: [u32; 18],
+}
+
 /// Part of a client's stream in the packet at hand, bytes.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -137,6 +153,8 @@ pub(crate) struct Piece {
     pub(crate) len: u32,
     /// The flow's state, as its number, before the packet came.
     pub(crate) state: u32,
+    /// What was decided on this piece alone (`rehome::said`).
+    pub(crate) said: i32,
 }
 
 /// A reset in the client's name.

@@ -16,7 +16,7 @@ use steer_common::{
 };
 
 use crate::{
-    client::{copy_flow, nothing_to_learn, settle},
+    client::{copy_flow, forget, nothing_to_learn, settle},
     emit::{hop_to, new_buffer, store_in_buffer, sum_payload},
     journey::{drop, next},
     lock::{self, unlock},
@@ -57,6 +57,7 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff) -> i32 {
     let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
         // Evicted: the client repeats everything, to the first backend.
         settle(flow);
+        forget(scratch);
         return drop(Counter::PendingLost);
     };
     hold(skb, scratch, flow, state, buffer)
@@ -69,6 +70,7 @@ fn worth_holding(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) ->
     let passive = bypass || scratch.vip.flags & VIP_OBSERVE != 0;
     let Piece { offset, from, len, .. } = scratch.piece;
     let mut reason = if bypass { Counter::Bypassed } else { Counter::Observed } as u32;
+    scratch.piece.said = said::NEED_MORE;
     if offset != 0 || bypass {
         if !passive {
             return true;
@@ -79,6 +81,7 @@ fn worth_holding(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) ->
         // SAFETY: at most the array's size.
         let loaded = unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut scratch.hello).cast(), n) };
         let said = if loaded == 0 { decide_hello(flow, n) } else { said::NEED_MORE };
+        scratch.piece.said = said;
         if said & said::FIRST != 0 {
             reason = said as u32 & 0xffff;
         } else if !passive {
@@ -110,6 +113,7 @@ fn hold(skb: *mut __sk_buff, scratch: &mut Scratch, flow: *mut Flow, state: Stat
     if inserted == Inserted::Grown {
         if store_in_buffer(skb, buffer, offset, from, len) != 0 {
             settle(flow);
+            forget(scratch);
             return drop(Counter::EmitFailed);
         }
         count(Counter::Buffered);
@@ -118,14 +122,19 @@ fn hold(skb: *mut __sk_buff, scratch: &mut Scratch, flow: *mut Flow, state: Stat
     }
     // SAFETY: as above.
     let contiguous = unsafe { ranges::contiguous(&(*buffer).ranges) };
-    let verdict = if state == State::Wait { Verdict::NeedMore } else { verdict(flow, buffer, contiguous, scratch) };
+    let said = match state {
+        State::Wait => said::NEED_MORE,
+        // Decided on already, from the packet.
+        State::Established => scratch.piece.said,
+        _ => decide_buffered(flow, buffer, contiguous, scratch),
+    };
     let progress = Progress {
         offset,
         grown: inserted == Inserted::Grown,
         contiguous,
         grown_at,
         now: scratch.facts.now,
-        verdict,
+        verdict: verdict(said),
         owner_tries: scratch.vip.owner_tries,
     };
     // SAFETY: a whole map value that this CPU has locked.
@@ -153,19 +162,23 @@ fn hold(skb: *mut __sk_buff, scratch: &mut Scratch, flow: *mut Flow, state: Stat
     }
 }
 
-/// The verdict on what is buffered.
+/// Decides on what is buffered.
 #[inline(always)]
-fn verdict(flow: *mut Flow, buffer: *mut Pending, contiguous: u32, scratch: &mut Scratch) -> Verdict {
+fn decide_buffered(flow: *mut Flow, buffer: *mut Pending, contiguous: u32, scratch: &mut Scratch) -> i32 {
     if contiguous == 0 {
-        return Verdict::NeedMore;
+        return said::NEED_MORE;
     }
     // SAFETY: whole arrays of map values, both eight-byte aligned (checked below).
     unsafe {
         let from = (&raw const (*buffer).data).cast::<[u64; LOOKED_AT / 8]>();
         (&raw mut scratch.hello).cast::<[u64; LOOKED_AT / 8]>().write(from.read());
     }
-    let have = if contiguous as usize > LOOKED_AT { LOOKED_AT as u32 } else { contiguous };
-    match decide_hello(flow, have) {
+    decide_hello(flow, if contiguous as usize > LOOKED_AT { LOOKED_AT as u32 } else { contiguous })
+}
+
+#[inline(always)]
+fn verdict(said: i32) -> Verdict {
+    match said {
         first if first & said::FIRST != 0 => Verdict::First(reason(first as u32 & 0xffff)),
         said::NEED_MORE => Verdict::NeedMore,
         owner => Verdict::Owner(owner as u16),

@@ -16,7 +16,7 @@ use steer_common::{
 };
 
 use crate::{
-    client::{copy_flow, known, lookup, nothing_to_learn, segment, settle},
+    client::{copy_flow, forget, known, lookup, nothing_to_learn, segment, settle},
     forward::{ask, fib},
     hook::tc::Tc,
     journey::{AGREED, drop, next, pass},
@@ -75,8 +75,7 @@ extern "C" fn first_syn_ack(skb: *mut __sk_buff, handshake: *mut Flow, replaces:
     let id = scratch.backend;
     if replaces != 0 {
         let _ = FLOWS.remove(&scratch.key);
-        let _ = SPLICES.remove(&scratch.key);
-        let _ = PENDING.remove(&scratch.key);
+        forget(scratch);
         count(Counter::FlowReplaced);
     }
     if read_options(skb, 0) != 0 {
@@ -182,7 +181,7 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
             }
             settle(flow);
             nothing_to_learn(flow);
-            let _ = PENDING.remove(&scratch.key);
+            forget(scratch);
             count_index(reason as u32);
             next::FORWARD
         }

@@ -3,7 +3,8 @@
 //! Read it in the order a test uses it: [`scenario`] describes what is wanted and starts it; [`topology`] builds the
 //! namespaces and links, [`netns`] is one namespace; [`pki`], [`nginx`] and [`client`] are the TLS ends; [`agent`] runs
 //! steer and [`l4`] its rival; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
-//! send segments that no kernel would. [`demo`] is the whole of it for people.
+//! send segments that no kernel would. [`programs`] runs packets through the loaded programs without any link. [`demo`] is
+//! the whole of it for people.
 
 pub mod agent;
 pub mod client;
@@ -18,5 +19,6 @@ pub mod packets;
 pub mod payload;
 pub mod pki;
 pub mod process;
+pub mod programs;
 pub mod scenario;
 pub mod topology;

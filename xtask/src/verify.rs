@@ -100,7 +100,7 @@ pub(crate) fn all_defaults() -> Result<()> {
 }
 
 fn in_running_kernel(tree: &Tree, forwarded: &[String]) -> Result<Counts> {
-    let mut verify = tree.cargo(&["run", "--release", "--package", "steer-tests", "--bin", "verify", "--"]);
+    let mut verify = tree.cargo(&["run", "--package", "steer-tests", "--bin", "verify", "--"]);
     let text = command::stdout_of(verify.args(forwarded)).context("load the programs into the running kernel")?;
     let mut counts = Counts::default();
     for line in text.lines().filter(|line| !line.is_empty()) {
@@ -113,8 +113,8 @@ fn in_running_kernel(tree: &Tree, forwarded: &[String]) -> Result<Counts> {
 
 fn in_guest(tree: &Tree, command: &str) -> Result<Counts> {
     let kernel = Kernel::find(tree)?;
-    let verify = build::program(tree, Profile::Release, "steer-tests", "verify")?;
-    let steer = build::steer(tree, Profile::Release)?;
+    let verify = build::program(tree, Profile::Debug, "steer-tests", "verify")?;
+    let steer = build::steer(tree, Profile::Debug)?;
     let mut guest = Guest {
         name: "verify".to_owned(),
         programs: vec![(verify, PathBuf::from("/steer/verify")), (steer, PathBuf::from("/steer/steer"))],

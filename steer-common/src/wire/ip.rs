@@ -46,6 +46,8 @@ pub struct Ip {
     pub l4_len: usize,
     /// Whether the packet carries IPv4 options or IPv6 extension headers.
     pub options: bool,
+    /// Whether routers may fragment it (IPv4 without DF).
+    pub may_fragment: bool,
     /// Which part of a datagram this is.
     pub part: Part,
     /// Identification of a fragment, 16 bits in IPv4 and 32 in IPv6.
@@ -119,6 +121,7 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, l3: usize) -> Frame {
         l4: l3 + header_len,
         l4_len: total - header_len,
         options: header_len != IPV4_LEN,
+        may_fragment: flags_offset & 0x4000 == 0,
         part: Part::of(flags_offset & 0x3fff != 0, flags_offset & 0x1fff),
         fragment_id: upper(h[1]) as u32,
     })
@@ -142,6 +145,7 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, l3: usize) -> Frame {
         l4: l3 + IPV6_LEN,
         l4_len: upper(h[1]) as usize,
         options: false,
+        may_fragment: false,
         part: Part::Whole,
         fragment_id: 0,
     };

@@ -3,10 +3,7 @@
 //! An address of ours carries a protocol number of ours (`IFA_PROTO`, Linux 5.18), so nothing needs to be remembered:
 //! an address that someone else put there is left alone.
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::HashSet, net::IpAddr};
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::TryStreamExt as _;
@@ -20,22 +17,33 @@ use crate::{config::Config, plane::ifindex};
 /// What `ip address` shows as `proto 0x53`.
 const OURS: AddressProtocol = AddressProtocol::Other(0x53);
 
-/// Makes the interfaces carry the VIPs that are to be assigned. Of the others, takes off those in `known`, which this
-/// gateway has or had.
-pub(super) async fn settle(config: &Config, known: &[IpAddr]) -> Result<()> {
-    let asked = config.vips.iter().filter(|vip| vip.assign).map(|vip| vip.address).collect::<Vec<_>>();
-    let known = known.iter().copied().filter(|ip| !asked.iter().any(|vip| vip.ip() == *ip));
-    let known = known.collect::<HashSet<_>>();
-    if asked.is_empty() && known.is_empty() {
+/// Puts the VIPs that are to be assigned on their interfaces, where they are not there.
+pub(super) async fn assign(config: &Config) -> Result<()> {
+    let asked = asked(config);
+    if asked.is_empty() {
         return Ok(());
     }
     let handle = connect()?;
     let addresses = list(&handle).await?;
-    for vip in &asked {
-        assign(&handle, config, vip, &addresses).await?;
+    for vip in asked {
+        add(&handle, config, vip, &addresses).await?;
     }
-    remove(&handle, addresses, &known).await?;
     Ok(())
+}
+
+/// Takes off what this gateway assigned and the configuration does not want assigned any more. `known` is what it has
+/// as VIPs so far.
+pub(super) async fn withdraw(config: &Config, known: impl IntoIterator<Item = IpAddr>) -> Result<()> {
+    let asked = asked(config);
+    let unasked = known.into_iter().filter(|ip| !asked.contains(ip)).collect::<HashSet<_>>();
+    if !unasked.is_empty() {
+        unassign(&unasked).await?;
+    }
+    Ok(())
+}
+
+fn asked(config: &Config) -> HashSet<IpAddr> {
+    config.vips.iter().filter(|vip| vip.assign).map(|vip| vip.address.ip()).collect()
 }
 
 /// Takes every VIP in `known` that this program assigned off its interface; returns those it found.
@@ -65,8 +73,7 @@ async fn remove(handle: &Handle, addresses: Vec<AddressMessage>, known: &HashSet
     Ok(removed)
 }
 
-async fn assign(handle: &Handle, config: &Config, vip: &SocketAddr, addresses: &[AddressMessage]) -> Result<()> {
-    let ip = vip.ip();
+async fn add(handle: &Handle, config: &Config, ip: IpAddr, addresses: &[AddressMessage]) -> Result<()> {
     if addresses.iter().any(|message| ip_of(message) == Some(ip)) {
         return Ok(());
     }

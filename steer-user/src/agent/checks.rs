@@ -1,6 +1,10 @@
 //! What the machine around the gateway must allow: said loudly when it does not.
 
-use std::{fs, net::IpAddr};
+use std::{
+    collections::HashSet,
+    fs,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::report::Backends;
 
@@ -21,10 +25,33 @@ pub fn sysctls<'a>(
     warnings
 }
 
+/// Says of each backend once that its answers do not come back through here.
+#[derive(Default)]
+pub(super) struct ReturnPathWatch {
+    suspects: HashSet<SocketAddr>,
+    told: HashSet<SocketAddr>,
+}
+
+impl ReturnPathWatch {
+    /// Looks at the backends; warns of those that looked the same the time before, for an answer may be on its way.
+    pub(super) fn look(&mut self, backends: &Backends) {
+        let silent = backends.without_return_path().map(|backend| backend.address).collect::<HashSet<_>>();
+        for address in silent.intersection(&self.suspects) {
+            if self.told.insert(*address) {
+                log::warn!("{}", no_return_path(*address));
+            }
+        }
+        self.suspects = silent;
+    }
+}
+
 /// Backends whose answers do not come back through this gateway, as sentences: their clients see no connection.
 pub fn return_paths(backends: &Backends) -> Vec<String> {
-    let sentence = |address| format!("{address} got flows but no answer came back through here: is this its gateway?");
-    backends.without_return_path().map(|backend| sentence(backend.address)).collect()
+    backends.without_return_path().map(|backend| no_return_path(backend.address)).collect()
+}
+
+fn no_return_path(backend: SocketAddr) -> String {
+    format!("{backend} got flows but no answer came back through here: is this gateway on its way to the clients?")
 }
 
 fn forwarding(name: &str) -> Option<String> {

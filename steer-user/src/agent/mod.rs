@@ -7,11 +7,11 @@ mod events;
 mod health;
 mod interfaces;
 mod pools;
+mod qdiscs;
 mod sweep;
 
 use std::{
     future::Future,
-    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -22,6 +22,7 @@ use tokio::{task::JoinSet, time};
 pub(crate) use addresses::unassign;
 use interfaces::Interfaces;
 pub use pools::Pools;
+pub(crate) use qdiscs::remove_unused;
 pub use sweep::{Swept, sweep};
 
 use crate::{
@@ -29,6 +30,7 @@ use crate::{
     config::Config,
     control, export,
     plane::{self, Attachment, Lock, PinDir, Plane, Programs, Xdp},
+    report::Backends,
 };
 
 /// Shortest time between two sweeps.
@@ -45,7 +47,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let fresh = dir.create()?;
     let brought_up = start(&config, &dir).await;
     if brought_up.is_err() && fresh {
-        plane::detach(&dir)?;
+        remove_unused(&plane::detach(&dir)?.qdiscs).await?;
     }
     let Running { mut tasks, stop, lock } = brought_up?;
     let ended = tokio::select! {
@@ -115,7 +117,7 @@ async fn bring_up(
 ) -> Result<(Pools, Programs, Vec<Attachment>)> {
     let mut programs = Programs::load(dir, &config.sizes)?;
     let plane = Plane::open(dir)?;
-    let known = plane.vips()?.iter().map(|(key, _)| socket(key).ip()).collect::<Vec<IpAddr>>();
+    addresses::withdraw(config, plane.vips()?.iter().map(|(key, _)| socket(key).ip())).await?;
     let mut pools = Pools::adopt(plane, config, interfaces.mtu)?;
     set_xdp(&mut pools, interfaces.targets.iter().any(|target| target.xdp != Xdp::Never))?;
     let attached = programs.attach(dir, &interfaces.targets)?;
@@ -123,10 +125,10 @@ async fn bring_up(
     if programs.finish_resize(dir)? {
         *pools.plane_mut() = Plane::open(dir)?;
     }
-    for Attachment { interface, xdp } in &attached {
+    for Attachment { interface, xdp, .. } in &attached {
         log::info!("{interface}: {}", if *xdp { "XDP and TC" } else { "TC" });
     }
-    addresses::settle(config, &known).await?;
+    addresses::assign(config).await?;
     Ok((pools, programs, attached))
 }
 
@@ -151,30 +153,32 @@ async fn keep(
     pools: Arc<Mutex<Pools>>,
     gauges: Arc<Mutex<Swept>>,
     mut programs: Programs,
-    attached: Vec<Attachment>,
+    mut attached: Vec<Attachment>,
 ) -> Result<()> {
     let mut plane = Plane::open(&dir)?;
+    let mut return_paths = checks::ReturnPathWatch::default();
     loop {
         let started = Instant::now();
         let walk = move || sweep(&mut plane).map(|swept| (plane, swept));
         let (given_back, swept) = tokio::task::spawn_blocking(walk).await.context("sweep the tables")??;
         plane = given_back;
         pools.lock().unwrap_or_else(PoisonError::into_inner).release(&swept.named)?;
+        return_paths.look(&Backends::read(&plane)?);
         log::trace!("swept: {swept:?}");
         *gauges.lock().unwrap_or_else(PoisonError::into_inner) = swept;
-        look_after(&config, &dir, &mut programs, &attached).await;
+        look_after(&config, &dir, &mut programs, &mut attached).await;
         time::sleep(SWEEP.max(started.elapsed() * SWEEP_SHARE)).await;
     }
 }
 
 /// Brings programs and VIPs back where an interface vanished and came back. What fails is tried again.
-async fn look_after(config: &Config, dir: &PinDir, programs: &mut Programs, attached: &[Attachment]) {
+async fn look_after(config: &Config, dir: &PinDir, programs: &mut Programs, attached: &mut [Attachment]) {
     if attached.iter().any(|attachment| plane::ifindex(&attachment.interface).is_none()) {
         // Its VIPs wait for it: elsewhere their neighbours would not find them.
         return;
     }
     let reattached = programs.reattach(dir, attached);
-    let assigned = addresses::settle(config, &[]).await;
+    let assigned = addresses::assign(config).await;
     for error in [reattached, assigned].into_iter().filter_map(Result::err) {
         log::error!("{error:#}");
     }

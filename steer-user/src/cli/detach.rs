@@ -13,7 +13,7 @@ use super::Place;
 use crate::{
     address::socket,
     agent, control,
-    plane::{self, PinDir, Plane},
+    plane::{self, Detached, PinDir, Plane},
     show,
 };
 
@@ -27,13 +27,21 @@ pub(super) fn run(place: &Place) -> Result<()> {
         return show::outcome(place.format(), format!("nothing is pinned at {}", dir.root().display()));
     }
     stop_agent(&dir, &place.socket())?;
-    let addresses = unassign(&dir)?;
-    let detached = plane::detach(&dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let (detached, addresses) = runtime.block_on(detach(&dir))?;
     control::remove_socket(&place.socket());
-    let what = detached.iter().map(|(interface, kind)| format!("{} of {interface}", kind.word()));
-    let what = what.chain(addresses.iter().map(ToString::to_string)).collect::<Vec<_>>();
+    let programs = detached.programs.iter().map(|(interface, kind)| format!("{} of {interface}", kind.word()));
+    let what = programs.chain(addresses.iter().map(ToString::to_string)).collect::<Vec<_>>();
     let what = if what.is_empty() { "no program was attached".to_owned() } else { what.join(", ") };
     show::outcome(place.format(), format!("removed the state at {} ({what})", dir.root().display()))
+}
+
+/// Programs last, so that TCP to a VIP never reaches the local stack while the VIP is there.
+async fn detach(dir: &PinDir) -> Result<(Detached, Vec<IpAddr>)> {
+    let addresses = unassign(dir).await?;
+    let detached = plane::detach(dir)?;
+    agent::remove_unused(&detached.qdiscs).await?;
+    Ok((detached, addresses))
 }
 
 /// Ends the agent, which would attach again what is detached.
@@ -54,9 +62,8 @@ fn stop_agent(dir: &PinDir, socket: &Path) -> Result<()> {
 }
 
 /// Takes the VIPs off their interfaces; a state too broken to be read has none we could tell.
-fn unassign(dir: &PinDir) -> Result<Vec<IpAddr>> {
+async fn unassign(dir: &PinDir) -> Result<Vec<IpAddr>> {
     let vips = Plane::open(dir).and_then(|plane| plane.vips());
     let known = vips.unwrap_or_default().iter().map(|(key, _)| socket(key).ip()).collect::<HashSet<_>>();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    if known.is_empty() { Ok(Vec::new()) } else { runtime.block_on(agent::unassign(&known)) }
+    if known.is_empty() { Ok(Vec::new()) } else { agent::unassign(&known).await }
 }

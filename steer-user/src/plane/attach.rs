@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya::{
     programs::{
         SchedClassifier, TcAttachType, XdpMode,
@@ -69,6 +69,8 @@ pub struct Target {
 pub struct Attachment {
     /// The interface.
     pub interface: String,
+    /// Its index: another one under the same name is another interface.
+    pub index: u32,
     /// Whether XDP runs there besides TC.
     pub xdp: bool,
 }
@@ -81,7 +83,7 @@ impl Programs {
         }
         let attach_xdp = |target: &Target| {
             let xdp = self.attach_xdp_if_asked(dir, target)?;
-            Ok(Attachment { interface: target.interface.clone(), xdp })
+            Ok(Attachment { index: require_interface(&target.interface)?, interface: target.interface.clone(), xdp })
         };
         let attached = targets.iter().map(attach_xdp).collect::<Result<Vec<_>>>()?;
         detach_unasked(dir, &attached)?;
@@ -89,18 +91,16 @@ impl Programs {
     }
 
     /// Attaches anew where an interface vanished and came back.
-    pub fn reattach(&mut self, dir: &PinDir, attached: &[Attachment]) -> Result<()> {
-        for Attachment { interface, xdp } in attached {
-            if ifindex(interface).is_none() {
-                continue;
-            }
-            if !clsact::is_attached(dir, interface) && !is_live(&dir.link(interface, Kind::Tc), interface) {
-                log::warn!("{interface}: attaching anew");
-                self.attach_tc(dir, interface)?;
-            }
-            if *xdp && !is_live(&dir.link(interface, Kind::Xdp), interface) {
+    pub fn reattach(&mut self, dir: &PinDir, attached: &mut [Attachment]) -> Result<()> {
+        for attachment in attached {
+            let Attachment { interface, index, xdp } = attachment;
+            let Some(now) = ifindex(interface).filter(|now| now != index) else { continue };
+            log::warn!("{interface}: attaching anew");
+            self.attach_tc(dir, interface)?;
+            if *xdp {
                 self.attach_xdp(dir, interface)?;
             }
+            *index = now;
         }
         Ok(())
     }
@@ -179,7 +179,7 @@ fn detach_unasked(dir: &PinDir, attached: &[Attachment]) -> Result<()> {
     for (interface, kind, pin) in dir.links() {
         let asked = attached.iter().any(|a| a.interface == interface && (kind == Kind::Tc || a.xdp));
         if !asked {
-            log::info!("{interface}: detaching {}", kind.word());
+            log::debug!("{interface}: detaching {}", kind.word());
             detach_pin(&pin)?;
         }
     }
@@ -187,18 +187,12 @@ fn detach_unasked(dir: &PinDir, attached: &[Attachment]) -> Result<()> {
 }
 
 /// Removes the programs from every interface.
-pub(super) fn detach_all(dir: &PinDir) -> Result<Vec<(String, Kind)>> {
-    let mut detached = Vec::new();
-    for (interface, kind, pin) in dir.links() {
-        detach_pin(&pin)?;
-        detached.push((interface, kind));
-    }
-    clsact::detach_unasked(dir, &[])?;
-    Ok(detached)
+pub(super) fn detach_all(dir: &PinDir) -> Result<()> {
+    detach_unasked(dir, &[])
 }
 
 /// Detaches a link, even while another process still holds it, and removes its pin.
-pub(super) fn detach_pin(pin: &Path) -> Result<()> {
+fn detach_pin(pin: &Path) -> Result<()> {
     if let Err(error) = sys::detach_link(pin) {
         log::debug!("detach {}: {error}", pin.display());
     }
@@ -227,11 +221,8 @@ pub fn ifindex(interface: &str) -> Option<u32> {
     sys::ifindex(interface)
 }
 
-fn require_interface(interface: &str) -> Result<()> {
-    if ifindex(interface).is_none() {
-        bail!("there is no interface {interface}");
-    }
-    Ok(())
+fn require_interface(interface: &str) -> Result<u32> {
+    ifindex(interface).with_context(|| format!("there is no interface {interface}"))
 }
 
 /// Whether this kernel attaches TC programs by filters.

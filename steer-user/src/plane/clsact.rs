@@ -16,15 +16,17 @@ use super::{
 };
 
 const PREFIX: &str = "clsact_";
+/// Marks interfaces whose clsact was not there before.
+const QDISC_PREFIX: &str = "qdisc_";
 const PRIORITY: u16 = 0x5354;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// Puts the filter in place, replacing the one of an agent before at once.
 pub(super) fn attach(program: &mut SchedClassifier, dir: &PinDir, interface: &str) -> Result<()> {
-    let marker = marker(dir, interface);
-    fs::create_dir_all(&marker).with_context(|| format!("create {}", marker.display()))?;
-    if let Err(error) = tc::qdisc_add_clsact(interface) {
-        log::debug!("{interface}: clsact is there already ({error})");
+    mark(marker(dir, interface))?;
+    match tc::qdisc_add_clsact(interface) {
+        Ok(()) => mark(dir.map(&format!("{QDISC_PREFIX}{}", file_name(interface))))?,
+        Err(error) => log::debug!("{interface}: clsact is there already ({error})"),
     }
     let replaced = filter(interface).map(|old| program.attach_to_link(old));
     let id = match replaced {
@@ -41,14 +43,9 @@ pub(super) fn attach(program: &mut SchedClassifier, dir: &PinDir, interface: &st
     Ok(())
 }
 
-/// Whether an interface has our filter.
-pub(super) fn is_attached(dir: &PinDir, interface: &str) -> bool {
-    marker(dir, interface).exists()
-}
-
 /// Removes the filters of interfaces that are not asked for.
 pub(super) fn detach_unasked(dir: &PinDir, attached: &[Attachment]) -> Result<()> {
-    for (interface, marker) in markers(dir) {
+    for (interface, marker) in markers(dir, PREFIX) {
         if attached.iter().any(|a| a.interface == interface) && super::attach::without_tcx() {
             continue;
         }
@@ -65,14 +62,23 @@ pub(super) fn detach_unasked(dir: &PinDir, attached: &[Attachment]) -> Result<()
 
 /// The interfaces that carry our filter.
 pub(super) fn interfaces(dir: &PinDir) -> Vec<String> {
-    markers(dir).into_iter().map(|(interface, _)| interface).collect()
+    markers(dir, PREFIX).into_iter().map(|(interface, _)| interface).collect()
 }
 
-fn markers(dir: &PinDir) -> Vec<(String, PathBuf)> {
+/// The interfaces whose clsact was not there before.
+pub(super) fn own_qdiscs(dir: &PinDir) -> Vec<String> {
+    markers(dir, QDISC_PREFIX).into_iter().map(|(interface, _)| interface).collect()
+}
+
+fn mark(marker: PathBuf) -> Result<()> {
+    fs::create_dir_all(&marker).with_context(|| format!("create {}", marker.display()))
+}
+
+fn markers(dir: &PinDir, prefix: &str) -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(dir.state()).into_iter().flatten().flatten();
     let parse = |entry: fs::DirEntry| {
         let name = entry.file_name();
-        Some((interface_name(name.to_str()?.strip_prefix(PREFIX)?), entry.path()))
+        Some((interface_name(name.to_str()?.strip_prefix(prefix)?), entry.path()))
     };
     entries.filter_map(parse).collect()
 }

@@ -188,9 +188,19 @@ impl Plane {
     }
 }
 
-/// Detaches every program and removes every pin; returns what was detached.
-pub fn detach(dir: &PinDir) -> Result<Vec<(String, Kind)>> {
-    let detached = attach::detach_all(dir)?;
+/// What a detached gateway had.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Detached {
+    /// Interfaces with the kind of program that was there.
+    pub programs: Vec<(String, Kind)>,
+    /// Interfaces that still have a clsact qdisc of ours.
+    pub qdiscs: Vec<String>,
+}
+
+/// Detaches every program and removes every pin.
+pub fn detach(dir: &PinDir) -> Result<Detached> {
+    let detached = Detached { programs: attachments(dir), qdiscs: clsact::own_qdiscs(dir) };
+    attach::detach_all(dir)?;
     dir.remove()?;
     Ok(detached)
 }
