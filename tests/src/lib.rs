@@ -7,6 +7,7 @@
 //! the whole of it for people.
 
 pub mod agent;
+pub mod bench;
 pub mod client;
 pub mod demo;
 pub mod frames;

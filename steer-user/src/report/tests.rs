@@ -111,3 +111,25 @@ fn status_has_the_documented_shape() {
     );
     assert_eq!(value["tables"][0], json!({"name": "sessions", "entries": 1, "max_entries": 2}));
 }
+
+/// The example under a heading of docs/cli.md, read as `T` and written again.
+#[track_caller]
+fn example<T: serde::Serialize + serde::de::DeserializeOwned>(heading: &str) -> (Value, Value) {
+    let docs = include_str!("../../../docs/cli.md");
+    let section = docs.split("\n### ").find(|section| section.starts_with(heading)).unwrap();
+    let text = section.split("```json\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let read: T = serde_json::from_str(text).unwrap();
+    (serde_json::from_str(text).unwrap(), serde_json::to_value(read).unwrap())
+}
+
+#[test]
+fn the_examples_in_the_documentation_are_what_the_program_prints() {
+    let (documented, printed) = example::<Status>("`status`");
+    assert_eq!(documented, printed);
+    let (documented, printed) = example::<Backends>("`backends list`");
+    assert_eq!(documented, printed);
+    let (documented, printed) = example::<Sessions>("`sessions list`");
+    assert_eq!(documented, printed);
+    let (documented, printed) = example::<Stats>("`stats`");
+    assert_eq!(documented, printed);
+}
