@@ -5,11 +5,12 @@ use crate::shared::{PENDING_RANGES, Range};
 /// Outcome of an insertion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Inserted {
-    /// At least one byte was new.
+    /// At least one byte was new. Where the set tells no more holes apart its highest range is forgotten: the lowest
+    /// bytes are what the client repeats first and what a decision waits for.
     Grown,
     /// Everything was there already.
     Known,
-    /// More holes than the set tells apart: nothing was changed.
+    /// The highest of more ranges than the set tells apart: nothing was changed.
     Full,
 }
 
@@ -49,7 +50,7 @@ pub fn insert(ranges: &mut [Range; PENDING_RANGES], start: u32, end: u32) -> Ins
         }
         n += 1;
     }
-    if n > PENDING_RANGES {
+    if n > PENDING_RANGES && kept[PENDING_RANGES - 1].start < merged.start {
         return Inserted::Full;
     }
     *ranges = kept;
@@ -86,11 +87,14 @@ mod tests {
                 let before = bitmap;
                 let mut wanted = bitmap;
                 wanted[start as usize..end as usize].fill(true);
-                let runs = (0..128).filter(|&i| wanted[i] && (i == 0 || !wanted[i - 1])).count();
+                let too_many = (0..128).filter(|&i| wanted[i] && (i == 0 || !wanted[i - 1])).nth(PENDING_RANGES);
+                if let Some(highest) = too_many {
+                    wanted[highest..].fill(false);
+                }
                 match insert(&mut set, start, end) {
                     Inserted::Grown => { prop_assert_ne!(wanted, before); bitmap = wanted; }
                     Inserted::Known => prop_assert_eq!(wanted, before),
-                    Inserted::Full => prop_assert!(runs > PENDING_RANGES),
+                    Inserted::Full => { prop_assert_eq!(wanted, before); prop_assert!(too_many.is_some()); }
                 }
                 let prefix = bitmap.iter().take_while(|b| **b).count() as u32;
                 let top = bitmap.iter().rposition(|b| *b).map_or(0, |i| i as u32 + 1);

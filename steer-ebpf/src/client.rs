@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_check_mtu, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
 };
 use steer_common::{
     counters::Counter,
@@ -131,19 +131,9 @@ fn remember(skb: *mut __sk_buff, scratch: &mut Scratch, first: u16) {
     flow.offered = offer.options | ecn;
     if scratch.vip.flags & VIP_RETURN_BY_ROUTE == 0 {
         note_hop(&Tc(skb), &mut flow.client_hop);
-        flow.client_hop.mtu = mtu(skb);
     }
     // A full table forgets its oldest; the client then gets plain layer 4.
     let _ = HANDSHAKES.insert(&scratch.key, &*flow, 0);
-}
-
-/// MTU of the interface the packet came in by, bytes; 0 where it cannot be known.
-#[inline(always)]
-fn mtu(skb: *mut __sk_buff) -> u32 {
-    let mut mtu = 0u32;
-    // SAFETY: a number on the stack, which the helper replaces by the MTU.
-    let checked = unsafe { bpf_check_mtu(skb.cast(), 0, &mut mtu, 0, 0) };
-    if checked < 0 { 0 } else { mtu }
 }
 
 /// A packet of no flow: where the lookup table says, so that flows older than our memory go on.

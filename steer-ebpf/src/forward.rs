@@ -72,6 +72,10 @@ impl Change {
         } else {
             self.ack = flow.delta.wrapping_neg();
             self.edits = splice::to_owner(flow);
+            #[cfg(feature = "mutant-sack")]
+            {
+                self.edits.sack = 0;
+            }
         }
     }
 }
@@ -263,7 +267,7 @@ pub(crate) fn pseudo_sum(ip: &Ip) -> u64 {
 }
 
 /// Seconds for which an answer of the forwarding table is used again.
-const HOP_SECONDS: u32 = 1;
+pub(crate) const HOP_SECONDS: u32 = 1;
 
 /// Answers of the forwarding table (`BPF_FIB_LKUP_RET_*`).
 pub(crate) mod fib {

@@ -17,7 +17,7 @@ use steer_common::{
 
 use crate::{
     client, emit, fragment,
-    forward::{Change, Refused, fib, refresh, send},
+    forward::{Change, HOP_SECONDS, Refused, fib, refresh, send},
     hook::{
         Hook,
         tc::{DROP, NEXT, Tc},
@@ -419,8 +419,12 @@ fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Resu
     });
     // SAFETY: one of the three places above, all of them map values.
     let hop = unsafe { &mut *hop };
-    // A client's hop is kept by its own packets, not by the forwarding table.
+    // A client's hop is kept by its own packets, not by the forwarding table; only its MTU is asked for.
     let answer = if plan.to_client && hop.ifindex != 0 {
+        if plan.seconds.wrapping_sub(hop.asked) > HOP_SECONDS {
+            hop.mtu = hook.mtu(hop.ifindex);
+            hop.asked = plan.seconds;
+        }
         fib::SUCCESS
     } else if plan.to_client {
         refresh(hook, hop, &backend.vip.address, &ip.destination, plan.seconds)
@@ -496,7 +500,7 @@ pub(crate) fn note_hop<H: Hook>(hook: &H, hop: &mut Hop) {
     let ifindex = hook.ifindex();
     let same = Hop { destination, source, ..*hop }.ethernet() == hop.ethernet();
     if hop.ifindex != ifindex || !same {
-        hop.mtu = if hop.ifindex == ifindex { hop.mtu } else { 0 };
+        hop.asked = 0;
         hop.ifindex = ifindex;
         hop.destination = destination;
         hop.source = source;

@@ -39,6 +39,17 @@ pub struct Agent<'a> {
     server: Option<Server>,
 }
 
+/// The counters of the programs at one moment.
+#[derive(Clone, Debug)]
+pub struct Counts(Value);
+
+impl Counts {
+    /// One of them, if `steer stats` knows it.
+    pub fn of(&self, counter: Counter) -> Option<u64> {
+        self.0["counters"][counter.word()].as_u64()
+    }
+}
+
 impl<'a> Agent<'a> {
     /// Starts one that serves the lab's VIPs, both families, and waits until every backend is up.
     ///
@@ -117,9 +128,15 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// When `steer stats` fails.
     pub fn count(&self, counter: Counter) -> Result<u64> {
-        let stats = self.json("stats")?;
-        let word = counter.word();
-        stats["counters"][word].as_u64().with_context(|| format!("steer stats knows no counter {word}"))
+        self.counts()?.of(counter).with_context(|| format!("steer stats knows no counter {}", counter.word()))
+    }
+
+    /// All counters of the programs, as they stand now.
+    ///
+    /// # Errors
+    /// When `steer stats` fails.
+    pub fn counts(&self) -> Result<Counts> {
+        Ok(Counts(self.json("stats")?))
     }
 
     /// The directory of its pins, as configured (maps lie below, in `v1`).

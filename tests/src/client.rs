@@ -7,7 +7,7 @@ mod http;
 mod sessions;
 
 use std::{
-    io::Write,
+    io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     sync::Arc,
     thread,
@@ -45,6 +45,10 @@ pub struct Dial {
     pub cut_pause: Duration,
     /// Longest wait for any one step.
     pub timeout: Duration,
+    /// TCP_NODELAY.
+    pub nodelay: bool,
+    /// The connection ends with a reset instead of a FIN.
+    pub reset: bool,
 }
 
 impl Dial {
@@ -59,7 +63,21 @@ impl Dial {
             cuts: Vec::new(),
             cut_pause: Duration::ZERO,
             timeout: Duration::from_secs(20),
+            nodelay: true,
+            reset: false,
         }
+    }
+
+    /// Sends bytes without TLS, and returns what the server answers until it closes.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub fn speak(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+        let mut stream = self.open()?;
+        stream.write_all(bytes).context("speak")?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).context("listen")?;
+        Ok(answer)
     }
 
     fn open(&self) -> Result<TcpStream> {
@@ -68,13 +86,16 @@ impl Dial {
         if let Some(mss) = self.mss {
             socket.set_tcp_mss(mss)?;
         }
+        if self.reset {
+            socket.set_linger(Some(Duration::ZERO))?;
+        }
         let source = SocketAddr::new(self.source, self.source_port.unwrap_or(0));
         socket.bind(&source.into()).with_context(|| format!("bind to {source}"))?;
         socket
             .connect_timeout(&self.target.into(), self.timeout)
             .with_context(|| format!("connect to {}", self.target))?;
         let stream = TcpStream::from(socket);
-        stream.set_nodelay(true)?;
+        stream.set_nodelay(self.nodelay)?;
         stream.set_read_timeout(Some(self.timeout))?;
         stream.set_write_timeout(Some(self.timeout))?;
         Ok(stream)

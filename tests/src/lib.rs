@@ -3,13 +3,16 @@
 //! Read it in the order a test uses it: [`scenario`] describes what is wanted and starts it; [`topology`] builds the
 //! namespaces and links, [`netns`] is one namespace; [`pki`], [`nginx`] and [`client`] are the TLS ends; [`agent`] runs
 //! steer and [`l4`] its rival; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
-//! send segments that no kernel would. [`programs`] runs packets through the loaded programs without any link. [`demo`] is
-//! the whole of it for people.
+//! send segments that no kernel would. [`programs`] runs packets through the loaded programs without any link, and
+//! [`detour`] reorders what clients send. [`setting`] and [`case`] are what the tests of faults share; [`demo`] is the
+//! whole of it for people.
 
 pub mod agent;
+pub mod case;
 pub mod bench;
 pub mod client;
 pub mod demo;
+pub mod detour;
 pub mod frames;
 pub mod kernel_counters;
 pub mod l4;
@@ -22,4 +25,5 @@ pub mod pki;
 pub mod process;
 pub mod programs;
 pub mod scenario;
+pub mod setting;
 pub mod topology;

@@ -14,7 +14,7 @@ mod batches;
 use anyhow::{Context, Result};
 
 use self::addresses::backend_net;
-pub use self::addresses::{CLIENT_SIDE, Family, PORT, backend, backend_side, mac, source, vip};
+pub use self::addresses::{CLIENT_SIDE, Family, PORT, backend, backend_side, mac, mac_text, source, vip};
 use crate::{netns::NetNs, process};
 
 /// What the virtual links leave to the receiver.

@@ -1,11 +1,14 @@
 //! `cargo xtask test`: host tests first, for they fail in seconds; then end to end in network namespaces.
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::{
     build::{self, Profile},
     command, rights,
     setup::{self, Job},
+    toolchain,
     tree::Tree,
 };
 
@@ -43,10 +46,25 @@ fn passes(tree: &Tree, arguments: &Arguments) -> Result<()> {
     let host = ["test", "--workspace", "--exclude", "steer-ebpf", "--exclude", "steer-tests", "--"];
     command::run(tree.cargo(&host).args(&arguments.forwarded))?;
 
+    let mutant = mutant_without_sack(tree)?;
     let mut end_to_end = tree.cargo(&["test", "--package", "steer-tests", "--", "--test-threads"]);
-    end_to_end.arg(arguments.threads.to_string()).args(&arguments.forwarded).env("STEER_BIN", steer);
+    end_to_end.arg(arguments.threads.to_string()).args(&arguments.forwarded).env("STEER_BIN", steer).env("STEER_MUTANT_SACK", mutant);
     if arguments.all {
         end_to_end.env("STEER_TEST_ALL", "1");
     }
     command::run(&mut end_to_end)
+}
+
+/// Builds programs that do not translate SACK: a test asserts that this is noticed.
+fn mutant_without_sack(tree: &Tree) -> Result<PathBuf> {
+    const FEATURE: &str = "mutant-sack";
+    let toolchain = toolchain::choose(tree.root()).map_err(|missing| anyhow!("choose an eBPF compiler: {missing}"))?;
+    let target_dir = tree.target().join("bpf");
+    let endian = if cfg!(target_endian = "little") { "little" } else { "big" };
+    let mut build = toolchain.cargo(tree.root(), "build", std::env::consts::ARCH, endian, &target_dir);
+    command::run(build.args(["--features", FEATURE]))?;
+    let built = target_dir.join(toolchain::bpf_target(endian)).join("release/steer");
+    let object = tree.target().join("mutant-sack.bpf.o");
+    std::fs::copy(&built, &object).with_context(|| format!("copy {} to {}", built.display(), object.display()))?;
+    Ok(object)
 }

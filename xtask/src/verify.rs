@@ -1,7 +1,8 @@
 //! `cargo xtask verify`: loads the programs into the running kernel and into 6.1, and holds the verifier's count to what
-//! is recorded.
+//! is recorded; in 6.1 also one re-home with real servers.
 //!
-//! The program `verify` of the tests package does the loading and prints `program TAB kernel TAB instructions`.
+//! Programs of the tests package do the work: `verify` loads and prints `program TAB kernel TAB instructions`, `live`
+//! re-homes.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -25,7 +26,7 @@ pub(crate) struct Arguments {
     /// Record the counts as the new budget.
     #[arg(long)]
     record: bool,
-    /// Run this shell command line in the 6.1 kernel instead, where `verify` and `steer` lie in /steer.
+    /// Run this shell command line in the 6.1 kernel instead, where `verify`, `live` and `steer` lie in /steer.
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["kernel", "record"])]
     shell: Option<String>,
     /// Only report what is missing, install nothing.
@@ -66,7 +67,7 @@ const MODULES: [&str; 15] = [
 ];
 
 /// Tools in the guest beside busybox.
-const PROGRAMS: [&str; 7] = ["ip", "tc", "ethtool", "nft", "bpftool", "openssl", "nginx"];
+const PROGRAMS: [&str; 8] = ["ip", "tc", "ethtool", "nft", "bpftool", "setpriv", "openssl", "nginx"];
 
 /// Configuration that openssl does not start without.
 const FILES: [&str; 1] = ["/usr/lib/ssl/openssl.cnf"];
@@ -87,7 +88,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         counts.extend(in_running_kernel(&tree, &arguments.forwarded)?);
     }
     if arguments.kernel != Some(Target::Running) {
-        counts.extend(in_guest(&tree, &format!("/steer/verify {}", quoted(&arguments.forwarded)))?);
+        counts.extend(in_guest(&tree, &format!("/steer/verify {} && /steer/live", quoted(&arguments.forwarded)))?);
     }
     ensure!(!counts.is_empty(), "no program was loaded");
     counts.judge(&if arguments.record { Counts::default() } else { Counts::recorded(&tree)? })?;
@@ -114,10 +115,15 @@ fn in_running_kernel(tree: &Tree, forwarded: &[String]) -> Result<Counts> {
 fn in_guest(tree: &Tree, command: &str) -> Result<Counts> {
     let kernel = Kernel::find(tree)?;
     let verify = build::program(tree, Profile::Debug, "steer-tests", "verify")?;
+    let live = build::program(tree, Profile::Debug, "steer-tests", "live")?;
     let steer = build::steer(tree, Profile::Debug)?;
     let mut guest = Guest {
         name: "verify".to_owned(),
-        programs: vec![(verify, PathBuf::from("/steer/verify")), (steer, PathBuf::from("/steer/steer"))],
+        programs: vec![
+            (verify, PathBuf::from("/steer/verify")),
+            (live, PathBuf::from("/steer/live")),
+            (steer, PathBuf::from("/steer/steer")),
+        ],
         files: FILES.iter().map(|file| (PathBuf::from(file), PathBuf::from(file))).collect(),
         modules: MODULES.to_vec(),
         command: command.to_owned(),

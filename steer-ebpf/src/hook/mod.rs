@@ -95,6 +95,8 @@ pub(crate) trait Hook {
     fn load_options(&self, offset: usize, to: *mut u8, len: u32) -> bool;
     /// Copies `len` (1..=40) bytes back.
     fn store_options(&self, offset: usize, from: *const u8, len: u32) -> bool;
+    /// MTU of an interface, bytes; 0 where it cannot be known.
+    fn mtu(&self, ifindex: u32) -> u32;
     /// Asks the forwarding table; 0 or one of `BPF_FIB_LKUP_RET_*`.
     fn fib(&self, params: *mut bpf_fib_lookup) -> i32;
     /// Brings the TCP checksum at `at` up to date; false where the packet cannot be changed.

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_fib_lookup},
     helpers::generated::{
-        bpf_csum_update, bpf_fib_lookup as fib, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_check_mtu, bpf_csum_update, bpf_fib_lookup as fib, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
 };
 use steer_common::checksum::fold32;
@@ -84,6 +84,14 @@ impl Hook for Tc {
     fn store_options(&self, offset: usize, from: *const u8, len: u32) -> bool {
         // SAFETY: as above.
         unsafe { bpf_skb_store_bytes(self.0, offset as u32, from.cast(), len, 0) == 0 }
+    }
+
+    #[inline(always)]
+    fn mtu(&self, ifindex: u32) -> u32 {
+        let mut mtu = 0;
+        // SAFETY: a number on the stack, which the helper replaces by the MTU.
+        let checked = unsafe { bpf_check_mtu(self.0.cast(), ifindex, &mut mtu, 0, 0) };
+        if checked < 0 { 0 } else { mtu }
     }
 
     #[inline(always)]

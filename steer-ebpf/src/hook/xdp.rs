@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{bpf_fib_lookup, xdp_md},
-    helpers::generated::{bpf_fib_lookup as fib, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
+    helpers::generated::{bpf_check_mtu, bpf_fib_lookup as fib, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
 };
 use steer_common::checksum::update;
 
@@ -36,6 +36,14 @@ impl Hook for Xdp {
     fn store_options(&self, offset: usize, from: *const u8, len: u32) -> bool {
         // SAFETY: as above.
         unsafe { bpf_xdp_store_bytes(self.0, offset as u32, from.cast_mut().cast(), len) == 0 }
+    }
+
+    #[inline(always)]
+    fn mtu(&self, ifindex: u32) -> u32 {
+        let mut mtu = 0;
+        // SAFETY: a number on the stack, which the helper replaces by the MTU.
+        let checked = unsafe { bpf_check_mtu(self.0.cast(), ifindex, &mut mtu, 0, 0) };
+        if checked < 0 { 0 } else { mtu }
     }
 
     #[inline(always)]

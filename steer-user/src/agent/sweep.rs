@@ -4,8 +4,9 @@
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
-use steer_common::shared::{
-    FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, SERVICE_BACKEND, Session, SessionKey, Vip,
+use steer_common::{
+    flow::{State, Word},
+    shared::{Flow, FlowKey, SERVICE_BACKEND, Session, SessionKey, Vip},
 };
 
 use crate::{
@@ -74,9 +75,9 @@ impl Rules {
             return false;
         }
         let Some(vip) = self.vips.get(&key.service) else { return true };
-        let both = FLOW_CLIENT_FIN | FLOW_SERVER_FIN;
-        let closing = flow.flags & both == both || flow.flags & FLOW_RESET != 0;
-        clock::age(self.now, flow.seen) > if closing { LINGER } else { vip.flow_timeout }
+        // A flow waits for its owner for some retransmissions of its client; one that waits longer was given up.
+        let waits = Word(flow.word).state() == State::Wait;
+        clock::age(self.now, flow.seen) > if waits || flow.closing() { LINGER } else { vip.flow_timeout }
     }
 
     fn handshake_is_stale(&self, flow: &Flow) -> bool {
@@ -136,6 +137,8 @@ fn newest(splice: &Flow, flow: &Flow) -> Flow {
 
 #[cfg(test)]
 mod tests {
+    use steer_common::shared::{FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN};
+
     use super::*;
 
     const NOW: u32 = 100_000;
@@ -167,6 +170,13 @@ mod tests {
             assert!(!rules().flow_is_stale(&FlowKey::default(), &flow(60, flags)));
             assert!(rules().flow_is_stale(&FlowKey::default(), &flow(61, flags)));
         }
+    }
+
+    #[test]
+    fn a_flow_that_waited_for_its_owner_a_minute_was_given_up() {
+        let waiting = |age| Flow { word: Word::new(State::Wait, 1).0, ..flow(age, 0) };
+        assert!(!rules().flow_is_stale(&FlowKey::default(), &waiting(60)));
+        assert!(rules().flow_is_stale(&FlowKey::default(), &waiting(61)));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! leaves the old programs with the old map, or the new ones with the new map and a swap that the next agent ends.
 
 use std::{
+    borrow::Cow,
     fs,
     path::{Path, PathBuf},
 };
@@ -28,6 +29,9 @@ use crate::config::Sizes;
 /// The programs, compiled by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEER_BPF_OBJECT_PATH"));
 
+/// Names an object to load instead of [`OBJECT`].
+const OBJECT_VAR: &str = "STEER_BPF_OBJECT";
+
 /// Names of the programs in the object.
 const XDP: &str = "steer_xdp";
 const TC: &str = "steer_tc";
@@ -47,7 +51,7 @@ impl Programs {
         for (spec, pin) in specs.iter().zip(&pins) {
             loader.map_max_entries(spec.name, spec.max_entries).map_pin_path(spec.name, pin.path());
         }
-        let mut ebpf = loader.load(OBJECT).context("load the programs and maps into the kernel")?;
+        let mut ebpf = loader.load(&object()?).context("load the programs and maps into the kernel")?;
         let tc: &mut SchedClassifier = program(&mut ebpf, TC)?;
         tc.load().context("load the program steer_tc into the kernel")?;
         let xdp: &mut Xdp = program(&mut ebpf, XDP)?;
@@ -84,6 +88,15 @@ impl Programs {
     pub(super) fn xdp(&mut self) -> Result<&mut Xdp> {
         program(&mut self.ebpf, XDP)
     }
+}
+
+/// The programs: those inside this binary, or those that the environment names (packagers, tests).
+fn object() -> Result<Cow<'static, [u8]>> {
+    let Some(named) = std::env::var_os(OBJECT_VAR) else { return Ok(Cow::Borrowed(OBJECT)) };
+    let path = Path::new(&named);
+    log::warn!("{OBJECT_VAR} names the programs to load: {}", path.display());
+    let bytes = fs::read(path).with_context(|| format!("read {}, which {OBJECT_VAR} names", path.display()))?;
+    Ok(Cow::Owned(bytes))
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>

@@ -15,7 +15,7 @@ use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use steer_common::{
     counters::Counter,
     shared::{
-        Backend, BackendStats, Endpoint, Flow, FlowKey, LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS, Pending, Session,
+        Backend, BackendStats, Endpoint, Flow, FlowKey, FragmentKey, FragmentRoute, LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS, Pending, Session,
         SessionKey, Settings, Vip,
     },
 };
@@ -44,6 +44,8 @@ impl Spec {
 
 /// Entries of the `settings` map.
 const ONE: u32 = 1;
+/// Datagrams whose fragments are followed at a time.
+const FRAGMENTS: u32 = 1024;
 /// Bytes of the `events` ring.
 const EVENTS_BYTES: u32 = 262_144;
 
@@ -56,6 +58,7 @@ fn specs(sizes: &Sizes) -> Vec<Spec> {
         Spec::of::<FlowKey, Flow>("splices", Hash, sizes.splices),
         Spec::of::<FlowKey, Flow>("handshakes", LruHash, sizes.handshakes),
         Spec::of::<FlowKey, Pending>("pending", LruHash, sizes.pending),
+        Spec::of::<FragmentKey, FragmentRoute>("fragments", LruHash, FRAGMENTS),
         Spec::of::<u32, Backend>("backends", Array, MAX_BACKENDS),
         Spec::of::<Endpoint, u32>("backend_ids", Hash, MAX_BACKENDS),
         Spec::of::<Endpoint, Vip>("vips", Hash, MAX_VIPS),

@@ -61,6 +61,17 @@ impl Connection {
         self.answer(|_| {}).with_context(|| format!("put {path}"))
     }
 
+    /// Waits until the server has closed its side, so that the server is the one that closes first.
+    ///
+    /// # Errors
+    /// When it resets the connection instead, or sends more.
+    pub fn finish(&mut self) -> Result<()> {
+        match self.stream.read(&mut [0; 1]).context("wait for the end")? {
+            0 => Ok(()),
+            _ => bail!("the server sends more than its answer"),
+        }
+    }
+
     fn send(&mut self, head: &str, body: &[u8]) -> Result<()> {
         self.stream.write_all(head.as_bytes()).context("send a request")?;
         self.stream.write_all(body).context("send a body")?;

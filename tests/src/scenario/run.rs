@@ -158,6 +158,15 @@ impl Run {
         KernelCounters::read(self.lab.backend(index))
     }
 
+    /// The kernel counters of all ends: the clients' first, then the backends' in order.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn kernels(&self) -> Result<Vec<KernelCounters>> {
+        let backends = (0..self.lab.n_backends()).map(|index| self.backend_counters(index));
+        std::iter::once(self.client_counters()).chain(backends).collect()
+    }
+
     /// The kernel counters of the clients.
     ///
     /// # Errors

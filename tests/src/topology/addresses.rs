@@ -54,6 +54,11 @@ pub fn mac(link: usize, end: u8) -> [u8; 6] {
     [0x02, 0x57, 0xee, 0, u8::try_from(link).unwrap_or(u8::MAX), end]
 }
 
+/// A MAC address as `ip` wants it.
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// Address of an end of a backend's link: host 1 is the gateway, host 2 the backend.
 pub(super) fn backend_net(index: usize, host: u8) -> (Ipv4Addr, Ipv6Addr) {
     let number = u8::try_from(index).unwrap_or(u8::MAX);

@@ -2,7 +2,7 @@
 
 use super::{
     CLIENT_SIDE, Plan,
-    addresses::{backend_net, backend_side, mac},
+    addresses::{backend_net, backend_side, mac, mac_text},
 };
 use crate::netns::NetNs;
 
@@ -58,8 +58,4 @@ fn neighbour(plan: &Plan, v4: &str, v6: &str, mac: [u8; 6], interface: &str) -> 
         "neigh replace {v4} lladdr {mac} dev {interface} nud permanent\n\
          neigh replace {v6} lladdr {mac} dev {interface} nud permanent\n"
     )
-}
-
-fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

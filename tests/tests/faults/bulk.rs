@@ -1,0 +1,124 @@
+//! Re-homed flows that carry much, and handshakes, over links that lose packets.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use steer_common::counters::Counter;
+use steer_tests::{
+    case::{Case, OWNER},
+    client::Dial,
+    demo::Load,
+    loss::Loss,
+    payload,
+    setting::{Setting, in_one_setting, in_settings},
+};
+
+use crate::owners::unchecked;
+
+const MEGABYTES_20: usize = 20 * 1024 * 1024;
+
+#[test]
+fn twenty_megabytes_pass_a_splice_both_ways() -> Result<()> {
+    in_settings(52, |setting| {
+        both_ways(setting, 0)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn twenty_megabytes_pass_a_splice_both_ways_at_1_percent_loss() -> Result<()> {
+    in_settings(53, |setting| {
+        let resent = both_ways(setting.wire(), 1)?;
+        assert!(resent > 50, "the loss was real: {resent} segments sent again");
+        Ok(())
+    })
+}
+
+/// Without translation of SACK edges the owner discards them, and each download takes many times as long.
+#[test]
+fn five_times_twenty_megabytes_at_2_percent_loss_and_no_sack_is_discarded() -> Result<()> {
+    in_one_setting(|setting| {
+        let run = unchecked(setting.wire()).start()?;
+        let case = Case::start(&run)?;
+        let sum = run.servers[OWNER].put("down", &payload::bytes(MEGABYTES_20, 1))?;
+        let _loss = Loss::everywhere(&run.lab, 2)?;
+        let start = Instant::now();
+        for _ in 0..5 {
+            let (handshake, response) =
+                run.connect(&case.client, &case.dial, |connection| connection.get("/files/down"))?;
+            assert!(handshake.resumed && response.sha256 == sum, "{handshake:?}");
+        }
+        assert!(case.kernel(OWNER + 1, "TcpExt.TCPSackRecovery")? > 50, "SACK was at work");
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+        case.expect(&[(Counter::SpliceOpened, 5)])?;
+        case.unharmed_but_for_resets()
+    })
+}
+
+#[test]
+fn sixty_parallel_handshakes_at_20_percent_loss_all_succeed() -> Result<()> {
+    in_one_setting(|setting| {
+        // Only so that the test ends: a lost SYN is repeated every second, without backing off.
+        let lasting = unchecked(setting.wire()).client_sysctl("ipv4/tcp_syn_linear_timeouts", "30");
+        let run = lasting.client_sysctl("ipv4/tcp_syn_retries", "60").start()?;
+        let case = Case::start(&run)?;
+        let clients = (0..60).map(|_| case.client.clone()).collect::<Vec<_>>();
+        let loss = Loss::everywhere(&run.lab, 20)?;
+        let handshakes = std::thread::scope(|scope| {
+            let visits: Vec<_> = clients
+                .iter()
+                .map(|client| {
+                    let dial = Dial { timeout: Duration::from_secs(60), ..case.dial.clone() };
+                    scope.spawn(|| run.connect(client, &{ dial }, |connection| connection.get("/files/file")))
+                })
+                .collect();
+            let join = |visit: std::thread::ScopedJoinHandle<'_, _>| {
+                visit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            visits.into_iter().map(join).collect::<Result<Vec<_>>>()
+        })?;
+        drop(loss);
+        let resumed = handshakes.iter().filter(|(handshake, _)| handshake.resumed).count() as u64;
+        let gave_up = case.counted(Counter::OwnerSilent)?;
+        assert!(handshakes.iter().all(|(_, response)| response.len == 300_000));
+        assert!(resumed > 30, "{resumed} resumed, {gave_up} times the owner was given up");
+        assert!(case.counted(Counter::SpliceOpened)? >= resumed);
+        case.unharmed_but_for_resets()
+    })
+}
+
+/// Many clients at once on splices that are opened and closed all the time.
+#[test]
+fn parallel_clients_resume_while_big_transfers_run() -> Result<()> {
+    in_settings(54, |setting| {
+        let run = setting.scenario().start()?;
+        let case = Case::start(&run)?;
+        let sum = run.servers[OWNER].put("down", &payload::bytes(MEGABYTES_20, 1))?;
+        std::thread::scope(|scope| -> Result<()> {
+            let big = scope.spawn(|| run.connect(&case.client, &case.dial, |connection| connection.get("/files/down")));
+            let load = Load { clients: 16, reconnects: 160, parallel: 16 };
+            let seen = load.run(&run, "beside a download")?;
+            assert_eq!((seen.errors, seen.resumed, seen.on_owner), (0, 160, 160), "{:?}", seen.samples);
+            let (handshake, response) = big.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            assert!(handshake.resumed && response.sha256 == sum);
+            Ok(())
+        })?;
+        case.unharmed_but_for_resets()
+    })
+}
+
+/// Returns how many segments were sent again.
+fn both_ways(setting: Setting, percent: u32) -> Result<i64> {
+    let run = unchecked(setting).start()?;
+    let case = Case::start(&run)?;
+    let bytes = payload::bytes(MEGABYTES_20, 1);
+    let sum = run.servers[OWNER].put("down", &bytes)?;
+    let loss = Loss::everywhere(&run.lab, percent)?;
+    let (handshake, response) = run.connect(&case.client, &case.dial, |connection| connection.get("/files/down"))?;
+    assert!(handshake.resumed && response.sha256 == sum, "{handshake:?}");
+    assert!(case.upload(&case.dial, &bytes)?.resumed);
+    drop(loss);
+    case.expect(&[(Counter::SpliceOpened, 2), (Counter::OptionsMalformed, 0)])?;
+    case.unharmed_but_for_resets()?;
+    Ok(case.kernel(0, "Tcp.RetransSegs")? + case.kernel(OWNER + 1, "Tcp.RetransSegs")?)
+}

@@ -1,0 +1,17 @@
+//! Everything that can go wrong around a re-homed flow: the session is resumed on its owner, or the first backend makes
+//! a full handshake, and the client sees no error.
+//!
+//! Every case runs on TC and IPv4 and in one more setting of hook, family and offloads, so that all pairs of them are
+//! met over the cases; in every setting with `STEER_TEST_ALL=1` (see [`steer_tests::setting`]).
+
+mod agent;
+mod bulk;
+mod gather;
+mod hellos;
+mod operator;
+mod options;
+mod owners;
+mod reuse;
+mod tables;
+mod timing;
+mod xdp;
