@@ -74,6 +74,8 @@ counters! {
     HandshakeMismatch = "handshake-mismatch",
     /// Backend packets of no known flow that took the VIP's address by the lookup table.
     NoFlowTranslated = "no-flow-translated",
+    /// SYNs passed untouched to a backend that the client dialled itself.
+    DirectAccess = "direct-access",
     /// Backend packets passed untouched: of no flow of ours (health checks, direct access).
     BackendPassed = "backend-passed",
     /// New connections on a live flow's addresses: the old flow was forgotten.

@@ -2,7 +2,7 @@
 
 use crate::shared::{Flow, FlowKey};
 
-/// Where a flow stands. Values 1 and 2 live in `handshakes`, the others in `flows`.
+/// Where a flow stands. Values 1, 2 and 8 live in `handshakes`, the others in `flows`.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub enum State {
@@ -20,6 +20,8 @@ pub enum State {
     Spliced = 6,
     /// The first backend holds the flow for good; addresses are translated.
     First = 7,
+    /// The client dialled a backend itself, not the VIP: its packets pass untouched.
+    Direct = 8,
 }
 
 impl State {
@@ -34,6 +36,7 @@ impl State {
             5 => Some(State::Wait),
             6 => Some(State::Spliced),
             7 => Some(State::First),
+            8 => Some(State::Direct),
             _ => None,
         }
     }
@@ -48,6 +51,7 @@ impl State {
             State::Wait => "wait",
             State::Spliced => "spliced",
             State::First => "first",
+            State::Direct => "direct",
         }
     }
 }
@@ -107,10 +111,7 @@ impl Flow {
     /// The backend that holds the flow now.
     #[inline(always)]
     pub const fn holder(&self) -> u16 {
-        match Word(self.word).state() {
-            State::Spliced => self.owner,
-            State::Syn | State::SynAck | State::Established | State::Gather | State::Wait | State::First => self.first,
-        }
+        if matches!(Word(self.word).state(), State::Spliced) { self.owner } else { self.first }
     }
 
     /// Whether both sides ended the flow.

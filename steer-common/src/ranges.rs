@@ -15,45 +15,47 @@ pub enum Inserted {
 }
 
 /// Adds `[start, end)`; touching and overlapping ranges become one.
+///
+/// Slots have constant indices: for a loop over a slice LLVM negates a counter, of which the verifier of Linux 6.1 then
+/// knows no bounds.
 #[inline(always)]
 pub fn insert(ranges: &mut [Range; PENDING_RANGES], start: u32, end: u32) -> Inserted {
+    let old = *ranges;
+    let [a, b, c, d] = old;
     let mut merged = Range { start, end };
-    let mut kept = [Range { start: 0, end: 0 }; PENDING_RANGES];
-    let (mut n, mut placed) = (0, false);
-    for range in ranges.iter() {
-        if range.end == 0 {
+    let (mut place, mut absorbed) = (0, 0);
+    for range in old {
+        if range.end == 0 || merged.end < range.start {
+            continue;
+        }
+        if range.end < merged.start {
+            place += 1;
             continue;
         }
         if range.start <= start && end <= range.end {
             return Inserted::Known;
         }
-        if range.start <= merged.end && merged.start <= range.end {
-            merged.start = merged.start.min(range.start);
-            merged.end = merged.end.max(range.end);
-            continue;
-        }
-        if !placed && merged.end < range.start {
-            if n < PENDING_RANGES {
-                kept[n] = merged;
-            }
-            n += 1;
-            placed = true;
-        }
-        if n < PENDING_RANGES {
-            kept[n] = *range;
-        }
-        n += 1;
+        merged = Range { start: merged.start.min(range.start), end: merged.end.max(range.end) };
+        absorbed += 1;
     }
-    if !placed {
-        if n < PENDING_RANGES {
-            kept[n] = merged;
-        }
-        n += 1;
-    }
-    if n > PENDING_RANGES && kept[PENDING_RANGES - 1].start < merged.start {
+    if place == PENDING_RANGES {
         return Inserted::Full;
     }
-    *ranges = kept;
+    // What stood at slots 1 to 3 and lies behind the new range, moved by the slots that were absorbed, less its own.
+    let none = Range { start: 0, end: 0 };
+    let [b, c, d] = match absorbed {
+        0 => [a, b, c],
+        1 => [b, c, d],
+        2 => [c, d, none],
+        3 => [d, none, none],
+        _ => [none; 3],
+    };
+    let at = |slot: usize, behind: Range| match slot {
+        _ if slot < place => old[slot],
+        _ if slot == place => merged,
+        _ => behind,
+    };
+    *ranges = [at(0, none), at(1, b), at(2, c), at(3, d)];
     Inserted::Grown
 }
 

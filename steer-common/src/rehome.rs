@@ -195,16 +195,22 @@ pub fn server(flow: &Flow, state: State, from: u16, segment: &Segment) -> Server
     let syn_ack = segment.has(flags::SYN | flags::ACK) && !segment.any(flags::RST);
     let answers_syn = segment.has(flags::ACK) && segment.ack == Word(flow.word).isn().wrapping_add(1);
     match state {
-        State::Syn | State::SynAck | State::Established | State::Gather => first_before_data(flow, state, from, segment),
+        State::Syn | State::SynAck | State::Established | State::Gather => {
+            first_before_data(flow, state, from, segment)
+        }
         State::Wait if from == flow.owner => owner_while_waiting(segment, syn_ack, answers_syn),
         State::Wait if from == flow.first => ServerAct::Drop(Counter::WaitDropped),
         State::Spliced if from == flow.owner => {
-            if syn_ack { ServerAct::Drop(Counter::OwnerSynAckRepeated) } else { ServerAct::Forward }
+            if syn_ack {
+                ServerAct::Drop(Counter::OwnerSynAckRepeated)
+            } else {
+                ServerAct::Forward
+            }
         }
         State::First if from == flow.first => ServerAct::Forward,
         // A late SYN-ACK of an owner that was given up.
         State::First if syn_ack && answers_syn => ServerAct::ResetSender(Counter::OwnerReset),
-        State::Wait | State::Spliced | State::First => stray(segment),
+        State::Wait | State::Spliced | State::First | State::Direct => stray(segment),
     }
 }
 

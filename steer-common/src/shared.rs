@@ -61,11 +61,7 @@ impl Address {
     /// Makes an address of four 32-bit words as they lie in memory.
     pub const fn from_words(w: [u32; 4]) -> Self {
         let (a, b, c, d) = (w[0].to_ne_bytes(), w[1].to_ne_bytes(), w[2].to_ne_bytes(), w[3].to_ne_bytes());
-        Self {
-            bytes: [
-                a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
-            ],
-        }
+        Self { bytes: [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]] }
     }
 
     /// Whether this is a mapped IPv4 address.

@@ -67,7 +67,7 @@ fn repeated(scratch: &Scratch) -> Option<u16> {
     // SAFETY: the fields are read at once.
     let known = unsafe { HANDSHAKES.get(&scratch.key) }?;
     let (word, first) = (Word(known.word), known.first);
-    (word.isn() == scratch.facts.seq && is_up(first)).then_some(first)
+    (word.state() != State::Direct && word.isn() == scratch.facts.seq && is_up(first)).then_some(first)
 }
 
 /// The backend that holds a live flow of these addresses: a SYN must not move it, whoever sent it.

@@ -89,14 +89,8 @@ unsafe extern "C" fn sum_step(_index: u32, context: *mut c_void) -> core::ffi::c
 pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
     let (Some(scratch), Some(buffer)) = (scratch(), spare()) else { return -1 };
     let facts = &mut scratch.facts;
-    let mut summing = Summing {
-        skb,
-        buffer,
-        offset: facts.l4 + facts.header_len,
-        left: facts.payload_len,
-        sum: 0,
-        failed: 0,
-    };
+    let mut summing =
+        Summing { skb, buffer, offset: facts.l4 + facts.header_len, left: facts.payload_len, sum: 0, failed: 0 };
     if facts.payload_len != 0 {
         const PIECES: u32 = (u16::MAX as usize).div_ceil(SUM_MAX) as u32;
         // SAFETY: the callback matches the helper's signature, the context outlives the call.
@@ -246,8 +240,7 @@ extern "C" fn rebuild(skb: *mut __sk_buff, buffer: *mut Pending, offset: u32) ->
     unsafe {
         // Cut into the TCP header and grown again: a packet that grows loses CHECKSUM_COMPLETE, whose sum would not
         // survive what follows; an unfinished checksum stays unfinished.
-        if bpf_skb_change_tail(skb, l4 + 18, 0) != 0
-            || bpf_skb_change_tail(skb, l4 + header_len + payload_len, 0) != 0
+        if bpf_skb_change_tail(skb, l4 + 18, 0) != 0 || bpf_skb_change_tail(skb, l4 + header_len + payload_len, 0) != 0
         {
             return -4;
         }

@@ -7,9 +7,11 @@ use steer_common::{
     shared::{Address, Endpoint, Flow, Hop},
     splice::{self, rescale_window},
     wire::{
-        ETHERNET_LEN, Packet, lower, upper,
+        ETHERNET_LEN, Packet,
         ip::{IPV6_LEN, Ip, PROTOCOL_TCP},
+        lower,
         tcp::{Edits, OPTIONS_MAX, Segment, TCP_LEN, flags},
+        upper,
     },
 };
 
@@ -281,13 +283,7 @@ pub(crate) mod fib {
 
 /// Brings `hop` (a backend's) up to date where it is old; what the forwarding table said.
 #[inline(always)]
-pub(crate) fn refresh<H: Hook>(
-    hook: &H,
-    hop: &mut Hop,
-    source: &Address,
-    destination: &Address,
-    seconds: u32,
-) -> i32 {
+pub(crate) fn refresh<H: Hook>(hook: &H, hop: &mut Hop, source: &Address, destination: &Address, seconds: u32) -> i32 {
     if hop.ifindex != 0 && seconds.wrapping_sub(hop.asked) <= HOP_SECONDS {
         return fib::SUCCESS;
     }
@@ -297,13 +293,7 @@ pub(crate) fn refresh<H: Hook>(
     if answer == fib::SUCCESS {
         // SAFETY: the kernel filled `mtu_result`, a plain number.
         let mtu = unsafe { params.__bindgen_anon_1.mtu_result } as u32;
-        *hop = Hop {
-            ifindex: params.ifindex,
-            destination: params.dmac,
-            source: params.smac,
-            mtu,
-            asked: seconds,
-        };
+        *hop = Hop { ifindex: params.ifindex, destination: params.dmac, source: params.smac, mtu, asked: seconds };
     }
     answer
 }

@@ -56,11 +56,18 @@ pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> i32 {
     let new = route.address.words();
     if ip.v6 {
         let Some(h) = window.words_mut::<{ IPV6_LEN / 4 }>(ETHERNET_LEN) else { return drop(Counter::Malformed) };
-        h[1] = (u32::from_be(h[1]) - 1).to_be();
+        let word = (u32::from_be(h[1]) - 1).to_be();
+        let mut difference = replaced32(h[1], word);
+        h[1] = word;
         let Some(h) = window.words_mut::<4>(ETHERNET_LEN + if source { 8 } else { 24 }) else {
             return drop(Counter::Malformed);
         };
-        *h = new;
+        for i in 0..4 {
+            difference += replaced32(h[i], new[i]);
+            h[i] = new[i];
+        }
+        // No header checksum balances the change (IPv4 has one), and the TCP checksum is in the first fragment.
+        hook.uncovered(difference);
     } else {
         let Some(h) = window.words_mut::<5>(ETHERNET_LEN) else { return drop(Counter::Malformed) };
         let old = if source { h[3] } else { h[4] };

@@ -228,7 +228,11 @@ fn put_outer(scratch: &mut Scratch, source: bool, new: &Address) {
 #[inline(always)]
 fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> i32 {
     let ip: Ip = scratch.ip;
+    let hops = scratch.quote.outer[1];
     take_hop(scratch, ip.v6);
+    if ip.v6 {
+        Tc(skb).uncovered(replaced32(hops, scratch.quote.outer[1]));
+    }
     let differences = sums(skb, scratch);
     let l4 = ip.l4 as u32;
     let ethernet = hop.ethernet();

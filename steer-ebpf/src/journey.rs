@@ -5,8 +5,8 @@ use steer_common::{
     counters::Counter,
     flow::{State, Word},
     shared::{
-        BACKEND_RETURN_SEEN, Endpoint, FLOW_CLIENT_FIN, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN,
-        Flow, FlowKey, Hop, Vip, options,
+        BACKEND_RETURN_SEEN, Endpoint, FLOW_CLIENT_FIN, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, Hop,
+        Vip, options,
     },
     wire::{
         Packet,
@@ -16,8 +16,9 @@ use steer_common::{
 };
 
 use crate::{
-    client, emit, fragment,
+    client, emit,
     forward::{Change, HOP_SECONDS, Refused, fib, refresh, send},
+    fragment,
     hook::{
         Hook,
         tc::{DROP, NEXT, Tc},
@@ -25,8 +26,8 @@ use crate::{
     },
     icmp, learn, lock,
     maps::{
-        BACKEND_IDS, FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, VIPS, backend, count, count_backend, count_index, now,
-        scratch, seconds,
+        BACKEND_IDS, FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, VIPS, backend, count, count_backend, count_index,
+        now, scratch, seconds,
     },
     options::OptionsHook,
     rehome, server,
@@ -93,6 +94,8 @@ pub(crate) mod next {
     pub(crate) const TOO_BIG: i32 = 19;
     /// A later fragment of a datagram.
     pub(crate) const FRAGMENT: i32 = 20;
+    /// A SYN to no VIP: perhaps to a backend itself.
+    pub(crate) const NOT_OURS_SYN: i32 = 21;
     /// An action to return: this plus the action, which is 0 to 255.
     pub(crate) const ACTION: i32 = 0x4_0000;
 }
@@ -133,6 +136,7 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
         next::SERVER => server::server_segment(skb),
         next::ICMP => icmp::translate_error(skb),
         next::FRAGMENT => fragment::forward_later(skb),
+        next::NOT_OURS_SYN => server::direct_syn(),
         _ => said,
     };
     if said == next::DATA {
@@ -184,8 +188,12 @@ extern "C" fn tc_settled(skb: *mut __sk_buff) -> i32 {
         Err(reason) => return pass(reason),
     }
     let Some(scratch) = scratch() else { return next::DROP };
-    let Some(role) = classify(scratch) else { return pass(Counter::NotOurs) };
     let time = now();
+    let Some(role) = classify(scratch) else {
+        scratch.facts = facts(&scratch.ip, &scratch.segment, time);
+        let syn = scratch.segment.flags & (flags::SYN | flags::ACK) == flags::SYN;
+        return if syn { next::NOT_OURS_SYN } else { pass(Counter::NotOurs) };
+    };
     if let Some(plan) = settled_flow(scratch, &role, time) {
         let done = deliver(hook, &plan, scratch);
         return delivered(scratch, done, plan.to_client);
@@ -249,6 +257,8 @@ fn delivered(scratch: &mut Scratch, done: Result<i32, Refused>, to_client: bool)
         Err(Refused::HopLimit) => drop(Counter::HopLimit),
         Err(Refused::TooBig(mtu)) => {
             scratch.hop.mtu = mtu;
+            // A settled flow's packet comes here without facts of its own.
+            scratch.facts.from_server = to_client as u8;
             next::TOO_BIG
         }
     }

@@ -9,7 +9,7 @@ use steer_common::{
     decide::hash_id,
     flow::{State, Word},
     session::{SESSION_ID_WORDS, trim},
-    shared::{SessionKey, FLOW_ECHO, FLOW_HIT, FLOW_LEARNED, Flow, Session},
+    shared::{FLOW_ECHO, FLOW_HIT, FLOW_LEARNED, Flow, Session, SessionKey},
     wire::tls::server_flight::{
         self, Extension, ExtensionWalker, LOOKED_AT, MAX_EXTENSIONS, RECORD_LOOK, Record, SESSION_ID_AT, ServerHello,
     },

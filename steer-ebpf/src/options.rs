@@ -94,7 +94,7 @@ pub(crate) extern "C" fn read_options(skb: *mut aya_ebpf::bindings::__sk_buff, c
     if !walk(scratch, if clear != 0 { Walk::Clear } else { Walk::Read }) {
         return -1;
     }
-    if scratch.offer.cleared != 0 {
+    if clear != 0 && scratch.offer.cleared != 0 {
         crate::maps::count(Counter::OptionCleared);
         let Some(n) = size::<OPTIONS_MAX>(len) else { return -1 };
         let v6 = scratch.facts.v6 != 0;

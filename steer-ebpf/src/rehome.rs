@@ -8,7 +8,7 @@ use steer_common::{
     ranges::{self, Inserted},
     rehome::{self, DataAct, Progress},
     session::{SESSION_ID_WORDS, trim},
-    shared::{SessionKey, Event, FLOW_HIT, Flow, Pending, VIP_OBSERVE, options},
+    shared::{Event, FLOW_HIT, Flow, Pending, SessionKey, VIP_OBSERVE, options},
     wire::{
         ETHERNET_LEN,
         tls::client_hello::{self, LOOKED_AT, SESSION_ID_AT, Start},
@@ -237,7 +237,8 @@ extern "C" fn decide_hello(flow: *mut Flow, have: u32) -> i32 {
     };
     count(Counter::Hello);
     // SAFETY: SESSION_ID_AT + 32 lies inside the array, and at a multiple of four from its aligned start.
-    let mut words = unsafe { (&raw const scratch.hello).cast::<u8>().add(SESSION_ID_AT).cast::<[u32; SESSION_ID_WORDS]>().read() };
+    let mut words =
+        unsafe { (&raw const scratch.hello).cast::<u8>().add(SESSION_ID_AT).cast::<[u32; SESSION_ID_WORDS]>().read() };
     trim(&mut words, len);
     scratch.session = SessionKey::from_words(scratch.vip.id, &words, len);
     // SAFETY: not null, a whole map value that this CPU has locked.

@@ -1,9 +1,6 @@
 //! A backend's packet of a flow that is not settled, or from which something is still to be learned.
 
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::bpf_skb_store_bytes,
-};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_store_bytes};
 use steer_common::{
     checksum::replaced16,
     counters::Counter,
@@ -22,7 +19,8 @@ use crate::{
     journey::{AGREED, drop, next, pass},
     lock::{self, lock_flow, unlock},
     maps::{
-        FLOWS, HANDSHAKES, PENDING, Reset, SPLICES, Scratch, VIPS, backend, count, count_backend, count_index, scratch,
+        BACKEND_IDS, FLOWS, HANDSHAKES, PENDING, Reset, SPLICES, Scratch, VIPS, backend, count, count_backend,
+        count_index, scratch,
     },
     options::read_options,
     rehome::{locked, tell},
@@ -53,6 +51,29 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff) -> i32 {
     act(scratch, flow, state)
 }
 
+/// A SYN to no VIP. Where it dials a backend itself that is remembered, so that the backend's answers are not taken for
+/// those of a forgotten flow of the VIP.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn direct_syn() -> i32 {
+    let Some(scratch) = scratch() else { return next::PASS };
+    scratch.endpoint.address = scratch.ip.destination;
+    scratch.endpoint.port = scratch.segment.destination_port;
+    let Some(id) = BACKEND_IDS.get_ptr(&scratch.endpoint) else { return pass(Counter::NotOurs) };
+    // SAFETY: one number is read.
+    let id = unsafe { *id };
+    let Some(backend) = backend(id) else { return pass(Counter::NotOurs) };
+    scratch.key.client = scratch.ip.source;
+    scratch.key.client_port = scratch.segment.source_port;
+    scratch.key.service = backend.vip_id;
+    scratch.flow = Flow::default();
+    scratch.flow.word = Word::new(State::Direct, scratch.facts.seq).0;
+    scratch.flow.first = id as u16;
+    scratch.flow.seen = scratch.facts.seconds;
+    let _ = HANDSHAKES.insert(&scratch.key, &scratch.flow, 0);
+    pass(Counter::DirectAccess)
+}
+
 /// The handshake that the SYN-ACK at hand answers, unless the flow it opened is known already.
 #[inline(always)]
 fn answered(scratch: &Scratch, flow: Option<*mut Flow>) -> Option<*mut Flow> {
@@ -60,7 +81,7 @@ fn answered(scratch: &Scratch, flow: Option<*mut Flow>) -> Option<*mut Flow> {
     let handshake = HANDSHAKES.get_ptr_mut(&scratch.key)?;
     // SAFETY: a map value.
     let (word, first) = unsafe { (lock::read(handshake), (*handshake).first) };
-    if first as u32 != id || ack != word.isn().wrapping_add(1) {
+    if word.state() == State::Direct || first as u32 != id || ack != word.isn().wrapping_add(1) {
         return None;
     }
     if flow.is_some_and(|flow| lock::read(flow).isn() == word.isn()) { None } else { Some(handshake) }
@@ -142,9 +163,16 @@ fn clamp_mss(skb: *mut __sk_buff, scratch: &mut Scratch, flow: &mut Flow) {
 /// lookup table maps the client to that backend; all others are health checks and direct access.
 #[inline(always)]
 fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
-    // SAFETY: one field is read.
-    if unsafe { HANDSHAKES.get(&scratch.key) }.is_some_and(|h| h.first as u32 == id) {
-        return next::PLAIN | id as i32;
+    if let Some(handshake) = HANDSHAKES.get_ptr_mut(&scratch.key) {
+        // SAFETY: a map value; a lost race costs one stamp.
+        let handshake = unsafe { &mut *handshake };
+        if Word(handshake.word).state() == State::Direct {
+            handshake.seen = scratch.facts.seconds;
+            return pass(Counter::BackendPassed);
+        }
+        if handshake.first as u32 == id {
+            return next::PLAIN | id as i32;
+        }
     }
     let syn = scratch.facts.flags & flags::SYN != 0;
     if syn || lookup(scratch) as u32 != id || is_local(skb) != 0 {

@@ -8,8 +8,8 @@
 //! whole of it for people.
 
 pub mod agent;
-pub mod case;
 pub mod bench;
+pub mod case;
 pub mod client;
 pub mod demo;
 pub mod detour;

@@ -3,7 +3,8 @@
 //! The binary `verify` reads what the verifier counted; `tests/programs.rs` fills the maps and judges what comes out.
 
 use std::{
-    fs,
+    fs, io,
+    os::fd::{AsFd, AsRawFd},
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -64,6 +65,97 @@ impl Loaded {
     pub fn pin(&self, map: &str) -> PathBuf {
         self.pins.0.map(map)
     }
+}
+
+/// One of the two programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Program {
+    /// `steer_tc` on a packet whose checksum nobody vouches for (CHECKSUM_NONE).
+    Tc,
+    /// `steer_tc` on a packet that came with the sum of all its bytes (CHECKSUM_COMPLETE); the kernel compares that sum
+    /// with the packet again afterwards.
+    TcComplete,
+    /// `steer_xdp`.
+    Xdp,
+}
+
+/// What a program did with a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ran {
+    /// The action it returned.
+    pub action: i32,
+    /// The frame as it left it.
+    pub frame: Vec<u8>,
+}
+
+impl Loaded {
+    /// Runs a program on a frame that came in by this interface of the calling thread's network namespace (XDP: by its
+    /// loopback).
+    ///
+    /// # Errors
+    /// When the kernel refuses; EBADMSG says that the sum of [`Program::TcComplete`] went wrong.
+    pub fn run(&self, program: Program, frame: &[u8], ifindex: u32) -> Result<Ran> {
+        let info = if program == Program::Xdp { &self.xdp } else { &self.tc };
+        let fd = info.fd().context("open the program")?;
+        let mut out = vec![0u8; ROOM];
+        // SKB contexts name the interface (`ingress_ifindex`, `ifindex`, words 9 and 10 of __sk_buff).
+        let mut context = [0u32; SK_BUFF_WORDS];
+        context[9..11].fill(ifindex);
+        let mut attributes = TestRun {
+            program: fd.as_fd().as_raw_fd().cast_unsigned(),
+            data_in: frame.as_ptr() as u64,
+            size_in: frame.len() as u32,
+            data_out: out.as_mut_ptr() as u64,
+            size_out: out.len() as u32,
+            repeat: 1,
+            ..TestRun::default()
+        };
+        if program != Program::Xdp {
+            attributes.context_in = context.as_ptr() as u64;
+            attributes.context_size_in = size_of_val(&context) as u32;
+        }
+        if program == Program::TcComplete {
+            attributes.flags = CHECKSUM_COMPLETE;
+        }
+        // SAFETY: the structure is what the kernel calls `bpf_attr.test`, its pointers and sizes name live memory.
+        let done = unsafe { libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, &raw mut attributes, size_of::<TestRun>()) };
+        if done != 0 {
+            return Err(io::Error::last_os_error()).with_context(|| format!("run {program:?}"));
+        }
+        out.truncate(attributes.size_out as usize);
+        Ok(Ran { action: attributes.action.cast_signed(), frame: out })
+    }
+}
+
+/// Room for what comes out, bytes.
+const ROOM: usize = 16 * 1024;
+/// Words of `struct __sk_buff`.
+const SK_BUFF_WORDS: usize = 48;
+/// BPF_PROG_TEST_RUN.
+const PROG_TEST_RUN: libc::c_int = 10;
+/// BPF_F_TEST_SKB_CHECKSUM_COMPLETE. aya's `TestRun` has no place for it.
+const CHECKSUM_COMPLETE: u32 = 4;
+
+/// `bpf_attr.test` (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    action: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_size_in: u32,
+    context_size_out: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    zero: u32,
 }
 
 /// Finds the program of this name that uses a map.

@@ -29,7 +29,7 @@ const LINKS: [(Hook, Offloads); 5] = [
     (Hook::Tc, Offloads::On),
     (Hook::Xdp, Offloads::ChecksumsOff),
     (Hook::Tc, Offloads::Off),
-    (Hook::Xdp, Offloads::On),
+    (Hook::Xdp, Offloads::OnWithGro),
     (Hook::Tc, Offloads::ChecksumsOff),
 ];
 
@@ -37,7 +37,7 @@ impl Setting {
     /// The setting that a case's number picks; ten numbers in a row pick every one.
     pub fn numbered(number: usize) -> Self {
         let (hook, offloads) = LINKS[number % LINKS.len()];
-        let family = if number % 2 == 0 { Family::V6 } else { Family::V4 };
+        let family = if number.is_multiple_of(2) { Family::V6 } else { Family::V4 };
         Self { hook, family, offloads }
     }
 
@@ -70,7 +70,10 @@ pub fn all() -> bool {
 /// # Errors
 /// Those of the case, with the setting.
 pub fn in_settings(number: usize, case: impl Fn(Setting) -> Result<()>) -> Result<()> {
-    run(&[PLAIN, Setting::numbered(number)], case)
+    match Setting::numbered(number) {
+        PLAIN => run(&[PLAIN], case),
+        other => run(&[PLAIN, other], case),
+    }
 }
 
 /// Runs a slow case on TC and IPv4 only; in every setting with STEER_TEST_ALL=1.

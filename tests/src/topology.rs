@@ -22,6 +22,8 @@ use crate::{netns::NetNs, process};
 pub enum Offloads {
     /// As veth has it: checksums unfinished, segments up to 64 KB.
     On,
+    /// As veth has it, but GRO on, so that what XDP redirects is delivered.
+    OnWithGro,
     /// Checksums finished by the sender, as on a wire; GRO on, so that what XDP redirects is delivered.
     ChecksumsOff,
     /// Nothing at all: packets are MTU-sized at every hook, so that loss counts wire packets.
@@ -33,6 +35,7 @@ impl Offloads {
     fn features(self) -> Option<&'static str> {
         match self {
             Self::On => None,
+            Self::OnWithGro => Some("gro on"),
             Self::ChecksumsOff => Some("tx off gro on"),
             Self::Off => Some("tx off tso off gso off gro off"),
         }

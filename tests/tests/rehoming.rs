@@ -61,36 +61,6 @@ fn a_session_offered_where_its_owner_is_the_first_backend_is_not_moved() -> Resu
     Ok(())
 }
 
-#[test]
-fn a_session_of_a_stopped_owner_costs_a_full_handshake_and_no_error() -> Result<()> {
-    let mut run = Scenario::new(Hook::Tc, Family::V4).start()?;
-    run.steer.health = vec!["enabled = false".to_owned()];
-    let steer = run.agent()?;
-    let client = run.new_client()?;
-    run.session_at(&client, 0)?;
-    let elsewhere = run.source_not_of(0)?;
-    run.servers[0].stop()?;
-    let handshake = run.visit(&client, &run.dial(elsewhere))?;
-    assert!(handshake.offered && !handshake.resumed && handshake.server != "backend-0", "{handshake:?}");
-    assert_eq!(steer.count(Counter::OwnerRefused)?, 1);
-    Ok(())
-}
-
-#[test]
-fn observe_mode_moves_nothing_and_counts_what_it_would_have_moved() -> Result<()> {
-    let run = Scenario::new(Hook::Tc, Family::V4).vip_setting("mode = \"observe\"").start()?;
-    let steer = run.agent()?;
-    let mut rejected = 0;
-    for source in 0..20 {
-        let client = run.new_client()?;
-        run.visit(&client, &run.dial(source))?;
-        rejected += u64::from(!run.visit(&client, &run.dial(source + 20))?.resumed);
-    }
-    assert!(rejected > 5, "addresses lead to different backends");
-    assert_eq!((steer.count(Counter::Observed)?, steer.count(Counter::Rehome)?), (rejected, 0));
-    Ok(())
-}
-
 /// Every address in turn: wherever the first backend is, the session's owner answers.
 fn one_client(hook: Hook, family: Family) -> Result<()> {
     let run = Scenario::new(hook, family).start()?;

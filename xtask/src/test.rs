@@ -48,7 +48,11 @@ fn passes(tree: &Tree, arguments: &Arguments) -> Result<()> {
 
     let mutant = mutant_without_sack(tree)?;
     let mut end_to_end = tree.cargo(&["test", "--package", "steer-tests", "--", "--test-threads"]);
-    end_to_end.arg(arguments.threads.to_string()).args(&arguments.forwarded).env("STEER_BIN", steer).env("STEER_MUTANT_SACK", mutant);
+    end_to_end
+        .arg(arguments.threads.to_string())
+        .args(&arguments.forwarded)
+        .env("STEER_BIN", steer)
+        .env("STEER_MUTANT_SACK", mutant);
     if arguments.all {
         end_to_end.env("STEER_TEST_ALL", "1");
     }

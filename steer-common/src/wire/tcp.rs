@@ -125,7 +125,7 @@ pub struct Walker {
     pub len: u32,
     /// Where the next option starts.
     pub offset: u32,
-    /// Words of a SACK option still to be edited.
+    /// Words of a SACK option still to be edited, or bytes of an option still to be cleared.
     pub edges_left: u32,
     /// One's complement sum of all changes, ready to be folded into a checksum whose field is even-aligned.
     pub difference: u64,
@@ -239,7 +239,7 @@ impl Walker {
     }
 }
 
-/// Steps that any option list needs at the most, SACK edges included.
+/// Steps that any option list needs at the most: one a byte, and one to find its end.
 pub const MAX_STEPS: u32 = 41;
 
 /// What a SYN or SYN-ACK offers.
@@ -307,7 +307,10 @@ impl Walker {
             _ => {
                 offer.cleared = offer.cleared.wrapping_add(1);
                 if clear {
-                    self.edges_left = len;
+                    // One byte a step, this one included: no list needs more steps than it has bytes.
+                    self.clear_byte(at);
+                    self.edges_left = len - 1;
+                    self.offset = at as u32 + 1;
                     return Step::More;
                 }
             }

@@ -49,6 +49,8 @@ pub(crate) struct Backend {
     answered: bool,
     timer: Option<u64>,
     repeats: u32,
+    /// When it sent the last SYN-ACK that nobody answered.
+    pub(crate) unheard_since: Option<u64>,
 }
 
 impl Backend {
@@ -66,6 +68,7 @@ impl Backend {
             answered: false,
             timer: None,
             repeats: 0,
+            unheard_since: None,
         }
     }
 
@@ -89,6 +92,7 @@ impl Backend {
         match self.stage {
             Stage::SynReceived if self.repeats == SYN_ACK_REPEATS => {
                 (self.stage, self.timer) = (Stage::Listen, None);
+                self.unheard_since = Some(now - (1_000 << self.repeats) * MS);
                 vec![]
             }
             Stage::SynReceived => {
@@ -113,10 +117,19 @@ impl Backend {
     }
 
     fn syn_ack(&self) -> Packet {
-        let window = if self.temper.window == 0 { u16::MAX } else { self.temper.window };
+        let window = self.window();
         let mss = if self.temper.small { 536 } else { 1460 };
         let ack = self.client_isn.wrapping_add(1);
         Packet { window, mss, ..Packet::new(flags::SYN | flags::ACK, self.isn, ack) }
+    }
+
+    fn window(&self) -> u16 {
+        if self.temper.window == 0 { u16::MAX } else { self.temper.window }
+    }
+
+    /// Bytes of the hello from the first one without a hole.
+    fn contiguous(&self) -> usize {
+        self.have.iter().take_while(|have| **have).count()
     }
 
     fn next(&self) -> u32 {
@@ -125,7 +138,7 @@ impl Backend {
 
     /// The sequence number it expects.
     fn expected(&self) -> u32 {
-        let have = self.have.iter().take_while(|have| **have).count();
+        let have = self.contiguous();
         let fin = self.fin && have == self.hello_len;
         self.client_isn.wrapping_add(1).wrapping_add((have + fin as usize) as u32)
     }
@@ -204,12 +217,12 @@ impl Backend {
             self.answered = true;
         }
         let start = packet.seq.wrapping_sub(self.client_isn.wrapping_add(1)) as i32;
-        let window = i32::from(if self.temper.window == 0 { u16::MAX } else { self.temper.window });
+        let edge = self.contiguous() + usize::from(self.window());
         for (i, byte) in packet.data.iter().enumerate() {
             let at = usize::try_from(start + i as i32).expect("a byte before the stream");
             assert!(at < self.hello_len, "a byte behind the hello");
             assert_eq!(*byte, hello_byte(at), "byte {at} of the hello is wrong at {}", self.name as char);
-            if (at as i32) < window + self.have.iter().take_while(|have| **have).count() as i32 {
+            if at < edge {
                 self.have[at] = true;
             }
         }

@@ -153,11 +153,12 @@ impl Client {
         end.min(len)
     }
 
-    fn segment(&self, at: usize) -> (Packet, usize) {
+    /// The segment that starts at `at`, and where it ends; nothing from `most` on.
+    fn segment(&self, at: usize, most: usize) -> (Packet, usize) {
         let limit = (self.acked + self.peer_window).max(at);
-        let stop = self.cut(at).min(limit);
+        let stop = self.cut(at).min(limit).min(most);
         let data: Vec<u8> = (at..stop).map(hello_byte).collect();
-        let fin = self.habits.fin && stop == self.habits.hello_len;
+        let fin = self.habits.fin && stop == self.habits.hello_len && most > stop;
         let bits = flags::ACK | if fin { flags::FIN } else { 0 };
         (Packet { data, ..Packet::new(bits, self.seq(at), self.ack()) }, stop + fin as usize)
     }
@@ -166,7 +167,7 @@ impl Client {
     fn fresh(&mut self, now: u64) -> Vec<Packet> {
         let mut sent = Vec::new();
         while self.next < self.end() && sent.len() < self.window {
-            let (packet, stop) = self.segment(self.next);
+            let (packet, stop) = self.segment(self.next, self.end());
             if stop == self.next {
                 break;
             }
@@ -184,7 +185,7 @@ impl Client {
     fn repeat_last(&self) -> Vec<Packet> {
         let mut at = self.acked;
         while at < self.highest {
-            let (packet, stop) = self.segment(at);
+            let (packet, stop) = self.segment(at, self.highest);
             if stop >= self.highest || stop == at {
                 return vec![packet];
             }

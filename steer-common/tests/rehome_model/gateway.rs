@@ -92,7 +92,7 @@ impl Gateway {
     }
 
     /// A client's packet; what leaves because of it.
-    pub(crate) fn from_client(&mut self, packet: &Packet, now: u64) -> Vec<(To, Packet)> {
+    pub(crate) fn client_sent(&mut self, packet: &Packet, now: u64) -> Vec<(To, Packet)> {
         self.now = now;
         if packet.any(flags::SYN) {
             self.syn(packet);
@@ -103,7 +103,7 @@ impl Gateway {
     }
 
     /// A backend's packet; what leaves because of it.
-    pub(crate) fn from_backend(&mut self, from: u16, packet: &Packet, now: u64) -> Vec<(To, Packet)> {
+    pub(crate) fn backend_sent(&mut self, from: u16, packet: &Packet, now: u64) -> Vec<(To, Packet)> {
         self.now = now;
         self.backend_segment(from, packet);
         std::mem::take(&mut self.out)
@@ -119,12 +119,8 @@ impl Gateway {
 
     fn syn(&mut self, packet: &Packet) {
         if self.handshake.is_none() {
-            self.handshake = Some(Flow {
-                word: Word::new(State::Syn, packet.seq).0,
-                first: FIRST,
-                owner: FIRST,
-                ..Flow::default()
-            });
+            self.handshake =
+                Some(Flow { word: Word::new(State::Syn, packet.seq).0, first: FIRST, owner: FIRST, ..Flow::default() });
         }
         self.send(To::First, packet.clone());
     }

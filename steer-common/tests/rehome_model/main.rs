@@ -87,7 +87,7 @@ fn scenario() -> impl Strategy<Value = Scenario> {
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
-    let decidable = prop_oneof![3 => 1u32..80, 2 => 80u32..3_000, 1 => 3_000u32..14_000];
+    let decidable = prop_oneof![3 => 1u32..80, 2 => 80u32..3_000, 1 => 3_000u32..20_000];
     (decidable, prop::bool::weighted(0.85), prop::bool::weighted(0.2), 1u16..4, 0u8..20).prop_map(
         |(decidable_at, moves, swallow, owner_tries, accident)| Setup {
             decidable_at,
@@ -102,9 +102,9 @@ fn setup() -> impl Strategy<Value = Setup> {
 
 fn habits() -> impl Strategy<Value = Habits> {
     let isn = prop_oneof![any::<u32>(), (u32::MAX - 3_000)..=u32::MAX];
-    let hello = prop_oneof![4 => 1usize..600, 3 => 600usize..5_000, 1 => 5_000usize..15_000];
+    let hello = prop_oneof![4 => 1usize..600, 3 => 600usize..5_000, 1 => 5_000usize..15_000, 1 => 12_000usize..15_000];
     let pieces = prop::collection::vec(1usize..1_500, 0..12);
-    let window = prop_oneof![3 => Just(1usize), 4 => Just(10usize)];
+    let window = prop_oneof![3 => Just(1usize), 4 => Just(10usize), 1 => Just(40usize)];
     let reset_ms = prop::option::weighted(0.15, 0u64..1_500);
     (isn, hello, pieces, window, 0u64..60, prop::bool::weighted(0.15), any::<[bool; 2]>(), reset_ms).prop_map(
         |(isn, hello_len, pieces, window, pause_ms, fin, [coalesces, probes], reset_ms)| Habits {

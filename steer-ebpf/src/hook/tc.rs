@@ -3,7 +3,8 @@
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_fib_lookup},
     helpers::generated::{
-        bpf_check_mtu, bpf_csum_update, bpf_fib_lookup as fib, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_check_mtu, bpf_csum_update, bpf_fib_lookup as fib, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
     },
 };
 use steer_common::checksum::fold32;
@@ -37,6 +38,14 @@ impl Tc {
     pub(crate) fn tagged(&self) -> bool {
         // SAFETY: as above.
         unsafe { (*self.0).vlan_present != 0 }
+    }
+
+    /// Tells the kernel of a change to bytes that no checksum in the packet covers. Only CHECKSUM_COMPLETE has a sum to
+    /// correct; for all others the helper refuses, which is right.
+    #[inline(always)]
+    pub(crate) fn uncovered(&self, difference: u64) {
+        // SAFETY: a helper call on the program's context.
+        unsafe { bpf_csum_update(self.0, fold32(difference)) };
     }
 
     /// Updates the TCP checksum field at `at` of this packet.
@@ -103,9 +112,7 @@ impl Hook for Tc {
     #[inline(always)]
     fn finish(&self, at: usize, v6: bool, difference: Difference) -> bool {
         if v6 && difference.uncovered != 0 {
-            // Only CHECKSUM_COMPLETE has a sum to correct; for all others the helper refuses, which is right.
-            // SAFETY: a helper call on the program's context.
-            unsafe { bpf_csum_update(self.0, fold32(difference.uncovered)) };
+            self.uncovered(difference.uncovered);
         }
         self.replace_sums(at, v6, difference.pseudo, difference.segment)
     }

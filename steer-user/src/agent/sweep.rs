@@ -43,7 +43,7 @@ pub fn sweep(plane: &mut Plane) -> Result<Swept> {
     // Splices first: a flow's entry says what its splice's does not, and goes with it.
     swept.splices = sweep_splices(plane, &rules, &mut swept)?;
     swept.flows = sweep_flows(&mut plane.flows, &mut swept, |key, flow| rules.flow_is_stale(key, flow))?;
-    sweep_flows(&mut plane.handshakes, &mut swept, |_, flow| rules.handshake_is_stale(flow))?;
+    sweep_flows(&mut plane.handshakes, &mut swept, |key, flow| rules.handshake_is_stale(key, flow))?;
     Ok(swept)
 }
 
@@ -80,7 +80,11 @@ impl Rules {
         clock::age(self.now, flow.seen) > if waits || flow.closing() { LINGER } else { vip.flow_timeout }
     }
 
-    fn handshake_is_stale(&self, flow: &Flow) -> bool {
+    fn handshake_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
+        // A connection that dialled a backend itself is known by this entry alone.
+        if Word(flow.word).state() == State::Direct {
+            return self.flow_is_stale(key, flow);
+        }
         clock::age(self.now, flow.seen) > HANDSHAKE
     }
 }

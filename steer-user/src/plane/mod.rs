@@ -15,8 +15,8 @@ use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use steer_common::{
     counters::Counter,
     shared::{
-        Backend, BackendStats, Endpoint, Flow, FlowKey, FragmentKey, FragmentRoute, LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS, Pending, Session,
-        SessionKey, Settings, Vip,
+        Backend, BackendStats, Endpoint, Flow, FlowKey, FragmentKey, FragmentRoute, LOOKUP_ENTRIES, MAX_BACKENDS,
+        MAX_VIPS, Pending, Session, SessionKey, Settings, Vip,
     },
 };
 

@@ -66,10 +66,13 @@ impl Connection {
     /// # Errors
     /// When it resets the connection instead, or sends more.
     pub fn finish(&mut self) -> Result<()> {
-        match self.stream.read(&mut [0; 1]).context("wait for the end")? {
-            0 => Ok(()),
-            _ => bail!("the server sends more than its answer"),
+        // TLS says goodbye first, then TCP does.
+        let tls = self.stream.read(&mut [0; 1]).context("wait for the end of TLS")?;
+        let tcp = self.stream.sock.read(&mut [0; 1]).context("wait for the end of TCP")?;
+        if tls != 0 || tcp != 0 {
+            bail!("the server sends more than its answer");
         }
+        Ok(())
     }
 
     fn send(&mut self, head: &str, body: &[u8]) -> Result<()> {

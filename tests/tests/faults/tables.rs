@@ -3,22 +3,35 @@
 use anyhow::Result;
 use steer_common::counters::Counter;
 use steer_tests::{
-    case::{Case, OWNER},
+    case::{Case, FIRST, OWNER},
     demo::{Load, Tally},
+    loss::Loss,
     payload,
     setting::{Setting, in_settings},
 };
+
+use crate::owners::unchecked;
 
 const PARALLEL_32: Load = Load { clients: 32, reconnects: 320, parallel: 32 };
 
 #[test]
 fn a_pending_table_of_2_entries_serves_32_parallel_clients() -> Result<()> {
-    in_settings(55, |setting| {
-        let (seen, case_counts) = crowd(setting, "pending = 2", &[Counter::PendingLost, Counter::SpliceOpened])?;
-        let [lost, spliced] = case_counts[..] else { unreachable!("two were asked for") };
-        assert!(spliced > 0, "some are moved all the same: {seen:?}");
-        assert!(seen.resumed as u64 + lost >= 320, "whatever did not resume had lost its buffer: {lost}, {seen:?}");
-        Ok(())
+    in_settings(55, |setting| crowd(setting, "pending = 2", &[]).map(drop))
+}
+
+/// Hellos wait for an owner that is silent, so that two entries are far too few.
+#[test]
+fn a_pending_table_of_2_entries_serves_32_parallel_clients_of_a_silent_owner() -> Result<()> {
+    in_settings(73, |setting| {
+        let run = unchecked(setting).vip_setting("owner_tries = 1").size("pending = 2").start()?;
+        let case = Case::start(&run)?;
+        let _silence = Loss::incoming(run.lab.backend(OWNER), "meta l4proto tcp")?;
+        for handshake in case.visit_at_once(32, &case.dial)? {
+            assert_eq!(run.backend_named(&handshake.server)?, FIRST, "{handshake:?}");
+        }
+        let lost = case.counted(Counter::PendingLost)?;
+        assert!(lost > 0 && case.counted(Counter::OwnerSilent)? > 0, "{lost} lost their buffer");
+        case.unharmed(0)
     })
 }
 

@@ -15,6 +15,8 @@ use steer_tests::{
     setting::{Setting, in_one_setting, in_settings},
 };
 
+use crate::owners::TIMER;
+
 /// Offset of a cut before the session ID, and of one behind it.
 const BEFORE_ID: usize = 30;
 const BEHIND_ID: usize = 120;
@@ -41,7 +43,7 @@ fn a_hello_whose_segments_change_places_moves() -> Result<()> {
         for cut in [BEFORE_ID, BEHIND_ID] {
             let rule = |seen: Seen| if seen.data == Some(0) { Fate::AfterNext } else { Fate::Pass };
             detoured(setting, rule, &[cut], |case, handshake| {
-                assert!(handshake.time < Duration::from_millis(180), "without a timer: {handshake:?}");
+                assert!(handshake.time < TIMER, "without a timer: {handshake:?}");
                 case.expect(&[(Counter::Gather, 1), (Counter::Buffered, 2)])
             })?;
         }
@@ -54,7 +56,9 @@ fn a_hello_whose_every_segment_comes_four_times_moves() -> Result<()> {
     in_settings(42, |setting| {
         for cut in [BEFORE_ID, BEHIND_ID] {
             let rule = |seen: Seen| if seen.data.is_some() { Fate::Copies(4) } else { Fate::Pass };
-            detoured(setting, rule, &[cut], |case, _| case.expect(&[(Counter::Rehome, 1), (Counter::OwnerSynRepeated, 0)]))?;
+            detoured(setting, rule, &[cut], |case, _| {
+                case.expect(&[(Counter::Rehome, 1), (Counter::OwnerSynRepeated, 0)])
+            })?;
         }
         Ok(())
     })
@@ -170,9 +174,9 @@ fn idle_flows_move(scenario: Scenario) -> Result<()> {
     let visit = |seconds| case.moves(&Dial { idle: Duration::from_secs(seconds), ..case.dial.clone() });
     thread::scope(|scope| {
         let visits = [3, 10].map(|seconds| scope.spawn(move || visit(seconds)));
-        visits.into_iter().try_for_each(|visit| {
-            visit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(drop)
-        })
+        visits
+            .into_iter()
+            .try_for_each(|visit| visit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(drop))
     })?;
     case.expect(&[(Counter::SpliceOpened, 2)])?;
     case.unharmed_but_for_resets()

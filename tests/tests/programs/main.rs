@@ -1,0 +1,12 @@
+//! Packets through the loaded programs without any link: what goes in, what comes out, and every checksum recomputed.
+//!
+//! [`world`] is where fixtures run; the other files are the fixtures, and one property.
+
+mod errors;
+mod frames;
+mod layouts;
+mod plain;
+mod spliced;
+mod surgery;
+mod untouched;
+mod world;

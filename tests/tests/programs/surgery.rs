@@ -1,0 +1,165 @@
+//! Packets that become other packets: a hello becomes the SYN to the owner, its SYN-ACK a reset and the hello.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use steer_common::{
+    counters::Counter,
+    flow::{State, Word},
+    shared::Flow,
+};
+use steer_tests::{
+    frames::Tap,
+    packets::{Segment, judge_checksums},
+    programs::Program,
+};
+
+use crate::world::{
+    BACKEND_MAC, CLIENT_ISN, Case, Ends, FIRST_ISN, Given, INNER_MAC, OWNER_ISN, Out, TC_DROP, TC_REDIRECT, World,
+    families, from_backend, from_client, hex,
+};
+
+const CLIENT: u32 = CLIENT_ISN.wrapping_add(1);
+const TOLD: u32 = FIRST_ISN.wrapping_add(1);
+const OWN: u32 = OWNER_ISN.wrapping_add(1);
+const HELLO_TS: u32 = 0x1c00;
+const FIRST_TS: u32 = 0x3001;
+const OWNER_TS: u32 = 0x9000_0000;
+
+/// A ClientHello of TLS 1.2 with a session ID (RFC 5246 7.4.1.2) and a last extension that makes it `len` bytes long.
+fn hello(id: &[u8; 32], len: usize) -> Vec<u8> {
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.push(32);
+    body.extend(id);
+    body.extend([0, 2, 0xc0, 0x2f, 1, 0]);
+    let padding = len - 9 - body.len() - 6;
+    body.extend(((padding + 4) as u16).to_be_bytes());
+    body.extend([0, 21]);
+    body.extend((padding as u16).to_be_bytes());
+    body.extend(vec![0; padding]);
+    let mut stream = vec![22, 3, 1];
+    stream.extend(((body.len() + 4) as u16).to_be_bytes());
+    stream.extend([1, 0]);
+    stream.extend((body.len() as u16).to_be_bytes());
+    stream.extend(body);
+    stream
+}
+
+fn stamps(value: u32, echo: u32) -> Vec<u8> {
+    [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat()
+}
+
+/// What leaves made anew, in the client's name.
+fn made(mut segment: Segment, ends: &Ends, owner: bool) -> Vec<u8> {
+    let backend = if owner { ends.owner } else { ends.first };
+    (segment.source, segment.destination) = (ends.client, backend);
+    segment.tcp.destination_port = backend.port();
+    segment.frame(INNER_MAC, BACKEND_MAC, &[]).expect("a frame")
+}
+
+fn waiting(ends: &Ends) -> Flow {
+    Flow {
+        word: Word::new(State::Wait, CLIENT_ISN).0,
+        owner: ends.owner_id,
+        hello_ts: HELLO_TS,
+        first_ts: FIRST_TS,
+        hello_window: 502,
+        owner_tries: 1,
+        ip_word: if ends.client.is_ipv4() { [0x45, 0, 0, 0] } else { [0x60, 0, 0, 0] },
+        ..ends.established()
+    }
+}
+
+#[test]
+fn a_hello_whose_session_another_backend_holds_becomes_a_syn_to_it() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        for len in [120, 121, 517, 1400] {
+            let data = hello(&[0x42; 32], len);
+            assert_eq!(data.len(), len);
+            let came = ends.up(CLIENT).ack(TOLD).options(&stamps(HELLO_TS, FIRST_TS)).payload(&data);
+            let options = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0x1b, 0x58, 0, 0, 0, 0, 1, 3, 3, 7];
+            let syn = ends.up(CLIENT_ISN).syn().options(&options);
+            let case = Case {
+                what: "a hello",
+                frame: from_client(&came),
+                given: Given { session: Some(vec![0x42; 32]), ..Given::flow(ends.established()) },
+                tc: Out::Sent(made(syn, &ends, true)),
+                xdp: Out::Untouched,
+                counts: Some(Counter::Rehome),
+            };
+            world.judge_made(&ends, &[case])?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_hello_with_a_wrong_checksum_is_dropped() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        let mut frame =
+            from_client(&ends.up(CLIENT).ack(TOLD).options(&stamps(1, 2)).payload(&hello(&[0x42; 32], 300)));
+        *frame.last_mut().context("a payload")? ^= 4;
+        let case = Case {
+            what: "a corrupt hello",
+            frame,
+            given: Given { session: Some(vec![0x42; 32]), ..Given::flow(ends.established()) },
+            tc: Out::Dropped,
+            xdp: Out::Untouched,
+            counts: Some(Counter::BadChecksum),
+        };
+        world.judge(&ends, &[case])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_owners_syn_ack_becomes_a_reset_to_the_first_backend_and_the_hello_in_segments() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        for (len, told_mss) in [(200, 1460), (517, 1460), (2400, 1460), (517, 200)] {
+            rehome(&mut world, &ends, len, told_mss)
+                .with_context(|| format!("{len} bytes, MSS {told_mss}, {}", ends.client))?;
+        }
+    }
+    Ok(())
+}
+
+fn rehome(world: &mut World, ends: &Ends, len: usize, told_mss: u16) -> Result<()> {
+    let data = hello(&[0x42; 32], len);
+    let flow = Flow { told_mss, ..waiting(ends) };
+    world.prepare(ends, &Given { pending: Some(data.clone()), ..Given::flow(flow) })?;
+    let options = [2, 4, 5, 180, 4, 2, 8, 10, 0x90, 0, 0, 0, 0, 0, 0x1b, 0x58, 1, 3, 3, 7];
+    let syn_ack = ends.down(ends.owner, OWNER_ISN).syn().ack(CLIENT).options(&options);
+    let tap = Tap::open(&world.ns, "eth0")?;
+    let ran = world.run(Program::Tc, &from_backend(&syn_ack))?;
+    anyhow::ensure!(ran.action == TC_REDIRECT, "action {} (2 is {TC_DROP})", ran.action);
+
+    let echo = FIRST_TS.wrapping_sub(FIRST_TS.wrapping_sub(OWNER_TS));
+    let chunk = (usize::from(told_mss) - 12) & !3;
+    let mut reset = ends.up(CLIENT).rst();
+    reset.tcp.window_size = 0;
+    let mut wanted = vec![made(reset, ends, false)];
+    for (index, piece) in data.chunks(chunk).enumerate() {
+        let seq = CLIENT.wrapping_add((index * chunk) as u32);
+        let mut segment = ends.up(seq).ack(OWN).options(&stamps(HELLO_TS, echo)).payload(piece);
+        segment.tcp.window_size = 502;
+        segment.tcp.psh = (index + 1) * chunk >= data.len();
+        wanted.push(made(segment, ends, true));
+    }
+    let last = wanted.pop().context("a segment")?;
+    for frame in &wanted {
+        let left = tap
+            .await_frame(Duration::from_millis(500), |frame| frame[..6] == BACKEND_MAC)?
+            .context("nothing left by clone")?;
+        judge_checksums(&left)?;
+        anyhow::ensure!(left == *frame, "\n  left {}\n  not  {}", hex(&left), hex(frame));
+    }
+    judge_checksums(&ran.frame)?;
+    anyhow::ensure!(ran.frame == last, "\n  came out {}\n  not      {}", hex(&ran.frame), hex(&last));
+    let after = world.flow(ends)?;
+    anyhow::ensure!(Word(after.word) == Word::new(State::Spliced, CLIENT_ISN), "state {:#x}", after.word);
+    Ok(())
+}

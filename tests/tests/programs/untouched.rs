@@ -1,0 +1,95 @@
+//! What is not ours leaves as it came, and what cannot be read is counted.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use steer_common::counters::Counter;
+use steer_tests::{packets::Segment, programs::Program};
+
+use crate::{
+    frames,
+    world::{
+        CLIENT_ISN, CLIENT_MAC, Case, Ends, GATE_MAC, Given, Out, World, XDP_PASS, families, from_backend, from_client,
+    },
+};
+
+#[test]
+fn what_is_not_ours_passes_untouched() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        let other_port = SocketAddr::new(ends.vip.ip(), 80);
+        let other_host = SocketAddr::new(ends.first.ip(), ends.vip.port());
+        let backend_ssh = SocketAddr::new(ends.first.ip(), 22);
+        let cases = [
+            ("ARP", frames::arp(), Counter::NotOurs),
+            ("UDP to the VIP's port", frames::udp(&ends), Counter::NotOurs),
+            (
+                "TCP to another port of the VIP",
+                from_client(&Segment::new(ends.client, other_port, 1).syn()),
+                Counter::NotOurs,
+            ),
+            ("TCP to another host", from_client(&Segment::new(ends.client, other_host, 1).syn()), Counter::NotOurs),
+            ("a backend's other port", from_backend(&ends.down(backend_ssh, 1).ack(1)), Counter::NotOurs),
+            ("a fragment of something else", other_fragment(&ends), Counter::FragmentPassed),
+        ];
+        world.judge(&ends, &cases.map(|(what, frame, counts)| untouched(what, frame, counts)))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn tagged_frames_pass_to_the_vlans_own_interface() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        let cases = [("one tag", &[5][..]), ("two tags", &[5, 6])].map(|(what, vlans)| {
+            let frame = ends.up(CLIENT_ISN).syn().frame(CLIENT_MAC, GATE_MAC, vlans).expect("a frame");
+            untouched(what, frame, Counter::VlanPassed)
+        });
+        world.judge(&ends, &cases)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn frames_cut_short_or_with_lengths_that_lie_pass_untouched() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        let frame = from_client(&ends.up(CLIENT_ISN).syn().options(&[2, 4, 5, 180]));
+        let tcp = if ends.client.is_ipv4() { 34 } else { 54 };
+        let changed = |at: usize, value: u8| {
+            let mut frame = frame.clone();
+            frame[at] = value;
+            frame
+        };
+        // The kernel runs TC programs in a test only on frames with a whole IP header.
+        for len in [14, 30] {
+            let ran = world.run(Program::Xdp, &frame[..len])?;
+            assert_eq!((ran.action, ran.frame.as_slice()), (XDP_PASS, &frame[..len]));
+        }
+        let mut cases = vec![
+            ("half a TCP header", frame[..tcp + 10].to_vec()),
+            ("a TCP header longer than the packet", changed(tcp + 12, 0xf0)),
+            ("a TCP header shorter than one", changed(tcp + 12, 0x40)),
+            ("another IP version", changed(14, 0x55)),
+        ];
+        if ends.client.is_ipv4() {
+            cases.push(("an IPv4 header shorter than one", changed(14, 0x44)));
+            cases.push(("an IPv4 length below its header's", changed(17, 19)));
+        }
+        let cases = cases.into_iter().map(|(what, frame)| untouched(what, frame, Counter::Malformed));
+        world.judge(&ends, &cases.collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+fn untouched(what: &'static str, frame: Vec<u8>, counts: Counter) -> Case {
+    let counts = Some(counts);
+    Case { what, frame, given: Given::nothing(), tc: Out::Untouched, xdp: Out::Untouched, counts }
+}
+
+fn other_fragment(ends: &Ends) -> Vec<u8> {
+    let other = SocketAddr::new(ends.first.ip(), 80);
+    let [_, later] =
+        frames::fragments(&from_client(&Segment::new(ends.client, other, 1).ack(1).payload(&[7; 100])), 64);
+    later
+}

@@ -1,0 +1,407 @@
+//! Where fixtures run: a namespace with one interface, the loaded programs, their maps as a fixture wants them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, Result};
+use aya::maps::{HashMap, Map, MapData};
+use steer_common::{
+    counters::Counter,
+    flow::{State, Word},
+    shared::{
+        Address, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, FLOW_LEARNED, Flow, FlowKey, Hop, LOOKUP_HALVES,
+        LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session, SessionKey, Settings, Vip, options,
+    },
+};
+use steer_tests::{
+    netns::NetNs,
+    packets::{Segment, judge_checksums},
+    programs::{Loaded, Program, Ran},
+};
+use steer_user::{clock, config::Sizes};
+
+/// Stations: the client's router, the gateway's two sides, a backend.
+pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc];
+pub(crate) const GATE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(crate) const INNER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(crate) const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
+
+/// Initial sequence numbers.
+pub(crate) const CLIENT_ISN: u32 = 0x1000_0000;
+pub(crate) const FIRST_ISN: u32 = 0xffff_fff0;
+pub(crate) const OWNER_ISN: u32 = 0x2000_0001;
+pub(crate) const TS_DELTA: u32 = 0x0102_0305;
+
+/// Actions of the two programs.
+pub(crate) const TC_NEXT: i32 = -1;
+pub(crate) const TC_DROP: i32 = 2;
+pub(crate) const TC_REDIRECT: i32 = 7;
+pub(crate) const XDP_DROP: i32 = 1;
+pub(crate) const XDP_PASS: i32 = 2;
+pub(crate) const XDP_REDIRECT: i32 = 4;
+
+/// Who speaks with whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) vip_id: u16,
+    pub(crate) first_id: u16,
+    pub(crate) owner_id: u16,
+    pub(crate) client: SocketAddr,
+    pub(crate) vip: SocketAddr,
+    pub(crate) first: SocketAddr,
+    pub(crate) owner: SocketAddr,
+}
+
+/// Both families.
+pub(crate) fn families() -> [Ends; 2] {
+    let at = |text: &str| text.parse().expect("an address and port");
+    [
+        Ends {
+            vip_id: 1,
+            first_id: 13,
+            owner_id: 14,
+            client: at("192.0.2.7:40001"),
+            vip: at("198.51.100.10:443"),
+            first: at("10.0.0.1:8443"),
+            owner: at("10.0.0.2:9443"),
+        },
+        Ends {
+            vip_id: 2,
+            first_id: 23,
+            owner_id: 24,
+            client: at("[2001:db8::7]:40001"),
+            vip: at("[2001:db8:1::10]:443"),
+            first: at("[fd00::1]:8443"),
+            owner: at("[fd00::2]:9443"),
+        },
+    ]
+}
+
+impl Ends {
+    pub(crate) fn key(&self) -> FlowKey {
+        FlowKey::of_vip(address(self.client.ip()), self.client.port().to_be_bytes(), self.vip_id)
+    }
+
+    /// A segment of the client.
+    pub(crate) fn up(&self, seq: u32) -> Segment {
+        Segment::new(self.client, self.vip, seq)
+    }
+
+    /// A segment of a backend.
+    pub(crate) fn down(&self, from: SocketAddr, seq: u32) -> Segment {
+        Segment::new(from, self.client, seq)
+    }
+
+    /// An established flow that stays on its first backend, with nothing left to learn.
+    pub(crate) fn settled(&self) -> Flow {
+        let word = Word::new(State::First, CLIENT_ISN).0;
+        Flow { word, first: self.first_id, owner: self.first_id, flags: FLOW_LEARNED, ..self.established() }
+    }
+
+    /// A re-homed flow.
+    pub(crate) fn spliced(&self) -> Flow {
+        let delta = FIRST_ISN.wrapping_sub(OWNER_ISN);
+        let word = Word::new(State::Spliced, CLIENT_ISN).0;
+        Flow {
+            word,
+            owner_isn: OWNER_ISN,
+            delta,
+            ts_delta: TS_DELTA,
+            server_next: OWNER_ISN.wrapping_add(1),
+            owner: self.owner_id,
+            first_scale: 7,
+            owner_scale: 7,
+            flags: FLOW_LEARNED,
+            ..self.established()
+        }
+    }
+
+    /// A flow whose client acknowledged its first backend and said nothing yet.
+    pub(crate) fn established(&self) -> Flow {
+        const AGREED: u8 = options::SACK | options::TIMESTAMPS | options::WINDOW_SCALE;
+        Flow {
+            word: Word::new(State::Established, CLIENT_ISN).0,
+            first_isn: FIRST_ISN,
+            client_next: CLIENT_ISN.wrapping_add(1),
+            server_next: FIRST_ISN.wrapping_add(1),
+            next_record: FIRST_ISN.wrapping_add(1),
+            first: self.first_id,
+            owner: self.first_id,
+            client_ts: 7000,
+            syn_window: 64240,
+            first_window: 65160,
+            client_mss: 1460,
+            told_mss: 1460,
+            offered: AGREED,
+            agreed: AGREED,
+            client_scale: 7,
+            first_scale: 7,
+            ..Flow::default()
+        }
+    }
+
+    /// A SYN that was forwarded.
+    pub(crate) fn handshake(&self) -> Flow {
+        Flow { word: Word::new(State::Syn, CLIENT_ISN).0, ..self.established() }
+    }
+}
+
+/// What the maps hold besides one VIP a family and its two backends.
+#[derive(Clone, Default)]
+pub(crate) struct Given {
+    pub(crate) flow: Option<Flow>,
+    pub(crate) handshake: Option<Flow>,
+    /// Session ID of a session that the owner holds.
+    pub(crate) session: Option<Vec<u8>>,
+    /// The client's data that is buffered.
+    pub(crate) pending: Option<Vec<u8>>,
+    /// No lookup slot names a backend.
+    pub(crate) empty_pool: bool,
+    /// `VIP_*`.
+    pub(crate) vip_flags: u16,
+    /// Smallest MSS of the pool.
+    pub(crate) vip_mss: u16,
+    /// MTU towards backends and clients instead of 1500.
+    pub(crate) mtu: Option<u32>,
+}
+
+impl Given {
+    pub(crate) fn nothing() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn flow(flow: Flow) -> Self {
+        Self { flow: Some(flow), ..Self::default() }
+    }
+
+    pub(crate) fn handshake(flow: Flow) -> Self {
+        Self { handshake: Some(flow), ..Self::default() }
+    }
+}
+
+/// What shall become of a packet.
+#[derive(Clone, Debug)]
+pub(crate) enum Out {
+    /// Passed on as it came.
+    Untouched,
+    Dropped,
+    /// Redirected as this frame.
+    Sent(Vec<u8>),
+}
+
+/// One fixture.
+pub(crate) struct Case {
+    pub(crate) what: &'static str,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) given: Given,
+    pub(crate) tc: Out,
+    pub(crate) xdp: Out,
+    /// What TC counts, once.
+    pub(crate) counts: Option<Counter>,
+}
+
+pub(crate) struct World {
+    pub(crate) ns: NetNs,
+    pub(crate) loaded: Loaded,
+    pub(crate) ifindex: u32,
+    pending: HashMap<MapData, FlowKey, Pending>,
+}
+
+impl World {
+    pub(crate) fn new() -> Result<Self> {
+        let ns = NetNs::create()?;
+        ns.ip("link add eth0 type veth peer name far0\nlink set eth0 up\nlink set far0 up\n")?;
+        let ifindex = ns.run(|| Ok(nix::net::if_::if_nametoindex("eth0")?))?;
+        let sizes = Sizes { sessions: 1024, flows: 1024, splices: 1024, handshakes: 1024, pending: 16 };
+        let mut loaded = Loaded::load(&sizes)?;
+        loaded.plane.set_settings(&Settings { bypass: 0, xdp: 1 })?;
+        for ends in families() {
+            let base = lookup_base(&ends, false);
+            loaded.plane.lookup.write(base, &[ends.first_id; LOOKUP_SLOTS as usize])?;
+            loaded.plane.lookup.write(base + LOOKUP_SLOTS, &[NO_BACKEND; LOOKUP_SLOTS as usize])?;
+            for (id, at) in [(ends.first_id, ends.first), (ends.owner_id, ends.owner)] {
+                loaded.plane.backend_ids.insert(&endpoint(at), &u32::from(id))?;
+            }
+        }
+        let pending = MapData::from_pin(loaded.pin("pending")).and_then(Map::from_map_data);
+        let pending = pending.and_then(HashMap::try_from).context("open the map pending")?;
+        Ok(Self { ns, loaded, ifindex, pending })
+    }
+
+    /// Fills the maps.
+    pub(crate) fn prepare(&mut self, ends: &Ends, given: &Given) -> Result<()> {
+        let (key, now) = (ends.key(), programs_seconds());
+        let mtu = given.mtu.unwrap_or(1500);
+        let hop = |destination, source| Hop { ifindex: self.ifindex, destination, source, mtu, asked: now };
+        let live = |flow: &Flow| Flow { seen: now, client_hop: hop(CLIENT_MAC, GATE_MAC), ..*flow };
+        let plane = &mut self.loaded.plane;
+        let (flows, handshakes) = (&mut plane.flows, &mut plane.handshakes);
+        for (table, wanted) in [(flows, &given.flow), (handshakes, &given.handshake)] {
+            table.remove(&key)?;
+            wanted.as_ref().map_or(Ok(()), |flow| table.insert(&key, &live(flow)))?;
+        }
+        plane.splices.remove(&key)?;
+        for (id, at) in [(ends.first_id, ends.first), (ends.owner_id, ends.owner)] {
+            let backend = Backend {
+                endpoint: endpoint(at),
+                vip: endpoint(ends.vip),
+                vip_id: ends.vip_id,
+                flags: BACKEND_PRESENT | BACKEND_UP,
+                weight: 1,
+                hop: hop(BACKEND_MAC, INNER_MAC),
+                ..Backend::default()
+            };
+            plane.set_backend(u32::from(id), &backend)?;
+        }
+        let vip = Vip {
+            id: ends.vip_id,
+            flags: given.vip_flags,
+            lookup_base: lookup_base(ends, given.empty_pool),
+            session_timeout: 600,
+            session_limit: 0,
+            flow_timeout: 7860,
+            mss: given.vip_mss,
+            owner_tries: 3,
+        };
+        plane.vips.insert(&endpoint(ends.vip), &vip)?;
+        if let Some(id) = &given.session {
+            let key = SessionKey::session_id(ends.vip_id, id).context("a session ID")?;
+            let session = Session { owner: ends.owner_id, first_seen: now, last_seen: now, ..Session::default() };
+            plane.sessions.insert(&key, &session)?;
+        }
+        drop(self.pending.remove(&key));
+        given.pending.as_ref().map_or(Ok(()), |data| self.buffer(&key, data))
+    }
+
+    fn buffer(&mut self, key: &FlowKey, data: &[u8]) -> Result<()> {
+        // SAFETY: a structure of plain numbers; all-zero is an empty buffer.
+        let mut pending: Box<Pending> = unsafe { Box::new(std::mem::zeroed()) };
+        pending.ranges[0] = Range { start: 0, end: data.len() as u32 };
+        pending.data[..data.len()].copy_from_slice(data);
+        self.pending.insert(key, *pending, 0).context("write the map pending")
+    }
+
+    /// Runs a program on a frame in the namespace.
+    pub(crate) fn run(&self, program: Program, frame: &[u8]) -> Result<Ran> {
+        self.ns.run(|| self.loaded.run(program, frame, self.ifindex))
+    }
+
+    /// The flow's record after a run.
+    pub(crate) fn flow(&self, ends: &Ends) -> Result<Flow> {
+        self.loaded.plane.flows.find(&ends.key())?.context("the flow is gone")
+    }
+
+    /// Runs every case on every program and fails with all that was wrong.
+    #[track_caller]
+    pub(crate) fn judge(&mut self, ends: &Ends, cases: &[Case]) -> Result<()> {
+        self.judge_on(&[Program::Tc, Program::TcComplete, Program::Xdp], ends, cases)
+    }
+
+    /// As [`World::judge`], for packets that are made anew: they lose CHECKSUM_COMPLETE on purpose, and the kernel would
+    /// compare the sum that nobody uses any more.
+    #[track_caller]
+    pub(crate) fn judge_made(&mut self, ends: &Ends, cases: &[Case]) -> Result<()> {
+        self.judge_on(&[Program::Tc, Program::Xdp], ends, cases)
+    }
+
+    #[track_caller]
+    fn judge_on(&mut self, programs: &[Program], ends: &Ends, cases: &[Case]) -> Result<()> {
+        let mut wrong = Vec::new();
+        for case in cases {
+            for &program in programs {
+                if let Err(error) = self.judge_one(ends, case, program) {
+                    wrong.push(format!("{} ({program:?}, {}): {error:#}", case.what, family(ends)));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+        Ok(())
+    }
+
+    fn judge_one(&mut self, ends: &Ends, case: &Case, program: Program) -> Result<()> {
+        self.prepare(ends, &case.given)?;
+        let before = case.counts.map_or(Ok(0), |counter| self.loaded.plane.counter(counter))?;
+        let ran = self.run(program, &case.frame)?;
+        let wanted = if program == Program::Xdp { &case.xdp } else { &case.tc };
+        compare(&ran, wanted, program, &case.frame)?;
+        if let (Some(counter), true) = (case.counts, program != Program::Xdp) {
+            let grown = self.loaded.plane.counter(counter)? - before;
+            anyhow::ensure!(grown == 1, "counter {} grew by {grown}", counter.word());
+        }
+        Ok(())
+    }
+}
+
+fn compare(ran: &Ran, wanted: &Out, program: Program, came: &[u8]) -> Result<()> {
+    let xdp = program == Program::Xdp;
+    let (pass, drop, redirect) = if xdp { (XDP_PASS, XDP_DROP, XDP_REDIRECT) } else { (TC_NEXT, TC_DROP, TC_REDIRECT) };
+    let (action, frame) = match wanted {
+        Out::Untouched => (pass, Some(came)),
+        Out::Dropped => (drop, None),
+        Out::Sent(frame) => (redirect, Some(frame.as_slice())),
+    };
+    anyhow::ensure!(ran.action == action, "action {}, not {action}; left as {}", ran.action, hex(&ran.frame));
+    let Some(frame) = frame else { return Ok(()) };
+    anyhow::ensure!(ran.frame == frame, "\n  came out {}\n  not      {}", hex(&ran.frame), hex(frame));
+    if matches!(wanted, Out::Sent(_)) && carries_tcp(frame) { judge_checksums(frame) } else { Ok(()) }
+}
+
+/// Whether a frame carries TCP, or an extension header before it.
+fn carries_tcp(frame: &[u8]) -> bool {
+    const ICMP: (u8, u8) = (1, 58);
+    if frame[14] >> 4 == 4 { frame[14 + 9] != ICMP.0 } else { frame[14 + 6] != ICMP.1 }
+}
+
+/// A frame from the client's side.
+pub(crate) fn from_client(segment: &Segment) -> Vec<u8> {
+    segment.frame(CLIENT_MAC, GATE_MAC, &[]).expect("a frame")
+}
+
+/// A frame from a backend.
+pub(crate) fn from_backend(segment: &Segment) -> Vec<u8> {
+    segment.frame(BACKEND_MAC, INNER_MAC, &[]).expect("a frame")
+}
+
+/// What leaves towards a backend: one hop further, with its address.
+pub(crate) fn to_backend(mut segment: Segment, backend: SocketAddr) -> Vec<u8> {
+    segment.hop_limit -= 1;
+    segment.destination = backend;
+    segment.tcp.destination_port = backend.port();
+    segment.frame(INNER_MAC, BACKEND_MAC, &[]).expect("a frame")
+}
+
+/// What leaves towards the client: one hop further, from the VIP.
+pub(crate) fn to_client(mut segment: Segment, vip: SocketAddr) -> Vec<u8> {
+    segment.hop_limit -= 1;
+    segment.source = vip;
+    segment.tcp.source_port = vip.port();
+    segment.frame(GATE_MAC, CLIENT_MAC, &[]).expect("a frame")
+}
+
+pub(crate) fn family(ends: &Ends) -> &'static str {
+    if ends.client.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+pub(crate) fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(ip) => Address::from_v4(ip.octets()),
+        IpAddr::V6(ip) => Address::from_v6(ip.octets()),
+    }
+}
+
+fn endpoint(at: SocketAddr) -> Endpoint {
+    Endpoint::tcp(address(at.ip()), at.port())
+}
+
+fn lookup_base(ends: &Ends, empty: bool) -> u32 {
+    (u32::from(ends.vip_id) * LOOKUP_HALVES + u32::from(empty)) * LOOKUP_SLOTS
+}
+
+/// Seconds by the clock of the programs, which lags behind by a timer tick.
+fn programs_seconds() -> u32 {
+    const TICKS: u64 = 20_000_000;
+    ((clock::nanoseconds() - TICKS) / 1_000_000_000) as u32
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
