@@ -74,7 +74,7 @@ unsafe extern "C" fn sum_step(_index: u32, context: *mut c_void) -> core::ffi::c
             (*s).failed = 1;
             return 1;
         }
-        let Some(padded) = size::<{ SUM_MAX / 4 }>(((n + 3) / 4) as usize) else { return 1 };
+        let Some(padded) = size::<{ SUM_MAX / 4 }>(n.div_ceil(4) as usize) else { return 1 };
         (*s).sum = sum(data.cast(), padded * 4, (*s).sum);
         (*s).offset += n;
         (*s).left = (left - n as usize) as u32;

@@ -308,7 +308,7 @@ pub(crate) fn ask<H: Hook>(hook: &H, params: &mut bpf_fib_lookup, source: &Addre
     // SAFETY: a plain structure of 64 bytes of which all-zero is a valid value.
     unsafe { (&raw mut *params).cast::<[u64; WORDS]>().write_unaligned([0; WORDS]) };
     params.l4_protocol = PROTOCOL_TCP;
-    params.ifindex = hook.ifindex();
+    params.ifindex = hook.ingress();
     // A length that every MTU allows: asked only so that the kernel tells the route's MTU.
     params.__bindgen_anon_1.tot_len = 1;
     if destination.is_v4() {

@@ -343,7 +343,7 @@ pub(crate) extern "C" fn too_big(skb: *mut __sk_buff) -> i32 {
         return drop(Counter::EmitFailed);
     }
     count(Counter::TooBig);
-    scratch.redirect = Tc(skb).ifindex();
+    scratch.redirect = Tc(skb).ingress();
     next::REDIRECT
 }
 

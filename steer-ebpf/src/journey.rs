@@ -5,8 +5,7 @@ use steer_common::{
     counters::Counter,
     flow::{State, Word},
     shared::{
-        BACKEND_RETURN_SEEN, Endpoint, FLOW_CLIENT_FIN, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, Hop,
-        Vip, options,
+        BACKEND_RETURN_SEEN, FLOW_CLIENT_FIN, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN, Flow, Hop, Vip, options,
     },
     wire::{
         Packet,
@@ -507,7 +506,7 @@ fn note<H: Hook>(hook: &H, flow: &mut Flow, segment: &Segment, plan: &Plan) {
 pub(crate) fn note_hop<H: Hook>(hook: &H, hop: &mut Hop) {
     let Some(ethernet) = hook.window().words::<3>(0) else { return };
     let (destination, source) = Hop::back(ethernet);
-    let ifindex = hook.ifindex();
+    let ifindex = hook.ingress();
     let same = Hop { destination, source, ..*hop }.ethernet() == hop.ethernet();
     if hop.ifindex != ifindex || !same {
         hop.asked = 0;

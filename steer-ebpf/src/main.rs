@@ -8,6 +8,13 @@
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "compare-and-swap exists for BPF only as an intrinsic")]
 #![feature(asm_experimental_arch)]
+#![expect(clippy::needless_borrows_for_generic_args, reason = "a key given by value is copied to the stack")]
+#![expect(
+    clippy::needless_range_loop,
+    clippy::manual_memcpy,
+    reason = "constant indices keep bounds that the verifier sees; slices would become calls of memcpy"
+)]
+#![expect(missing_docs, unreachable_pub, reason = "the program macros write public functions without documentation")]
 
 mod client;
 mod emit;

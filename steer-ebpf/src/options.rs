@@ -38,7 +38,8 @@ pub(crate) fn walk(scratch: &mut Scratch, walk: Walk) -> bool {
             _ => return false,
         }
     }
-    true
+    // No list needs more steps.
+    false
 }
 
 const MORE: i32 = 0;

@@ -49,10 +49,17 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff) -> i32 {
         unlock(flow, state);
         return drop(Counter::BadChecksum);
     }
-    if state == State::Established && !new_buffer(scratch) {
-        settle(flow);
-        count(Counter::PendingLost);
-        return next::FORWARD;
+    if state == State::Established {
+        let reason = match note_hello(skb, flow) {
+            0 if new_buffer(scratch) => None,
+            0 => Some(Counter::PendingLost),
+            _ => Some(Counter::NotMovable),
+        };
+        if let Some(reason) = reason {
+            settle(flow);
+            count(reason);
+            return next::FORWARD;
+        }
     }
     let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
         // Evicted: the client repeats everything, to the first backend.
@@ -61,6 +68,25 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff) -> i32 {
         return drop(Counter::PendingLost);
     };
     hold(skb, scratch, flow, state, buffer)
+}
+
+/// Notes what segments made of the buffered data will need, from the first packet that is held: timestamps, window, and
+/// the start of the IP header. 0, or -1 where the packet lacks the timestamps that were agreed on.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return -1 };
+    // SAFETY: not null, a whole map value that this CPU has locked.
+    let record = unsafe { &mut *flow };
+    let timestamps = record.agreed & options::TIMESTAMPS;
+    if read_options(skb, 0) != 0 || scratch.offer.options & timestamps != timestamps {
+        return -1;
+    }
+    record.hello_ts = scratch.offer.ts;
+    record.first_ts = scratch.offer.ts_echo;
+    record.hello_window = scratch.facts.window;
+    // SAFETY: four bytes of a map value.
+    unsafe { bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, (&raw mut record.ip_word).cast(), 4) as i32 }
 }
 
 /// Whether the first data of a flow is to be held: false where it settles the flow, which is then unlocked.
@@ -257,7 +283,7 @@ extern "C" fn decide_hello(flow: *mut Flow, have: u32) -> i32 {
     }
 }
 
-const _: () = assert!(SESSION_ID_AT % 4 == 0);
+const _: () = assert!(SESSION_ID_AT.is_multiple_of(4));
 
 /// Opens the owner, `scratch.backend`, of a flow that this CPU holds: everything that is needed is remembered, a splice
 /// reserved, the flow unlocked.
@@ -269,17 +295,6 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff) -> i32 {
     let owner = scratch.backend;
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
-    let timestamps = record.agreed & options::TIMESTAMPS;
-    if read_options(skb, 0) != 0 || scratch.offer.options & timestamps != timestamps {
-        return give_up(flow, Counter::NotMovable);
-    }
-    // SAFETY: four bytes of a map value.
-    if unsafe { bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, (&raw mut record.ip_word).cast(), 4) } != 0 {
-        return give_up(flow, Counter::EmitFailed);
-    }
-    record.hello_ts = scratch.offer.ts;
-    record.first_ts = scratch.offer.ts_echo;
-    record.hello_window = scratch.facts.window;
     if hop_to(skb, owner) != 0 {
         return give_up(flow, Counter::OwnerNoRoute);
     }

@@ -37,10 +37,9 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff) -> i32 {
     // SAFETY: a map value, copied at once.
     scratch.vip = unsafe { *vip };
     let flow = known(scratch);
-    if scratch.facts.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN | flags::ACK {
-        if let Some(handshake) = answered(scratch, flow) {
-            return first_syn_ack(skb, handshake, flow.is_some() as u32);
-        }
+    let syn_ack = scratch.facts.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN | flags::ACK;
+    if syn_ack && let Some(handshake) = answered(scratch, flow) {
+        return first_syn_ack(skb, handshake, flow.is_some() as u32);
     }
     let Some(flow) = flow else { return no_flow(skb, scratch, id) };
     let mut state = lock::read(flow).state();

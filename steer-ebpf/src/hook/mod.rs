@@ -90,7 +90,7 @@ pub(crate) trait Hook {
     /// The packet's linear bytes.
     fn window(&self) -> Window;
     /// Interface the packet came in by.
-    fn ifindex(&self) -> u32;
+    fn ingress(&self) -> u32;
     /// Copies `len` (1..=40) bytes at `offset` to `to`; false where the packet is shorter.
     fn load_options(&self, offset: usize, to: *mut u8, len: u32) -> bool;
     /// Copies `len` (1..=40) bytes back.

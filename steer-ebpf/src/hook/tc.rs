@@ -78,7 +78,7 @@ impl Hook for Tc {
     }
 
     #[inline(always)]
-    fn ifindex(&self) -> u32 {
+    fn ingress(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.0).ingress_ifindex }
     }

@@ -21,7 +21,7 @@ impl Hook for Xdp {
     }
 
     #[inline(always)]
-    fn ifindex(&self) -> u32 {
+    fn ingress(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.0).ingress_ifindex }
     }

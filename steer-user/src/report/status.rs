@@ -185,7 +185,9 @@ fn drift(plane: &Plane, backends: &Backends) -> Result<Vec<String>> {
 
 fn warnings(interfaces: &[InterfaceReport], vips: &[VipReport], backends: &Backends) -> Vec<String> {
     let names = interfaces.iter().map(|interface| interface.name.as_str());
-    let mut warnings = checks::sysctls(names, vips.iter().map(|vip| vip.address.ip()));
+    let mut warnings = checks::sysctls(names.clone(), vips.iter().map(|vip| vip.address.ip()));
+    let gone = names.filter(|name| crate::plane::ifindex(name).is_none());
+    warnings.extend(gone.map(|name| format!("interface {name} is gone: nothing is attached to it")));
     let idle = vips.iter().filter(|vip| vip.backends_up == 0);
     warnings.extend(idle.map(|vip| format!("VIP {}: no backend takes new flows", vip.address)));
     warnings.extend(checks::return_paths(backends));

@@ -136,9 +136,12 @@ impl Pools {
             None => (self.free_backend_id()?, Backend::default()),
         };
         let was_present = old.flags & BACKEND_PRESENT != 0;
-        let up = if was_present { old.flags & BACKEND_UP } else { BACKEND_UP };
-        let flags = (old.flags & !(BACKEND_DRAINING | BACKEND_UP)) | BACKEND_PRESENT | up;
-        let new = Backend { endpoint: key, vip: *vip, vip_id, flags, weight, drain_until: 0, ..old };
+        // A new weight is no end to a drain, and no news about health.
+        let states = BACKEND_DRAINING | BACKEND_UP;
+        let kept = if was_present { old.flags & states } else { BACKEND_UP };
+        let flags = (old.flags & !states) | BACKEND_PRESENT | kept;
+        let drain_until = if was_present { old.drain_until } else { 0 };
+        let new = Backend { endpoint: key, vip: *vip, vip_id, flags, weight, drain_until, ..old };
         if !was_present || old.vip != *vip {
             self.changed.extend([*vip, old.vip]);
         }
