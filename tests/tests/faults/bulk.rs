@@ -73,7 +73,8 @@ fn sixty_parallel_handshakes_at_20_percent_loss_all_succeed() -> Result<()> {
         let resumed = handshakes.iter().filter(|handshake| handshake.resumed).count() as u64;
         let gave_up = case.counted(Counter::OwnerSilent)?;
         assert!(resumed > 30, "{resumed} resumed, {gave_up} times the owner was given up");
-        assert!(case.counted(Counter::SpliceOpened)? >= resumed);
+        // One that gave its owner up leaves a session of the first backend to those that come after it.
+        assert!(case.counted(Counter::SpliceOpened)? + case.counted(Counter::SessionHit)? >= resumed);
         case.unharmed_but_for_resets()
     })
 }
