@@ -64,6 +64,11 @@ impl Pki {
         self.authority.pem()
     }
 
+    /// The client's identity.
+    pub fn client(&self) -> &Identity {
+        &self.client
+    }
+
     /// What a backend shows.
     pub fn server(&self, index: usize) -> &Identity {
         &self.servers[index]

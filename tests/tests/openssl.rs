@@ -1,0 +1,87 @@
+//! OpenSSL as the client, and what is never learned from TLS 1.3.
+
+use std::{fs, net::SocketAddr, process::Stdio};
+
+use anyhow::{Context, Result, ensure};
+use steer_common::counters::Counter;
+use steer_tests::{
+    agent::Hook,
+    nginx,
+    process::mortal,
+    scenario::{Run, Scenario},
+    setting::in_settings,
+    topology::Family,
+};
+use tempfile::TempDir;
+
+#[test]
+fn an_openssl_client_resumes_on_its_owner_from_another_address() -> Result<()> {
+    in_settings(71, |setting| {
+        let run = setting.scenario().start()?;
+        let steer = run.agent()?;
+        let client = OpenSsl::new(&run)?;
+        let first = client.connect(run.source_of(0)?, "-tls1_2", "-sess_out")?;
+        ensure!(first.contains("New, TLSv1.2"), "{first}");
+        let again = client.connect(run.source_not_of(0)?, "-tls1_2", "-sess_in")?;
+        ensure!(again.contains("Reused, TLSv1.2"), "{again}");
+        ensure!(steer.count(Counter::SpliceOpened)? == 1, "one flow was re-homed");
+        Ok(())
+    })
+}
+
+/// The session ID of TLS 1.3 is random and echoed (RFC 8446 4.1.3): a row of it could only mislead.
+#[test]
+fn nothing_is_learned_from_the_session_id_of_tls13() -> Result<()> {
+    let servers = nginx::Settings { protocols: "TLSv1.3".to_owned(), ..nginx::Settings::default() };
+    let run = Scenario::new(Hook::Tc, Family::V4).nginx(servers).start()?;
+    let steer = run.agent()?;
+    let client = OpenSsl::new(&run)?;
+    for source in 0..8 {
+        let said = client.connect(source, "-tls1_3", "-sess_out")?;
+        ensure!(said.contains("New, TLSv1.3"), "{said}");
+    }
+    ensure!(steer.count(Counter::ServerTls13)? == 8, "every ServerHello was known for what it is");
+    ensure!(steer.count(Counter::Learned)? == 0, "something was learned");
+    Ok(())
+}
+
+/// `openssl s_client` with the lab's client certificate.
+struct OpenSsl<'a> {
+    run: &'a Run,
+    files: TempDir,
+}
+
+impl<'a> OpenSsl<'a> {
+    fn new(run: &'a Run) -> Result<Self> {
+        let files = tempfile::Builder::new().prefix("steer-openssl-").tempdir()?;
+        fs::write(files.path().join("ca.pem"), run.pki.authority_pem())?;
+        let identity = run.pki.client();
+        fs::write(files.path().join("client.pem"), identity.certificate_pem().to_owned() + &identity.key_pem())?;
+        Ok(Self { run, files })
+    }
+
+    /// Shakes hands from a source address, asks for `/`, and returns what OpenSSL says of it.
+    fn connect(&self, source: usize, version: &str, session: &str) -> Result<String> {
+        let file = |name: &str| self.files.path().join(name);
+        let mut command = mortal("openssl");
+        command.args(["s_client", "-connect", &self.run.vip().to_string(), version]);
+        command.args(["-bind", &SocketAddr::new(self.run.source(source), 0).to_string()]);
+        command
+            .arg("-CAfile")
+            .arg(file("ca.pem"))
+            .arg("-cert")
+            .arg(file("client.pem"))
+            .arg(session)
+            .arg(file("session"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.run.lab.client().run(|| {
+            let mut child = command.spawn().context("run openssl")?;
+            let mut stdin = child.stdin.take().context("open its input")?;
+            std::io::Write::write_all(&mut stdin, b"GET / HTTP/1.0\r\n\r\n")?;
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            drop(stdin);
+            let output = child.wait_with_output()?;
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+        })
+    }
+}
