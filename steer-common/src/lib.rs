@@ -2,7 +2,7 @@
 //! tests, the fuzzers and the offline tools.
 //!
 //! Modules stand in the order of a packet's journey: bytes are read ([`wire`]), named ([`flow`], [`session`]), decided on
-//! ([`decide`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]) and counted ([`counters`]); [`shared`] holds
+//! ([`decide`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]), learned from ([`learn`]) and counted ([`counters`]); [`shared`] holds
 //! the layouts of the pinned maps.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
@@ -11,6 +11,7 @@ pub mod checksum;
 pub mod counters;
 pub mod decide;
 pub mod flow;
+pub mod learn;
 pub mod ranges;
 pub mod rehome;
 pub mod session;

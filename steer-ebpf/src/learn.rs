@@ -8,23 +8,19 @@ use steer_common::{
     counters::Counter,
     decide::hash_id,
     flow::{State, Word},
+    learn::{GIVE_UP, Lesson, RECORDS_PER_SEGMENT, lesson, place},
     session::{SESSION_ID_WORDS, trim},
     shared::{FLOW_ECHO, FLOW_HIT, FLOW_LEARNED, Flow, Session, SessionKey},
     wire::tls::server_flight::{
-        self, Extension, ExtensionWalker, LOOKED_AT, MAX_EXTENSIONS, RECORD_LOOK, Record, SESSION_ID_AT, ServerHello,
+        self, Extension, ExtensionWalker, LOOKED_AT, MAX_EXTENSIONS, RECORD_LOOK, SESSION_ID_AT, ServerHello,
     },
 };
 
 use crate::{
     journey::next,
-    maps::{FLOWS, SESSIONS, Scratch, count, count_backend, scratch},
+    maps::{FLOWS, SESSIONS, Scratch, count, count_backend, count_index, scratch},
     verifier::{limit, size},
 };
-
-/// Bytes of a backend's stream after which a handshake is given up, bytes.
-const GIVE_UP: u32 = 64 * 1024;
-/// Records looked at in one segment.
-const RECORDS: i32 = 8;
 
 /// Looks at a backend's segment of a flow that it holds; the packet is forwarded whatever happens here.
 #[unsafe(no_mangle)]
@@ -132,33 +128,25 @@ extern "C" fn records(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a whole map value.
     let flow = unsafe { &mut *flow };
-    let seq = scratch.facts.seq;
-    let behind = (flow.next_record.wrapping_sub(seq) as i32) < 0;
-    for _ in 0..limit::<RECORDS>() {
-        let at = if behind { 0 } else { flow.next_record.wrapping_sub(seq) };
+    for _ in 0..limit::<{ RECORDS_PER_SEGMENT as i32 }>() {
+        let place = place(flow.next_record, scratch.facts.seq);
         let mut look = [0u32; 2];
-        let place = scratch.facts.l4 + scratch.facts.header_len + at;
-        if at.saturating_add(RECORD_LOOK as u32) > scratch.facts.payload_len
+        let from = scratch.facts.l4 + scratch.facts.header_len + place.at;
+        if place.at.saturating_add(RECORD_LOOK as u32) > scratch.facts.payload_len
             // SAFETY: six of eight bytes of the stack.
-            || unsafe { bpf_skb_load_bytes(skb.cast(), place, (&raw mut look).cast(), RECORD_LOOK as u32) } != 0
+            || unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut look).cast(), RECORD_LOOK as u32) } != 0
         {
             return 0;
         }
         let (a, b) = (look[0].to_ne_bytes(), look[1].to_ne_bytes());
-        let (record, len) = server_flight::record(&[a[0], a[1], a[2], a[3], b[0], b[1]]);
-        match record {
-            Record::ChangeCipherSpec => return publish(scratch, flow),
-            Record::NewSessionTicket if behind => return publish(scratch, flow),
-            Record::Alert if !behind => {
-                count(Counter::NotAuthenticated);
-                flow.flags |= FLOW_LEARNED;
-                return 0;
-            }
-            Record::Handshake | Record::NewSessionTicket if !behind => {
-                flow.next_record = flow.next_record.wrapping_add(len as u32);
-            }
-            _ if behind => return 0,
-            _ => {
+        match lesson(place, &[a[0], a[1], a[2], a[3], b[0], b[1]]) {
+            Lesson::Publish => return publish(scratch, flow),
+            Lesson::Follow(len) => flow.next_record = flow.next_record.wrapping_add(len),
+            Lesson::Ignore => return 0,
+            Lesson::End(reason) => {
+                if let Some(reason) = reason {
+                    count_index(reason as u32);
+                }
                 flow.flags |= FLOW_LEARNED;
                 return 0;
             }

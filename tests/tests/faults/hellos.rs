@@ -19,8 +19,8 @@ fn a_hello_in_one_segment_moves() -> Result<()> {
 
 #[test]
 fn a_hello_in_two_segments_moves() -> Result<()> {
-    in_settings(1, |setting| hello_in_segments(setting, 200, 2))?;
-    hello_in_segments(PLAIN.wire(), 200, 2)
+    in_settings(1, |setting| hello_in_segments(setting, 150, 2))?;
+    hello_in_segments(PLAIN.wire(), 150, 2)
 }
 
 #[test]
