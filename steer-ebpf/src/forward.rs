@@ -133,9 +133,6 @@ pub(crate) fn rewrite<H: OptionsHook>(
     hop: Option<&Hop>,
 ) -> Result<(), Refused> {
     const CUT: Refused = Refused::Dropped(Counter::Malformed);
-    if H::XDP && unfinished(hook, ip)? {
-        return Err(Refused::OtherHook(Counter::XdpUnfinishedChecksum));
-    }
     let mut difference = Difference { pseudo: 0, segment: 0, uncovered: 0 };
     if change.spliced && segment.header_len > TCP_LEN {
         difference.segment += edit_options(hook, ip, segment, &change.edits)?;
@@ -249,11 +246,10 @@ pub(crate) fn translate_options<H: Hook>(hook: &H, at: usize, len: usize) -> boo
     hook.store_options(at, (&raw const scratch.walker.bytes).cast(), n)
 }
 
-/// Whether the checksum field holds nothing but the pseudo header's sum.
+/// Whether this hook cannot bring the checksum up to date: its field holds nothing but the pseudo header's sum.
 #[inline(always)]
-fn unfinished<H: Hook>(hook: &H, ip: &Ip) -> Result<bool, Refused> {
-    let field = hook.window().be16(ip.l4 + 16).ok_or(Refused::Dropped(Counter::Malformed))?;
-    Ok(!hook.can_finish(fold(pseudo_sum(ip)), field.to_be()))
+pub(crate) fn unfinished<H: Hook>(hook: &H, ip: &Ip) -> bool {
+    hook.window().be16(ip.l4 + 16).is_some_and(|field| !hook.can_finish(fold(pseudo_sum(ip)), field.to_be()))
 }
 
 /// Sum of the pseudo header (RFC 9293 3.1, RFC 8200 8.1). The mapped prefix of an IPv4 address is no part of it.

@@ -27,6 +27,10 @@ use crate::{
 #[inline(never)]
 pub(crate) extern "C" fn remember_first() -> i32 {
     let Some(scratch) = scratch() else { return 0 };
+    // Left to neighbour discovery: the sender repeats the segment, and then the hop is known.
+    if scratch.route.hop.ifindex == 0 {
+        return 0;
+    }
     enter_key(scratch);
     scratch.route.address = scratch.change.address;
     scratch.route.source = scratch.change.source as u32;

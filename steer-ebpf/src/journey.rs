@@ -5,7 +5,8 @@ use steer_common::{
     counters::Counter,
     flow::{State, Word},
     shared::{
-        BACKEND_RETURN_SEEN, FLOW_CLIENT_FIN, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN, Flow, Hop, Vip, options,
+        BACKEND_RETURN_SEEN, FLOW_CLIENT_FIN, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, Hop, Vip,
+        options,
     },
     wire::{
         Packet,
@@ -16,7 +17,7 @@ use steer_common::{
 
 use crate::{
     client, emit,
-    forward::{Change, HOP_SECONDS, Refused, fib, refresh, send},
+    forward::{Change, HOP_SECONDS, Refused, fib, refresh, send, unfinished},
     fragment,
     hook::{
         Hook,
@@ -25,8 +26,8 @@ use crate::{
     },
     icmp, learn, lock,
     maps::{
-        BACKEND_IDS, FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, VIPS, backend, count, count_backend, count_index,
-        now, scratch, seconds,
+        BACKEND_IDS, FLOWS, Facts, HANDSHAKES, SETTINGS, SPLICES, Scratch, VIPS, backend, count, count_backend,
+        count_index, now, scratch, seconds,
     },
     options::OptionsHook,
     rehome, server,
@@ -390,6 +391,9 @@ fn enter_key(scratch: &mut Scratch, to_client: bool, vip_id: u16) {
 #[inline(always)]
 fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Result<i32, Refused> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
+    if H::XDP && unfinished(hook, ip) {
+        return Err(Refused::OtherHook(Counter::XdpUnfinishedChecksum));
+    }
     let Some(backend) = backend(plan.id) else { return Err(Refused::Dropped(Counter::NoBackend)) };
     // A backend that was removed from its pool keeps the flows it has; its slot stays until nothing names it.
     if backend.endpoint.port() == 0 {
@@ -400,10 +404,11 @@ fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Resu
     *change = Change::of_addresses(to, plan.to_client);
     let mut hop: *mut Hop = &raw mut scratch.hop;
     scratch.hop.ifindex = 0;
+    scratch.route.hop.ifindex = 0;
     if let Some(flow) = plan.flow {
         // SAFETY: as in `settled_flow`.
         let flow = unsafe { &mut *flow };
-        note(hook, flow, segment, plan);
+        note(hook, &scratch.key, flow, segment, plan);
         if plan.to_client && flow.client_hop.ifindex != 0 {
             hop = &raw mut flow.client_hop;
         }
@@ -481,12 +486,13 @@ fn advance(next: &mut u32, segment: &Segment) -> bool {
 /// way back follows a client's packet, only at the exact sequence number: nobody off the path can have a flow aged
 /// early or draw its answers to himself.
 #[inline(always)]
-fn note<H: Hook>(hook: &H, flow: &mut Flow, segment: &Segment, plan: &Plan) {
+fn note<H: Hook>(hook: &H, key: &FlowKey, flow: &mut Flow, segment: &Segment, plan: &Plan) {
     let next = if plan.to_client { &mut flow.server_next } else { &mut flow.client_next };
     let exact = segment.seq == *next;
     let near = advance(next, segment);
     if flow.seen != plan.seconds {
         flow.seen = plan.seconds;
+        stamp_splice(key, flow);
     }
     if segment.any(flags::FIN | flags::RST) {
         if segment.any(flags::FIN) && near {
@@ -498,6 +504,21 @@ fn note<H: Hook>(hook: &H, flow: &mut Flow, segment: &Segment, plan: &Plan) {
     }
     if exact && !plan.to_client && flow.client_hop.ifindex != 0 {
         note_hop(hook, &mut flow.client_hop);
+    }
+}
+
+/// Carries the stamp of a spliced flow over to its splice, at most once a second: what `flows` evicts must not look idle.
+#[inline(always)]
+fn stamp_splice(key: &FlowKey, flow: &Flow) {
+    if Word(flow.word).state() != State::Spliced {
+        return;
+    }
+    if let Some(splice) = SPLICES.get_ptr_mut(key) {
+        // SAFETY: a map value; two words, and a lost race costs one stamp.
+        unsafe {
+            (*splice).seen = flow.seen;
+            (*splice).flags = flow.flags;
+        }
     }
 }
 
