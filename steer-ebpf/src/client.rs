@@ -18,13 +18,14 @@ use steer_common::{
 
 use crate::{
     hook::tc::Tc,
-    journey::{drop, idle, next, note_hop},
+    journey::{drop, next},
     lock::{lock_flow, unlock},
     maps::{
         FLOWS, Facts, HANDSHAKES, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_backend,
         count_index, scratch,
     },
     options::read_options,
+    stamps::{idle, note_hop},
 };
 
 /// A SYN: the same first backend for a repeated one, the holder for a known flow, else as the lookup table says.

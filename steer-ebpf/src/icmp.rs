@@ -1,34 +1,32 @@
-//! ICMP errors about flows of ours, translated as the packets they quote were (RFC 5508 4.2 for the general shape), and
-//! the errors we owe.
+//! ICMP errors about flows of ours, translated as the packets they quote were (RFC 5508 4.2 for the general shape).
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
 };
 use steer_common::{
-    checksum::{fold, replaced16, replaced32, update},
+    checksum::{replaced16, replaced32, update},
     counters::Counter,
     flow::{State, Word},
     shared::{Address, Endpoint, Flow, FlowKey, Hop, PROTOCOL_TCP},
     wire::{
         ETHERNET_LEN, byte,
-        ip::{IPV4_LEN, IPV6_LEN, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Part},
-        lower,
-        tcp::TCP_LEN,
-        upper,
+        ip::{IPV4_LEN, IPV6_LEN, Ip, Part},
+        lower, upper,
     },
 };
 
 use crate::{
-    emit::{TTL, hop_to},
+    emit::hop_to,
     forward::{fib, refresh},
-    hook::{Hook, tc::Tc},
-    journey::{AHEAD, drop, next, pass},
+    hook::tc::Tc,
+    journey::{drop, next, pass},
     maps::{BACKEND_IDS, FLOWS, Quote, SPLICES, Scratch, VIPS, backend, count, now, scratch, seconds},
+    stamps::AHEAD,
 };
 
 /// Length of an ICMP header, bytes.
-const ICMP_LEN: usize = 8;
+pub(crate) const ICMP_LEN: usize = 8;
 /// Bytes of a quoted TCP header that every error carries (RFC 792, RFC 4443 2.4): ports and sequence number.
 const QUOTED: usize = 8;
 
@@ -306,149 +304,4 @@ fn sums(skb: *mut __sk_buff, scratch: &mut Scratch) -> Option<(u64, u64)> {
         }
     }
     Some((pseudo, segment))
-}
-
-/// The next hop's MTU, `scratch.hop.mtu`, is too small for the packet. A client is told so in the VIP's name; for a
-/// backend's packet, untouched so far, the kernel's own forwarding does it.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn too_big(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
-    if scratch.ip.may_fragment {
-        // The stack would forward the pieces of a backend's packet with the backend's own address.
-        return drop(Counter::TooBig);
-    }
-    if scratch.facts.from_server != 0 {
-        return pass(Counter::TooBig);
-    }
-    if !quote_packet(skb, scratch) || !cut(skb, scratch.ip.v6) {
-        return drop(Counter::EmitFailed);
-    }
-    let l4 = scratch.ip.l4 as u32;
-    let len = if scratch.ip.v6 { QUOTE_V6 } else { QUOTE_V4 };
-    let (outer, message) = ((&raw const scratch.quote.outer).cast(), (&raw const scratch.quote.message).cast());
-    // SAFETY: the sizes are those of the arrays or below.
-    let made = unsafe {
-        bpf_skb_change_tail(skb, l4 + len, 0) == 0
-            && bpf_skb_store_bytes(skb, 0, (&raw const scratch.make.old_ip).cast(), 12, 0) == 0
-            && if scratch.ip.v6 {
-                bpf_skb_store_bytes(skb, ETHERNET_LEN as u32, outer, IPV6_LEN as u32, 0) == 0
-                    && bpf_skb_store_bytes(skb, l4, message, QUOTE_V6, 0) == 0
-            } else {
-                bpf_skb_store_bytes(skb, ETHERNET_LEN as u32, outer, IPV4_LEN as u32, 0) == 0
-                    && bpf_skb_store_bytes(skb, l4, message, QUOTE_V4, 0) == 0
-            }
-    };
-    if !made {
-        return drop(Counter::EmitFailed);
-    }
-    count(Counter::TooBig);
-    scratch.redirect = Tc(skb).ingress();
-    next::REDIRECT
-}
-
-/// ICMP message that quotes an IP header and a TCP header without options, bytes.
-const QUOTE_V4: u32 = (ICMP_LEN + IPV4_LEN + TCP_LEN) as u32;
-const QUOTE_V6: u32 = (ICMP_LEN + IPV6_LEN + TCP_LEN) as u32;
-
-/// Prepares the error: headers in `scratch.quote`, the way back in `scratch.make.old_ip` (three words).
-#[inline(always)]
-fn quote_packet(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
-    let v6 = scratch.ip.v6;
-    if scratch.ip.l4 != ETHERNET_LEN + if v6 { IPV6_LEN } else { IPV4_LEN } {
-        return false;
-    }
-    let mtu = scratch.hop.mtu;
-    let quote = &mut scratch.quote;
-    let inner = (&raw mut quote.message).cast::<u32>().wrapping_add(2).cast();
-    const V4: u32 = (IPV4_LEN + TCP_LEN) as u32;
-    const V6: u32 = (IPV6_LEN + TCP_LEN) as u32;
-    let mut ethernet = [0u32; 3];
-    // SAFETY: two words into the array the rest of it holds 64 bytes; the frame's start is 12 bytes of the stack.
-    let loaded = unsafe {
-        bpf_skb_load_bytes(skb.cast(), 0, (&raw mut ethernet).cast(), 12) == 0
-            && if v6 {
-                bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, inner, V6) == 0
-            } else {
-                bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, inner, V4) == 0
-            }
-    };
-    let (destination, source) = Hop::back(ethernet);
-    let back = Hop { destination, source, ..Hop::default() }.ethernet();
-    for i in 0..3 {
-        scratch.make.old_ip[i] = back[i];
-    }
-    let (message, outer) = (&mut quote.message, &mut quote.outer);
-    if v6 {
-        write_v6(message, outer, mtu);
-    } else {
-        write_v4(message, outer, mtu);
-    }
-    loaded
-}
-
-/// Fragmentation needed (RFC 1191 4), from where the packet went to where it came from.
-#[inline(always)]
-fn write_v4(message: &mut [u32; 18], outer: &mut [u32; 10], mtu: u32) {
-    const LEN: u16 = IPV4_LEN as u16 + QUOTE_V4 as u16;
-    const WORDS: usize = QUOTE_V4 as usize / 4;
-    message[1] = (mtu & 0xffff).to_be();
-    message[0] = u32::from_ne_bytes([3, 4, 0, 0]);
-    let mut sum = 0u64;
-    for word in message.iter().take(WORDS) {
-        sum += *word as u64;
-    }
-    let check = (!fold(sum)).to_ne_bytes();
-    message[0] = u32::from_ne_bytes([3, 4, check[0], check[1]]);
-    let len = LEN.to_be_bytes();
-    outer[0] = u32::from_ne_bytes([0x45, 0xc0, len[0], len[1]]);
-    outer[1] = 0;
-    outer[2] = u32::from_ne_bytes([TTL, PROTOCOL_ICMP, 0, 0]);
-    outer[3] = message[2 + 4];
-    outer[4] = message[2 + 3];
-    let mut sum = 0u64;
-    for word in outer.iter().take(5) {
-        sum += *word as u64;
-    }
-    let check = (!fold(sum)).to_ne_bytes();
-    outer[2] = u32::from_ne_bytes([TTL, PROTOCOL_ICMP, check[0], check[1]]);
-}
-
-/// Packet too big (RFC 4443 3.2).
-#[inline(always)]
-fn write_v6(message: &mut [u32; 18], outer: &mut [u32; 10], mtu: u32) {
-    const WORDS: usize = QUOTE_V6 as usize / 4;
-    message[1] = mtu.to_be();
-    message[0] = u32::from_ne_bytes([2, 0, 0, 0]);
-    let len = (QUOTE_V6 as u16).to_be_bytes();
-    outer[0] = u32::from_ne_bytes([0x60, 0, 0, 0]);
-    outer[1] = u32::from_ne_bytes([len[0], len[1], PROTOCOL_ICMPV6, TTL]);
-    for i in 0..4 {
-        outer[2 + i] = message[2 + 6 + i];
-        outer[6 + i] = message[2 + 2 + i];
-    }
-    let mut sum = (QUOTE_V6.to_be() as u64) + (PROTOCOL_ICMPV6 as u32).to_be() as u64;
-    for word in message.iter().take(WORDS) {
-        sum += *word as u64;
-    }
-    for word in outer.iter().skip(2) {
-        sum += *word as u64;
-    }
-    let check = (!fold(sum)).to_ne_bytes();
-    message[0] = u32::from_ne_bytes([2, 0, check[0], check[1]]);
-}
-
-/// Cuts away the packet's headers behind its Ethernet header. The second cut begins behind the place where an
-/// unfinished TCP checksum was to start, at which the kernel forgets it: it must not be written into the error.
-#[inline(always)]
-fn cut(skb: *mut __sk_buff, v6: bool) -> bool {
-    /// `BPF_ADJ_ROOM_MAC`.
-    const BEHIND_ETHERNET: u32 = 1;
-    const SECOND: i32 = 4;
-    let first = if v6 { IPV6_LEN + TCP_LEN } else { IPV4_LEN + TCP_LEN } as i32;
-    // SAFETY: helper calls on the program's context.
-    unsafe {
-        bpf_skb_adjust_room(skb, -first, BEHIND_ETHERNET, 0) == 0
-            && bpf_skb_adjust_room(skb, -SECOND, BEHIND_ETHERNET, 0) == 0
-    }
 }

@@ -4,12 +4,8 @@ use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
-    shared::{
-        BACKEND_RETURN_SEEN, FLOW_CLIENT_FIN, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, Hop, Vip,
-        options,
-    },
+    shared::{BACKEND_RETURN_SEEN, FLOW_LEARNED, Flow, Hop, Vip, options},
     wire::{
-        Packet,
         ip::{self, Frame, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
         tcp::{self, Segment, flags},
     },
@@ -26,11 +22,13 @@ use crate::{
     },
     icmp, learn, lock,
     maps::{
-        BACKEND_IDS, FLOWS, Facts, HANDSHAKES, SETTINGS, SPLICES, Scratch, VIPS, backend, count, count_backend,
-        count_index, now, scratch, seconds,
+        BACKEND_IDS, FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, VIPS, backend, count, count_backend, count_index,
+        now, scratch, seconds,
     },
     options::OptionsHook,
     rehome, server,
+    stamps::{idle, note},
+    too_big,
 };
 
 /// What becomes of a packet.
@@ -162,7 +160,7 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
         said = tc_forward(skb, said);
     }
     if said == next::TOO_BIG {
-        said = icmp::too_big(skb);
+        said = too_big::too_big(skb);
     }
     match said {
         next::REDIRECT => scratch().map_or(DROP, |scratch| Tc(skb).redirect(scratch.redirect)),
@@ -408,7 +406,7 @@ fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Resu
     if let Some(flow) = plan.flow {
         // SAFETY: as in `settled_flow`.
         let flow = unsafe { &mut *flow };
-        note(hook, &scratch.key, flow, segment, plan);
+        note(hook, &scratch.key, flow, segment, plan.to_client, plan.seconds);
         if plan.to_client && flow.client_hop.ifindex != 0 {
             hop = &raw mut flow.client_hop;
         }
@@ -456,84 +454,6 @@ fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Resu
         _ if H::XDP => Err(Refused::OtherHook(Counter::XdpToTc)),
         fib::NO_NEIGHBOUR => send(hook, ip, segment, change, None),
         _ => Err(Refused::Dropped(Counter::NoRoute)),
-    }
-}
-
-/// Seconds since the flow's last packet.
-#[inline(always)]
-pub(crate) fn idle(flow: &Flow, seconds: u32) -> u32 {
-    let idle = seconds.wrapping_sub(flow.seen);
-    // Another CPU may have stamped it a moment ahead of our clock.
-    if idle as i32 <= 0 { 0 } else { idle }
-}
-
-/// Sequence numbers further ahead than this are nobody's we forward for, bytes.
-pub(crate) const AHEAD: u32 = 1 << 24;
-
-/// Advances an expected sequence number; whether the segment lay at it.
-#[inline(always)]
-fn advance(next: &mut u32, segment: &Segment) -> bool {
-    let fin = (segment.flags & flags::FIN) as u32;
-    let end = segment.seq.wrapping_add(segment.payload_len as u32).wrapping_add(fin);
-    let by = end.wrapping_sub(*next);
-    if by != 0 && by < AHEAD {
-        *next = end;
-    }
-    segment.seq == *next || by < AHEAD
-}
-
-/// Stamps a packet into its flow. Ends are only marked: the endpoints judge them, ageing deletes. A reset counts, and the
-/// way back follows a client's packet, only at the exact sequence number: nobody off the path can have a flow aged
-/// early or draw its answers to himself.
-#[inline(always)]
-fn note<H: Hook>(hook: &H, key: &FlowKey, flow: &mut Flow, segment: &Segment, plan: &Plan) {
-    let next = if plan.to_client { &mut flow.server_next } else { &mut flow.client_next };
-    let exact = segment.seq == *next;
-    let near = advance(next, segment);
-    if flow.seen != plan.seconds {
-        flow.seen = plan.seconds;
-        stamp_splice(key, flow);
-    }
-    if segment.any(flags::FIN | flags::RST) {
-        if segment.any(flags::FIN) && near {
-            flow.flags |= if plan.to_client { FLOW_SERVER_FIN } else { FLOW_CLIENT_FIN };
-        }
-        if segment.any(flags::RST) && exact {
-            flow.flags |= FLOW_RESET;
-        }
-    }
-    if exact && !plan.to_client && flow.client_hop.ifindex != 0 {
-        note_hop(hook, &mut flow.client_hop);
-    }
-}
-
-/// Carries the stamp of a spliced flow over to its splice, at most once a second: what `flows` evicts must not look idle.
-#[inline(always)]
-fn stamp_splice(key: &FlowKey, flow: &Flow) {
-    if Word(flow.word).state() != State::Spliced {
-        return;
-    }
-    if let Some(splice) = SPLICES.get_ptr_mut(key) {
-        // SAFETY: a map value; two words, and a lost race costs one stamp.
-        unsafe {
-            (*splice).seen = flow.seen;
-            (*splice).flags = flow.flags;
-        }
-    }
-}
-
-/// Keeps the hop that a client's packet came from.
-#[inline(always)]
-pub(crate) fn note_hop<H: Hook>(hook: &H, hop: &mut Hop) {
-    let Some(ethernet) = hook.window().words::<3>(0) else { return };
-    let (destination, source) = Hop::back(ethernet);
-    let ifindex = hook.ingress();
-    let same = Hop { destination, source, ..*hop }.ethernet() == hop.ethernet();
-    if hop.ifindex != ifindex || !same {
-        hop.asked = 0;
-        hop.ifindex = ifindex;
-        hop.destination = destination;
-        hop.source = source;
     }
 }
 

@@ -16,6 +16,7 @@
 )]
 #![expect(missing_docs, unreachable_pub, reason = "the program macros write public functions without documentation")]
 
+mod buffer;
 mod client;
 mod emit;
 mod forward;
@@ -27,8 +28,12 @@ mod learn;
 mod lock;
 mod maps;
 mod options;
+mod rebuild;
 mod rehome;
 mod server;
+mod stamps;
+mod sums;
+mod too_big;
 mod verifier;
 
 use aya_ebpf::{

@@ -16,8 +16,9 @@ use steer_common::{
 };
 
 use crate::{
+    buffer::{new_buffer, store_in_buffer},
     client::{copy_flow, forget, nothing_to_learn, settle},
-    emit::{hop_to, new_buffer, store_in_buffer, sum_payload},
+    emit::hop_to,
     journey::{drop, next},
     lock::{self, unlock},
     maps::{
@@ -25,6 +26,7 @@ use crate::{
         count_index, scratch,
     },
     options::read_options,
+    sums::sum_payload,
     verifier::size,
 };
 

@@ -93,7 +93,7 @@ fn a_hello_whose_bare_acknowledgement_was_lost_moves() -> Result<()> {
     in_settings(46, |setting| {
         let rule = |seen: Seen| if seen.number == 1 { Fate::Drop } else { Fate::Pass };
         // The first backend is reset before its connection is established.
-        detoured_with(setting, rule, &[], 0, |case, _| case.expect(&[(Counter::Rehome, 1)]))
+        detoured(setting, rule, &[], |case, _| case.expect(&[(Counter::Rehome, 1)]))
     })
 }
 
@@ -149,23 +149,13 @@ fn detoured(
     cuts: &[usize],
     judge: impl Fn(&Case<'_>, &Handshake) -> Result<()>,
 ) -> Result<()> {
-    detoured_with(setting, rule, cuts, 1, judge)
-}
-
-fn detoured_with(
-    setting: Setting,
-    rule: impl FnMut(Seen) -> Fate + Send + 'static,
-    cuts: &[usize],
-    first_resets: i64,
-    judge: impl Fn(&Case<'_>, &Handshake) -> Result<()>,
-) -> Result<()> {
     let run = setting.finished().scenario().start()?;
     let case = Case::start(&run)?;
     let _detour = Detour::start(&run, rule)?;
     let handshake = case.moves(&Dial { cuts: cuts.to_vec(), ..case.dial.clone() })?;
     judge(&case, &handshake)?;
     case.expect(&[(Counter::SpliceOpened, 1)])?;
-    case.unharmed(first_resets)
+    case.unharmed(1)
 }
 
 fn idle_flows_move(scenario: Scenario) -> Result<()> {

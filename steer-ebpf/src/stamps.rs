@@ -1,0 +1,97 @@
+//! What a packet leaves in its flow's record: when it came, how far its sender is, how it ended, and the way back.
+
+use steer_common::{
+    flow::{State, Word},
+    shared::{FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, Hop},
+    wire::{
+        Packet,
+        tcp::{Segment, flags},
+    },
+};
+
+use crate::{hook::Hook, maps::SPLICES};
+
+/// Seconds since the flow's last packet.
+#[inline(always)]
+pub(crate) fn idle(flow: &Flow, seconds: u32) -> u32 {
+    let idle = seconds.wrapping_sub(flow.seen);
+    // Another CPU may have stamped it a moment ahead of our clock.
+    if idle as i32 <= 0 { 0 } else { idle }
+}
+
+/// Sequence numbers further ahead than this are nobody's we forward for, bytes.
+pub(crate) const AHEAD: u32 = 1 << 24;
+
+/// Advances an expected sequence number; whether the segment lay at it.
+#[inline(always)]
+fn advance(next: &mut u32, segment: &Segment) -> bool {
+    let fin = (segment.flags & flags::FIN) as u32;
+    let end = segment.seq.wrapping_add(segment.payload_len as u32).wrapping_add(fin);
+    let by = end.wrapping_sub(*next);
+    if by != 0 && by < AHEAD {
+        *next = end;
+    }
+    segment.seq == *next || by < AHEAD
+}
+
+/// Stamps a packet into its flow. Ends are only marked: the endpoints judge them, ageing deletes. A reset counts, and the
+/// way back follows a client's packet, only at the exact sequence number: nobody off the path can have a flow aged
+/// early or draw its answers to himself.
+#[inline(always)]
+pub(crate) fn note<H: Hook>(
+    hook: &H,
+    key: &FlowKey,
+    flow: &mut Flow,
+    segment: &Segment,
+    to_client: bool,
+    seconds: u32,
+) {
+    let next = if to_client { &mut flow.server_next } else { &mut flow.client_next };
+    let exact = segment.seq == *next;
+    let near = advance(next, segment);
+    if flow.seen != seconds {
+        flow.seen = seconds;
+        stamp_splice(key, flow);
+    }
+    if segment.any(flags::FIN | flags::RST) {
+        if segment.any(flags::FIN) && near {
+            flow.flags |= if to_client { FLOW_SERVER_FIN } else { FLOW_CLIENT_FIN };
+        }
+        if segment.any(flags::RST) && exact {
+            flow.flags |= FLOW_RESET;
+        }
+    }
+    if exact && !to_client && flow.client_hop.ifindex != 0 {
+        note_hop(hook, &mut flow.client_hop);
+    }
+}
+
+/// Carries the stamp of a spliced flow over to its splice, at most once a second: what `flows` evicts must not look idle.
+#[inline(always)]
+fn stamp_splice(key: &FlowKey, flow: &Flow) {
+    if Word(flow.word).state() != State::Spliced {
+        return;
+    }
+    if let Some(splice) = SPLICES.get_ptr_mut(key) {
+        // SAFETY: a map value; two words, and a lost race costs one stamp.
+        unsafe {
+            (*splice).seen = flow.seen;
+            (*splice).flags = flow.flags;
+        }
+    }
+}
+
+/// Keeps the hop that a client's packet came from.
+#[inline(always)]
+pub(crate) fn note_hop<H: Hook>(hook: &H, hop: &mut Hop) {
+    let Some(ethernet) = hook.window().words::<3>(0) else { return };
+    let (destination, source) = Hop::back(ethernet);
+    let ifindex = hook.ingress();
+    let same = Hop { destination, source, ..*hop }.ethernet() == hop.ethernet();
+    if hop.ifindex != ifindex || !same {
+        hop.asked = 0;
+        hop.ifindex = ifindex;
+        hop.destination = destination;
+        hop.source = source;
+    }
+}

@@ -1,0 +1,197 @@
+//! What a packet and the buffered data sum up to (RFC 1071): the packet's checksum is judged, and known parts of it are
+//! replaced without reading it again. TC only.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_csum_diff, bpf_loop, bpf_skb_load_bytes},
+};
+use steer_common::{
+    checksum::{fold, fold32},
+    shared::{PENDING_MAX, Pending},
+    wire::{
+        ETHERNET_LEN,
+        ip::{IPV4_LEN, IPV6_LEN, PROTOCOL_TCP},
+        tcp::{OPTIONS_MAX, TCP_LEN},
+    },
+};
+
+use crate::{
+    maps::{Scratch, scratch, spare},
+    rebuild::SEGMENT_MAX,
+    verifier::{limit, opaque, size},
+};
+
+/// bpf_csum_diff takes no more at once before Linux 6.14, bytes.
+const SUM_MAX: usize = 512;
+
+/// Sum of `len` bytes at `from`, one to [`SUM_MAX`] and a multiple of four; added to `seed`.
+#[inline(always)]
+unsafe fn sum(from: *const c_void, len: u32, seed: u32) -> u32 {
+    // SAFETY: the caller vouches for the memory; the verifier checks it.
+    unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from.cast_mut().cast(), len, seed) as u32 }
+}
+
+/// The progress of a sum over a packet's payload.
+struct Summing {
+    skb: *mut __sk_buff,
+    buffer: *mut Pending,
+    offset: u32,
+    left: u32,
+    sum: u32,
+    failed: u32,
+}
+
+unsafe extern "C" fn sum_step(_index: u32, context: *mut c_void) -> core::ffi::c_long {
+    // SAFETY: bpf_loop hands back the context it was given; the buffer is a whole map value.
+    unsafe {
+        let s = context.cast::<Summing>();
+        let left = (*s).left as usize;
+        let piece = if left > SUM_MAX { SUM_MAX } else { left };
+        let Some(n) = size::<SUM_MAX>(piece) else { return 1 };
+        let data = (&raw mut (*(*s).buffer).data).cast::<u8>();
+        // Zeroes behind the last piece, whose length need not be a multiple of four.
+        data.add(opaque(n as usize) & 0x3ff).cast::<[u8; 4]>().write([0; 4]);
+        if bpf_skb_load_bytes((*s).skb.cast(), (*s).offset, data.cast(), n) != 0 {
+            (*s).failed = 1;
+            return 1;
+        }
+        let Some(padded) = size::<{ SUM_MAX / 4 }>(n.div_ceil(4) as usize) else { return 1 };
+        (*s).sum = sum(data.cast(), padded * 4, (*s).sum);
+        (*s).offset += n;
+        (*s).left = (left - n as usize) as u32;
+        if (*s).left == 0 { 1 } else { 0 }
+    }
+}
+
+/// Sums the payload of the packet at hand into `facts.payload_sum` and checks its TCP checksum (RFC 9293 3.1) into
+/// `facts.sum_good`. 0, or -1 where the packet could not be read.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
+    let (Some(scratch), Some(buffer)) = (scratch(), spare()) else { return -1 };
+    let facts = &mut scratch.facts;
+    let mut summing =
+        Summing { skb, buffer, offset: facts.l4 + facts.header_len, left: facts.payload_len, sum: 0, failed: 0 };
+    if facts.payload_len != 0 {
+        const PIECES: u32 = (u16::MAX as usize).div_ceil(SUM_MAX) as u32;
+        // SAFETY: the callback matches the helper's signature, the context outlives the call.
+        unsafe { bpf_loop(PIECES, sum_step as *mut c_void, (&raw mut summing).cast(), 0) };
+    }
+    // SAFETY: read back what the callback wrote.
+    let (payload, failed) =
+        unsafe { ((&raw const summing.sum).read_volatile(), (&raw const summing.failed).read_volatile()) };
+    if failed != 0 {
+        return -1;
+    }
+    facts.payload_sum = payload;
+    let good = load_old(skb, scratch) == 0 && sum_is_good(scratch);
+    scratch.facts.sum_good = good as u8;
+    scratch.facts.summed = 1;
+    0
+}
+
+/// Whether the old headers and the payload's sum agree with the checksum, or the checksum is unfinished.
+#[inline(always)]
+fn sum_is_good(scratch: &Scratch) -> bool {
+    let (make, facts) = (&scratch.make, &scratch.facts);
+    let len = facts.header_len + facts.payload_len;
+    // SAFETY: whole arrays of a map value.
+    let (addresses, header) = unsafe {
+        let addresses = if facts.v6 != 0 {
+            sum((&raw const make.old_ip).cast::<u8>().add(8).cast(), 32, 0)
+        } else {
+            sum((&raw const make.old_ip).cast::<u8>().add(12).cast(), 8, 0)
+        };
+        (addresses, sum((&raw const make.old_tcp).cast(), 64, 0))
+    };
+    let pseudo = addresses as u64 + (len as u16).to_be() as u64 + (PROTOCOL_TCP as u16).to_be() as u64;
+    let field = checksum_field(&make.old_tcp);
+    fold(pseudo + header as u64 + facts.payload_sum as u64) == 0xffff || fold(pseudo) == field
+}
+
+/// The checksum of a TCP header in words, as memory holds it.
+#[inline(always)]
+pub(crate) fn checksum_field(tcp: &[u32; 16]) -> u16 {
+    let bytes = tcp[4].to_ne_bytes();
+    u16::from_ne_bytes([bytes[0], bytes[1]])
+}
+
+/// Loads the headers of the packet at hand, zero behind the TCP header's end. 0, or -1 where they are not plain.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn load_old_headers(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = scratch() else { return -1 };
+    load_old(skb, scratch)
+}
+
+#[inline(always)]
+fn load_old(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
+    let (make, facts) = (&mut scratch.make, &scratch.facts);
+    let plain = (ETHERNET_LEN + if facts.v6 != 0 { IPV6_LEN } else { IPV4_LEN }) as u32;
+    if facts.l4 != plain {
+        return -1;
+    }
+    make.old_tcp = [0; 16];
+    let ip = (&raw mut make.old_ip).cast();
+    let tcp = (&raw mut make.old_tcp).cast::<u8>();
+    // SAFETY: the sizes are those of the arrays or below.
+    unsafe {
+        let loaded = if facts.v6 != 0 {
+            bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, ip, IPV6_LEN as u32)
+        } else {
+            bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, ip, IPV4_LEN as u32)
+        };
+        if loaded != 0 || bpf_skb_load_bytes(skb.cast(), plain, tcp.cast(), TCP_LEN as u32) != 0 {
+            return -1;
+        }
+        let options = (facts.header_len as usize).wrapping_sub(TCP_LEN);
+        if options == 0 {
+            return 0;
+        }
+        let Some(n) = size::<OPTIONS_MAX>(options) else { return -1 };
+        if bpf_skb_load_bytes(skb.cast(), plain + TCP_LEN as u32, tcp.add(TCP_LEN).cast(), n) != 0 {
+            return -1;
+        }
+    }
+    0
+}
+
+/// Sum of `data[offset .. offset + len]` of the buffer, `len` at most [`SEGMENT_MAX`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn sum_buffer(buffer: *mut Pending, offset: u32, len: u32) -> u32 {
+    if buffer.is_null() {
+        return 0;
+    }
+    // SAFETY: every offset is checked against the array's size before it is used.
+    unsafe {
+        let data = (&raw const (*buffer).data).cast::<u8>();
+        let (mut total, mut at, mut left) = (0u64, offset as usize, len as usize);
+        for _ in 0..limit::<{ (SEGMENT_MAX / SUM_MAX) as i32 }>() {
+            let words = (if left > SUM_MAX { SUM_MAX } else { left }) / 4;
+            let Some(words) = size::<{ SUM_MAX / 4 }>(words) else { break };
+            let from = opaque(at);
+            if from > PENDING_MAX {
+                break;
+            }
+            total += sum(data.add(from).cast(), words * 4, 0) as u64;
+            at += words as usize * 4;
+            left -= words as usize * 4;
+        }
+        let from = opaque(at);
+        if left & 3 != 0 && from <= PENDING_MAX + SEGMENT_MAX {
+            let b = data.add(from).cast::<[u8; 4]>().read();
+            let mut tail = [b[0], 0, 0, 0];
+            if left & 3 > 1 {
+                tail[1] = b[1];
+            }
+            if left & 3 > 2 {
+                tail[2] = b[2];
+            }
+            total += u32::from_ne_bytes(tail) as u64;
+        }
+        fold32(total)
+    }
+}
