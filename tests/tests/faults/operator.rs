@@ -65,9 +65,10 @@ fn after_its_deadline_a_draining_backends_sessions_are_the_first_backends() -> R
     in_settings(67, |setting| {
         let run = setting.scenario().start()?;
         let case = Case::start(&run)?;
-        case.steer.steer(&format!("backends drain --for 1s {}", run.backend_address(OWNER)))?;
+        // Long enough for the move on a machine that has other work.
+        case.steer.steer(&format!("backends drain --for 5s {}", run.backend_address(OWNER)))?;
         case.moves(&case.dial)?;
-        std::thread::sleep(Duration::from_millis(2_100));
+        std::thread::sleep(Duration::from_millis(6_100));
         case.stays(&case.dial)?;
         case.expect(&[(Counter::SpliceOpened, 1), (Counter::OwnerDrained, 1)])?;
         case.unharmed(1)
