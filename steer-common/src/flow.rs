@@ -115,6 +115,7 @@ impl Flow {
     }
 
     /// Whether both sides ended the flow.
+    #[inline(always)]
     pub const fn closing(&self) -> bool {
         use crate::shared::{FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN};
         let both = FLOW_CLIENT_FIN | FLOW_SERVER_FIN;

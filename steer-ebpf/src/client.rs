@@ -71,13 +71,15 @@ fn repeated(scratch: &Scratch) -> Option<u16> {
     (word.state() != State::Direct && word.isn() == scratch.facts.seq && is_up(first)).then_some(first)
 }
 
-/// The backend that holds a live flow of these addresses: a SYN must not move it, whoever sent it.
+/// The backend that holds a live flow of these addresses: a SYN must not move it, whoever sent it. A flow that both sides
+/// ended is not live: its ports are free for the next one, which goes where the lookup table says today.
 #[inline(always)]
 fn holder(scratch: &Scratch) -> Option<u16> {
     // SAFETY: the fields are read at once.
     let flow = unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) }?;
     let id = flow.holder();
-    (idle(flow, scratch.facts.seconds) <= scratch.vip.flow_timeout && is_up(id)).then_some(id)
+    let live = !flow.closing() && idle(flow, scratch.facts.seconds) <= scratch.vip.flow_timeout;
+    (live && is_up(id)).then_some(id)
 }
 
 #[inline(always)]

@@ -22,21 +22,21 @@ pub(crate) fn idle(flow: &Flow, seconds: u32) -> u32 {
 /// Sequence numbers further ahead than this are nobody's we forward for, bytes.
 pub(crate) const AHEAD: u32 = 1 << 24;
 
-/// Advances an expected sequence number; whether the segment lay at it.
+/// Advances an expected sequence number.
 #[inline(always)]
-fn advance(next: &mut u32, segment: &Segment) -> bool {
+fn advance(next: &mut u32, segment: &Segment) {
     let fin = (segment.flags & flags::FIN) as u32;
     let end = segment.seq.wrapping_add(segment.payload_len as u32).wrapping_add(fin);
     let by = end.wrapping_sub(*next);
     if by != 0 && by < AHEAD {
         *next = end;
     }
-    segment.seq == *next || by < AHEAD
 }
 
-/// Stamps a packet into its flow. Ends are only marked: the endpoints judge them, ageing deletes. A reset counts, and the
-/// way back follows a client's packet, only at the exact sequence number: nobody off the path can have a flow aged
-/// early or draw its answers to himself.
+/// Stamps a packet into its flow. Ends are only marked: the endpoints judge them, ageing deletes. A FIN or a reset counts,
+/// and the way back follows a client's packet, only at the exact sequence number: nobody off the path can have a flow
+/// taken for closed or draw its answers to himself. A FIN that overtakes lost data is missed, and its flow ages as an
+/// idle one.
 #[inline(always)]
 pub(crate) fn note<H: Hook>(
     hook: &H,
@@ -48,16 +48,16 @@ pub(crate) fn note<H: Hook>(
 ) {
     let next = if to_client { &mut flow.server_next } else { &mut flow.client_next };
     let exact = segment.seq == *next;
-    let near = advance(next, segment);
+    advance(next, segment);
     if flow.seen != seconds {
         flow.seen = seconds;
         stamp_splice(key, flow);
     }
-    if segment.any(flags::FIN | flags::RST) {
-        if segment.any(flags::FIN) && near {
+    if exact && segment.any(flags::FIN | flags::RST) {
+        if segment.any(flags::FIN) {
             flow.flags |= if to_client { FLOW_SERVER_FIN } else { FLOW_CLIENT_FIN };
         }
-        if segment.any(flags::RST) && exact {
+        if segment.any(flags::RST) {
             flow.flags |= FLOW_RESET;
         }
     }

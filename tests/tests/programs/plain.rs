@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
-    shared::{FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN, Flow},
+    shared::{FLOW_CLIENT_FIN, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN, Flow},
 };
 use steer_tests::{packets::judge_checksums, programs::Program};
 
@@ -75,6 +75,31 @@ fn a_syn_goes_where_the_lookup_table_says_without_options_that_would_keep_it_the
             counts: Some(Counter::NoBackend),
         };
         world.judge(&ends, &[drops])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_syn_on_a_live_flow_goes_to_its_holder_and_on_a_closed_one_where_the_lookup_table_says() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        let syn = ends.up(77_777).syn().options(&LINUX);
+        let known = |what, ends_seen: u16, to, counts| Case {
+            what,
+            frame: from_client(&syn),
+            given: Given::flow(Flow { flags: FLOW_LEARNED | ends_seen, ..ends.spliced() }),
+            tc: Out::Sent(to_backend(syn.clone(), to)),
+            xdp: Out::Untouched,
+            counts: Some(counts),
+        };
+        let cases = [
+            known("live", 0, ends.owner, Counter::SynKnownFlow),
+            known("half closed by its client", FLOW_CLIENT_FIN, ends.owner, Counter::SynKnownFlow),
+            known("half closed by its backend", FLOW_SERVER_FIN, ends.owner, Counter::SynKnownFlow),
+            known("closed", FLOW_CLIENT_FIN | FLOW_SERVER_FIN, ends.first, Counter::Syn),
+            known("reset", FLOW_RESET, ends.first, Counter::Syn),
+        ];
+        world.judge(&ends, &cases)?;
     }
     Ok(())
 }
@@ -240,7 +265,7 @@ fn xdp_leaves_an_unfinished_checksum_to_tc() -> Result<()> {
 }
 
 #[test]
-fn ends_are_marked_and_resets_only_at_the_exact_number() -> Result<()> {
+fn ends_are_marked_only_at_the_exact_number() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
         let up = |seq| ends.up(seq).ack(after(FIRST_ISN));
@@ -252,6 +277,8 @@ fn ends_are_marked_and_resets_only_at_the_exact_number() -> Result<()> {
             ("the client's reset", from_client(&up(client).rst()), FLOW_RESET),
             ("the server's reset", from_backend(&down(server).rst()), FLOW_RESET),
             ("a reset elsewhere", from_client(&up(client + 9).rst()), 0),
+            ("a FIN elsewhere", from_client(&up(client + 9).fin()), 0),
+            ("a FIN with data", from_client(&up(client).payload(b"data").fin()), FLOW_CLIENT_FIN),
             ("data", from_client(&up(client).payload(b"data")), 0),
         ];
         for (what, frame, mark) in cases {
