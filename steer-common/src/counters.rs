@@ -92,10 +92,22 @@ counters! {
     NotTls = "not-tls",
     /// TLS that cannot be parsed: the first backend, for good.
     HelloMalformed = "hello-malformed",
-    /// Hellos without a session ID: the first backend.
+    /// Hellos that offer no session: the first backend.
     HelloNoSession = "hello-no-session",
-    /// Hellos whose session is not known: the first backend.
+    /// Hellos whose session ID is not known: the first backend.
     SessionMiss = "session-miss",
+    /// Hellos whose tickets are not known, neither by themselves nor by the name of their key: the first backend.
+    TicketMiss = "ticket-miss",
+    /// Hellos led by the name of their ticket's key.
+    KeyNameHit = "key-name-hit",
+    /// Hellos whose ticket key several backends share: the first backend, which can open the ticket as well as any.
+    KeyNameShared = "key-name-shared",
+    /// Hellos of an unknown key name that the first backend rejected before: another one is tried.
+    KeyNameSearch = "key-name-search",
+    /// Hellos of an unknown key name that every backend tried rejected: the search is over, the first backend.
+    KeyNameGivenUp = "key-name-given-up",
+    /// Hellos decided on before they were whole, at an exit of gathering.
+    HelloCut = "hello-cut",
     /// Sessions found but too old: the first backend.
     SessionExpired = "session-expired",
     /// Sessions found whose owner is the first backend: nothing to move.
@@ -118,11 +130,11 @@ counters! {
     Gather = "gather",
     /// Segments buffered.
     Buffered = "buffered",
-    /// Gathering ended at the buffer's limit: the first backend.
+    /// Gathering ended at the buffer's limit: decided on what was there.
     GatherLimit = "gather-limit",
-    /// Gathering ended because the first backend's window is used up: the first backend.
+    /// Gathering ended because the first backend's window is used up: decided on what was there.
     GatherWindow = "gather-window",
-    /// Gathering ended because the client sends no more until it is acknowledged: the first backend.
+    /// Gathering ended because the client sends no more until it is acknowledged: decided on what was there.
     GatherStalled = "gather-stalled",
     /// Segments dropped, not buffered: more holes than the buffer tells apart; the client repeats them.
     GatherHoles = "gather-holes",
@@ -182,12 +194,26 @@ counters! {
     Resumed = "resumed",
     /// Sessions that another backend had issued before: the newer answer counts.
     OwnerChanged = "owner-changed",
-    /// Offered session IDs that the backend did not accept: it made a full handshake.
+    /// Offered sessions that the backend did not accept: it made a full handshake.
     ResumptionRejected = "resumption-rejected",
-    /// ServerHellos without a session ID.
+    /// ServerHellos of TLS 1.2 and below without a session ID.
     ServerNoSession = "server-no-session",
     /// ServerHellos of TLS 1.3: their session ID is an echo and is never learned.
     ServerTls13 = "server-tls13",
+    /// HelloRetryRequests: the second hello goes where the first went.
+    ServerRetry = "server-retry",
+    /// Key names learned.
+    KeyNameLearned = "key-name-learned",
+    /// Key names of which a second backend issued or accepted tickets: they no longer steer.
+    KeyNameBecameShared = "key-name-became-shared",
+    /// PSKs accepted that were not the one the gateway looked at: nothing learned.
+    PskOther = "psk-other",
+    /// Handshakes read on behind missing bytes.
+    LearnResumed = "learn-resumed",
+    /// Handshakes too long or too finely cut to be read to their end: nothing learned.
+    LearnGivenUp = "learn-given-up",
+    /// Tickets told to the agent, which looks for the place of their key names.
+    TicketTold = "ticket-told",
     /// Handshakes that ended without the server authenticating the client: nothing learned.
     NotAuthenticated = "not-authenticated",
 

@@ -3,7 +3,8 @@
 use crate::{
     counters::Counter,
     shared::{
-        Address, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, LOOKUP_SLOTS, Session, VIP_FALLBACK_FLOW, Vip,
+        Address, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED,
+        KEY_NAME_TRIES, KeyName, LOOKUP_SLOTS, NO_BACKEND, Session, VIP_FALLBACK_FLOW, Vip,
     },
 };
 
@@ -24,7 +25,26 @@ pub fn session(found: &Session, backend: &Backend, vip: &Vip, first: u16, now: u
     if expired(found, vip, now) {
         return Verdict::First(Counter::SessionExpired);
     }
-    if found.owner == first {
+    owned(found.owner, backend, vip, first, now)
+}
+
+/// Judges the name of a ticket key that was found; `backend` is its owner's record, `now` in seconds.
+#[inline(always)]
+pub fn key_name(found: &KeyName, backend: &Backend, vip: &Vip, first: u16, now: u32) -> Verdict {
+    if found.flags & KEY_NAME_SHARED != 0 {
+        return Verdict::First(Counter::KeyNameShared);
+    }
+    let idle = now.wrapping_sub(found.last_seen) as i32;
+    if found.flags & KEY_NAME_CONFIGURED == 0 && idle > vip.name_timeout as i32 {
+        return Verdict::First(Counter::SessionExpired);
+    }
+    owned(found.owner, backend, vip, first, now)
+}
+
+/// Judges an owner.
+#[inline(always)]
+fn owned(owner: u16, backend: &Backend, vip: &Vip, first: u16, now: u32) -> Verdict {
+    if owner == first {
         return Verdict::First(Counter::SessionHit);
     }
     if backend.flags & (BACKEND_PRESENT | BACKEND_UP) != BACKEND_PRESENT | BACKEND_UP || backend.vip_id != vip.id {
@@ -34,7 +54,32 @@ pub fn session(found: &Session, backend: &Backend, vip: &Vip, first: u16, now: u
     if backend.flags & BACKEND_DRAINING != 0 && drained {
         return Verdict::First(Counter::OwnerDrained);
     }
-    Verdict::Owner(found.owner)
+    Verdict::Owner(owner)
+}
+
+/// Notes in a search that a backend rejected a ticket; `false` where the list is full.
+#[inline(always)]
+pub fn note_tried(tried: &mut [u16; KEY_NAME_TRIES], backend: u16) -> bool {
+    for place in tried {
+        if *place == backend {
+            return true;
+        }
+        if *place == NO_BACKEND {
+            *place = backend;
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether a backend rejected a ticket of this name before.
+#[inline(always)]
+pub fn was_tried(tried: &[u16; KEY_NAME_TRIES], backend: u16) -> bool {
+    let mut found = false;
+    for place in tried {
+        found |= *place == backend;
+    }
+    found
 }
 
 /// Whether a session is past its idle timeout or its absolute limit.
@@ -62,16 +107,6 @@ pub fn hash_address(address: &Address) -> u32 {
         hash = mix(hash ^ word);
     }
     hash
-}
-
-/// A 32-bit hash of eight words; never 0, which stands for "none".
-#[inline(always)]
-pub fn hash_id(words: &[u32; 8], len: usize) -> u32 {
-    let mut hash = len as u32;
-    for word in words {
-        hash = mix(hash ^ *word).wrapping_add(0x9e37_79b9);
-    }
-    hash | 1
 }
 
 /// The finalizer of MurmurHash3 (public domain).

@@ -137,6 +137,16 @@ pub fn data(flow: &Flow, state: State, progress: &Progress) -> DataAct {
     }
 }
 
+/// At an exit of gathering the decision is made on what is there: `verdict` is that of a last look. Where even that finds
+/// no owner, the exit's own reason stands.
+#[inline(always)]
+pub fn exit(act: DataAct, verdict: Verdict) -> DataAct {
+    match (act, verdict) {
+        (DataAct::Flush(_), Verdict::Owner(owner)) => DataAct::OpenOwner(owner),
+        _ => act,
+    }
+}
+
 /// The exits of gathering besides a verdict: whichever comes first.
 #[inline(always)]
 fn gathering(flow: &Flow, progress: &Progress) -> DataAct {

@@ -52,19 +52,36 @@ pub fn trim(words: &mut [u32; SESSION_ID_WORDS], len: usize) {
     }
 }
 
-impl SessionKey {
-    /// The key of a session ID given as words in memory order, zero behind its `len` bytes.
+/// Where the name of a ticket key stands in a ticket: in clear, so that the server knows which key opens it (RFC 5077 4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NameLayout {
+    /// First byte of the name in the ticket.
+    pub at: u8,
+    /// Its length, bytes; 0: there is none.
+    pub len: u8,
+}
+
+impl NameLayout {
+    /// Whether a ticket of `len` bytes has a name.
     #[inline(always)]
-    pub fn from_words(vip: u16, words: &[u32; SESSION_ID_WORDS], len: usize) -> Self {
+    pub const fn fits(self, len: u32) -> bool {
+        self.len != 0 && self.at as u32 + self.len as u32 <= len
+    }
+}
+
+impl SessionKey {
+    /// The key of an identifier given as words in memory order, zero behind its `len` bytes.
+    #[inline(always)]
+    pub fn from_words(vip: u16, kind: Kind, words: &[u32; SESSION_ID_WORDS], len: usize) -> Self {
         let mut bytes = [0; SESSION_ID_MAX];
         for (to, from) in bytes.chunks_exact_mut(4).zip(words) {
             to.copy_from_slice(&from.to_ne_bytes());
         }
-        Self { vip, kind: Kind::SessionId as u8, len: len as u8, bytes }
+        Self { vip, kind: kind as u8, len: len as u8, bytes }
     }
 
-    /// The key of a session ID of 1..=32 bytes; `None` for any other length.
-    pub fn session_id(vip: u16, id: &[u8]) -> Option<Self> {
+    /// The key of an identifier of 1..=32 bytes; `None` for any other length.
+    pub fn new(vip: u16, kind: Kind, id: &[u8]) -> Option<Self> {
         if id.is_empty() || id.len() > SESSION_ID_MAX {
             return None;
         }
@@ -72,6 +89,6 @@ impl SessionKey {
         for (to, from) in bytes.iter_mut().zip(id) {
             *to = *from;
         }
-        Some(Self { vip, kind: Kind::SessionId as u8, len: id.len() as u8, bytes })
+        Some(Self { vip, kind: kind as u8, len: id.len() as u8, bytes })
     }
 }

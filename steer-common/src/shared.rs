@@ -4,8 +4,10 @@
 //! big-endian byte arrays, so that neither side can get a byte order wrong and `bpftool map dump` prints the bytes
 //! as they stood in the packet. Numbers that never were on the wire are native-endian integers.
 
-/// Version of the map layouts; names the pin directory (`PIN_DIR/v1`). Any change to a type in this file raises it.
-pub const LAYOUT_VERSION: u32 = 1;
+use crate::wire::tls::server_flight::Follow;
+
+/// Version of the map layouts; names the pin directory (`PIN_DIR/v2`). Any change to a type in this file raises it.
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Most backends of one gateway, over all VIPs; `BackendId` is an index below it.
 pub const MAX_BACKENDS: u32 = 1024;
@@ -146,6 +148,33 @@ pub struct Session {
     pub uses: u32,
 }
 
+/// Who holds a ticket key: value of `key_names` and of `key_name_tries`, whose keys are of [`crate::session::Kind::KeyName`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KeyName {
+    /// `BackendId` of the owner; in `key_name_tries` [`NO_BACKEND`].
+    pub owner: u16,
+    /// Any of `KEY_NAME_*`.
+    pub flags: u16,
+    /// When it was learned or configured, seconds of CLOCK_MONOTONIC.
+    pub first_seen: u32,
+    /// When a backend last issued or accepted a ticket of it, seconds of CLOCK_MONOTONIC.
+    pub last_seen: u32,
+    /// Hellos that it led to its owner.
+    pub hits: u32,
+    /// Tickets of it that its owner accepted.
+    pub accepted: u32,
+    /// Backends that rejected a ticket of it, [`NO_BACKEND`] in empty places; only in `key_name_tries`.
+    pub tried: [u16; KEY_NAME_TRIES],
+}
+
+/// Backends that a search for the owner of a key name remembers.
+pub const KEY_NAME_TRIES: usize = 6;
+/// The operator named its owner.
+pub const KEY_NAME_CONFIGURED: u16 = 1;
+/// More than one backend issued or accepted tickets of it: it does not steer.
+pub const KEY_NAME_SHARED: u16 = 2;
+
 /// A next hop on Ethernet: where a packet leaves and between which stations.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -233,6 +262,14 @@ pub struct Vip {
     pub mss: u16,
     /// SYNs tried at an owner before the first backend gets the hello.
     pub owner_tries: u16,
+    /// Where the name of the ticket key starts in a ticket of its backends, bytes.
+    pub name_at: u8,
+    /// Length of that name, bytes, at most 32; 0: tickets carry none, or it is not known yet.
+    pub name_len: u8,
+    /// Always zero.
+    pub zero: u16,
+    /// A learned key name of which no ticket was seen for so long is forgotten, seconds.
+    pub name_timeout: u32,
 }
 
 /// Learn and decide, forward untouched.
@@ -243,6 +280,8 @@ pub const VIP_FALLBACK_FLOW: u16 = 2;
 pub const VIP_SWALLOW: u16 = 4;
 /// Ask the forwarding table for the way back to the client instead of using the hop it came from.
 pub const VIP_RETURN_BY_ROUTE: u16 = 8;
+/// Tell the agent every ticket that a backend issued or accepted, so that it finds out where their key names stand.
+pub const VIP_TELL_TICKETS: u16 = 0x10;
 
 /// Settings of the whole gateway: the one value of `settings`.
 #[repr(C)]
@@ -328,16 +367,18 @@ pub struct Flow {
     pub owner_scale: u8,
     /// SYNs sent to the owner.
     pub owner_tries: u8,
-    /// Bytes of the held identifier in `lesson`, 0: none.
-    pub lesson_len: u8,
+    /// Kind of the identifier in `offered_bytes` ([`crate::session::Kind`]), 0: none.
+    pub offered_kind: u8,
+    /// Its length, bytes.
+    pub offered_len: u8,
+    /// Which of the client's PSK identities it is.
+    pub offered_index: u16,
     /// Always zero.
-    pub zero: u8,
-    /// Sequence number (server's own) of the next record boundary of the backend's stream.
-    pub next_record: u32,
-    /// Hash of the session ID that the client offered; 0: none.
-    pub offered_id: u32,
-    /// Session ID the backend issued, held until its ChangeCipherSpec.
-    pub lesson: [u8; 32],
+    pub zero: u16,
+    /// The identifier that decided, or else the first that the client offered; zero behind its end.
+    pub offered_bytes: [u8; 32],
+    /// How far the holding backend's stream was read.
+    pub follow: Follow,
     /// The hop the client's packets come from.
     pub client_hop: Hop,
 }
@@ -354,8 +395,12 @@ pub const FLOW_SERVER_FIN: u16 = 8;
 pub const FLOW_RESET: u16 = 0x10;
 /// The client offered a session that was known.
 pub const FLOW_HIT: u16 = 0x20;
-/// The held identifier is the one the client offered: an echo.
-pub const FLOW_ECHO: u16 = 0x40;
+/// The client offered a session, known or not.
+pub const FLOW_OFFERED: u16 = 0x40;
+/// The client's hello was read: what its backend answers tells an outcome.
+pub const FLOW_HELLO: u16 = 0x80;
+/// The hello carries ECH: what it offers may be grease.
+pub const FLOW_ECH: u16 = 0x100;
 
 /// Byte ranges that [`Pending`] can tell apart.
 pub const PENDING_RANGES: usize = 4;
@@ -374,8 +419,10 @@ pub struct Range {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Pending {
-    /// When the first byte was buffered, nanoseconds of CLOCK_MONOTONIC.
-    pub first_byte_at: u64,
+    /// Contiguous bytes without which the next look at the hello finds nothing new.
+    pub needed: u32,
+    /// Always zero.
+    pub zero: u32,
     /// When anything new was buffered, nanoseconds of CLOCK_MONOTONIC.
     pub grown_at: u64,
     /// What of `data` is there, ascending, disjoint, not touching.
@@ -426,6 +473,20 @@ pub struct Event {
     pub zero: u16,
     /// Always zero.
     pub zero2: u32,
+    /// The first bytes of a ticket, for `ticket-told`; else zero.
+    pub ticket: [u8; 32],
+}
+
+/// How resumptions that were offered to one backend came out.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Outcomes {
+    /// Sessions that it resumed.
+    pub accepted: u64,
+    /// Sessions that it refused: a full handshake followed.
+    pub rejected: u64,
+    /// Full handshakes whose client offered none.
+    pub not_offered: u64,
 }
 
 /// What one backend did: per-CPU value of `backend_stats`, indexed by `BackendId`.
@@ -440,8 +501,10 @@ pub struct BackendStats {
     pub learned: u64,
     /// Hellos whose session it owned.
     pub hits: u64,
-    /// Resumptions it accepted.
-    pub resumed: u64,
+    /// Resumptions of TLS 1.2 and below.
+    pub tls12: Outcomes,
+    /// Resumptions of TLS 1.3.
+    pub tls13: Outcomes,
     /// Packets to it and from it.
     pub packets: u64,
     /// Bytes of those packets, from the IP header on.
@@ -459,15 +522,18 @@ no_padding!(SessionKey, 2, 1, 1, 32);
 no_padding!(Session, 2, 2, 4, 4, 4);
 no_padding!(Hop, 4, 6, 6, 4, 4);
 no_padding!(Backend, 20, 20, 2, 2, 2, 2, 4, 24);
-no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2);
+no_padding!(KeyName, 2, 2, 4, 4, 4, 4, 2 * KEY_NAME_TRIES);
+no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2, 1, 1, 2, 4);
 no_padding!(Settings, 4, 4);
-no_padding!(Flow, 8, 8, 4 * 12, 2 * 8, 8, 4, 4, 32, 24);
+no_padding!(Follow, 4 * 3, 2 * 3, 6, 32, 8, 8, 4);
+no_padding!(Flow, 8, 8, 4 * 12, 2 * 8, 8, 4, 32, 76, 24);
 no_padding!(Range, 4, 4);
-no_padding!(Pending, 8, 8, 8 * PENDING_RANGES, PENDING_MAX + PENDING_SLACK);
+no_padding!(Pending, 4, 4, 8, 8 * PENDING_RANGES, PENDING_MAX + PENDING_SLACK);
 no_padding!(FragmentKey, 16, 16, 4);
 no_padding!(FragmentRoute, 16, 4, 24);
-no_padding!(Event, 8, 20, 2, 2, 2, 2, 4);
-no_padding!(BackendStats, 8 * 7);
+no_padding!(Event, 8, 20, 2, 2, 2, 2, 4, 32);
+no_padding!(Outcomes, 8 * 3);
+no_padding!(BackendStats, 8 * 6, 24, 24);
 
 #[cfg(feature = "user")]
 mod pod {
@@ -485,6 +551,7 @@ mod pod {
         FlowKey,
         SessionKey,
         Session,
+        KeyName,
         Backend,
         Vip,
         Settings,

@@ -49,7 +49,7 @@ pub(crate) fn new_buffer(scratch: &Scratch) -> bool {
     // SAFETY: per-CPU memory.
     unsafe {
         (*buffer).ranges = Default::default();
-        (*buffer).first_byte_at = scratch.facts.now;
+        (*buffer).needed = 0;
         (*buffer).grown_at = scratch.facts.now;
         PENDING.insert(&scratch.key, &*buffer, 0).is_ok()
     }

@@ -13,7 +13,10 @@ use steer_common::{
         BACKEND_PRESENT, BACKEND_UP, FLOW_ACK_SWALLOWED, FLOW_LEARNED, FLOW_RESET, Flow, NO_BACKEND,
         VIP_RETURN_BY_ROUTE, VIP_SWALLOW, options,
     },
-    wire::tcp::{Segment, flags},
+    wire::{
+        tcp::{Segment, flags},
+        tls::server_flight::Follow,
+    },
 };
 
 use crate::{
@@ -83,7 +86,7 @@ fn holder(scratch: &Scratch) -> Option<u16> {
 }
 
 #[inline(always)]
-fn is_up(id: u16) -> bool {
+pub(crate) fn is_up(id: u16) -> bool {
     const UP: u16 = BACKEND_PRESENT | BACKEND_UP;
     backend(id as u32).is_some_and(|b| b.flags & UP == UP)
 }
@@ -223,7 +226,7 @@ fn establish(scratch: &mut Scratch) -> Result<*mut Flow, i32> {
     flow.seen = facts.seconds;
     flow.client_next = isn.wrapping_add(1);
     flow.server_next = flow.first_isn.wrapping_add(1);
-    flow.next_record = flow.server_next;
+    flow.follow = Follow::new(flow.server_next);
     let first = flow.first;
     // Where two CPUs race, one inserts and both go on with what is there.
     const ONLY_NEW: u64 = 1;

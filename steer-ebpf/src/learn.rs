@@ -1,25 +1,27 @@
-//! What a backend's first flight teaches: the session ID it issued, or that it accepted one.
+//! What a backend's handshake teaches: the session it issued, the ticket key it holds, and whether it resumed.
 //!
-//! An ID is held in the flow from the ServerHello until the backend's ChangeCipherSpec: only then has it authenticated
-//! the client, so that nobody without a certificate can write into the session table.
+//! The stream is read as it passes ([`Follow`]). What it names is held in the flow until the backend's ChangeCipherSpec:
+//! only then has it authenticated the client, so that nobody without a certificate can write into the session table.
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
-    decide::hash_id,
+    decide::note_tried,
     flow::{State, Word},
-    learn::{GIVE_UP, Lesson, RECORDS_PER_SEGMENT, lesson, place},
-    session::{SESSION_ID_WORDS, trim},
-    shared::{FLOW_ECHO, FLOW_HIT, FLOW_LEARNED, Flow, Session, SessionKey},
-    wire::tls::server_flight::{
-        self, Extension, ExtensionWalker, LOOKED_AT, MAX_EXTENSIONS, RECORD_LOOK, SESSION_ID_AT, ServerHello,
+    learn::{Outcome, Psk, psk, taught},
+    session::Kind,
+    shared::{
+        Event, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_OFFERED, Flow, KEY_NAME_SHARED,
+        KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, Outcomes, Session, VIP_TELL_TICKETS,
     },
+    wire::tls::server_flight::{End, FOLLOW_STEPS, GIVE_UP, RESYNC_LOOK, Segment, Told},
 };
 
 use crate::{
+    hello::enter_name,
     journey::next,
-    maps::{FLOWS, SESSIONS, Scratch, count, count_backend, count_index, scratch},
-    verifier::{limit, size},
+    maps::{EVENTS, FLOWS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, count, count_backend, scratch},
+    verifier::{limit, mask, size},
 };
 
 /// Looks at a backend's segment of a flow that it holds; the packet is forwarded whatever happens here.
@@ -35,151 +37,226 @@ pub(crate) extern "C" fn learn(skb: *mut __sk_buff) -> i32 {
     let spliced = Word(record.word).state() == State::Spliced;
     let isn = if spliced { record.owner_isn } else { record.first_isn };
     let at = scratch.facts.seq.wrapping_sub(isn.wrapping_add(1));
-    if at == 0 && record.lesson_len == 0 {
-        if !hello(skb, scratch, record) {
-            record.flags |= FLOW_LEARNED;
-        }
-    } else if at > GIVE_UP {
-        count(Counter::NotAuthenticated);
+    if at > GIVE_UP {
+        count(Counter::LearnGivenUp);
         record.flags |= FLOW_LEARNED;
+        return next::FORWARD;
     }
-    if record.flags & FLOW_LEARNED == 0 {
-        records(skb, flow);
+    let behind = record.follow.next.wrapping_sub(scratch.facts.seq) as i32;
+    if behind < 0 && resync(skb, flow) == 0 {
+        return next::FORWARD;
     }
+    for _ in 0..limit::<{ FOLLOW_STEPS as i32 }>() {
+        match follow_step(skb, flow) {
+            TOLD_MORE => {}
+            TOLD_NEED_MORE => return next::FORWARD,
+            TOLD_CHANGE_CIPHER_SPEC => {
+                finished(flow);
+                record.flags |= FLOW_LEARNED;
+                return next::FORWARD;
+            }
+            TOLD_TLS13 => {
+                tls13(flow);
+                record.flags |= FLOW_LEARNED;
+                return next::FORWARD;
+            }
+            end => {
+                if end == TOLD_ALERT {
+                    count(Counter::NotAuthenticated);
+                }
+                record.flags |= FLOW_LEARNED;
+                return next::FORWARD;
+            }
+        }
+    }
+    count(Counter::LearnGivenUp);
+    record.flags |= FLOW_LEARNED;
     next::FORWARD
 }
 
-/// Reads the ServerHello; false where there is nothing to learn from this flow.
-#[inline(always)]
-fn hello(skb: *mut __sk_buff, scratch: &mut Scratch, flow: &mut Flow) -> bool {
-    let facts = &scratch.facts;
-    let have = if facts.payload_len as usize > LOOKED_AT { LOOKED_AT } else { facts.payload_len as usize };
-    let Some(n) = size::<LOOKED_AT>(have) else { return false };
-    let to = (&raw mut scratch.extensions.stream).cast();
+const TOLD_MORE: i32 = 0;
+const TOLD_NEED_MORE: i32 = 1;
+const TOLD_CHANGE_CIPHER_SPEC: i32 = 2;
+const TOLD_TLS13: i32 = 3;
+const TOLD_ALERT: i32 = 4;
+const TOLD_OTHER: i32 = 5;
+
+/// The payload of the packet at hand.
+struct Payload {
+    skb: *mut __sk_buff,
+    /// Where it starts in the frame.
+    from: u32,
+}
+
+impl Segment for Payload {
+    #[inline(always)]
+    fn copy<const N: usize>(&mut self, to: &mut [u8; N], at: u32, from: u32, n: u32) -> bool {
+        let Some(n) = size::<N>(n as usize) else { return false };
+        let at = if N == 32 { mask::<31>(at as usize) } else { mask::<7>(at as usize) };
+        // SAFETY: `at + n` is at most N, as the trait has it; the verifier, which does not know, sees that the flow's
+        // record goes on for as long behind both arrays.
+        unsafe { bpf_skb_load_bytes(self.skb.cast(), self.from + from, to.as_mut_ptr().add(at).cast(), n) == 0 }
+    }
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn follow_step(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return TOLD_OTHER };
+    // SAFETY: not null, a whole map value.
+    let flow = unsafe { &mut *flow };
+    let mut payload = Payload { skb, from: scratch.facts.l4 + scratch.facts.header_len };
+    match flow.follow.step(&mut payload, scratch.facts.seq, scratch.facts.payload_len) {
+        Told::More | Told::Ticket => TOLD_MORE,
+        Told::NeedMore => TOLD_NEED_MORE,
+        Told::ServerHello => {
+            if flow.follow.lesson_kind == 0 {
+                count(Counter::ServerNoSession);
+            }
+            TOLD_MORE
+        }
+        Told::Retry => {
+            count(Counter::ServerRetry);
+            TOLD_MORE
+        }
+        Told::End(End::ChangeCipherSpec) => TOLD_CHANGE_CIPHER_SPEC,
+        Told::End(End::Tls13) => TOLD_TLS13,
+        Told::End(End::Alert) => TOLD_ALERT,
+        Told::End(End::Other) => TOLD_OTHER,
+    }
+}
+
+/// Bytes before this segment are missing; 1 where reading can go on with it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn resync(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
+    let have = scratch.facts.payload_len as usize;
+    let Some(n) = size::<RESYNC_LOOK>(if have > RESYNC_LOOK { RESYNC_LOOK } else { have }) else { return 0 };
+    scratch.look = [0; RESYNC_LOOK];
+    let from = scratch.facts.l4 + scratch.facts.header_len;
     // SAFETY: at most the array's size.
-    if unsafe { bpf_skb_load_bytes(skb.cast(), facts.l4 + facts.header_len, to, n) } != 0 {
-        return false;
+    if unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut scratch.look).cast(), n) } != 0 {
+        return 0;
     }
-    let (len, extensions, end) = match server_flight::parse(&scratch.extensions.stream, n as usize) {
-        ServerHello::None => return false,
-        ServerHello::NoSession => {
-            count(Counter::ServerNoSession);
-            return false;
-        }
-        ServerHello::Session { len, extensions, end } => (len, extensions, end),
-    };
-    scratch.extensions.offset = extensions as u32;
-    scratch.extensions.end = end as u32;
-    if extensions != 0 && negotiated_tls13(scratch) {
-        count(Counter::ServerTls13);
-        return false;
+    // SAFETY: not null, a whole map value.
+    let known = unsafe { (*flow).follow.resync(&scratch.look, scratch.facts.seq) };
+    if known {
+        count(Counter::LearnResumed);
     }
-    // SAFETY: SESSION_ID_AT + 32 lies inside the array, and at a multiple of four from its aligned start.
-    let mut words = unsafe {
-        (&raw const scratch.extensions.stream).cast::<u8>().add(SESSION_ID_AT).cast::<[u32; SESSION_ID_WORDS]>().read()
-    };
-    trim(&mut words, len);
-    let key = SessionKey::from_words(scratch.vip.id, &words, len);
-    flow.lesson = key.bytes;
-    flow.lesson_len = len as u8;
-    if hash_id(&words, len) == flow.offered_id {
-        flow.flags |= FLOW_ECHO;
-    }
-    true
+    known as i32
 }
 
-const _: () = assert!(core::mem::offset_of!(Scratch, extensions) % 4 == 0);
-const _: () = assert!(core::mem::offset_of!(ExtensionWalker, stream) == 0);
-
-#[inline(always)]
-fn negotiated_tls13(scratch: &mut Scratch) -> bool {
-    for _ in 0..limit::<{ MAX_EXTENSIONS as i32 }>() {
-        match extension_step(&mut scratch.extensions) {
-            OTHER => {}
-            TLS13 => return true,
-            _ => return false,
-        }
-    }
-    false
-}
-
-const OTHER: i32 = 0;
-const TLS13: i32 = 1;
-const DONE: i32 = 2;
-
+/// The backend's ChangeCipherSpec (TLS 1.2 and below): it has authenticated the client.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn extension_step(walker: *mut ExtensionWalker) -> i32 {
-    if walker.is_null() {
-        return DONE;
-    }
-    // SAFETY: not null, and the verifier checks that callers pass a whole structure.
-    match unsafe { (*walker).step() } {
-        Extension::Other => OTHER,
-        Extension::Tls13 => TLS13,
-        Extension::Done => DONE,
-    }
-}
-
-/// Follows the record boundaries through this segment; where bytes before it are missing, only its first record counts.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn records(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+extern "C" fn finished(flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a whole map value.
     let flow = unsafe { &mut *flow };
-    for _ in 0..limit::<{ RECORDS_PER_SEGMENT as i32 }>() {
-        let place = place(flow.next_record, scratch.facts.seq);
-        let mut look = [0u32; 2];
-        let from = scratch.facts.l4 + scratch.facts.header_len + place.at;
-        if place.at.saturating_add(RECORD_LOOK as u32) > scratch.facts.payload_len
-            // SAFETY: six of eight bytes of the stack.
-            || unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut look).cast(), RECORD_LOOK as u32) } != 0
-        {
-            return 0;
-        }
-        let (a, b) = (look[0].to_ne_bytes(), look[1].to_ne_bytes());
-        match lesson(place, &[a[0], a[1], a[2], a[3], b[0], b[1]]) {
-            Lesson::Publish => return publish(scratch, flow),
-            Lesson::Follow(len) => flow.next_record = flow.next_record.wrapping_add(len),
-            Lesson::Ignore => return 0,
-            Lesson::End(reason) => {
-                if let Some(reason) = reason {
-                    count_index(reason as u32);
-                }
-                flow.flags |= FLOW_LEARNED;
-                return 0;
-            }
+    let taught = taught(flow);
+    count_outcome(scratch.backend, flow, taught.outcome, |stats| &mut stats.tls12);
+    if taught.used {
+        enter_key(scratch, flow.offered_kind, flow.offered_len, &flow.offered_bytes);
+        refresh(scratch);
+    }
+    if taught.outcome as u32 == Outcome::Full as u32 {
+        rejected(scratch, flow);
+    }
+    if taught.issued {
+        enter_key(scratch, flow.follow.lesson_kind, flow.follow.lesson_len, &flow.follow.lesson);
+        insert(scratch);
+        if flow.follow.lesson_kind == Kind::Ticket as u8 {
+            ticket(scratch, &flow.follow.lesson, flow.follow.lesson_len as u32);
         }
     }
     0
 }
 
-/// The backend has authenticated the client: what it issued or accepted is its session.
-#[inline(always)]
-fn publish(scratch: &mut Scratch, flow: &mut Flow) -> i32 {
-    flow.flags |= FLOW_LEARNED;
-    let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
-    scratch.session.vip = scratch.vip.id;
-    scratch.session.kind = steer_common::session::Kind::SessionId as u8;
-    scratch.session.len = flow.lesson_len;
-    scratch.session.bytes = flow.lesson;
-    let known = SESSIONS.get_ptr_mut(&scratch.session);
-    if flow.flags & FLOW_ECHO != 0 {
-        // SAFETY: a map value; a lost race costs one use.
-        if let Some(session) = known.map(|p| unsafe { &mut *p }).filter(|s| s.owner as u32 == owner) {
-            session.last_seen = seconds;
-            session.uses = session.uses.wrapping_add(1);
-            count(Counter::Resumed);
-            count_backend(owner, |stats| stats.resumed += 1);
+/// A ServerHello of TLS 1.3.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tls13(flow: *mut Flow) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
+    count(Counter::ServerTls13);
+    // SAFETY: not null, a whole map value.
+    let flow = unsafe { &mut *flow };
+    let psk = psk(flow);
+    let outcome = if psk as u32 == Psk::None as u32 { Outcome::Full } else { Outcome::Resumed };
+    count_outcome(scratch.backend, flow, outcome, |stats| &mut stats.tls13);
+    match psk {
+        Psk::None => rejected(scratch, flow),
+        Psk::Other => count(Counter::PskOther),
+        Psk::Accepted => {
+            if scratch.vip.name_len == 0 {
+                // Without a name the ticket itself is all that can be known again, where clients use it twice.
+                enter_key(scratch, flow.offered_kind, flow.offered_len, &flow.offered_bytes);
+                if refresh(scratch) == 0 {
+                    insert(scratch);
+                }
+            }
+            ticket(scratch, &flow.offered_bytes, flow.offered_len as u32);
         }
+    }
+    0
+}
+
+/// Counts how the handshake of a hello that was read came out.
+#[inline(always)]
+fn count_outcome(
+    backend: u32,
+    flow: &Flow,
+    outcome: Outcome,
+    of: impl Fn(&mut steer_common::shared::BackendStats) -> &mut Outcomes,
+) {
+    if flow.flags & FLOW_HELLO == 0 {
+        return;
+    }
+    let offered = flow.flags & FLOW_OFFERED != 0;
+    match outcome {
+        Outcome::Resumed => {
+            count(Counter::Resumed);
+            count_backend(backend, |stats| of(stats).accepted += 1);
+        }
+        Outcome::Full if offered => {
+            count(Counter::ResumptionRejected);
+            count_backend(backend, |stats| of(stats).rejected += 1);
+        }
+        Outcome::Full => count_backend(backend, |stats| of(stats).not_offered += 1),
+        Outcome::Unknown => {}
+    }
+}
+
+/// Enters an identifier into `scratch.session`.
+#[inline(always)]
+fn enter_key(scratch: &mut Scratch, kind: u8, len: u8, bytes: &[u8; 32]) {
+    scratch.session.vip = scratch.vip.id;
+    scratch.session.kind = kind;
+    scratch.session.len = len;
+    scratch.session.bytes = *bytes;
+}
+
+/// Stamps the session in `scratch.session`; 0 where this backend does not own it.
+#[inline(always)]
+fn refresh(scratch: &mut Scratch) -> i32 {
+    let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
+    let Some(session) = SESSIONS.get_ptr_mut(&scratch.session) else { return 0 };
+    // SAFETY: a map value; a lost race costs one use.
+    let session = unsafe { &mut *session };
+    if session.owner as u32 != owner {
         return 0;
     }
-    if flow.flags & FLOW_HIT != 0 {
-        count(Counter::ResumptionRejected);
-    }
-    // SAFETY: as above.
-    if known.is_some_and(|p| unsafe { (*p).owner } as u32 != owner) {
+    session.last_seen = seconds;
+    session.uses = session.uses.wrapping_add(1);
+    1
+}
+
+/// The backend owns the session in `scratch.session`.
+#[inline(always)]
+fn insert(scratch: &mut Scratch) {
+    let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
+    // SAFETY: one number is read.
+    if unsafe { SESSIONS.get(&scratch.session) }.is_some_and(|known| known.owner as u32 != owner) {
         count(Counter::OwnerChanged);
     }
     let session = Session { owner: owner as u16, flags: 0, first_seen: seconds, last_seen: seconds, uses: 0 };
@@ -187,5 +264,81 @@ fn publish(scratch: &mut Scratch, flow: &mut Flow) -> i32 {
         count(Counter::Learned);
         count_backend(owner, |stats| stats.learned += 1);
     }
-    0
+}
+
+/// The backend issued or accepted this ticket: it has the key.
+#[inline(always)]
+fn ticket(scratch: &mut Scratch, bytes: &[u8; 32], len: u32) {
+    if scratch.vip.flags & VIP_TELL_TICKETS != 0 {
+        scratch.event = Event {
+            at: scratch.facts.now,
+            flow: scratch.key,
+            what: Counter::TicketTold as u16,
+            first: scratch.backend as u16,
+            owner: scratch.backend as u16,
+            zero: 0,
+            zero2: 0,
+            ticket: *bytes,
+        };
+        let told = EVENTS.output(&scratch.event, 0).is_ok();
+        count(if told { Counter::TicketTold } else { Counter::EventsLost });
+    }
+    if !enter_name(scratch, bytes, len) {
+        return;
+    }
+    let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
+    if let Some(name) = KEY_NAMES.get_ptr_mut(&scratch.session) {
+        // SAFETY: a map value; a lost race costs one stamp.
+        let name = unsafe { &mut *name };
+        name.last_seen = seconds;
+        if name.owner as u32 == owner {
+            name.accepted = name.accepted.wrapping_add(1);
+        } else if name.flags & KEY_NAME_SHARED == 0 {
+            name.flags |= KEY_NAME_SHARED;
+            count(Counter::KeyNameBecameShared);
+        }
+        return;
+    }
+    scratch.name = KeyName {
+        owner: owner as u16,
+        flags: 0,
+        first_seen: seconds,
+        last_seen: seconds,
+        hits: 0,
+        accepted: 1,
+        tried: [NO_BACKEND; TRIES],
+    };
+    if KEY_NAMES.insert(&scratch.session, &scratch.name, 0).is_ok() {
+        count(Counter::KeyNameLearned);
+    }
+    let _ = KEY_NAME_TRIES.remove(&scratch.session);
+}
+
+/// The backend could not open the client's ticket, of whose key nothing is known: it is not its key.
+#[inline(always)]
+fn rejected(scratch: &mut Scratch, flow: &Flow) {
+    let unknown = flow.offered_kind == Kind::Ticket as u8 && flow.flags & (FLOW_HIT | FLOW_ECH) == 0;
+    if !unknown || !enter_name(scratch, &flow.offered_bytes, flow.offered_len as u32) {
+        return;
+    }
+    let backend = scratch.backend as u16;
+    if let Some(tries) = KEY_NAME_TRIES.get_ptr_mut(&scratch.session) {
+        // SAFETY: a map value; a lost race costs one try.
+        let tries = unsafe { &mut *tries };
+        tries.last_seen = scratch.facts.seconds;
+        note_tried(&mut tries.tried, backend);
+        return;
+    }
+    let seconds = scratch.facts.seconds;
+    scratch.name = KeyName {
+        owner: NO_BACKEND,
+        flags: 0,
+        first_seen: seconds,
+        last_seen: seconds,
+        hits: 0,
+        accepted: 0,
+        tried: [NO_BACKEND; TRIES],
+    };
+    scratch.name.tried[0] = backend;
+    let _ = KEY_NAME_TRIES.insert(&scratch.session, &scratch.name, 0);
 }

@@ -21,6 +21,7 @@ mod client;
 mod emit;
 mod forward;
 mod fragment;
+mod hello;
 mod hook;
 mod icmp;
 mod journey;

@@ -10,12 +10,15 @@ use steer_common::{
     counters::Counter,
     shared::{
         Address, Backend, BackendStats, Endpoint, Event, Flow, FlowKey, FragmentKey, FragmentRoute, Hop,
-        LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS, Pending, Session, SessionKey, Settings, Vip,
+        KeyName, LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS, Pending, Session, SessionKey, Settings, Vip,
     },
     wire::{
         ip::Ip,
         tcp::{Edits, Offer, Segment, Walker},
-        tls::{client_hello, server_flight::ExtensionWalker},
+        tls::{
+            client_hello::{Framing, Hello},
+            server_flight::RESYNC_LOOK,
+        },
     },
 };
 
@@ -24,6 +27,13 @@ use crate::forward::Change;
 /// Session key to its owner. Written by `learn`; the agent ages it.
 #[btf_map(name = "sessions")]
 pub(crate) static SESSIONS: LruHashMap<SessionKey, Session, 262_144> = LruHashMap::new();
+/// Names of ticket keys to the backend that has the key. Written by `learn` and, where configured, by the agent, which
+/// ages it.
+#[btf_map(name = "key_names")]
+pub(crate) static KEY_NAMES: LruHashMap<SessionKey, KeyName, 16_384> = LruHashMap::new();
+/// Key names whose owner is not known, and who rejected their tickets. Written here only.
+#[btf_map(name = "key_name_tries")]
+pub(crate) static KEY_NAME_TRIES: LruHashMap<SessionKey, KeyName, 1024> = LruHashMap::new();
 /// Flows whose client acknowledged the first backend. Written here only.
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 262_144> = LruHashMap::new();
@@ -66,9 +76,10 @@ pub(crate) static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
 /// Working memory of the packet at hand.
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
-/// A `Pending` being made, or bytes being summed.
+/// Two buffers of each CPU: for a `Pending` being made, a hello of one packet or bytes being summed, and for a hello
+/// joined from its records.
 #[btf_map(name = "spare")]
-static SPARE: PerCpuArray<Pending, 1> = PerCpuArray::new();
+static SPARE: PerCpuArray<Pending, 2> = PerCpuArray::new();
 
 /// What is known of the packet at hand; handed to the global functions, which take five arguments at most.
 #[repr(C)]
@@ -97,10 +108,18 @@ pub(crate) struct Scratch {
     pub(crate) offer: Offer,
     pub(crate) edits: Edits,
     pub(crate) session: SessionKey,
+    /// A key name being made.
+    pub(crate) name: KeyName,
+    /// First bytes of a backend's segment.
+    pub(crate) look: [u8; RESYNC_LOOK],
     pub(crate) flow: Flow,
     pub(crate) event: Event,
-    pub(crate) hello: [u8; client_hello::LOOKED_AT],
-    pub(crate) extensions: ExtensionWalker,
+    pub(crate) framing: Framing,
+    pub(crate) hello: Hello,
+    /// Contiguous bytes of the client's stream without which the next look at its hello finds nothing new.
+    pub(crate) needed: u32,
+    /// 1: the hello in `hello` lies in `joined`, not where the stream is.
+    pub(crate) in_joined: u32,
     pub(crate) fib: bpf_fib_lookup,
 }
 
@@ -194,6 +213,12 @@ pub(crate) fn scratch() -> Option<&'static mut Scratch> {
 #[inline(always)]
 pub(crate) fn spare() -> Option<*mut Pending> {
     SPARE.get_ptr_mut(0)
+}
+
+/// Another one: a hello without record headers.
+#[inline(always)]
+pub(crate) fn joined() -> Option<*mut Pending> {
+    SPARE.get_ptr_mut(1)
 }
 
 /// Counts one.

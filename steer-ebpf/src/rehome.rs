@@ -3,31 +3,25 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
-    decide::{self, Verdict, hash_id},
     flow::{State, Word},
     ranges::{self, Inserted},
     rehome::{self, DataAct, Progress},
-    session::{SESSION_ID_WORDS, trim},
-    shared::{Event, FLOW_HIT, Flow, Pending, SessionKey, VIP_OBSERVE, options},
-    wire::{
-        ETHERNET_LEN,
-        tls::client_hello::{self, LOOKED_AT, SESSION_ID_AT, Start},
-    },
+    shared::{Event, Flow, Pending, VIP_OBSERVE, options},
+    wire::ETHERNET_LEN,
 };
 
 use crate::{
     buffer::{new_buffer, store_in_buffer},
     client::{copy_flow, forget, nothing_to_learn, settle},
     emit::hop_to,
+    hello::{decide_hello, decide_packet, said, verdict},
     journey::{drop, next},
     lock::{self, unlock},
     maps::{
-        EVENTS, FLOWS, PENDING, Piece, SESSIONS, SETTINGS, SPLICES, Scratch, backend, count, count_backend,
-        count_index, scratch,
+        EVENTS, FLOWS, PENDING, Piece, SETTINGS, SPLICES, Scratch, count, count_index, scratch,
     },
     options::read_options,
     sums::sum_payload,
-    verifier::size,
 };
 
 /// The flow of the packet at hand as the stage before left it: locked by this CPU.
@@ -99,22 +93,15 @@ fn worth_holding(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) ->
     let Piece { offset, from, len, .. } = scratch.piece;
     let mut reason = if bypass { Counter::Bypassed } else { Counter::Observed } as u32;
     scratch.piece.said = said::NEED_MORE;
-    if offset != 0 || bypass {
-        if !passive {
-            return true;
-        }
-    } else {
-        let have = if len as usize > LOOKED_AT { LOOKED_AT } else { len as usize };
-        let Some(n) = size::<LOOKED_AT>(have) else { return true };
-        // SAFETY: at most the array's size.
-        let loaded = unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut scratch.hello).cast(), n) };
-        let said = if loaded == 0 { decide_hello(flow, n) } else { said::NEED_MORE };
-        scratch.piece.said = said;
-        if said & said::FIRST != 0 {
-            reason = said as u32 & 0xffff;
-        } else if !passive {
-            return true;
-        }
+    scratch.needed = 0;
+    if offset == 0 && !bypass {
+        scratch.piece.said = decide_packet(skb, flow, from, len);
+    }
+    let said = scratch.piece.said;
+    if said & said::FIRST != 0 {
+        reason = said as u32 & 0xffff;
+    } else if !passive {
+        return true;
     }
     settle(flow);
     count_index(reason);
@@ -149,13 +136,18 @@ fn hold(skb: *mut __sk_buff, scratch: &mut Scratch, flow: *mut Flow, state: Stat
         unsafe { (*buffer).grown_at = scratch.facts.now };
     }
     // SAFETY: as above.
-    let contiguous = unsafe { ranges::contiguous(&(*buffer).ranges) };
+    let (contiguous, needed) = unsafe { (ranges::contiguous(&(*buffer).ranges), (*buffer).needed) };
     let said = match state {
-        State::Wait => said::NEED_MORE,
         // Decided on already, from the packet.
         State::Established => scratch.piece.said,
-        _ => decide_buffered(flow, buffer, contiguous, scratch),
+        State::Gather if contiguous != 0 && contiguous >= needed => decide_hello(flow, buffer, contiguous, 0),
+        _ => {
+            scratch.needed = needed;
+            said::NEED_MORE
+        }
     };
+    // SAFETY: as above.
+    unsafe { (*buffer).needed = scratch.needed };
     let progress = Progress {
         offset,
         grown: inserted == Inserted::Grown,
@@ -167,7 +159,14 @@ fn hold(skb: *mut __sk_buff, scratch: &mut Scratch, flow: *mut Flow, state: Stat
     };
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
-    match rehome::data(record, state, &progress) {
+    let mut act = rehome::data(record, state, &progress);
+    if let DataAct::Flush(_) = act
+        && state != State::Wait
+        && said == said::NEED_MORE
+    {
+        act = rehome::exit(act, verdict(decide_hello(flow, buffer, contiguous, 1)));
+    }
+    match act {
         DataAct::Hold => {
             unlock(flow, held_state);
             if state == State::Established {
@@ -189,103 +188,6 @@ fn hold(skb: *mut __sk_buff, scratch: &mut Scratch, flow: *mut Flow, state: Stat
         }
     }
 }
-
-/// Decides on what is buffered.
-#[inline(always)]
-fn decide_buffered(flow: *mut Flow, buffer: *mut Pending, contiguous: u32, scratch: &mut Scratch) -> i32 {
-    if contiguous == 0 {
-        return said::NEED_MORE;
-    }
-    // SAFETY: whole arrays of map values, both eight-byte aligned (checked below).
-    unsafe {
-        let from = (&raw const (*buffer).data).cast::<[u64; LOOKED_AT / 8]>();
-        (&raw mut scratch.hello).cast::<[u64; LOOKED_AT / 8]>().write(from.read());
-    }
-    decide_hello(flow, if contiguous as usize > LOOKED_AT { LOOKED_AT as u32 } else { contiguous })
-}
-
-#[inline(always)]
-fn verdict(said: i32) -> Verdict {
-    match said {
-        first if first & said::FIRST != 0 => Verdict::First(reason(first as u32 & 0xffff)),
-        said::NEED_MORE => Verdict::NeedMore,
-        owner => Verdict::Owner(owner as u16),
-    }
-}
-
-const _: () = assert!(core::mem::offset_of!(Pending, data) % 8 == 0);
-const _: () = assert!(core::mem::offset_of!(Scratch, hello) % 8 == 0);
-
-/// The reasons that [`decide_hello`] gives.
-#[inline(always)]
-fn reason(index: u32) -> Counter {
-    const REASONS: [Counter; 9] = [
-        Counter::NotTls,
-        Counter::HelloMalformed,
-        Counter::HelloNoSession,
-        Counter::SessionMiss,
-        Counter::SessionExpired,
-        Counter::SessionHit,
-        Counter::OwnerDown,
-        Counter::OwnerDrained,
-        Counter::Bypassed,
-    ];
-    let mut found = Counter::SessionMiss;
-    for counter in REASONS {
-        if counter as u32 == index {
-            found = counter;
-        }
-    }
-    found
-}
-
-/// What [`decide_hello`] says: an owner's number, or one of these.
-mod said {
-    /// Too few bytes.
-    pub(super) const NEED_MORE: i32 = 0x2_0000;
-    /// The first backend; the counter's index in the lower 16 bits is the reason.
-    pub(super) const FIRST: i32 = 0x1_0000;
-}
-
-/// Decides on the first `have` bytes of the client's stream, which lie in `scratch.hello`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn decide_hello(flow: *mut Flow, have: u32) -> i32 {
-    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return said::NEED_MORE };
-    let first = |reason: Counter| said::FIRST | reason as i32;
-    let len = match client_hello::parse(&scratch.hello, have as usize) {
-        Start::NeedMore => return said::NEED_MORE,
-        Start::NotTls => return first(Counter::NotTls),
-        Start::Malformed => return first(Counter::HelloMalformed),
-        Start::NoSession => {
-            count(Counter::Hello);
-            return first(Counter::HelloNoSession);
-        }
-        Start::Session { len } => len,
-    };
-    count(Counter::Hello);
-    // SAFETY: SESSION_ID_AT + 32 lies inside the array, and at a multiple of four from its aligned start.
-    let mut words =
-        unsafe { (&raw const scratch.hello).cast::<u8>().add(SESSION_ID_AT).cast::<[u32; SESSION_ID_WORDS]>().read() };
-    trim(&mut words, len);
-    scratch.session = SessionKey::from_words(scratch.vip.id, &words, len);
-    // SAFETY: not null, a whole map value that this CPU has locked.
-    let flow = unsafe { &mut *flow };
-    flow.offered_id = hash_id(&words, len);
-    // SAFETY: copied at once.
-    let Some(session) = (unsafe { SESSIONS.get(&scratch.session) }) else { return first(Counter::SessionMiss) };
-    let session = *session;
-    let Some(owner) = backend(session.owner as u32) else { return first(Counter::OwnerDown) };
-    flow.flags |= FLOW_HIT;
-    count_backend(session.owner as u32, |stats| stats.hits += 1);
-    match decide::session(&session, owner, &scratch.vip, flow.first, scratch.facts.seconds) {
-        Verdict::NeedMore => said::NEED_MORE,
-        Verdict::First(reason) => first(reason),
-        Verdict::Owner(owner) => owner as i32,
-    }
-}
-
-const _: () = assert!(SESSION_ID_AT.is_multiple_of(4));
 
 /// Opens the owner, `scratch.backend`, of a flow that this CPU holds: everything that is needed is remembered, a splice
 /// reserved, the flow unlocked.
@@ -335,6 +237,7 @@ pub(crate) fn tell(scratch: &mut Scratch, what: Counter) {
         owner: scratch.flow.owner,
         zero: 0,
         zero2: 0,
+        ticket: [0; 32],
     };
     if EVENTS.output(&scratch.event, 0).is_err() {
         count(Counter::EventsLost);

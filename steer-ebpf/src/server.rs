@@ -9,7 +9,10 @@ use steer_common::{
     rehome::{self, ServerAct},
     shared::{FLOW_LEARNED, FLOW_RESET, Flow, options},
     splice,
-    wire::tcp::{TCP_LEN, flags},
+    wire::{
+        tcp::{TCP_LEN, flags},
+        tls::server_flight::Follow,
+    },
 };
 
 use crate::{
@@ -259,7 +262,7 @@ pub(crate) extern "C" fn judge(skb: *mut __sk_buff) -> i32 {
     }
     splice::open(record, scratch.facts.seq, &scratch.offer);
     record.server_next = record.owner_isn.wrapping_add(1);
-    record.next_record = record.server_next;
+    record.follow = Follow::new(record.server_next);
     // SAFETY: whole records.
     unsafe { copy_flow(&mut scratch.flow, record) };
     scratch.flow.word = Word::new(State::Spliced, expected.wrapping_sub(1)).0;

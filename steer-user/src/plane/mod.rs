@@ -15,8 +15,8 @@ use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use steer_common::{
     counters::Counter,
     shared::{
-        Backend, BackendStats, Endpoint, Flow, FlowKey, FragmentKey, FragmentRoute, LOOKUP_ENTRIES, MAX_BACKENDS,
-        MAX_VIPS, Pending, Session, SessionKey, Settings, Vip,
+        Backend, BackendStats, Endpoint, Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, LOOKUP_ENTRIES,
+        MAX_BACKENDS, MAX_VIPS, Outcomes, Pending, Session, SessionKey, Settings, Vip,
     },
 };
 
@@ -46,6 +46,10 @@ impl Spec {
 const ONE: u32 = 1;
 /// Datagrams whose fragments are followed at a time.
 const FRAGMENTS: u32 = 1024;
+/// Names of ticket keys: a handful a backend, unless its tickets have none and each looks like another.
+const KEY_NAMES: u32 = 16_384;
+/// Unknown key names whose owner is searched at a time.
+const KEY_NAME_TRIES: u32 = 1024;
 /// Bytes of the `events` ring.
 const EVENTS_BYTES: u32 = 262_144;
 
@@ -54,6 +58,8 @@ fn specs(sizes: &Sizes) -> Vec<Spec> {
     use aya::maps::MapType::{Array, Hash, LruHash, PerCpuArray, RingBuf};
     vec![
         Spec::of::<SessionKey, Session>("sessions", LruHash, sizes.sessions),
+        Spec::of::<SessionKey, KeyName>("key_names", LruHash, KEY_NAMES),
+        Spec::of::<SessionKey, KeyName>("key_name_tries", LruHash, KEY_NAME_TRIES),
         Spec::of::<FlowKey, Flow>("flows", LruHash, sizes.flows),
         Spec::of::<FlowKey, Flow>("splices", Hash, sizes.splices),
         Spec::of::<FlowKey, Flow>("handshakes", LruHash, sizes.handshakes),
@@ -91,6 +97,10 @@ const CONFIGURED: &str = "configured";
 pub struct Plane {
     /// Who holds which session.
     pub sessions: Table<SessionKey, Session>,
+    /// Who holds which ticket key.
+    pub key_names: Table<SessionKey, KeyName>,
+    /// Key names whose owner is searched.
+    pub key_name_tries: Table<SessionKey, KeyName>,
     /// Established flows.
     pub flows: Table<FlowKey, Flow>,
     /// Re-homed flows.
@@ -117,6 +127,8 @@ impl Plane {
         dir.require()?;
         Ok(Self {
             sessions: Table::open(dir, "sessions")?,
+            key_names: Table::open(dir, "key_names")?,
+            key_name_tries: Table::open(dir, "key_name_tries")?,
             flows: Table::open(dir, "flows")?,
             splices: Table::open(dir, "splices")?,
             handshakes: Table::open(dir, "handshakes")?,
@@ -222,13 +234,22 @@ where
     opened.with_context(|| format!("open the pinned map {}", dir.map(name).display()))
 }
 
+fn outcomes(a: Outcomes, b: Outcomes) -> Outcomes {
+    Outcomes {
+        accepted: a.accepted + b.accepted,
+        rejected: a.rejected + b.rejected,
+        not_offered: a.not_offered + b.not_offered,
+    }
+}
+
 fn sum(a: BackendStats, b: &BackendStats) -> BackendStats {
     BackendStats {
         flows: a.flows + b.flows,
         rehomed: a.rehomed + b.rehomed,
         learned: a.learned + b.learned,
         hits: a.hits + b.hits,
-        resumed: a.resumed + b.resumed,
+        tls12: outcomes(a.tls12, b.tls12),
+        tls13: outcomes(a.tls13, b.tls13),
         packets: a.packets + b.packets,
         bytes: a.bytes + b.bytes,
     }

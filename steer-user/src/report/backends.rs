@@ -113,7 +113,7 @@ impl BackendReport {
             rehomed: stats.rehomed,
             learned: stats.learned,
             hits: stats.hits,
-            resumed: stats.resumed,
+            resumed: stats.tls12.accepted + stats.tls13.accepted,
             packets: stats.packets,
             bytes: stats.bytes,
         })

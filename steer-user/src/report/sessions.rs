@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn key() -> SessionKey {
-        SessionKey::session_id(0, &[0xab, 0xcd, 0xef, 0x01, 0x23, 0x45]).unwrap()
+        SessionKey::new(0, Kind::SessionId, &[0xab, 0xcd, 0xef, 0x01, 0x23, 0x45]).unwrap()
     }
 
     #[track_caller]

@@ -7,6 +7,7 @@ use aya::maps::{HashMap, Map, MapData};
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
+    session::Kind,
     shared::{
         Address, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, FLOW_LEARNED, Flow, FlowKey, Hop, LOOKUP_HALVES,
         LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session, SessionKey, Settings, Vip, options,
@@ -261,10 +262,12 @@ impl World {
             flow_timeout: 7860,
             mss: given.vip_mss,
             owner_tries: 3,
+            name_len: 16,
+            ..Vip::default()
         };
         plane.vips.insert(&endpoint(ends.vip), &vip)?;
         if let Some(id) = &given.session {
-            let key = SessionKey::session_id(ends.vip_id, id).context("a session ID")?;
+            let key = SessionKey::new(ends.vip_id, Kind::SessionId, id).context("a session ID")?;
             let session = Session { owner: ends.owner_id, first_seen: now, last_seen: now, ..Session::default() };
             plane.sessions.insert(&key, &session)?;
         }

@@ -1,10 +1,34 @@
-//! The ClientHello up to its session ID (RFC 5246 7.4.1.2).
+//! The ClientHello (RFC 5246 7.4.1.2, RFC 8446 4.1.2): what in it could name a session, wherever it lies.
+//!
+//! A stream is first framed: [`start`] says whether its first record holds the whole message, as nearly always; where
+//! the message is split over records, [`Framing`] joins it. [`Hello`] then walks over one contiguous message, one small
+//! step at a time, so that the kernel can verify a step once. All offsets are bytes from the start of a [`Stream`].
 
-use super::{MAJOR, RECORD_HEADER, SESSION_ID_LEN_AT, content, handshake};
+use super::{MAJOR, RECORD_HEADER, RECORD_MAX, SESSION_ID_LEN_AT, Version, content, extension, handshake};
 use crate::session::SESSION_ID_MAX;
 
-/// Bytes of a client's stream that [`parse`] looks at.
-pub const LOOKED_AT: usize = 128;
+/// Size of the buffer that a hello is read in, bytes: a power of two.
+pub const STREAM: usize = 16 * 1024;
+const MASK: usize = STREAM - 1;
+
+/// A client's stream from its first byte, or a handshake message without record headers.
+pub type Stream = [u8; STREAM];
+
+/// PSK identities that are looked at; a hello with more is legal, and its others are not seen.
+pub const PSK_IDENTITIES: usize = 4;
+/// Steps that a walk takes at most: one for each extension, supported version and PSK identity. Real hellos need 40.
+pub const HELLO_STEPS: u32 = 160;
+/// Steps that [`Framing`] takes at most: one for each record header and each [`PIECE`] of a record.
+pub const FRAMING_STEPS: u32 = 640;
+/// Bytes that [`Framing`] copies in one step at most.
+pub const PIECE: u32 = 64;
+
+/// Where the session ID stands, bytes from the start of the client's stream, if the first record holds it.
+pub const SESSION_ID_AT: usize = SESSION_ID_LEN_AT + 1;
+/// Length of a handshake message's header: type 1, length 3 (RFC 5246 7.4).
+const MESSAGE_HEADER: u32 = 4;
+/// Where the length of the session ID stands in the message: header 4, version 2, random 32.
+const ID_LEN_IN_MESSAGE: u32 = (SESSION_ID_LEN_AT - RECORD_HEADER) as u32;
 
 /// What the first bytes of a client's stream are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,22 +39,18 @@ pub enum Start {
     NotTls,
     /// TLS, but with lengths that cannot be.
     Malformed,
-    /// A hello without a session ID.
-    NoSession,
-    /// A hello with a session ID of `len` bytes at [`SESSION_ID_AT`].
-    Session {
-        /// Length of the session ID, 1..=32 bytes.
-        len: usize,
+    /// The message lies in the first record: it starts at byte 5 and has `len` bytes with its header.
+    OneRecord {
+        /// Length, bytes.
+        len: u32,
     },
+    /// The message is split over records.
+    Split,
 }
 
-/// Where the session ID stands, bytes from the start of the client's stream.
-pub const SESSION_ID_AT: usize = SESSION_ID_LEN_AT + 1;
-
-/// Reads the first `have` bytes of a client's stream.
+/// Judges the first `have` bytes of a client's stream.
 #[inline(always)]
-pub fn parse(stream: &[u8; LOOKED_AT], have: usize) -> Start {
-    let b = stream;
+pub fn start(b: &Stream, have: u32) -> Start {
     if have == 0 {
         return Start::NeedMore;
     }
@@ -38,19 +58,372 @@ pub fn parse(stream: &[u8; LOOKED_AT], have: usize) -> Start {
     if b[0] != content::HANDSHAKE || (have > 1 && b[1] != MAJOR) || (have > 5 && b[5] != handshake::CLIENT_HELLO) {
         return Start::NotTls;
     }
-    if have <= SESSION_ID_LEN_AT {
+    if have <= RECORD_HEADER as u32 {
         return Start::NeedMore;
     }
-    if b[9] != MAJOR {
+    let record = u16::from_be_bytes([b[3], b[4]]) as u32;
+    if record == 0 || record > RECORD_MAX {
         return Start::Malformed;
     }
-    let len = b[SESSION_ID_LEN_AT] as usize;
-    let record = u16::from_be_bytes([b[3], b[4]]) as usize;
-    if len > SESSION_ID_MAX || RECORD_HEADER + record < SESSION_ID_AT + len {
+    if record < MESSAGE_HEADER {
+        return Start::Split;
+    }
+    if have < RECORD_HEADER as u32 + MESSAGE_HEADER {
+        return Start::NeedMore;
+    }
+    let len = MESSAGE_HEADER + u32::from_be_bytes([0, b[6], b[7], b[8]]);
+    if len <= ID_LEN_IN_MESSAGE {
         return Start::Malformed;
     }
-    if len == 0 {
-        return Start::NoSession;
+    if len > record { Start::Split } else { Start::OneRecord { len } }
+}
+
+/// The length of the session ID at [`SESSION_ID_AT`] where the first record holds it whole; 0 where there is none to be
+/// seen there.
+#[inline(always)]
+pub fn early_session_id(b: &Stream, have: u32) -> u32 {
+    let len = b[SESSION_ID_LEN_AT] as u32;
+    let end = SESSION_ID_AT as u32 + len;
+    let record_end = RECORD_HEADER as u32 + u16::from_be_bytes([b[3], b[4]]) as u32;
+    if len > SESSION_ID_MAX as u32 || end > have || end > record_end || b[9] != MAJOR { 0 } else { len }
+}
+
+/// A message that is split over records, being joined.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Framing {
+    /// Bytes of the stream at hand.
+    pub have: u32,
+    /// Next byte of the stream to look at.
+    pub at: u32,
+    /// Bytes left of the record at hand.
+    pub left: u32,
+    /// Bytes of the message joined so far.
+    pub joined: u32,
+    /// Length of the message with its header; 0: not known yet.
+    pub len: u32,
+    /// Bytes of the stream without which the next look finds nothing new.
+    pub needed: u32,
+}
+
+/// What one step of [`Framing`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// Step on.
+    More,
+    /// The message is whole.
+    Whole,
+    /// The bytes at hand end before the message does.
+    NeedMore,
+    /// What follows is no record of a handshake.
+    Malformed,
+}
+
+impl Framing {
+    /// Copies a piece of the message from `from`, the stream, to `to`, or reads the next record header.
+    #[inline(always)]
+    pub fn step(&mut self, from: &Stream, to: &mut Stream) -> Joined {
+        if self.len == 0 && self.joined >= MESSAGE_HEADER {
+            self.len = MESSAGE_HEADER + u32::from_be_bytes([0, to[1], to[2], to[3]]);
+            if to[0] != handshake::CLIENT_HELLO || self.len <= ID_LEN_IN_MESSAGE {
+                return Joined::Malformed;
+            }
+        }
+        if self.len != 0 && self.joined >= self.len {
+            return Joined::Whole;
+        }
+        if self.have > STREAM as u32 || self.at > self.have {
+            return Joined::Malformed;
+        }
+        let there = self.have - self.at;
+        if self.left == 0 {
+            if there < RECORD_HEADER as u32 {
+                self.needed = self.at + RECORD_HEADER as u32;
+                return Joined::NeedMore;
+            }
+            let b = |i: u32| from[(self.at + i) as usize & MASK];
+            let record = u16::from_be_bytes([b(3), b(4)]) as u32;
+            if b(0) != content::HANDSHAKE || b(1) != MAJOR || record == 0 || record > RECORD_MAX {
+                return Joined::Malformed;
+            }
+            self.left = record;
+            self.at += RECORD_HEADER as u32;
+            return Joined::More;
+        }
+        if there == 0 {
+            self.needed = self.at + self.left;
+            return Joined::NeedMore;
+        }
+        // The header alone first: the length says how much is the message's.
+        let wanted = if self.len == 0 { MESSAGE_HEADER - self.joined } else { self.len - self.joined };
+        let n = wanted.min(self.left).min(there).min(PIECE);
+        for i in 0..PIECE {
+            if i >= n {
+                break;
+            }
+            to[(self.joined + i) as usize & MASK] = from[(self.at + i) as usize & MASK];
+        }
+        self.at += n;
+        self.left -= n;
+        self.joined += n;
+        Joined::More
     }
-    if have < SESSION_ID_AT + len { Start::NeedMore } else { Start::Session { len } }
+}
+
+/// Where something stands.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// First byte.
+    pub at: u32,
+    /// Length, bytes; 0: it is not there.
+    pub len: u32,
+}
+
+/// What a ClientHello offers, and the walk that finds it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hello {
+    /// Next byte to look at.
+    at: u32,
+    /// One past the last byte of the message that is at hand.
+    pub end: u32,
+    /// One past the last extension.
+    extensions_end: u32,
+    /// The list being walked (`list`), 0: none.
+    list: u32,
+    /// One past its last byte.
+    list_end: u32,
+    /// Where the walk goes on behind it.
+    after_list: u32,
+    /// legacy_version as on the wire.
+    pub legacy_version: u32,
+    /// Highest known version of supported_versions, 0: none.
+    pub supported_version: u32,
+    /// The session ID.
+    pub session_id: Span,
+    /// The ticket of TLS 1.2 (RFC 5077 3.2).
+    pub ticket: Span,
+    /// The server name (RFC 6066 3).
+    pub server_name: Span,
+    /// The first PSK identities (RFC 8446 4.2.11).
+    pub psk: [Span; PSK_IDENTITIES],
+    /// How many PSK identities there are; those behind the first [`PSK_IDENTITIES`] are not in `psk`.
+    pub psk_count: u32,
+    /// 1: Encrypted Client Hello, or its grease, is there (RFC 9849).
+    pub ech: u32,
+}
+
+/// What one step of the walk found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walk {
+    /// Step on.
+    More,
+    /// The message is read to its end.
+    Done,
+    /// The bytes at hand end before the message does.
+    Cut,
+    /// Lengths that cannot be.
+    Malformed,
+}
+
+/// Lists inside of extensions.
+mod list {
+    pub(super) const VERSIONS: u32 = 1;
+    pub(super) const IDENTITIES: u32 = 2;
+}
+
+impl Hello {
+    /// Begins a walk over the message of `len` bytes that starts at `base`; `end` is one past the last byte of it that
+    /// is at hand. Reads what stands before the extensions.
+    #[inline(always)]
+    pub fn begin(&mut self, b: &Stream, base: u32, len: u32, end: u32) -> Walk {
+        *self = Self::default();
+        let message_end = base.wrapping_add(len);
+        self.end = end.min(message_end).min(STREAM as u32);
+        let id_len_at = base + ID_LEN_IN_MESSAGE;
+        if self.end <= id_len_at {
+            return Walk::Cut;
+        }
+        let byte = |i: u32| b[i as usize & MASK];
+        self.legacy_version = u16::from_be_bytes([byte(base + 4), byte(base + 5)]) as u32;
+        if byte(base + 4) != MAJOR {
+            return Walk::Malformed;
+        }
+        let id_len = byte(id_len_at) as u32;
+        let suites_at = id_len_at + 1 + id_len;
+        if id_len > SESSION_ID_MAX as u32 || suites_at + 2 > message_end {
+            return Walk::Malformed;
+        }
+        if suites_at > self.end {
+            return Walk::Cut;
+        }
+        self.session_id = Span { at: id_len_at + 1, len: id_len };
+        if suites_at + 2 > self.end {
+            return Walk::Cut;
+        }
+        let methods_at = suites_at + 2 + u16::from_be_bytes([byte(suites_at), byte(suites_at + 1)]) as u32;
+        if methods_at + 1 > message_end {
+            return Walk::Malformed;
+        }
+        if methods_at + 1 > self.end {
+            return Walk::Cut;
+        }
+        let extensions_at = methods_at + 1 + byte(methods_at) as u32;
+        if extensions_at == message_end {
+            return Walk::Done;
+        }
+        if extensions_at + 2 > message_end {
+            return Walk::Malformed;
+        }
+        if extensions_at + 2 > self.end {
+            return Walk::Cut;
+        }
+        self.at = extensions_at + 2;
+        self.extensions_end = self.at + u16::from_be_bytes([byte(extensions_at), byte(extensions_at + 1)]) as u32;
+        if self.extensions_end > message_end {
+            return Walk::Malformed;
+        }
+        Walk::More
+    }
+
+    /// Looks at the next extension, supported version or PSK identity.
+    #[inline(always)]
+    pub fn step(&mut self, b: &Stream) -> Walk {
+        match self.list {
+            list::VERSIONS => self.version(b),
+            list::IDENTITIES => self.identity(b),
+            _ => self.extension(b),
+        }
+    }
+
+    #[inline(always)]
+    fn extension(&mut self, b: &Stream) -> Walk {
+        let (at, end) = (self.at, self.end);
+        if at >= self.extensions_end {
+            return Walk::Done;
+        }
+        if at + 4 > self.extensions_end {
+            return Walk::Malformed;
+        }
+        if at + 4 > end {
+            return Walk::Cut;
+        }
+        let number = |i: u32| u16::from_be_bytes([b[(at + i) as usize & MASK], b[(at + i + 1) as usize & MASK]]);
+        let (kind, len) = (number(0), number(2) as u32);
+        let (body, next) = (at + 4, at + 4 + len);
+        if next > self.extensions_end {
+            return Walk::Malformed;
+        }
+        self.at = next;
+        match kind {
+            extension::SESSION_TICKET => self.ticket = Span { at: body, len },
+            extension::ENCRYPTED_CLIENT_HELLO => self.ech = 1,
+            extension::SERVER_NAME if len >= 5 && body + 5 <= end => {
+                let name_len = number(7) as u32;
+                // One name, of type host_name.
+                if b[(at + 6) as usize & MASK] == 0 && 5 + name_len <= len {
+                    self.server_name = Span { at: body + 5, len: name_len };
+                }
+            }
+            extension::SUPPORTED_VERSIONS if len >= 1 && body < end => {
+                let list_len = b[body as usize & MASK] as u32;
+                return self.enter(list::VERSIONS, body + 1, list_len, next);
+            }
+            extension::PRE_SHARED_KEY if len >= 2 && body + 2 <= end => {
+                return self.enter(list::IDENTITIES, body + 2, number(4) as u32, next);
+            }
+            _ => {}
+        }
+        Walk::More
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, list: u32, at: u32, len: u32, next: u32) -> Walk {
+        if at + len > next {
+            return Walk::Malformed;
+        }
+        (self.list, self.at, self.list_end, self.after_list) = (list, at, at + len, next);
+        Walk::More
+    }
+
+    #[inline(always)]
+    fn leave_list(&mut self) -> Walk {
+        (self.list, self.at) = (0, self.after_list);
+        Walk::More
+    }
+
+    #[inline(always)]
+    fn version(&mut self, b: &Stream) -> Walk {
+        let at = self.at;
+        if at + 2 > self.list_end {
+            return self.leave_list();
+        }
+        if at + 2 > self.end {
+            return Walk::Cut;
+        }
+        let version = u16::from_be_bytes([b[at as usize & MASK], b[(at + 1) as usize & MASK]]);
+        if Version::from_wire(version).is_some() && version as u32 > self.supported_version {
+            self.supported_version = version as u32;
+        }
+        self.at = at + 2;
+        Walk::More
+    }
+
+    #[inline(always)]
+    fn identity(&mut self, b: &Stream) -> Walk {
+        /// The age of a ticket, behind it.
+        const AGE: u32 = 4;
+        let at = self.at;
+        if at >= self.list_end {
+            return self.leave_list();
+        }
+        if at + 2 > self.list_end {
+            return Walk::Malformed;
+        }
+        if at + 2 > self.end {
+            return Walk::Cut;
+        }
+        let len = u16::from_be_bytes([b[at as usize & MASK], b[(at + 1) as usize & MASK]]) as u32;
+        if at + 2 + len + AGE > self.list_end {
+            return Walk::Malformed;
+        }
+        let index = self.psk_count as usize;
+        if index < PSK_IDENTITIES {
+            self.psk[index & (PSK_IDENTITIES - 1)] = Span { at: at + 2, len };
+        }
+        self.psk_count += 1;
+        self.at = at + 2 + len + AGE;
+        Walk::More
+    }
+
+    /// The highest version that the client speaks, as on the wire: of supported_versions, else legacy_version, which
+    /// says no more than TLS 1.2 (RFC 8446 4.1.2).
+    #[inline(always)]
+    pub fn version_offered(&self) -> u16 {
+        const TLS12: u32 = Version::Tls12 as u32;
+        let version = if self.supported_version != 0 { self.supported_version } else { self.legacy_version.min(TLS12) };
+        version as u16
+    }
+
+    /// Whether the first bytes of `span`, at most `n` of them, are at hand.
+    #[inline(always)]
+    pub fn at_hand(&self, span: Span, n: u32) -> bool {
+        span.len != 0 && span.at + span.len.min(n) <= self.end
+    }
+}
+
+/// Copies the first bytes of `span` as words in memory order, zero behind its end; `skip` bytes of it are left out.
+/// Returns how many bytes were copied: at most 32.
+#[inline(always)]
+pub fn words(b: &Stream, span: Span, skip: u32) -> ([u32; 8], u32) {
+    let len = span.len.saturating_sub(skip).min(SESSION_ID_MAX as u32);
+    let at = span.at + skip;
+    let mut words = [0u32; 8];
+    for (i, word) in words.iter_mut().enumerate() {
+        let byte = |j: usize| b[(at as usize + i * 4 + j) & MASK];
+        *word = u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)]);
+    }
+    crate::session::trim(&mut words, len as usize);
+    (words, len)
 }

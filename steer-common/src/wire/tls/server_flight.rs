@@ -1,142 +1,421 @@
-//! A backend's first flight: its ServerHello and the records that follow it (RFC 5246 7.4.1.3, RFC 8446 4.1.3).
+//! A backend's handshake in clear: its ServerHello, its NewSessionTicket in TLS 1.2, and how it ends.
+//!
+//! [`Follow`] reads the stream as it passes, segment by segment, one field at a time: nothing is buffered, and a field
+//! may be cut anywhere, by a segment's end or by a record's. Fields of interest are collected in a few bytes of the
+//! flow's record, everything else is passed over by its length.
 
-use super::{MAJOR, RECORD_HEADER, SESSION_ID_LEN_AT, content, handshake};
-use crate::session::SESSION_ID_MAX;
+use super::{MAJOR, RECORD_HEADER, RECORD_MAX, Version, content, extension, handshake};
+use crate::session::{Kind, SESSION_ID_MAX};
 
-/// Bytes of a backend's stream that the ServerHello parser looks at: a power of two.
-pub const LOOKED_AT: usize = 512;
-const MASK: usize = LOOKED_AT - 1;
+/// Steps over one segment: one for each field. A full flight takes 40.
+pub const FOLLOW_STEPS: u32 = 96;
+/// Bytes of a backend's stream after which nothing more is expected of its handshake.
+pub const GIVE_UP: u32 = 64 * 1024;
+/// Bytes that [`Follow::resync`] looks at.
+pub const RESYNC_LOOK: usize = 16;
+/// Longest record with what encryption adds, bytes (RFC 5246 6.2.3).
+const RECORD_CIPHERTEXT_MAX: u32 = RECORD_MAX + 2048;
+/// First 8 bytes of the random that makes a ServerHello a HelloRetryRequest (RFC 8446 4.1.3).
+const RETRY_RANDOM: [u8; 8] = [0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11];
 
-/// Extension supported_versions (RFC 8446 4.2.1).
-const SUPPORTED_VERSIONS: u16 = 43;
-/// Wire code of TLS 1.3.
-const TLS13: u16 = 0x0304;
-/// Extensions walked; a ServerHello has a handful.
-pub const MAX_EXTENSIONS: u32 = 24;
-/// Where the session ID of a ServerHello stands, bytes from the start of the backend's stream.
-pub const SESSION_ID_AT: usize = SESSION_ID_LEN_AT + 1;
-
-/// A ServerHello as far as its session goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerHello {
-    /// Not a ServerHello, or one that is not whole in these bytes up to its session ID.
-    None,
-    /// Without a session ID.
-    NoSession,
-    /// With a session ID of `len` bytes at [`SESSION_ID_AT`]; extensions start at `extensions`.
-    Session {
-        /// Length of the session ID, 1..=32 bytes.
-        len: usize,
-        /// Where the first extension starts; 0 where there is none.
-        extensions: usize,
-        /// Where the message ends, no further than the bytes at hand.
-        end: usize,
-    },
+/// Bits of [`Follow::seen`].
+pub mod seen {
+    /// A ServerHello was read whole.
+    pub const HELLO: u8 = 1;
+    /// The ServerHello at hand is a HelloRetryRequest.
+    pub const RETRY: u8 = 2;
+    /// The ServerHello at hand selects a PSK.
+    pub const PSK: u8 = 4;
+    /// What followed it says: a full handshake.
+    pub const FULL: u8 = 8;
+    /// What followed it says: a resumption.
+    pub const RESUMED: u8 = 0x10;
+    /// Bytes were missed.
+    pub const HOLE: u8 = 0x20;
 }
 
-/// Reads the first `have` bytes of a backend's stream.
-#[inline(always)]
-pub fn parse(stream: &[u8; LOOKED_AT], have: usize) -> ServerHello {
-    let b = stream;
-    if have <= SESSION_ID_LEN_AT
-        || b[0] != content::HANDSHAKE
-        || b[1] != MAJOR
-        || b[5] != handshake::SERVER_HELLO
-        || b[9] != MAJOR
-    {
-        return ServerHello::None;
-    }
-    let len = b[SESSION_ID_LEN_AT] as usize;
-    if len == 0 {
-        return ServerHello::NoSession;
-    }
-    if len > SESSION_ID_MAX || have < SESSION_ID_AT + len {
-        return ServerHello::None;
-    }
-    let message_end = RECORD_HEADER + 4 + u16::from_be_bytes([b[7], b[8]]) as usize;
-    let end = if message_end < have { message_end } else { have };
-    // Behind the ID: cipher suite 2, compression method 1, length of extensions 2.
-    let extensions = SESSION_ID_AT + len + 5;
-    ServerHello::Session { len, extensions: if extensions < message_end { extensions } else { 0 }, end }
-}
-
-/// A walk over the extensions of a ServerHello, one step at a time.
+/// How far a backend's stream was read. Value in [`crate::shared::Flow`].
 #[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct ExtensionWalker {
-    /// The backend's stream from its first byte.
-    pub stream: [u8; LOOKED_AT],
-    /// Where the next extension starts.
-    pub offset: u32,
-    /// Where the message ends, no further than the bytes at hand.
-    pub end: u32,
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Follow {
+    /// Sequence number (the backend's own) of the next byte to be read.
+    pub next: u32,
+    /// Bytes of the message at hand to pass over before the next field.
+    pub skip: u32,
+    /// Bytes left of the message at hand.
+    pub message_left: u32,
+    /// Bytes left of the record at hand.
+    pub record_left: u16,
+    /// Version the backend chose, as on the wire; 0: no ServerHello yet.
+    pub version: u16,
+    /// Index of the PSK that the backend selected.
+    pub selected: u16,
+    /// The field being collected.
+    pub field: u8,
+    /// Its length, bytes.
+    pub want: u8,
+    /// How much of it is there, bytes.
+    pub have: u8,
+    /// How much of the record header is there, bytes.
+    pub header_have: u8,
+    /// Content type of the record at hand.
+    pub content: u8,
+    /// Any of [`seen`].
+    pub seen: u8,
+    /// The identifier that the backend issued: a session ID, or the first bytes of a ticket, zero behind its end.
+    pub lesson: [u8; 32],
+    /// The record header.
+    pub header: [u8; 8],
+    /// A short field.
+    pub bytes: [u8; 8],
+    /// Kind of the lesson ([`Kind`]), 0: none.
+    pub lesson_kind: u8,
+    /// Length of the lesson, bytes.
+    pub lesson_len: u8,
+    /// Always zero.
+    pub zero: [u8; 2],
 }
 
-/// What one step over the extensions found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extension {
-    /// Another extension; walk on.
-    Other,
-    /// The server negotiated TLS 1.3.
-    Tls13,
-    /// No more extensions.
-    Done,
+/// Fields, as numbers in [`Follow::field`].
+mod field {
+    pub(super) const MESSAGE_HEADER: u8 = 0;
+    pub(super) const VERSION: u8 = 1;
+    pub(super) const RANDOM: u8 = 2;
+    pub(super) const ID_LEN: u8 = 3;
+    pub(super) const ID: u8 = 4;
+    pub(super) const EXTENSIONS_LEN: u8 = 5;
+    pub(super) const EXTENSION: u8 = 6;
+    pub(super) const SUPPORTED_VERSION: u8 = 7;
+    pub(super) const SELECTED_PSK: u8 = 8;
+    pub(super) const TICKET_LEN: u8 = 9;
+    pub(super) const TICKET: u8 = 10;
 }
 
-impl ExtensionWalker {
-    /// Looks at the extension at `offset` and moves behind it.
-    #[inline(always)]
-    pub fn step(&mut self) -> Extension {
-        let at = self.offset as usize & MASK;
-        if at as u32 + 6 > self.end || at as u32 != self.offset {
-            return Extension::Done;
-        }
-        let b = |i: usize| self.stream[(at + i) & MASK];
-        let kind = u16::from_be_bytes([b(0), b(1)]);
-        let len = u16::from_be_bytes([b(2), b(3)]);
-        if kind == SUPPORTED_VERSIONS && u16::from_be_bytes([b(4), b(5)]) == TLS13 {
-            return Extension::Tls13;
-        }
-        self.offset = at as u32 + 4 + len as u32;
-        Extension::Other
-    }
-}
-
-/// A record of a backend's stream, by its first [`RECORD_LOOK`] bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Record {
-    /// A handshake message other than NewSessionTicket, or the middle of one.
-    Handshake,
-    /// NewSessionTicket: the server has authenticated the client.
-    NewSessionTicket,
-    /// ChangeCipherSpec: the server has authenticated the client (TLS 1.2 and below).
+/// Why nothing more is to be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The backend's ChangeCipherSpec: in TLS 1.2 and below it has authenticated the client.
     ChangeCipherSpec,
-    /// Application data.
-    ApplicationData,
-    /// An alert: the handshake failed.
+    /// A ServerHello of TLS 1.3: all that follows is encrypted.
+    Tls13,
+    /// An alert.
     Alert,
-    /// No record of TLS.
-    Unknown,
+    /// Application data, or no TLS that we know.
+    Other,
 }
 
-/// Bytes that [`record`] looks at.
-pub const RECORD_LOOK: usize = 6;
+/// What one step of [`Follow`] read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// Step on.
+    More,
+    /// The segment is read to its end.
+    NeedMore,
+    /// A ServerHello of TLS 1.2 or below is read; its session ID, if it has one, is the lesson.
+    ServerHello,
+    /// A HelloRetryRequest is read.
+    Retry,
+    /// A NewSessionTicket begins; its first bytes are the lesson.
+    Ticket,
+    /// Nothing more is to be read.
+    End(End),
+}
 
-/// Classifies the record that starts with these bytes; also returns its whole length with header, bytes.
-#[inline(always)]
-pub fn record(b: &[u8; RECORD_LOOK]) -> (Record, usize) {
-    let len = RECORD_HEADER + u16::from_be_bytes([b[3], b[4]]) as usize;
-    if b[1] != MAJOR {
-        return (Record::Unknown, len);
+/// A segment's payload.
+pub trait Segment {
+    /// Copies `n` bytes at `from` of the payload to `to[at..]`; false where that cannot be. `n` is at least 1 and
+    /// `at + n` at most `N`, a power of two.
+    fn copy<const N: usize>(&mut self, to: &mut [u8; N], at: u32, from: u32, n: u32) -> bool;
+}
+
+/// On the host a payload is a slice.
+impl Segment for &[u8] {
+    fn copy<const N: usize>(&mut self, to: &mut [u8; N], at: u32, from: u32, n: u32) -> bool {
+        let (at, from, n) = (at as usize, from as usize, n as usize);
+        let (Some(to), Some(from)) = (to.get_mut(at..at + n), self.get(from..from + n)) else { return false };
+        to.copy_from_slice(from);
+        true
     }
-    let record = match b[0] {
-        content::HANDSHAKE if b[5] == handshake::NEW_SESSION_TICKET => Record::NewSessionTicket,
-        content::HANDSHAKE => Record::Handshake,
-        // RFC 5246 7.1: one byte of value 1.
-        content::CHANGE_CIPHER_SPEC if len == RECORD_HEADER + 1 && b[5] == 1 => Record::ChangeCipherSpec,
-        content::APPLICATION_DATA => Record::ApplicationData,
-        content::ALERT => Record::Alert,
-        _ => Record::Unknown,
-    };
-    (record, len)
+}
+
+impl Follow {
+    /// Before the first byte, whose sequence number is `next`.
+    #[inline(always)]
+    pub fn new(next: u32) -> Self {
+        Self { next, want: 4, ..Self::default() }
+    }
+
+    /// Reads the next field of a segment whose payload of `len` bytes starts at `seq`. What lies before
+    /// [`Follow::next`] was read already.
+    #[inline(always)]
+    pub fn step(&mut self, segment: &mut impl Segment, seq: u32, len: u32) -> Told {
+        let at = self.next.wrapping_sub(seq);
+        if at >= len {
+            return Told::NeedMore;
+        }
+        let there = len - at;
+        if self.record_left == 0 {
+            return self.record_header(segment, at, there);
+        }
+        let there = there.min(self.record_left as u32);
+        if self.content != content::HANDSHAKE {
+            self.consume(there);
+            return Told::More;
+        }
+        if self.skip > self.message_left {
+            return Told::End(End::Other);
+        }
+        if self.skip != 0 {
+            let n = there.min(self.skip);
+            self.skip -= n;
+            self.consume_message(n);
+            return self.behind_field();
+        }
+        let (want, have) = (self.want as u32, self.have as u32);
+        if have >= want {
+            return Told::End(End::Other);
+        }
+        let n = there.min(want - have);
+        let of_message = self.field != field::MESSAGE_HEADER;
+        if of_message && want - have > self.message_left {
+            return Told::End(End::Other);
+        }
+        let copied = if matches!(self.field, field::ID | field::TICKET) {
+            segment.copy(&mut self.lesson, have, at, n)
+        } else {
+            segment.copy(&mut self.bytes, have, at, n)
+        };
+        if !copied {
+            return Told::End(End::Other);
+        }
+        self.have = (have + n) as u8;
+        if of_message {
+            self.consume_message(n);
+        } else {
+            self.consume(n);
+        }
+        if self.have < self.want {
+            return Told::More;
+        }
+        self.have = 0;
+        self.read()
+    }
+
+    #[inline(always)]
+    fn consume(&mut self, n: u32) {
+        self.next = self.next.wrapping_add(n);
+        self.record_left = (self.record_left as u32).wrapping_sub(n) as u16;
+    }
+
+    #[inline(always)]
+    fn consume_message(&mut self, n: u32) {
+        self.consume(n);
+        self.message_left = self.message_left.wrapping_sub(n);
+    }
+
+    #[inline(always)]
+    fn record_header(&mut self, segment: &mut impl Segment, at: u32, there: u32) -> Told {
+        let have = self.header_have as u32;
+        if have >= RECORD_HEADER as u32 {
+            return Told::End(End::Other);
+        }
+        let n = there.min(RECORD_HEADER as u32 - have);
+        if !segment.copy(&mut self.header, have, at, n) {
+            return Told::End(End::Other);
+        }
+        self.next = self.next.wrapping_add(n);
+        if have + n < RECORD_HEADER as u32 {
+            self.header_have = (have + n) as u8;
+            return Told::More;
+        }
+        self.header_have = 0;
+        let h = &self.header;
+        let len = u16::from_be_bytes([h[3], h[4]]) as u32;
+        if h[1] != MAJOR || len == 0 || len > RECORD_CIPHERTEXT_MAX {
+            return Told::End(End::Other);
+        }
+        self.content = h[0];
+        self.record_left = len as u16;
+        let within_message = self.message_left != 0 || self.have != 0;
+        match self.content {
+            content::HANDSHAKE => Told::More,
+            content::ALERT => Told::End(End::Alert),
+            // Of the middlebox compatibility mode, behind a HelloRetryRequest (RFC 8446 D.4).
+            content::CHANGE_CIPHER_SPEC if self.version == Version::Tls13 as u16 && !within_message => Told::More,
+            content::CHANGE_CIPHER_SPEC if len == 1 && !within_message => {
+                if self.seen & (seen::HELLO | seen::FULL | seen::HOLE) == seen::HELLO {
+                    self.seen |= seen::RESUMED;
+                }
+                Told::End(End::ChangeCipherSpec)
+            }
+            _ => Told::End(End::Other),
+        }
+    }
+
+    /// Waits for a field of `want` bytes.
+    #[inline(always)]
+    fn expect(&mut self, field: u8, want: u32) -> Told {
+        self.field = field;
+        self.want = want as u8;
+        self.behind_field()
+    }
+
+    /// Where the message at hand ends, the next one begins.
+    #[inline(always)]
+    fn behind_field(&mut self) -> Told {
+        if self.message_left != 0 {
+            return Told::More;
+        }
+        let of_hello = matches!(self.field, field::VERSION..=field::SELECTED_PSK);
+        self.field = field::MESSAGE_HEADER;
+        self.want = 4;
+        self.skip = 0;
+        if !of_hello {
+            return Told::More;
+        }
+        if self.seen & seen::RETRY != 0 && self.version == Version::Tls13 as u16 {
+            return Told::Retry;
+        }
+        if self.version == 0 {
+            return Told::End(End::Other);
+        }
+        self.seen |= seen::HELLO;
+        if self.version == Version::Tls13 as u16 { Told::End(End::Tls13) } else { Told::ServerHello }
+    }
+
+    /// A field is whole.
+    #[inline(always)]
+    fn read(&mut self) -> Told {
+        let b = &self.bytes;
+        let number = u16::from_be_bytes([b[0], b[1]]);
+        match self.field {
+            field::MESSAGE_HEADER => self.message(),
+            field::VERSION => {
+                self.version = number;
+                if b[0] != MAJOR {
+                    return Told::End(End::Other);
+                }
+                self.expect(field::RANDOM, 8)
+            }
+            field::RANDOM => {
+                self.seen &= !(seen::RETRY | seen::PSK);
+                if u64::from_ne_bytes(*b) == u64::from_ne_bytes(RETRY_RANDOM) {
+                    self.seen |= seen::RETRY;
+                }
+                self.skip = 32 - 8;
+                self.expect(field::ID_LEN, 1)
+            }
+            field::ID_LEN => {
+                let len = b[0] as u32;
+                if len > SESSION_ID_MAX as u32 {
+                    return Told::End(End::Other);
+                }
+                self.lesson = [0; 32];
+                (self.lesson_kind, self.lesson_len) = if len == 0 { (0, 0) } else { (Kind::SessionId as u8, len as u8) };
+                if len == 0 {
+                    self.skip = 3;
+                    return self.expect(field::EXTENSIONS_LEN, 2);
+                }
+                self.expect(field::ID, len)
+            }
+            field::ID => {
+                // Cipher suite 2, compression method 1.
+                self.skip = 3;
+                self.expect(field::EXTENSIONS_LEN, 2)
+            }
+            field::EXTENSIONS_LEN => self.expect(field::EXTENSION, 4),
+            field::EXTENSION => {
+                let len = u16::from_be_bytes([b[2], b[3]]) as u32;
+                if len > self.message_left {
+                    return Told::End(End::Other);
+                }
+                match number {
+                    extension::SUPPORTED_VERSIONS if len == 2 => self.expect(field::SUPPORTED_VERSION, 2),
+                    extension::PRE_SHARED_KEY if len == 2 => self.expect(field::SELECTED_PSK, 2),
+                    _ => {
+                        self.skip = len;
+                        self.expect(field::EXTENSION, 4)
+                    }
+                }
+            }
+            field::SUPPORTED_VERSION => {
+                self.version = number;
+                self.expect(field::EXTENSION, 4)
+            }
+            field::SELECTED_PSK => {
+                self.selected = number;
+                self.seen |= seen::PSK;
+                self.expect(field::EXTENSION, 4)
+            }
+            field::TICKET_LEN => {
+                let len = u16::from_be_bytes([b[4], b[5]]) as u32;
+                if len > self.message_left {
+                    return Told::End(End::Other);
+                }
+                if len == 0 {
+                    // RFC 5077 3.3: the server changed its mind.
+                    self.skip = self.message_left;
+                    return self.expect(field::MESSAGE_HEADER, 4);
+                }
+                self.lesson = [0; 32];
+                (self.lesson_kind, self.lesson_len) = (0, 0);
+                self.expect(field::TICKET, len.min(32))
+            }
+            field::TICKET => {
+                (self.lesson_kind, self.lesson_len) = (Kind::Ticket as u8, self.want);
+                self.skip = self.message_left;
+                let _ = self.expect(field::MESSAGE_HEADER, 4);
+                Told::Ticket
+            }
+            _ => Told::End(End::Other),
+        }
+    }
+
+    /// A message begins.
+    #[inline(always)]
+    fn message(&mut self) -> Told {
+        let b = &self.bytes;
+        self.message_left = u32::from_be_bytes([0, b[1], b[2], b[3]]);
+        let undecided = self.seen & (seen::HELLO | seen::FULL | seen::RESUMED) == seen::HELLO;
+        match b[0] {
+            handshake::SERVER_HELLO if self.seen & seen::HELLO == 0 => return self.expect(field::VERSION, 2),
+            handshake::NEW_SESSION_TICKET => {
+                if undecided && self.seen & seen::HOLE == 0 {
+                    self.seen |= seen::RESUMED;
+                }
+                return self.expect(field::TICKET_LEN, 6);
+            }
+            handshake::CERTIFICATE | handshake::SERVER_KEY_EXCHANGE | handshake::SERVER_HELLO_DONE if undecided => {
+                self.seen |= seen::FULL;
+            }
+            _ => {}
+        }
+        self.skip = self.message_left;
+        self.expect(field::MESSAGE_HEADER, 4)
+    }
+
+    /// Bytes before a segment at `seq` were missed. Where the segment starts with a ChangeCipherSpec or a
+    /// NewSessionTicket, reading goes on there: a backend sends neither to a client that it has not authenticated.
+    /// `look` holds its first bytes.
+    #[inline(always)]
+    pub fn resync(&mut self, look: &[u8; RESYNC_LOOK], seq: u32) -> bool {
+        let record = u16::from_be_bytes([look[3], look[4]]) as u32;
+        let message = u32::from_be_bytes([0, look[6], look[7], look[8]]);
+        let ticket = u16::from_be_bytes([look[13], look[14]]) as u32;
+        let known = match look[0] {
+            _ if look[1] != MAJOR => false,
+            content::CHANGE_CIPHER_SPEC => record == 1 && look[5] == 1,
+            content::HANDSHAKE => {
+                look[5] == handshake::NEW_SESSION_TICKET && message + 4 <= record && ticket + 6 == message
+            }
+            _ => false,
+        };
+        if known {
+            let (version, seen) = (self.version, self.seen | seen::HOLE);
+            let (lesson, kind, len) = (self.lesson, self.lesson_kind, self.lesson_len);
+            let kept = Self { version, seen, lesson, lesson_kind: kind, lesson_len: len, ..Self::new(seq) };
+            *self = kept;
+        }
+        known
+    }
 }

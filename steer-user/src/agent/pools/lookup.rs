@@ -30,6 +30,10 @@ impl Pools {
             flow_timeout: vip.flow_timeout.as_secs() as u32,
             mss: old.map_or(0, |old| old.mss),
             owner_tries: vip.owner_tries,
+            name_at: 0,
+            name_len: 16,
+            zero: 0,
+            name_timeout: 24 * 3600,
         };
         self.write_table(&endpoint(vip.address), wanted)
     }
