@@ -38,18 +38,11 @@ impl Kind {
 /// Longest session ID, bytes (RFC 5246 7.4.1.2).
 pub const SESSION_ID_MAX: usize = 32;
 
-/// Words that hold the longest session ID.
-pub const SESSION_ID_WORDS: usize = SESSION_ID_MAX / 4;
-
-/// Zeroes what lies behind the first `len` bytes of an identifier, given as words in memory order.
+/// A mask for word `i`, in memory order, of an identifier of `len` bytes: what lies behind its end is zeroed.
 #[inline(always)]
-pub fn trim(words: &mut [u32; SESSION_ID_WORDS], len: usize) {
-    for (i, word) in words.iter_mut().enumerate() {
-        let kept = len.saturating_sub(i * 4);
-        if kept < 4 {
-            *word &= u32::from_le((1 << (8 * kept)) - 1);
-        }
-    }
+pub const fn kept(i: usize, len: usize) -> u32 {
+    let kept = len.saturating_sub(i * 4);
+    if kept < 4 { u32::from_le((1 << (8 * kept)) - 1) } else { u32::MAX }
 }
 
 /// Where the name of a ticket key stands in a ticket: in clear, so that the server knows which key opens it (RFC 5077 4).
@@ -70,16 +63,6 @@ impl NameLayout {
 }
 
 impl SessionKey {
-    /// The key of an identifier given as words in memory order, zero behind its `len` bytes.
-    #[inline(always)]
-    pub fn from_words(vip: u16, kind: Kind, words: &[u32; SESSION_ID_WORDS], len: usize) -> Self {
-        let mut bytes = [0; SESSION_ID_MAX];
-        for (to, from) in bytes.chunks_exact_mut(4).zip(words) {
-            to.copy_from_slice(&from.to_ne_bytes());
-        }
-        Self { vip, kind: kind as u8, len: len as u8, bytes }
-    }
-
     /// The key of an identifier of 1..=32 bytes; `None` for any other length.
     pub fn new(vip: u16, kind: Kind, id: &[u8]) -> Option<Self> {
         if id.is_empty() || id.len() > SESSION_ID_MAX {

@@ -1,6 +1,8 @@
 //! Decides whose a flow is by what its hello offers: the hello is read whole, from the packet or from the buffer, and
 //! each identifier in it is looked up in turn.
 
+use core::mem::offset_of;
+
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
@@ -13,8 +15,8 @@ use steer_common::{
     wire::tls::{
         Version,
         client_hello::{
-            self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, PSK_IDENTITIES, SESSION_ID_AT, STREAM, Span, Start,
-            Walk, words,
+            self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, PSK_IDENTITIES, SESSION_ID_AT, STREAM, Start,
+            Stream, Walk, word,
         },
     },
 };
@@ -234,8 +236,8 @@ extern "C" fn walk(text: *mut Pending, base: u32, len: u32, end: u32) -> i32 {
     if base > PENDING_SLACK as u32 || len > 1 << 24 || end > STREAM as u32 {
         return HELLO_MALFORMED;
     }
-    // SAFETY: not null, a whole map value.
-    let mut step = walked(scratch.hello.begin(unsafe { &(*text).data }, base, len, end));
+    scratch.hello.begin(base, len, end);
+    let mut step = WALK_MORE;
     for _ in 0..limit::<{ HELLO_STEPS as i32 }>() {
         if step != WALK_MORE {
             break;
@@ -365,6 +367,20 @@ extern "C" fn look_up_ticket(flow: *mut Flow, text: *mut Pending, at: u32, len: 
     found
 }
 
+/// Copies the first bytes of an identifier of `len` bytes at `at`; returns how many they are.
+#[inline(always)]
+fn identifier(text: &Stream, at: u32, len: u32, to: &mut [u8; 32]) -> u8 {
+    let len = if len > 32 { 32 } else { len };
+    for i in 0..limit::<8>() {
+        // SAFETY: `i` is below 8, and both arrays that are written stand at multiples of four (checked below).
+        unsafe { to.as_mut_ptr().cast::<u32>().add(i as usize).write(word(text, at, len, i)) };
+    }
+    len as u8
+}
+
+const _: () = assert!(offset_of!(SessionKey, bytes) % 4 == 0 && align_of::<SessionKey>() % 4 == 0);
+const _: () = assert!(offset_of!(Flow, offered_bytes) % 4 == 0 && align_of::<Flow>() % 4 == 0);
+
 /// Notes an identifier of the client in its flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -374,13 +390,9 @@ extern "C" fn offer(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind
     }
     // SAFETY: not null, whole map values; this CPU has the flow locked.
     let (flow, text) = unsafe { (&mut *flow, &(*text).data) };
-    let (words, len) = words(text, Span { at, len }, 0);
     flow.offered_kind = kind as u8;
-    flow.offered_len = len as u8;
+    flow.offered_len = identifier(text, at, len, &mut flow.offered_bytes);
     flow.offered_index = 0;
-    for (to, from) in flow.offered_bytes.chunks_exact_mut(4).zip(words) {
-        to.copy_from_slice(&from.to_ne_bytes());
-    }
     0
 }
 
@@ -392,9 +404,11 @@ extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, ki
     if at as usize > STREAM || len == 0 {
         return said::UNKNOWN;
     }
+    scratch.session.vip = scratch.vip.id;
+    scratch.session.kind = kind as u8;
     // SAFETY: not null, a whole map value.
-    let (words, len) = words(unsafe { &(*text).data }, Span { at, len }, 0);
-    enter_session(scratch, &words, len, kind);
+    let text = unsafe { &(*text).data };
+    scratch.session.len = identifier(text, at, len, &mut scratch.session.bytes);
     // SAFETY: not null, a whole map value that this CPU has locked.
     let flow = unsafe { &mut *flow };
     let seconds = scratch.facts.seconds;
@@ -423,17 +437,6 @@ extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, ki
         Verdict::First(reason) => first(reason),
         Verdict::Owner(owner) => owner as i32,
     }
-}
-
-/// Enters a session key into `scratch.session`.
-#[inline(always)]
-pub(crate) fn enter_session(scratch: &mut Scratch, words: &[u32; 8], len: u32, kind: u32) {
-    let kind = match kind {
-        2 => Kind::Ticket,
-        3 => Kind::KeyName,
-        _ => Kind::SessionId,
-    };
-    scratch.session = SessionKey::from_words(scratch.vip.id, kind, words, len as usize);
 }
 
 /// Enters the key name of the ticket that the flow's client offered; false where it has none.

@@ -68,6 +68,8 @@ pub(crate) mod next {
     pub(crate) const CLIENT: i32 = 7;
     /// `client_data`, with `scratch.piece`; the flow is locked.
     pub(crate) const DATA: i32 = 8;
+    /// `hold`, with `scratch.piece`; the flow is locked.
+    pub(crate) const HOLD: i32 = 22;
     /// `open_owner`, with the owner in `scratch.backend`; the flow is locked.
     pub(crate) const OPEN_OWNER: i32 = 9;
     /// `syn_to_owner`.
@@ -139,6 +141,9 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
     };
     if said == next::DATA {
         said = rehome::client_data(skb);
+    }
+    if said == next::HOLD {
+        said = rehome::hold(skb);
     }
     said = match said {
         next::OPEN_OWNER => rehome::open_owner(skb),

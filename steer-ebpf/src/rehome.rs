@@ -6,7 +6,7 @@ use steer_common::{
     flow::{State, Word},
     ranges::{self, Inserted},
     rehome::{self, DataAct, Progress},
-    shared::{Event, Flow, Pending, VIP_OBSERVE, options},
+    shared::{Event, Flow, VIP_OBSERVE, options},
     wire::ETHERNET_LEN,
 };
 
@@ -31,7 +31,7 @@ pub(crate) fn locked(scratch: &Scratch) -> Option<*mut Flow> {
     FLOWS.get_ptr_mut(&scratch.key).filter(|flow| lock::read(*flow).locked())
 }
 
-/// The data in `scratch.piece` on a flow that this CPU holds. Unlocks it, unless the owner is to be opened.
+/// The data in `scratch.piece` on a flow that this CPU holds: whether it is to be held. Unlocks the flow where it is not.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn client_data(skb: *mut __sk_buff) -> i32 {
@@ -57,13 +57,7 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff) -> i32 {
             return next::FORWARD;
         }
     }
-    let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
-        // Evicted: the client repeats everything, to the first backend.
-        settle(flow);
-        forget(scratch);
-        return drop(Counter::PendingLost);
-    };
-    hold(skb, scratch, flow, state, buffer)
+    next::HOLD
 }
 
 /// Notes what segments made of the buffered data will need, from the first packet that is held: timestamps, window, and
@@ -111,9 +105,19 @@ fn worth_holding(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) ->
     false
 }
 
-/// Buffers the piece at hand and does what follows from it.
-#[inline(always)]
-fn hold(skb: *mut __sk_buff, scratch: &mut Scratch, flow: *mut Flow, state: State, buffer: *mut Pending) -> i32 {
+/// Buffers the data in `scratch.piece` and does what follows from it. Unlocks the flow, unless the owner is to be opened.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn hold(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    let Some(flow) = locked(scratch) else { return drop(Counter::FlowBusy) };
+    let state = State::from_number(scratch.piece.state as u8).unwrap_or(State::First);
+    let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
+        // Evicted: the client repeats everything, to the first backend.
+        settle(flow);
+        forget(scratch);
+        return drop(Counter::PendingLost);
+    };
     let held_state = if state == State::Established { State::Gather } else { state };
     let Piece { offset, from, len, .. } = scratch.piece;
     // SAFETY: a whole map value; the flow that it belongs to is locked.

@@ -131,6 +131,17 @@ impl<'a> Agent<'a> {
         self.counts()?.of(counter).with_context(|| format!("steer stats knows no counter {}", counter.word()))
     }
 
+    /// What `steer backends list` says of a backend.
+    ///
+    /// # Errors
+    /// When it fails, or does not know the backend.
+    pub fn backend(&self, address: std::net::SocketAddr) -> Result<Value> {
+        let listed = self.json("backends list")?;
+        let backends = listed["backends"].as_array().context("no list of backends")?;
+        let found = backends.iter().find(|backend| backend["address"] == address.to_string());
+        found.cloned().with_context(|| format!("no backend {address} in {listed}"))
+    }
+
     /// All counters of the programs, as they stand now.
     ///
     /// # Errors

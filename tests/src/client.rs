@@ -1,5 +1,5 @@
-//! A TLS client as the lab needs it: it dials from a chosen address, splits its hello as told, resumes by session ID,
-//! and says what came of it.
+//! A TLS client as the lab needs it: it dials from a chosen address, splits its hello as told, resumes by session ID or
+//! ticket, and says what came of it.
 //!
 //! Its functions must run inside the clients' namespace ([`crate::netns::NetNs::run`] or `enter`).
 
@@ -16,9 +16,10 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, StreamOwned,
+    ClientConfig, ClientConnection, HandshakeKind, StreamOwned, SupportedProtocolVersion,
     client::{Resumption, Tls12Resumption},
     pki_types::ServerName,
+    version::{TLS12, TLS13},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -43,6 +44,8 @@ pub struct Dial {
     pub cuts: Vec<usize>,
     /// Pause after each cut.
     pub cut_pause: Duration,
+    /// The hello's message is sent in records of this many bytes; `None`: in one.
+    pub record: Option<usize>,
     /// Longest wait for any one step.
     pub timeout: Duration,
     /// TCP_NODELAY.
@@ -62,6 +65,7 @@ impl Dial {
             idle: Duration::ZERO,
             cuts: Vec::new(),
             cut_pause: Duration::ZERO,
+            record: None,
             timeout: Duration::from_secs(20),
             nodelay: true,
             reset: false,
@@ -102,12 +106,34 @@ impl Dial {
     }
 }
 
+/// What a client's sessions are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Offer {
+    /// Session IDs of TLS 1.2.
+    SessionId,
+    /// Tickets of TLS 1.2.
+    Ticket12,
+    /// Tickets of TLS 1.3.
+    Ticket13,
+}
+
+impl Offer {
+    /// The version of TLS it speaks.
+    pub fn version(self) -> &'static SupportedProtocolVersion {
+        match self {
+            Offer::SessionId | Offer::Ticket12 => &TLS12,
+            Offer::Ticket13 => &TLS13,
+        }
+    }
+}
+
 /// One simulated client: it keeps the session it was given last and offers it again.
 #[derive(Clone)]
 pub struct Client {
     pki: Arc<Pki>,
     config: Arc<ClientConfig>,
     sessions: Arc<Sessions>,
+    tls12: Tls12Resumption,
 }
 
 /// What a handshake showed.
@@ -136,19 +162,47 @@ impl Client {
     /// # Errors
     /// When rustls refuses the certificates.
     pub fn new(pki: &Arc<Pki>) -> Result<Self> {
-        Ok(Self::with_config(pki, pki.client_config(true)?))
+        Self::offering(pki, Offer::SessionId)
+    }
+
+    /// As [`Client::new`], with another kind of session.
+    ///
+    /// # Errors
+    /// When rustls refuses the certificates.
+    pub fn offering(pki: &Arc<Pki>, offer: Offer) -> Result<Self> {
+        let mut client = Self::with_config(pki, pki.client_config(true, offer.version())?);
+        if offer == Offer::Ticket12 {
+            client.tls12 = Tls12Resumption::SessionIdOrTickets;
+            client = client.sibling();
+        }
+        Ok(client)
+    }
+
+    /// Changes its settings.
+    pub fn change(&mut self, how: impl FnOnce(&mut ClientConfig)) {
+        let mut config = (*self.config).clone();
+        how(&mut config);
+        self.config = Arc::new(config);
     }
 
     /// A client with settings of its own.
     pub fn with_config(pki: &Arc<Pki>, mut config: ClientConfig) -> Self {
-        let sessions = Arc::new(Sessions::default());
-        config.resumption = Resumption::store(sessions.clone()).tls12_resumption(Tls12Resumption::SessionIdOnly);
-        Self { pki: pki.clone(), config: Arc::new(config), sessions }
+        let (sessions, tls12) = (Arc::new(Sessions::default()), Tls12Resumption::SessionIdOnly);
+        config.resumption = Resumption::store(sessions.clone()).tls12_resumption(tls12);
+        Self { pki: pki.clone(), config: Arc::new(config), sessions, tls12 }
     }
 
     /// Another client like this one, without its session; cheaper than a new one.
     pub fn sibling(&self) -> Self {
-        Self::with_config(&self.pki, (*self.config).clone())
+        let sessions = Arc::new(Sessions::default());
+        let mut config = (*self.config).clone();
+        config.resumption = Resumption::store(sessions.clone()).tls12_resumption(self.tls12);
+        Self { pki: self.pki.clone(), config: Arc::new(config), sessions, tls12: self.tls12 }
+    }
+
+    /// Forgets which group its server wants, so that it guesses wrong again.
+    pub fn forget_group(&self) {
+        self.sessions.forget_group();
     }
 
     /// Makes every hello of this client at least `len` bytes longer, by protocol names that no server speaks.
@@ -175,7 +229,7 @@ impl Client {
         let mut tcp = dial.open()?;
         let mut tls = ClientConnection::new(self.config.clone(), ServerName::try_from(HOST)?)?;
         thread::sleep(dial.idle);
-        if !dial.cuts.is_empty() {
+        if !dial.cuts.is_empty() || dial.record.is_some() {
             write_hello(&mut tls, &mut tcp, dial)?;
         }
         while tls.is_handshaking() {
@@ -203,16 +257,48 @@ impl Client {
         Ok(handshake)
     }
 
+    /// Visits `/` with the request as early data (RFC 8446 2.3) behind the hello; also returns whether it was accepted.
+    ///
+    /// # Errors
+    /// When the connection fails, or there is no session that allows it.
+    pub fn visit_early(&self, dial: &Dial) -> Result<(Handshake, bool)> {
+        let start = Instant::now();
+        let mut tcp = dial.open()?;
+        let mut tls = ClientConnection::new(self.config.clone(), ServerName::try_from(HOST)?)?;
+        let mut early = tls.early_data().context("no session that allows early data")?;
+        early.write_all(http::request("/").as_bytes()).context("write early data")?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut tcp).context("shake hands")?;
+        }
+        let (time, accepted) = (start.elapsed(), tls.is_early_data_accepted());
+        let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+        let handshake = Handshake { offered: true, resumed, server: self.server_of(&tls)?, time };
+        let mut connection = Connection { handshake, stream: StreamOwned::new(tls, tcp) };
+        let body = if accepted { connection.listen("/")? } else { connection.get("/")? }.text();
+        anyhow::ensure!(body.starts_with(&connection.handshake.server), "another server answered: {body:?}");
+        Ok((connection.handshake, accepted))
+    }
+
     fn server_of(&self, tls: &ClientConnection) -> Result<String> {
         let shown = tls.peer_certificates().and_then(<[_]>::first).context("the server showed no certificate")?;
         Ok(self.pki.name_of(shown).context("the server's certificate is not of this lab")?.to_owned())
     }
 }
 
+/// The message of a hello's one record in records of `len` bytes.
+fn in_records(hello: &[u8], len: usize) -> Vec<u8> {
+    let (header, message) = hello.split_at(5);
+    let records = message.chunks(len).flat_map(|piece| [&header[..3], &(piece.len() as u16).to_be_bytes(), piece].concat());
+    records.collect()
+}
+
 fn write_hello(tls: &mut ClientConnection, tcp: &mut TcpStream, dial: &Dial) -> Result<()> {
     let mut hello = Vec::new();
     while tls.wants_write() {
         tls.write_tls(&mut hello)?;
+    }
+    if let Some(len) = dial.record {
+        hello = in_records(&hello, len);
     }
     let mut start = 0;
     for &cut in dial.cuts.iter().filter(|&&cut| cut < hello.len()) {

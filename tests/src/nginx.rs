@@ -29,8 +29,32 @@ pub struct Settings {
     pub session_timeout: String,
     /// `ssl_session_tickets`.
     pub tickets: bool,
+    /// The keys of its tickets.
+    pub ticket_key: TicketKey,
+    /// All show the certificate of the first.
+    pub one_certificate: bool,
+    /// `ssl_ecdh_curve`.
+    pub curves: String,
     /// Additions to `listen`: `deferred`, `backlog=1`.
     pub listen: String,
+}
+
+/// Whose keys seal a backend's tickets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TicketKey {
+    /// One it makes for itself.
+    Private,
+    /// Its own key file, whose name is [`key_name`] of its index.
+    Named,
+    /// One key file for all.
+    Shared,
+}
+
+/// The name in the key file of a backend, 16 bytes.
+pub fn key_name(index: usize) -> [u8; 16] {
+    let mut name = *b"lab backend key ";
+    name[15] = b'0' + index as u8;
+    name
 }
 
 impl Default for Settings {
@@ -39,6 +63,9 @@ impl Default for Settings {
             protocols: "TLSv1.2".to_owned(),
             session_timeout: "10m".to_owned(),
             tickets: false,
+            ticket_key: TicketKey::Private,
+            one_certificate: false,
+            curves: "X25519:prime256v1".to_owned(),
             listen: "backlog=4096".to_owned(),
         }
     }
@@ -58,13 +85,23 @@ impl Nginx {
     /// With nginx's own words when it does not start.
     pub fn start(ns: &NetNs, pki: &Pki, index: usize, address: SocketAddr, settings: &Settings) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("steer-nginx-").tempdir()?;
-        let identity = pki.server(index);
+        let (identity, own) = (pki.server(if settings.one_certificate { 0 } else { index }), pki.server(index));
         let write =
             |name: &str, text: &str| fs::write(directory.path().join(name), text).with_context(|| name.to_owned());
         write("ca.pem", &pki.authority_pem())?;
         write("server.pem", identity.certificate_pem())?;
         write("server.key", &identity.key_pem())?;
-        write("nginx.conf", &config(&identity.name, settings))?;
+        write("nginx.conf", &config(&own.name, settings))?;
+        let key = match settings.ticket_key {
+            TicketKey::Private => None,
+            TicketKey::Named => Some(index),
+            TicketKey::Shared => Some(0),
+        };
+        if let Some(index) = key {
+            // Name, HMAC key and AES key.
+            let key = [&key_name(index)[..], &payload::bytes(64, 100 + index as u64)].concat();
+            fs::write(directory.path().join("ticket.key"), key).context("write ticket.key")?;
+        }
         fs::create_dir(directory.path().join("files"))?;
         let nginx = Self { server: Mutex::new(None), directory, address };
         nginx.restart(ns)?;
@@ -139,7 +176,8 @@ impl Nginx {
 /// One process (`master_process off`), so that one signal ends it. `/` answers `name reused verified`, where nginx's
 /// own view of the session stands as `r` or `.`; `/files/` serves downloads and takes uploads (PUT).
 fn config(name: &str, settings: &Settings) -> String {
-    let Settings { protocols, session_timeout, listen, .. } = settings;
+    let Settings { protocols, session_timeout, listen, curves, .. } = settings;
+    let key = if settings.ticket_key == TicketKey::Private { "" } else { "ssl_session_ticket_key ticket.key;" };
     let tickets = if settings.tickets { "on" } else { "off" };
     format!(
         r#"daemon off;
@@ -166,10 +204,12 @@ http {{
     ssl_client_certificate ca.pem;
     ssl_verify_client on;
     ssl_protocols {protocols};
-    ssl_ecdh_curve X25519:prime256v1;
+    ssl_ecdh_curve {curves};
+    ssl_early_data on;
     ssl_session_cache shared:{name}:10m;
     ssl_session_timeout {session_timeout};
     ssl_session_tickets {tickets};
+    {key}
     location = / {{ return 200 "{name} $ssl_session_reused $ssl_client_verify\n"; }}
     location /files/ {{ root .; dav_methods PUT; }}
   }}

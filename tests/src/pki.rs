@@ -8,10 +8,9 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
     crypto::ring::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
-    version::TLS12,
 };
 
 /// The host name that all backends of the VIP are certified for.
@@ -83,11 +82,15 @@ impl Pki {
     ///
     /// # Errors
     /// When rustls refuses the certificates.
-    pub fn client_config(&self, with_certificate: bool) -> Result<ClientConfig> {
+    pub fn client_config(
+        &self,
+        with_certificate: bool,
+        version: &'static SupportedProtocolVersion,
+    ) -> Result<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.der().clone()).context("trust the authority")?;
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
-            .with_protocol_versions(&[&TLS12])?
+            .with_protocol_versions(&[version])?
             .with_root_certificates(roots);
         if !with_certificate {
             return Ok(builder.with_no_client_auth());

@@ -49,7 +49,7 @@ fn a_session_means_nothing_to_another_backend() -> Result<()> {
 #[test]
 fn a_client_without_a_certificate_is_refused() -> Result<()> {
     let run = Scenario::new(Hook::Tc, Family::V4).backends(1).start()?;
-    let nobody = Client::with_config(&run.pki, run.pki.client_config(false)?);
+    let nobody = Client::with_config(&run.pki, run.pki.client_config(false, &rustls::version::TLS12)?);
     assert!(run.visit(&nobody, &direct(&run, 0)).is_err());
     Ok(())
 }

@@ -29,13 +29,26 @@ impl Response {
     }
 }
 
+/// The head of a request for a page or a file.
+pub(super) fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")
+}
+
 impl Connection {
+    /// Waits for the answer to a request that was sent already.
+    ///
+    /// # Errors
+    /// When the answer breaks off or is not 200.
+    pub(super) fn listen(&mut self, path: &str) -> Result<Response> {
+        self.answer(|_| {}).with_context(|| format!("get {path}"))
+    }
+
     /// Asks for a page or a file.
     ///
     /// # Errors
     /// When the answer breaks off or is not 200.
     pub fn get(&mut self, path: &str) -> Result<Response> {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"), &[])?;
+        self.send(&request(path), &[])?;
         self.answer(|_| {}).with_context(|| format!("get {path}"))
     }
 
@@ -44,7 +57,7 @@ impl Connection {
     /// # Errors
     /// When the answer breaks off or is not 200.
     pub fn get_watched(&mut self, path: &str, progress: impl FnMut(usize)) -> Result<Response> {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"), &[])?;
+        self.send(&request(path), &[])?;
         self.answer(progress).with_context(|| format!("get {path}"))
     }
 

@@ -1,4 +1,4 @@
-//! Where a client keeps its session: the last one it was given, offered as often as asked for.
+//! Where a client keeps its session: the last one of TLS 1.2, offered as often as asked for, and tickets of TLS 1.3.
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use rustls::{
     pki_types::ServerName,
 };
 
-/// Room for one TLS 1.2 session and the group its server chose.
+/// Room for one session of each kind and the group its server chose.
 #[derive(Default)]
 pub(super) struct Sessions {
     kept: Mutex<Kept>,
@@ -21,15 +21,24 @@ pub(super) struct Sessions {
 struct Kept {
     group: Option<NamedGroup>,
     session: Option<Tls12ClientSessionValue>,
+    /// TLS 1.3: each is offered once.
+    tickets: Vec<Tls13ClientSessionValue>,
 }
 
 impl Sessions {
     pub(super) fn has_one(&self) -> bool {
-        self.kept().session.is_some()
+        let kept = self.kept();
+        kept.session.is_some() || !kept.tickets.is_empty()
     }
 
     pub(super) fn clear(&self) {
-        self.kept().session = None;
+        let mut kept = self.kept();
+        kept.session = None;
+        kept.tickets.clear();
+    }
+
+    pub(super) fn forget_group(&self) {
+        self.kept().group = None;
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -61,12 +70,14 @@ impl ClientSessionStore for Sessions {
     }
 
     fn remove_tls12_session(&self, _server: &ServerName<'static>) {
-        self.clear();
+        self.kept().session = None;
     }
 
-    fn insert_tls13_ticket(&self, _server: ServerName<'static>, _value: Tls13ClientSessionValue) {}
+    fn insert_tls13_ticket(&self, _server: ServerName<'static>, value: Tls13ClientSessionValue) {
+        self.kept().tickets.push(value);
+    }
 
     fn take_tls13_ticket(&self, _server: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        None
+        self.kept().tickets.pop()
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     agent::{Agent, Settings},
-    client::{Client, Connection, Dial, Handshake},
+    client::{Client, Connection, Dial, Handshake, Offer},
     kernel_counters::KernelCounters,
     nginx::Nginx,
     pki::Pki,
@@ -48,6 +48,14 @@ impl Run {
     /// When rustls refuses the certificates.
     pub fn new_client(&self) -> Result<Client> {
         Client::new(&self.pki)
+    }
+
+    /// A client without a session, whose sessions will be of this kind.
+    ///
+    /// # Errors
+    /// When rustls refuses the certificates.
+    pub fn new_client_offering(&self, offer: Offer) -> Result<Client> {
+        Client::offering(&self.pki, offer)
     }
 
     /// The VIP.
@@ -118,14 +126,16 @@ impl Run {
 
     fn source_that(&self, wanted: impl Fn(usize) -> bool) -> Result<usize> {
         let stranger = self.new_client()?;
+        let mut seen = std::collections::BTreeMap::<String, usize>::new();
         for source in 0..N_SOURCES {
             stranger.forget();
             let handshake = self.visit(&stranger, &self.dial(source))?;
+            *seen.entry(handshake.server.clone()).or_default() += 1;
             if wanted(self.backend_named(&handshake.server)?) {
                 return Ok(source);
             }
         }
-        bail!("no source address leads to such a backend")
+        bail!("no source address leads to such a backend: {seen:?}")
     }
 
     /// Gives `client` a session of this backend, through the VIP.

@@ -12,6 +12,7 @@ use steer_common::{
         Address, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, FLOW_LEARNED, Flow, FlowKey, Hop, LOOKUP_HALVES,
         LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session, SessionKey, Settings, Vip, options,
     },
+    wire::tls::server_flight::Follow,
 };
 use steer_tests::{
     netns::NetNs,
@@ -124,7 +125,7 @@ impl Ends {
             first_isn: FIRST_ISN,
             client_next: CLIENT_ISN.wrapping_add(1),
             server_next: FIRST_ISN.wrapping_add(1),
-            next_record: FIRST_ISN.wrapping_add(1),
+            follow: Follow::new(FIRST_ISN.wrapping_add(1)),
             first: self.first_id,
             owner: self.first_id,
             client_ts: 7000,

@@ -5,7 +5,7 @@
 //! step at a time, so that the kernel can verify a step once. All offsets are bytes from the start of a [`Stream`].
 
 use super::{MAJOR, RECORD_HEADER, RECORD_MAX, SESSION_ID_LEN_AT, Version, content, extension, handshake};
-use crate::session::SESSION_ID_MAX;
+use crate::session::{SESSION_ID_MAX, kept};
 
 /// Size of the buffer that a hello is read in, bytes: a power of two.
 pub const STREAM: usize = 16 * 1024;
@@ -227,25 +227,42 @@ pub enum Walk {
     Malformed,
 }
 
-/// Lists inside of extensions.
+/// What is being walked, besides the extensions themselves.
 mod list {
+    pub(super) const HEAD: u32 = 3;
     pub(super) const VERSIONS: u32 = 1;
     pub(super) const IDENTITIES: u32 = 2;
 }
 
 impl Hello {
     /// Begins a walk over the message of `len` bytes that starts at `base`; `end` is one past the last byte of it that
-    /// is at hand. Reads what stands before the extensions.
+    /// is at hand.
     #[inline(always)]
-    pub fn begin(&mut self, b: &Stream, base: u32, len: u32, end: u32) -> Walk {
-        *self = Self::default();
+    pub fn begin(&mut self, base: u32, len: u32, end: u32) {
         let message_end = base.wrapping_add(len);
-        self.end = end.min(message_end).min(STREAM as u32);
+        let end = end.min(message_end).min(STREAM as u32);
+        *self = Self { at: base, end, list: list::HEAD, list_end: message_end, ..Self::default() };
+    }
+
+    /// Reads what stands before the extensions, or the next extension, supported version or PSK identity.
+    #[inline(always)]
+    pub fn step(&mut self, b: &Stream) -> Walk {
+        match self.list {
+            list::HEAD => self.head(b),
+            list::VERSIONS => self.version(b),
+            list::IDENTITIES => self.identity(b),
+            _ => self.extension(b),
+        }
+    }
+
+    #[inline(always)]
+    fn head(&mut self, b: &Stream) -> Walk {
+        let (base, message_end, end) = (self.at, self.list_end, self.end);
+        let byte = |i: u32| b[i as usize & MASK];
         let id_len_at = base + ID_LEN_IN_MESSAGE;
-        if self.end <= id_len_at {
+        if id_len_at >= end {
             return Walk::Cut;
         }
-        let byte = |i: u32| b[i as usize & MASK];
         self.legacy_version = u16::from_be_bytes([byte(base + 4), byte(base + 5)]) as u32;
         if byte(base + 4) != MAJOR {
             return Walk::Malformed;
@@ -255,18 +272,18 @@ impl Hello {
         if id_len > SESSION_ID_MAX as u32 || suites_at + 2 > message_end {
             return Walk::Malformed;
         }
-        if suites_at > self.end {
+        if suites_at > end {
             return Walk::Cut;
         }
         self.session_id = Span { at: id_len_at + 1, len: id_len };
-        if suites_at + 2 > self.end {
+        if suites_at + 2 > end {
             return Walk::Cut;
         }
         let methods_at = suites_at + 2 + u16::from_be_bytes([byte(suites_at), byte(suites_at + 1)]) as u32;
-        if methods_at + 1 > message_end {
+        if methods_at >= message_end {
             return Walk::Malformed;
         }
-        if methods_at + 1 > self.end {
+        if methods_at >= end {
             return Walk::Cut;
         }
         let extensions_at = methods_at + 1 + byte(methods_at) as u32;
@@ -276,25 +293,13 @@ impl Hello {
         if extensions_at + 2 > message_end {
             return Walk::Malformed;
         }
-        if extensions_at + 2 > self.end {
+        if extensions_at + 2 > end {
             return Walk::Cut;
         }
+        self.list = 0;
         self.at = extensions_at + 2;
         self.extensions_end = self.at + u16::from_be_bytes([byte(extensions_at), byte(extensions_at + 1)]) as u32;
-        if self.extensions_end > message_end {
-            return Walk::Malformed;
-        }
-        Walk::More
-    }
-
-    /// Looks at the next extension, supported version or PSK identity.
-    #[inline(always)]
-    pub fn step(&mut self, b: &Stream) -> Walk {
-        match self.list {
-            list::VERSIONS => self.version(b),
-            list::IDENTITIES => self.identity(b),
-            _ => self.extension(b),
-        }
+        if self.extensions_end > message_end { Walk::Malformed } else { Walk::More }
     }
 
     #[inline(always)]
@@ -413,17 +418,9 @@ impl Hello {
     }
 }
 
-/// Copies the first bytes of `span` as words in memory order, zero behind its end; `skip` bytes of it are left out.
-/// Returns how many bytes were copied: at most 32.
+/// Four bytes of an identifier of `len` bytes at `at`, from its byte `4 * i` on, in memory order and zero behind its end.
 #[inline(always)]
-pub fn words(b: &Stream, span: Span, skip: u32) -> ([u32; 8], u32) {
-    let len = span.len.saturating_sub(skip).min(SESSION_ID_MAX as u32);
-    let at = span.at + skip;
-    let mut words = [0u32; 8];
-    for (i, word) in words.iter_mut().enumerate() {
-        let byte = |j: usize| b[(at as usize + i * 4 + j) & MASK];
-        *word = u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)]);
-    }
-    crate::session::trim(&mut words, len as usize);
-    (words, len)
+pub fn word(b: &Stream, at: u32, len: u32, i: u32) -> u32 {
+    let byte = |j: u32| b[(at + i * 4 + j) as usize & MASK];
+    u32::from_ne_bytes([byte(0), byte(1), byte(2), byte(3)]) & kept(i as usize, len as usize)
 }
