@@ -186,14 +186,9 @@ extern "C" fn read_hello(text: *mut Pending, have: u32) -> i32 {
         Start::Split => {
             scratch.framing = Framing { have, ..Framing::default() };
             scratch.in_joined = 1;
-            let mut whole = false;
             for _ in 0..limit::<{ FRAMING_STEPS as i32 }>() {
                 match framing_step(text) {
                     JOINED_MORE => {}
-                    JOINED_WHOLE => {
-                        whole = true;
-                        break;
-                    }
                     JOINED_MALFORMED => return HELLO_MALFORMED,
                     _ => break,
                 }
@@ -204,16 +199,14 @@ extern "C" fn read_hello(text: *mut Pending, have: u32) -> i32 {
             if len == 0 {
                 return HELLO_CUT;
             }
-            let walked = walk(joined, 0, len, got);
-            if whole || walked != HELLO_WHOLE { walked } else { HELLO_CUT }
+            walk(joined, 0, len, got)
         }
     }
 }
 
 const JOINED_MORE: i32 = 0;
-const JOINED_WHOLE: i32 = 1;
-const JOINED_END: i32 = 2;
-const JOINED_MALFORMED: i32 = 3;
+const JOINED_END: i32 = 1;
+const JOINED_MALFORMED: i32 = 2;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -222,8 +215,7 @@ extern "C" fn framing_step(text: *mut Pending) -> i32 {
     // SAFETY: not null, whole map values, and different ones.
     match scratch.framing.step(unsafe { &(*text).data }, unsafe { &mut (*joined).data }) {
         Joined::More => JOINED_MORE,
-        Joined::Whole => JOINED_WHOLE,
-        Joined::NeedMore => JOINED_END,
+        Joined::Whole | Joined::NeedMore => JOINED_END,
         Joined::Malformed => JOINED_MALFORMED,
     }
 }

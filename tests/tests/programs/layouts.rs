@@ -8,9 +8,12 @@ use steer_common::{
 };
 use steer_tests::{packets::judge_checksums, programs::Program};
 
-use crate::world::{
-    CLIENT_ISN, Ends, FIRST_ISN, Given, TC_DROP, TC_REDIRECT, World, XDP_DROP, XDP_PASS, XDP_REDIRECT, families,
-    from_client, hex,
+use crate::{
+    random::Random,
+    world::{
+        CLIENT_ISN, Ends, FIRST_ISN, Given, TC_DROP, TC_REDIRECT, World, XDP_DROP, XDP_PASS, XDP_REDIRECT, families,
+        from_client, hex,
+    },
 };
 
 const LAYOUTS: usize = 4000;
@@ -71,21 +74,12 @@ fn on_host(ends: &Ends, options: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
-/// Marsaglia's xorshift: the same layouts on every run.
-struct Random(u64);
+/// Up to 40 bytes of options.
+trait Layout {
+    fn layout(&mut self) -> Vec<u8>;
+}
 
-impl Random {
-    fn next(&mut self, below: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % below
-    }
-
-    fn bytes(&mut self, n: usize) -> Vec<u8> {
-        (0..n).map(|_| self.next(256) as u8).collect()
-    }
-
+impl Layout for Random {
     /// Up to 40 bytes, a multiple of four: known options in any order, with a lie now and then.
     fn layout(&mut self) -> Vec<u8> {
         let len = 4 * self.next(11);

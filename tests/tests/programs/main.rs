@@ -4,8 +4,10 @@
 
 mod errors;
 mod frames;
+mod hellos;
 mod layouts;
 mod plain;
+mod random;
 mod spliced;
 mod surgery;
 mod untouched;

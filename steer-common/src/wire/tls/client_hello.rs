@@ -305,6 +305,9 @@ impl Hello {
     #[inline(always)]
     fn extension(&mut self, b: &Stream) -> Walk {
         let (at, end) = (self.at, self.end);
+        if at > end {
+            return Walk::Cut;
+        }
         if at >= self.extensions_end {
             return Walk::Done;
         }
