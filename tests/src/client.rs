@@ -50,6 +50,8 @@ pub struct Dial {
     pub timeout: Duration,
     /// TCP_NODELAY.
     pub nodelay: bool,
+    /// The first write goes out in the SYN (RFC 7413), once the kernel's `tcp_fastopen` allows it.
+    pub fast_open: bool,
     /// The connection ends with a reset instead of a FIN.
     pub reset: bool,
 }
@@ -68,6 +70,7 @@ impl Dial {
             record: None,
             timeout: Duration::from_secs(20),
             nodelay: true,
+            fast_open: false,
             reset: false,
         }
     }
@@ -84,6 +87,23 @@ impl Dial {
         Ok(answer)
     }
 
+    /// Sends bytes without TLS, and returns what the server answers until it closes or says no more for a while.
+    ///
+    /// # Errors
+    /// When the connection fails before it is established.
+    pub fn speak_first(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+        const SILENCE: Duration = Duration::from_millis(150);
+        let mut stream = self.open()?;
+        stream.write_all(bytes).context("speak")?;
+        let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+        // A server may also reset: what it said before counts.
+        while let Ok(n @ 1..) = stream.read(&mut buffer) {
+            answer.extend_from_slice(&buffer[..n]);
+            stream.set_read_timeout(Some(SILENCE))?;
+        }
+        Ok(answer)
+    }
+
     fn open(&self) -> Result<TcpStream> {
         let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(self.source_port.is_some())?;
@@ -92,6 +112,9 @@ impl Dial {
         }
         if self.reset {
             socket.set_linger(Some(Duration::ZERO))?;
+        }
+        if self.fast_open {
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::TcpFastOpenConnect, &true)?;
         }
         let source = SocketAddr::new(self.source, self.source_port.unwrap_or(0));
         socket.bind(&source.into()).with_context(|| format!("bind to {source}"))?;

@@ -61,14 +61,18 @@ fn passes(tree: &Tree, arguments: &Arguments) -> Result<()> {
 
 /// Builds programs that do not translate SACK: a test asserts that this is noticed.
 fn mutant_without_sack(tree: &Tree) -> Result<PathBuf> {
-    const FEATURE: &str = "mutant-sack";
+    programs_with(tree, "mutant-sack")
+}
+
+/// Builds the programs with a feature that no release has.
+pub(crate) fn programs_with(tree: &Tree, feature: &str) -> Result<PathBuf> {
     let toolchain = toolchain::choose(tree.root()).map_err(|missing| anyhow!("choose an eBPF compiler: {missing}"))?;
     let target_dir = tree.target().join("bpf");
     let endian = if cfg!(target_endian = "little") { "little" } else { "big" };
     let mut build = toolchain.cargo(tree.root(), "build", std::env::consts::ARCH, endian, &target_dir);
-    command::run(build.args(["--features", FEATURE]))?;
+    command::run(build.args(["--features", feature]))?;
     let built = target_dir.join(toolchain::bpf_target(endian)).join("release/steer");
-    let object = tree.target().join("mutant-sack.bpf.o");
+    let object = tree.target().join(format!("{feature}.bpf.o"));
     std::fs::copy(&built, &object).with_context(|| format!("copy {} to {}", built.display(), object.display()))?;
     Ok(object)
 }

@@ -31,6 +31,15 @@ enum What {
         #[arg(long)]
         json: bool,
     },
+    /// What it costs to read a hello in the kernel and to look up in vain what it offers, above an empty program.
+    Parse {
+        /// The programs built with the feature `bench`.
+        #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
+        object: std::path::PathBuf,
+        /// Print one JSON object as the last line.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -40,13 +49,17 @@ enum HookName {
 }
 
 fn main() -> ExitCode {
-    let What::Rehome { hook, ipv6, pairs, json } = Arguments::parse().what;
-    let hook = match hook {
-        HookName::Tc => Hook::Tc,
-        HookName::Xdp => Hook::Xdp,
+    let measured = match Arguments::parse().what {
+        What::Rehome { hook, ipv6, pairs, json } => {
+            let hook = match hook {
+                HookName::Tc => Hook::Tc,
+                HookName::Xdp => Hook::Xdp,
+            };
+            bench::rehome(hook, if ipv6 { Family::V6 } else { Family::V4 }, pairs, json)
+        }
+        What::Parse { object, json } => bench::parse(&object, json),
     };
-    let family = if ipv6 { Family::V6 } else { Family::V4 };
-    match bench::rehome(hook, family, pairs, json) {
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
