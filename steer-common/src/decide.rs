@@ -72,6 +72,12 @@ pub fn note_tried(tried: &mut [u16; KEY_NAME_TRIES], backend: u16) -> bool {
     false
 }
 
+/// Whether a search has no room for another try: it is over.
+#[inline(always)]
+pub fn search_is_over(tried: &[u16; KEY_NAME_TRIES]) -> bool {
+    tried[KEY_NAME_TRIES - 1] != NO_BACKEND
+}
+
 /// Whether a backend rejected a ticket of this name before.
 #[inline(always)]
 pub fn was_tried(tried: &[u16; KEY_NAME_TRIES], backend: u16) -> bool {

@@ -4,7 +4,8 @@ use steer_common::{
     counters::Counter,
     decide::{self, Verdict},
     shared::{
-        Address, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, LOOKUP_SLOTS, Session, VIP_FALLBACK_FLOW, Vip,
+        Address, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName,
+        LOOKUP_SLOTS, NO_BACKEND, Session, VIP_FALLBACK_FLOW, Vip,
     },
 };
 
@@ -14,10 +15,11 @@ const OWNER: u16 = 5;
 const VIP: u16 = 7;
 const TIMEOUT: u32 = 600;
 const LIMIT: u32 = 3_600;
+const NAME_TIMEOUT: u32 = 86_400;
 const UP: u16 = BACKEND_PRESENT | BACKEND_UP;
 
 fn vip() -> Vip {
-    Vip { id: VIP, session_timeout: TIMEOUT, session_limit: LIMIT, ..Vip::default() }
+    Vip { id: VIP, session_timeout: TIMEOUT, session_limit: LIMIT, name_timeout: NAME_TIMEOUT, ..Vip::default() }
 }
 
 fn session() -> Session {
@@ -169,16 +171,52 @@ fn the_same_client_always_has_the_same_slot() {
     assert_eq!(decide::slot(&by_flow, &v6, port), 4143);
 }
 
+fn name() -> KeyName {
+    KeyName { owner: OWNER, first_seen: NOW - 60, last_seen: NOW - 10, tried: [NO_BACKEND; 6], ..KeyName::default() }
+}
+
+#[track_caller]
+fn name_decides(name: KeyName, owner: Backend, verdict: Verdict) {
+    assert_eq!(decide::key_name(&name, &owner, &vip(), FIRST, NOW), verdict, "{name:?} {owner:?}");
+}
+
 #[test]
-fn the_hash_of_an_id_is_never_none_and_knows_every_byte_and_the_length() {
-    let id = [0u32, 1, 2, 3, 4, 5, 6, 7];
-    let hash = decide::hash_id(&id, 32);
-    // Mixes to 0, which stands for "none".
-    assert_ne!(decide::hash_id(&[0, 0, 0, 0, 0, 0, 0, 0xc216_2c33], 32), 0);
-    assert_ne!(hash, decide::hash_id(&id, 31));
-    for i in 0..id.len() {
-        let mut other = id;
-        other[i] ^= 0x100;
-        assert_ne!(decide::hash_id(&other, 32), hash, "word {i}");
+fn a_key_name_leads_to_its_owner_as_a_session_does() {
+    name_decides(name(), owner(), Verdict::Owner(OWNER));
+    name_decides(KeyName { owner: FIRST, ..name() }, owner(), Verdict::First(Counter::SessionHit));
+    name_decides(name(), Backend { flags: BACKEND_PRESENT, ..owner() }, Verdict::First(Counter::OwnerDown));
+    let drained = Backend { flags: UP | BACKEND_DRAINING, drain_until: NOW - 1, ..owner() };
+    name_decides(name(), drained, Verdict::First(Counter::OwnerDrained));
+}
+
+#[test]
+fn a_shared_key_name_leads_nowhere() {
+    for flags in [KEY_NAME_SHARED, KEY_NAME_SHARED | KEY_NAME_CONFIGURED] {
+        name_decides(KeyName { flags, ..name() }, owner(), Verdict::First(Counter::KeyNameShared));
     }
+}
+
+#[test]
+fn a_learned_key_name_expires_and_a_configured_one_does_not() {
+    let idle = |seconds, flags| KeyName { last_seen: NOW - seconds, flags, ..name() };
+    name_decides(idle(NAME_TIMEOUT, 0), owner(), Verdict::Owner(OWNER));
+    name_decides(idle(NAME_TIMEOUT + 1, 0), owner(), Verdict::First(Counter::SessionExpired));
+    name_decides(idle(NAME_TIMEOUT + 1, KEY_NAME_CONFIGURED), owner(), Verdict::Owner(OWNER));
+}
+
+#[test]
+fn a_search_remembers_each_backend_once_and_ends_when_its_list_is_full() {
+    let mut tried = [NO_BACKEND; 6];
+    for backend in [4, 9, 4, 9, 9] {
+        assert!(decide::note_tried(&mut tried, backend));
+    }
+    assert!(!decide::search_is_over(&tried));
+    assert_eq!(tried, [4, 9, NO_BACKEND, NO_BACKEND, NO_BACKEND, NO_BACKEND]);
+    assert!(decide::was_tried(&tried, 9) && !decide::was_tried(&tried, 5));
+    for backend in 10..14 {
+        assert!(decide::note_tried(&mut tried, backend));
+    }
+    assert!(!decide::note_tried(&mut tried, 77) && !decide::was_tried(&tried, 77));
+    assert!(decide::note_tried(&mut tried, 13), "known already");
+    assert!(decide::search_is_over(&tried));
 }

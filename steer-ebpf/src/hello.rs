@@ -470,6 +470,9 @@ extern "C" fn search(flow: *mut Flow) -> i32 {
     if !decide::was_tried(tried, flow.first) {
         return first(Counter::TicketMiss);
     }
+    if decide::search_is_over(tried) {
+        return first(Counter::KeyNameGivenUp);
+    }
     let start = decide::slot(&scratch.vip, &scratch.key.client, scratch.key.client_port);
     let mut slot = start;
     for _ in 0..limit::<CANDIDATES>() {

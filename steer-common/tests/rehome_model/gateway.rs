@@ -25,6 +25,8 @@ const MSS: u16 = 1460;
 pub(crate) struct Setup {
     /// Bytes of the client's stream from which on the session is visible.
     pub(crate) decidable_at: u32,
+    /// Bytes from which on a last look, at an exit of gathering, finds it.
+    pub(crate) hinted_at: u32,
     /// Whether the session has an owner to move to.
     pub(crate) moves: bool,
     pub(crate) swallow: bool,
@@ -216,7 +218,11 @@ impl Gateway {
             owner_tries: self.setup.owner_tries,
         };
         let Some(flow) = self.flow else { return };
-        match rehome::data(&flow, state, &progress) {
+        let mut act = rehome::data(&flow, state, &progress);
+        if matches!(act, DataAct::Flush(_)) && state != State::Wait && verdict == Verdict::NeedMore {
+            act = rehome::exit(act, self.last_look(contiguous));
+        }
+        match act {
             DataAct::Hold => self.count(Counter::Gather),
             DataAct::Flush(reason) => {
                 self.settle(reason);
@@ -236,6 +242,15 @@ impl Gateway {
             (true, true) => Verdict::Owner(OWNER),
             (true, false) => Verdict::First(Counter::SessionMiss),
         }
+    }
+
+    /// `decide_hello` with `last` set.
+    fn last_look(&mut self, contiguous: u32) -> Verdict {
+        if contiguous >= self.setup.hinted_at && self.setup.moves {
+            self.count(Counter::HelloCut);
+            return Verdict::Owner(OWNER);
+        }
+        Verdict::First(Counter::HelloCut)
     }
 
     fn open_owner(&mut self, owner: u16) {

@@ -35,6 +35,7 @@ const MET: &[Counter] = &[
     Counter::GatherStalled,
     Counter::GatherHoles,
     Counter::GatherBeyond,
+    Counter::HelloCut,
     Counter::SessionMiss,
     Counter::NotMovable,
     Counter::ServerFirst,
@@ -88,9 +89,11 @@ fn scenario() -> impl Strategy<Value = Scenario> {
 
 fn setup() -> impl Strategy<Value = Setup> {
     let decidable = prop_oneof![3 => 1u32..80, 2 => 80u32..3_000, 1 => 3_000u32..20_000];
-    (decidable, prop::bool::weighted(0.85), prop::bool::weighted(0.2), 1u16..4, 0u8..20).prop_map(
-        |(decidable_at, moves, swallow, owner_tries, accident)| Setup {
+    let hinted = prop_oneof![1 => Just(u32::MAX), 1 => 1u32..3_000];
+    (decidable, hinted, prop::bool::weighted(0.85), prop::bool::weighted(0.2), 1u16..4, 0u8..20).prop_map(
+        |(decidable_at, hinted_at, moves, swallow, owner_tries, accident)| Setup {
             decidable_at,
+            hinted_at,
             moves,
             swallow,
             owner_tries,
