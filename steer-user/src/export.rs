@@ -29,7 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::{
     agent::Swept,
     plane::Plane,
-    report::{BackendReport, BackendState, Backends, Stats},
+    report::{BackendReport, BackendState, Backends, Keys, LayoutReport, NameOrigin, Resumptions, Stats},
 };
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -99,7 +99,10 @@ impl Collector for Maps {
             fmt::Error
         };
         packets(&mut encoder, &Stats::read(&self.plane).map_err(unreadable)?)?;
-        backends(&mut encoder, &Backends::read(&self.plane).map_err(unreadable)?)?;
+        let report = Backends::read(&self.plane).map_err(unreadable)?;
+        backends(&mut encoder, &report)?;
+        resumptions(&mut encoder, &report)?;
+        key_names(&mut encoder, &Keys::read(&self.plane, None).map_err(unreadable)?)?;
         let swept = self.gauges.lock().unwrap_or_else(PoisonError::into_inner).clone();
         tables(&mut encoder, &swept)
     }
@@ -145,6 +148,41 @@ fn backends(encoder: &mut DescriptorEncoder<'_>, report: &Backends) -> fmt::Resu
     Ok(())
 }
 
+fn resumptions(encoder: &mut DescriptorEncoder<'_>, report: &Backends) -> fmt::Result {
+    let kind = ConstCounter::new(0_u64).metric_type();
+    let help = "Hellos by what their backend answered; version 1.2 is 1.2 and below";
+    let mut family = encoder.encode_descriptor("resumptions", help, None, kind)?;
+    for backend in &report.backends {
+        for (version, outcomes) in [("1.2", backend.tls12), ("1.3", backend.tls13)] {
+            let Resumptions { accepted, rejected, not_offered } = outcomes;
+            for (outcome, n) in [("accepted", accepted), ("rejected", rejected), ("not-offered", not_offered)] {
+                let [address, vip] = labels(backend);
+                let labels = [address, vip, ("version", version.to_owned()), ("outcome", outcome.to_owned())];
+                ConstCounter::new(n).encode(family.encode_family(&labels)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A shared name counts as shared only, however its owner is known.
+fn key_names(encoder: &mut DescriptorEncoder<'_>, keys: &Keys) -> fmt::Result {
+    let kind = ConstGauge::new(0_i64).metric_type();
+    let help = "Names of ticket keys; those that are shared do not steer";
+    let mut family = encoder.encode_descriptor("key_names", help, None, kind)?;
+    for LayoutReport { vip, .. } in &keys.layouts {
+        let own = keys.names.iter().filter(|name| name.vip == Some(*vip));
+        let of = |origin| own.clone().filter(|name| !name.shared && name.origin == origin).count();
+        let states = NameOrigin::ALL.map(|origin| (origin.word(), of(origin)));
+        let shared = own.clone().filter(|name| name.shared).count();
+        for (state, n) in states.into_iter().chain([("shared", shared)]) {
+            let n = ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX));
+            n.encode(family.encode_family(&[("vip", vip.to_string()), ("state", state.to_owned())])?)?;
+        }
+    }
+    Ok(())
+}
+
 fn labels(backend: &BackendReport) -> [(&'static str, String); 2] {
     [("backend", backend.address.to_string()), ("vip", backend.vip.to_string())]
 }
@@ -153,7 +191,13 @@ fn tables(encoder: &mut DescriptorEncoder<'_>, swept: &Swept) -> fmt::Result {
     let kind = ConstGauge::new(0_i64).metric_type();
     let help = "Entries of a table at the last sweep";
     let mut family = encoder.encode_descriptor("table_entries", help, None, kind)?;
-    for (table, entries) in [("sessions", swept.sessions), ("flows", swept.flows), ("splices", swept.splices)] {
+    let tables = [
+        ("sessions", swept.sessions),
+        ("key_names", swept.key_names),
+        ("flows", swept.flows),
+        ("splices", swept.splices),
+    ];
+    for (table, entries) in tables {
         let entries = ConstGauge::new(i64::try_from(entries).unwrap_or(i64::MAX));
         entries.encode(family.encode_family(&[("table", table)])?)?;
     }

@@ -14,3 +14,4 @@ pub mod plane;
 pub mod pool;
 pub mod report;
 pub mod show;
+pub mod ticket_keys;

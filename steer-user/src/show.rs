@@ -1,5 +1,8 @@
 //! Prints: tables for people, JSON for programs. The only place that writes to standard output.
 
+mod backends;
+mod keys;
+
 use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
@@ -7,7 +10,10 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use steer_common::counters::Counter;
 
-use crate::report::{BackendReport, Backends, SessionReport, Sessions, Stats, Status};
+use crate::{
+    report::{Backends, Keys, SessionReport, Sessions, Stats, Status},
+    ticket_keys::Generated,
+};
 
 /// How results are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,7 +44,7 @@ pub fn status(format: Format, status: &Status) -> Result<()> {
 
 /// Prints `steer backends list`.
 pub fn backends(format: Format, backends: &Backends) -> Result<()> {
-    print(format, backends, || backends_table(backends))
+    print(format, backends, || backends::text(backends))
 }
 
 /// Prints `steer sessions list`.
@@ -49,6 +55,16 @@ pub fn sessions(format: Format, sessions: &Sessions) -> Result<()> {
 /// Prints `steer sessions show`.
 pub fn session(format: Format, sessions: &Sessions) -> Result<()> {
     print(format, sessions, || sessions.sessions.iter().map(session_text).collect::<Vec<_>>().join("\n\n"))
+}
+
+/// Prints `steer keys list`.
+pub fn keys(format: Format, keys: &Keys) -> Result<()> {
+    print(format, keys, || keys::text(keys))
+}
+
+/// Prints `steer keys generate`.
+pub fn generated(format: Format, generated: &Generated) -> Result<()> {
+    print(format, generated, || keys::generated(generated))
 }
 
 /// Prints `steer stats`; `all` shows counters that are zero too.
@@ -85,33 +101,6 @@ fn numbers_from(table: &mut Table, first: usize) {
 fn text(table: &Table) -> String {
     let trimmed = |line: String| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned();
     table.lines().map(trimmed).collect::<Vec<_>>().join("\n")
-}
-
-fn backends_table(backends: &Backends) -> String {
-    let mut table =
-        table(&["ID", "BACKEND", "VIP", "STATE", "WEIGHT", "FLOWS", "RE-HOMED", "LEARNED", "HITS", "RESUMED"]);
-    for backend in &backends.backends {
-        let BackendReport { id, address, vip, weight, flows, rehomed, learned, hits, resumed, .. } = backend;
-        table.add_row([
-            id.to_string(),
-            address.to_string(),
-            vip.to_string(),
-            state(backend),
-            weight.to_string(),
-            flows.to_string(),
-            rehomed.to_string(),
-            learned.to_string(),
-            hits.to_string(),
-            resumed.to_string(),
-        ]);
-    }
-    numbers_from(&mut table, 4);
-    text(&table)
-}
-
-fn state(backend: &BackendReport) -> String {
-    let word = backend.state.word();
-    backend.drain_seconds.map_or(word.to_owned(), |seconds| format!("{word} {seconds}s"))
 }
 
 fn sessions_table(sessions: &Sessions) -> String {

@@ -43,7 +43,7 @@ fn json_has_the_documented_shapes_on_a_live_gateway() -> Result<()> {
     let steer = run.agent()?;
     run.resume_elsewhere(&run.new_client()?)?;
     steer.steer(&format!("backends drain --for 10m {}", run.backend_address(1)))?;
-    for verb in ["status", "backends list", "sessions list"] {
+    for verb in ["status", "backends list", "sessions list", "keys list"] {
         same_shape(verb, &documented(verb)?, &steer.json(verb)?);
     }
     let listed = steer.json("sessions list --limit 1")?;
@@ -123,7 +123,7 @@ fn without_an_agent_verbs_that_read_work_and_say_so_and_a_new_one_adopts_everyth
     steer.steer(&format!("backends add --vip {} --weight 3 {other}", run.vip()))?;
     let sessions = steer.json("sessions list")?["total"].clone();
     steer.end(Signal::SIGKILL)?;
-    for words in ["backends list", "sessions list", "stats", "bypass off"] {
+    for words in ["backends list", "sessions list", "keys list", "stats", "bypass off"] {
         let mut command = Command::new(binary()?);
         let output = command.args(words.split(' ')).arg("--pin-dir").arg(steer.pin_dir()).output()?;
         assert!(output.status.success() && said(&output).contains("no agent runs"), "{words}: {output:?}");

@@ -1,12 +1,12 @@
 //! What the machine around the gateway must allow: said loudly when it does not.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashMap, HashSet},
     fs,
     net::{IpAddr, SocketAddr},
 };
 
-use crate::report::Backends;
+use crate::report::{Backends, KeyNameReport, Keys};
 
 /// What keeps traffic from flowing, as sentences. `vips` says which families matter.
 pub fn sysctls<'a>(
@@ -48,6 +48,52 @@ impl ReturnPathWatch {
 /// Backends whose answers do not come back through this gateway, as sentences: their clients see no connection.
 pub fn return_paths(backends: &Backends) -> Vec<String> {
     backends.without_return_path().map(|backend| no_return_path(backend.address)).collect()
+}
+
+/// Says of each key name once that several backends use it.
+#[derive(Default)]
+pub(super) struct SharedNameWatch {
+    told: HashSet<(Option<SocketAddr>, String)>,
+}
+
+impl SharedNameWatch {
+    /// Looks at the names; those that are shared no more may be told again.
+    pub(super) fn look(&mut self, keys: &Keys) {
+        let shared = keys.names.iter().filter(|name| name.shared);
+        let shared = shared.map(|name| ((name.vip, name.name.clone()), name)).collect::<HashMap<_, _>>();
+        self.told.retain(|told| shared.contains_key(told));
+        for (key, name) in shared {
+            if self.told.insert(key) {
+                log::warn!("{}", shared_name(name));
+            }
+        }
+    }
+}
+
+/// Key names that do not steer because several backends use them, as one sentence for each VIP.
+pub fn shared_names(keys: &Keys) -> Vec<String> {
+    let mut vips = BTreeMap::<_, Vec<&str>>::new();
+    for name in keys.names.iter().filter(|name| name.shared) {
+        vips.entry(name.vip).or_default().push(&name.name);
+    }
+    let sentence = |(vip, names): (Option<SocketAddr>, Vec<&str>)| {
+        let (vip, n) = (vip.map_or("gone".to_owned(), |vip| vip.to_string()), names.len());
+        let first = names.first().copied().unwrap_or_default();
+        format!(
+            "VIP {vip}: several backends use the same ticket keys, whose names do not steer ({n} names, {first} among \
+             them): give each backend keys of its own (steer keys generate)"
+        )
+    };
+    vips.into_iter().map(sentence).collect()
+}
+
+fn shared_name(name: &KeyNameReport) -> String {
+    let owner = name.owner_address.map_or(name.owner.to_string(), |address| address.to_string());
+    format!(
+        "the {} ticket key name {} of {owner} is used by another backend, too: it does not steer",
+        name.origin.word(),
+        name.name
+    )
 }
 
 fn no_return_path(backend: SocketAddr) -> String {

@@ -1,35 +1,63 @@
-//! Reads what the programs tell through the ring of events, and logs it.
+//! Reads what the programs tell through the ring of events: logs it, and looks in tickets for the names of their keys.
 
-use std::mem::size_of;
+use std::{
+    collections::HashMap,
+    mem::size_of,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
-use steer_common::{counters::Counter, shared::Event};
+use steer_common::{
+    counters::Counter,
+    shared::{Event, SERVICE_BACKEND},
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::{
+    Pools,
+    key_layout::{Finding, Search},
+};
 use crate::address;
 
 /// Reads for ever; the ring stays empty for the programs even when nobody wants to see the events.
-pub(super) async fn run(ring: RingBuf<MapData>) -> Result<()> {
+pub(super) async fn run(ring: RingBuf<MapData>, pools: Arc<Mutex<Pools>>) -> Result<()> {
     // SAFETY: the ring keeps its one descriptor open for as long as it lives, and the `AsyncFd` owns it.
     let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
     let mut ring = ring.context("watch the ring of events")?;
+    let mut searches = Searches::default();
     loop {
         let mut ready = ring.readable_mut().await.context("wait for events")?;
         while let Some(item) = ready.get_inner_mut().next() {
-            log(&item);
+            let Some(event) = read(&item) else {
+                log::warn!("an event of {} bytes; expected {}", item.len(), size_of::<Event>());
+                continue;
+            };
+            log::debug!("{}", describe(&event));
+            if let Some((vip, finding)) = searches.told(&event) {
+                // What is not written now is found once more.
+                let written = pools.lock().unwrap_or_else(PoisonError::into_inner).found(vip, &finding);
+                written.unwrap_or_else(|error| log::error!("{error:#}"));
+            }
         }
         ready.clear_ready();
     }
 }
 
-fn log(bytes: &[u8]) {
-    if !log::log_enabled!(log::Level::Debug) {
-        return;
-    }
-    match read(bytes) {
-        Some(event) => log::debug!("{}", describe(&event)),
-        None => log::warn!("an event of {} bytes; expected {}", bytes.len(), size_of::<Event>()),
+/// Searches for the place of key names, by `VipId`.
+#[derive(Default)]
+struct Searches(HashMap<u16, Search>);
+
+impl Searches {
+    /// A ticket may show it; a search that is over begins anew with the next ticket, if the programs still tell any.
+    fn told(&mut self, event: &Event) -> Option<(u16, Finding)> {
+        let vip = event.flow.service;
+        if event.what != Counter::TicketTold as u16 || vip & SERVICE_BACKEND != 0 {
+            return None;
+        }
+        let finding = self.0.entry(vip).or_default().told(event.first, &event.ticket)?;
+        self.0.remove(&vip);
+        Some((vip, finding))
     }
 }
 
@@ -57,10 +85,29 @@ mod tests {
 
     use super::*;
 
+    /// A ticket is told of backend 1.
+    fn event(flow: FlowKey, ticket: [u8; 32]) -> Event {
+        Event { at: 0, flow, what: Counter::TicketTold as u16, first: 1, owner: 1, zero: 0, zero2: 0, ticket }
+    }
+
+    #[test]
+    fn tickets_of_one_vip_are_searched_together_and_other_events_not_at_all() {
+        let ticket = |n| std::array::from_fn(|i| if i < 16 { 7 } else { n });
+        let flow = |service| FlowKey { service, ..FlowKey::default() };
+        let mut searches = Searches::default();
+        for n in 0..4 {
+            assert_eq!(searches.told(&Event { what: Counter::Rehome as u16, ..event(flow(0), ticket(n)) }), None);
+            assert_eq!(searches.told(&event(flow(SERVICE_BACKEND), ticket(n))), None);
+            assert_eq!(searches.told(&event(flow(u16::from(n)), ticket(n))), None);
+        }
+        let found = (1..4).find_map(|n| searches.told(&event(flow(0), ticket(n)))).unwrap();
+        assert_eq!((found.0, found.1.layout.len, searches.0.contains_key(&0)), (0, 16, false));
+    }
+
     #[test]
     fn an_event_is_told_in_the_counters_own_word() {
         let flow = FlowKey { client: Address::from_v4([192, 0, 2, 1]), client_port: [0x30, 0x39], service: 0 };
-        let event = Event { at: 0, flow, what: Counter::Rehome as u16, first: 1, owner: 2, zero: 0, zero2: 0 };
+        let event = Event { what: Counter::Rehome as u16, owner: 2, ..event(flow, [0; 32]) };
         assert_eq!(describe(&event), "rehome: client 192.0.2.1 port 12345, VIP 0, first 1, owner 2");
     }
 

@@ -6,6 +6,7 @@ pub mod checks;
 mod events;
 mod health;
 mod interfaces;
+mod key_layout;
 mod pools;
 mod qdiscs;
 mod sweep;
@@ -30,7 +31,7 @@ use crate::{
     config::Config,
     control, export,
     plane::{self, Attachment, Lock, PinDir, Plane, Programs, Xdp},
-    report::Backends,
+    report::{Backends, Keys},
 };
 
 /// Shortest time between two sweeps.
@@ -88,7 +89,7 @@ async fn start(config: &Config, dir: &PinDir) -> Result<Running> {
     let mut tasks = JoinSet::new();
     tasks.spawn(control::serve(listener, Arc::clone(&pools), Arc::clone(&stop)));
     tasks.spawn(health::run(Arc::clone(&pools)));
-    tasks.spawn(events::run(Plane::events(dir)?));
+    tasks.spawn(events::run(Plane::events(dir)?, Arc::clone(&pools)));
     if let Some(listener) = metrics {
         tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges)));
     }
@@ -157,18 +158,27 @@ async fn keep(
 ) -> Result<()> {
     let mut plane = Plane::open(&dir)?;
     let mut return_paths = checks::ReturnPathWatch::default();
+    let mut shared_names = checks::SharedNameWatch::default();
     loop {
         let started = Instant::now();
         let walk = move || sweep(&mut plane).map(|swept| (plane, swept));
         let (given_back, swept) = tokio::task::spawn_blocking(walk).await.context("sweep the tables")??;
         plane = given_back;
-        pools.lock().unwrap_or_else(PoisonError::into_inner).release(&swept.named)?;
+        put_right(&pools, &swept)?;
         return_paths.look(&Backends::read(&plane)?);
+        shared_names.look(&Keys::read(&plane, None)?);
         log::trace!("swept: {swept:?}");
         *gauges.lock().unwrap_or_else(PoisonError::into_inner) = swept;
         look_after(&config, &dir, &mut programs, &mut attached).await;
         time::sleep(SWEEP.max(started.elapsed() * SWEEP_SHARE)).await;
     }
+}
+
+/// Does to the pools what a sweep tells: numbers that nothing names are free; configured names stand in their map.
+fn put_right(pools: &Mutex<Pools>, swept: &Swept) -> Result<()> {
+    let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+    pools.release(&swept.named)?;
+    pools.keep_names()
 }
 
 /// Brings programs and VIPs back where an interface vanished and came back. What fails is tried again.

@@ -1,12 +1,14 @@
 //! Ages the tables. The programs judge every timeout themselves when they look something up; this only gives back
 //! memory, and tells which backends are still named.
 
+mod names;
+
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 use steer_common::{
     flow::{State, Word},
-    shared::{Flow, FlowKey, SERVICE_BACKEND, Session, SessionKey, Vip},
+    shared::{Backend, Flow, FlowKey, SERVICE_BACKEND, Session, SessionKey, Vip},
 };
 
 use crate::{
@@ -24,6 +26,8 @@ const HANDSHAKE: u32 = 180;
 pub struct Swept {
     /// Sessions left.
     pub sessions: u64,
+    /// Names of ticket keys left.
+    pub key_names: u64,
     /// Flows left.
     pub flows: u64,
     /// Re-homed flows left.
@@ -37,9 +41,12 @@ pub struct Swept {
 /// Walks every table once.
 pub fn sweep(plane: &mut Plane) -> Result<Swept> {
     let now = clock::seconds();
-    let rules = Rules { now, vips: plane.vips()?.into_iter().map(|(_, vip)| (vip.id, vip)).collect() };
+    let vips = plane.vips()?.into_iter().map(|(_, vip)| (vip.id, vip)).collect();
+    let backends = plane.backends()?.into_iter().map(|(id, backend)| (id as u16, backend)).collect();
+    let rules = Rules { now, vips, backends };
     let mut swept = Swept::default();
     swept.sessions = sweep_sessions(&mut plane.sessions, &rules, &mut swept)?;
+    swept.key_names = names::sweep_names(plane, &rules, &mut swept)?;
     // Splices first: a flow's entry says what its splice's does not, and goes with it.
     swept.splices = sweep_splices(plane, &rules, &mut swept)?;
     swept.flows = sweep_flows(&mut plane.flows, &mut swept, |key, flow| rules.flow_is_stale(key, flow))?;
@@ -51,6 +58,9 @@ pub fn sweep(plane: &mut Plane) -> Result<Swept> {
 pub(crate) fn named_vips(plane: &Plane) -> Result<HashSet<u16>> {
     let mut named = HashSet::new();
     plane.sessions.for_each(|key, _| named.extend([key.vip]))?;
+    for table in [&plane.key_names, &plane.key_name_tries] {
+        table.for_each(|key, _| named.extend([key.vip]))?;
+    }
     for table in [&plane.flows, &plane.splices, &plane.handshakes] {
         table.for_each(|key, _| named.extend([key.service]))?;
     }
@@ -60,6 +70,7 @@ pub(crate) fn named_vips(plane: &Plane) -> Result<HashSet<u16>> {
 struct Rules {
     now: u32,
     vips: HashMap<u16, Vip>,
+    backends: HashMap<u16, Backend>,
 }
 
 impl Rules {
@@ -149,7 +160,7 @@ mod tests {
 
     fn rules() -> Rules {
         let vip = Vip { session_timeout: 600, session_limit: 3600, flow_timeout: 7860, ..Vip::default() };
-        Rules { now: NOW, vips: [(0, vip)].into() }
+        Rules { now: NOW, vips: [(0, vip)].into(), backends: HashMap::new() }
     }
 
     fn flow(age: u32, flags: u16) -> Flow {

@@ -5,6 +5,7 @@ mod backends;
 mod bypass;
 mod config;
 mod detach;
+mod keys;
 mod sessions;
 mod stats;
 mod status;
@@ -60,6 +61,9 @@ enum Verb {
     /// Show and remove sessions
     #[command(subcommand)]
     Sessions(sessions::Sessions),
+    /// Show the names of ticket keys; make keys with names of their own
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Show the counters
     Stats(stats::Stats),
     /// Check configuration files
@@ -78,6 +82,7 @@ impl Cli {
             Verb::Status => status::run(&place),
             Verb::Backends(verb) => verb.run(&place),
             Verb::Sessions(verb) => verb.run(&place),
+            Verb::Keys(verb) => verb.run(&place),
             Verb::Stats(verb) => verb.run(&place),
             Verb::Config(verb) => verb.run(&place),
         }

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, bail};
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use steer_common::session::Kind;
 
 use super::Place;
 use crate::{
@@ -27,14 +28,14 @@ pub(super) enum Sessions {
         prefix: String,
     },
     /// Forget sessions: their clients make a full handshake next time
-    #[command(group = ArgGroup::new("what").required(true).multiple(true).args(["prefix", "owner", "vip", "all"]))]
+    #[command(group = ArgGroup::new("what").required(true).multiple(true).args(["prefix", "owner", "vip", "kind", "all"]))]
     Remove {
         /// Those whose identifier starts with these hexadecimal digits
         prefix: Option<String>,
         #[command(flatten)]
         which: Which,
         /// All of them
-        #[arg(long, conflicts_with_all = ["prefix", "owner", "vip"])]
+        #[arg(long, conflicts_with_all = ["prefix", "owner", "vip", "kind"])]
         all: bool,
     },
 }
@@ -47,13 +48,35 @@ pub(super) struct Which {
     /// Those of this VIP
     #[arg(long, value_name = "ADDRESS:PORT")]
     vip: Option<SocketAddr>,
+    /// Those of this kind
+    #[arg(long, value_enum)]
+    kind: Option<KindWord>,
+}
+
+/// What an identifier is.
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum KindWord {
+    /// Session ID of TLS 1.2 and below
+    SessionId,
+    /// First bytes of a ticket
+    Ticket,
+}
+
+impl Which {
+    fn matcher(&self, prefix: Option<&str>) -> Result<Matcher> {
+        let kind = self.kind.map(|word| match word {
+            KindWord::SessionId => Kind::SessionId,
+            KindWord::Ticket => Kind::Ticket,
+        });
+        Ok(Matcher::new(prefix, self.owner, self.vip)?.of_kind(kind))
+    }
 }
 
 impl Sessions {
     pub(super) fn run(self, place: &Place) -> Result<()> {
         match self {
             Self::List { which, limit } => {
-                let matcher = Matcher::new(None, which.owner, which.vip)?;
+                let matcher = which.matcher(None)?;
                 show::sessions(place.format(), &report::Sessions::read(&place.plane()?, &matcher, limit)?)
             }
             Self::Show { prefix } => {
@@ -65,7 +88,7 @@ impl Sessions {
                 show::session(place.format(), &found)
             }
             Self::Remove { prefix, which, all: _ } => {
-                let matcher = Matcher::new(prefix.as_deref(), which.owner, which.vip)?;
+                let matcher = which.matcher(prefix.as_deref())?;
                 let removed = report::Sessions::remove(&mut place.plane()?, &matcher)?;
                 show::outcome(place.format(), format!("removed {removed} sessions"))
             }

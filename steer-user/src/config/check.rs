@@ -11,8 +11,9 @@ use steer_common::shared::{MAX_BACKENDS, MAX_VIPS};
 use toml::Spanned;
 
 use super::{
-    Backend, Config, ConfigError, Health, Interface, PIN_DIR, SOCKET, Sizes, Vip,
+    Backend, Config, ConfigError, Health, Interface, KeyName, PIN_DIR, SOCKET, Sizes, Vip,
     error::Source,
+    key_name,
     raw::{self, Spanned0},
 };
 
@@ -20,6 +21,8 @@ use super::{
 const SESSION_TIMEOUT: Duration = Duration::from_secs(600);
 /// Idle flows last as long as TCP keepalive needs to find out (RFC 5382 REQ-5: not less than 2 h 4 min).
 const FLOW_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 11 * 60);
+/// Learned key names outlast the usual lifetime of a key.
+const KEY_NAME_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const OWNER_TRIES: u16 = 3;
 /// Longest interface name, bytes (IFNAMSIZ without the final zero).
 const INTERFACE_NAME_MAX: usize = 15;
@@ -138,19 +141,24 @@ fn vip(raw: Spanned<raw::Vip>, taken: &mut Taken<'_>, source: &Source<'_>) -> Re
             source.error(&raw.address.span(), format!("{address} has no [[vip.backend]]; expected at least one"))
         );
     }
+    let (ticket_key_name, key_names) = key_name::names(&raw, source)?;
+    let named = raw.backend.iter().zip(key_names);
+    let backends = named.map(|(raw, names)| backend(raw, names, address, taken)).collect::<Result<_>>()?;
     Ok(Vip {
         address,
         mode: raw.mode,
         session_timeout: seconds(raw.session_timeout, SESSION_TIMEOUT, 1, source)?,
         session_limit: seconds(raw.session_limit, Duration::ZERO, 0, source)?,
         flow_timeout: seconds(raw.flow_timeout, FLOW_TIMEOUT, 1, source)?,
+        ticket_key_name,
+        key_name_timeout: seconds(raw.key_name_timeout, KEY_NAME_TIMEOUT, 1, source)?,
         fallback: raw.fallback,
         owner_tries: owner_tries(raw.owner_tries, source)?,
         swallow: raw.swallow,
         assign: raw.assign,
         return_path: raw.return_path,
         health: health(raw.health, source)?,
-        backends: raw.backend.iter().map(|raw| backend(raw, address, taken)).collect::<Result<_>>()?,
+        backends,
     })
 }
 
@@ -181,11 +189,11 @@ fn health(Spanned0(health, span): Spanned0<Health>, source: &Source<'_>) -> Resu
     }
 }
 
-fn backend(raw: &raw::Backend, vip: SocketAddr, taken: &mut Taken<'_>) -> Result<Backend> {
+fn backend(raw: &raw::Backend, key_names: Vec<KeyName>, vip: SocketAddr, taken: &mut Taken<'_>) -> Result<Backend> {
     let address = taken.take(&raw.address, format!("a backend of {vip}"))?;
     if address.is_ipv4() != vip.is_ipv4() {
         let message = format!("{address} behind {vip}: families do not mix; expected an address of the VIP's family");
         return Err(taken.source.error(&raw.address.span(), message));
     }
-    Ok(Backend { address, weight: raw.weight.unwrap_or(1) })
+    Ok(Backend { address, weight: raw.weight.unwrap_or(1), key_names })
 }

@@ -55,16 +55,18 @@ impl Source<'_> {
         self.error(&error.span().unwrap_or(0..0), message)
     }
 
-    /// Line and key of an offset: the text before `=` on its line, behind the name of the table above it.
+    /// Line and key of an offset: the text before `=` on its line, or above where a list goes on over several lines,
+    /// behind the name of the table above it.
     fn place(&self, offset: usize) -> (usize, String) {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
-        let mut above = self.text.lines().take(line).collect::<Vec<_>>();
-        let here = above.pop().unwrap_or_default();
-        if let Some(table) = table_name(here) {
+        let above = self.text.lines().take(line).collect::<Vec<_>>();
+        if let Some(table) = above.last().and_then(|here| table_name(here)) {
             return (line, table.to_owned());
         }
-        let key = here.split_once('=').map_or("", |(key, _)| key.trim());
+        let key =
+            above.iter().rev().take_while(|line| table_name(line).is_none()).find_map(|line| line.split_once('='));
+        let key = key.map_or("", |(key, _)| key.trim());
         let table = above.iter().rev().find_map(|line| table_name(line)).unwrap_or_default();
         let name = [table, key].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(".");
         (line, name)

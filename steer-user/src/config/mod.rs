@@ -4,6 +4,7 @@
 
 mod check;
 mod error;
+mod key_name;
 mod raw;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 
 use anyhow::Context as _;
 pub use error::ConfigError;
+pub use key_name::{KeyName, LayoutWord, TicketKeyName};
 use serde::Deserialize;
 
 /// Where maps and links are pinned unless told otherwise.
@@ -95,6 +97,10 @@ pub struct Vip {
     pub session_limit: Duration,
     /// A flow without a packet for so long is forgotten.
     pub flow_timeout: Duration,
+    /// Where the names of ticket keys stand.
+    pub ticket_key_name: TicketKeyName,
+    /// A learned key name of which no ticket was seen for so long is forgotten.
+    pub key_name_timeout: Duration,
     /// By what a backend is chosen when no session decides.
     pub fallback: Fallback,
     /// SYNs tried at an owner before the first backend gets the hello.
@@ -145,12 +151,14 @@ pub enum ReturnPath {
 }
 
 /// One server of a pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backend {
     /// Its address and port.
     pub address: SocketAddr,
     /// Its share of new flows; 0 takes none.
     pub weight: u16,
+    /// Names of its ticket keys, each as long as the VIP's layout says.
+    pub key_names: Vec<KeyName>,
 }
 
 /// How the backends of a pool are probed: by TCP connections.

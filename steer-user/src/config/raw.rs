@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{Fallback, Health, Hook, Mode, ReturnPath, Sizes};
+use super::{Fallback, Health, Hook, Mode, ReturnPath, Sizes, TicketKeyName};
 use crate::clock::deserialize_duration;
 
 #[derive(Deserialize)]
@@ -52,6 +52,9 @@ pub(super) struct Vip {
     pub(super) session_limit: Option<Spanned<Time>>,
     pub(super) flow_timeout: Option<Spanned<Time>>,
     #[serde(default)]
+    pub(super) ticket_key_name: TicketKeyName,
+    pub(super) key_name_timeout: Option<Spanned<Time>>,
+    #[serde(default)]
     pub(super) fallback: Fallback,
     pub(super) owner_tries: Option<Spanned<u16>>,
     #[serde(default)]
@@ -71,6 +74,8 @@ pub(super) struct Vip {
 pub(super) struct Backend {
     pub(super) address: Spanned<Socket>,
     pub(super) weight: Option<u16>,
+    #[serde(default)]
+    pub(super) key_names: Vec<Spanned<String>>,
 }
 
 /// A duration with its place.

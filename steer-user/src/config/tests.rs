@@ -1,3 +1,5 @@
+use steer_common::session::NameLayout;
+
 use super::*;
 
 const GOOD: &str = r#"metrics = "127.0.0.1:9464"
@@ -108,4 +110,74 @@ fn refuses_health_that_never_falls() {
 fn the_example_of_the_package_is_good() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/steer.toml");
     Config::load(&file).unwrap();
+}
+
+const NAME: &str = "000102030405060708090a0b0c0d0e0f";
+
+/// The good file with a setting of the VIP, and key names of both backends.
+fn named(setting: &str, first: &str, second: &str) -> String {
+    let text = GOOD.replace("session_timeout = \"10m\"", &format!("ticket_key_name = \"{setting}\""));
+    text.replace("0.1:443\"", &format!("0.1:443\"\nkey_names = [{first}]")) + &format!("key_names = [{second}]\n")
+}
+
+#[test]
+fn key_names_stand_where_most_stacks_have_them_unless_told() {
+    let at = |at, len| TicketKeyName::At(NameLayout { at, len });
+    let setting = |text: &str| parse(text).unwrap().vips[0].ticket_key_name;
+    assert_eq!(setting(GOOD), at(0, 16));
+    assert_eq!(parse(GOOD).unwrap().vips[0].key_name_timeout, Duration::from_secs(86_400));
+    let wanted = [("16@0", at(0, 16)), ("4@0", at(0, 4)), ("16@1", at(1, 16)), ("none", at(0, 0))];
+    for (word, layout) in wanted.into_iter().chain([("auto", TicketKeyName::Auto)]) {
+        assert_eq!(setting(&named(word, "", "")), layout, "{word}");
+    }
+}
+
+#[test]
+fn names_given_with_auto_tell_the_layout() {
+    let short = parse(&named("auto", "\"a1b2c3d4\"", "")).unwrap();
+    assert_eq!(short.vips[0].ticket_key_name, TicketKeyName::At(NameLayout { at: 0, len: 4 }));
+    assert_eq!(short.vips[0].backends[0].key_names, [[0xa1, 0xb2, 0xc3, 0xd4]]);
+    let long = parse(&named("auto", "", &format!("\"{NAME}\""))).unwrap();
+    assert_eq!(long.vips[0].ticket_key_name, TicketKeyName::default());
+    refuses(&named("auto", "\"a1b2c3d4\"", &format!("\"{NAME}\"")), 17, "vip.backend.key_names", "expected 8");
+}
+
+#[test]
+fn refuses_a_place_of_key_names_that_is_none() {
+    refuses(&named("8@0", "", ""), 8, "vip.ticket_key_name", "expected \"16@0\"");
+    refuses(
+        &GOOD.replace("session_timeout = \"10m\"", "key_name_timeout = 0"),
+        8,
+        "vip.key_name_timeout",
+        "at least 1",
+    );
+}
+
+#[test]
+fn refuses_a_key_name_of_another_length() {
+    refuses(&named("16@0", "\"a1b2c3d4\"", ""), 12, "vip.backend.key_names", "expected 32 hexadecimal digits");
+    refuses(&named("4@0", &format!("\"{NAME}\""), ""), 12, "vip.backend.key_names", "expected 8 hexadecimal digits");
+    refuses(&named("auto", "\"a1b2\"", ""), 12, "vip.backend.key_names", "expected 32 hexadecimal digits, or 8");
+    refuses(&named("4@0", "\"a1b2c3dx\"", ""), 12, "vip.backend.key_names", "hexadecimal");
+}
+
+#[test]
+fn refuses_a_key_name_of_two_backends() {
+    refuses(&named("4@0", "\"a1b2c3d4\"", "\"A1B2C3D4\""), 17, "vip.backend.key_names", "of 10.0.0.1:443 already");
+}
+
+#[test]
+fn refuses_key_names_where_tickets_have_none() {
+    refuses(&named("none", "\"a1b2c3d4\"", ""), 12, "vip.backend.key_names", "expected no key_names");
+}
+
+#[test]
+fn refuses_more_key_names_than_a_backend_can_have() {
+    let nine = (0..9).map(|n| format!("\"0000000{n}\"")).collect::<Vec<_>>().join(", ");
+    refuses(&named("4@0", &nine, ""), 12, "vip.backend.key_names", "at most 8");
+}
+
+#[test]
+fn an_error_in_a_list_of_several_lines_names_its_key() {
+    refuses(&named("4@0", "\n  \"a1b2c3d4\",\n  \"nothing\",\n", ""), 14, "vip.backend.key_names", "hexadecimal");
 }

@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn pins_of_vlan_interfaces_have_names_without_dots() {
         let pin = PinDir::new("/sys/fs/bpf/steer").link("eth0.100", Kind::Tc);
-        assert_eq!(pin, Path::new("/sys/fs/bpf/steer/v1/link_eth0:100_tc"));
+        assert_eq!(pin, Path::new(&format!("/sys/fs/bpf/steer/v{LAYOUT_VERSION}/link_eth0:100_tc")));
         assert_eq!(interface_name("eth0:100"), "eth0.100");
     }
 }

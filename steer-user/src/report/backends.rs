@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_RETURN_SEEN, BACKEND_UP, Backend};
+use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_RETURN_SEEN, BACKEND_UP, Backend, Outcomes};
 
 use crate::{address::socket, clock, plane::Plane};
 
@@ -40,12 +40,41 @@ pub struct BackendReport {
     pub learned: u64,
     /// Hellos whose session it owned.
     pub hits: u64,
-    /// Resumptions it accepted.
+    /// Resumptions it accepted, of all versions.
     pub resumed: u64,
+    /// What became of hellos to it, TLS 1.2 and below.
+    pub tls12: Resumptions,
+    /// What became of hellos to it, TLS 1.3.
+    pub tls13: Resumptions,
     /// Packets to it and from it.
     pub packets: u64,
     /// Bytes of those packets.
     pub bytes: u64,
+}
+
+/// What became of hellos that were read, by what their backend answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Resumptions {
+    /// Sessions that it resumed.
+    pub accepted: u64,
+    /// Sessions that were offered and not resumed.
+    pub rejected: u64,
+    /// Full handshakes whose client offered none.
+    pub not_offered: u64,
+}
+
+impl Resumptions {
+    /// Of a hundred sessions offered, how many were resumed; `None` where none was offered.
+    pub fn rate(self) -> Option<f64> {
+        let offered = self.accepted + self.rejected;
+        (offered > 0).then(|| self.accepted as f64 * 100.0 / offered as f64)
+    }
+}
+
+impl From<Outcomes> for Resumptions {
+    fn from(Outcomes { accepted, rejected, not_offered }: Outcomes) -> Self {
+        Self { accepted, rejected, not_offered }
+    }
 }
 
 /// What a backend may get.
@@ -114,6 +143,8 @@ impl BackendReport {
             learned: stats.learned,
             hits: stats.hits,
             resumed: stats.tls12.accepted + stats.tls13.accepted,
+            tls12: stats.tls12.into(),
+            tls13: stats.tls13.into(),
             packets: stats.packets,
             bytes: stats.bytes,
         })

@@ -2,11 +2,13 @@
 //! metrics.
 
 mod backends;
+mod keys;
 mod sessions;
 mod stats;
 mod status;
 
-pub use backends::{BackendReport, BackendState, Backends};
+pub use backends::{BackendReport, BackendState, Backends, Resumptions};
+pub use keys::{KeyNameReport, Keys, LayoutOrigin, LayoutReport, NameOrigin};
 pub use sessions::{Matcher, SessionReport, Sessions};
 pub use stats::Stats;
 pub use status::{AgentReport, InterfaceReport, Status, TableReport, VipReport};

@@ -34,7 +34,7 @@ pub struct SessionReport {
     pub id: String,
     /// Length of the identifier, bytes.
     pub length: u8,
-    /// What the identifier is: `session-id`, `ticket` or `key-name`.
+    /// What the identifier is: `session-id` or `ticket`.
     pub kind: String,
     /// The VIP it was learned at; absent when it is gone.
     pub vip: Option<SocketAddr>,
@@ -60,6 +60,7 @@ pub struct Matcher {
     nibble: Option<u8>,
     owner: Option<SocketAddr>,
     vip: Option<SocketAddr>,
+    kind: Option<Kind>,
 }
 
 impl Matcher {
@@ -73,7 +74,13 @@ impl Matcher {
         let pairs = digits.chunks_exact(2);
         let nibble = pairs.remainder().first().copied();
         let prefix = pairs.map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
-        Ok(Self { prefix, nibble, owner, vip })
+        Ok(Self { prefix, nibble, owner, vip, kind: None })
+    }
+
+    /// Of those, the ones of this kind, if it is given.
+    #[must_use]
+    pub fn of_kind(self, kind: Option<Kind>) -> Self {
+        Self { kind, ..self }
     }
 
     fn matches(&self, key: &SessionKey, session: &Session, names: &Names) -> bool {
@@ -81,6 +88,7 @@ impl Matcher {
         let nibble = |nibble: u8| id.get(self.prefix.len()).is_some_and(|byte| byte >> 4 == nibble);
         id.starts_with(&self.prefix)
             && self.nibble.is_none_or(nibble)
+            && self.kind.is_none_or(|kind| key.kind == kind as u8)
             && self.owner.is_none_or(|owner| names.owner(session.owner).is_some_and(|b| b.endpoint == endpoint(owner)))
             && self.vip.is_none_or(|vip| names.vip(key.vip).is_some_and(|(at, _)| *at == endpoint(vip)))
     }
@@ -183,6 +191,14 @@ mod tests {
     fn a_session_is_found_by_any_number_of_digits() {
         assert!(matches("") && matches("a") && matches("abc") && matches("ABCDEF012345"));
         assert!(!matches("b") && !matches("abd") && !matches("abcdef01234500"));
+    }
+
+    #[test]
+    fn a_session_is_found_by_its_kind() {
+        for (kind, found) in [(None, true), (Some(Kind::SessionId), true), (Some(Kind::Ticket), false)] {
+            let matcher = Matcher::default().of_kind(kind);
+            assert_eq!(matcher.matches(&key(), &Session::default(), &names()), found);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use steer_common::shared::{BACKEND_PRESENT, LAYOUT_VERSION, VIP_OBSERVE};
 
-use super::{BackendState, Backends};
+use super::{BackendState, Backends, Keys};
 use crate::{
     address::socket,
     agent::checks,
@@ -103,7 +103,7 @@ impl Status {
             layout: LAYOUT_VERSION,
             agent: agent(dir, socket),
             bypass: plane.settings()?.bypass != 0,
-            warnings: warnings(&interfaces, &vips, &backends),
+            warnings: warnings(&interfaces, &vips, &backends, &Keys::read(&plane, None)?),
             tables: tables(&plane)?,
             drift: drift(&plane, &backends)?,
             interfaces,
@@ -150,6 +150,7 @@ fn tables(plane: &Plane) -> Result<Vec<TableReport>> {
     let table = |name: &str, entries, max_entries| TableReport { name: name.to_owned(), entries, max_entries };
     Ok(vec![
         table("sessions", plane.sessions.count()?, plane.sessions.max_entries()?),
+        table("key_names", plane.key_names.count()?, plane.key_names.max_entries()?),
         table("flows", plane.flows.count()?, plane.flows.max_entries()?),
         table("splices", plane.splices.count()?, plane.splices.max_entries()?),
         table("handshakes", plane.handshakes.count()?, plane.handshakes.max_entries()?),
@@ -183,7 +184,7 @@ fn drift(plane: &Plane, backends: &Backends) -> Result<Vec<String>> {
     Ok(sentences.into_iter().collect())
 }
 
-fn warnings(interfaces: &[InterfaceReport], vips: &[VipReport], backends: &Backends) -> Vec<String> {
+fn warnings(interfaces: &[InterfaceReport], vips: &[VipReport], backends: &Backends, keys: &Keys) -> Vec<String> {
     let names = interfaces.iter().map(|interface| interface.name.as_str());
     let mut warnings = checks::sysctls(names.clone(), vips.iter().map(|vip| vip.address.ip()));
     let gone = names.filter(|name| crate::plane::ifindex(name).is_none());
@@ -191,5 +192,6 @@ fn warnings(interfaces: &[InterfaceReport], vips: &[VipReport], backends: &Backe
     let idle = vips.iter().filter(|vip| vip.backends_up == 0);
     warnings.extend(idle.map(|vip| format!("VIP {}: no backend takes new flows", vip.address)));
     warnings.extend(checks::return_paths(backends));
+    warnings.extend(checks::shared_names(keys));
     warnings
 }

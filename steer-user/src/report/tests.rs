@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::ticket_keys::Generated;
 
 #[track_caller]
 fn keys(value: &Value) -> Vec<&str> {
@@ -23,6 +24,8 @@ fn backend() -> BackendReport {
         learned: 3,
         hits: 4,
         resumed: 5,
+        tls12: Resumptions { accepted: 2, rejected: 8, not_offered: 9 },
+        tls13: Resumptions { accepted: 3, rejected: 0, not_offered: 1 },
         packets: 6,
         bytes: 7,
     }
@@ -36,9 +39,62 @@ fn backends_list_has_the_documented_shape() {
         json!({"backends": [{
             "id": 3, "address": "10.0.0.1:443", "vip": "198.51.100.10:443", "state": "draining", "weight": 1,
             "drain_seconds": 60, "return_path_seen": true, "flows": 1, "rehomed": 2, "learned": 3, "hits": 4,
-            "resumed": 5, "packets": 6, "bytes": 7
+            "resumed": 5, "tls12": {"accepted": 2, "rejected": 8, "not_offered": 9},
+            "tls13": {"accepted": 3, "rejected": 0, "not_offered": 1}, "packets": 6, "bytes": 7
         }]})
     );
+}
+
+#[test]
+fn the_rate_is_of_the_sessions_offered() {
+    assert_eq!((backend().tls12.rate(), backend().tls13.rate()), (Some(20.0), Some(100.0)));
+    assert_eq!(Resumptions { accepted: 0, rejected: 0, not_offered: 9 }.rate(), None);
+}
+
+fn key_name() -> KeyNameReport {
+    KeyNameReport {
+        name: "a1b2c3d4".into(),
+        vip: Some("198.51.100.10:443".parse().unwrap()),
+        owner: 3,
+        owner_address: None,
+        origin: NameOrigin::Configured,
+        shared: true,
+        age_seconds: 9,
+        idle_seconds: 4,
+        hits: 2,
+        accepted: 1,
+    }
+}
+
+#[test]
+fn keys_list_has_the_documented_shape() {
+    let vip = "198.51.100.10:443".parse().unwrap();
+    let layouts = vec![
+        LayoutReport { vip, layout: Some("4@0".into()), origin: LayoutOrigin::Found },
+        LayoutReport { vip, layout: None, origin: LayoutOrigin::Searched },
+    ];
+    let value = serde_json::to_value(Keys { layouts, names: vec![key_name()] }).unwrap();
+    assert_eq!(
+        value,
+        json!({
+            "layouts": [{"vip": "198.51.100.10:443", "layout": "4@0", "origin": "found"},
+                        {"vip": "198.51.100.10:443", "layout": null, "origin": "searched"}],
+            "names": [{
+                "name": "a1b2c3d4", "vip": "198.51.100.10:443", "owner": 3, "owner_address": null,
+                "origin": "configured", "shared": true, "age_seconds": 9, "idle_seconds": 4, "hits": 2, "accepted": 1
+            }]
+        })
+    );
+}
+
+#[test]
+fn shared_names_are_warned_of_by_vip() {
+    let other = KeyNameReport { name: "00000001".into(), ..key_name() };
+    let alone = KeyNameReport { shared: false, vip: None, ..key_name() };
+    let warnings = crate::agent::checks::shared_names(&Keys { layouts: vec![], names: vec![key_name(), other, alone] });
+    assert_eq!(warnings.len(), 1);
+    let start = "VIP 198.51.100.10:443: several backends use the same ticket keys, whose names do not steer (2 names, ";
+    assert!(warnings[0].starts_with(start), "{warnings:?}");
 }
 
 #[test]
@@ -129,6 +185,10 @@ fn the_examples_in_the_documentation_are_what_the_program_prints() {
     let (documented, printed) = example::<Backends>("`backends list`");
     assert_eq!(documented, printed);
     let (documented, printed) = example::<Sessions>("`sessions list`");
+    assert_eq!(documented, printed);
+    let (documented, printed) = example::<Keys>("`keys list`");
+    assert_eq!(documented, printed);
+    let (documented, printed) = example::<Generated>("`keys generate`");
     assert_eq!(documented, printed);
     let (documented, printed) = example::<Stats>("`stats`");
     assert_eq!(documented, printed);

@@ -29,6 +29,7 @@ impl Pools {
             pools.write_vip(vip, *id)?;
         }
         pools.remove_vips()?;
+        pools.adopt_names()?;
         pools.remember()?;
         Ok(pools)
     }

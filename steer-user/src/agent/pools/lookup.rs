@@ -6,7 +6,7 @@ use steer_common::shared::{
     VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, Vip,
 };
 
-use super::Pools;
+use super::{Pools, names};
 use crate::{
     address::{endpoint, socket},
     config::{self, Fallback, Mode, ReturnPath},
@@ -21,19 +21,23 @@ impl Pools {
     /// Writes a VIP as the file wants it, with its lookup table.
     pub(super) fn write_vip(&mut self, vip: &config::Vip, id: u16) -> Result<()> {
         let old = self.plane.vips.find(&endpoint(vip.address))?;
+        let (layout, origin) = names::layout(vip, old.as_ref());
+        if old.is_some_and(|old| names::layout_of(&old) != layout) {
+            self.forget_names(id)?;
+        }
         let wanted = Vip {
             id,
-            flags: flags(vip),
+            flags: flags(vip) | origin,
             lookup_base: old.map_or_else(|| half(id, 1), |old| old.lookup_base),
             session_timeout: vip.session_timeout.as_secs() as u32,
             session_limit: vip.session_limit.as_secs() as u32,
             flow_timeout: vip.flow_timeout.as_secs() as u32,
             mss: old.map_or(0, |old| old.mss),
             owner_tries: vip.owner_tries,
-            name_at: 0,
-            name_len: 16,
+            name_at: layout.at,
+            name_len: layout.len,
             zero: 0,
-            name_timeout: 24 * 3600,
+            name_timeout: vip.key_name_timeout.as_secs() as u32,
         };
         self.write_table(&endpoint(vip.address), wanted)
     }

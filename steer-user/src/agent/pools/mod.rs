@@ -1,10 +1,12 @@
 //! The pools as the maps hold them: who is in, who takes new flows, which lookup table follows.
 //!
-//! All changes of `backends`, `backend_ids`, `vips` and `lookup` are made here. What the programs write into the same
+//! All changes of `backends`, `backend_ids`, `vips` and `lookup` are made here, and the names of ticket keys that the
+//! configuration has or the agent finds out are written. What the programs write into the same
 //! entries (next hops, MSS, flags of theirs) is read and kept.
 
 mod adopt;
 mod lookup;
+mod names;
 
 use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
@@ -48,7 +50,8 @@ impl Pools {
         let Some(written) = self.plane.vips.find(&key)? else { bail!("there is no VIP {vip}") };
         self.refuse_misplaced(vip, address)?;
         self.put(&key, written.id, address, weight)?;
-        self.rebuild(&key)
+        self.rebuild(&key)?;
+        self.keep_names()
     }
 
     /// Takes a backend out of its pool; its flows go on.

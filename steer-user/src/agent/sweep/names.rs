@@ -1,0 +1,125 @@
+//! Ages the names of ticket keys, and the searches for their owners.
+
+use anyhow::Result;
+use steer_common::shared::{
+    BACKEND_PRESENT, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, NO_BACKEND, SessionKey,
+};
+
+use super::{Rules, Swept};
+use crate::{
+    clock,
+    plane::{Plane, Table},
+};
+
+/// Seconds without a rejected ticket after which a search for the owner of a name is over.
+const SEARCH: u32 = 3600;
+
+/// Walks both tables; returns how many names are left.
+pub(super) fn sweep_names(plane: &mut Plane, rules: &Rules, swept: &mut Swept) -> Result<u64> {
+    let (kept, owners) = sweep_table(&mut plane.key_names, swept, |key, name| rules.name_is_stale(key, name))?;
+    swept.named.extend(owners);
+    sweep_table(&mut plane.key_name_tries, swept, |key, tries| rules.search_is_stale(key, tries))?;
+    Ok(kept)
+}
+
+fn sweep_table(
+    table: &mut Table<SessionKey, KeyName>,
+    swept: &mut Swept,
+    is_stale: impl Fn(&SessionKey, &KeyName) -> bool,
+) -> Result<(u64, Vec<u16>)> {
+    let (mut owners, mut stale) = (Vec::new(), Vec::new());
+    table.for_each(|key, name| if is_stale(&key, &name) { stale.push(key) } else { owners.push(name.owner) })?;
+    for key in stale {
+        swept.removed += u64::from(table.remove_if(&key, |name| is_stale(&key, name))?);
+    }
+    let kept = owners.len() as u64;
+    owners.sort_unstable();
+    owners.dedup();
+    Ok((kept, owners))
+}
+
+impl Rules {
+    fn name_is_stale(&self, key: &SessionKey, name: &KeyName) -> bool {
+        // Tickets of a VIP that is gone can never be presented again; a number without a backend opens none.
+        let Some(vip) = self.vips.get(&key.vip) else { return true };
+        let Some(owner) = self.backend(name.owner, key.vip) else { return true };
+        let (idle, is) = (clock::age(self.now, name.last_seen), |flag| name.flags & flag != 0);
+        if owner.flags & BACKEND_PRESENT == 0 {
+            // As its sessions go. A name that others use as well goes at once: it may be theirs alone now.
+            return is(KEY_NAME_SHARED) || idle > vip.session_timeout;
+        }
+        !is(KEY_NAME_CONFIGURED) && idle > vip.name_timeout
+    }
+
+    /// A search that counts on a backend which left its pool begins anew: its number may come back as another's.
+    fn search_is_stale(&self, key: &SessionKey, tries: &KeyName) -> bool {
+        let is_gone = |id: &u16| {
+            let present = self.backend(*id, key.vip).is_some_and(|backend| backend.flags & BACKEND_PRESENT != 0);
+            *id != NO_BACKEND && !present
+        };
+        let over = clock::age(self.now, tries.last_seen) > SEARCH;
+        over || !self.vips.contains_key(&key.vip) || tries.tried.iter().any(is_gone)
+    }
+
+    /// A backend by its number, if it stands behind that VIP.
+    fn backend(&self, id: u16, vip: u16) -> Option<&Backend> {
+        self.backends.get(&id).filter(|backend| backend.vip_id == vip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use steer_common::shared::Vip;
+
+    use super::*;
+
+    const NOW: u32 = 200_000;
+    const KEY: SessionKey = SessionKey { vip: 0, kind: 3, len: 16, bytes: [7; 32] };
+
+    /// VIP 0 with backend 1 in its pool and backend 2 out of it.
+    fn rules() -> Rules {
+        let vip = Vip { session_timeout: 600, name_timeout: 86_400, ..Vip::default() };
+        let backends = [(1, BACKEND_PRESENT), (2, 0)].map(|(id, flags)| (id, Backend { flags, ..Backend::default() }));
+        Rules { now: NOW, vips: [(0, vip)].into(), backends: backends.into() }
+    }
+
+    fn name(owner: u16, flags: u16, idle: u32) -> KeyName {
+        KeyName { owner, flags, last_seen: NOW - idle, ..KeyName::default() }
+    }
+
+    fn search(tried: u16, idle: u32) -> KeyName {
+        let mut search = KeyName { tried: [NO_BACKEND; _], ..name(NO_BACKEND, 0, idle) };
+        search.tried[1] = tried;
+        search
+    }
+
+    #[test]
+    fn a_learned_name_lives_as_long_as_its_vip_says_and_a_configured_one_for_ever() {
+        assert!(!rules().name_is_stale(&KEY, &name(1, 0, 86_400)));
+        assert!(rules().name_is_stale(&KEY, &name(1, 0, 86_401)));
+        assert!(!rules().name_is_stale(&KEY, &name(1, KEY_NAME_CONFIGURED, 199_999)));
+    }
+
+    #[test]
+    fn names_of_a_removed_backend_go_when_its_sessions_do() {
+        for flags in [0, KEY_NAME_CONFIGURED] {
+            assert!(!rules().name_is_stale(&KEY, &name(2, flags, 600)));
+            assert!(rules().name_is_stale(&KEY, &name(2, flags, 601)));
+        }
+        assert!(rules().name_is_stale(&KEY, &name(2, KEY_NAME_SHARED, 0)));
+    }
+
+    #[test]
+    fn a_name_without_backend_or_vip_is_stale() {
+        assert!(rules().name_is_stale(&KEY, &name(9, KEY_NAME_CONFIGURED, 0)));
+        assert!(rules().name_is_stale(&SessionKey { vip: 5, ..KEY }, &name(1, KEY_NAME_CONFIGURED, 0)));
+    }
+
+    #[test]
+    fn a_search_ends_after_an_hour_and_with_its_backends() {
+        assert!(!rules().search_is_stale(&KEY, &search(1, 3600)));
+        assert!(rules().search_is_stale(&KEY, &search(1, 3601)));
+        assert!(rules().search_is_stale(&KEY, &search(2, 0)) && rules().search_is_stale(&KEY, &search(9, 0)));
+        assert!(rules().search_is_stale(&SessionKey { vip: 5, ..KEY }, &search(1, 0)));
+    }
+}

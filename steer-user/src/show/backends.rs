@@ -1,0 +1,91 @@
+//! `steer backends list` for people.
+
+use crate::report::{BackendReport, Backends, Resumptions};
+
+/// The backends; below, what became of the hellos they got, where there were any.
+pub(super) fn text(backends: &Backends) -> String {
+    let resumptions = resumptions(backends).map_or(String::new(), |table| format!("\n\n{table}"));
+    backends_table(backends) + &resumptions
+}
+
+fn backends_table(backends: &Backends) -> String {
+    let mut table =
+        super::table(&["ID", "BACKEND", "VIP", "STATE", "WEIGHT", "FLOWS", "RE-HOMED", "LEARNED", "HITS", "RESUMED"]);
+    for backend in &backends.backends {
+        let BackendReport { id, address, vip, weight, flows, rehomed, learned, hits, resumed, .. } = backend;
+        table.add_row([
+            id.to_string(),
+            address.to_string(),
+            vip.to_string(),
+            state(backend),
+            weight.to_string(),
+            flows.to_string(),
+            rehomed.to_string(),
+            learned.to_string(),
+            hits.to_string(),
+            resumed.to_string(),
+        ]);
+    }
+    super::numbers_from(&mut table, 4);
+    super::text(&table)
+}
+
+fn state(backend: &BackendReport) -> String {
+    let word = backend.state.word();
+    backend.drain_seconds.map_or(word.to_owned(), |seconds| format!("{word} {seconds}s"))
+}
+
+fn resumptions(backends: &Backends) -> Option<String> {
+    let mut table = super::table(&["BACKEND", "TLS", "ACCEPTED", "REJECTED", "NOT OFFERED", "RESUMPTION RATE"]);
+    for backend in &backends.backends {
+        for (version, outcomes) in [("<= 1.2", backend.tls12), ("1.3", backend.tls13)] {
+            let Resumptions { accepted, rejected, not_offered } = outcomes;
+            if accepted + rejected + not_offered > 0 {
+                table.add_row([
+                    backend.address.to_string(),
+                    version.to_owned(),
+                    accepted.to_string(),
+                    rejected.to_string(),
+                    not_offered.to_string(),
+                    outcomes.rate().map_or("-".to_owned(), |rate| format!("{rate:.1} %")),
+                ]);
+            }
+        }
+    }
+    super::numbers_from(&mut table, 2);
+    (table.row_count() > 0).then(|| super::text(&table))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::BackendState;
+
+    #[test]
+    fn the_measured_rate_stands_below_the_backends() {
+        let nothing = Resumptions { accepted: 0, rejected: 0, not_offered: 0 };
+        let backend = BackendReport {
+            id: 0,
+            address: "10.0.0.1:443".parse().unwrap(),
+            vip: "198.51.100.10:443".parse().unwrap(),
+            state: BackendState::Up,
+            weight: 1,
+            drain_seconds: None,
+            return_path_seen: true,
+            flows: 9,
+            rehomed: 0,
+            learned: 0,
+            hits: 0,
+            resumed: 2,
+            tls12: nothing,
+            tls13: Resumptions { accepted: 2, rejected: 1, not_offered: 6 },
+            packets: 0,
+            bytes: 0,
+        };
+        let idle = BackendReport { tls13: nothing, ..backend.clone() };
+        let told = text(&Backends { backends: vec![backend] });
+        let row = told.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
+        assert_eq!(row, ["10.0.0.1:443", "1.3", "2", "1", "6", "66.7", "%"]);
+        assert_eq!(text(&Backends { backends: vec![idle] }).lines().count(), 2, "no table without a row");
+    }
+}
