@@ -206,6 +206,8 @@ counters! {
     KeyNameLearned = "key-name-learned",
     /// Key names of which a second backend issued or accepted tickets: they no longer steer.
     KeyNameBecameShared = "key-name-became-shared",
+    /// Tickets that the owner of their key name rejected: too old, or its key is another.
+    KeyNameRejected = "key-name-rejected",
     /// PSKs accepted that were not the one the gateway looked at: nothing learned.
     PskOther = "psk-other",
     /// Handshakes read on behind missing bytes.

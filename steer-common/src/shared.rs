@@ -162,7 +162,7 @@ pub struct KeyName {
     pub last_seen: u32,
     /// Hellos that it led to its owner.
     pub hits: u32,
-    /// Tickets of it that its owner accepted.
+    /// Tickets of it that its owner issued (TLS 1.2) or accepted.
     pub accepted: u32,
     /// Backends that rejected a ticket of it, [`NO_BACKEND`] in empty places; only in `key_name_tries`.
     pub tried: [u16; KEY_NAME_TRIES],
@@ -283,6 +283,9 @@ pub const VIP_RETURN_BY_ROUTE: u16 = 8;
 /// Tell the agent every ticket that a backend issued or accepted, so that it finds out where their key names stand.
 pub const VIP_TELL_TICKETS: u16 = 0x10;
 
+/// The agent found out where key names stand (`ticket_key_name = "auto"`): the next one adopts it.
+pub const VIP_NAME_FOUND: u16 = 0x20;
+
 /// Settings of the whole gateway: the one value of `settings`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -399,6 +402,8 @@ pub const FLOW_HIT: u16 = 0x20;
 pub const FLOW_OFFERED: u16 = 0x40;
 /// The client's hello was read: what its backend answers tells an outcome.
 pub const FLOW_HELLO: u16 = 0x80;
+/// A key name led the hello to its owner.
+pub const FLOW_NAMED: u16 = 0x200;
 /// The hello carries ECH: what it offers may be grease.
 pub const FLOW_ECH: u16 = 0x100;
 

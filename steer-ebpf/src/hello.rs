@@ -9,7 +9,7 @@ use steer_common::{
     decide::{self, Verdict},
     session::{Kind, NameLayout},
     shared::{
-        FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_OFFERED, Flow, LOOKUP_SLOTS, NO_BACKEND, PENDING_MAX, PENDING_SLACK,
+        FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, LOOKUP_SLOTS, NO_BACKEND, PENDING_MAX, PENDING_SLACK,
         Pending, SessionKey, Vip,
     },
     wire::tls::{
@@ -413,6 +413,7 @@ extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, ki
         let Some(backend) = backend(owner as u32) else { return first(Counter::OwnerDown) };
         verdict = decide::key_name(name, backend, &scratch.vip, flow.first, seconds);
         name.hits = name.hits.wrapping_add(1);
+        flow.flags |= FLOW_NAMED;
         count(Counter::KeyNameHit);
     } else {
         // SAFETY: copied at once.

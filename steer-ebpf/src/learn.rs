@@ -11,7 +11,7 @@ use steer_common::{
     learn::{Outcome, Psk, psk, taught},
     session::Kind,
     shared::{
-        Event, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_OFFERED, Flow, KEY_NAME_SHARED,
+        Event, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_OFFERED, Flow, KEY_NAME_SHARED,
         KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, Outcomes, Session, VIP_TELL_TICKETS,
     },
     wire::tls::server_flight::{End, FOLLOW_STEPS, GIVE_UP, RESYNC_LOOK, Segment, Told},
@@ -156,9 +156,13 @@ extern "C" fn finished(flow: *mut Flow) -> i32 {
     let flow = unsafe { &mut *flow };
     let taught = taught(flow);
     count_outcome(scratch.backend, flow, taught.outcome, |stats| &mut stats.tls12);
+    let resumed = taught.outcome as u32 == Outcome::Resumed as u32;
     if taught.used {
         enter_key(scratch, flow.offered_kind, flow.offered_len, &flow.offered_bytes);
         refresh(scratch);
+    }
+    if resumed && flow.offered_kind == Kind::Ticket as u8 {
+        ticket(flow, OFFERED);
     }
     if taught.outcome as u32 == Outcome::Full as u32 {
         rejected(scratch, flow);
@@ -167,7 +171,7 @@ extern "C" fn finished(flow: *mut Flow) -> i32 {
         enter_key(scratch, flow.follow.lesson_kind, flow.follow.lesson_len, &flow.follow.lesson);
         insert(scratch);
         if flow.follow.lesson_kind == Kind::Ticket as u8 {
-            ticket(scratch, &flow.follow.lesson, flow.follow.lesson_len as u32);
+            ticket(flow, LESSON);
         }
     }
     0
@@ -195,7 +199,7 @@ extern "C" fn tls13(flow: *mut Flow) -> i32 {
                     insert(scratch);
                 }
             }
-            ticket(scratch, &flow.offered_bytes, flow.offered_len as u32);
+            ticket(flow, OFFERED);
         }
     }
     0
@@ -266,9 +270,22 @@ fn insert(scratch: &mut Scratch) {
     }
 }
 
-/// The backend issued or accepted this ticket: it has the key.
-#[inline(always)]
-fn ticket(scratch: &mut Scratch, bytes: &[u8; 32], len: u32) {
+/// The ticket of [`ticket`] is the one that the client offered, or the one that the backend issued.
+const OFFERED: u32 = 0;
+const LESSON: u32 = 1;
+
+/// The backend issued or accepted a ticket: it has the key.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
+    // SAFETY: not null, a whole map value.
+    let flow = unsafe { &mut *flow };
+    let (bytes, len) = if which == LESSON {
+        (&flow.follow.lesson, flow.follow.lesson_len as u32)
+    } else {
+        (&flow.offered_bytes, flow.offered_len as u32)
+    };
     if scratch.vip.flags & VIP_TELL_TICKETS != 0 {
         scratch.event = Event {
             at: scratch.facts.now,
@@ -284,7 +301,7 @@ fn ticket(scratch: &mut Scratch, bytes: &[u8; 32], len: u32) {
         count(if told { Counter::TicketTold } else { Counter::EventsLost });
     }
     if !enter_name(scratch, bytes, len) {
-        return;
+        return 0;
     }
     let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
     if let Some(name) = KEY_NAMES.get_ptr_mut(&scratch.session) {
@@ -297,7 +314,7 @@ fn ticket(scratch: &mut Scratch, bytes: &[u8; 32], len: u32) {
             name.flags |= KEY_NAME_SHARED;
             count(Counter::KeyNameBecameShared);
         }
-        return;
+        return 0;
     }
     scratch.name = KeyName {
         owner: owner as u16,
@@ -312,11 +329,15 @@ fn ticket(scratch: &mut Scratch, bytes: &[u8; 32], len: u32) {
         count(Counter::KeyNameLearned);
     }
     let _ = KEY_NAME_TRIES.remove(&scratch.session);
+    0
 }
 
 /// The backend could not open the client's ticket, of whose key nothing is known: it is not its key.
 #[inline(always)]
 fn rejected(scratch: &mut Scratch, flow: &Flow) {
+    if flow.flags & FLOW_NAMED != 0 {
+        count(Counter::KeyNameRejected);
+    }
     let unknown = flow.offered_kind == Kind::Ticket as u8 && flow.flags & (FLOW_HIT | FLOW_ECH) == 0;
     if !unknown || !enter_name(scratch, &flow.offered_bytes, flow.offered_len as u32) {
         return;

@@ -90,9 +90,6 @@ pub struct Configured {
 // SAFETY: repr(C); 20 bytes and 4 bytes leave no padding; every bit pattern is valid.
 unsafe impl aya::Pod for Configured {}
 
-/// Flag of [`Vip::flags`] that is the agent's alone: it found out itself where the names of ticket keys stand.
-pub const VIP_NAME_FOUND: u16 = 0x8000;
-
 /// Name of the agent's own map of [`Configured`] backends.
 const CONFIGURED: &str = "configured";
 

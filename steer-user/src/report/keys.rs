@@ -7,14 +7,14 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use steer_common::{
     session::NameLayout,
-    shared::{KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, SessionKey, VIP_TELL_TICKETS, Vip},
+    shared::{KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, SessionKey, VIP_NAME_FOUND, VIP_TELL_TICKETS, Vip},
 };
 
 use crate::{
     address::socket,
     clock,
     config::LayoutWord,
-    plane::{Plane, VIP_NAME_FOUND},
+    plane::Plane,
 };
 
 /// The names of ticket keys and where they stand.

@@ -8,7 +8,7 @@ use steer_common::{
     session::{Kind, NameLayout},
     shared::{
         BACKEND_PRESENT, Endpoint, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KEY_NAME_TRIES, KeyName, NO_BACKEND,
-        SessionKey, VIP_TELL_TICKETS, Vip,
+        SessionKey, VIP_NAME_FOUND, VIP_TELL_TICKETS, Vip,
     },
 };
 
@@ -18,7 +18,6 @@ use crate::{
     agent::key_layout::Finding,
     clock,
     config::{self, LayoutWord, TicketKeyName},
-    plane::VIP_NAME_FOUND,
 };
 
 /// Where a VIP's names stand, and the flags that say how that is known. `old` is its record so far.
