@@ -96,6 +96,8 @@ fn worth_holding(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) ->
         reason = said as u32 & 0xffff;
     } else if !passive {
         return true;
+    } else if said == said::NEED_MORE && !bypass {
+        reason = Counter::HelloCut as u32;
     }
     settle(flow);
     count_index(reason);

@@ -136,6 +136,13 @@ impl Scenario {
         self
     }
 
+    /// A line of one `[[vip.backend]]` of steer's configuration.
+    #[must_use]
+    pub fn backend_setting(mut self, backend: usize, line: &str) -> Self {
+        self.steer.backend.push((backend, line.to_owned()));
+        self
+    }
+
     /// A line of `[sizes]` of steer's configuration.
     #[must_use]
     pub fn size(mut self, line: &str) -> Self {

@@ -6,7 +6,7 @@ use steer_tests::{
     agent::Agent,
     client::{Client, Dial, Offer},
     nginx::{self, TicketKey},
-    scenario::{N_SOURCES, Run},
+    scenario::{N_SOURCES, Run, Scenario},
     setting::{Setting, in_one_setting, in_settings},
 };
 
@@ -72,6 +72,31 @@ fn tickets_of_tls13_resume_on_their_owner_once_each_key_was_accepted() -> Result
             assert!(resumes_everywhere(&run, &steer, client, backend)? > 20);
         }
         assert_eq!(steer.count(Counter::KeyNameBecameShared)?, 0);
+        Ok(())
+    })
+}
+
+/// Named-key mode: nothing needs to be learned.
+#[test]
+fn tickets_of_named_keys_resume_on_their_owner_from_the_first_reconnect() -> Result<()> {
+    in_settings(75, |setting| {
+        let named = |scenario: Scenario, index| {
+            let name: String = nginx::key_name(index).iter().map(|byte| format!("{byte:02x}")).collect();
+            scenario.backend_setting(index, &format!("key_names = [\"{name}\"]"))
+        };
+        let scenario = setting.scenario().backends(3).nginx(servers(TicketKey::Named));
+        let run = (0..3).fold(scenario, named).start()?;
+        let steer = run.agent()?;
+        for offer in [Offer::Ticket13, Offer::Ticket12] {
+            for backend in 0..3 {
+                let client = run.new_client_offering(offer)?;
+                let first = run.visit(&client, &run.dial(run.source_of(backend)?))?;
+                assert_eq!(run.backend_named(&first.server)?, backend);
+                assert!(resumes_everywhere(&run, &steer, &client, backend)? > 20);
+            }
+        }
+        let unwanted = [Counter::TicketMiss, Counter::KeyNameLearned, Counter::KeyNameRejected];
+        assert_eq!(unwanted.iter().map(|counter| steer.count(*counter)).sum::<Result<u64>>()?, 0);
         Ok(())
     })
 }

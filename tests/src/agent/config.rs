@@ -37,6 +37,8 @@ pub struct Settings {
     pub sizes: Vec<String>,
     /// Lines of every `[[vip]]`: `owner_tries = 2`.
     pub vip: Vec<String>,
+    /// A line of one backend, by its index: `key_names = [..]`.
+    pub backend: Vec<(usize, String)>,
     /// Lines of every `[vip.health]`: `enabled = false`.
     pub health: Vec<String>,
     /// Environment of the agent.
@@ -47,7 +49,8 @@ impl Settings {
     /// Everything as steer has it, on this hook; health checks fast enough for a test.
     pub fn new(hook: Hook) -> Self {
         let health = vec!["interval = \"200ms\"".to_owned(), "timeout = \"200ms\"".to_owned()];
-        Self { hook, top: Vec::new(), sizes: Vec::new(), vip: Vec::new(), health, environment: Vec::new() }
+        let (top, sizes, vip, backend) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { hook, top, sizes, vip, backend, health, environment: Vec::new() }
     }
 }
 
@@ -70,8 +73,11 @@ pub(super) fn text(lab: &Lab, settings: &Settings, pin_dir: &Path, socket: &Path
 fn vip_table(family: Family, n_backends: usize, settings: &Settings) -> String {
     let mut text = format!("\n[[vip]]\naddress = \"{}\"\n{}\n", vip(family), settings.vip.join("\n"));
     writeln!(text, "\n[vip.health]\n{}", settings.health.join("\n")).unwrap_or_default();
-    for address in (0..n_backends).map(|index| backend(family, index)) {
-        writeln!(text, "\n[[vip.backend]]\naddress = \"{address}\"").unwrap_or_default();
+    for index in 0..n_backends {
+        writeln!(text, "\n[[vip.backend]]\naddress = \"{}\"", backend(family, index)).unwrap_or_default();
+        for (_, line) in settings.backend.iter().filter(|(of, _)| *of == index) {
+            writeln!(text, "{line}").unwrap_or_default();
+        }
     }
     text
 }
