@@ -9,14 +9,14 @@ use steer_common::{
     decide::{self, Verdict},
     session::{Kind, NameLayout},
     shared::{
-        FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, LOOKUP_SLOTS, NO_BACKEND, PENDING_MAX, PENDING_SLACK,
-        Pending, SessionKey, Vip,
+        FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, LOOKUP_SLOTS, NO_BACKEND, PENDING_MAX,
+        PENDING_SLACK, Pending, SessionKey, Vip,
     },
     wire::tls::{
         Version,
         client_hello::{
-            self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, PSK_IDENTITIES, SESSION_ID_AT, STREAM, Start,
-            Stream, Walk, word,
+            self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, PSK_IDENTITIES, SESSION_ID_AT, STREAM, Start, Stream,
+            Walk, word,
         },
     },
 };

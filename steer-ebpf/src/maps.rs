@@ -9,8 +9,8 @@ use aya_ebpf::{
 use steer_common::{
     counters::Counter,
     shared::{
-        Address, Backend, BackendStats, Endpoint, Event, Flow, FlowKey, FragmentKey, FragmentRoute, Hop,
-        KeyName, LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS, Pending, Session, SessionKey, Settings, Vip,
+        Address, Backend, BackendStats, Endpoint, Event, Flow, FlowKey, FragmentKey, FragmentRoute, Hop, KeyName,
+        LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS, Pending, Session, SessionKey, Settings, Vip,
     },
     wire::{
         ip::Ip,

@@ -17,9 +17,7 @@ use crate::{
     hello::{decide_hello, decide_packet, said, verdict},
     journey::{drop, next},
     lock::{self, unlock},
-    maps::{
-        EVENTS, FLOWS, PENDING, Piece, SETTINGS, SPLICES, Scratch, count, count_index, scratch,
-    },
+    maps::{EVENTS, FLOWS, PENDING, Piece, SETTINGS, SPLICES, Scratch, count, count_index, scratch},
     options::read_options,
     sums::sum_payload,
 };

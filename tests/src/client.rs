@@ -311,7 +311,8 @@ impl Client {
 /// The message of a hello's one record in records of `len` bytes.
 fn in_records(hello: &[u8], len: usize) -> Vec<u8> {
     let (header, message) = hello.split_at(5);
-    let records = message.chunks(len).flat_map(|piece| [&header[..3], &(piece.len() as u16).to_be_bytes(), piece].concat());
+    let records =
+        message.chunks(len).flat_map(|piece| [&header[..3], &(piece.len() as u16).to_be_bytes(), piece].concat());
     records.collect()
 }
 

@@ -15,7 +15,8 @@ use steer_tests::{
 
 fn start(setting: Setting) -> Result<Run> {
     let protocols = "TLSv1.2 TLSv1.3".to_owned();
-    let nginx = nginx::Settings { protocols, tickets: true, ticket_key: TicketKey::Private, ..nginx::Settings::default() };
+    let nginx =
+        nginx::Settings { protocols, tickets: true, ticket_key: TicketKey::Private, ..nginx::Settings::default() };
     setting.scenario().nginx(nginx).start()
 }
 
@@ -61,7 +62,10 @@ fn same_answer(run: &Run, bytes: &[u8]) -> Result<Vec<(u8, u8)>> {
 /// Says something in every form that a test wants, and expects nothing to be learned or moved.
 fn unmoved(steer: &Agent, what: Counter, n: u64) -> Result<()> {
     ensure!(steer.count(what)? == n, "{} is {}, not {n}", what.word(), steer.count(what)?);
-    ensure!(steer.count(Counter::Learned)? == 0 && steer.count(Counter::Rehome)? == 0, "something was learned or moved");
+    ensure!(
+        steer.count(Counter::Learned)? == 0 && steer.count(Counter::Rehome)? == 0,
+        "something was learned or moved"
+    );
     Ok(())
 }
 
@@ -87,7 +91,8 @@ fn ssl2_hellos_and_other_protocols_get_what_the_server_says_to_them() -> Result<
         let steer = run.agent()?;
         let ssl2 = hex("802e0103010015000000100100800700c0030080060040020080040080000004000005000a\
                         0123456789abcdef0123456789abcdef")?;
-        for bytes in [&ssl2[..], b"GET / HTTP/1.0\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", &[0x16, 3, 1, 0, 4, 2, 0, 0, 0]] {
+        for bytes in [&ssl2[..], b"GET / HTTP/1.0\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", &[0x16, 3, 1, 0, 4, 2, 0, 0, 0]]
+        {
             same_answer(&run, bytes)?;
         }
         unmoved(&steer, Counter::NotTls, 4)

@@ -117,7 +117,10 @@ fn an_unknown_key_name_is_found_by_trying_each_backend_once() -> Result<()> {
         let tries = crowd.iter().map(|client| run.visit(client, &away)).collect::<Result<Vec<_>>>()?;
         let found = tries.iter().position(|handshake| handshake.resumed).expect("its owner is found");
         assert!((1..3).contains(&found), "the first backend refuses, one of two others accepts: {tries:?}");
-        assert!(tries[found..].iter().all(|handshake| handshake.resumed && handshake.server == "backend-0"), "{tries:?}");
+        assert!(
+            tries[found..].iter().all(|handshake| handshake.resumed && handshake.server == "backend-0"),
+            "{tries:?}"
+        );
         assert_eq!(steer.count(Counter::KeyNameSearch)?, found as u64);
         assert!(resumes_everywhere(&run, &steer, &crowd[3], 0)? > 20);
         Ok(())
@@ -132,7 +135,9 @@ fn a_key_that_all_backends_share_no_longer_steers() -> Result<()> {
         let nginx = nginx::Settings { one_certificate: true, ..servers(TicketKey::Shared) };
         let run = setting.scenario().backends(3).nginx(nginx).start()?;
         let steer = run.agent()?;
-        let visit = |client: &Client, source| run.connect(client, &run.dial(source), |connection| Ok(connection.get("/")?.text()));
+        let visit = |client: &Client, source| {
+            run.connect(client, &run.dial(source), |connection| Ok(connection.get("/")?.text()))
+        };
         let client = run.new_client_offering(Offer::Ticket13)?;
         // Two connections at home teach whose key it seems to be; a full one elsewhere, in TLS 1.2, that it is not.
         let (_, home) = visit(&client, 0)?;
@@ -159,7 +164,9 @@ fn long_hellos_of_several_segments_resume_on_their_owner() -> Result<()> {
     in_settings(77, |setting| {
         let run = start(setting, TicketKey::Private)?;
         let steer = run.agent()?;
-        for (len, mss) in [(1_400, None), (3_000, None), (6_000, None), (10_000, None), (3_000, Some(536)), (0, Some(200))] {
+        for (len, mss) in
+            [(1_400, None), (3_000, None), (6_000, None), (10_000, None), (3_000, Some(536)), (0, Some(200))]
+        {
             let mut client = run.new_client_offering(Offer::Ticket13)?;
             session_accepted_at(&run, &client, 0)?;
             client.lengthen_hello(len);
@@ -199,7 +206,9 @@ fn hellos_split_over_records_resume_on_their_owner() -> Result<()> {
             let client = run.new_client_offering(offer)?;
             session_accepted_at(&run, &client, 0)?;
             let away = run.dial(run.source_not_of(0)?);
-            for (record, cuts) in [(200, vec![]), (40, vec![]), (17, vec![]), (3, vec![]), (40, (7..600).step_by(33).collect())] {
+            for (record, cuts) in
+                [(200, vec![]), (40, vec![]), (17, vec![]), (3, vec![]), (40, (7..600).step_by(33).collect())]
+            {
                 let dial = Dial { record: Some(record), cuts: cuts.clone(), ..away.clone() };
                 let handshake = run.visit(&client, &dial)?;
                 let moved = handshake.resumed && handshake.server == "backend-0";

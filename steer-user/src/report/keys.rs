@@ -10,12 +10,7 @@ use steer_common::{
     shared::{KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, SessionKey, VIP_NAME_FOUND, VIP_TELL_TICKETS, Vip},
 };
 
-use crate::{
-    address::socket,
-    clock,
-    config::LayoutWord,
-    plane::Plane,
-};
+use crate::{address::socket, clock, config::LayoutWord, plane::Plane};
 
 /// The names of ticket keys and where they stand.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -78,7 +78,7 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier
 
 /// Nanoseconds of one run.
 fn time(ebpf: &mut Ebpf, name: &str, hello: &[u8]) -> Result<u64> {
-    let frame = [&vec![0; HEADERS], hello].concat();
+    let frame = [&[0; HEADERS][..], hello].concat();
     let options = TestRunOptions { data_in: Some(&frame), repeat: RUNS, ..TestRunOptions::default() };
     let ran = program(ebpf, name)?.test_run(options).with_context(|| format!("run {name}"))?;
     Ok(u64::try_from(ran.duration.as_nanos()).unwrap_or(u64::MAX))
@@ -99,9 +99,11 @@ enum Offer {
 /// A hello of `len` bytes with the extensions that stacks send; what is missing of its length is a key share.
 fn hello(len: usize, offer: Offer) -> Vec<u8> {
     let id = if offer == Offer::Ticket { 0u8 } else { 32 };
-    let extension = |kind: u16, body: &[u8]| [&kind.to_be_bytes()[..], &(body.len() as u16).to_be_bytes(), body].concat();
-    let mut extensions: Vec<Vec<u8>> =
-        [(10, 8), (11, 2), (13, 18), (16, 14), (23, 0), (0xff01, 1), (5, 5)].map(|(kind, n)| extension(kind, &vec![0; n])).to_vec();
+    let extension =
+        |kind: u16, body: &[u8]| [&kind.to_be_bytes()[..], &(body.len() as u16).to_be_bytes(), body].concat();
+    let mut extensions: Vec<Vec<u8>> = [(10, 8), (11, 2), (13, 18), (16, 14), (23, 0), (0xff01, 1), (5, 5)]
+        .map(|(kind, n)| extension(kind, &vec![0; n]))
+        .to_vec();
     let ticket = match offer {
         Offer::SessionId => Vec::new(),
         Offer::Ticket => extension(extension::SESSION_TICKET, &[7; 192]),

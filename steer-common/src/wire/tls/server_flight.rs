@@ -311,7 +311,8 @@ impl Follow {
                     return Told::End(End::Other);
                 }
                 self.lesson = [0; 32];
-                (self.lesson_kind, self.lesson_len) = if len == 0 { (0, 0) } else { (Kind::SessionId as u8, len as u8) };
+                (self.lesson_kind, self.lesson_len) =
+                    if len == 0 { (0, 0) } else { (Kind::SessionId as u8, len as u8) };
                 if len == 0 {
                     self.skip = 3;
                     return self.expect(field::EXTENSIONS_LEN, 2);
