@@ -40,8 +40,12 @@ fn hex(text: &str) -> Result<Vec<u8>> {
 fn kinds(answer: &[u8]) -> Vec<(u8, u8)> {
     let (mut kinds, mut rest) = (Vec::new(), answer);
     while let [content, _, _, high, low, first, ..] = *rest {
-        // An alert says something only in its second byte.
-        let said = if content == 0x15 { rest.get(6).copied().unwrap_or(0) } else { first };
+        // An alert says something only in its second byte, and what is encrypted says nothing.
+        let said = match content {
+            0x15 => rest.get(6).copied().unwrap_or(0),
+            0x17 => 0,
+            _ => first,
+        };
         kinds.push((content, said));
         rest = rest.get(5 + usize::from(u16::from_be_bytes([high, low]))..).unwrap_or(&[]);
     }
@@ -123,6 +127,20 @@ fn hellos_whose_lengths_lie_get_the_servers_own_alert() -> Result<()> {
             assert!(kinds.first().is_none_or(|(content, _)| *content == 0x15), "{at}: {kinds:?}");
         }
         unmoved(&steer, Counter::HelloMalformed, 6)
+    })
+}
+
+/// Unknown extensions, versions and suites (RFC 8701), grease for ECH, a post-quantum key share: as Chromium sends them.
+#[test]
+fn a_hello_full_of_grease_gets_the_servers_answer() -> Result<()> {
+    in_settings(89, |setting| {
+        let run = start(setting)?;
+        let steer = run.agent()?;
+        let hello = hex(include_str!("../../steer-common/tests/fixtures/chromium13.client.hex"))?;
+        let kinds = same_answer(&run, &hello)?;
+        assert_eq!(kinds.first(), Some(&(0x16, 2)), "a ServerHello");
+        ensure!(steer.count(Counter::ServerTls13)? == 1 && steer.count(Counter::HelloMalformed)? == 0, "it was not read");
+        unmoved(&steer, Counter::SessionMiss, 1)
     })
 }
 

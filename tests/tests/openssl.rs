@@ -29,6 +29,30 @@ fn an_openssl_client_resumes_on_its_owner_from_another_address() -> Result<()> {
     })
 }
 
+/// A renegotiation (RFC 5746) is inside of TLS: on a moved flow it ends as it does without steer.
+#[test]
+fn renegotiation_on_a_moved_flow_ends_as_it_does_directly() -> Result<()> {
+    in_settings(90, |setting| {
+        let run = setting.scenario().start()?;
+        let steer = run.agent()?;
+        let client = OpenSsl::new(&run)?;
+        let (home, away) = (run.source_of(0)?, run.source_not_of(0)?);
+        let ended = |target| -> Result<Vec<String>> {
+            // Servers forget the session of a connection that ended like this.
+            client.connect(home, "-tls1_2", "-sess_out")?;
+            let said = client.say("R\n", target, away, "-tls1_2", "-sess_in")?;
+            ensure!(said.contains("Reused, TLSv1.2") && said.contains("RENEGOTIATING"), "{said}");
+            // Errors name the thread that met them, in front.
+            let errors = said.lines().filter_map(|line| line.split_once(":error:").map(|(_, error)| error.to_owned()));
+            Ok(errors.collect())
+        };
+        let (through, direct) = (ended(run.vip())?, ended(run.backend_address(0))?);
+        ensure!(through == direct, "through steer {through:?}, directly {direct:?}");
+        ensure!(steer.count(Counter::SpliceOpened)? == 1, "one flow was re-homed");
+        Ok(())
+    })
+}
+
 /// The session ID of TLS 1.3 is random and echoed (RFC 8446 4.1.3): a row of it could only mislead.
 #[test]
 fn nothing_is_learned_from_the_session_id_of_tls13() -> Result<()> {
@@ -62,9 +86,14 @@ impl<'a> OpenSsl<'a> {
 
     /// Shakes hands from a source address, asks for `/`, and returns what OpenSSL says of it.
     fn connect(&self, source: usize, version: &str, session: &str) -> Result<String> {
+        self.say("GET / HTTP/1.0\r\n\r\n", self.run.vip(), source, version, session)
+    }
+
+    /// Shakes hands with `target`, says something, and returns what OpenSSL says of it.
+    fn say(&self, words: &str, target: SocketAddr, source: usize, version: &str, session: &str) -> Result<String> {
         let file = |name: &str| self.files.path().join(name);
         let mut command = mortal("openssl");
-        command.args(["s_client", "-connect", &self.run.vip().to_string(), version]);
+        command.args(["s_client", "-connect", &target.to_string(), version]);
         command.args(["-bind", &SocketAddr::new(self.run.source(source), 0).to_string()]);
         command
             .arg("-CAfile")
@@ -77,7 +106,7 @@ impl<'a> OpenSsl<'a> {
         self.run.lab.client().run(|| {
             let mut child = command.spawn().context("run openssl")?;
             let mut stdin = child.stdin.take().context("open its input")?;
-            std::io::Write::write_all(&mut stdin, b"GET / HTTP/1.0\r\n\r\n")?;
+            std::io::Write::write_all(&mut stdin, words.as_bytes())?;
             std::thread::sleep(std::time::Duration::from_millis(300));
             drop(stdin);
             let output = child.wait_with_output()?;

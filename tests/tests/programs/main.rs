@@ -3,6 +3,7 @@
 //! [`world`] is where fixtures run; the other files are the fixtures, and one property.
 
 mod errors;
+mod flights;
 mod frames;
 mod hellos;
 mod layouts;
