@@ -190,7 +190,7 @@ counters! {
     // ---- learn
     /// Sessions learned.
     Learned = "learned",
-    /// Sessions refreshed: the owner accepted them.
+    /// Resumptions that a backend accepted.
     Resumed = "resumed",
     /// Sessions that another backend had issued before: the newer answer counts.
     OwnerChanged = "owner-changed",

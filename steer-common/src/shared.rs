@@ -374,7 +374,7 @@ pub struct Flow {
     pub offered_kind: u8,
     /// Its length, bytes.
     pub offered_len: u8,
-    /// Which of the client's PSK identities it is.
+    /// Which of the client's PSK identities it is, or [`NO_PSK`].
     pub offered_index: u16,
     /// Always zero.
     pub zero: u16,
@@ -385,6 +385,9 @@ pub struct Flow {
     /// The hop the client's packets come from.
     pub client_hop: Hop,
 }
+
+/// [`Flow::offered_index`] of what is no PSK identity.
+pub const NO_PSK: u16 = u16::MAX;
 
 /// The client's first bare ACK was swallowed.
 pub const FLOW_ACK_SWALLOWED: u16 = 1;

@@ -9,7 +9,7 @@ use steer_common::{
     decide::{self, Verdict},
     session::{Kind, NameLayout},
     shared::{
-        FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, LOOKUP_SLOTS, NO_BACKEND, PENDING_MAX,
+        FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, LOOKUP_SLOTS, NO_BACKEND, NO_PSK, PENDING_MAX,
         PENDING_SLACK, Pending, SessionKey, Vip,
     },
     wire::tls::{
@@ -292,7 +292,7 @@ extern "C" fn find_owner(flow: *mut Flow, text: *mut Pending) -> i32 {
     if scratch.hello.at_hand(ticket, 32) {
         flags |= FLOW_OFFERED;
         unknown = Counter::TicketMiss;
-        let found = look_up_ticket(flow, text, ticket.at, ticket.len, 0);
+        let found = look_up_ticket(flow, text, ticket.at, ticket.len, NO_PSK as u32);
         if found != said::UNKNOWN {
             note(flow, flags);
             return found;
@@ -340,13 +340,18 @@ fn note(flow: *mut Flow, flags: u16) {
     unsafe { (*flow).flags |= flags };
 }
 
-/// Looks up a ticket of `len` bytes at `at` of `text`, by itself and by its key's name.
+/// Looks up a ticket of `len` bytes at `at` of `text`, by itself and by its key's name. `index` is that of the PSK
+/// identity that it is, or [`NO_PSK`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn look_up_ticket(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, index: u32) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return said::UNKNOWN };
-    let mut found = look_up(flow, text, at, len, Kind::Ticket as u32);
     let layout = layout(&scratch.vip);
+    let mut found = said::UNKNOWN;
+    // Those of TLS 1.3 are known by themselves only where they have no name: clients offer each once.
+    if index == NO_PSK as u32 || layout.len == 0 {
+        found = look_up(flow, text, at, len, Kind::Ticket as u32);
+    }
     if found == said::UNKNOWN && layout.fits(len) {
         found = look_up(flow, text, at + layout.at as u32, layout.len as u32, Kind::KeyName as u32);
     }
@@ -384,7 +389,7 @@ extern "C" fn offer(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind
     let (flow, text) = unsafe { (&mut *flow, &(*text).data) };
     flow.offered_kind = kind as u8;
     flow.offered_len = identifier(text, at, len, &mut flow.offered_bytes);
-    flow.offered_index = 0;
+    flow.offered_index = NO_PSK;
     0
 }
 

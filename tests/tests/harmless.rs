@@ -139,7 +139,10 @@ fn a_hello_full_of_grease_gets_the_servers_answer() -> Result<()> {
         let hello = hex(include_str!("../../steer-common/tests/fixtures/chromium13.client.hex"))?;
         let kinds = same_answer(&run, &hello)?;
         assert_eq!(kinds.first(), Some(&(0x16, 2)), "a ServerHello");
-        ensure!(steer.count(Counter::ServerTls13)? == 1 && steer.count(Counter::HelloMalformed)? == 0, "it was not read");
+        ensure!(
+            steer.count(Counter::ServerTls13)? == 1 && steer.count(Counter::HelloMalformed)? == 0,
+            "it was not read"
+        );
         unmoved(&steer, Counter::SessionMiss, 1)
     })
 }

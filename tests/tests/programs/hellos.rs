@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use steer_common::{
     flow::{State, Word},
     session::Kind,
-    shared::{FLOW_ECH, FLOW_HELLO, FLOW_OFFERED, Flow},
+    shared::{FLOW_ECH, FLOW_HELLO, FLOW_OFFERED, Flow, NO_PSK},
     wire::tls::{
         Version,
         client_hello::{self, FRAMING_STEPS, Framing, HELLO_STEPS, Hello, Joined, STREAM, Span, Start, Stream, Walk},
@@ -131,12 +131,12 @@ fn offered(hello: &Hello, text: &Stream) -> Read {
         let at = span.at as usize;
         text[at..at + span.len.min(32) as usize].to_vec()
     };
-    let mut tickets = std::iter::once((0, hello.ticket)).chain((0..).zip(hello.psk));
+    let mut tickets = std::iter::once((NO_PSK, hello.ticket)).chain((0..).zip(hello.psk));
     if let Some((index, ticket)) = tickets.find(|(_, span)| span.len != 0) {
         read.flags |= FLOW_OFFERED;
         (read.kind, read.bytes, read.index) = (Kind::Ticket as u8, bytes(ticket), index);
     } else if hello.session_id.len != 0 {
-        (read.kind, read.bytes) = (Kind::SessionId as u8, bytes(hello.session_id));
+        (read.kind, read.bytes, read.index) = (Kind::SessionId as u8, bytes(hello.session_id), NO_PSK);
     }
     if hello.session_id.len != 0 && hello.version_offered() < Version::Tls13 as u16 {
         read.flags |= FLOW_OFFERED;
