@@ -5,6 +5,7 @@ mod backends;
 mod bypass;
 mod config;
 mod detach;
+mod inspect;
 mod sessions;
 mod stats;
 mod status;
@@ -62,6 +63,8 @@ enum Verb {
     Sessions(sessions::Sessions),
     /// Show the counters
     Stats(stats::Stats),
+    /// Show what the handshakes in a capture (pcap, pcapng) offer to steer by, and whether they resumed
+    Inspect(inspect::Inspect),
     /// Check configuration files
     #[command(subcommand)]
     Config(config::Config),
@@ -79,6 +82,7 @@ impl Cli {
             Verb::Backends(verb) => verb.run(&place),
             Verb::Sessions(verb) => verb.run(&place),
             Verb::Stats(verb) => verb.run(&place),
+            Verb::Inspect(verb) => verb.run(&place),
             Verb::Config(verb) => verb.run(&place),
         }
     }
