@@ -1,7 +1,8 @@
 //! Agent and command line of `steer`: loads and pins the kernel programs, fills pools and lookup tables, probes health,
 //! ages tables, exports, serves the CLI.
 //!
-//! Modules stand in the order in which the agent comes up; `show` is the only one that prints.
+//! Modules stand in the order in which the agent comes up; `show` is the only one that prints, and `inspect`'s verb, row by
+//! row.
 
 pub mod address;
 pub mod agent;
@@ -10,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod export;
+pub mod inspect;
 pub mod plane;
 pub mod pool;
 pub mod report;

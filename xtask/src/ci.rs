@@ -1,11 +1,15 @@
 //! `cargo xtask ci`: what must pass before a change is taken; `.ci/run` runs it.
 
-use std::env;
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Result, bail};
 
 use crate::{
-    command, rights,
+    command, fuzz, rights,
     setup::{self, Job},
     test, toolchain,
     tree::Tree,
@@ -32,6 +36,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     lint_programs(&tree)?;
     step("test");
     test::all_defaults(&tree)?;
+    step("fuzz");
+    match fuzz::missing() {
+        Some(why) => eprintln!("ci: skipped the fuzz targets: {why}"),
+        None => fuzz::smoke(&tree)?,
+    }
+    step("miri");
+    match miri() {
+        Ok(toolchain) => interpret(&tree, &toolchain)?,
+        Err(why) => eprintln!("ci: skipped miri: {why}"),
+    }
     step("verify");
     verify::all_defaults()?;
     step("dependencies");
@@ -68,6 +82,45 @@ fn lint_programs(tree: &Tree) -> Result<()> {
 
 fn endian() -> &'static str {
     if cfg!(target_endian = "big") { "big" } else { "little" }
+}
+
+/// The toolchain that has miri and its library ready; nothing is fetched for it.
+fn miri() -> Result<PathBuf, &'static str> {
+    let home = env::var_os("RUSTUP_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".rustup")));
+    let entries = home.and_then(|home| fs::read_dir(home.join("toolchains")).ok());
+    let mut toolchains = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+    let toolchain = toolchains
+        .find(|toolchain| ["cargo", "cargo-miri", "miri"].iter().all(|name| toolchain.join("bin").join(name).is_file()))
+        .ok_or("no toolchain has the component miri")?;
+    let setup = in_miri(&toolchain).args(["miri", "setup"]).env("CARGO_NET_OFFLINE", "true").output();
+    match setup {
+        Ok(output) if output.status.success() => Ok(toolchain),
+        _ => Err("its library cannot be built without the network"),
+    }
+}
+
+/// Interprets what is quick of the shared crate's tests: each of its own rules at least once.
+fn interpret(tree: &Tree, toolchain: &Path) -> Result<()> {
+    let mut cargo = in_miri(toolchain);
+    cargo
+        .current_dir(tree.root())
+        .args(["miri", "test", "--locked", "--package", "steer-common", "--lib", "--test", "rehome"])
+        .env("CARGO_TARGET_DIR", tree.target().join("miri"))
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+        .env("PROPTEST_CASES", "4");
+    command::run(&mut cargo)
+}
+
+/// Cargo of a toolchain, deaf to the settings of the one that runs us.
+fn in_miri(toolchain: &Path) -> Command {
+    let bin = toolchain.join("bin");
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut cargo = Command::new(bin.join("cargo"));
+    let paths = env::join_paths([bin].into_iter().chain(env::split_paths(&path)));
+    cargo.env("PATH", paths.unwrap_or(path)).env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC").env_remove("CARGO");
+    cargo
 }
 
 fn check_dependencies(tree: &Tree) -> Result<()> {

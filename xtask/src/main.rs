@@ -6,6 +6,7 @@ mod build;
 mod ci;
 mod command;
 mod demo;
+mod fuzz;
 mod rights;
 mod setup;
 mod test;
@@ -40,6 +41,8 @@ enum Verb {
     Verify(verify::Arguments),
     /// Measure.
     Bench(bench::Arguments),
+    /// Fuzz the parsers and the buffering.
+    Fuzz(fuzz::Arguments),
     /// Run what must pass before a change is taken.
     Ci(ci::Arguments),
 }
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Ci(arguments) => ci::run(&arguments),
     };
     match result {

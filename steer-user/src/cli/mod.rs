@@ -5,6 +5,7 @@ mod backends;
 mod bypass;
 mod config;
 mod detach;
+mod inspect;
 mod keys;
 mod sessions;
 mod stats;
@@ -66,6 +67,8 @@ enum Verb {
     Keys(keys::Keys),
     /// Show the counters
     Stats(stats::Stats),
+    /// Show what the handshakes in a capture (pcap, pcapng) offer to steer by, and whether they resumed
+    Inspect(inspect::Inspect),
     /// Check configuration files
     #[command(subcommand)]
     Config(config::Config),
@@ -84,6 +87,7 @@ impl Cli {
             Verb::Sessions(verb) => verb.run(&place),
             Verb::Keys(verb) => verb.run(&place),
             Verb::Stats(verb) => verb.run(&place),
+            Verb::Inspect(verb) => verb.run(&place),
             Verb::Config(verb) => verb.run(&place),
         }
     }

@@ -15,6 +15,10 @@ pub const GIVE_UP: u32 = 64 * 1024;
 pub const RESYNC_LOOK: usize = 16;
 /// Longest record with what encryption adds, bytes (RFC 5246 6.2.3).
 const RECORD_CIPHERTEXT_MAX: u32 = RECORD_MAX + 2048;
+/// Length of an alert in clear, bytes: level, description (RFC 5246 7.2).
+const ALERT_LEN: u32 = 2;
+/// Level of an alert behind which the handshake goes on, as behind unrecognized_name (RFC 6066 3).
+const ALERT_WARNING: u8 = 1;
 /// First 8 bytes of the random that makes a ServerHello a HelloRetryRequest (RFC 8446 4.1.3).
 const RETRY_RANDOM: [u8; 8] = [0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11];
 
@@ -98,7 +102,7 @@ pub enum End {
     ChangeCipherSpec,
     /// A ServerHello of TLS 1.3: all that follows is encrypted.
     Tls13,
-    /// An alert.
+    /// An alert that is no warning.
     Alert,
     /// Application data, or no TLS that we know.
     Other,
@@ -159,8 +163,7 @@ impl Follow {
         }
         let there = there.min(self.record_left as u32);
         if self.content != content::HANDSHAKE {
-            self.consume(there);
-            return Told::More;
+            return self.other_record(segment, at, there);
         }
         if self.skip > self.message_left {
             return Told::End(End::Other);
@@ -201,6 +204,17 @@ impl Follow {
         self.read()
     }
 
+    /// Passes over a ChangeCipherSpec of the compatibility mode, or a warning.
+    #[inline(always)]
+    fn other_record(&mut self, segment: &mut impl Segment, at: u32, there: u32) -> Told {
+        let level_next = self.content == content::ALERT && self.record_left as u32 == ALERT_LEN;
+        if level_next && (!segment.copy(&mut self.header, 0, at, 1) || self.header[0] != ALERT_WARNING) {
+            return Told::End(End::Alert);
+        }
+        self.consume(there);
+        Told::More
+    }
+
     #[inline(always)]
     fn consume(&mut self, n: u32) {
         self.next = self.next.wrapping_add(n);
@@ -239,6 +253,7 @@ impl Follow {
         let within_message = self.message_left != 0 || self.have != 0;
         match self.content {
             content::HANDSHAKE => Told::More,
+            content::ALERT if len == ALERT_LEN && !within_message => Told::More,
             content::ALERT => Told::End(End::Alert),
             // Of the middlebox compatibility mode, behind a HelloRetryRequest (RFC 8446 D.4).
             content::CHANGE_CIPHER_SPEC if self.version == Version::Tls13 as u16 && !within_message => Told::More,
@@ -395,17 +410,23 @@ impl Follow {
         self.expect(field::MESSAGE_HEADER, 4)
     }
 
-    /// Bytes before a segment at `seq` were missed. Where the segment starts with a ChangeCipherSpec or a
-    /// NewSessionTicket, reading goes on there: a backend sends neither to a client that it has not authenticated.
-    /// `look` holds its first bytes.
+    /// Bytes before a segment at `seq` were missed. Where the segment starts with a ChangeCipherSpec and the record
+    /// behind it, or with a NewSessionTicket, reading goes on there: a backend sends neither to a client that it has
+    /// not authenticated. `look` holds its first bytes.
     #[inline(always)]
     pub fn resync(&mut self, look: &[u8; RESYNC_LOOK], seq: u32) -> bool {
+        // What lies inside of a record whose header was read is no record, whatever it looks like.
+        if seq.wrapping_sub(self.next) < self.record_left as u32 {
+            return false;
+        }
         let record = u16::from_be_bytes([look[3], look[4]]) as u32;
         let message = u32::from_be_bytes([0, look[6], look[7], look[8]]);
         let ticket = u16::from_be_bytes([look[13], look[14]]) as u32;
         let known = match look[0] {
             _ if look[1] != MAJOR => false,
-            content::CHANGE_CIPHER_SPEC => record == 1 && look[5] == 1,
+            content::CHANGE_CIPHER_SPEC => {
+                record == 1 && look[5] == 1 && look[6] == content::HANDSHAKE && look[7] == MAJOR && look[8] == look[2]
+            }
             content::HANDSHAKE => {
                 look[5] == handshake::NEW_SESSION_TICKET && message + 4 <= record && ticket + 6 == message
             }
@@ -413,7 +434,10 @@ impl Follow {
         };
         if known {
             let (version, seen) = (self.version, self.seen | seen::HOLE);
-            let (lesson, kind, len) = (self.lesson, self.lesson_kind, self.lesson_len);
+            // Of a ServerHello that was not read to its end the ID may be one of TLS 1.3.
+            let whole = self.seen & seen::HELLO != 0;
+            let (kind, len) = if whole { (self.lesson_kind, self.lesson_len) } else { (0, 0) };
+            let lesson = self.lesson;
             let kept = Self { version, seen, lesson, lesson_kind: kind, lesson_len: len, ..Self::new(seq) };
             *self = kept;
         }
