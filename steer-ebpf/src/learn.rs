@@ -18,9 +18,9 @@ use steer_common::{
 };
 
 use crate::{
-    hello::enter_name,
     journey::next,
     maps::{EVENTS, FLOWS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, count, count_backend, scratch},
+    offers::enter_name,
     verifier::{limit, mask, size},
 };
 

@@ -28,6 +28,7 @@ mod journey;
 mod learn;
 mod lock;
 mod maps;
+mod offers;
 mod options;
 mod rebuild;
 mod rehome;

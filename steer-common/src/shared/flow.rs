@@ -1,0 +1,209 @@
+//! Flows, what is held of them, and what is told of them.
+
+use super::{Address, Hop, PENDING_MAX, PENDING_SLACK};
+use crate::wire::tls::server_flight::Follow;
+
+/// One TCP flow as the gateway sees it: who the client is and which VIP it dialled.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct FlowKey {
+    /// The client's address.
+    pub client: Address,
+    /// The client's TCP port, big-endian.
+    pub client_port: [u8; 2],
+    /// Index of what was dialled: a `VipId`; with [`SERVICE_BACKEND`] set, the `BackendId` of a backend that the
+    /// client (or a balancer in front) dialled itself (the inline shape).
+    pub service: u16,
+}
+
+/// Bit of [`FlowKey::service`]: the number is a `BackendId`, not a `VipId`.
+pub const SERVICE_BACKEND: u16 = 0x8000;
+
+/// Offered or agreed TCP options, as bits of [`Flow::offered`] and [`Flow::agreed`].
+pub mod options {
+    /// Selective acknowledgement (RFC 2018).
+    pub const SACK: u8 = 1;
+    /// Timestamps (RFC 7323 3).
+    pub const TIMESTAMPS: u8 = 2;
+    /// Window scale (RFC 7323 2).
+    pub const WINDOW_SCALE: u8 = 4;
+    /// Explicit congestion notification (RFC 3168).
+    pub const ECN: u8 = 8;
+    /// An option that must not be touched (TCP-AO RFC 5925, MD5 RFC 2385): the flow is never re-homed.
+    pub const SIGNED: u8 = 0x10;
+}
+
+/// One TCP flow: value of `handshakes`, `flows` and `splices`. Sequence numbers are host-endian.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Flow {
+    /// State, lock and the client's initial sequence number; see [`crate::flow::Word`]. Changed by compare-and-swap.
+    pub word: u64,
+    /// When the SYN to the owner was sent last, nanoseconds of CLOCK_MONOTONIC.
+    pub owner_syn_at: u64,
+    /// The first backend's initial sequence number.
+    pub first_isn: u32,
+    /// The owner's initial sequence number.
+    pub owner_isn: u32,
+    /// `first_isn - owner_isn`: added to what the owner sends, taken from what the client acknowledges.
+    pub delta: u32,
+    /// Timestamp offset: added to the owner's TSval, taken from the client's TSecr.
+    pub ts_delta: u32,
+    /// TSval of the client's SYN.
+    pub client_ts: u32,
+    /// TSval of the first backend that the client saw last (TSecr of its hello).
+    pub first_ts: u32,
+    /// TSval of the client's hello.
+    pub hello_ts: u32,
+    /// Last packet either way, seconds of CLOCK_MONOTONIC.
+    pub seen: u32,
+    /// Next sequence number the client is expected to use.
+    pub client_next: u32,
+    /// Next sequence number (its own) the holding backend is expected to use.
+    pub server_next: u32,
+    /// First four bytes of the IP header of the client's hello: DSCP, ECN and flow label for packets made in its name.
+    pub ip_word: [u8; 4],
+    /// Always zero.
+    pub reserved: u32,
+    /// `BackendId` of the first backend.
+    pub first: u16,
+    /// `BackendId` of the owner; the first backend's while nothing moved.
+    pub owner: u16,
+    /// Window of the client's SYN, unscaled as on the wire.
+    pub syn_window: u16,
+    /// Window of the client's hello, as on the wire.
+    pub hello_window: u16,
+    /// Window of the first backend's SYN-ACK, bytes: what the client may send before it hears more.
+    pub first_window: u16,
+    /// MSS that the client announced.
+    pub client_mss: u16,
+    /// MSS that the client was told.
+    pub told_mss: u16,
+    /// Any of `FLOW_*`.
+    pub flags: u16,
+    /// Options the client offered ([`options`]).
+    pub offered: u8,
+    /// Options agreed with the first backend ([`options`]).
+    pub agreed: u8,
+    /// Window scale of the client.
+    pub client_scale: u8,
+    /// Window scale of the first backend, which the client goes by.
+    pub first_scale: u8,
+    /// Window scale of the owner.
+    pub owner_scale: u8,
+    /// SYNs sent to the owner.
+    pub owner_tries: u8,
+    /// Kind of the identifier in `offered_bytes` ([`crate::session::Kind`]), 0: none.
+    pub offered_kind: u8,
+    /// Its length, bytes.
+    pub offered_len: u8,
+    /// Which of the client's PSK identities it is, or [`NO_PSK`].
+    pub offered_index: u16,
+    /// Always zero.
+    pub zero: u16,
+    /// The identifier that decided, or else the first that the client offered; zero behind its end.
+    pub offered_bytes: [u8; 32],
+    /// How far the holding backend's stream was read.
+    pub follow: Follow,
+    /// The hop the client's packets come from.
+    pub client_hop: Hop,
+}
+
+/// [`Flow::offered_index`] of what is no PSK identity.
+pub const NO_PSK: u16 = u16::MAX;
+
+/// The client's first bare ACK was swallowed.
+pub const FLOW_ACK_SWALLOWED: u16 = 1;
+/// Nothing more is to be learned: XDP may take the flow.
+pub const FLOW_LEARNED: u16 = 2;
+/// The client sent a FIN.
+pub const FLOW_CLIENT_FIN: u16 = 4;
+/// The server sent a FIN.
+pub const FLOW_SERVER_FIN: u16 = 8;
+/// Either side sent a reset.
+pub const FLOW_RESET: u16 = 0x10;
+/// The client offered a session that was known.
+pub const FLOW_HIT: u16 = 0x20;
+/// The client offered a session, known or not.
+pub const FLOW_OFFERED: u16 = 0x40;
+/// The client's hello was read: what its backend answers tells an outcome.
+pub const FLOW_HELLO: u16 = 0x80;
+/// A key name led the hello to its owner.
+pub const FLOW_NAMED: u16 = 0x200;
+/// The hello carries ECH: what it offers may be grease.
+pub const FLOW_ECH: u16 = 0x100;
+
+/// Byte ranges that [`Pending`] can tell apart.
+pub const PENDING_RANGES: usize = 4;
+
+/// A byte range `[start, end)` of a client's stream, counted from its first byte.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Range {
+    /// First byte.
+    pub start: u32,
+    /// One past the last byte; a range with `end == 0` is empty.
+    pub end: u32,
+}
+
+/// The client's bytes that no backend has seen yet: value of `pending`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    /// Contiguous bytes without which the next look at the hello finds nothing new.
+    pub needed: u32,
+    /// Always zero.
+    pub zero: u32,
+    /// When anything new was buffered, nanoseconds of CLOCK_MONOTONIC.
+    pub grown_at: u64,
+    /// What of `data` is there, ascending, disjoint, not touching.
+    pub ranges: [Range; PENDING_RANGES],
+    /// The bytes at their offset from the first byte of the client's stream.
+    pub data: [u8; PENDING_MAX + PENDING_SLACK],
+}
+
+/// A datagram whose first fragment was steered: key of `fragments` (RFC 791 3.2, RFC 8200 4.5).
+#[repr(C, align(4))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FragmentKey {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Identification.
+    pub id: u32,
+}
+
+/// Where the later fragments of a datagram go: value of `fragments`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FragmentRoute {
+    /// Replaces the source (towards a client) or the destination (towards a backend).
+    pub address: Address,
+    /// 1: the source is replaced.
+    pub source: u32,
+    /// Next hop.
+    pub hop: Hop,
+}
+
+/// What the programs tell the agent: record of the `events` ring.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// When, nanoseconds of CLOCK_MONOTONIC.
+    pub at: u64,
+    /// The flow.
+    pub flow: FlowKey,
+    /// What: a [`crate::counters::Counter`] as its number.
+    pub what: u16,
+    /// First backend.
+    pub first: u16,
+    /// Owner.
+    pub owner: u16,
+    /// Always zero.
+    pub zero: u16,
+    /// Always zero.
+    pub zero2: u32,
+    /// The first bytes of a ticket, for `ticket-told`; else zero.
+    pub ticket: [u8; 32],
+}

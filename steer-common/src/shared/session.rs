@@ -1,0 +1,58 @@
+//! Who can resume what.
+
+/// What a session is found by.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SessionKey {
+    /// The VIP whose pool issued it: sessions of one pool mean nothing to another.
+    pub vip: u16,
+    /// One of [`crate::session::Kind`], as its number.
+    pub kind: u8,
+    /// How many of `bytes` count, 1..=32; the rest are zero.
+    pub len: u8,
+    /// The identifier as it stood on the wire.
+    pub bytes: [u8; 32],
+}
+
+/// Who holds a session.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Session {
+    /// `BackendId` of the owner.
+    pub owner: u16,
+    /// Reserved for flags; zero.
+    pub flags: u16,
+    /// When it was learned, seconds of CLOCK_MONOTONIC.
+    pub first_seen: u32,
+    /// When the owner last issued or accepted it, seconds of CLOCK_MONOTONIC.
+    pub last_seen: u32,
+    /// How often the owner accepted it.
+    pub uses: u32,
+}
+
+/// Who holds a ticket key: value of `key_names` and of `key_name_tries`, whose keys are of [`crate::session::Kind::KeyName`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct KeyName {
+    /// `BackendId` of the owner; in `key_name_tries` [`NO_BACKEND`].
+    pub owner: u16,
+    /// Any of `KEY_NAME_*`.
+    pub flags: u16,
+    /// When it was learned or configured, seconds of CLOCK_MONOTONIC.
+    pub first_seen: u32,
+    /// When a backend last issued or accepted a ticket of it, seconds of CLOCK_MONOTONIC.
+    pub last_seen: u32,
+    /// Hellos that it led to its owner.
+    pub hits: u32,
+    /// Tickets of it that its owner issued (TLS 1.2) or accepted.
+    pub accepted: u32,
+    /// Backends that rejected a ticket of it, [`NO_BACKEND`] in empty places; only in `key_name_tries`.
+    pub tried: [u16; KEY_NAME_TRIES],
+}
+
+/// Backends that a search for the owner of a key name remembers.
+pub const KEY_NAME_TRIES: usize = 6;
+/// The operator named its owner.
+pub const KEY_NAME_CONFIGURED: u16 = 1;
+/// More than one backend issued or accepted tickets of it: it does not steer.
+pub const KEY_NAME_SHARED: u16 = 2;

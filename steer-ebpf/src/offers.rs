@@ -1,0 +1,247 @@
+//! Looks up what a hello offers, and searches the owner of a key name that nobody knows.
+
+use core::mem::offset_of;
+
+use steer_common::{
+    counters::Counter,
+    decide::{self, Verdict},
+    session::{Kind, NameLayout},
+    shared::{
+        FLOW_ECH, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, LOOKUP_SLOTS, NO_BACKEND, NO_PSK, Pending, SessionKey, Vip,
+    },
+    wire::tls::{
+        Version,
+        client_hello::{PSK_IDENTITIES, STREAM, Stream, word},
+    },
+};
+
+use crate::{
+    client::is_up,
+    hello::{first, said},
+    maps::{KEY_NAME_TRIES, KEY_NAMES, LOOKUP, SESSIONS, Scratch, backend, count, count_backend, joined, scratch},
+    verifier::limit,
+};
+
+/// The name layout of a VIP's tickets.
+#[inline(always)]
+fn layout(vip: &Vip) -> NameLayout {
+    NameLayout { at: vip.name_at & 31, len: vip.name_len }
+}
+
+/// Looks up what the hello in `scratch.hello` offers, in this order: the ticket, its key's name, the PSK identities and
+/// their keys' names, the session ID.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_owner(flow: *mut Flow, text: *mut Pending) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return said::NEED_MORE };
+    // What was joined lies elsewhere.
+    let text = if scratch.in_joined != 0 { joined() } else { Some(text) };
+    let Some(text) = text.filter(|text| !text.is_null()) else { return said::NEED_MORE };
+    let mut flags = 0;
+    if scratch.hello.ech != 0 {
+        flags |= FLOW_ECH;
+    }
+    let mut unknown = Counter::HelloNoSession;
+    let ticket = scratch.hello.ticket;
+    if scratch.hello.at_hand(ticket, 32) {
+        flags |= FLOW_OFFERED;
+        unknown = Counter::TicketMiss;
+        let found = look_up_ticket(flow, text, ticket.at, ticket.len, NO_PSK as u32);
+        if found != said::UNKNOWN {
+            note(flow, flags);
+            return found;
+        }
+    }
+    for i in 0..PSK_IDENTITIES {
+        let psk = scratch.hello.psk[i];
+        if !scratch.hello.at_hand(psk, 32) {
+            continue;
+        }
+        flags |= FLOW_OFFERED;
+        unknown = Counter::TicketMiss;
+        let found = look_up_ticket(flow, text, psk.at, psk.len, i as u32);
+        if found != said::UNKNOWN {
+            note(flow, flags);
+            return found;
+        }
+    }
+    let id = scratch.hello.session_id;
+    if id.len != 0 {
+        let found = look_up(flow, text, id.at, id.len, Kind::SessionId as u32);
+        // One that speaks TLS 1.3 sends an ID whether it has a session or not (RFC 8446 D.4).
+        if found != said::UNKNOWN || scratch.hello.version_offered() < Version::Tls13 as u16 {
+            flags |= FLOW_OFFERED;
+        }
+        if found != said::UNKNOWN || unknown as u32 == Counter::HelloNoSession as u32 {
+            offer(flow, text, id.at, id.len, Kind::SessionId as u32);
+            unknown = Counter::SessionMiss;
+        }
+        if found != said::UNKNOWN {
+            note(flow, flags);
+            return found;
+        }
+    }
+    note(flow, flags);
+    if unknown as u32 == Counter::TicketMiss as u32 && flags & FLOW_ECH == 0 {
+        return search(flow);
+    }
+    first(unknown)
+}
+
+#[inline(always)]
+fn note(flow: *mut Flow, flags: u16) {
+    // SAFETY: not null, a whole map value that this CPU has locked.
+    unsafe { (*flow).flags |= flags };
+}
+
+/// Looks up a ticket of `len` bytes at `at` of `text`, by itself and by its key's name. `index` is that of the PSK
+/// identity that it is, or [`NO_PSK`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn look_up_ticket(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, index: u32) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return said::UNKNOWN };
+    let layout = layout(&scratch.vip);
+    let mut found = said::UNKNOWN;
+    // Those of TLS 1.3 are known by themselves only where they have no name: clients offer each once.
+    if index == NO_PSK as u32 || layout.len == 0 {
+        found = look_up(flow, text, at, len, Kind::Ticket as u32);
+    }
+    if found == said::UNKNOWN && layout.fits(len) {
+        found = look_up(flow, text, at + layout.at as u32, layout.len as u32, Kind::KeyName as u32);
+    }
+    // SAFETY: not null, a whole map value that this CPU has locked.
+    let record = unsafe { &mut *flow };
+    if found != said::UNKNOWN || record.offered_kind == 0 {
+        offer(flow, text, at, len, Kind::Ticket as u32);
+        record.offered_index = index as u16;
+    }
+    found
+}
+
+/// Copies the first bytes of an identifier of `len` bytes at `at`; returns how many they are.
+#[inline(always)]
+fn identifier(text: &Stream, at: u32, len: u32, to: &mut [u8; 32]) -> u8 {
+    let len = if len > 32 { 32 } else { len };
+    for i in 0..limit::<8>() {
+        // SAFETY: `i` is below 8, and both arrays that are written stand at multiples of four (checked below).
+        unsafe { to.as_mut_ptr().cast::<u32>().add(i as usize).write(word(text, at, len, i)) };
+    }
+    len as u8
+}
+
+const _: () = assert!(offset_of!(SessionKey, bytes) % 4 == 0 && align_of::<SessionKey>() % 4 == 0);
+const _: () = assert!(offset_of!(Flow, offered_bytes) % 4 == 0 && align_of::<Flow>() % 4 == 0);
+
+/// Notes an identifier of the client in its flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn offer(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind: u32) -> i32 {
+    if flow.is_null() || text.is_null() || at as usize > STREAM {
+        return 0;
+    }
+    // SAFETY: not null, whole map values; this CPU has the flow locked.
+    let (flow, text) = unsafe { (&mut *flow, &(*text).data) };
+    flow.offered_kind = kind as u8;
+    flow.offered_len = identifier(text, at, len, &mut flow.offered_bytes);
+    flow.offered_index = NO_PSK;
+    0
+}
+
+/// Looks up one identifier, at `at` of `text`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind: u32) -> i32 {
+    let (Some(scratch), false, false) = (scratch(), flow.is_null(), text.is_null()) else { return said::UNKNOWN };
+    if at as usize > STREAM || len == 0 {
+        return said::UNKNOWN;
+    }
+    scratch.session.vip = scratch.vip.id;
+    scratch.session.kind = kind as u8;
+    // SAFETY: not null, a whole map value.
+    let text = unsafe { &(*text).data };
+    scratch.session.len = identifier(text, at, len, &mut scratch.session.bytes);
+    // SAFETY: not null, a whole map value that this CPU has locked.
+    let flow = unsafe { &mut *flow };
+    let seconds = scratch.facts.seconds;
+    let (owner, verdict);
+    if kind == Kind::KeyName as u32 {
+        let Some(name) = KEY_NAMES.get_ptr_mut(&scratch.session) else { return said::UNKNOWN };
+        // SAFETY: a map value; a lost race costs one hit.
+        let name = unsafe { &mut *name };
+        owner = name.owner;
+        let Some(backend) = backend(owner as u32) else { return first(Counter::OwnerDown) };
+        verdict = decide::key_name(name, backend, &scratch.vip, flow.first, seconds);
+        name.hits = name.hits.wrapping_add(1);
+        flow.flags |= FLOW_NAMED;
+        count(Counter::KeyNameHit);
+    } else {
+        // SAFETY: copied at once.
+        let Some(session) = (unsafe { SESSIONS.get(&scratch.session) }) else { return said::UNKNOWN };
+        let session = *session;
+        owner = session.owner;
+        let Some(backend) = backend(owner as u32) else { return first(Counter::OwnerDown) };
+        verdict = decide::session(&session, backend, &scratch.vip, flow.first, seconds);
+    }
+    flow.flags |= FLOW_HIT;
+    count_backend(owner as u32, |stats| stats.hits += 1);
+    match verdict {
+        Verdict::NeedMore => said::NEED_MORE,
+        Verdict::First(reason) => first(reason),
+        Verdict::Owner(owner) => owner as i32,
+    }
+}
+
+/// Enters the key name of the ticket that the flow's client offered; false where it has none.
+#[inline(always)]
+pub(crate) fn enter_name(scratch: &mut Scratch, ticket: &[u8; 32], len: u32) -> bool {
+    let layout = layout(&scratch.vip);
+    if !layout.fits(len) || layout.at as u32 + layout.len as u32 > 32 {
+        return false;
+    }
+    scratch.session.vip = scratch.vip.id;
+    scratch.session.kind = Kind::KeyName as u8;
+    scratch.session.len = layout.len;
+    for i in 0..32usize {
+        let byte = ticket[(i + layout.at as usize) & 31];
+        scratch.session.bytes[i] = if i < layout.len as usize { byte } else { 0 };
+    }
+    true
+}
+
+/// Backends of the lookup table that a search looks at.
+const CANDIDATES: i32 = 12;
+/// Slots between them: prime to the table's size.
+const STRIDE: u32 = 2053;
+
+/// The ticket's key name is not known. The first backend gets it, unless it rejected that name before: then another one
+/// that did not, until all have been tried.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn search(flow: *mut Flow) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return first(Counter::TicketMiss) };
+    // SAFETY: not null, a whole map value that this CPU has locked.
+    let flow = unsafe { &mut *flow };
+    if !enter_name(scratch, &flow.offered_bytes, flow.offered_len as u32) {
+        return first(Counter::TicketMiss);
+    }
+    let Some(tries) = KEY_NAME_TRIES.get_ptr_mut(&scratch.session) else { return first(Counter::TicketMiss) };
+    // SAFETY: a map value; a lost race costs one try.
+    let tried = unsafe { &(*tries).tried };
+    if !decide::was_tried(tried, flow.first) {
+        return first(Counter::TicketMiss);
+    }
+    if decide::search_is_over(tried) {
+        return first(Counter::KeyNameGivenUp);
+    }
+    let start = decide::slot(&scratch.vip, &scratch.key.client, scratch.key.client_port);
+    let mut slot = start;
+    for _ in 0..limit::<CANDIDATES>() {
+        slot = slot.wrapping_add(STRIDE) % LOOKUP_SLOTS;
+        let id = LOOKUP.get(scratch.vip.lookup_base.wrapping_add(slot)).copied().unwrap_or(NO_BACKEND);
+        if id != NO_BACKEND && id != flow.first && !decide::was_tried(tried, id) && is_up(id) {
+            count(Counter::KeyNameSearch);
+            return id as i32;
+        }
+    }
+    first(Counter::KeyNameGivenUp)
+}
