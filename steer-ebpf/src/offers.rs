@@ -129,8 +129,8 @@ fn identifier(text: &Stream, at: u32, len: u32, to: &mut [u8; 32]) -> u8 {
     len as u8
 }
 
-const _: () = assert!(offset_of!(SessionKey, bytes) % 4 == 0 && align_of::<SessionKey>() % 4 == 0);
-const _: () = assert!(offset_of!(Flow, offered_bytes) % 4 == 0 && align_of::<Flow>() % 4 == 0);
+const _: () = assert!(offset_of!(SessionKey, bytes).is_multiple_of(4) && align_of::<SessionKey>().is_multiple_of(4));
+const _: () = assert!(offset_of!(Flow, offered_bytes).is_multiple_of(4) && align_of::<Flow>().is_multiple_of(4));
 
 /// Notes an identifier of the client in its flow.
 #[unsafe(no_mangle)]
