@@ -5,7 +5,7 @@
 //! steer and [`l4`] its rival; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
 //! send segments that no kernel would. [`programs`] runs packets through the loaded programs without any link, and
 //! [`detour`] reorders what clients send. [`setting`] and [`case`] are what the tests of faults share; [`demo`] is the
-//! whole of it for people.
+//! whole of it for people, [`matrix`] judges steer with other TLS stacks at both ends.
 
 pub mod agent;
 pub mod bench;
@@ -17,6 +17,7 @@ pub mod frames;
 pub mod kernel_counters;
 pub mod l4;
 pub mod loss;
+pub mod matrix;
 pub mod netns;
 pub mod nginx;
 pub mod packets;

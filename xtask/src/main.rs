@@ -7,6 +7,7 @@ mod ci;
 mod command;
 mod demo;
 mod fuzz;
+mod matrix;
 mod rights;
 mod setup;
 mod test;
@@ -37,6 +38,8 @@ enum Verb {
     Demo(demo::Arguments),
     /// Run the tests.
     Test(test::Arguments),
+    /// Judge steer with other TLS stacks at both ends, beside plain layer 4 and HAProxy.
+    Matrix(matrix::Arguments),
     /// Load the programs into the running kernel and into a 6.1 kernel, and compare what the verifier counted.
     Verify(verify::Arguments),
     /// Measure.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Build(arguments) => build::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
+        Verb::Matrix(arguments) => matrix::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),

@@ -40,6 +40,8 @@ pub(crate) enum Job {
     Verify,
     /// All of these, and the linter for the eBPF programs.
     All,
+    /// Compile and run the matrix: other TLS stacks, large, so that only this asks for them.
+    Matrix,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {

@@ -33,11 +33,11 @@ pub(crate) static COMPILER: [Package; 2] = [
 pub(crate) static LINTER: Package =
     Package { name: "rust-web-clippy", program: "clippy-driver", why: "lints the eBPF programs", jobs: &[] };
 
-const RUN: &[Job] = &[Job::Test, Job::Demo, Job::Verify, Job::All];
-const TEST: &[Job] = &[Job::Test, Job::All];
+const RUN: &[Job] = &[Job::Test, Job::Demo, Job::Verify, Job::All, Job::Matrix];
 const VERIFY: &[Job] = &[Job::Verify, Job::All];
+const MATRIX: &[Job] = &[Job::Matrix];
 
-static TOOLS: [Package; 11] = [
+static TOOLS: [Package; 13] = [
     Package { name: "iproute2", program: "ip", why: "makes network namespaces and links", jobs: RUN },
     Package { name: "ethtool", program: "ethtool", why: "sets offloads of virtual links", jobs: RUN },
     Package {
@@ -49,11 +49,13 @@ static TOOLS: [Package; 11] = [
     Package { name: "nginx", program: "nginx", why: "the backends", jobs: RUN },
     Package { name: "openssl", program: "openssl", why: "makes certificates; a TLS client", jobs: RUN },
     Package { name: "bpftool", program: "bpftool", why: "shows pinned maps", jobs: RUN },
-    Package { name: "haproxy", program: "haproxy", why: "a second kind of backend", jobs: TEST },
-    Package { name: "tcpdump", program: "tcpdump", why: "records packets for failed tests", jobs: TEST },
-    Package { name: "gnutls-bin", program: "gnutls-cli", why: "a second kind of TLS client", jobs: TEST },
     Package { name: "busybox-static", program: "busybox", why: "the shell beside the 6.1 kernel", jobs: VERIFY },
     Package { name: "cpio", program: "cpio", why: "packs what the 6.1 kernel boots with", jobs: VERIFY },
+    Package { name: "haproxy", program: "haproxy", why: "the proxy to compare with", jobs: MATRIX },
+    Package { name: "gnutls-bin", program: "gnutls-serv", why: "GnuTLS at both ends", jobs: MATRIX },
+    Package { name: "golang-go", program: "go", why: "compiles Go's ends", jobs: MATRIX },
+    Package { name: "default-jdk-headless", program: "javac", why: "compiles and runs Java's ends", jobs: MATRIX },
+    Package { name: "python3", program: "python3", why: "the Python and GnuTLS clients", jobs: MATRIX },
 ];
 
 /// Lists the packages of a job whose program is not there.
