@@ -1,6 +1,6 @@
 //! Generated hellos.
 
-use proptest::{option::of, prelude::*};
+use proptest::{option::of, prelude::*, test_runner::RngSeed};
 
 use crate::{Read, oracle, read, record};
 
@@ -89,8 +89,19 @@ fn recipe() -> impl Strategy<Value = Recipe> {
         .prop_map(|(legacy_version, id, n_suites, extensions)| Recipe { legacy_version, id, n_suites, extensions })
 }
 
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let rng_seed = match default.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(0x5eed),
+        asked => asked,
+    };
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { 2_000 };
+    ProptestConfig { cases, rng_seed, failure_persistence: None, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    // The same on every run; PROPTEST_CASES asks for more, PROPTEST_RNG_SEED for others.
+    #![proptest_config(config())]
 
     #[test]
     fn is_read_as_tls_parser_reads_it(recipe in recipe(), piece in 1usize..2000) {

@@ -328,14 +328,21 @@ impl Hello {
             extension::SESSION_TICKET => self.ticket = Span { at: body, len },
             extension::ENCRYPTED_CLIENT_HELLO => self.ech = 1,
             extension::SERVER_NAME if len >= 5 && body + 5 <= end => {
-                let name_len = number(7) as u32;
+                let (list_len, name_len) = (number(4) as u32, number(7) as u32);
+                if 2 + list_len > len {
+                    return Walk::Malformed;
+                }
                 // One name, of type host_name.
-                if b[(at + 6) as usize & MASK] == 0 && 5 + name_len <= len {
+                if b[(at + 6) as usize & MASK] == 0 && 3 + name_len <= list_len {
                     self.server_name = Span { at: body + 5, len: name_len };
                 }
             }
             extension::SUPPORTED_VERSIONS if len >= 1 && body < end => {
                 let list_len = b[body as usize & MASK] as u32;
+                // The list is all there is in the extension, of two bytes each (RFC 8446 4.2.1).
+                if body + 1 + list_len != next || list_len & 1 != 0 {
+                    return Walk::Malformed;
+                }
                 return self.enter(list::VERSIONS, body + 1, list_len, next);
             }
             extension::PRE_SHARED_KEY if len >= 2 && body + 2 <= end => {
