@@ -58,6 +58,9 @@ pub(crate) fn ensure(tree: &Tree, job: Job, no_install: bool) -> Result<()> {
         return Ok(());
     }
     plan.report(no_install);
+    if no_install && plan.is_optional() {
+        return Ok(());
+    }
     if no_install {
         bail!("the above is missing; without --no-install it is installed");
     }
@@ -104,6 +107,11 @@ impl Plan {
 
     fn is_empty(&self) -> bool {
         self.packages.is_empty() && !self.linker && self.unpacked.is_empty()
+    }
+
+    /// Whether the job can do without all of it.
+    fn is_optional(&self) -> bool {
+        self.packages.iter().all(|package| package.optional) && !self.linker && self.unpacked.is_empty()
     }
 
     fn report(&self, no_install: bool) {

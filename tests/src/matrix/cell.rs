@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use super::peers;
+
 /// A TLS client stack.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
 pub enum ClientStack {
@@ -20,7 +22,7 @@ pub enum ClientStack {
     Rustls,
     /// Python's ssl module.
     Python,
-    /// Chromium; named, not run.
+    /// Chromium without a window; only named where it is not installed.
     Chromium,
 }
 
@@ -80,7 +82,7 @@ impl Column {
 impl ClientStack {
     /// Why the stack is named but not run, where that is so.
     pub fn why_not_run(self) -> Option<&'static str> {
-        (self == Self::Chromium).then_some("not run: no driver for its certificate store and source address is written")
+        (self == Self::Chromium && !peers::has_chromium()).then_some("not run: chromium or certutil is not installed")
     }
 }
 

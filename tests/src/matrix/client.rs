@@ -7,7 +7,7 @@ mod talker;
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use self::{openssl::OpenSsl, rustls::Rustls, talker::Talker};
 use super::{
@@ -51,9 +51,8 @@ pub(super) fn start<'a>(stack: ClientStack, lab: &'a Lab, pki: &'a Pki, peers: &
     Ok(match stack {
         ClientStack::Openssl => Box::new(OpenSsl::new(lab.client(), peers)?),
         ClientStack::Rustls => Box::new(Rustls::new(lab.client(), pki)),
-        ClientStack::Gnutls | ClientStack::Go | ClientStack::Java | ClientStack::Python => {
+        ClientStack::Gnutls | ClientStack::Go | ClientStack::Java | ClientStack::Python | ClientStack::Chromium => {
             Box::new(Talker::start(lab.client(), peers.client(stack)?)?)
         }
-        ClientStack::Chromium => bail!("chromium is not run"),
     })
 }

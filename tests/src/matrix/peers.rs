@@ -20,9 +20,18 @@ const GO: &str = include_str!("../../peers/go/main.go");
 const JAVA: &str = include_str!("../../peers/java/Peer.java");
 const PYTHON: &str = include_str!("../../peers/python/client.py");
 const GNUTLS: &str = include_str!("../../peers/gnutls/client.py");
+const CHROMIUM: &str = include_str!("../../peers/chromium/client.py");
+
+/// As `tests/peers/chromium/client.py` starts it: without Debian's wrapper, which reads settings of the machine.
+const CHROMIUM_PROGRAM: &str = "/usr/lib/chromium/chromium";
 
 /// What keeps a JVM small and quick to start.
 const JVM: [&str; 3] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx64m"];
+
+/// Whether Debian's Chromium is there, and what fills its certificate store.
+pub(super) fn has_chromium() -> bool {
+    [CHROMIUM_PROGRAM, "/usr/bin/certutil", "/usr/bin/pk12util"].iter().all(|program| Path::new(program).is_file())
+}
 
 /// Programs and certificates; removed when dropped.
 pub(super) struct Peers {
@@ -47,7 +56,8 @@ impl Peers {
         let client = write(pki.client())?;
         let identities = (0..n_backends).map(|index| write(pki.server(index))).collect::<Result<_>>()?;
         let peers = Self { directory, client, servers: identities };
-        for (name, source) in [("main.go", GO), ("Peer.java", JAVA), ("python.py", PYTHON), ("gnutls.py", GNUTLS)] {
+        let scripts = [("python.py", PYTHON), ("gnutls.py", GNUTLS), ("chromium.py", CHROMIUM)];
+        for (name, source) in [("main.go", GO), ("Peer.java", JAVA)].into_iter().chain(scripts) {
             fs::write(peers.file(name), source).with_context(|| format!("write {name}"))?;
         }
         if clients.contains(&ClientStack::Go) || servers.contains(&ServerStack::Go) {
@@ -72,9 +82,13 @@ impl Peers {
             ClientStack::Java => self.java(&[], "client"),
             ClientStack::Python => self.python("python.py"),
             ClientStack::Gnutls => self.python("gnutls.py"),
-            ClientStack::Openssl | ClientStack::Rustls | ClientStack::Chromium => {
-                bail!("{stack} is no client that obeys lines")
+            ClientStack::Chromium => {
+                // It mounts its certificate store and Chromium's policy where nobody else sees them.
+                let mut command = mortal("unshare");
+                command.args(["--mount", "python3"]).arg(self.file("chromium.py"));
+                command
             }
+            ClientStack::Openssl | ClientStack::Rustls => bail!("{stack} is no client that obeys lines"),
         };
         command.args(&self.client).arg(HOST);
         Ok(command)

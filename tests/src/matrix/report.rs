@@ -55,7 +55,7 @@ fn share(cell: &Cell, column: Column) -> String {
 
 /// The stacks' versions, each in its own words.
 fn versions() -> String {
-    const ASKED: [(&str, &[&str]); 8] = [
+    const ASKED: [(&str, &[&str]); 9] = [
         ("uname", &["-sr"]),
         ("openssl", &["version"]),
         ("nginx", &["-v"]),
@@ -64,6 +64,7 @@ fn versions() -> String {
         ("go", &["version"]),
         ("java", &["-version"]),
         ("python3", &["-c", "import platform, ssl; print('Python', platform.python_version(), ssl.OPENSSL_VERSION)"]),
+        ("/usr/lib/chromium/chromium", &["--version"]),
     ];
     ASKED.iter().filter_map(|(program, words)| first_line(program, words)).collect::<Vec<_>>().join("\n")
 }

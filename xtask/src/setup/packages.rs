@@ -16,57 +16,71 @@ pub(crate) struct Package {
     program: &'static str,
     pub(crate) why: &'static str,
     jobs: &'static [Job],
+    /// Whether a job does without it where the distribution does not have it.
+    pub(crate) optional: bool,
+}
+
+impl Package {
+    const fn new(name: &'static str, program: &'static str, why: &'static str, jobs: &'static [Job]) -> Self {
+        Self { name, program, why, jobs, optional: false }
+    }
+
+    const fn optional(self) -> Self {
+        Self { optional: true, ..self }
+    }
+
+    /// Whether apt has heard of it.
+    fn is_known(&self) -> bool {
+        let mut show = Command::new("apt-cache");
+        show.args(["show", self.name]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        show.status().is_ok_and(|status| status.success())
+    }
 }
 
 /// Debian's Rust compiler with library source. Not pinned: security updates replace it.
 pub(crate) static COMPILER: [Package; 2] = [
-    Package { name: "rustc-web", program: "rustc", why: "compiles the eBPF programs", jobs: &[] },
-    Package {
-        name: "rust-web-src",
-        program: "rustc",
-        why: "library source, for the eBPF target has no ready core",
-        jobs: &[],
-    },
+    Package::new("rustc-web", "rustc", "compiles the eBPF programs", &[]),
+    Package::new("rust-web-src", "rustc", "library source, for the eBPF target has no ready core", &[]),
 ];
 
 /// Lints for Debian's compiler; of the compiler's own version.
-pub(crate) static LINTER: Package =
-    Package { name: "rust-web-clippy", program: "clippy-driver", why: "lints the eBPF programs", jobs: &[] };
+pub(crate) static LINTER: Package = Package::new("rust-web-clippy", "clippy-driver", "lints the eBPF programs", &[]);
 
 const RUN: &[Job] = &[Job::Test, Job::Demo, Job::Verify, Job::All, Job::Matrix];
 const VERIFY: &[Job] = &[Job::Verify, Job::All];
 const MATRIX: &[Job] = &[Job::Matrix];
 
-static TOOLS: [Package; 13] = [
-    Package { name: "iproute2", program: "ip", why: "makes network namespaces and links", jobs: RUN },
-    Package { name: "ethtool", program: "ethtool", why: "sets offloads of virtual links", jobs: RUN },
-    Package {
-        name: "nftables",
-        program: "nft",
-        why: "the plain gateway to compare with; drops packets in tests",
-        jobs: RUN,
-    },
-    Package { name: "nginx", program: "nginx", why: "the backends", jobs: RUN },
-    Package { name: "openssl", program: "openssl", why: "makes certificates; a TLS client", jobs: RUN },
-    Package { name: "bpftool", program: "bpftool", why: "shows pinned maps", jobs: RUN },
-    Package { name: "busybox-static", program: "busybox", why: "the shell beside the 6.1 kernel", jobs: VERIFY },
-    Package { name: "cpio", program: "cpio", why: "packs what the 6.1 kernel boots with", jobs: VERIFY },
-    Package { name: "haproxy", program: "haproxy", why: "the proxy to compare with", jobs: MATRIX },
-    Package { name: "gnutls-bin", program: "gnutls-serv", why: "GnuTLS at both ends", jobs: MATRIX },
-    Package { name: "golang-go", program: "go", why: "compiles Go's ends", jobs: MATRIX },
-    Package { name: "default-jdk-headless", program: "javac", why: "compiles and runs Java's ends", jobs: MATRIX },
-    Package { name: "python3", program: "python3", why: "the Python and GnuTLS clients", jobs: MATRIX },
+static TOOLS: [Package; 15] = [
+    Package::new("iproute2", "ip", "makes network namespaces and links", RUN),
+    Package::new("ethtool", "ethtool", "sets offloads of virtual links", RUN),
+    Package::new("nftables", "nft", "the plain gateway to compare with; drops packets in tests", RUN),
+    Package::new("nginx", "nginx", "the backends", RUN),
+    Package::new("openssl", "openssl", "makes certificates; a TLS client", RUN),
+    Package::new("bpftool", "bpftool", "shows pinned maps", RUN),
+    Package::new("busybox-static", "busybox", "the shell beside the 6.1 kernel", VERIFY),
+    Package::new("cpio", "cpio", "packs what the 6.1 kernel boots with", VERIFY),
+    Package::new("haproxy", "haproxy", "the proxy to compare with", MATRIX),
+    Package::new("gnutls-bin", "gnutls-serv", "GnuTLS at both ends", MATRIX),
+    Package::new("golang-go", "go", "compiles Go's ends", MATRIX),
+    Package::new("default-jdk-headless", "javac", "compiles and runs Java's ends", MATRIX),
+    Package::new("python3", "python3", "the Python, GnuTLS and Chromium clients", MATRIX),
+    Package::new("chromium", "chromium", "a client", MATRIX).optional(),
+    Package::new("libnss3-tools", "certutil", "fills Chromium's certificate store", MATRIX).optional(),
 ];
 
 /// Lists the packages of a job whose program is not there.
+///
+/// An optional one that apt does not know is asked for beside others only, for then apt's lists are made anew.
 pub(crate) fn missing_for(job: Job) -> Vec<&'static Package> {
-    TOOLS.iter().filter(|tool| tool.jobs.contains(&job) && command::find(tool.program).is_none()).collect()
+    let is_missing = |tool: &&Package| tool.jobs.contains(&job) && command::find(tool.program).is_none();
+    let missing: Vec<_> = TOOLS.iter().filter(is_missing).collect();
+    if missing.iter().all(|package| package.optional && !package.is_known()) { Vec::new() } else { missing }
 }
 
 /// Installs by apt-get with nginx and haproxy kept from starting, now by policy-rc.d and at boot by disabling them.
 ///
 /// A shell does it, so that its trap removes the policy also when somebody interrupts. A policy that is there already is
-/// the administrator's and stays.
+/// the administrator's and stays. Of names that begin with `?` only those are installed that apt knows.
 const INSTALL: &str = r#"
 set -eu
 policy=/usr/sbin/policy-rc.d
@@ -78,6 +92,13 @@ if [ ! -e "$policy" ] && [ ! -L "$policy" ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q -o DPkg::Lock::Timeout=120 update
+for package in "$@"; do
+    shift
+    case "$package" in
+        \?*) package=${package#\?}; apt-cache show "$package" >/dev/null 2>&1 || continue ;;
+    esac
+    set -- "$@" "$package"
+done
 apt-get -q -y -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 install --no-install-recommends --no-remove "$@"
 if command -v systemctl >/dev/null; then
     for package in "$@"; do
@@ -89,7 +110,8 @@ fi
 /// Installs packages that are missing.
 pub(crate) fn install(packages: &[&Package]) -> Result<()> {
     super::require_installer()?;
-    let names: Vec<&str> = packages.iter().map(|package| package.name).collect();
+    let marked = |package: &&Package| format!("{}{}", if package.optional { "?" } else { "" }, package.name);
+    let names: Vec<String> = packages.iter().map(marked).collect();
     let status = Command::new("sh")
         .args(["-c", INSTALL, "setup"])
         .args(&names)
