@@ -42,24 +42,15 @@ pub(crate) extern "C" fn find_owner(flow: *mut Flow, text: *mut Pending) -> i32 
         flags |= FLOW_ECH;
     }
     let mut unknown = Counter::HelloNoSession;
-    let ticket = scratch.hello.ticket;
-    if scratch.hello.at_hand(ticket, 32) {
-        flags |= FLOW_OFFERED;
-        unknown = Counter::TicketMiss;
-        let found = look_up_ticket(flow, text, ticket.at, ticket.len, NO_PSK as u32);
-        if found != said::UNKNOWN {
-            note(flow, flags);
-            return found;
-        }
-    }
-    for i in 0..PSK_IDENTITIES {
-        let psk = scratch.hello.psk[i];
-        if !scratch.hello.at_hand(psk, 32) {
+    for i in 0..1 + PSK_IDENTITIES {
+        let (ticket, index) =
+            if i == 0 { (scratch.hello.ticket, NO_PSK as u32) } else { (scratch.hello.psk[i - 1], i as u32 - 1) };
+        if !scratch.hello.at_hand(ticket, 32) {
             continue;
         }
         flags |= FLOW_OFFERED;
         unknown = Counter::TicketMiss;
-        let found = look_up_ticket(flow, text, psk.at, psk.len, i as u32);
+        let found = look_up_ticket(flow, text, ticket.at, ticket.len, index);
         if found != said::UNKNOWN {
             note(flow, flags);
             return found;
@@ -106,8 +97,12 @@ extern "C" fn look_up_ticket(flow: *mut Flow, text: *mut Pending, at: u32, len: 
     if index == NO_PSK as u32 || layout.len == 0 {
         found = look_up(flow, text, at, len, Kind::Ticket as u32);
     }
-    if found == said::UNKNOWN && layout.fits(len) {
-        found = look_up(flow, text, at + layout.at as u32, layout.len as u32, Kind::KeyName as u32);
+    // A ticket may live longer than what is remembered of it: its key's name still tells whose it is.
+    if (found == said::UNKNOWN || found == first(Counter::SessionExpired)) && layout.fits(len) {
+        let named = look_up(flow, text, at + layout.at as u32, layout.len as u32, Kind::KeyName as u32);
+        if named != said::UNKNOWN {
+            found = named;
+        }
     }
     // SAFETY: not null, a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
@@ -171,9 +166,16 @@ pub(crate) extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, l
         owner = name.owner;
         let Some(backend) = backend(owner as u32) else { return first(Counter::OwnerDown) };
         verdict = decide::key_name(name, backend, &scratch.vip, flow.first, seconds);
-        name.hits = name.hits.wrapping_add(1);
-        flow.flags |= FLOW_NAMED;
-        count(Counter::KeyNameHit);
+        let led = match verdict {
+            Verdict::Owner(_) => true,
+            Verdict::First(reason) => reason as u32 == Counter::SessionHit as u32,
+            Verdict::NeedMore => false,
+        };
+        if led {
+            name.hits = name.hits.wrapping_add(1);
+            flow.flags |= FLOW_NAMED;
+            count(Counter::KeyNameHit);
+        }
     } else {
         // SAFETY: copied at once.
         let Some(session) = (unsafe { SESSIONS.get(&scratch.session) }) else { return said::UNKNOWN };

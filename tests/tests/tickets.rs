@@ -127,6 +127,25 @@ fn an_unknown_key_name_is_found_by_trying_each_backend_once() -> Result<()> {
     })
 }
 
+/// A ticket may live longer than what is remembered of it; without an agent nobody sweeps that away.
+#[test]
+fn a_ticket_of_tls12_that_is_remembered_no_longer_is_led_by_its_keys_name() -> Result<()> {
+    in_settings(91, |setting| {
+        let scenario = setting.scenario().vip_setting("session_timeout = \"1s\"");
+        let run = scenario.nginx(servers(TicketKey::Private)).start()?;
+        let mut steer = run.agent()?;
+        let client = run.new_client_offering(Offer::Ticket12)?;
+        let away = run.dial(run.source_not_of(0)?);
+        run.session_at(&client, 0)?;
+        steer.end(nix::sys::signal::Signal::SIGKILL)?;
+        std::thread::sleep(std::time::Duration::from_millis(2_500));
+        let handshake = run.visit(&client, &away)?;
+        assert!(handshake.resumed && handshake.server == "backend-0", "{handshake:?}");
+        assert_eq!((steer.count(Counter::KeyNameHit)?, steer.count(Counter::SessionExpired)?), (1, 0));
+        Ok(())
+    })
+}
+
 /// Any backend opens any ticket: nothing needs to move, and nothing does once two have shown it. (nginx takes tickets of
 /// its own certificate only, whoever made them.)
 #[test]
@@ -154,6 +173,7 @@ fn a_key_that_all_backends_share_no_longer_steers() -> Result<()> {
             assert!(handshake.resumed, "from address {source}: {handshake:?}");
         }
         assert_eq!((steer.count(Counter::SpliceOpened)?, steer.count(Counter::KeyNameShared)?), (0, 64));
+        assert_eq!(steer.count(Counter::KeyNameHit)?, 0, "a shared name leads nobody");
         Ok(())
     })
 }
