@@ -42,7 +42,7 @@ no_padding!(Endpoint, 16, 2, 1, 1);
 no_padding!(FlowKey, 16, 2, 2);
 no_padding!(SessionKey, 2, 1, 1, 32);
 no_padding!(Session, 2, 2, 4, 4, 4);
-no_padding!(Hop, 4, 6, 6, 4, 4);
+no_padding!(Hop, 4, 12, 4, 4);
 no_padding!(Backend, 20, 20, 2, 2, 2, 2, 4, 24);
 no_padding!(KeyName, 2, 2, 4, 4, 4, 4, 2 * KEY_NAME_TRIES);
 no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2, 1, 1, 2, 4);

@@ -34,6 +34,9 @@ enum What {
     /// What each kind of packet costs in both programs and families, above an empty program: one client's over and over,
     /// and random clients' with a million entries in each table.
     Packet {
+        /// Leave the filled tables out.
+        #[arg(long)]
+        quick: bool,
         /// The programs built with the feature `bench`.
         #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
         object: std::path::PathBuf,
@@ -67,7 +70,7 @@ fn main() -> ExitCode {
             };
             bench::rehome(hook, if ipv6 { Family::V6 } else { Family::V4 }, pairs, json)
         }
-        What::Packet { object, json } => bench::packet(&object, json),
+        What::Packet { quick, object, json } => bench::packet(&object, quick, json),
         What::Parse { object, json } => bench::parse(&object, json),
     };
     match measured {

@@ -119,7 +119,7 @@ impl World {
     pub(crate) fn prepare(&mut self, ends: &Ends, given: &Given) -> Result<()> {
         let (key, now) = (ends.key(), programs_seconds());
         let mtu = given.mtu.unwrap_or(1500);
-        let hop = |destination, source| Hop { ifindex: self.ifindex, destination, source, mtu, asked: now };
+        let hop = |to, from| Hop { ifindex: self.ifindex, ethernet: Hop::stations(to, from), mtu, asked: now };
         let live = |flow: &Flow| Flow { seen: now, client_hop: hop(CLIENT_MAC, GATE_MAC), ..*flow };
         let plane = &mut self.loaded.plane;
         let (flows, handshakes) = (&mut plane.flows, &mut plane.handshakes);

@@ -156,7 +156,7 @@ impl Tables {
                 vip_id: ends.vip_id,
                 flags: BACKEND_PRESENT | BACKEND_UP | BACKEND_RETURN_SEEN,
                 weight: 1,
-                hop: Hop { ifindex, destination: BACKEND_MAC, source: INNER_MAC, mtu: 1500, asked: 0 },
+                hop: Hop { ifindex, ethernet: Hop::stations(BACKEND_MAC, INNER_MAC), mtu: 1500, asked: 0 },
                 ..Backend::default()
             };
             self.array::<Backend>("backends")?.set(u32::from(id), backend, 0)?;
@@ -224,7 +224,7 @@ fn key(ends: &Ends, client: u32) -> FlowKey {
 
 /// A record as a packet a moment ago left it.
 fn live(flow: &Flow) -> Flow {
-    let hop = Hop { ifindex: INGRESS, destination: CLIENT_MAC, source: GATE_MAC, mtu: 1500, asked: clock::seconds() };
+    let hop = Hop { ifindex: INGRESS, ethernet: Hop::stations(CLIENT_MAC, GATE_MAC), mtu: 1500, asked: clock::seconds() };
     Flow { seen: clock::seconds(), client_hop: hop, ..*flow }
 }
 
