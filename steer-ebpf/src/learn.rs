@@ -19,7 +19,7 @@ use steer_common::{
 
 use crate::{
     journey::next,
-    maps::{EVENTS, FLOWS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, count, count_backend, scratch},
+    maps::{EVENTS, FLOWS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, count, count_backend, now, scratch},
     offers::enter_name,
     verifier::{limit, mask, size},
 };
@@ -288,7 +288,7 @@ extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
     };
     if scratch.vip.flags & VIP_TELL_TICKETS != 0 {
         scratch.event = Event {
-            at: scratch.facts.now,
+            at: now(),
             flow: scratch.key,
             what: Counter::TicketTold as u16,
             first: scratch.backend as u16,

@@ -17,7 +17,7 @@ use crate::{
     hello::{decide_hello, decide_packet, said, verdict},
     journey::{drop, next},
     lock::{self, unlock},
-    maps::{EVENTS, FLOWS, PENDING, Piece, SETTINGS, SPLICES, Scratch, count, count_index, scratch},
+    maps::{EVENTS, FLOWS, PENDING, Piece, SETTINGS, SPLICES, Scratch, count, count_index, now, scratch},
     options::read_options,
     sums::sum_payload,
 };
@@ -39,6 +39,7 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff) -> i32 {
     if state == State::Established && !worth_holding(skb, flow, scratch) {
         return next::FORWARD;
     }
+    scratch.facts.now = now();
     if sum_payload(skb) != 0 || scratch.facts.sum_good == 0 {
         unlock(flow, state);
         return drop(Counter::BadChecksum);
@@ -234,7 +235,7 @@ fn give_up(flow: *mut Flow, reason: Counter) -> i32 {
 #[inline(always)]
 pub(crate) fn tell(scratch: &mut Scratch, what: Counter) {
     scratch.event = Event {
-        at: scratch.facts.now,
+        at: now(),
         flow: scratch.key,
         what: what as u16,
         first: scratch.flow.first,
