@@ -6,14 +6,13 @@ use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
     decide::Verdict,
-    session::Kind,
     shared::{FLOW_HELLO, FLOW_OFFERED, Flow, PENDING_MAX, PENDING_SLACK, Pending},
     wire::tls::client_hello::{self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, SESSION_ID_AT, STREAM, Start, Walk},
 };
 
 use crate::{
     maps::{Scratch, count, joined, scratch, spare},
-    offers::{find_owner, look_up, offer},
+    offers::{find_owner, look_up_id},
     verifier::{limit, size},
 };
 
@@ -73,9 +72,8 @@ fn reason(index: u32) -> Counter {
 }
 
 /// Decides on the client's first `len` bytes, which lie at `from` of the packet.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn decide_packet(skb: *mut __sk_buff, flow: *mut Flow, from: u32, len: u32) -> i32 {
+#[inline(always)]
+pub(crate) fn decide_packet(skb: *mut __sk_buff, flow: *mut Flow, from: u32, len: u32) -> i32 {
     let (Some(text), false) = (spare(), flow.is_null()) else { return said::NEED_MORE };
     let have = if len as usize > STREAM { STREAM } else { len as usize };
     let Some(n) = size::<STREAM>(have) else { return said::NEED_MORE };
@@ -138,20 +136,18 @@ pub(crate) extern "C" fn decide_hello(flow: *mut Flow, text: *mut Pending, have:
 #[inline(always)]
 fn early(flow: *mut Flow, text: *mut Pending, have: u32) -> i32 {
     let Some(scratch) = scratch() else { return said::UNKNOWN };
-    // SAFETY: not null, checked by the caller.
-    let len = client_hello::early_session_id(unsafe { &(*text).data }, have);
+    // SAFETY: not null, checked by the caller; this CPU has the flow locked.
+    let (flow, text) = unsafe { (&mut *flow, &(*text).data) };
+    let len = client_hello::early_session_id(text, have);
     if len == 0 {
         return said::UNKNOWN;
     }
-    let found = look_up(flow, text, SESSION_ID_AT as u32, len, Kind::SessionId as u32);
+    let found = look_up_id(scratch, flow, text, len);
     if found == said::UNKNOWN {
         scratch.id_unknown = 1;
-        return said::UNKNOWN;
+    } else {
+        count(Counter::Hello);
     }
-    offer(flow, text, SESSION_ID_AT as u32, len, Kind::SessionId as u32);
-    // SAFETY: not null, a whole map value that this CPU has locked.
-    unsafe { (*flow).flags |= FLOW_HELLO | FLOW_OFFERED };
-    count(Counter::Hello);
     found
 }
 
