@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use steer_common::counters::Counter;
+use steer_common::{counters::Counter, shared::FLOW_RESET};
 use steer_tests::{
     case::{Case, FIRST, OWNER},
     detour::{Detour, Fate},
@@ -12,7 +12,7 @@ use steer_tests::{
     setting::{Setting, in_settings},
 };
 
-use crate::bystanders::{Bystanders, Moment, PORTIONS, scenario};
+use crate::bystanders::{Bystanders, Moment, PORTIONS, record, scenario};
 
 /// Forged segments in a portion.
 const EACH: usize = 32;
@@ -106,6 +106,38 @@ fn blind_resets_close_no_flow() -> Result<()> {
                 outside.pour(&[from_clients(&up)?, from_clients(&down)?])?;
                 inside.pour(&[from_backend(holder, &down)?])?;
             }
+            Ok(())
+        })?;
+        bystanders.no_table_grew(&case)?;
+        case.unharmed(1)?;
+        bystanders.resume(&case)
+    })
+}
+
+/// RFC 5961 5.2 for a gateway: data in nobody's window must not move what is expected next, or the attacker would know
+/// the number at which a reset is believed.
+#[test]
+fn a_blind_attacker_who_sweeps_all_sequence_numbers_cannot_have_a_flow_taken_for_closed() -> Result<()> {
+    /// So many guesses meet every window of 16 MB.
+    const GUESSES: u32 = 256;
+    const STRIDE: u32 = PORTIONS as u32 / 2;
+    in_settings(98, |setting| {
+        let run = scenario(setting).start()?;
+        let mut case = Case::start(&run)?;
+        let bystanders = Bystanders::gather(&mut case)?;
+        let tap = at_clients(&run.lab)?;
+        bystanders.during(&case, |Moment { portion, client, .. }| {
+            let expected = record(&case, client)?.server_next;
+            for number in (portion as u32 % STRIDE..GUESSES).step_by(STRIDE as usize) {
+                let seq = (number << 24).wrapping_add(0x12_3456);
+                // Far from what the backend has sent, in its numbers and in the client's.
+                let ack = expected.wrapping_add(0x6000_0000);
+                let data = Segment::new(client, run.vip(), seq).ack(ack).payload(&[0]);
+                let reset = Segment::new(client, run.vip(), seq.wrapping_add(1)).rst();
+                tap.pour(&[from_clients(&data)?, from_clients(&reset)?])?;
+            }
+            let flags = record(&case, client)?.flags;
+            ensure!(flags & FLOW_RESET == 0, "{client} is taken for closed: {flags:#x}");
             Ok(())
         })?;
         bystanders.no_table_grew(&case)?;
