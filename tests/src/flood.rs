@@ -51,7 +51,7 @@ impl Strangers {
     fn address(&self) -> SocketAddr {
         // Odd, so that every number of 32 bits comes once.
         let mixed = self.n.wrapping_mul(0x85eb_ca6b);
-        let (host, port) = (mixed >> 15, 1024 | (mixed & 0x7fff) as u16);
+        let (host, port) = (mixed >> 15, 1024 + (mixed & 0x7fff) as u16);
         let ip = match self.family {
             Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() | host)),
             Family::V6 => {
