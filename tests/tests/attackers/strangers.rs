@@ -48,6 +48,7 @@ fn floods_of_segments_without_a_flow_to_the_vip_fill_no_table_and_hurt_no_flow()
         bystanders.during(&case, |now| tap.pour(portions[now.portion]).map(drop))?;
         let forwarded = case.counted(Counter::NoFlowForwarded)?;
         ensure!(forwarded > N / 2 && forwarded <= N, "{forwarded} of {N} were forwarded");
+        println!("{forwarded} of {N} segments of no flow were forwarded");
         case.expect(&[(Counter::Syn, 2), (Counter::FlowEstablished, 2), (Counter::Learned, 1)])?;
         bystanders.no_table_grew(&case)?;
         case.unharmed(1)?;
@@ -86,6 +87,7 @@ fn floods_of_segments_without_a_flow_from_backends_fill_no_table_and_hurt_no_flo
             "{passed} passed, {translated} translated"
         );
         case.expect(&[(Counter::Syn, 2), (Counter::FlowEstablished, 2), (Counter::Learned, 1)])?;
+        println!("of {N} segments of backends {passed} passed, {translated} were translated");
         case.expect(&[(Counter::SynAck, 2), (Counter::FlowReplaced, 0)])?;
         bystanders.no_table_grew(&case)?;
         case.unharmed(1)?;

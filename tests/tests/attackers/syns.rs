@@ -1,8 +1,13 @@
 //! Floods of SYNs.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    panic::resume_unwind,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Instant,
 };
 
 use anyhow::{Result, ensure};
@@ -44,6 +49,7 @@ fn flood(setting: Setting, table: usize, n: usize) -> Result<()> {
         Ok(())
     })?;
     let (n_sent, seen) = (n_sent.into_inner() as u64, case.counted(Counter::Syn)?);
+    println!("{n_sent} SYNs through a table of {table}");
     ensure!(n_sent > 2 * table as u64 && seen >= n_sent, "{n_sent} SYNs were sent, {seen} came");
     let held = entries(&case.steer, "handshakes")?;
     ensure!(held <= table && held > table / 2, "{held} handshakes in a table of {table}");
@@ -52,6 +58,29 @@ fn flood(setting: Setting, table: usize, n: usize) -> Result<()> {
     case.unharmed(1)?;
     bystanders.resume(&case)?;
     case.moves(&case.dial).map(drop)
+}
+
+/// Who reconnects in the middle of a flood resumes, or was counted as one whose handshake was pushed out.
+#[test]
+fn sessions_that_are_offered_while_a_syn_flood_goes_on_resume_or_are_counted() -> Result<()> {
+    in_one_setting(|setting| {
+        let run = scenario(setting).start()?;
+        let mut case = Case::start(&run)?;
+        let bystanders = Bystanders::gather(&mut case)?;
+        let (syns, tap, start) = (Strangers::new(run.family).syns(2 * DEFAULT)?, at_clients(&run.lab)?, Instant::now());
+        let (n_sent, seen) = thread::scope(|scope| {
+            let flood = scope.spawn(|| tap.pour(&syns));
+            let mut seen = Vec::new();
+            while !flood.is_finished() || seen.is_empty() {
+                seen.push(bystanders.reconnects(&case, seen.len())?);
+            }
+            anyhow::Ok((flood.join().unwrap_or_else(|panic| resume_unwind(panic))?, seen))
+        })?;
+        let full = seen.iter().filter(|resumed| !**resumed).count() as u64;
+        println!("{full} of {} in full while {n_sent} SYNs came in {:?}", seen.len(), start.elapsed());
+        ensure!(n_sent > DEFAULT && case.counted(Counter::NoFlowForwarded)? >= full, "{full} in full, not counted");
+        case.unharmed_but_for_resets()
+    })
 }
 
 /// A flood turns the table over between the first backend's answer and the client's acknowledgement of it.
