@@ -44,10 +44,10 @@ impl Tap {
     ///
     /// # Errors
     /// As [`Tap::send`].
-    pub fn pour(&self, frames: &[Vec<u8>]) -> Result<usize> {
+    pub fn pour(&self, frames: &[impl AsRef<[u8]>]) -> Result<usize> {
         let mut n_sent = 0;
         for frame in frames {
-            match self.socket.send(frame) {
+            match self.socket.send(frame.as_ref()) {
                 Ok(_) => n_sent += 1,
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
                 Err(error) => return Err(error).context("send a frame"),
