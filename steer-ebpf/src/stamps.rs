@@ -22,6 +22,20 @@ pub(crate) fn idle(flow: &Flow, seconds: u32) -> u32 {
 /// Sequence numbers further ahead than this are nobody's we forward for, bytes.
 pub(crate) const AHEAD: u32 = 1 << 24;
 
+/// Whether a segment acknowledges about what the other side has sent (RFC 5961 5.2, with a window of [`AHEAD`] both ways,
+/// for what was sent while the flow had no record is not known). Both numbers are those of their sender.
+#[inline(always)]
+fn acknowledges(flow: &Flow, segment: &Segment, to_client: bool) -> bool {
+    let sent = if to_client {
+        flow.client_next
+    } else if Word(flow.word).state() == State::Spliced {
+        flow.server_next.wrapping_add(flow.delta)
+    } else {
+        flow.server_next
+    };
+    segment.any(flags::ACK) && sent.wrapping_sub(segment.ack).wrapping_add(AHEAD) < 2 * AHEAD
+}
+
 /// Advances an expected sequence number.
 #[inline(always)]
 fn advance(next: &mut u32, segment: &Segment) {
@@ -34,9 +48,10 @@ fn advance(next: &mut u32, segment: &Segment) {
 }
 
 /// Stamps a packet into its flow. Ends are only marked: the endpoints judge them, ageing deletes. A FIN or a reset counts,
-/// and the way back follows a client's packet, only at the exact sequence number: nobody off the path can have a flow
-/// taken for closed or draw its answers to himself. A FIN that overtakes lost data is missed, and its flow ages as an
-/// idle one.
+/// and the way back follows a client's packet, only at the exact sequence number; and only what stands there already, or
+/// acknowledges the other side, moves that number, so that it cannot be set by data sent blindly. So nobody off the path
+/// can have a flow taken for closed or draw its answers to himself. A FIN that overtakes lost data is missed, and its flow
+/// ages as an idle one.
 #[inline(always)]
 pub(crate) fn note<H: Hook>(
     hook: &H,
@@ -46,9 +61,10 @@ pub(crate) fn note<H: Hook>(
     to_client: bool,
     seconds: u32,
 ) {
-    let next = if to_client { &mut flow.server_next } else { &mut flow.client_next };
-    let exact = segment.seq == *next;
-    advance(next, segment);
+    let exact = segment.seq == if to_client { flow.server_next } else { flow.client_next };
+    if exact || acknowledges(flow, segment, to_client) {
+        advance(if to_client { &mut flow.server_next } else { &mut flow.client_next }, segment);
+    }
     if flow.seen != seconds {
         flow.seen = seconds;
         stamp_splice(key, flow);

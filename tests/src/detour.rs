@@ -137,29 +137,34 @@ impl<R: FnMut(Seen) -> Fate> Road<R> {
     fn judge(&mut self, mut frame: Vec<u8>) -> Result<()> {
         let seen = self.look(&frame);
         match (self.rule)(seen) {
-            Fate::Pass => self.to.send(&frame)?,
+            Fate::Pass => self.go_on(&frame)?,
             Fate::Drop => {}
-            Fate::Copies(n) => (0..n).try_for_each(|_| self.to.send(&frame))?,
+            Fate::Copies(n) => (0..n).try_for_each(|_| self.go_on(&frame))?,
             Fate::AfterNext => {
                 self.held = Some(frame);
                 return Ok(());
             }
             Fate::Late(pause) => {
                 std::thread::sleep(pause);
-                self.to.send(&frame)?;
+                self.go_on(&frame)?;
             }
             Fate::Corrupt => {
                 if let Some(last) = frame.last_mut() {
                     *last ^= 1;
                 }
-                self.to.send(&frame)?;
+                self.go_on(&frame)?;
             }
         }
         self.let_go()
     }
 
     fn let_go(&mut self) -> Result<()> {
-        self.held.take().map_or(Ok(()), |frame| self.to.send(&frame))
+        self.held.take().map_or(Ok(()), |frame| self.go_on(&frame))
+    }
+
+    /// As on a wire, what a full queue has no room for is lost.
+    fn go_on(&self, frame: &[u8]) -> Result<()> {
+        self.to.pour(&[frame]).map(drop)
     }
 
     fn look(&mut self, frame: &[u8]) -> Seen {

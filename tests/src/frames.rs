@@ -40,6 +40,22 @@ impl Tap {
         self.socket.send(frame).map(drop).context("send a frame")
     }
 
+    /// Sends frames as fast as they go, and returns how many went: those that a queue has no room for are lost.
+    ///
+    /// # Errors
+    /// As [`Tap::send`].
+    pub fn pour(&self, frames: &[impl AsRef<[u8]>]) -> Result<usize> {
+        let mut n_sent = 0;
+        for frame in frames {
+            match self.socket.send(frame.as_ref()) {
+                Ok(_) => n_sent += 1,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) => return Err(error).context("send a frame"),
+            }
+        }
+        Ok(n_sent)
+    }
+
     /// Waits for a frame that `wanted` accepts; what this socket's own host sent counts too.
     ///
     /// # Errors

@@ -3,9 +3,10 @@
 //! Read it in the order a test uses it: [`scenario`] describes what is wanted and starts it; [`topology`] builds the
 //! namespaces and links, [`netns`] is one namespace; [`pki`], [`nginx`] and [`client`] are the TLS ends; [`agent`] runs
 //! steer and [`l4`] its rival; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
-//! send segments that no kernel would. [`programs`] runs packets through the loaded programs without any link, on flows
-//! of [`ends`], and [`detour`] reorders what clients send. [`setting`] and [`case`] are what the tests of faults share; [`demo`] is the
-//! whole of it for people, [`matrix`] judges steer with other TLS stacks at both ends.
+//! send segments that no kernel would, [`flood`] many of them, [`icmp_errors`] errors. [`programs`] runs packets through
+//! the loaded programs without any link, on flows of [`ends`], and [`detour`] reorders what clients send. [`setting`] and
+//! [`case`] are what the tests of faults share, [`tables`] counts entries; [`demo`] is the whole of it for people,
+//! [`matrix`] judges steer with other TLS stacks at both ends.
 
 pub mod agent;
 pub mod bench;
@@ -14,7 +15,9 @@ pub mod client;
 pub mod demo;
 pub mod detour;
 pub mod ends;
+pub mod flood;
 pub mod frames;
+pub mod icmp_errors;
 pub mod kernel_counters;
 pub mod l4;
 pub mod loss;
@@ -28,4 +31,5 @@ pub mod process;
 pub mod programs;
 pub mod scenario;
 pub mod setting;
+pub mod tables;
 pub mod topology;

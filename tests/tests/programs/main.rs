@@ -12,5 +12,6 @@ mod plain;
 mod random;
 mod spliced;
 mod surgery;
+mod turnover;
 mod untouched;
 mod world;
