@@ -96,7 +96,7 @@ impl Drop for Detour<'_> {
 }
 
 /// The far end has an address of its own, so that the clients' stack ignores what arrives there for the gateway.
-fn links() -> String {
+pub(crate) fn links() -> String {
     let clients = mac_text(mac(0, 2));
     format!(
         "link add detour0 address {clients} type veth peer name detour1\n\
@@ -104,7 +104,8 @@ fn links() -> String {
     )
 }
 
-fn routes() -> String {
+/// Clients' packets to a VIP leave by detour0, addressed to the gateway.
+pub(crate) fn routes() -> String {
     let gateway = mac_text(mac(0, 1));
     let route = |family| {
         let vip = vip(family).ip();

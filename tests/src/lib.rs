@@ -4,7 +4,8 @@
 //! namespaces and links, [`netns`] is one namespace; [`pki`], [`nginx`] and [`client`] are the TLS ends; [`agent`] runs
 //! steer and [`l4`] its rival; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
 //! send segments that no kernel would. [`programs`] runs packets through the loaded programs without any link, and
-//! [`detour`] reorders what clients send. [`setting`] and [`case`] are what the tests of faults share; [`demo`] is the
+//! [`detour`] reorders what clients send, [`weather`] and [`relay`] disturb both directions, [`traces`] tells what steer
+//! left on the machine. [`setting`] and [`case`] are what the tests of faults share; [`demo`] is the
 //! whole of it for people, [`matrix`] judges steer with other TLS stacks at both ends.
 
 pub mod agent;
@@ -25,6 +26,9 @@ pub mod payload;
 pub mod pki;
 pub mod process;
 pub mod programs;
+pub mod relay;
 pub mod scenario;
 pub mod setting;
 pub mod topology;
+pub mod traces;
+pub mod weather;

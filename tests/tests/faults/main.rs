@@ -6,6 +6,7 @@
 
 mod agent;
 mod bulk;
+mod crash;
 mod gather;
 mod hellos;
 mod operator;
