@@ -139,7 +139,7 @@ pub(crate) fn rewrite<H: OptionsHook>(
     }
     let mut window = hook.window();
     if let Some(hop) = hop {
-        *window.words_mut::<3>(0).ok_or(CUT)? = hop.ethernet();
+        *window.words_mut::<3>(0).ok_or(CUT)? = hop.words();
     }
     if ip.v6 {
         let h = window.words_mut::<{ IPV6_LEN / 4 }>(ETHERNET_LEN).ok_or(CUT)?;
@@ -289,7 +289,8 @@ pub(crate) fn refresh<H: Hook>(hook: &H, hop: &mut Hop, source: &Address, destin
     if answer == fib::SUCCESS {
         // SAFETY: the kernel filled `mtu_result`, a plain number.
         let mtu = unsafe { params.__bindgen_anon_1.mtu_result } as u32;
-        *hop = Hop { ifindex: params.ifindex, destination: params.dmac, source: params.smac, mtu, asked: seconds };
+        let ethernet = Hop::stations(params.dmac, params.smac);
+        *hop = Hop { ifindex: params.ifindex, ethernet, mtu, asked: seconds };
     }
     answer
 }

@@ -233,7 +233,7 @@ fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> i32 {
     }
     let differences = sums(skb, scratch);
     let l4 = ip.l4 as u32;
-    let ethernet = hop.ethernet();
+    let ethernet = hop.words();
     let (outer, message) = ((&raw const scratch.quote.outer).cast(), (&raw const scratch.quote.message).cast());
     const V4: u32 = (ICMP_LEN + IPV4_LEN + QUOTED) as u32;
     const V6: u32 = (ICMP_LEN + IPV6_LEN + QUOTED) as u32;

@@ -1,5 +1,7 @@
 //! VIPs, their backends, what those did, and settings.
 
+use zerocopy::transmute;
+
 use super::Endpoint;
 
 /// A next hop on Ethernet: where a packet leaves and between which stations.
@@ -8,10 +10,8 @@ use super::Endpoint;
 pub struct Hop {
     /// Egress interface; 0: not known.
     pub ifindex: u32,
-    /// Destination MAC address.
-    pub destination: [u8; 6],
-    /// Source MAC address.
-    pub source: [u8; 6],
+    /// Destination and source MAC address, as they start a frame.
+    pub ethernet: [u8; 12],
     /// Largest IP packet that this hop takes, bytes; 0: not known.
     pub mtu: u32,
     /// When the forwarding table was asked last, seconds of CLOCK_MONOTONIC.
@@ -19,23 +19,30 @@ pub struct Hop {
 }
 
 impl Hop {
-    /// The two MAC addresses as they start a frame, as three words in memory order.
+    /// The start of a frame to this hop, as three words in memory order.
     #[inline(always)]
-    pub const fn ethernet(&self) -> [u32; 3] {
-        let (d, s) = (&self.destination, &self.source);
-        [
-            u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
-            u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
-            u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
-        ]
+    pub const fn words(&self) -> [u32; 3] {
+        transmute!(self.ethernet)
     }
 
-    /// The hop that a frame starting with these three words came from.
+    /// Enters the start of a frame to this hop, three words in memory order.
     #[inline(always)]
-    pub const fn back(ethernet: [u32; 3]) -> ([u8; 6], [u8; 6]) {
-        let (a, b, c) = (ethernet[0].to_ne_bytes(), ethernet[1].to_ne_bytes(), ethernet[2].to_ne_bytes());
-        ([b[2], b[3], c[0], c[1], c[2], c[3]], [a[0], a[1], a[2], a[3], b[0], b[1]])
+    pub const fn set_words(&mut self, words: [u32; 3]) {
+        self.ethernet = transmute!(words);
     }
+
+    /// The start of a frame between two stations: what [`Hop::ethernet`] holds.
+    #[inline(always)]
+    pub const fn stations(destination: [u8; 6], source: [u8; 6]) -> [u8; 12] {
+        transmute!([destination, source])
+    }
+}
+
+/// The start of an answer to a frame that starts with these three words: the stations change places.
+#[inline(always)]
+pub const fn answered(ethernet: [u32; 3]) -> [u32; 3] {
+    let halves: [u16; 6] = transmute!(ethernet);
+    transmute!([halves[3], halves[4], halves[5], halves[0], halves[1], halves[2]])
 }
 
 /// One server behind a VIP: value of `backends`, whose index is the `BackendId`.
