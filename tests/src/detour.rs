@@ -16,7 +16,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    frames::Tap,
+    frames::{Tap, Twins},
     scenario::Run,
     topology::{Family, mac, mac_text, vip},
 };
@@ -50,6 +50,10 @@ pub enum Fate {
     Late(Duration),
     /// It goes on with its last byte changed.
     Corrupt,
+    /// It goes on twice at the same time, from two CPUs.
+    FromBothCpus,
+    /// It waits for the next one; both go on at the same time, from two CPUs.
+    BesideNext,
 }
 
 /// A detour; ends when dropped.
@@ -63,7 +67,7 @@ impl<'a> Detour<'a> {
     /// Leads the clients' packets to the VIP through `rule` from now on.
     ///
     /// # Errors
-    /// When `ip` or `ethtool` refuses.
+    /// When `ip` or `ethtool` refuses, or there are no two CPUs.
     pub fn start(run: &'a Run, rule: impl FnMut(Seen) -> Fate + Send + 'static) -> Result<Self> {
         let client = run.lab.client();
         client.ip(&links())?;
@@ -71,10 +75,12 @@ impl<'a> Detour<'a> {
         let road = Road {
             from: Tap::open(client, "detour1")?,
             to: Tap::open(client, "eth0")?,
+            twins: Twins::start(client, "eth0")?,
             rule,
             n_frames: 0,
             n_data: 0,
             held: None,
+            beside: None,
         };
         let ends = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
@@ -117,10 +123,12 @@ pub(crate) fn routes() -> String {
 struct Road<R> {
     from: Tap,
     to: Tap,
+    twins: Twins,
     rule: R,
     n_frames: usize,
     n_data: usize,
     held: Option<Vec<u8>>,
+    beside: Option<Vec<u8>>,
 }
 
 impl<R: FnMut(Seen) -> Fate> Road<R> {
@@ -129,7 +137,10 @@ impl<R: FnMut(Seen) -> Fate> Road<R> {
             let for_gateway = |frame: &[u8]| frame.starts_with(&mac(0, 1));
             match self.from.await_frame(TICK, for_gateway)? {
                 Some(frame) => self.judge(frame)?,
-                None => self.let_go()?,
+                None => {
+                    self.held = self.held.take().or(self.beside.take());
+                    self.let_go()?;
+                }
             }
         }
         Ok(())
@@ -137,6 +148,9 @@ impl<R: FnMut(Seen) -> Fate> Road<R> {
 
     fn judge(&mut self, mut frame: Vec<u8>) -> Result<()> {
         let seen = self.look(&frame);
+        if let Some(first) = self.beside.take() {
+            return self.twins.send([first, frame]);
+        }
         match (self.rule)(seen) {
             Fate::Pass => self.to.send(&frame)?,
             Fate::Drop => {}
@@ -155,6 +169,8 @@ impl<R: FnMut(Seen) -> Fate> Road<R> {
                 }
                 self.to.send(&frame)?;
             }
+            Fate::FromBothCpus => self.twins.send([frame.clone(), frame])?,
+            Fate::BesideNext => self.beside = Some(frame),
         }
         self.let_go()
     }

@@ -14,6 +14,7 @@ mod links;
 mod operator;
 mod options;
 mod owners;
+mod race;
 mod refusals;
 mod reuse;
 mod tables;

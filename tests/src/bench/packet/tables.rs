@@ -224,7 +224,8 @@ fn key(ends: &Ends, client: u32) -> FlowKey {
 
 /// A record as a packet a moment ago left it.
 fn live(flow: &Flow) -> Flow {
-    let hop = Hop { ifindex: INGRESS, ethernet: Hop::stations(CLIENT_MAC, GATE_MAC), mtu: 1500, asked: clock::seconds() };
+    let hop =
+        Hop { ifindex: INGRESS, ethernet: Hop::stations(CLIENT_MAC, GATE_MAC), mtu: 1500, asked: clock::seconds() };
     Flow { seen: clock::seconds(), client_hop: hop, ..*flow }
 }
 
