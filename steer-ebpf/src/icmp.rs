@@ -21,7 +21,7 @@ use crate::{
     forward::{fib, refresh},
     hook::tc::Tc,
     journey::{drop, next, pass},
-    maps::{BACKEND_IDS, FLOWS, Quote, SPLICES, Scratch, VIPS, backend, count, now, scratch, seconds},
+    maps::{BACKEND_IDS, FLOWS, Quote, SPLICES, Scratch, VIPS, backend, count, scratch, seconds},
     stamps::AHEAD,
 };
 
@@ -41,7 +41,7 @@ const V6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 #[inline(never)]
 pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
-    scratch.facts.seconds = seconds(now());
+    scratch.facts.seconds = seconds(scratch);
     if !load(skb, scratch) {
         return pass(Counter::IcmpPassed);
     }

@@ -2,7 +2,7 @@
 
 use zerocopy::transmute;
 
-use super::Endpoint;
+use super::{Address, Endpoint};
 
 /// A next hop on Ethernet: where a packet leaves and between which stations.
 #[repr(C)]
@@ -104,6 +104,39 @@ pub struct Vip {
     pub zero: u16,
     /// A learned key name of which no ticket was seen for so long is forgotten, seconds.
     pub name_timeout: u32,
+}
+
+/// Who stands at an endpoint: value of `directory` ([`crate::directory`]).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Listed {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// Any of `ROLE_*`.
+    pub role: u16,
+    /// `VipId` or `BackendId`.
+    pub id: u16,
+    /// In the first entry, the head: the half that is in use, 0 or 1. Else zero.
+    pub head: u32,
+    /// The VIP's record; of a backend all zero.
+    pub vip: Vip,
+}
+
+/// An empty slot.
+pub const ROLE_NONE: u16 = 0;
+/// A VIP.
+pub const ROLE_VIP: u16 = 1;
+/// A backend.
+pub const ROLE_BACKEND: u16 = 2;
+
+impl Listed {
+    /// Whether it is this endpoint's entry.
+    #[inline(always)]
+    pub const fn stands_at(&self, address: &Address, port: [u8; 2]) -> bool {
+        let (a, b) = (self.endpoint.address.words(), address.words());
+        let differ = (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]);
+        differ == 0 && u16::from_ne_bytes(self.endpoint.port) == u16::from_ne_bytes(port)
+    }
 }
 
 /// Learn and decide, forward untouched.

@@ -6,13 +6,11 @@ use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
     session::Kind,
     shared::{
-        Address, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, FLOW_LEARNED, Flow, FlowKey, Hop, LOOKUP_HALVES,
-        LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session, SessionKey, Settings, Vip, options,
+        BACKEND_PRESENT, BACKEND_UP, Backend, Flow, FlowKey, Hop, LOOKUP_HALVES, LOOKUP_SLOTS, NO_BACKEND, Pending,
+        Range, Session, SessionKey, Settings, Vip,
     },
-    wire::tls::server_flight::Follow,
 };
 pub(crate) use steer_tests::ends::{
     BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, Ends, FIRST_ISN, GATE_MAC, INNER_MAC, OWNER_ISN, TS_DELTA, families,
@@ -107,7 +105,7 @@ impl World {
             loaded.plane.lookup.write(base, &[ends.first_id; LOOKUP_SLOTS as usize])?;
             loaded.plane.lookup.write(base + LOOKUP_SLOTS, &[NO_BACKEND; LOOKUP_SLOTS as usize])?;
             for (id, at) in [(ends.first_id, ends.first), (ends.owner_id, ends.owner)] {
-                loaded.plane.backend_ids.insert(&endpoint(at), &u32::from(id))?;
+                loaded.plane.set_backend_id(&endpoint(at), u32::from(id))?;
             }
         }
         let pending = MapData::from_pin(loaded.pin("pending")).and_then(Map::from_map_data);
@@ -152,7 +150,7 @@ impl World {
             name_len: 16,
             ..Vip::default()
         };
-        plane.vips.insert(&endpoint(ends.vip), &vip)?;
+        plane.set_vip(&endpoint(ends.vip), &vip)?;
         if let Some(id) = &given.session {
             let key = SessionKey::new(ends.vip_id, Kind::SessionId, id).context("a session ID")?;
             let session = Session { owner: ends.owner_id, first_seen: now, last_seen: now, ..Session::default() };

@@ -8,13 +8,14 @@ use aya::{
 };
 use steer_common::{
     counters::Counter,
+    directory,
     flow::{State as FlowState, Word},
     shared::{
         Address, BACKEND_PRESENT, BACKEND_RETURN_SEEN, BACKEND_UP, Backend, Bench, Endpoint, Flow, FlowKey, Hop,
-        LOOKUP_HALVES, LOOKUP_SLOTS, Session, SessionKey, Settings, Vip,
+        LOOKUP_HALVES, LOOKUP_SLOTS, Listed, Session, SessionKey, Settings, Vip,
     },
 };
-use steer_user::clock;
+use steer_user::{clock, plane::half};
 
 use super::{
     Hook, INGRESS,
@@ -148,7 +149,13 @@ impl Tables {
             ..Vip::default()
         };
         self.table::<Endpoint, Vip>("vips")?.insert(endpoint(ends.vip), vip, 0)?;
-        for (id, at) in [(ends.first_id, ends.first), (ends.owner_id, ends.owner)] {
+        let backends = [(ends.first_id, ends.first), (ends.owner_id, ends.owner)];
+        let listed = half(&[(endpoint(ends.vip), vip)], &backends.map(|(id, at)| (endpoint(at), u32::from(id))))?;
+        let mut directory = self.array::<Listed>("directory")?;
+        for (slot, listed) in (directory::half(0)..).zip(listed) {
+            directory.set(slot, listed, 0)?;
+        }
+        for (id, at) in backends {
             self.table::<Endpoint, u32>("backend_ids")?.insert(endpoint(at), u32::from(id), 0)?;
             let backend = Backend {
                 endpoint: endpoint(at),
