@@ -95,7 +95,15 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// With the agent's own words when it does not come up.
     pub fn launch(&mut self) -> Result<()> {
-        self.server = Some(self.spawn(&[], &[])?);
+        self.launch_by(&[])
+    }
+
+    /// As [`Agent::launch`], by the words of another command before its own.
+    ///
+    /// # Errors
+    /// As [`Agent::launch`].
+    pub fn launch_by(&mut self, before: &[&str]) -> Result<()> {
+        self.server = Some(self.spawn(before, &[])?);
         self.await_up()
     }
 

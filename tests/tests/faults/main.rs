@@ -7,6 +7,7 @@
 mod agent;
 mod backends;
 mod bulk;
+mod clocks;
 mod crash;
 mod gather;
 mod hellos;
