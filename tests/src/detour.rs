@@ -67,7 +67,7 @@ impl<'a> Detour<'a> {
     /// Leads the clients' packets to the VIP through `rule` from now on.
     ///
     /// # Errors
-    /// When `ip` or `ethtool` refuses, or there are no two CPUs.
+    /// When `ip` or `ethtool` refuses.
     pub fn start(run: &'a Run, rule: impl FnMut(Seen) -> Fate + Send + 'static) -> Result<Self> {
         let client = run.lab.client();
         client.ip(&links())?;

@@ -48,7 +48,7 @@ fn an_owner_that_is_killed_and_started_again_and_again_costs_only_what_was_on_it
         // A server that dies takes the connections along that it has.
         let on_it = |visit: &&Visit| deaths.iter().any(|(before, after)| visit.start <= *after && *before <= visit.end);
         let failed: Vec<_> = visits.iter().filter(|visit| visit.seen.is_err()).collect();
-        ensure!(failed.iter().all(|visit| on_it(visit)), "{failed:?}");
+        ensure!(failed.iter().all(on_it), "{failed:?}");
         ensure!(failed.len() <= PARALLEL * deaths.len(), "{failed:?}");
         told("killed", &case, &visits)?;
         ensure!(case.counted(Counter::OwnerRefused)? + case.counted(Counter::OwnerDown)? > 0, "nobody met it dead");

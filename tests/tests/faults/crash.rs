@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use aya::maps::MapInfo;
 use nix::sys::signal::Signal;
 use std::os::unix::process::ExitStatusExt as _;
 use steer_tests::{
@@ -103,18 +104,22 @@ fn agents_that_die_at_any_step_of_adopting_a_gateway_leave_its_flows_going() -> 
 /// resumed again.
 fn adopts(case: &mut Case<'_>, number: usize, step: Step, read: &AtomicUsize) -> Result<()> {
     case.steer.end(Signal::SIGKILL)?;
-    case.steer.configure(&with_flows(&case.run.steer, 5001 + number))?;
+    let flows = 5001 + number as u32;
+    case.steer.configure(&with_flows(&case.run.steer, flows))?;
     dies_at(&case.steer, step)?;
     let before = read.load(Ordering::Relaxed);
     let goes_on = || (read.load(Ordering::Relaxed) > before + (64 << 10)).then_some(());
     eventually(PATIENCE, goes_on).context("the download stands still")?;
     case.fetch(&case.dial).context("a client meanwhile")?;
     case.steer.launch()?;
+    // It answers before it is through; until then new flows may be plain layer 4.
+    let resized = || (MapInfo::from_pin(case.steer.map_pin("flows")).ok()?.max_entries() == flows).then_some(());
+    eventually(PATIENCE, resized).context("the table does not get its size")?;
     case.renew()?;
     case.moves(&case.dial).map(drop)
 }
 
-fn with_flows(settings: &Settings, n: usize) -> Settings {
+fn with_flows(settings: &Settings, n: u32) -> Settings {
     Settings { sizes: vec![format!("flows = {n}")], ..settings.clone() }
 }
 
