@@ -7,7 +7,7 @@ use steer_common::{
     flow::{State, Word},
     ranges,
     rehome::{self, ServerAct},
-    shared::{FLOW_LEARNED, FLOW_RESET, Flow, options},
+    shared::{FLOW_LEARNED, FLOW_RESET, Flow, PROTOCOL_TCP, options},
     splice,
     wire::{
         tcp::{TCP_LEN, flags},
@@ -63,6 +63,7 @@ pub(crate) extern "C" fn direct_syn() -> i32 {
     let Some(scratch) = scratch() else { return next::PASS };
     scratch.endpoint.address = scratch.ip.destination;
     scratch.endpoint.port = scratch.segment.destination_port;
+    scratch.endpoint.protocol = PROTOCOL_TCP;
     let Some(id) = BACKEND_IDS.get_ptr(&scratch.endpoint) else { return pass(Counter::NotOurs) };
     // SAFETY: one number is read.
     let id = unsafe { *id };
