@@ -4,9 +4,10 @@
 //! namespaces and links, [`netns`] is one namespace; [`pki`], [`nginx`] and [`client`] are the TLS ends; [`agent`] runs
 //! steer and [`l4`] its rival; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
 //! send segments that no kernel would, [`flood`] many of them, [`icmp_errors`] errors. [`programs`] runs packets through
-//! the loaded programs without any link, on flows of [`ends`], and [`detour`] reorders what clients send. [`setting`] and
-//! [`case`] are what the tests of faults share, [`tables`] counts entries; [`demo`] is the whole of it for people,
-//! [`matrix`] judges steer with other TLS stacks at both ends.
+//! the loaded programs without any link, on flows of [`ends`]; [`detour`] reorders what clients send, [`weather`] and
+//! [`relay`] disturb both directions, [`traces`] tells what steer left on the machine. [`setting`] and [`case`] are what
+//! the tests of faults share, [`tables`] counts entries; [`demo`] is the whole of it for people, [`matrix`] judges steer
+//! with other TLS stacks at both ends.
 
 pub mod agent;
 pub mod bench;
@@ -29,7 +30,10 @@ pub mod payload;
 pub mod pki;
 pub mod process;
 pub mod programs;
+pub mod relay;
 pub mod scenario;
 pub mod setting;
 pub mod tables;
 pub mod topology;
+pub mod traces;
+pub mod weather;

@@ -9,6 +9,7 @@ mod frames;
 mod hellos;
 mod layouts;
 mod plain;
+mod race;
 mod random;
 mod spliced;
 mod surgery;

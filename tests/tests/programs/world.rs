@@ -172,6 +172,12 @@ impl World {
         self.pending.insert(key, *pending, 0).context("write the map pending")
     }
 
+    /// The client's data that is buffered, as far as it has no hole.
+    pub(crate) fn buffered(&self, ends: &Ends) -> Result<Vec<u8>> {
+        let pending = self.pending.get(&ends.key(), 0).context("nothing is buffered")?;
+        Ok(pending.data[..steer_common::ranges::contiguous(&pending.ranges) as usize].to_vec())
+    }
+
     /// Runs a program on a frame in the namespace.
     pub(crate) fn run(&self, program: Program, frame: &[u8]) -> Result<Ran> {
         self.ns.run(|| self.loaded.run(program, frame, self.ifindex))
