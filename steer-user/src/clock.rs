@@ -33,6 +33,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; expected {DURATION_FORM}"))
 }
 
+/// Parses a duration of whole seconds, as the maps count them.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("expected whole seconds".to_owned()) }
+}
+
 /// Reads a duration from a string or a number of seconds.
 pub fn deserialize_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     from.deserialize_any(DurationVisitor)
@@ -76,6 +82,12 @@ mod tests {
     #[test]
     fn a_duration_without_meaning_is_refused_with_what_was_expected() {
         assert!(parse_duration("soon").unwrap_err().contains("expected a duration"));
+    }
+
+    #[test]
+    fn what_counts_seconds_takes_no_fraction() {
+        assert_eq!(parse_seconds("1500ms"), Err("expected whole seconds".to_owned()));
+        assert_eq!(parse_seconds("2000ms"), Ok(Duration::from_secs(2)));
     }
 
     #[test]
