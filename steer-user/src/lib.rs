@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod export;
+mod guests;
 pub mod inspect;
 pub mod plane;
 pub mod pool;
