@@ -146,7 +146,8 @@ fn what_cannot_be_written_is_an_error() {
 
 #[test]
 fn what_stands_where_a_key_should_is_refused_and_left_as_it_is() {
-    let made: [(&str, fn(&Path)); 5] = [
+    type Make = fn(&Path);
+    let made: [(&str, Make); 5] = [
         ("a directory", |key| fs::create_dir(key).expect("a directory")),
         ("a pipe", |key| assert!(Command::new("mkfifo").arg(key).status().expect("mkfifo").success())),
         ("a file without end", |key| symlink("/dev/zero", key).expect("a link")),
