@@ -31,20 +31,20 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Longest message, characters: it quotes what the file says, whatever that is.
+/// Longest message, bytes: it quotes what the file says, whatever that is.
 const MESSAGE_MAX: usize = 400;
 
 /// A message on one line that no terminal takes for orders, however long and odd what it quotes is.
 fn printable(message: &str) -> String {
     let mut printable = String::new();
-    for (n, c) in message.chars().enumerate() {
-        match c {
-            _ if n == MESSAGE_MAX => {
-                printable.push_str("...");
-                break;
-            }
-            c if c.is_control() => printable.extend(c.escape_default()),
-            c => printable.push(c),
+    for c in message.chars() {
+        if printable.len() >= MESSAGE_MAX {
+            printable.push_str("...");
+            break;
+        }
+        match c.is_control() {
+            true => printable.extend(c.escape_default()),
+            false => printable.push(c),
         }
     }
     printable
