@@ -1,4 +1,5 @@
-//! What the fuzz targets do with their bytes. `steer-common/tests/corpus.rs` runs the same over the committed corpora.
+//! What the fuzz targets do with their bytes; those of `steer-user` stand in `user`. `steer-common/tests/corpus.rs` and
+//! `steer-user/tests/corpus.rs` run the same over the committed corpora.
 
 pub mod client_hello;
 pub mod gather;

@@ -27,6 +27,18 @@ pub fn ip(address: &Address) -> IpAddr {
     Ipv6Addr::from(address.octets()).to_canonical()
 }
 
+/// Why an address can stand in no packet to or from us; `None` where it can.
+pub fn unusable(socket: SocketAddr) -> Option<&'static str> {
+    match socket.ip() {
+        _ if socket.port() == 0 => Some("port 0; expected a port of 1 to 65535"),
+        ip if ip.is_unspecified() || ip.is_multicast() => Some("expected a unicast address"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Some("expected the IPv4 address itself, not mapped into IPv6")
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,6 +48,17 @@ mod tests {
         for text in ["198.51.100.10:443", "[2001:db8::10]:8443"] {
             let there: SocketAddr = text.parse().unwrap();
             assert_eq!(socket(&endpoint(there)).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_no_packet_can_be_sent_to_is_told_from_addresses() {
+        for text in ["10.0.0.1:0", "0.0.0.0:443", "224.0.0.1:443", "[::]:443", "[ff02::1]:443", "[::ffff:10.0.0.1]:443"]
+        {
+            assert!(unusable(text.parse().unwrap()).is_some(), "{text}");
+        }
+        for text in ["10.0.0.1:1", "[2001:db8::1]:65535"] {
+            assert_eq!(unusable(text.parse().unwrap()), None, "{text}");
         }
     }
 }

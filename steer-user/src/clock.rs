@@ -46,6 +46,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; expected {DURATION_FORM}"))
 }
 
+/// Parses a duration of whole seconds, as the maps count them.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("expected whole seconds".to_owned()) }
+}
+
 /// Reads a duration from a string or a number of seconds.
 pub fn deserialize_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     from.deserialize_any(DurationVisitor)
@@ -96,6 +102,12 @@ mod tests {
         assert_eq!(ahead("monotonic      86400         7\nboottime           1         0\n"), 86_400_000_000_007);
         assert_eq!(ahead("monotonic        -10 500000000\n"), -9_500_000_000);
         assert_eq!(ahead(""), 0);
+    }
+
+    #[test]
+    fn what_counts_seconds_takes_no_fraction() {
+        assert_eq!(parse_seconds("1500ms"), Err("expected whole seconds".to_owned()));
+        assert_eq!(parse_seconds("2000ms"), Ok(Duration::from_secs(2)));
     }
 
     #[test]

@@ -28,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     agent::Swept,
+    guests::Guests,
     plane::Plane,
     report::{BackendReport, BackendState, Backends, Keys, LayoutReport, NameOrigin, Resumptions, Stats},
 };
@@ -35,6 +36,8 @@ use crate::{
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// A scraper that asks for nothing for so long is hung up on.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Connections at a time.
+const GUESTS: usize = 64;
 
 /// Opens the port.
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
@@ -46,9 +49,10 @@ pub(crate) async fn serve(listener: TcpListener, plane: Plane, gauges: Arc<Mutex
     let mut registry = Registry::with_prefix("steer");
     registry.register_collector(Box::new(Maps { plane, gauges }));
     let registry = Arc::new(registry);
+    let mut guests = Guests::new(GUESTS);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(answer(stream, Arc::clone(&registry)))),
+            Ok((stream, _)) => guests.admit(answer(stream, Arc::clone(&registry))).await,
             Err(error) => {
                 // Out of descriptors or the like: it passes.
                 log::warn!("accept a scrape: {error}");

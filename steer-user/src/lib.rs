@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod crash;
 pub mod export;
+mod guests;
 pub mod inspect;
 pub mod plane;
 pub mod pool;

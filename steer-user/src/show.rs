@@ -1,9 +1,12 @@
-//! Prints: tables for people, JSON for programs. The only place that writes to standard output.
+//! Prints: tables for people, JSON for programs; notes on standard error. Nothing else writes to either.
 
 mod backends;
 mod keys;
 
-use std::io::{self, Write as _};
+use std::{
+    fmt,
+    io::{self, Write as _},
+};
 
 use anyhow::{Context as _, Result};
 use comfy_table::{CellAlignment, Table, presets};
@@ -29,6 +32,11 @@ pub enum Format {
 pub struct Outcome {
     /// What was done, as a sentence.
     pub done: String,
+}
+
+/// Tells people something beside the result; where nobody listens, that is no error.
+pub fn note(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "steer: {text}");
 }
 
 /// Prints what was done.

@@ -124,14 +124,21 @@ fn in_miri(toolchain: &Path) -> Command {
 }
 
 fn check_dependencies(tree: &Tree) -> Result<()> {
-    if command::find("cargo-deny").is_none() {
-        eprintln!("ci: skipped the check of licences and advisories: cargo-deny is not installed");
+    let Some(program) = setup::deny::find(tree) else {
+        eprintln!(
+            "ci: skipped the check of licences and advisories: cargo-deny is missing (cargo xtask setup --for deny)"
+        );
         return Ok(());
-    }
-    command::run(&mut tree.cargo(&["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
-    if command::run(&mut tree.cargo(&["deny", "fetch", "db"])).is_err() {
+    };
+    let deny = |arguments: &[&str]| {
+        let mut deny = Command::new(&program);
+        deny.current_dir(tree.root()).args(arguments);
+        command::run(&mut deny)
+    };
+    deny(&["--locked", "check", "bans", "licenses", "sources"])?;
+    if deny(&["fetch", "db"]).is_err() {
         eprintln!("ci: skipped the check of advisories: their database could not be fetched");
         return Ok(());
     }
-    command::run(&mut tree.cargo(&["deny", "--locked", "--offline", "check", "advisories"]))
+    deny(&["--locked", "--offline", "check", "advisories"])
 }

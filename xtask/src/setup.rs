@@ -1,5 +1,6 @@
 //! `cargo xtask setup`: finds what is missing, says so and why, then installs it. Run again, it does nothing.
 
+pub(crate) mod deny;
 mod linker;
 mod packages;
 pub(crate) mod unpacked;
@@ -42,6 +43,8 @@ pub(crate) enum Job {
     All,
     /// Compile and run the matrix: other TLS stacks, large, so that only this asks for them.
     Matrix,
+    /// Compile and check the dependencies; cargo-deny takes minutes to build, so that only this asks for it.
+    Deny,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -71,6 +74,7 @@ pub(crate) fn ensure(tree: &Tree, job: Job, no_install: bool) -> Result<()> {
 struct Plan {
     packages: Vec<&'static packages::Package>,
     linker: bool,
+    deny: bool,
     unpacked: Vec<Unpacked>,
 }
 
@@ -102,16 +106,17 @@ impl Plan {
         }
         let wanted = matches!(job, Job::Verify | Job::All);
         let unpacked = Unpacked::ALL.into_iter().filter(|unpacked| wanted && !unpacked.is_there(tree)).collect();
-        Ok(Self { packages, linker, unpacked })
+        let deny = job == Job::Deny && deny::find(tree).is_none();
+        Ok(Self { packages, linker, deny, unpacked })
     }
 
     fn is_empty(&self) -> bool {
-        self.packages.is_empty() && !self.linker && self.unpacked.is_empty()
+        self.packages.is_empty() && !self.linker && !self.deny && self.unpacked.is_empty()
     }
 
     /// Whether the job can do without all of it.
     fn is_optional(&self) -> bool {
-        self.packages.iter().all(|package| package.optional) && !self.linker && self.unpacked.is_empty()
+        self.packages.iter().all(|package| package.optional) && !self.linker && !self.deny && self.unpacked.is_empty()
     }
 
     fn report(&self, no_install: bool) {
@@ -124,6 +129,10 @@ impl Plan {
                 "  {:<18} links the eBPF programs; must have the compiler's own LLVM (built by cargo into target/tools)",
                 format!("bpf-linker {}", linker::VERSION)
             );
+        }
+        if self.deny {
+            let name = format!("cargo-deny {}", deny::VERSION);
+            eprintln!("  {name:<18} checks licences, sources and advisories (built by cargo into target/tools)");
         }
         for unpacked in &self.unpacked {
             eprintln!("  {:<18} {} (packages unpacked into target/tools)", unpacked.name(), unpacked.why());
@@ -143,6 +152,9 @@ impl Plan {
             if let Err(missing) = toolchain::choose(tree.root()) {
                 bail!("{missing}, though it was just built");
             }
+        }
+        if self.deny {
+            deny::build(tree)?;
         }
         for unpacked in &self.unpacked {
             unpacked.provide(tree)?;

@@ -44,8 +44,10 @@ const SWEEP_SHARE: u32 = 20;
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs an agent until `shutdown` is ready. Programs, maps and VIPs stay when it ends, however it ends.
+///
+/// Belongs on a runtime of one thread, which gives up all capabilities that it does not need, for good.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
-    plane::rights::require()?;
+    plane::rights::keep_to_start()?;
     let dir = PinDir::new(&config.pin_dir);
     let fresh = dir.create()?;
     reached(Step::Directory);
@@ -54,6 +56,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         remove_unused(&plane::detach(&dir)?.qdiscs).await?;
     }
     let Running { mut tasks, stop, lock } = brought_up?;
+    plane::rights::keep_to_run()?;
     let ended = tokio::select! {
         () = shutdown => Ok(()),
         _ = stop.notified() => Ok(()),

@@ -25,7 +25,9 @@ impl Agent {
         let mut config = Config::load(&self.config)?;
         config.pin_dir = place.pin_dir.clone().unwrap_or(config.pin_dir);
         config.socket = place.socket.clone().unwrap_or(config.socket);
-        let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+        // One thread: capabilities are given up for all of the process. What takes long has threads of its own.
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
         runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
             let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;

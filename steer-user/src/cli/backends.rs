@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use super::Place;
 use crate::{
-    clock::parse_duration,
+    clock::parse_seconds,
     control::{self, Request},
     report, show,
 };
@@ -37,7 +37,7 @@ pub(super) enum Backends {
         /// The backend, as ADDRESS:PORT
         address: SocketAddr,
         /// After so long its sessions go elsewhere too, e.g. 10m
-        #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+        #[arg(long = "for", value_name = "DURATION", value_parser = parse_seconds)]
         limit: Option<Duration>,
     },
     /// End a drain
@@ -63,7 +63,7 @@ impl Backends {
                 (Request::UndrainBackend { address }, format!("{address} takes new sessions again"))
             }
         };
-        place.dir().require()?;
+        place.gateway()?;
         control::ask(&place.socket(), &request)?;
         show::outcome(place.format(), done)
     }

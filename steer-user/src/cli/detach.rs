@@ -49,7 +49,7 @@ fn stop_agent(dir: &PinDir, socket: &Path) -> Result<()> {
     if !dir.agent_runs() {
         return Ok(());
     }
-    let asked = control::ask(socket, &control::Request::Stop);
+    let asked = control::ask(socket, &control::Request::Stop {});
     asked.with_context(|| format!("stop the agent that runs for {} (stop it by hand)", dir.root().display()))?;
     let deadline = Instant::now() + PATIENCE;
     while dir.agent_runs() {

@@ -13,7 +13,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::Place;
 use crate::{
     inspect::{Ending, Row, Stopped, Summary, inspect},
-    show::Format,
+    show::{Format, note},
 };
 
 /// Rows of one table; columns are as wide as its widest row.
@@ -55,14 +55,14 @@ fn warn(file: &Path, summary: &Summary) {
     let name = file.display();
     match summary.ending {
         Ending::Whole | Ending::Unreadable => {}
-        Ending::Truncated => eprintln!("steer: {name} ends inside a packet: it was truncated"),
-        Ending::Damaged => eprintln!("steer: {name} is damaged: what follows the last good packet was not read"),
+        Ending::Truncated => note(format_args!("{name} ends inside a packet: it was truncated")),
+        Ending::Damaged => note(format_args!("{name} is damaged: what follows the last good packet was not read")),
     }
     if summary.n_unknown_link != 0 {
-        eprintln!("steer: {} packets have a link type that is not read", summary.n_unknown_link);
+        note(format_args!("{} packets have a link type that is not read", summary.n_unknown_link));
     }
     if summary.n_cut_short != 0 {
-        eprintln!("steer: {} rows were made before their connection's end, to bound memory", summary.n_cut_short);
+        note(format_args!("{} rows were made before their connection's end, to bound memory", summary.n_cut_short));
     }
 }
 

@@ -18,8 +18,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{PIN_DIR, SOCKET},
-    plane::{PinDir, Plane},
-    show::Format,
+    plane::{PinDir, Plane, rights},
+    show::{Format, note},
 };
 
 /// Keeps TLS sessions on the backend that holds them.
@@ -106,12 +106,20 @@ impl Place {
         if self.json { Format::Json } else { Format::People }
     }
 
+    /// The directory of a gateway that is there, for who may touch it.
+    fn gateway(&self) -> Result<PinDir> {
+        rights::require()?;
+        let dir = self.dir();
+        dir.require()?;
+        Ok(dir)
+    }
+
     /// Opens the maps to look at them, and says so when nobody keeps them fresh.
     fn plane(&self) -> Result<Plane> {
-        let dir = self.dir();
+        let dir = self.gateway()?;
         let plane = Plane::open(&dir)?;
         if !dir.agent_runs() {
-            eprintln!("steer: no agent runs for {}: this is the state it left", dir.root().display());
+            note(format_args!("no agent runs for {}: this is the state it left", dir.root().display()));
         }
         Ok(plane)
     }

@@ -6,5 +6,5 @@ use super::Place;
 use crate::{report::Status, show};
 
 pub(super) fn run(place: &Place) -> Result<()> {
-    show::status(place.format(), &Status::read(&place.dir(), &place.socket())?)
+    show::status(place.format(), &Status::read(&place.gateway()?, &place.socket())?)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,6 +16,7 @@ use super::{
     key_name,
     raw::{self, Spanned0},
 };
+use crate::address::unusable;
 
 /// Sessions last as long as the usual server cache keeps them.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(600);
@@ -24,6 +25,8 @@ const FLOW_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 11 * 60);
 /// Learned key names outlast the usual lifetime of a key.
 const KEY_NAME_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const OWNER_TRIES: u16 = 3;
+/// Most entries that the kernel takes for a hash map: 2^32 bytes of buckets (`htab_map_alloc` in kernel/bpf/hashtab.c).
+const SIZE_MAX: u32 = 1 << 27;
 /// Longest interface name, bytes (IFNAMSIZ without the final zero).
 const INTERFACE_NAME_MAX: usize = 15;
 
@@ -58,8 +61,8 @@ fn sizes(Spanned0(sizes, span): Spanned0<Sizes>, source: &Source<'_>) -> Result<
         ("handshakes", handshakes),
         ("pending", pending),
     ];
-    match all.iter().find(|(_, size)| *size == 0) {
-        Some((name, _)) => Err(source.error(&span, format!("{name} is 0; expected at least 1 entry"))),
+    match all.iter().find(|(_, size)| !(1..=SIZE_MAX).contains(size)) {
+        Some((name, size)) => Err(source.error(&span, format!("{name} is {size}; expected 1 to {SIZE_MAX} entries"))),
         None => Ok(sizes),
     }
 }
@@ -122,14 +125,9 @@ impl Taken<'_> {
 /// An address that can stand in a packet to or from us.
 fn usable(address: &Spanned<raw::Socket>, source: &Source<'_>) -> Result<SocketAddr> {
     let socket = address.get_ref().0;
-    let refuse = |why: &str| Err(source.error(&address.span(), format!("{socket}: {why}")));
-    match socket.ip() {
-        _ if socket.port() == 0 => refuse("port 0; expected a port of 1 to 65535"),
-        ip if ip.is_unspecified() || ip.is_multicast() => refuse("expected a unicast address"),
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
-            refuse("expected the IPv4 address itself, not mapped into IPv6")
-        }
-        IpAddr::V4(_) | IpAddr::V6(_) => Ok(socket),
+    match unusable(socket) {
+        Some(why) => Err(source.error(&address.span(), format!("{socket}: {why}"))),
+        None => Ok(socket),
     }
 }
 

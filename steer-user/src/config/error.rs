@@ -31,6 +31,25 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Longest message, bytes: it quotes what the file says, whatever that is.
+const MESSAGE_MAX: usize = 400;
+
+/// A message on one line that no terminal takes for orders, however long and odd what it quotes is.
+fn printable(message: &str) -> String {
+    let mut printable = String::new();
+    for c in message.chars() {
+        if printable.len() >= MESSAGE_MAX {
+            printable.push_str("...");
+            break;
+        }
+        match c.is_control() {
+            true => printable.extend(c.escape_default()),
+            false => printable.push(c),
+        }
+    }
+    printable
+}
+
 /// The file that errors speak about.
 pub(super) struct Source<'a> {
     pub(super) file: &'a Path,
@@ -41,12 +60,12 @@ impl Source<'_> {
     /// The error at a value's place.
     pub(super) fn error(&self, span: &Range<usize>, message: impl Into<String>) -> ConfigError {
         let (line, key) = self.place(span.start);
-        ConfigError { file: self.file.into(), line, key, message: message.into() }
+        ConfigError { file: self.file.into(), line, key: printable(&key), message: printable(&message.into()) }
     }
 
     /// The error of the file as a whole.
     pub(super) fn whole(&self, message: impl Into<String>) -> ConfigError {
-        ConfigError { file: self.file.into(), line: 1, key: String::new(), message: message.into() }
+        ConfigError { file: self.file.into(), line: 1, key: String::new(), message: printable(&message.into()) }
     }
 
     /// The parser's error in our form; it puts several sentences on several lines.

@@ -8,6 +8,8 @@ mod key_name;
 mod raw;
 
 use std::{
+    fs::File,
+    io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -22,6 +24,8 @@ use serde::Deserialize;
 pub const PIN_DIR: &str = "/sys/fs/bpf/steer";
 /// Where the agent listens unless told otherwise.
 pub const SOCKET: &str = "/run/steer/steer.sock";
+/// Longest file, bytes: room for all VIPs, backends and key names that there can be, and for comments.
+const FILE_MAX: usize = 1 << 20;
 
 /// A checked configuration.
 #[derive(Clone, PartialEq, Debug)]
@@ -188,8 +192,24 @@ impl Default for Health {
 impl Config {
     /// Reads and checks a file.
     pub fn load(file: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-        Ok(Self::parse(file, &text)?)
+        let bytes = read(file).with_context(|| format!("read {}", file.display()))?;
+        Ok(Self::parse_bytes(file, &bytes)?)
+    }
+
+    /// Checks the bytes of a file; `file` only names it in errors.
+    pub fn parse_bytes(file: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
+        if bytes.len() > FILE_MAX {
+            let source = error::Source { file, text: "" };
+            return Err(source.whole(format!("longer than {FILE_MAX} bytes; expected a configuration")));
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::parse(file, text),
+            Err(error) => {
+                let text = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+                let source = error::Source { file, text: &text };
+                Err(source.error(&(text.len()..text.len()), "this line is not UTF-8; expected TOML"))
+            }
+        }
     }
 
     /// Checks the text of a file; `file` only names it in errors.
@@ -200,5 +220,14 @@ impl Config {
     }
 }
 
+/// As much of a file as can be a configuration, and a byte more where there is more.
+fn read(file: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(file)?.take(FILE_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod damaged;
 #[cfg(test)]
 mod tests;

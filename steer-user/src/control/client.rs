@@ -1,7 +1,7 @@
 //! Asks the agent.
 
 use std::{
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
@@ -9,10 +9,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Reply, Request};
+use super::{REQUEST_MAX, Reply, Request};
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest answer, bytes: a refusal may quote a request, each byte of it as `\u00xx`.
+const ANSWER_MAX: u64 = 8 * REQUEST_MAX as u64;
 
 /// Asks for something to be done.
 pub fn ask(socket: &Path, request: &Request) -> Result<()> {
@@ -24,7 +26,7 @@ pub fn ask(socket: &Path, request: &Request) -> Result<()> {
 
 /// Asks who is there; `None` when nobody answers.
 pub fn ask_about(socket: &Path) -> Option<(u32, String)> {
-    match exchange(socket, &Request::Agent) {
+    match exchange(socket, &Request::Agent {}) {
         Ok(Reply::Agent { pid, version }) => Some((pid, version)),
         Ok(Reply::Done | Reply::Refused { .. }) | Err(_) => None,
     }
@@ -33,11 +35,18 @@ pub fn ask_about(socket: &Path) -> Option<(u32, String)> {
 fn exchange(socket: &Path, request: &Request) -> Result<Reply> {
     let connect = || format!("reach the agent at {}: this needs a running agent (steer agent)", socket.display());
     let mut stream = UnixStream::connect(socket).with_context(connect)?;
-    stream.set_read_timeout(Some(PATIENCE)).context("set the agent a time limit")?;
+    let limits = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+    limits.context("set the agent a time limit")?;
     let mut line = serde_json::to_string(request).context("write the request")?;
     line.push('\n');
     stream.write_all(line.as_bytes()).context("send the request to the agent")?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).context("wait for the agent's answer")?;
-    serde_json::from_str(&answer).context("understand the agent's answer")
+    match BufReader::new(stream.take(ANSWER_MAX)).read_line(&mut answer) {
+        Ok(0) => bail!("the agent at {} hung up without an answer", socket.display()),
+        Ok(_) => serde_json::from_str(&answer).context("understand the agent's answer"),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            bail!("the agent at {} did not answer within {} s", socket.display(), PATIENCE.as_secs())
+        }
+        Err(error) => Err(error).context("wait for the agent's answer"),
+    }
 }

@@ -13,17 +13,20 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
     sync::Notify,
+    time,
 };
 
-use super::{Reply, Request};
-use crate::agent::Pools;
+use super::{REQUEST_MAX, Reply, Request};
+use crate::{agent::Pools, guests::Guests};
 
 /// Only the agent's own user may ask.
 const MODE: u32 = 0o600;
 /// Only the agent's own user may write beside the socket.
 const DIRECTORY_MODE: u32 = 0o755;
-/// Longest request, bytes.
-const REQUEST_MAX: u64 = 4096;
+/// Connections at a time.
+const GUESTS: usize = 256;
+/// Longest wait for a request, and for its answer to be read.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The open socket; its file goes with it.
 pub(crate) struct Listener {
@@ -69,60 +72,133 @@ pub(crate) fn remove_socket(socket: &Path) {
 
 /// Answers for ever.
 pub(crate) async fn serve(listener: Listener, pools: Arc<Mutex<Pools>>, stop: Arc<Notify>) -> Result<()> {
+    let mut guests = Guests::new(GUESTS);
     loop {
         let stream = match listener.inner.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors or the like: it passes.
                 log::warn!("accept a request: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
         let (pools, stop) = (Arc::clone(&pools), Arc::clone(&stop));
-        tokio::spawn(async move {
-            if let Err(error) = converse(stream, &pools, &stop).await {
+        let conversation = async move {
+            if let Err(error) = converse(stream, |request| answer(request, &pools, &stop)).await {
                 log::debug!("control socket: {error:#}");
             }
-        });
+        };
+        guests.admit(conversation).await;
     }
 }
 
-async fn converse(stream: UnixStream, pools: &Mutex<Pools>, stop: &Notify) -> Result<()> {
+/// Answers line by line. What does not end in time is ended; behind a line that is too long nothing is read.
+async fn converse(stream: UnixStream, mut answer: impl FnMut(Request) -> Reply) -> Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
-        let mut line = String::new();
-        if (&mut read).take(REQUEST_MAX).read_line(&mut line).await.context("read a request")? == 0 {
+        let mut line = Vec::new();
+        let mut limited = (&mut read).take(REQUEST_MAX as u64);
+        let reading = time::timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await;
+        if reading.context("wait for a request")?.context("read a request")? == 0 {
             return Ok(());
         }
-        let reply = answer(&line, pools, stop);
+        let reply = Request::parse(&line).map_or_else(|error| Reply::Refused { error }, &mut answer);
         let mut text = serde_json::to_string(&reply).context("write an answer")?;
         text.push('\n');
-        write.write_all(text.as_bytes()).await.context("send an answer")?;
+        let writing = time::timeout(PATIENCE, write.write_all(text.as_bytes())).await;
+        writing.context("wait for an answer to be read")?.context("send an answer")?;
+        if !line.ends_with(b"\n") {
+            return Ok(());
+        }
     }
 }
 
-fn answer(line: &str, pools: &Mutex<Pools>, stop: &Notify) -> Reply {
-    let request = match serde_json::from_str(line) {
-        Ok(request) => request,
-        Err(error) => return Reply::Refused { error: format!("no request of ours: {error}") },
-    };
-    let level = if request == Request::Agent { log::Level::Debug } else { log::Level::Info };
+fn answer(request: Request, pools: &Mutex<Pools>, stop: &Notify) -> Reply {
+    let level = if matches!(request, Request::Agent {}) { log::Level::Debug } else { log::Level::Info };
     log::log!(level, "asked: {request:?}");
     let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
     let done = match request {
-        Request::Agent => {
+        Request::Agent {} => {
             return Reply::Agent { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() };
         }
         Request::AddBackend { vip, address, weight } => pools.add(vip, address, weight),
         Request::RemoveBackend { address } => pools.remove(address),
         Request::DrainBackend { address, seconds } => pools.drain(address, seconds.map(Duration::from_secs)),
         Request::UndrainBackend { address } => pools.undrain(address),
-        Request::Stop => {
+        Request::Stop {} => {
             stop.notify_one();
             Ok(())
         }
     };
     done.map_or_else(|error| Reply::Refused { error: format!("{error:#}") }, |()| Reply::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    /// What a server that can do everything answers to these bytes, until it hangs up.
+    async fn said(asked: &[u8], hang_up: bool) -> Vec<Reply> {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let server = tokio::spawn(converse(theirs, |_| Reply::Done));
+        // A server that hung up in the middle has said why.
+        let _ = ours.write_all(asked).await;
+        if hang_up {
+            ours.shutdown().await.unwrap();
+        }
+        let mut text = Vec::new();
+        let _ = ours.read_to_end(&mut text).await;
+        let _ = server.await.unwrap();
+        text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(reply).collect()
+    }
+
+    fn reply(line: &[u8]) -> Reply {
+        serde_json::from_slice(line).unwrap()
+    }
+
+    #[tokio::test]
+    async fn requests_are_answered_one_by_one_also_behind_garbage() {
+        let replies = said(b"{\"verb\":\"agent\"}\n\xff\xfe\n\n{\"verb\":\"stop\"}\n", true).await;
+        assert!(matches!(replies[..], [Reply::Done, Reply::Refused { .. }, Reply::Refused { .. }, Reply::Done]));
+    }
+
+    #[tokio::test]
+    async fn a_request_without_end_of_line_is_the_last_one() {
+        assert_eq!(said(b"{\"verb\":\"stop\"}", true).await, [Reply::Done]);
+        assert!(matches!(said(b"{\"verb\":\"st", true).await[..], [Reply::Refused { .. }]));
+    }
+
+    #[tokio::test]
+    async fn behind_a_line_that_is_too_long_nothing_is_read() {
+        let huge = [&vec![b' '; REQUEST_MAX][..], b"{\"verb\":\"stop\"}\n"].concat();
+        let replies = said(&huge, false).await;
+        assert!(
+            matches!(&replies[..], [Reply::Refused { error }] if error.contains("longer than 4096")),
+            "{replies:?}"
+        );
+        let million = said(&vec![b'['; 1 << 20], false).await;
+        assert!(matches!(&million[..], [] | [Reply::Refused { .. }]), "{million:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_or_half_a_request_is_hung_up_on() {
+        for asked in [&b""[..], b"{\"verb\":"] {
+            let start = time::Instant::now();
+            assert_eq!(said(asked, false).await, []);
+            assert!((PATIENCE..PATIENCE * 2).contains(&start.elapsed()), "{:?}", start.elapsed());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_answers_is_hung_up_on() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let server = tokio::spawn(converse(theirs, |_| Reply::Refused { error: "no ".repeat(10_000) }));
+        let asking = tokio::spawn(async move { while ours.write_all(b"{\"verb\":\"stop\"}\n").await.is_ok() {} });
+        assert!(server.await.unwrap().unwrap_err().to_string().contains("answer to be read"));
+        asking.await.unwrap();
+    }
 }

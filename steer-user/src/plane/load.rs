@@ -46,12 +46,26 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads the programs, making or adopting the pinned maps.
+    /// Loads the programs, making or adopting the pinned maps. Where that fails, no map of a new size is left behind: no
+    /// program runs with it, and the next agent would take it for the one that does.
     pub fn load(dir: &PinDir, sizes: &Sizes) -> Result<Self> {
         let specs = specs(sizes);
         let pins = specs.iter().map(|spec| pin(dir, spec)).collect::<Result<Vec<_>>>()?;
+        let fresh = pins.iter().filter(|pin| matches!(pin, Pin::Next(path) if !path.exists()));
+        let fresh = fresh.map(|pin| pin.path().to_owned()).collect::<Vec<_>>();
+        let loaded = Self::load_with(dir, &specs, &pins);
+        if loaded.is_err() {
+            fresh
+                .iter()
+                .filter(|path| path.exists())
+                .try_for_each(|path| fs::remove_file(path).with_context(|| format!("remove {}", path.display())))?;
+        }
+        loaded
+    }
+
+    fn load_with(dir: &PinDir, specs: &[Spec], pins: &[Pin]) -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        for (spec, pin) in specs.iter().zip(&pins) {
+        for (spec, pin) in specs.iter().zip(pins) {
             loader.map_max_entries(spec.name, spec.max_entries).map_pin_path(spec.name, pin.path());
         }
         let mut ebpf = loader.load(&object()?).context("load the programs and maps into the kernel")?;

@@ -2,19 +2,27 @@
 
 use std::{
     ffi::CString,
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
     io,
-    os::{fd::AsRawFd as _, unix::ffi::OsStrExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{DirBuilderExt as _, PermissionsExt as _},
+        },
+    },
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
 use steer_common::shared::LAYOUT_VERSION;
 
-use super::{attach::Kind, rights};
+use super::attach::Kind;
 
 /// `f_type` of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// Only the agent's own user looks at pins.
+const MODE: u32 = 0o700;
 /// End of a map's name while a map of another size is being filled.
 pub(super) const NEXT: &str = "_new";
 /// The BPF file system takes no dots in names (`bpf_lookup` in kernel/bpf/inode.c), VLAN interfaces have them; the
@@ -78,7 +86,6 @@ impl PinDir {
 
     /// Refuses where there is no state to work on.
     pub fn require(&self) -> Result<()> {
-        rights::require()?;
         if self.exists() {
             return Ok(());
         }
@@ -91,7 +98,11 @@ impl PinDir {
         self.refuse_other_layouts()?;
         let fresh = !self.exists();
         require_bpf_fs(&self.root)?;
-        fs::create_dir_all(self.state()).with_context(|| format!("create {}", self.state().display()))?;
+        let made = DirBuilder::new().recursive(true).mode(MODE).create(self.state());
+        made.with_context(|| format!("create {}", self.state().display()))?;
+        // Whoever may open it could hold the lock; and one that an older version made was open to all.
+        let private = fs::set_permissions(self.state(), fs::Permissions::from_mode(MODE));
+        private.with_context(|| format!("make {} private", self.state().display()))?;
         Ok(fresh)
     }
 

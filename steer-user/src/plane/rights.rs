@@ -1,29 +1,76 @@
-//! Whether this process may touch BPF maps and programs at all.
+//! The capabilities that steer needs: refuses where they are missing, and gives up the others.
+//!
+//! A thread has its own: they are given up before any other thread is there, and every later one inherits what is left.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
 
-const CAP_NET_ADMIN: u32 = 12;
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_BPF: u32 = 39;
+/// Asked of every verb that touches a gateway.
+const EVERY_VERB: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::NET_ADMIN);
+/// The agent while it comes up: `CAP_BPF` to make maps and load programs, and `CAP_PERFMON`, without which the verifier
+/// takes no program that subtracts packet pointers.
+const START: CapabilitySet = EVERY_VERB.union(CapabilitySet::PERFMON);
+/// The agent once its programs are loaded: it attaches them to interfaces that come back, and assigns VIPs. Maps that are
+/// pinned belong to whoever may open their pins; only making maps and loading programs is for `CAP_BPF` (Linux 5.19).
+const RUN: CapabilitySet = CapabilitySet::NET_ADMIN;
+
+const NAMES: [(CapabilitySet, &str); 3] = [
+    (CapabilitySet::BPF, "CAP_BPF"),
+    (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+    (CapabilitySet::PERFMON, "CAP_PERFMON"),
+];
 
 /// Refuses in one sentence where root or its capabilities are missing.
 pub fn require() -> Result<()> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    if suffices(effective(&status)) {
-        return Ok(());
+    require_all(EVERY_VERB)
+}
+
+/// Refuses in one sentence where the agent cannot load its programs, and gives up what it does not need for that.
+/// Afterwards no program that this process runs can have more.
+pub(crate) fn keep_to_start() -> Result<()> {
+    require_all(START)?;
+    set_no_new_privs(true).context("do without new privileges")?;
+    keep(START)
+}
+
+/// Gives up what only loading needs. Nothing may have started a thread yet.
+pub(crate) fn keep_to_run() -> Result<()> {
+    keep(RUN)?;
+    log::info!("of all capabilities the agent keeps only {}", names(RUN));
+    Ok(())
+}
+
+fn require_all(needed: CapabilitySet) -> Result<()> {
+    let have = capabilities(None).context("read this process's capabilities")?.effective;
+    match lacking(have, needed) {
+        None => Ok(()),
+        Some(lacking) => bail!(
+            "steer needs root, or the capabilities {}: try again with sudo (this process lacks {lacking})",
+            names(needed)
+        ),
     }
-    bail!("steer needs root, or the capabilities CAP_BPF and CAP_NET_ADMIN: try again with sudo")
 }
 
-/// The effective capabilities in `/proc/self/status`.
-fn effective(status: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or_default()
+/// The names of what is missing, if anything is.
+fn lacking(have: CapabilitySet, needed: CapabilitySet) -> Option<String> {
+    let lacking = needed.difference(have);
+    (!lacking.is_empty()).then(|| names(lacking))
 }
 
-fn suffices(capabilities: u64) -> bool {
-    let has = |bit: u32| capabilities & (1 << bit) != 0;
-    has(CAP_NET_ADMIN) && (has(CAP_BPF) || has(CAP_SYS_ADMIN))
+fn keep(kept: CapabilitySet) -> Result<()> {
+    // Ambient ones go with the inheritable ones (capabilities(7)).
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).with_context(|| format!("keep to the capabilities {}", names(kept)))
+}
+
+fn names(set: CapabilitySet) -> String {
+    let names = NAMES.iter().filter(|(capability, _)| set.contains(*capability)).map(|(_, name)| *name);
+    let names = names.collect::<Vec<_>>();
+    match names.split_last() {
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, others)) => format!("{} and {last}", others.join(", ")),
+        None => "none".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -32,8 +79,13 @@ mod tests {
 
     #[test]
     fn root_suffices_and_a_plain_user_does_not() {
-        assert!(suffices(effective("Name:\tx\nCapEff:\t000001ffffffffff\n")));
-        assert!(!suffices(effective("CapEff:\t0000000000000000\n")));
-        assert!(!suffices(effective("")));
+        assert_eq!(lacking(CapabilitySet::all(), START), None);
+        assert_eq!(lacking(CapabilitySet::empty(), EVERY_VERB).as_deref(), Some("CAP_BPF and CAP_NET_ADMIN"));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(lacking(EVERY_VERB, START).as_deref(), Some("CAP_PERFMON"));
+        assert_eq!(names(START), "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON");
     }
 }

@@ -81,7 +81,8 @@ fn new(path: &Path) -> PathBuf {
 }
 
 fn read(path: &Path) -> Result<Option<Key>> {
-    let file = match File::open(path) {
+    // A pipe must not keep us waiting for who writes to it.
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),

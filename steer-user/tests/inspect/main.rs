@@ -1,6 +1,7 @@
 //! `inspect` on captures made by hand: what no recorded one shows.
 
 mod command;
+mod endless;
 mod files;
 mod garbage;
 mod handshakes;

@@ -14,7 +14,7 @@ use anyhow::{Result, anyhow, bail};
 use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, MAX_BACKENDS};
 
 use crate::{
-    address::{endpoint, socket},
+    address::{endpoint, socket, unusable},
     clock, config,
     plane::Plane,
 };
@@ -61,7 +61,7 @@ impl Pools {
 
     /// Gives a backend no new sessions; those it owns persist, for a time or without end.
     pub fn drain(&mut self, address: SocketAddr, limit: Option<Duration>) -> Result<()> {
-        let until = limit.map_or(0, |limit| clock::seconds().saturating_add(limit.as_secs() as u32).max(1));
+        let until = limit.map_or(0, |limit| drain_until(clock::seconds(), limit));
         self.change(address, |backend| {
             backend.flags |= BACKEND_DRAINING;
             backend.drain_until = until;
@@ -117,6 +117,9 @@ impl Pools {
     }
 
     fn refuse_misplaced(&self, vip: SocketAddr, address: SocketAddr) -> Result<()> {
+        if let Some(why) = unusable(address) {
+            bail!("{address}: {why}");
+        }
         if address.is_ipv4() != vip.is_ipv4() {
             bail!("families do not mix: {address} cannot stand behind {vip}");
         }
@@ -156,5 +159,23 @@ impl Pools {
         let taken = self.plane.backends()?.into_iter().map(|(id, _)| id).collect::<HashSet<_>>();
         let free = (0..MAX_BACKENDS).find(|id| !taken.contains(id));
         free.ok_or_else(|| anyhow!("all {MAX_BACKENDS} numbers for backends are in use"))
+    }
+}
+
+/// The deadline of a drain, in seconds of the maps' clock; one too far away is the last one. 0 stands for none.
+fn drain_until(now: u32, limit: Duration) -> u32 {
+    let seconds = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
+    now.saturating_add(seconds).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_ends_in_time_and_never_before() {
+        let until = |now, seconds| drain_until(now, Duration::from_secs(seconds));
+        assert_eq!([until(100, 60), until(0, 0)], [160, 1]);
+        assert_eq!([until(100, 1 << 32), until(100, u64::MAX), until(u32::MAX - 1, 60)], [u32::MAX; 3]);
     }
 }

@@ -1,0 +1,141 @@
+//! What is asked of the agent, and what it answers: lines of JSON.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest request with its end of line, bytes.
+pub const REQUEST_MAX: usize = 4096;
+
+/// What the CLI asks of the agent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Who is there?
+    Agent {},
+    /// Put a backend into a pool, or give it another weight.
+    AddBackend {
+        /// The VIP of the pool.
+        vip: SocketAddr,
+        /// The backend.
+        address: SocketAddr,
+        /// Its share of new flows.
+        weight: u16,
+    },
+    /// Take a backend out of its pool.
+    RemoveBackend {
+        /// The backend.
+        address: SocketAddr,
+    },
+    /// Give a backend no new sessions.
+    DrainBackend {
+        /// The backend.
+        address: SocketAddr,
+        /// Seconds until its sessions go elsewhere too; absent: never.
+        seconds: Option<u64>,
+    },
+    /// End a drain.
+    UndrainBackend {
+        /// The backend.
+        address: SocketAddr,
+    },
+    /// End, leaving everything in place.
+    Stop {},
+}
+
+/// What the agent answers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// It is not done, and why.
+    Refused {
+        /// A sentence.
+        error: String,
+    },
+    /// The agent itself.
+    Agent {
+        /// Its process.
+        pid: u32,
+        /// Its version.
+        version: String,
+    },
+}
+
+impl Request {
+    /// Reads a line; an error is a sentence for who asked.
+    pub fn parse(line: &[u8]) -> Result<Self, String> {
+        if line.len() >= REQUEST_MAX && !line.ends_with(b"\n") {
+            return Err(format!("no request of ours: longer than {REQUEST_MAX} bytes"));
+        }
+        serde_json::from_slice(line).map_err(|error| format!("no request of ours: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn requests_have_the_documented_shape() {
+        let request = Request::DrainBackend { address: "10.0.0.1:443".parse().unwrap(), seconds: Some(60) };
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(text, r#"{"verb":"drain-backend","address":"10.0.0.1:443","seconds":60}"#);
+        assert_eq!(Request::parse(text.as_bytes()).unwrap(), request);
+    }
+
+    #[test]
+    fn replies_have_the_documented_shape() {
+        let reply = Reply::Refused { error: "no".into() };
+        assert_eq!(serde_json::to_string(&reply).unwrap(), r#"{"reply":"refused","error":"no"}"#);
+        assert_eq!(serde_json::to_string(&Reply::Done).unwrap(), r#"{"reply":"done"}"#);
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_with_a_reason() {
+        let nested = r#"{"verb":"stop","now":"#.to_owned() + &"[".repeat(4000) + "\n";
+        for (line, reason) in [
+            (&b""[..], "EOF"),
+            (b"\n", "EOF"),
+            (b"hello\n", "column 1"),
+            (b"{\"verb\":\"sto", "EOF"),
+            (b"{\"verb\":\"stop\"}{\"verb\":\"stop\"}\n", "trailing characters"),
+            (b"{\"verb\":\"reboot\"}\n", "unknown variant `reboot`"),
+            (b"{\"verb\":\"stop\",\"now\":1}\n", "unknown field `now`"),
+            (b"{\"verb\":\"stop\",\"verb\":\"agent\"}\n", "duplicate field"),
+            (b"{\"verb\":\"drain-backend\"}\n", "missing field `address`"),
+            (b"{\"verb\":\"drain-backend\",\"address\":\"10.0.0.1:70000\"}\n", "socket address"),
+            (b"{\"verb\":\"drain-backend\",\"address\":\"10.0.0.1:443\",\"seconds\":-1}\n", "invalid value"),
+            (b"{\"verb\":\"drain-backend\",\"address\":\"10.0.0.1:443\",\"seconds\":1e300}\n", "invalid type"),
+            (b"{\"verb\":\"\xff\xfe\"}\n", "unicode"),
+            (nested.as_bytes(), "recursion limit"),
+            (&[b' '; REQUEST_MAX], "longer than 4096 bytes"),
+        ] {
+            let error = Request::parse(line).unwrap_err();
+            assert!(error.starts_with("no request of ours: ") && error.contains(reason), "{error}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_damaged_request_is_refused_or_is_a_request(
+            at in 0usize..62,
+            bytes in prop::collection::vec(any::<u8>(), 0..9),
+            cut in 0usize..62,
+        ) {
+            let mut line = br#"{"verb":"drain-backend","address":"10.0.0.1:443","seconds":60}"#.to_vec();
+            line.splice(at..(at + cut).min(line.len()), bytes);
+            match Request::parse(&line) {
+                Ok(request) => prop_assert_eq!(
+                    Request::parse(serde_json::to_string(&request).unwrap().as_bytes()), Ok(request)
+                ),
+                Err(sentence) => prop_assert!(sentence.len() > 20),
+            }
+        }
+    }
+}
