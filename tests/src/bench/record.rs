@@ -164,7 +164,8 @@ impl Report {
     }
 
     fn page(&self) -> Result<String> {
-        let method = self.method.join("\n\n");
+        let method: Vec<_> = self.method.iter().map(|paragraph| wrapped(paragraph)).collect();
+        let method = method.join("\n\n");
         Ok(format!(
             "# {}\n\n{method}\n\nRepeat it, as root:\n\n```\n{}\n```\n\n## Machine\n\n{}\n{}\n",
             self.title,
@@ -180,7 +181,7 @@ impl Report {
         while let Some(part) = parts.next() {
             text += &match part {
                 Part::Section(heading) => format!("## {heading}\n"),
-                Part::Text(paragraph) => format!("{paragraph}\n"),
+                Part::Text(paragraph) => format!("{}\n", wrapped(paragraph)),
                 Part::Table(table) => table.to_string(),
                 Part::Goal(goal) => {
                     let mut goals = Goal::heading().row(goal.cells());
@@ -201,6 +202,20 @@ impl Report {
     fn plot_file(&self, plot: &str) -> String {
         format!("{}-{plot}.svg", self.name)
     }
+}
+
+/// A paragraph in lines of at most 120 characters, where its words allow.
+fn wrapped(paragraph: &str) -> String {
+    const WIDTH: usize = 120;
+    let mut lines = vec![String::new()];
+    for word in paragraph.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH => *line += &format!(" {word}"),
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -245,6 +260,14 @@ mod tests {
         assert!(!is_there("page-old.svg") && is_there("pages-old.svg") && is_there("other.md"));
         assert!(is_there("page-rates.svg"));
         Ok(())
+    }
+
+    #[test]
+    fn paragraphs_are_wrapped_between_words() {
+        let paragraph = ["word"; 30].join(" ");
+        let lines: Vec<_> = wrapped(&paragraph).lines().map(str::to_owned).collect();
+        assert_eq!(lines.iter().map(String::len).collect::<Vec<_>>(), [119, 29]);
+        assert_eq!(lines.join(" "), paragraph);
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub(super) struct Machine {
     kernel: String,
     cpu: String,
     memory: String,
+    steer: Option<String>,
     load: String,
     peers: Vec<(&'static str, String)>,
 }
@@ -67,6 +68,7 @@ impl Machine {
             kernel: format!("Linux {}", proc("sys/kernel/osrelease")?.trim()),
             cpu: format!("{model}, {cores} cores{machine}"),
             memory: format!("{:.1} GiB", kib as f64 / f64::from(1 << 20)),
+            steer: commit(),
             load: load()?,
             peers: peers.iter().map(version).collect::<Result<_>>()?,
         })
@@ -81,11 +83,22 @@ impl Machine {
             .row(["CPU", &self.cpu])
             .row(["memory", &self.memory])
             .row(["load average", &load]);
+        if let Some(steer) = &self.steer {
+            table = table.row(["steer", steer]);
+        }
         for (name, version) in &self.peers {
             table = table.row([*name, version]);
         }
         Ok(table.to_string())
     }
+}
+
+/// The commit that is checked out, where git tells; pages of docs may differ from it.
+fn commit() -> Option<String> {
+    let git = |words: &str| process::run(Command::new("git").args(words.split(' '))).ok();
+    let commit = git("rev-parse --short HEAD")?;
+    let changed = git("status --porcelain --untracked-files=no -- :!docs")?;
+    Some(format!("commit {}{}", commit.trim(), if changed.is_empty() { "" } else { ", with changes" }))
 }
 
 fn load() -> Result<String> {

@@ -11,13 +11,15 @@ use plotters::{
 
 /// Width and height of every plot, pixels.
 const SIZE: (u32, u32) = (960, 480);
-/// Height of title and legend, pixels.
-const HEAD: u32 = 76;
+/// Height of the title, and of a row of the legend, pixels.
+const TITLE: u32 = 44;
+const ROW: u32 = 24;
 /// Pixels of a letter of the legend, on the average.
 const LETTER: i32 = 7;
 
-/// Colours that also the colour-blind tell apart: Okabe and Ito, "Color Universal Design", 2008.
-const COLOURS: [RGBColor; 7] = [
+/// Colours that also the colour-blind tell apart: Okabe and Ito, "Color Universal Design", 2008,
+/// with grey for their black, and brown.
+const COLOURS: [RGBColor; 9] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xe6, 0x9f, 0x00),
     RGBColor(0x00, 0x9e, 0x73),
@@ -25,6 +27,8 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0xcc, 0x79, 0xa7),
     RGBColor(0x56, 0xb4, 0xe9),
     RGBColor(0x55, 0x55, 0x55),
+    RGBColor(0x8c, 0x51, 0x0a),
+    RGBColor(0xf0, 0xe4, 0x42),
 ];
 
 /// A part of a plot that is drawn on.
@@ -49,13 +53,16 @@ pub(super) fn plot<'s>(
     let mut svg = String::new();
     let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
     root.fill(&WHITE).map_err(refused)?;
-    let (head, body) = root.split_vertically(HEAD);
+    let names: Vec<_> = series.collect();
+    let places = legend(&names);
+    let rows = places.last().map_or(1, |(_, row)| row + 1);
+    let (head, body) = root.split_vertically(TITLE + rows * ROW);
     head.draw_text(title, &text(22), (16, 12)).map_err(refused)?;
-    let mut left = 18;
-    for (index, name) in series.enumerate() {
-        head.draw(&Rectangle::new([(left, 50), (left + 12, 62)], colour(index).filled())).map_err(refused)?;
-        head.draw_text(name, &text(14), (left + 18, 49)).map_err(refused)?;
-        left += 44 + LETTER * i32::try_from(name.chars().count())?;
+    for (index, (name, (left, row))) in names.iter().zip(places).enumerate() {
+        let top = (TITLE + row * ROW).cast_signed();
+        let mark = Rectangle::new([(left, top + 6), (left + 12, top + 18)], colour(index).filled());
+        head.draw(&mark).map_err(refused)?;
+        head.draw_text(name, &text(14), (left + 18, top + 5)).map_err(refused)?;
     }
     draw(&body)?;
     root.present().map_err(refused)?;
@@ -63,7 +70,34 @@ pub(super) fn plot<'s>(
     Ok(svg)
 }
 
+/// Where the name of each series begins, and in which row.
+fn legend(names: &[&str]) -> Vec<(i32, u32)> {
+    const LEFT: i32 = 18;
+    let (mut left, mut row) = (LEFT, 0);
+    let place = |name: &&str| {
+        let width = 44 + LETTER * name.chars().count() as i32;
+        if left > LEFT && left + width > SIZE.0.cast_signed() {
+            (left, row) = (LEFT, row + 1);
+        }
+        left += width;
+        (left - width, row)
+    };
+    names.iter().map(place).collect()
+}
+
 /// What the drawing library complains of, as ours.
 pub(super) fn refused<E: std::error::Error + Send + Sync>(error: DrawingAreaErrorKind<E>) -> anyhow::Error {
     anyhow!("draw: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_legend_goes_on_in_the_next_row() {
+        let names = ["steer TC, re-homed, with a long name"; 5];
+        let rows: Vec<_> = legend(&names).iter().map(|(_, row)| *row).collect();
+        assert_eq!(rows, [0, 0, 0, 1, 1]);
+    }
 }

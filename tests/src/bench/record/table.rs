@@ -31,7 +31,8 @@ impl Table {
 
     fn is_of_figures(&self, column: usize) -> bool {
         let begins = |cell: &str| cell.starts_with(|first: char| first.is_ascii_digit() || first == '-');
-        self.rows.iter().all(|row| begins(&row[column]))
+        let mut cells = self.rows.iter().map(|row| &row[column]).filter(|cell| !cell.is_empty()).peekable();
+        cells.peek().is_some() && cells.all(|cell| begins(cell))
     }
 
     fn line(&self, cells: &[String], f: &mut fmt::Formatter<'_>) -> fmt::Result {
