@@ -58,7 +58,11 @@ pub(crate) extern "C" fn find_owner(flow: *mut Flow, text: *mut Pending) -> i32 
     }
     let id = scratch.hello.session_id;
     if id.len != 0 {
-        let found = look_up(flow, text, id.at, id.len, Kind::SessionId as u32);
+        let found = if scratch.id_unknown != 0 {
+            said::UNKNOWN
+        } else {
+            look_up(flow, text, id.at, id.len, Kind::SessionId as u32)
+        };
         // One that speaks TLS 1.3 sends an ID whether it has a session or not (RFC 8446 D.4).
         if found != said::UNKNOWN || scratch.hello.version_offered() < Version::Tls13 as u16 {
             flags |= FLOW_OFFERED;
