@@ -10,7 +10,10 @@ use super::{
     latency::Times,
     rates::Series,
 };
-use crate::bench::record::{Bars, Report, Table, figure, median};
+use crate::{
+    bench::record::{Bars, Report, Table, figure, median},
+    client::Offer,
+};
 
 /// All that was measured.
 pub(super) struct Figures {
@@ -24,6 +27,12 @@ impl Figures {
     pub(super) fn fill(&self, report: &mut Report) -> Result<()> {
         report.section("Goals");
         self.goals().into_iter().for_each(|goal| report.goal(goal));
+        let id = Kind::Resumed(Offer::SessionId);
+        report.text(&format!(
+            "No way between clients and servers can be faster than direct, and direct has {} of HAProxy's resumed/s of \
+             session IDs: on these cores that is the most there is to reach beside HAProxy.",
+            figure(self.ratio(id, Way::Direct, Way::Haproxy))
+        ));
         self.samples().iter().for_each(|sample| report.text(&format!("Error: {sample}")));
         report.section("Handshakes per second");
         for kind in Kind::ALL {
