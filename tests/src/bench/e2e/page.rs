@@ -29,8 +29,7 @@ impl Figures {
         self.goals().into_iter().for_each(|goal| report.goal(goal));
         let id = Kind::Resumed(Offer::SessionId);
         report.text(&format!(
-            "No way between clients and servers can be faster than direct, and direct has {} of HAProxy's resumed/s of \
-             session IDs: on these cores that is the most there is to reach beside HAProxy.",
+            "To judge the goals beside HAProxy by: direct itself has {} of HAProxy's resumed/s of session IDs.",
             figure(self.ratio(id, Way::Direct, Way::Haproxy))
         ));
         self.samples().iter().for_each(|sample| report.text(&format!("Error: {sample}")));
