@@ -19,7 +19,7 @@ use steer_common::{
 
 use crate::{
     journey::next,
-    maps::{EVENTS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, count, count_backend, now, scratch},
+    maps::{EVENTS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, WAKE, count, count_backend, now, scratch},
     offers::enter_name,
     verifier::{limit, mask, size},
 };
@@ -297,7 +297,7 @@ extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
             zero2: 0,
             ticket: *bytes,
         };
-        let told = EVENTS.output(&scratch.event, 0).is_ok();
+        let told = EVENTS.output(&scratch.event, WAKE).is_ok();
         count(if told { Counter::TicketTold } else { Counter::EventsLost });
     }
     if !enter_name(scratch, bytes, len) {

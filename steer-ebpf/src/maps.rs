@@ -1,7 +1,7 @@
 //! Every map: what it holds, who writes it, who reads it. docs/maps.md says the same to operators.
 
 use aya_ebpf::{
-    bindings::bpf_fib_lookup,
+    bindings::{BPF_RB_NO_WAKEUP, bpf_fib_lookup},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
     macros::btf_map,
@@ -74,6 +74,9 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::
 /// What each backend did.
 #[btf_map(name = "backend_stats")]
 pub(crate) static BACKEND_STATS: PerCpuArray<BackendStats, { MAX_BACKENDS as usize }> = PerCpuArray::new();
+/// Whether an event wakes the agent: never. That is an interrupt to this CPU and a switch to another process, more than all
+/// else that a re-home costs; the agent looks by itself.
+pub(crate) const WAKE: u64 = BPF_RB_NO_WAKEUP as u64;
 /// Events for the agent.
 #[btf_map(name = "events")]
 pub(crate) static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();

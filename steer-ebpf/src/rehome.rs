@@ -17,7 +17,7 @@ use crate::{
     hello::{decide_hello, decide_packet, said, verdict},
     journey::{drop, next},
     lock::{self, unlock},
-    maps::{EVENTS, PENDING, Piece, SETTINGS, SPLICES, Scratch, count, count_index, now, scratch},
+    maps::{EVENTS, PENDING, Piece, SETTINGS, SPLICES, Scratch, WAKE, count, count_index, now, scratch},
     options::read_options,
     sums::sum_payload,
 };
@@ -244,7 +244,7 @@ pub(crate) fn tell(scratch: &mut Scratch, what: Counter) {
         zero2: 0,
         ticket: [0; 32],
     };
-    if EVENTS.output(&scratch.event, 0).is_err() {
+    if EVENTS.output(&scratch.event, WAKE).is_err() {
         count(Counter::EventsLost);
     }
 }

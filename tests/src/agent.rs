@@ -141,6 +141,11 @@ impl<'a> Agent<'a> {
         server.end(signal).map(drop)
     }
 
+    /// Its process id, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.server.as_ref().map(Server::id)
+    }
+
     /// Runs `steer` with these words on this agent's pins, and returns what it printed.
     ///
     /// # Errors

@@ -278,14 +278,8 @@ impl Client {
     /// When the connection fails, or when the server's answer and its certificate name different backends.
     pub fn visit(&self, dial: &Dial) -> Result<Handshake> {
         let mut connection = self.connect(dial)?;
-        let body = connection.get("/")?.text();
-        let handshake = connection.handshake;
-        let reused = if handshake.resumed { "r" } else { "." };
-        let expected = format!("{} {reused} SUCCESS\n", handshake.server);
-        if body != expected {
-            return Err(anyhow!("the server answered {body:?}, its certificate and handshake say {expected:?}"));
-        }
-        Ok(handshake)
+        connection.ask()?;
+        Ok(connection.handshake)
     }
 
     /// Visits `/` with the request as early data (RFC 8446 2.3) behind the hello; also returns whether it was accepted.
@@ -313,6 +307,22 @@ impl Client {
     fn server_of(&self, tls: &ClientConnection) -> Result<String> {
         let shown = tls.peer_certificates().and_then(<[_]>::first).context("the server showed no certificate")?;
         Ok(self.pki.name_of(shown).context("the server's certificate is not of this lab")?.to_owned())
+    }
+}
+
+impl Connection {
+    /// Asks for `/`, and expects an answer from the server that the handshake named.
+    ///
+    /// # Errors
+    /// When the connection fails, or when the server's answer and its certificate name different backends.
+    pub fn ask(&mut self) -> Result<()> {
+        let body = self.get("/")?.text();
+        let reused = if self.handshake.resumed { "r" } else { "." };
+        let expected = format!("{} {reused} SUCCESS\n", self.handshake.server);
+        if body != expected {
+            return Err(anyhow!("the server answered {body:?}, its certificate and handshake say {expected:?}"));
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Read it in the order a test uses it: [`scenario`] describes what is wanted and starts it; [`topology`] builds the
 //! namespaces and links, [`netns`] is one namespace; [`pki`], [`nginx`] and [`client`] are the TLS ends; [`agent`] runs
-//! steer and [`l4`] its rival; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
+//! steer, [`l4`] and [`haproxy`] its rivals; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
 //! send segments that no kernel would, [`flood`] many of them, [`icmp_errors`] errors. [`programs`] runs packets through
 //! the loaded programs without any link, on flows of [`ends`]; [`detour`] reorders what clients send, [`weather`] and
 //! [`relay`] disturb both directions, [`traces`] tells what steer left on the machine. [`setting`] and [`case`] are what
@@ -18,6 +18,7 @@ pub mod detour;
 pub mod ends;
 pub mod flood;
 pub mod frames;
+pub mod haproxy;
 pub mod icmp_errors;
 pub mod kernel_counters;
 pub mod l4;

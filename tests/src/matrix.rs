@@ -5,7 +5,6 @@
 
 mod cell;
 mod client;
-mod haproxy;
 mod peers;
 mod report;
 mod server;

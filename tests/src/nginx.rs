@@ -144,6 +144,11 @@ impl Nginx {
         self.server().as_ref().context("it does not run")?.signal(signal)
     }
 
+    /// Its process id, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.server().as_ref().map(Server::id)
+    }
+
     /// Puts a file where clients can download it, and returns its SHA-256.
     ///
     /// # Errors

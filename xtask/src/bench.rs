@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     rights::require("bench")?;
     let tree = Tree::find()?;
-    setup::ensure(&tree, Job::Test, arguments.no_install)?;
+    setup::ensure(&tree, Job::Bench, arguments.no_install)?;
     let steer = build::steer(&tree, Profile::Release)?;
     let mut bench = tree.cargo(&["run", "--release", "--package", "steer-tests", "--bin", "bench", "--"]);
     if arguments.forwarded.first().is_some_and(|what| what == "parse" || what == "packet") {

@@ -37,6 +37,8 @@ pub(crate) enum Job {
     Test,
     /// Compile and run the demo.
     Demo,
+    /// Compile and run the benchmarks.
+    Bench,
     /// Compile and load the programs, also into a 6.1 kernel in a virtual machine.
     Verify,
     /// All of these, and the linter for the eBPF programs.

@@ -44,6 +44,18 @@ enum What {
         #[arg(long)]
         json: bool,
     },
+    /// What clients see through each way to the servers: direct, nft DNAT, HAProxy, steer; takes four minutes.
+    E2e {
+        /// A minute only: too short for figures to be trusted.
+        #[arg(long)]
+        quick: bool,
+        /// Write the page and its plots to this directory: docs/bench.
+        #[arg(long, value_name = "DIR")]
+        record: Option<std::path::PathBuf>,
+        /// Print one JSON object as the last line.
+        #[arg(long)]
+        json: bool,
+    },
     /// What it costs to read a hello in the kernel and to look up in vain what it offers, above an empty program.
     Parse {
         /// The programs built with the feature `bench`.
@@ -70,6 +82,7 @@ fn main() -> ExitCode {
             };
             bench::rehome(hook, if ipv6 { Family::V6 } else { Family::V4 }, pairs, json)
         }
+        What::E2e { quick, record, json } => bench::e2e(&bench::EndToEnd { json, record, quick }),
         What::Packet { quick, object, json } => bench::packet(&object, quick, json),
         What::Parse { object, json } => bench::parse(&object, json),
     };

@@ -61,6 +61,21 @@ impl Connection {
         self.answer(progress).with_context(|| format!("get {path}"))
     }
 
+    /// Asks for a file and reads it to its end without a look at it; returns its length.
+    ///
+    /// # Errors
+    /// When the answer breaks off or is not 200.
+    pub fn drain(&mut self, path: &str) -> Result<usize> {
+        self.send(&request(path), &[])?;
+        let mut reader = BufReader::with_capacity(64 * 1024, &mut self.stream);
+        let (status, len) = read_head(&mut reader)?;
+        let drained = std::io::copy(&mut reader.take(len as u64), &mut std::io::sink())?;
+        if status != 200 || drained != len as u64 {
+            bail!("get {path}: the server answered {status}, and {drained} of {len} bytes came");
+        }
+        Ok(len)
+    }
+
     /// Uploads a file.
     ///
     /// # Errors

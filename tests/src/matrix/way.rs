@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use super::{
     cell::{Column, Mode, Protocol, ServerStack, Tally},
     client::{Client, Seen, Visit},
-    haproxy::HaProxy,
 };
 use crate::{
     agent::{Agent, Hook, Settings},
+    haproxy::HaProxy,
     l4::PlainL4,
     scenario::N_SOURCES,
     topology::{Family, Lab, backend, source, vip},

@@ -46,8 +46,9 @@ pub(crate) static COMPILER: [Package; 2] = [
 /// Lints for Debian's compiler; of the compiler's own version.
 pub(crate) static LINTER: Package = Package::new("rust-web-clippy", "clippy-driver", "lints the eBPF programs", &[]);
 
-const RUN: &[Job] = &[Job::Test, Job::Demo, Job::Verify, Job::All, Job::Matrix];
+const RUN: &[Job] = &[Job::Test, Job::Demo, Job::Bench, Job::Verify, Job::All, Job::Matrix];
 const VERIFY: &[Job] = &[Job::Verify, Job::All];
+const BENCH: &[Job] = &[Job::Bench, Job::All, Job::Matrix];
 const MATRIX: &[Job] = &[Job::Matrix];
 
 static TOOLS: [Package; 15] = [
@@ -59,7 +60,7 @@ static TOOLS: [Package; 15] = [
     Package::new("bpftool", "bpftool", "shows pinned maps", RUN),
     Package::new("busybox-static", "busybox", "the shell beside the 6.1 kernel", VERIFY),
     Package::new("cpio", "cpio", "packs what the 6.1 kernel boots with", VERIFY),
-    Package::new("haproxy", "haproxy", "the proxy to compare with", MATRIX),
+    Package::new("haproxy", "haproxy", "the proxy to compare with", BENCH),
     Package::new("gnutls-bin", "gnutls-serv", "GnuTLS at both ends", MATRIX),
     Package::new("golang-go", "go", "compiles Go's ends", MATRIX),
     Package::new("default-jdk-headless", "javac", "compiles and runs Java's ends", MATRIX),

@@ -1,4 +1,4 @@
-//! The other rival: HAProxy in TCP mode with its SSL-ID stick table, in the gateway.
+//! The other rival: HAProxy in TCP mode with its SSL-ID stick table, in the gateway. The matrix and a benchmark use it.
 
 use std::{fs, net::TcpStream, time::Duration};
 
@@ -28,7 +28,7 @@ const RECIPE: &str = "\
 ";
 
 /// HAProxy at the VIP; it and its address are gone when dropped.
-pub(super) struct HaProxy<'a> {
+pub struct HaProxy<'a> {
     lab: &'a Lab,
     server: Option<Server>,
     directory: TempDir,
@@ -36,7 +36,10 @@ pub(super) struct HaProxy<'a> {
 
 impl<'a> HaProxy<'a> {
     /// Puts the VIP on the gateway's loopback and waits until HAProxy accepts there.
-    pub(super) fn start(lab: &'a Lab) -> Result<Self> {
+    ///
+    /// # Errors
+    /// With HAProxy's own words when it does not come up.
+    pub fn start(lab: &'a Lab) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("steer-haproxy-").tempdir()?;
         let path = |name: &str| directory.path().join(name);
         fs::write(path("haproxy.cfg"), config(lab.n_backends())).context("write haproxy.cfg")?;
@@ -49,6 +52,11 @@ impl<'a> HaProxy<'a> {
         haproxy.server = Some(lab.gateway().spawn(command)?);
         haproxy.await_up()?;
         Ok(haproxy)
+    }
+
+    /// Its process id, while it runs.
+    pub fn process_id(&self) -> Option<u32> {
+        self.server.as_ref().map(Server::id)
     }
 
     fn await_up(&self) -> Result<()> {
