@@ -16,6 +16,8 @@
 )]
 #![expect(missing_docs, unreachable_pub, reason = "the program macros write public functions without documentation")]
 
+#[cfg(feature = "bench")]
+mod bench_live;
 mod buffer;
 mod client;
 mod emit;

@@ -159,7 +159,10 @@ struct TestRun {
 }
 
 /// Finds the program of this name that uses a map.
-fn with_map(name: &str, map: u32) -> Result<ProgramInfo> {
+///
+/// # Errors
+/// When the kernel lists none.
+pub(crate) fn with_map(name: &str, map: u32) -> Result<ProgramInfo> {
     for info in loaded_programs() {
         // Programs of others come and go meanwhile.
         let Ok(info) = info else { continue };

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: figures, printed and never asserted on.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use steer_tests::{agent::Hook, bench, topology::Family};
@@ -31,11 +31,26 @@ enum What {
         #[arg(long)]
         json: bool,
     },
+    /// Packets a second on one core, on live frames: steer's XDP program beside bare XDP and kernel forwarding.
+    Live {
+        /// The programs built with the feature `bench`.
+        #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
+        object: PathBuf,
+        /// Frames of IPv6.
+        #[arg(long)]
+        ipv6: bool,
+        /// Print one JSON object as the last line.
+        #[arg(long)]
+        json: bool,
+        /// Write the page `live.md` and its plots there.
+        #[arg(long, value_name = "DIR")]
+        record: Option<PathBuf>,
+    },
     /// What it costs to read a hello in the kernel and to look up in vain what it offers, above an empty program.
     Parse {
         /// The programs built with the feature `bench`.
         #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
-        object: std::path::PathBuf,
+        object: PathBuf,
         /// Print one JSON object as the last line.
         #[arg(long)]
         json: bool,
@@ -55,8 +70,9 @@ fn main() -> ExitCode {
                 HookName::Tc => Hook::Tc,
                 HookName::Xdp => Hook::Xdp,
             };
-            bench::rehome(hook, if ipv6 { Family::V6 } else { Family::V4 }, pairs, json)
+            bench::rehome(hook, family(ipv6), pairs, json)
         }
+        What::Live { object, ipv6, json, record } => bench::live(&object, family(ipv6), json, record.as_deref()),
         What::Parse { object, json } => bench::parse(&object, json),
     };
     match measured {
@@ -66,4 +82,8 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn family(ipv6: bool) -> Family {
+    if ipv6 { Family::V6 } else { Family::V4 }
 }
