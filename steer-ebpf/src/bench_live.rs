@@ -129,7 +129,7 @@ fn hook_window(hook: &Xdp) -> Window {
 
 /// Writes the headers anew.
 #[inline(always)]
-fn restore(window: &mut Window) -> bool {
+pub(crate) fn restore(window: &mut Window) -> bool {
     let Some(frame) = LIVE_FRAMES.get(0) else { return false };
     if window.len() >= V6_WORDS * 4 + 2 {
         restore_words::<V6_WORDS>(window, frame)

@@ -4,5 +4,6 @@ mod live;
 mod parse;
 pub mod record;
 mod rehome;
+mod scale;
 
-pub use self::{live::live, parse::parse, rehome::rehome};
+pub use self::{live::live, parse::parse, rehome::rehome, scale::scale};

@@ -10,9 +10,11 @@ use anyhow::{Context, Result, ensure};
 use aya::{maps::MapInfo, programs::ProgramFd};
 use steer_common::counters::Counter;
 
-use self::{
+use self::stage::Steered;
+pub(in crate::bench) use self::{
+    frames::address,
     programs::{Programs, Run},
-    stage::Steered,
+    stage::index as interface_index,
 };
 use super::record::{Bars, Goal, Peer, Report, Table, median};
 use crate::{

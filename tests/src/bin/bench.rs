@@ -46,6 +46,21 @@ enum What {
         #[arg(long, value_name = "DIR")]
         record: Option<PathBuf>,
     },
+    /// Memory of tables, and how agent, command line, look-ups and learning fare as they grow to eight million sessions.
+    Scale {
+        /// The programs built with the feature `bench`.
+        #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
+        object: PathBuf,
+        /// Tables of a quarter of a million at most: whether all of it works, in less than a minute.
+        #[arg(long)]
+        quick: bool,
+        /// Print one JSON object as the last line.
+        #[arg(long)]
+        json: bool,
+        /// Write the page `scale.md` and its plots there.
+        #[arg(long, value_name = "DIR")]
+        record: Option<PathBuf>,
+    },
     /// What it costs to read a hello in the kernel and to look up in vain what it offers, above an empty program.
     Parse {
         /// The programs built with the feature `bench`.
@@ -73,6 +88,7 @@ fn main() -> ExitCode {
             bench::rehome(hook, family(ipv6), pairs, json)
         }
         What::Live { object, ipv6, json, record } => bench::live(&object, family(ipv6), json, record.as_deref()),
+        What::Scale { object, quick, json, record } => bench::scale(&object, quick, json, record.as_deref()),
         What::Parse { object, json } => bench::parse(&object, json),
     };
     match measured {

@@ -75,7 +75,7 @@ impl Ends {
 }
 
 /// An address as the maps have it.
-pub(super) fn address(ip: IpAddr) -> Address {
+pub(in crate::bench) fn address(ip: IpAddr) -> Address {
     match ip {
         IpAddr::V4(ip) => Address::from_v4(ip.octets()),
         IpAddr::V6(ip) => Address::from_v6(ip.octets()),

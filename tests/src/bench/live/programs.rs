@@ -26,7 +26,7 @@ const WORDS: usize = 22;
 const ARRIVAL: Duration = Duration::from_secs(2);
 
 /// The loaded programs and what they are told.
-pub(super) struct Programs {
+pub(in crate::bench) struct Programs {
     ebpf: Ebpf,
     frames: Array<MapData, Words>,
     numbers: Array<MapData, u32>,
@@ -42,22 +42,22 @@ struct Words([u32; WORDS]);
 unsafe impl Pod for Words {}
 
 /// One run.
-pub(super) struct Run<'a> {
+pub(in crate::bench) struct Run<'a> {
     /// Name of the program.
-    pub(super) program: &'static str,
+    pub(in crate::bench) program: &'static str,
     /// Index of the interface that the frames come in by.
-    pub(super) ingress: u32,
+    pub(in crate::bench) ingress: u32,
     /// A frame.
-    pub(super) frame: &'a [u8],
+    pub(in crate::bench) frame: &'a [u8],
     /// How many of it.
-    pub(super) n_frames: u32,
+    pub(in crate::bench) n_frames: u32,
     /// Whether they come to a sink.
-    pub(super) arrive: bool,
+    pub(in crate::bench) arrive: bool,
 }
 
 impl Programs {
     /// Loads the object with the feature `bench`; its own tables stay empty.
-    pub(super) fn load(object: &Path) -> Result<Self> {
+    pub(in crate::bench) fn load(object: &Path) -> Result<Self> {
         let bytes = std::fs::read(object).with_context(|| format!("read {}", object.display()))?;
         let tables = ["sessions", "key_names", "flows", "splices", "handshakes"];
         let mut loader = EbpfLoader::new();
@@ -76,47 +76,54 @@ impl Programs {
     }
 
     /// Loads a program that runs on live frames.
-    pub(super) fn ready(&mut self, program: &'static str) -> Result<()> {
+    pub(in crate::bench) fn ready(&mut self, program: &'static str) -> Result<()> {
         self.xdp(program)?.load().with_context(|| format!("load {program}"))
     }
 
     /// Attaches an XDP program to an interface in its driver.
-    pub(super) fn attach(&mut self, program: &'static str, ns: &NetNs, interface: &str) -> Result<()> {
+    pub(in crate::bench) fn attach(&mut self, program: &'static str, ns: &NetNs, interface: &str) -> Result<()> {
         let program = self.xdp(program)?;
         ns.run(|| program.attach(interface, XdpMode::Driver).with_context(|| format!("attach XDP to {interface}")))?;
         Ok(())
     }
 
     /// Loads the TC sink.
-    pub(super) fn ready_tc_sink(&mut self) -> Result<()> {
+    pub(in crate::bench) fn ready_tc_sink(&mut self) -> Result<()> {
         self.tc_sink()?.load().context("load live_sink_tc")
     }
 
     /// Attaches the TC sink to an interface.
-    pub(super) fn attach_tc_sink(&mut self, ns: &NetNs, interface: &str) -> Result<()> {
+    pub(in crate::bench) fn attach_tc_sink(&mut self, ns: &NetNs, interface: &str) -> Result<()> {
         let program = self.tc_sink()?;
         ns.run(|| program.attach(interface, TcAttachType::Ingress).with_context(|| format!("attach to {interface}")))?;
         Ok(())
     }
 
     /// What [`Run`]s of `live_next` go on with.
-    pub(super) fn go_on_with(&mut self, program: &ProgramFd) -> Result<()> {
+    pub(in crate::bench) fn go_on_with(&mut self, program: &ProgramFd) -> Result<()> {
         self.next.set(0, program, 0).context("set the next program")
     }
 
     /// The descriptor of one of these programs.
-    pub(super) fn fd(&mut self, program: &'static str) -> Result<ProgramFd> {
+    pub(in crate::bench) fn fd(&mut self, program: &'static str) -> Result<ProgramFd> {
         Ok(self.xdp(program)?.fd()?.try_clone()?)
     }
 
+    /// Frames of `scale_handshake` begin again with those of the first flow.
+    pub(in crate::bench) fn begin_anew(&mut self) -> Result<()> {
+        const NEXT_FLOW: u32 = 2;
+        let map = self.ebpf.map_mut("scale_numbers").context("no map scale_numbers")?;
+        Array::<_, u32>::try_from(map)?.set(NEXT_FLOW, 0, 0).context("set the next flow")
+    }
+
     /// Where the bare redirect sends frames: an interface and the addresses, as this frame has them.
-    pub(super) fn redirect_to(&mut self, ifindex: u32, head: &[u8]) -> Result<()> {
+    pub(in crate::bench) fn redirect_to(&mut self, ifindex: u32, head: &[u8]) -> Result<()> {
         self.frames.set(1, Words::of(head), 0)?;
         self.numbers.set(0, ifindex, 0).context("set the interface")
     }
 
     /// The sinks count and drop frames of this length, bytes.
-    pub(super) fn sink_frames_of(&mut self, len: usize) -> Result<()> {
+    pub(in crate::bench) fn sink_frames_of(&mut self, len: usize) -> Result<()> {
         self.numbers.set(1, len as u32, 0).context("set the length of frames")
     }
 
@@ -125,7 +132,7 @@ impl Programs {
     ///
     /// # Errors
     /// When not every frame came where it should: its figure would be of something else.
-    pub(super) fn run(&mut self, ns: &NetNs, run: &Run<'_>) -> Result<f64> {
+    pub(in crate::bench) fn run(&mut self, ns: &NetNs, run: &Run<'_>) -> Result<f64> {
         self.frames.set(0, Words::of(run.frame), 0)?;
         self.sink_frames_of(run.frame.len())?;
         let before = self.sunk()?;

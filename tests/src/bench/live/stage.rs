@@ -27,7 +27,7 @@ pub(super) fn lab(n_backends: usize) -> Result<Lab> {
 }
 
 /// Index of an interface of the gateway.
-pub(super) fn index(ns: &NetNs, interface: &str) -> Result<u32> {
+pub(in crate::bench) fn index(ns: &NetNs, interface: &str) -> Result<u32> {
     ns.run(|| if_nametoindex(interface).with_context(|| format!("find {interface}")))
 }
 
