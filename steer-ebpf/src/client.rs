@@ -22,7 +22,7 @@ use steer_common::{
 use crate::{
     hook::tc::Tc,
     journey::{drop, next},
-    lock::{lock_flow, unlock},
+    lock::{self, unlock},
     maps::{
         FLOWS, Facts, HANDSHAKES, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_backend,
         count_index, scratch,
@@ -156,28 +156,31 @@ fn no_flow(scratch: &Scratch) -> i32 {
 /// Any other segment of a client.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn client_segment() -> i32 {
+pub(crate) extern "C" fn client_segment(flow: *mut Flow) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
-    let flow = match known(scratch) {
+    let was = flow;
+    let flow = match known(scratch, was) {
         Some(flow) => flow,
         None => match establish(scratch) {
             Ok(flow) => flow,
             Err(said) => return said,
         },
     };
-    let Some(state) = State::from_number(lock_flow(flow) as u8) else { return drop(Counter::FlowBusy) };
+    let fresh = if flow == was { 0 } else { next::FRESH };
+    scratch.held = lock::read(flow).isn();
+    let Some(state) = State::from_number(lock::lock(flow) as u8) else { return drop(Counter::FlowBusy) };
     if matches!(state, State::First | State::Spliced) {
         unlock(flow, state);
-        return next::FORWARD;
+        return next::FORWARD | fresh;
     }
-    held(scratch, flow, state)
+    held(scratch, flow, state) | fresh
 }
 
-/// The flow's record; where only `splices` has it, it is put back into `flows`.
+/// The flow's record, `flow` where `flows` has it; where only `splices` has it, it is put back into `flows`.
 #[inline(always)]
-pub(crate) fn known(scratch: &mut Scratch) -> Option<*mut Flow> {
-    if let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) {
-        // SAFETY: a map value.
+pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> Option<*mut Flow> {
+    if !flow.is_null() {
+        // SAFETY: a whole map value.
         if idle(unsafe { &*flow }, scratch.facts.seconds) <= scratch.vip.flow_timeout {
             return Some(flow);
         }

@@ -1,10 +1,12 @@
 //! A packet's way: read, classified by address, forwarded at once if its flow is settled.
 
+use core::ptr::null_mut;
+
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
-    shared::{BACKEND_RETURN_SEEN, FLOW_LEARNED, Flow, Hop, Vip, options},
+    shared::{BACKEND_RETURN_SEEN, FLOW_LEARNED, Flow, Hop, ROLE_BACKEND, ROLE_VIP, Vip, options},
     wire::{
         ip::{self, Frame, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
         tcp::{self, Segment, flags},
@@ -22,8 +24,8 @@ use crate::{
     },
     icmp, learn, lock,
     maps::{
-        BACKEND_IDS, FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, VIPS, backend, count, count_backend, count_index,
-        now, scratch, seconds,
+        FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, backend, count, count_backend, count_index, listed, scratch,
+        seconds,
     },
     options::OptionsHook,
     rehome, server,
@@ -98,6 +100,8 @@ pub(crate) mod next {
     pub(crate) const NOT_OURS_SYN: i32 = 21;
     /// An action to return: this plus the action, which is 0 to 255.
     pub(crate) const ACTION: i32 = 0x4_0000;
+    /// Besides one of the others: the flow was made, or made anew, since it was looked up.
+    pub(crate) const FRESH: i32 = 0x8_0000;
 }
 
 /// The XDP program.
@@ -112,7 +116,7 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
     let Ok(()) = read(hook) else { return ON };
     let Some(scratch) = scratch() else { return ON };
     let Some(role) = classify(scratch) else { return ON };
-    let Some(plan) = settled_flow(scratch, &role, now()) else {
+    let Some(plan) = settled_flow(scratch, &role) else {
         return Outcome::Pass(Counter::XdpToTc);
     };
     match deliver(hook, &plan, scratch) {
@@ -130,25 +134,31 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
 #[inline(always)]
 pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
     let mut said = tc_settled(skb);
+    // Looked up once and handed down: a look-up costs as much as three stages.
+    let mut flow = if said == next::CLIENT || said == next::SERVER { look_up() } else { null_mut() };
     said = match said {
         next::SYN => client::client_syn(skb),
-        next::CLIENT => client::client_segment(),
-        next::SERVER => server::server_segment(skb),
+        next::CLIENT => client::client_segment(flow),
+        next::SERVER => server::server_segment(skb, flow),
         next::ICMP => icmp::translate_error(skb),
         next::FRAGMENT => fragment::forward_later(skb),
         next::NOT_OURS_SYN => server::direct_syn(),
         _ => said,
     };
+    if said & next::FRESH != 0 {
+        said &= !next::FRESH;
+        flow = look_up();
+    }
     if said == next::DATA {
-        said = rehome::client_data(skb);
+        said = rehome::client_data(skb, flow);
     }
     if said == next::HOLD {
-        said = rehome::hold(skb);
+        said = rehome::hold(skb, flow);
     }
     said = match said {
-        next::OPEN_OWNER => rehome::open_owner(skb),
-        next::JUDGE => server::judge(skb),
-        next::LEARN => learn::learn(skb),
+        next::OPEN_OWNER => rehome::open_owner(skb, flow),
+        next::JUDGE => server::judge(skb, flow),
+        next::LEARN => learn::learn(skb, flow),
         _ => said,
     };
     if said == next::RESET_THEN_OWNER || said == next::RESET_THEN_FIRST {
@@ -162,7 +172,7 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
         _ => said,
     };
     if said == next::FORWARD || said & next::PLAIN != 0 {
-        said = tc_forward(skb, said);
+        said = tc_forward(skb, said, flow);
     }
     if said == next::TOO_BIG {
         said = too_big::too_big(skb);
@@ -173,6 +183,12 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
         action if action & next::ACTION != 0 => action & 0xff,
         _ => DROP,
     }
+}
+
+/// The flow of the packet at hand.
+#[inline(always)]
+fn look_up() -> *mut Flow {
+    scratch().and_then(|scratch| FLOWS.get_ptr_mut(&scratch.key)).unwrap_or(null_mut())
 }
 
 /// Reads and classifies the packet and forwards it if its flow is settled; else names the stage that deals with it.
@@ -191,17 +207,18 @@ extern "C" fn tc_settled(skb: *mut __sk_buff) -> i32 {
         Err(reason) => return pass(reason),
     }
     let Some(scratch) = scratch() else { return next::DROP };
-    let time = now();
     let Some(role) = classify(scratch) else {
-        scratch.facts = facts(&scratch.ip, &scratch.segment, time);
+        let seconds = seconds(scratch);
+        scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
         let syn = scratch.segment.flags & (flags::SYN | flags::ACK) == flags::SYN;
         return if syn { next::NOT_OURS_SYN } else { pass(Counter::NotOurs) };
     };
-    if let Some(plan) = settled_flow(scratch, &role, time) {
+    if let Some(plan) = settled_flow(scratch, &role) {
         let done = deliver(hook, &plan, scratch);
         return delivered(scratch, done, plan.to_client);
     }
-    scratch.facts = facts(&scratch.ip, &scratch.segment, time);
+    let seconds = seconds(scratch);
+    scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
     scratch.facts.from_server = matches!(role, Role::Server(_)) as u8;
     match role {
         Role::Client(vip) => {
@@ -223,17 +240,17 @@ extern "C" fn tc_settled(skb: *mut __sk_buff) -> i32 {
 /// Forwards the packet after a stage said so.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_forward(skb: *mut __sk_buff, said: i32) -> i32 {
+extern "C" fn tc_forward(skb: *mut __sk_buff, said: i32, flow: *mut Flow) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
     let to_client = scratch.facts.from_server != 0;
     let seconds = scratch.facts.seconds;
     let mut plan = Plan { id: said as u32 & 0xffff, flow: None, to_client, seconds };
     if said == next::FORWARD {
-        let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) else {
+        if flow.is_null() {
             count(Counter::FlowBusy);
             return next::DROP;
-        };
-        // SAFETY: as in `settled_flow`.
+        }
+        // SAFETY: not null; as in `settled_flow`.
         plan.id = if to_client { scratch.backend } else { unsafe { (*flow).holder() as u32 } };
         plan.flow = Some(flow);
     } else if to_client {
@@ -324,19 +341,15 @@ fn read<H: Hook>(hook: &H) -> Result<(), Counter> {
 
 /// Finds out by address alone what a packet is to us: one interface may carry both sides.
 #[inline(always)]
-fn classify(scratch: &mut Scratch) -> Option<Role> {
+fn classify(scratch: &Scratch) -> Option<Role> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
-    let endpoint = &mut scratch.endpoint;
-    endpoint.address = ip.destination;
-    endpoint.port = segment.destination_port;
-    endpoint.protocol = PROTOCOL_TCP;
-    if let Some(vip) = VIPS.get_ptr(&*endpoint) {
-        return Some(Role::Client(vip));
+    if let Some(listed) = listed(&ip.destination, segment.destination_port)
+        && listed.role == ROLE_VIP
+    {
+        return Some(Role::Client(&raw const listed.vip));
     }
-    endpoint.address = ip.source;
-    endpoint.port = segment.source_port;
-    // SAFETY: one number is read.
-    unsafe { BACKEND_IDS.get(&*endpoint) }.map(|id| Role::Server(*id))
+    let listed = listed(&ip.source, segment.source_port)?;
+    (listed.role == ROLE_BACKEND).then_some(Role::Server(listed.id as u32))
 }
 
 /// How a packet goes on.
@@ -353,7 +366,7 @@ struct Plan {
 
 /// The plan for a packet of a flow that has a backend for good and from which nothing is to be learned.
 #[inline(always)]
-fn settled_flow(scratch: &mut Scratch, role: &Role, time: u64) -> Option<Plan> {
+fn settled_flow(scratch: &mut Scratch, role: &Role) -> Option<Plan> {
     if scratch.segment.any(flags::SYN) {
         return None;
     }
@@ -366,7 +379,7 @@ fn settled_flow(scratch: &mut Scratch, role: &Role, time: u64) -> Option<Plan> {
     let flow = FLOWS.get_ptr_mut(&scratch.key)?;
     // SAFETY: a map value; each field is read and written as a word, and a lost race costs one stamp.
     let record = unsafe { &*flow };
-    let seconds = seconds(time);
+    let seconds = seconds(scratch);
     let word = lock::read(record);
     if word.locked() || !matches!(word.state(), State::Spliced | State::First) {
         return None;
@@ -394,7 +407,8 @@ fn enter_key(scratch: &mut Scratch, to_client: bool, vip_id: u16) {
 #[inline(always)]
 fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Result<i32, Refused> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
-    if H::XDP && unfinished(hook, ip) {
+    let unfinished = unfinished(hook, ip);
+    if H::XDP && unfinished {
         return Err(Refused::OtherHook(Counter::XdpUnfinishedChecksum));
     }
     let Some(backend) = backend(plan.id) else { return Err(Refused::Dropped(Counter::NoBackend)) };
@@ -404,7 +418,7 @@ fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Resu
     }
     let to = if plan.to_client { &backend.vip } else { &backend.endpoint };
     let change = &mut scratch.change;
-    *change = Change::of_addresses(to, plan.to_client);
+    *change = Change::of_addresses(to, plan.to_client, !unfinished && !hook.aggregated());
     let mut hop: *mut Hop = &raw mut scratch.hop;
     scratch.hop.ifindex = 0;
     scratch.route.hop.ifindex = 0;
@@ -463,10 +477,10 @@ fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Resu
 }
 
 #[inline(always)]
-fn facts(ip: &Ip, segment: &Segment, time: u64) -> Facts {
+fn facts(ip: &Ip, segment: &Segment, seconds: u32) -> Facts {
     Facts {
-        now: time,
-        seconds: seconds(time),
+        now: 0,
+        seconds,
         l4: ip.l4 as u32,
         header_len: segment.header_len as u32,
         payload_len: segment.payload_len as u32,

@@ -19,7 +19,7 @@ use steer_common::{
 
 use crate::{
     journey::next,
-    maps::{EVENTS, FLOWS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, count, count_backend, scratch},
+    maps::{EVENTS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, count, count_backend, now, scratch},
     offers::enter_name,
     verifier::{limit, mask, size},
 };
@@ -27,11 +27,11 @@ use crate::{
 /// Looks at a backend's segment of a flow that it holds; the packet is forwarded whatever happens here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn learn(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::FORWARD };
-    let Some(flow) = FLOWS.get_ptr_mut(&scratch.key).filter(|_| scratch.facts.payload_len != 0) else {
+pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return next::FORWARD };
+    if scratch.facts.payload_len == 0 {
         return next::FORWARD;
-    };
+    }
     // SAFETY: a whole map value; segments of one backend rarely race, and a lost race costs the lesson.
     let record = unsafe { &mut *flow };
     let spliced = Word(record.word).state() == State::Spliced;
@@ -288,7 +288,7 @@ extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
     };
     if scratch.vip.flags & VIP_TELL_TICKETS != 0 {
         scratch.event = Event {
-            at: scratch.facts.now,
+            at: now(),
             flow: scratch.key,
             what: Counter::TicketTold as u16,
             first: scratch.backend as u16,

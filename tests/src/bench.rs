@@ -1,9 +1,10 @@
 //! Benchmarks: printed, and recorded in docs/bench by [`record`]; never asserted on.
 
 mod live;
+mod packet;
 mod parse;
 pub mod record;
 mod rehome;
 mod scale;
 
-pub use self::{live::live, parse::parse, rehome::rehome, scale::scale};
+pub use self::{live::live, packet::packet, parse::parse, rehome::rehome, scale::scale};

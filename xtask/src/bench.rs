@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
 }
 
 /// Measurements that run programs of the feature `bench`.
-const WITH_OBJECT: [&str; 3] = ["parse", "live", "scale"];
+const WITH_OBJECT: [&str; 4] = ["packet", "parse", "live", "scale"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     rights::require("bench")?;

@@ -61,6 +61,19 @@ enum What {
         #[arg(long, value_name = "DIR")]
         record: Option<PathBuf>,
     },
+    /// What each kind of packet costs in both programs and families, above an empty program: one client's over and over,
+    /// and random clients' with a million entries in each table.
+    Packet {
+        /// Leave the filled tables out.
+        #[arg(long)]
+        quick: bool,
+        /// The programs built with the feature `bench`.
+        #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
+        object: PathBuf,
+        /// Print one JSON object as the last line.
+        #[arg(long)]
+        json: bool,
+    },
     /// What it costs to read a hello in the kernel and to look up in vain what it offers, above an empty program.
     Parse {
         /// The programs built with the feature `bench`.
@@ -89,6 +102,7 @@ fn main() -> ExitCode {
         }
         What::Live { object, ipv6, json, record } => bench::live(&object, family(ipv6), json, record.as_deref()),
         What::Scale { object, quick, json, record } => bench::scale(&object, quick, json, record.as_deref()),
+        What::Packet { quick, object, json } => bench::packet(&object, quick, json),
         What::Parse { object, json } => bench::parse(&object, json),
     };
     match measured {

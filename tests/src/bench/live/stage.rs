@@ -80,8 +80,7 @@ impl Record {
         };
         let client_hop = Hop {
             ifindex: index(lab.gateway(), CLIENT_SIDE)?,
-            destination: mac(0, 2),
-            source: mac(0, 1),
+            ethernet: Hop::stations(mac(0, 2), mac(0, 1)),
             mtu: 1500,
             asked: clock::seconds(),
         };

@@ -81,8 +81,7 @@ fn fill_flows(lab: &Lab, plane: &mut Plane, n_flows: u32) -> Result<()> {
     let vip = vip.iter().find(|(endpoint, _)| *endpoint == record.vip).context("no VIP")?.1.id;
     let client_hop = Hop {
         ifindex: interface_index(lab.gateway(), CLIENT_SIDE)?,
-        destination: mac(0, 2),
-        source: mac(0, 1),
+        ethernet: Hop::stations(mac(0, 2), mac(0, 1)),
         mtu: 1500,
         asked: clock::seconds(),
     };
