@@ -144,8 +144,9 @@ fn restore_words<const N: usize>(window: &mut Window, frame: &[u32; V6_WORDS + 1
     for i in 0..N {
         words[i] = frame[i];
     }
-    let Some(last) = window.half_mut(N * 4) else { return false };
-    // The first two bytes of the word, as they lie in memory.
-    *last = u16::from_ne_bytes([frame[N].to_ne_bytes()[0], frame[N].to_ne_bytes()[1]]);
+    // The half-word behind them, with the one before it: both as they lie in memory.
+    let Some(last) = window.words_mut::<1>(N * 4 - 2) else { return false };
+    let (before, behind) = (frame[N - 1].to_ne_bytes(), frame[N].to_ne_bytes());
+    *last = [u32::from_ne_bytes([before[2], before[3], behind[0], behind[1]])];
     true
 }

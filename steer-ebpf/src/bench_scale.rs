@@ -81,7 +81,9 @@ fn addressed(window: &mut Window, number: u32) -> Option<()> {
     const PORT: usize = 36;
     const SESSION_ID: usize = 110;
     *window.words_mut::<1>(DESTINATION)? = [(0x0a80_0000 + (number >> 14)).to_be()];
-    *window.half_mut(PORT)? = (0x4000 + (number & 0x3fff) as u16).to_be();
+    // The word holds the upper half of the sequence number, too.
+    let [word] = window.words_mut::<1>(PORT)?;
+    *word = (u32::from_be(*word) & 0xffff | (0x4000 + (number & 0x3fff)) << 16).to_be();
     *window.words_mut::<8>(SESSION_ID)? = [number; 8];
     Some(())
 }

@@ -11,5 +11,6 @@ mod plain;
 mod random;
 mod spliced;
 mod surgery;
+mod sweeping;
 mod untouched;
 mod world;
