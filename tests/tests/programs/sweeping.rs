@@ -66,6 +66,6 @@ fn fill(plane: &mut Plane, idle: impl Fn(u32) -> u32) -> Result<()> {
 
 /// Every other one is a ticket.
 fn key(number: u32) -> Result<SessionKey> {
-    let kind = if number % 2 == 0 { Kind::SessionId } else { Kind::Ticket };
+    let kind = if number.is_multiple_of(2) { Kind::SessionId } else { Kind::Ticket };
     SessionKey::new(0, kind, &number.to_ne_bytes()).context("make a key")
 }

@@ -92,7 +92,11 @@ fn agent(report: &mut Report, measured: &Measured) -> Result<()> {
     let columns = [&["sessions"][..], &VERBS].concat();
     let mut table = Table::new(&columns);
     for point in &grown.points {
-        let cells = point.verbs.iter().map(|(time, peak)| format!("{} ms, {} MB", milliseconds(*time), kib(*peak)));
+        let cells = point.verbs.iter().map(|(time, peak)| match peak {
+            // It ended before it was looked at.
+            0 => format!("{} ms", milliseconds(*time)),
+            peak => format!("{} ms, {} MB", milliseconds(*time), kib(*peak)),
+        });
         table = table.row([point.sessions.to_string()].into_iter().chain(cells));
     }
     report.text("Verbs of the command line, the time of each and the most memory it had:");
@@ -154,8 +158,9 @@ fn learning(report: &mut Report, measured: &Measured) -> Result<()> {
             .row(row("forwarded, nothing to learn", figures.forwarded)),
     );
     report.text(&format!(
-        "Learning itself takes {:.0} ns with room and {:.0} ns in a full table of {} slots: the LRU's insertion is what \
-         limits it. The ring of events has no part in it; {} events were lost.",
+        "Learning itself takes {:.0} ns with room and {:.0} ns in a full table of {} slots. Every packet taught its session \
+         and {} events were lost: neither table nor ring refuses any, the processor sets the rate, and a full table forgets \
+         an old session for each new one.",
         figures.room - figures.forwarded,
         figures.full - figures.forwarded,
         learned.slots,
