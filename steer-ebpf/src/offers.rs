@@ -7,8 +7,7 @@ use steer_common::{
     decide::{self, Verdict},
     session::{Kind, NameLayout},
     shared::{
-        FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, LOOKUP_SLOTS, NO_BACKEND, NO_PSK, Pending,
-        SessionKey, Vip,
+        FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, LOOKUP_SLOTS, NO_BACKEND, NO_PSK, Pending, SessionKey, Vip,
     },
     wire::tls::{
         Version,
