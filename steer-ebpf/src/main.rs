@@ -18,6 +18,10 @@
 
 #[cfg(feature = "bench")]
 mod bench;
+#[cfg(feature = "bench")]
+mod bench_live;
+#[cfg(feature = "bench")]
+mod bench_scale;
 mod buffer;
 mod client;
 mod emit;

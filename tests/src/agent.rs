@@ -11,13 +11,14 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use steer_common::counters::Counter;
+use steer_user::control::ask_about;
 use tempfile::TempDir;
 
 pub use self::config::{Hook, Settings};
@@ -107,6 +108,23 @@ impl<'a> Agent<'a> {
         self.await_up()
     }
 
+    /// Starts the agent's process; how long until it answers at its socket.
+    ///
+    /// # Errors
+    /// With the agent's own words when it does not come up.
+    pub fn launch_timed(&mut self) -> Result<Duration> {
+        let start = Instant::now();
+        self.server = Some(self.spawn(&[], &[])?);
+        let answered = eventually(START, || ask_about(&self.socket()));
+        answered.with_context(|| format!("the agent does not answer; its log: {}", self.log()))?;
+        Ok(start.elapsed())
+    }
+
+    /// The process id of a running agent.
+    pub fn process(&self) -> Option<u32> {
+        self.server.as_ref().map(Server::id)
+    }
+
     /// Starts the agent's process, by the words of another command before its own and with more variables in its
     /// environment, and waits until it ends by itself; its log says why.
     ///
@@ -151,10 +169,16 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// With its own words when its exit code is not 0.
     pub fn steer(&self, words: &str) -> Result<String> {
+        let mut command = self.command(words);
+        self.lab.gateway().run(|| process::run(&mut command))
+    }
+
+    /// `steer` with these words on this agent's pins, to be run in the gateway.
+    pub fn command(&self, words: &str) -> Command {
         let mut command = Command::new(&self.steer);
         command.args(words.split_whitespace());
         command.arg("--pin-dir").arg(&self.pin_dir).arg("--socket").arg(self.socket());
-        self.lab.gateway().run(|| process::run(&mut command))
+        command
     }
 
     /// Runs `steer` with these words and `--json`, and reads what it printed.

@@ -20,13 +20,16 @@ pub(crate) struct Arguments {
     forwarded: Vec<String>,
 }
 
+/// Measurements that run programs of the feature `bench`.
+const WITH_OBJECT: [&str; 4] = ["packet", "parse", "live", "scale"];
+
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     rights::require("bench")?;
     let tree = Tree::find()?;
     setup::ensure(&tree, Job::Bench, arguments.no_install)?;
     let steer = build::steer(&tree, Profile::Release)?;
     let mut bench = tree.cargo(&["run", "--release", "--package", "steer-tests", "--bin", "bench", "--"]);
-    if arguments.forwarded.first().is_some_and(|what| what == "parse" || what == "packet") {
+    if arguments.forwarded.first().is_some_and(|what| WITH_OBJECT.contains(&what.as_str())) {
         bench.env("STEER_BENCH_OBJECT", test::programs_with(&tree, "bench")?);
     }
     command::run(bench.args(&arguments.forwarded).env("STEER_BIN", steer))

@@ -100,19 +100,36 @@ impl Rules {
     }
 }
 
-fn sweep_sessions(table: &mut Table<SessionKey, Session>, rules: &Rules, swept: &mut Swept) -> Result<u64> {
-    let (mut kept, mut stale) = (0, Vec::new());
-    table.for_each(|key, session| {
-        if rules.session_is_stale(&key, &session) {
-            stale.push(key);
-        } else {
-            kept += 1;
-            swept.named.insert(session.owner);
-        }
-    })?;
-    for key in stale {
-        swept.removed += u64::from(table.remove_if(&key, |session| rules.session_is_stale(&key, session))?);
+/// A set of backends' numbers, one entry a number: millions of entries name a few, and none is hashed.
+struct Numbers(Vec<bool>);
+
+impl Numbers {
+    fn none() -> Self {
+        Self(vec![false; usize::from(u16::MAX) + 1])
     }
+
+    fn insert(&mut self, number: u16) {
+        if let Some(named) = self.0.get_mut(usize::from(number)) {
+            *named = true;
+        }
+    }
+
+    fn into_iter(self) -> impl Iterator<Item = u16> {
+        (0..=u16::MAX).zip(self.0).filter(|(_, named)| *named).map(|(number, _)| number)
+    }
+}
+
+fn sweep_sessions(table: &mut Table<SessionKey, Session>, rules: &Rules, swept: &mut Swept) -> Result<u64> {
+    let (mut kept, mut owners) = (0, Numbers::none());
+    swept.removed += table.remove_stale(|key, session| {
+        let stale = rules.session_is_stale(key, session);
+        if !stale {
+            kept += 1;
+            owners.insert(session.owner);
+        }
+        stale
+    })?;
+    swept.named.extend(owners.into_iter());
     Ok(kept)
 }
 
@@ -121,18 +138,17 @@ fn sweep_flows(
     swept: &mut Swept,
     is_stale: impl Fn(&FlowKey, &Flow) -> bool,
 ) -> Result<u64> {
-    let (mut kept, mut stale) = (0, Vec::new());
-    table.for_each(|key, flow| {
-        if is_stale(&key, &flow) {
-            stale.push(key);
-        } else {
+    let (mut kept, mut backends) = (0, Numbers::none());
+    swept.removed += table.remove_stale(|key, flow| {
+        let stale = is_stale(key, flow);
+        if !stale {
             kept += 1;
-            swept.named.extend([flow.first, flow.owner]);
+            backends.insert(flow.first);
+            backends.insert(flow.owner);
         }
+        stale
     })?;
-    for key in stale {
-        swept.removed += u64::from(table.remove_if(&key, |flow| is_stale(&key, flow))?);
-    }
+    swept.named.extend(backends.into_iter());
     Ok(kept)
 }
 

@@ -21,8 +21,6 @@ const BPF_LINK_DETACH: libc::c_long = 34;
 /// Entries asked for at once, and the bytes they may take; more entries than a hash bucket holds in any case.
 const BATCH: usize = 4096;
 const BATCH_BYTES: usize = 1 << 20;
-/// The kernel's own "not supported", which libc has no name for (include/linux/errno.h).
-const ENOTSUPP: i32 = 524;
 
 /// `union bpf_attr` of the batch commands.
 #[repr(C)]
@@ -38,8 +36,8 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// Calls `each` for every entry of a hash map.
-pub(super) fn lookup_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, each: &mut dyn FnMut(K, V)) -> io::Result<()> {
+/// Calls `each` with every entry of a hash map, some at a time; in between entries may be removed.
+pub(super) fn lookup_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, each: &mut dyn FnMut(&[K], &[V])) -> io::Result<()> {
     let batch = BATCH.min(BATCH_BYTES / mem::size_of::<V>().max(1));
     let (mut keys, mut values) = (zeroed::<K>(batch), zeroed::<V>(batch));
     let (mut position, mut next, mut first) = (0_u64, 0_u64, true);
@@ -60,18 +58,14 @@ pub(super) fn lookup_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, each: &mut dyn FnM
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
             Err(error) => return Err(error),
         };
-        let found = keys.iter().zip(&values).take(attr.count as usize);
-        found.for_each(|(key, value)| each(*key, *value));
+        if let (Some(keys), Some(values)) = (keys.get(..attr.count as usize), values.get(..attr.count as usize)) {
+            each(keys, values);
+        }
         if ended {
             return Ok(());
         }
         (position, first) = (next, false);
     }
-}
-
-/// Whether the kernel has no batches for this map.
-pub(super) fn no_batches(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP))
 }
 
 /// Writes many entries with one call.

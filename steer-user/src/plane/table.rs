@@ -36,11 +36,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
 
     /// The value of a key.
     pub fn find(&self, key: &K) -> Result<Option<V>> {
-        match self.map.get(key, 0) {
-            Ok(value) => Ok(Some(value)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("read the map {}", self.name)),
-        }
+        find(&self.map, key).with_context(|| format!("read the map {}", self.name))
     }
 
     /// Writes an entry.
@@ -50,33 +46,31 @@ impl<K: Pod, V: Pod> Table<K, V> {
 
     /// Removes an entry; `false` if there was none.
     pub fn remove(&mut self, key: &K) -> Result<bool> {
-        match self.map.remove(key) {
-            Ok(()) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("remove from the map {}", self.name)),
-        }
+        remove(&mut self.map, key).with_context(|| format!("remove from the map {}", self.name))
     }
 
-    /// Removes an entry that is still stale when looked at again.
-    pub fn remove_if(&mut self, key: &K, stale: impl FnOnce(&V) -> bool) -> Result<bool> {
-        match self.find(key)? {
-            Some(value) if stale(&value) => self.remove(key),
-            Some(_) | None => Ok(false),
-        }
+    /// Removes every entry that is stale, and still is when looked at again; how many. Memory is taken for one batch,
+    /// however many they are.
+    pub fn remove_stale(&mut self, mut stale: impl FnMut(&K, &V) -> bool) -> Result<u64> {
+        let Self { name, map, raw } = self;
+        let (mut removed, mut failed) = (0, Ok(()));
+        let mut judge = |keys: &[K], values: &[V]| {
+            let found = keys.iter().zip(values).filter(|(key, value)| stale(key, value)).map(|(key, _)| *key);
+            for key in found.collect::<Vec<_>>() {
+                match remove_if(map, &key, |value| stale(&key, value)) {
+                    Ok(there) => removed += u64::from(there),
+                    Err(error) => failed = Err(error),
+                }
+            }
+        };
+        sys::lookup_all(raw.fd().as_fd(), &mut judge).with_context(|| format!("walk the map {name}"))?;
+        failed.with_context(|| format!("remove what is stale from the map {name}")).map(|()| removed)
     }
 
-    /// Calls `each` for every entry: in batches, or one by one where the kernel has no batches for this map.
+    /// Calls `each` for every entry.
     pub fn for_each(&self, mut each: impl FnMut(K, V)) -> Result<()> {
-        match sys::lookup_all(self.raw.fd().as_fd(), &mut each) {
-            Err(error) if sys::no_batches(&error) => {}
-            other => return other.with_context(|| format!("walk the map {}", self.name)),
-        }
-        for entry in self.map.iter() {
-            let (key, value) = entry.with_context(|| format!("walk the map {}", self.name))?;
-            each(key, value);
-        }
-        Ok(())
+        let mut batch = |keys: &[K], values: &[V]| keys.iter().zip(values).for_each(|(key, value)| each(*key, *value));
+        sys::lookup_all(self.raw.fd().as_fd(), &mut batch).with_context(|| format!("walk the map {}", self.name))
     }
 
     /// Every entry.
@@ -96,6 +90,34 @@ impl<K: Pod, V: Pod> Table<K, V> {
     /// How many entries there can be.
     pub fn max_entries(&self) -> Result<u32> {
         Ok(self.raw.info().with_context(|| format!("read the size of the map {}", self.name))?.max_entries())
+    }
+}
+
+fn find<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, key: &K) -> Result<Option<V>, MapError> {
+    match map.get(key, 0) {
+        Ok(value) => Ok(Some(value)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: &K) -> Result<bool, MapError> {
+    match map.remove(key) {
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove_if<K: Pod, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    key: &K,
+    stale: impl FnOnce(&V) -> bool,
+) -> Result<bool, MapError> {
+    match find(map, key)? {
+        Some(value) if stale(&value) => remove(map, key),
+        Some(_) | None => Ok(false),
     }
 }
 

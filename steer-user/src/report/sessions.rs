@@ -1,6 +1,6 @@
 //! `steer sessions`. Identifiers are never shown whole: they link a client's connections.
 
-use std::net::SocketAddr;
+use std::{cmp::Reverse, net::SocketAddr};
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -98,32 +98,52 @@ impl Sessions {
     /// Reads the maps; shows at most `limit`.
     pub fn read(plane: &Plane, matcher: &Matcher, limit: usize) -> Result<Self> {
         let names = Names::read(plane)?;
-        let mut found = matching(plane, matcher, &names)?;
-        found.sort_by_key(|(_, session)| std::cmp::Reverse(session.last_seen));
+        let mut latest = Latest { limit, n_offered: 0, found: Vec::new() };
+        plane.sessions.for_each(|key, session| {
+            if matcher.matches(&key, &session, &names) {
+                latest.offer(key, session);
+            }
+        })?;
         let now = clock::seconds();
-        let sessions = found.iter().take(limit).map(|(key, session)| SessionReport::new(key, session, &names, now));
-        Ok(Self { total: found.len() as u64, sessions: sessions.collect() })
+        let total = latest.n_offered;
+        let sessions =
+            latest.sorted().into_iter().map(|(key, session)| SessionReport::new(&key, &session, &names, now));
+        Ok(Self { total, sessions: sessions.collect() })
     }
 
     /// Removes them; returns how many.
     pub fn remove(plane: &mut Plane, matcher: &Matcher) -> Result<u64> {
         let names = Names::read(plane)?;
-        let mut removed = 0;
-        for (key, _) in matching(plane, matcher, &names)? {
-            removed += u64::from(plane.sessions.remove(&key)?);
-        }
-        Ok(removed)
+        plane.sessions.remove_stale(|key, session| matcher.matches(key, session, &names))
     }
 }
 
-fn matching(plane: &Plane, matcher: &Matcher, names: &Names) -> Result<Vec<(SessionKey, Session)>> {
-    let mut found = Vec::new();
-    plane.sessions.for_each(|key, session| {
-        if matcher.matches(&key, &session, names) {
-            found.push((key, session));
+/// Those of all offered that were used last, at most `limit`: a table of millions is not collected to show a hundred.
+struct Latest {
+    limit: usize,
+    n_offered: u64,
+    found: Vec<(SessionKey, Session)>,
+}
+
+impl Latest {
+    /// Sessions held beyond `limit` until the oldest are let go.
+    const SLACK: usize = 4096;
+
+    fn offer(&mut self, key: SessionKey, session: Session) {
+        self.n_offered += 1;
+        self.found.push((key, session));
+        if self.found.len() >= self.limit.saturating_add(Self::SLACK) {
+            self.found.select_nth_unstable_by_key(self.limit, |(_, session)| Reverse(session.last_seen));
+            self.found.truncate(self.limit);
         }
-    })?;
-    Ok(found)
+    }
+
+    /// Newest first.
+    fn sorted(mut self) -> Vec<(SessionKey, Session)> {
+        self.found.sort_by_key(|(_, session)| Reverse(session.last_seen));
+        self.found.truncate(self.limit);
+        self.found
+    }
 }
 
 /// What the numbers in a session stand for.
@@ -204,6 +224,19 @@ mod tests {
     #[test]
     fn refuses_what_is_no_hexadecimal() {
         assert!(Matcher::new(Some("xyz"), None, None).is_err());
+    }
+
+    #[test]
+    fn the_sessions_used_last_are_shown_newest_first_and_all_are_counted() {
+        let mut latest = Latest { limit: 3, n_offered: 0, found: Vec::new() };
+        // Every number below 10 007 once, in no order.
+        for n in 0..10_007_u32 {
+            latest.offer(key(), Session { last_seen: n * 5000 % 10_007, ..Session::default() });
+            assert!(latest.found.len() < 3 + Latest::SLACK);
+        }
+        assert_eq!(latest.n_offered, 10_007);
+        let shown = latest.sorted().into_iter().map(|(_, session)| session.last_seen).collect::<Vec<_>>();
+        assert_eq!(shown, [10_006, 10_005, 10_004]);
     }
 
     #[test]

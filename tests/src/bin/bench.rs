@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: figures, printed and never asserted on.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use steer_tests::{agent::Hook, bench, topology::Family};
@@ -31,6 +31,36 @@ enum What {
         #[arg(long)]
         json: bool,
     },
+    /// Packets a second on one core, on live frames: steer's XDP program beside bare XDP and kernel forwarding.
+    Live {
+        /// The programs built with the feature `bench`.
+        #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
+        object: PathBuf,
+        /// Frames of IPv6.
+        #[arg(long)]
+        ipv6: bool,
+        /// Print one JSON object as the last line.
+        #[arg(long)]
+        json: bool,
+        /// Write the page `live.md` and its plots there.
+        #[arg(long, value_name = "DIR")]
+        record: Option<PathBuf>,
+    },
+    /// Memory of tables, and how agent, command line, look-ups and learning fare as they grow to eight million sessions.
+    Scale {
+        /// The programs built with the feature `bench`.
+        #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
+        object: PathBuf,
+        /// Tables of a quarter of a million at most: whether all of it works, in less than a minute.
+        #[arg(long)]
+        quick: bool,
+        /// Print one JSON object as the last line.
+        #[arg(long)]
+        json: bool,
+        /// Write the page `scale.md` and its plots there.
+        #[arg(long, value_name = "DIR")]
+        record: Option<PathBuf>,
+    },
     /// What each kind of packet costs in both programs and families, above an empty program: one client's over and over,
     /// and random clients' with a million entries in each table.
     Packet {
@@ -39,7 +69,7 @@ enum What {
         quick: bool,
         /// The programs built with the feature `bench`.
         #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
-        object: std::path::PathBuf,
+        object: PathBuf,
         /// Print one JSON object as the last line.
         #[arg(long)]
         json: bool,
@@ -60,7 +90,7 @@ enum What {
     Parse {
         /// The programs built with the feature `bench`.
         #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
-        object: std::path::PathBuf,
+        object: PathBuf,
         /// Print one JSON object as the last line.
         #[arg(long)]
         json: bool,
@@ -80,9 +110,11 @@ fn main() -> ExitCode {
                 HookName::Tc => Hook::Tc,
                 HookName::Xdp => Hook::Xdp,
             };
-            bench::rehome(hook, if ipv6 { Family::V6 } else { Family::V4 }, pairs, json)
+            bench::rehome(hook, family(ipv6), pairs, json)
         }
         What::E2e { quick, record, json } => bench::e2e(&bench::EndToEnd { json, record, quick }),
+        What::Live { object, ipv6, json, record } => bench::live(&object, family(ipv6), json, record.as_deref()),
+        What::Scale { object, quick, json, record } => bench::scale(&object, quick, json, record.as_deref()),
         What::Packet { quick, object, json } => bench::packet(&object, quick, json),
         What::Parse { object, json } => bench::parse(&object, json),
     };
@@ -93,4 +125,8 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn family(ipv6: bool) -> Family {
+    if ipv6 { Family::V6 } else { Family::V4 }
 }

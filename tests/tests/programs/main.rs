@@ -13,6 +13,7 @@ mod race;
 mod random;
 mod spliced;
 mod surgery;
+mod sweeping;
 mod turnover;
 mod untouched;
 mod world;

@@ -27,11 +27,14 @@ fn sweep_table(
     swept: &mut Swept,
     is_stale: impl Fn(&SessionKey, &KeyName) -> bool,
 ) -> Result<(u64, Vec<u16>)> {
-    let (mut owners, mut stale) = (Vec::new(), Vec::new());
-    table.for_each(|key, name| if is_stale(&key, &name) { stale.push(key) } else { owners.push(name.owner) })?;
-    for key in stale {
-        swept.removed += u64::from(table.remove_if(&key, |name| is_stale(&key, name))?);
-    }
+    let mut owners = Vec::new();
+    swept.removed += table.remove_stale(|key, name| {
+        let stale = is_stale(key, name);
+        if !stale {
+            owners.push(name.owner);
+        }
+        stale
+    })?;
     let kept = owners.len() as u64;
     owners.sort_unstable();
     owners.dedup();
