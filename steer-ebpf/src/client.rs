@@ -20,9 +20,10 @@ use steer_common::{
 };
 
 use crate::{
+    certificate::hear_answer,
     hook::tc::Tc,
     journey::{drop, next},
-    lock::{lock_flow, unlock},
+    lock::{self, lock_flow, unlock},
     maps::{
         FLOWS, Facts, HANDSHAKES, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_backend,
         count_index, scratch,
@@ -156,7 +157,7 @@ fn no_flow(scratch: &Scratch) -> i32 {
 /// Any other segment of a client.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn client_segment() -> i32 {
+pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
     let flow = match known(scratch) {
         Some(flow) => flow,
@@ -165,12 +166,23 @@ pub(crate) extern "C" fn client_segment() -> i32 {
             Err(said) => return said,
         },
     };
-    let Some(state) = State::from_number(lock_flow(flow) as u8) else { return drop(Counter::FlowBusy) };
-    if matches!(state, State::First | State::Spliced) {
+    if !settled(lock::read(flow).state()) {
+        let Some(state) = State::from_number(lock_flow(flow) as u8) else { return drop(Counter::FlowBusy) };
+        if !settled(state) {
+            return held(scratch, flow, state);
+        }
         unlock(flow, state);
-        return next::FORWARD;
     }
-    held(scratch, flow, state)
+    // SAFETY: a map value.
+    if scratch.facts.payload_len != 0 && unsafe { (*flow).flags } & FLOW_LEARNED == 0 {
+        hear_answer(skb, flow);
+    }
+    next::FORWARD
+}
+
+#[inline(always)]
+fn settled(state: State) -> bool {
+    matches!(state, State::First | State::Spliced)
 }
 
 /// The flow's record; where only `splices` has it, it is put back into `flows`.

@@ -12,6 +12,7 @@ use steer_common::{
 };
 
 use crate::{
+    certificate::said_behind,
     maps::{count, joined, scratch, spare},
     offers::{find_owner, look_up, offer},
     verifier::{limit, size},
@@ -117,6 +118,8 @@ pub(crate) extern "C" fn decide_hello(flow: *mut Flow, text: *mut Pending, have:
     record.flags |= FLOW_HELLO;
     count(Counter::Hello);
     if whole {
+        record.hello_len = if scratch.in_joined != 0 { scratch.framing.at } else { scratch.hello.end };
+        said_behind(record, have);
         return owner;
     }
     // What was missing might have said more: only an owner counts.

@@ -132,7 +132,7 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
     let mut said = tc_settled(skb);
     said = match said {
         next::SYN => client::client_syn(skb),
-        next::CLIENT => client::client_segment(),
+        next::CLIENT => client::client_segment(skb),
         next::SERVER => server::server_segment(skb),
         next::ICMP => icmp::translate_error(skb),
         next::FRAGMENT => fragment::forward_later(skb),
@@ -373,9 +373,10 @@ fn settled_flow(scratch: &mut Scratch, role: &Role, time: u64) -> Option<Plan> {
     }
     let id = record.holder() as u32;
     match role {
+        _ if record.flags & FLOW_LEARNED == 0 => return None,
         // SAFETY: as above.
         Role::Client(vip) if idle(record, seconds) > unsafe { (**vip).flow_timeout } => return None,
-        Role::Server(from) if *from != id || record.flags & FLOW_LEARNED == 0 => return None,
+        Role::Server(from) if *from != id => return None,
         Role::Client(_) | Role::Server(_) => {}
     }
     Some(Plan { id, flow: Some(flow), to_client, seconds })

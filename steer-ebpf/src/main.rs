@@ -17,6 +17,7 @@
 #![expect(missing_docs, unreachable_pub, reason = "the program macros write public functions without documentation")]
 
 mod buffer;
+mod certificate;
 mod client;
 mod emit;
 mod forward;
@@ -33,6 +34,7 @@ mod options;
 mod rebuild;
 mod rehome;
 mod server;
+mod sources;
 mod stamps;
 mod sums;
 mod too_big;

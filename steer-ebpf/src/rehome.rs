@@ -12,6 +12,7 @@ use steer_common::{
 
 use crate::{
     buffer::{new_buffer, store_in_buffer},
+    certificate::{expect_answer, said_behind},
     client::{copy_flow, forget, nothing_to_learn, settle},
     emit::hop_to,
     hello::{decide_hello, decide_packet, said, verdict},
@@ -36,6 +37,9 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
     let Some(flow) = locked(scratch) else { return drop(Counter::FlowBusy) };
     let state = State::from_number(scratch.piece.state as u8).unwrap_or(State::First);
+    if state == State::Established && scratch.piece.offset == 0 {
+        expect_answer(skb, flow);
+    }
     if state == State::Established && !worth_holding(skb, flow, scratch) {
         return next::FORWARD;
     }
@@ -140,7 +144,10 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff) -> i32 {
         unsafe { (*buffer).grown_at = scratch.facts.now };
     }
     // SAFETY: as above.
-    let (contiguous, needed) = unsafe { (ranges::contiguous(&(*buffer).ranges), (*buffer).needed) };
+    let (contiguous, highest, needed) = unsafe {
+        let ranges = &(*buffer).ranges;
+        (ranges::contiguous(ranges), ranges::highest(ranges), (*buffer).needed)
+    };
     let said = match state {
         // Decided on already, from the packet.
         State::Established => scratch.piece.said,
@@ -163,6 +170,7 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff) -> i32 {
     };
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
+    said_behind(record, highest);
     let mut act = rehome::data(record, state, &progress);
     if let DataAct::Flush(_) = act
         && state != State::Wait

@@ -12,8 +12,8 @@ mod session;
 pub use self::{address::*, flow::*, pool::*, session::*};
 use crate::wire::tls::server_flight::Follow;
 
-/// Version of the map layouts; names the pin directory (`PIN_DIR/v2`). Any change to a type in here raises it.
-pub const LAYOUT_VERSION: u32 = 2;
+/// Version of the map layouts; names the pin directory (`PIN_DIR/v3`). Any change to a type in here raises it.
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Most backends of one gateway, over all VIPs; `BackendId` is an index below it.
 pub const MAX_BACKENDS: u32 = 1024;
@@ -44,7 +44,9 @@ no_padding!(Session, 2, 2, 4, 4, 4);
 no_padding!(Hop, 4, 6, 6, 4, 4);
 no_padding!(Backend, 20, 20, 2, 2, 2, 2, 4, 24);
 no_padding!(KeyName, 2, 2, 4, 4, 4, 4, 2 * KEY_NAME_TRIES);
-no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2, 1, 1, 2, 4);
+no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2, 1, 1, 2, 4, 4);
+no_padding!(SourceKey, 16, 2, 2);
+no_padding!(Source, 4, 4);
 no_padding!(Settings, 4, 4);
 no_padding!(Follow, 4 * 3, 2 * 3, 6, 32, 8, 8, 4);
 no_padding!(Flow, 8, 8, 4 * 12, 2 * 8, 8, 4, 32, 76, 24);
@@ -73,6 +75,8 @@ mod pod {
         SessionKey,
         Session,
         KeyName,
+        SourceKey,
+        Source,
         Backend,
         Vip,
         Settings,
