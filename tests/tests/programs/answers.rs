@@ -21,9 +21,9 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind, 0][..], &(body.len() as u16).to_be_bytes(), body].concat()
 }
 
-/// A hello of TLS 1.2 without a session, [`HELLO`] bytes or more.
-fn hello(longer_by: usize) -> Vec<u8> {
-    let padding = HELLO as usize - 5 - 4 - 2 - 32 - 1 - 4 - 2 - 2 - 4 + longer_by;
+/// A hello of TLS 1.2 without a session, so much shorter than [`HELLO`] bytes.
+fn hello(shorter_by: usize) -> Vec<u8> {
+    let padding = HELLO as usize - 5 - 4 - 2 - 32 - 1 - 4 - 2 - 2 - 4 - shorter_by;
     let filler = [&[0, 21][..], &(padding as u16).to_be_bytes(), &vec![0; padding]].concat();
     let mut body = [&[3, 3][..], &[0x5a; 32], &[0, 0, 2, 0xc0, 0x2f, 1, 0]].concat();
     body.extend((filler.len() as u16).to_be_bytes());
