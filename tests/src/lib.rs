@@ -5,7 +5,7 @@
 //! steer and [`l4`] its rival; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
 //! send segments that no kernel would. [`programs`] runs packets through the loaded programs without any link, and
 //! [`detour`] reorders what clients send. [`setting`] and [`case`] are what the tests of faults share; [`demo`] is the
-//! whole of it for people, [`matrix`] judges steer with other TLS stacks at both ends.
+//! whole of it for people, [`soak`] the whole of it for minutes under chaos, [`matrix`] judges steer with other TLS stacks at both ends.
 
 pub mod agent;
 pub mod bench;
@@ -27,4 +27,5 @@ pub mod process;
 pub mod programs;
 pub mod scenario;
 pub mod setting;
+pub mod soak;
 pub mod topology;

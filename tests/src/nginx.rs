@@ -139,6 +139,14 @@ impl Nginx {
         }
     }
 
+    /// Sends its process a signal: SIGSTOP freezes it, while its kernel still accepts connections.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.server().as_ref().context("it does not run")?.signal(signal)
+    }
+
     /// Puts a file where clients can download it, and returns its SHA-256.
     ///
     /// # Errors
