@@ -1,7 +1,7 @@
 //! Parser, policy, re-home state machine and map layouts of `steer`: one source for the kernel programs, the agent, the
 //! tests, the fuzzers and the offline tools.
 //!
-//! Modules stand in the order of a packet's journey: bytes are read ([`wire`]), named ([`flow`], [`session`]), decided on
+//! Modules stand in the order of a packet's journey: bytes are read ([`wire`]), named ([`directory`], [`flow`], [`session`]), decided on
 //! ([`decide`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]), learned from ([`learn`]) and counted ([`counters`]); [`shared`] holds
 //! the layouts of the pinned maps.
 #![no_std]
@@ -10,6 +10,7 @@
 pub mod checksum;
 pub mod counters;
 pub mod decide;
+pub mod directory;
 pub mod flow;
 pub mod learn;
 pub mod ranges;

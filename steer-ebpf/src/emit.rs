@@ -84,8 +84,8 @@ pub(crate) extern "C" fn hop_to(skb: *mut __sk_buff, id: u32) -> i32 {
 #[inline(always)]
 fn write_ethernet(skb: *mut __sk_buff, id: u32) -> i32 {
     let Some(backend) = backend(id) else { return -1 };
-    let hop: *const u8 = (&raw const backend.hop.destination).cast();
-    // SAFETY: destination and source lie next to each other in `Hop`: 12 bytes.
+    let hop = &raw const backend.hop.ethernet;
+    // SAFETY: 12 bytes of a map value.
     unsafe { bpf_skb_store_bytes(skb, 0, hop.cast(), 12, 0) as i32 }
 }
 

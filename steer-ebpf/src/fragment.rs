@@ -55,7 +55,7 @@ pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> i32 {
     let mut window = hook.window();
     let ip: &Ip = &scratch.ip;
     let Some(ethernet) = window.words_mut::<3>(0) else { return drop(Counter::Malformed) };
-    *ethernet = route.hop.ethernet();
+    *ethernet = route.hop.words();
     let source = route.source != 0;
     let new = route.address.words();
     if ip.v6 {

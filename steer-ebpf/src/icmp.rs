@@ -21,7 +21,7 @@ use crate::{
     forward::{fib, refresh},
     hook::tc::Tc,
     journey::{drop, next, pass},
-    maps::{BACKEND_IDS, FLOWS, Quote, SPLICES, Scratch, VIPS, backend, count, now, scratch, seconds},
+    maps::{BACKEND_IDS, FLOWS, Quote, SPLICES, Scratch, VIPS, backend, count, scratch, seconds},
     stamps::AHEAD,
 };
 
@@ -41,7 +41,7 @@ const V6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 #[inline(never)]
 pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
-    scratch.facts.seconds = seconds(now());
+    scratch.facts.seconds = seconds(scratch);
     if !load(skb, scratch) {
         return pass(Counter::IcmpPassed);
     }
@@ -233,7 +233,7 @@ fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> i32 {
     }
     let differences = sums(skb, scratch);
     let l4 = ip.l4 as u32;
-    let ethernet = hop.ethernet();
+    let ethernet = hop.words();
     let (outer, message) = ((&raw const scratch.quote.outer).cast(), (&raw const scratch.quote.message).cast());
     const V4: u32 = (ICMP_LEN + IPV4_LEN + QUOTED) as u32;
     const V6: u32 = (ICMP_LEN + IPV6_LEN + QUOTED) as u32;

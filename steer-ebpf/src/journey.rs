@@ -4,7 +4,7 @@ use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
-    shared::{BACKEND_RETURN_SEEN, FLOW_LEARNED, Flow, Hop, Vip, options},
+    shared::{BACKEND_RETURN_SEEN, FLOW_LEARNED, Flow, Hop, ROLE_BACKEND, ROLE_VIP, Vip, options},
     wire::{
         ip::{self, Frame, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
         tcp::{self, Segment, flags},
@@ -22,8 +22,8 @@ use crate::{
     },
     icmp, learn, lock,
     maps::{
-        BACKEND_IDS, FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, VIPS, backend, count, count_backend, count_index,
-        now, scratch, seconds,
+        FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, backend, count, count_backend, count_index, listed, scratch,
+        seconds,
     },
     options::OptionsHook,
     rehome, server,
@@ -112,7 +112,7 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
     let Ok(()) = read(hook) else { return ON };
     let Some(scratch) = scratch() else { return ON };
     let Some(role) = classify(scratch) else { return ON };
-    let Some(plan) = settled_flow(scratch, &role, now()) else {
+    let Some(plan) = settled_flow(scratch, &role) else {
         return Outcome::Pass(Counter::XdpToTc);
     };
     match deliver(hook, &plan, scratch) {
@@ -191,17 +191,18 @@ extern "C" fn tc_settled(skb: *mut __sk_buff) -> i32 {
         Err(reason) => return pass(reason),
     }
     let Some(scratch) = scratch() else { return next::DROP };
-    let time = now();
     let Some(role) = classify(scratch) else {
-        scratch.facts = facts(&scratch.ip, &scratch.segment, time);
+        let seconds = seconds(scratch);
+        scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
         let syn = scratch.segment.flags & (flags::SYN | flags::ACK) == flags::SYN;
         return if syn { next::NOT_OURS_SYN } else { pass(Counter::NotOurs) };
     };
-    if let Some(plan) = settled_flow(scratch, &role, time) {
+    if let Some(plan) = settled_flow(scratch, &role) {
         let done = deliver(hook, &plan, scratch);
         return delivered(scratch, done, plan.to_client);
     }
-    scratch.facts = facts(&scratch.ip, &scratch.segment, time);
+    let seconds = seconds(scratch);
+    scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
     scratch.facts.from_server = matches!(role, Role::Server(_)) as u8;
     match role {
         Role::Client(vip) => {
@@ -324,19 +325,15 @@ fn read<H: Hook>(hook: &H) -> Result<(), Counter> {
 
 /// Finds out by address alone what a packet is to us: one interface may carry both sides.
 #[inline(always)]
-fn classify(scratch: &mut Scratch) -> Option<Role> {
+fn classify(scratch: &Scratch) -> Option<Role> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
-    let endpoint = &mut scratch.endpoint;
-    endpoint.address = ip.destination;
-    endpoint.port = segment.destination_port;
-    endpoint.protocol = PROTOCOL_TCP;
-    if let Some(vip) = VIPS.get_ptr(&*endpoint) {
-        return Some(Role::Client(vip));
+    if let Some(listed) = listed(&ip.destination, segment.destination_port)
+        && listed.role == ROLE_VIP
+    {
+        return Some(Role::Client(&raw const listed.vip));
     }
-    endpoint.address = ip.source;
-    endpoint.port = segment.source_port;
-    // SAFETY: one number is read.
-    unsafe { BACKEND_IDS.get(&*endpoint) }.map(|id| Role::Server(*id))
+    let listed = listed(&ip.source, segment.source_port)?;
+    (listed.role == ROLE_BACKEND).then_some(Role::Server(listed.id as u32))
 }
 
 /// How a packet goes on.
@@ -353,7 +350,7 @@ struct Plan {
 
 /// The plan for a packet of a flow that has a backend for good and from which nothing is to be learned.
 #[inline(always)]
-fn settled_flow(scratch: &mut Scratch, role: &Role, time: u64) -> Option<Plan> {
+fn settled_flow(scratch: &mut Scratch, role: &Role) -> Option<Plan> {
     if scratch.segment.any(flags::SYN) {
         return None;
     }
@@ -366,7 +363,7 @@ fn settled_flow(scratch: &mut Scratch, role: &Role, time: u64) -> Option<Plan> {
     let flow = FLOWS.get_ptr_mut(&scratch.key)?;
     // SAFETY: a map value; each field is read and written as a word, and a lost race costs one stamp.
     let record = unsafe { &*flow };
-    let seconds = seconds(time);
+    let seconds = seconds(scratch);
     let word = lock::read(record);
     if word.locked() || !matches!(word.state(), State::Spliced | State::First) {
         return None;
@@ -395,7 +392,8 @@ fn enter_key(scratch: &mut Scratch, to_client: bool, vip_id: u16) {
 #[inline(always)]
 fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Result<i32, Refused> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
-    if H::XDP && unfinished(hook, ip) {
+    let unfinished = unfinished(hook, ip);
+    if H::XDP && unfinished {
         return Err(Refused::OtherHook(Counter::XdpUnfinishedChecksum));
     }
     let Some(backend) = backend(plan.id) else { return Err(Refused::Dropped(Counter::NoBackend)) };
@@ -405,7 +403,7 @@ fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Resu
     }
     let to = if plan.to_client { &backend.vip } else { &backend.endpoint };
     let change = &mut scratch.change;
-    *change = Change::of_addresses(to, plan.to_client);
+    *change = Change::of_addresses(to, plan.to_client, !unfinished && !hook.aggregated());
     let mut hop: *mut Hop = &raw mut scratch.hop;
     scratch.hop.ifindex = 0;
     scratch.route.hop.ifindex = 0;
@@ -464,10 +462,10 @@ fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Resu
 }
 
 #[inline(always)]
-fn facts(ip: &Ip, segment: &Segment, time: u64) -> Facts {
+fn facts(ip: &Ip, segment: &Segment, seconds: u32) -> Facts {
     Facts {
-        now: time,
-        seconds: seconds(time),
+        now: 0,
+        seconds,
         l4: ip.l4 as u32,
         header_len: segment.header_len as u32,
         payload_len: segment.payload_len as u32,

@@ -23,7 +23,7 @@ use steer_common::{
 
 use crate::{
     journey::next,
-    maps::{EVENTS, FLOWS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, count, count_backend, scratch},
+    maps::{EVENTS, FLOWS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, count, count_backend, now, scratch},
     offers::enter_name,
     sources::admit_session,
     verifier::{limit, mask, size},
@@ -310,7 +310,7 @@ extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
     };
     if scratch.vip.flags & VIP_TELL_TICKETS != 0 {
         scratch.event = Event {
-            at: scratch.facts.now,
+            at: now(),
             flow: scratch.key,
             what: Counter::TicketTold as u16,
             first: scratch.backend as u16,

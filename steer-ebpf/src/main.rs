@@ -16,6 +16,8 @@
 )]
 #![expect(missing_docs, unreachable_pub, reason = "the program macros write public functions without documentation")]
 
+#[cfg(feature = "bench")]
+mod bench;
 mod buffer;
 mod certificate;
 mod client;
@@ -68,25 +70,6 @@ pub fn steer_xdp(context: XdpContext) -> u32 {
 #[classifier]
 pub fn steer_tc(context: TcContext) -> i32 {
     journey::tc(context.skb.skb)
-}
-
-/// Measured: the decision on a hello, from the packet to the miss of the last look-up. Nothing is changed.
-#[cfg(feature = "bench")]
-#[classifier]
-pub fn bench_parse(context: TcContext) -> i32 {
-    /// Ethernet, IPv4 and TCP headers without options.
-    const HEADERS: u32 = 54;
-    let Some(scratch) = maps::scratch() else { return 0 };
-    scratch.vip.name_len = 16;
-    let len = context.skb.len() - HEADERS;
-    hello::decide_packet(context.skb.skb, &raw mut scratch.flow, HEADERS, len)
-}
-
-/// Measured: what it costs to run a program at all.
-#[cfg(feature = "bench")]
-#[classifier]
-pub fn bench_empty(_context: TcContext) -> i32 {
-    0
 }
 
 #[cfg(not(test))]

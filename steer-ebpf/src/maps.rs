@@ -3,14 +3,15 @@
 use aya_ebpf::{
     bindings::bpf_fib_lookup,
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
-    helpers::generated::bpf_ktime_get_coarse_ns,
+    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
     macros::btf_map,
 };
 use steer_common::{
     counters::Counter,
+    directory,
     shared::{
         Address, Backend, BackendStats, Endpoint, Event, Flow, FlowKey, FragmentKey, FragmentRoute, Hop, KeyName,
-        LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS, Pending, Session, SessionKey, Settings, Source, SourceKey, Vip,
+        LOOKUP_ENTRIES, Listed, MAX_BACKENDS, MAX_VIPS, Pending, Session, SessionKey, Settings, Source, SourceKey, Vip,
     },
     wire::{
         ip::Ip,
@@ -58,6 +59,9 @@ pub(crate) static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::n
 /// Address of a backend to its number. Written by the agent.
 #[btf_map(name = "backend_ids")]
 pub(crate) static BACKEND_IDS: HashMap<Endpoint, u32, { MAX_BACKENDS as usize }> = HashMap::new();
+/// Who stands at an endpoint, as [`directory`] says. Written by the agent.
+#[btf_map(name = "directory")]
+static DIRECTORY: Array<Listed, { directory::ENTRIES as usize }> = Array::new();
 /// VIPs. Written by the agent; `mss` is lowered by the programs.
 #[btf_map(name = "vips")]
 pub(crate) static VIPS: HashMap<Endpoint, Vip, { MAX_VIPS as usize }> = HashMap::new();
@@ -87,6 +91,10 @@ static SPARE: PerCpuArray<Pending, 2> = PerCpuArray::new();
 /// What is known of the packet at hand; handed to the global functions, which take five arguments at most.
 #[repr(C)]
 pub(crate) struct Scratch {
+    /// The timer tick in which `seconds` was asked for.
+    pub(crate) tick: u64,
+    /// Seconds of CLOCK_MONOTONIC; kept from packet to packet.
+    pub(crate) seconds: u32,
     pub(crate) ip: Ip,
     pub(crate) segment: Segment,
     pub(crate) quote: Quote,
@@ -130,6 +138,7 @@ pub(crate) struct Scratch {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Facts {
+    /// When the client's data came, nanoseconds of CLOCK_MONOTONIC; only where it is held.
     pub(crate) now: u64,
     pub(crate) seconds: u32,
     pub(crate) l4: u32,
@@ -248,6 +257,14 @@ pub(crate) fn count_backend(backend: u32, change: impl FnOnce(&mut BackendStats)
     }
 }
 
+/// Who stands at an endpoint.
+#[inline(always)]
+pub(crate) fn listed(address: &Address, port: [u8; 2]) -> Option<&'static Listed> {
+    // SAFETY: array elements live as long as the program; the agent writes only those that no packet is told to read.
+    let entry = |index| DIRECTORY.get_ptr(index).map(|listed| unsafe { &*listed });
+    directory::find(address, port, entry)
+}
+
 /// The record of a backend.
 #[inline(always)]
 pub(crate) fn backend(id: u32) -> Option<&'static mut Backend> {
@@ -263,8 +280,14 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_coarse_ns() }
 }
 
-/// Whole seconds of `now`.
+/// Whole seconds of [`now`], which steps once a timer tick: asked for once a tick and CPU.
 #[inline(always)]
-pub(crate) fn seconds(now: u64) -> u32 {
-    (now / 1_000_000_000) as u32
+pub(crate) fn seconds(scratch: &mut Scratch) -> u32 {
+    // SAFETY: a helper call without arguments, which the kernel replaces by a load.
+    let tick = unsafe { bpf_jiffies64() };
+    if scratch.tick != tick {
+        scratch.tick = tick;
+        scratch.seconds = (now() / 1_000_000_000) as u32;
+    }
+    scratch.seconds
 }

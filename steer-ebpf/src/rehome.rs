@@ -7,7 +7,10 @@ use steer_common::{
     ranges::{self, Inserted},
     rehome::{self, DataAct, Progress},
     shared::{Event, Flow, VIP_OBSERVE, options},
-    wire::ETHERNET_LEN,
+    wire::{
+        ETHERNET_LEN,
+        tls::client_certificate::{HELLO_LOOK, hello_len},
+    },
 };
 
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
     hello::{decide_hello, decide_packet, said, verdict},
     journey::{drop, next},
     lock::{self, unlock},
-    maps::{EVENTS, FLOWS, PENDING, Piece, SETTINGS, SPLICES, Scratch, count, count_index, scratch},
+    maps::{EVENTS, FLOWS, PENDING, Piece, SETTINGS, SPLICES, Scratch, count, count_index, now, scratch},
     options::read_options,
     sums::sum_payload,
 };
@@ -43,6 +46,7 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff) -> i32 {
     if state == State::Established && !worth_holding(skb, flow, scratch) {
         return next::FORWARD;
     }
+    scratch.facts.now = now();
     if sum_payload(skb) != 0 || scratch.facts.sum_good == 0 {
         unlock(flow, state);
         return drop(Counter::BadChecksum);
@@ -170,6 +174,10 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff) -> i32 {
     };
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
+    if record.hello_len == 0 && contiguous >= HELLO_LOOK as u32 {
+        // SAFETY: as above.
+        record.hello_len = unsafe { (&(*buffer).data).first_chunk().map_or(0, hello_len) };
+    }
     said_behind(record, highest);
     let mut act = rehome::data(record, state, &progress);
     if let DataAct::Flush(_) = act
@@ -242,7 +250,7 @@ fn give_up(flow: *mut Flow, reason: Counter) -> i32 {
 #[inline(always)]
 pub(crate) fn tell(scratch: &mut Scratch, what: Counter) {
     scratch.event = Event {
-        at: scratch.facts.now,
+        at: now(),
         flow: scratch.key,
         what: what as u16,
         first: scratch.flow.first,

@@ -2,7 +2,7 @@
 
 use steer_common::{
     flow::{State, Word},
-    shared::{FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, Hop},
+    shared::{FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, Hop, answered},
     wire::{
         Packet,
         tcp::{Segment, flags},
@@ -85,13 +85,11 @@ fn stamp_splice(key: &FlowKey, flow: &Flow) {
 #[inline(always)]
 pub(crate) fn note_hop<H: Hook>(hook: &H, hop: &mut Hop) {
     let Some(ethernet) = hook.window().words::<3>(0) else { return };
-    let (destination, source) = Hop::back(ethernet);
+    let back = answered(ethernet);
     let ifindex = hook.ingress();
-    let same = Hop { destination, source, ..*hop }.ethernet() == hop.ethernet();
-    if hop.ifindex != ifindex || !same {
+    if hop.ifindex != ifindex || hop.words() != back {
         hop.asked = 0;
         hop.ifindex = ifindex;
-        hop.destination = destination;
-        hop.source = source;
+        hop.set_words(back);
     }
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use steer_common::{
     checksum::fold,
     counters::Counter,
-    shared::Hop,
+    shared::answered,
     wire::{
         ETHERNET_LEN,
         ip::{IPV4_LEN, IPV6_LEN, PROTOCOL_ICMP, PROTOCOL_ICMPV6},
@@ -88,8 +88,7 @@ fn quote_packet(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
                 bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, inner, V4) == 0
             }
     };
-    let (destination, source) = Hop::back(ethernet);
-    let back = Hop { destination, source, ..Hop::default() }.ethernet();
+    let back = answered(ethernet);
     for i in 0..3 {
         scratch.make.old_ip[i] = back[i];
     }

@@ -1,7 +1,8 @@
 //! Benchmarks: printed, and recorded in docs/bench by [`record`]; never asserted on.
 
+mod packet;
 mod parse;
 pub mod record;
 mod rehome;
 
-pub use self::{parse::parse, rehome::rehome};
+pub use self::{packet::packet, parse::parse, rehome::rehome};

@@ -3,8 +3,8 @@
 //! Read it in the order a test uses it: [`scenario`] describes what is wanted and starts it; [`topology`] builds the
 //! namespaces and links, [`netns`] is one namespace; [`pki`], [`nginx`] and [`client`] are the TLS ends; [`agent`] runs
 //! steer and [`l4`] its rival; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
-//! send segments that no kernel would. [`programs`] runs packets through the loaded programs without any link, and
-//! [`detour`] reorders what clients send. [`setting`] and [`case`] are what the tests of faults share; [`demo`] is the
+//! send segments that no kernel would. [`programs`] runs packets through the loaded programs without any link, on flows
+//! of [`ends`], and [`detour`] reorders what clients send. [`setting`] and [`case`] are what the tests of faults share; [`demo`] is the
 //! whole of it for people, [`soak`] the whole of it for minutes under chaos, [`matrix`] judges steer with other TLS stacks at both ends.
 
 pub mod agent;
@@ -13,6 +13,7 @@ pub mod case;
 pub mod client;
 pub mod demo;
 pub mod detour;
+pub mod ends;
 pub mod frames;
 pub mod kernel_counters;
 pub mod l4;

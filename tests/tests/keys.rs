@@ -190,7 +190,7 @@ fn learned(steer: &Agent<'_>, owner: SocketAddr) -> Result<KeyName> {
 }
 
 fn key(run: &Run, plane: &Plane, digits: &str) -> Result<SessionKey> {
-    let vip = plane.vips.find(&steer_user::address::endpoint(run.vip()))?.context("no VIP")?;
+    let vip = plane.vip(&steer_user::address::endpoint(run.vip()))?.context("no VIP")?;
     let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16);
     let bytes = (0..digits.len()).step_by(2).map(byte).collect::<Result<Vec<_>, _>>()?;
     SessionKey::new(vip.id, Kind::KeyName, &bytes).context("no key")

@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(&tree, Job::Test, arguments.no_install)?;
     let steer = build::steer(&tree, Profile::Release)?;
     let mut bench = tree.cargo(&["run", "--release", "--package", "steer-tests", "--bin", "bench", "--"]);
-    if arguments.forwarded.first().is_some_and(|what| what == "parse") {
+    if arguments.forwarded.first().is_some_and(|what| what == "parse" || what == "packet") {
         bench.env("STEER_BENCH_OBJECT", test::programs_with(&tree, "bench")?);
     }
     command::run(bench.args(&arguments.forwarded).env("STEER_BIN", steer))

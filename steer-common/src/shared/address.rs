@@ -1,5 +1,7 @@
 //! Who is on the wire.
 
+use zerocopy::transmute;
+
 /// An IP address: IPv6 as it is, IPv4 mapped into `::ffff:0:0/96` (RFC 4291 2.5.5.2). Big-endian.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -24,20 +26,15 @@ impl Address {
     }
 
     /// The four 32-bit words as they lie in memory (network order bytes), for hashing and checksums.
+    #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
-        let b = &self.bytes;
-        [
-            u32::from_ne_bytes([b[0], b[1], b[2], b[3]]),
-            u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
-            u32::from_ne_bytes([b[8], b[9], b[10], b[11]]),
-            u32::from_ne_bytes([b[12], b[13], b[14], b[15]]),
-        ]
+        transmute!(self.bytes)
     }
 
     /// Makes an address of four 32-bit words as they lie in memory.
-    pub const fn from_words(w: [u32; 4]) -> Self {
-        let (a, b, c, d) = (w[0].to_ne_bytes(), w[1].to_ne_bytes(), w[2].to_ne_bytes(), w[3].to_ne_bytes());
-        Self { bytes: [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]] }
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        Self { bytes: transmute!(words) }
     }
 
     /// Whether this is a mapped IPv4 address.

@@ -1,6 +1,8 @@
 //! VIPs, their backends, what those did, and settings.
 
-use super::Endpoint;
+use zerocopy::transmute;
+
+use super::{Address, Endpoint};
 
 /// A next hop on Ethernet: where a packet leaves and between which stations.
 #[repr(C)]
@@ -8,10 +10,8 @@ use super::Endpoint;
 pub struct Hop {
     /// Egress interface; 0: not known.
     pub ifindex: u32,
-    /// Destination MAC address.
-    pub destination: [u8; 6],
-    /// Source MAC address.
-    pub source: [u8; 6],
+    /// Destination and source MAC address, as they start a frame.
+    pub ethernet: [u8; 12],
     /// Largest IP packet that this hop takes, bytes; 0: not known.
     pub mtu: u32,
     /// When the forwarding table was asked last, seconds of CLOCK_MONOTONIC.
@@ -19,23 +19,30 @@ pub struct Hop {
 }
 
 impl Hop {
-    /// The two MAC addresses as they start a frame, as three words in memory order.
+    /// The start of a frame to this hop, as three words in memory order.
     #[inline(always)]
-    pub const fn ethernet(&self) -> [u32; 3] {
-        let (d, s) = (&self.destination, &self.source);
-        [
-            u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
-            u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
-            u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
-        ]
+    pub const fn words(&self) -> [u32; 3] {
+        transmute!(self.ethernet)
     }
 
-    /// The hop that a frame starting with these three words came from.
+    /// Enters the start of a frame to this hop, three words in memory order.
     #[inline(always)]
-    pub const fn back(ethernet: [u32; 3]) -> ([u8; 6], [u8; 6]) {
-        let (a, b, c) = (ethernet[0].to_ne_bytes(), ethernet[1].to_ne_bytes(), ethernet[2].to_ne_bytes());
-        ([b[2], b[3], c[0], c[1], c[2], c[3]], [a[0], a[1], a[2], a[3], b[0], b[1]])
+    pub const fn set_words(&mut self, words: [u32; 3]) {
+        self.ethernet = transmute!(words);
     }
+
+    /// The start of a frame between two stations: what [`Hop::ethernet`] holds.
+    #[inline(always)]
+    pub const fn stations(destination: [u8; 6], source: [u8; 6]) -> [u8; 12] {
+        transmute!([destination, source])
+    }
+}
+
+/// The start of an answer to a frame that starts with these three words: the stations change places.
+#[inline(always)]
+pub const fn answered(ethernet: [u32; 3]) -> [u32; 3] {
+    let halves: [u16; 6] = transmute!(ethernet);
+    transmute!([halves[3], halves[4], halves[5], halves[0], halves[1], halves[2]])
 }
 
 /// One server behind a VIP: value of `backends`, whose index is the `BackendId`.
@@ -99,6 +106,39 @@ pub struct Vip {
     pub name_timeout: u32,
     /// Sessions that are learned of one source in [`Vip::session_timeout`]; 0: no limit.
     pub sessions_per_source: u32,
+}
+
+/// Who stands at an endpoint: value of `directory` ([`crate::directory`]).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Listed {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// Any of `ROLE_*`.
+    pub role: u16,
+    /// `VipId` or `BackendId`.
+    pub id: u16,
+    /// In the first entry, the head: the half that is in use, 0 or 1. Else zero.
+    pub head: u32,
+    /// The VIP's record; of a backend all zero.
+    pub vip: Vip,
+}
+
+/// An empty slot.
+pub const ROLE_NONE: u16 = 0;
+/// A VIP.
+pub const ROLE_VIP: u16 = 1;
+/// A backend.
+pub const ROLE_BACKEND: u16 = 2;
+
+impl Listed {
+    /// Whether it is this endpoint's entry.
+    #[inline(always)]
+    pub const fn stands_at(&self, address: &Address, port: [u8; 2]) -> bool {
+        let (a, b) = (self.endpoint.address.words(), address.words());
+        let differ = (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]);
+        differ == 0 && u16::from_ne_bytes(self.endpoint.port) == u16::from_ne_bytes(port)
+    }
 }
 
 /// Learn and decide, forward untouched.

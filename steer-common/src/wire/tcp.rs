@@ -1,6 +1,8 @@
 //! TCP headers (RFC 9293 3.1) and a walker over their options.
 
-use super::{Packet, byte, ip::Ip, lower, upper};
+use zerocopy::transmute;
+
+use super::{Packet, byte, ip::Ip, lower};
 
 /// Length of a TCP header without options, bytes.
 pub const TCP_LEN: usize = 20;
@@ -73,9 +75,10 @@ pub fn parse<P: Packet + ?Sized>(packet: &P, ip: &Ip) -> Option<Segment> {
     if header_len < TCP_LEN || header_len > ip.l4_len {
         return None;
     }
+    let ports: [[u8; 2]; 2] = transmute!(h[0]);
     Some(Segment {
-        source_port: upper(h[0]).to_be_bytes(),
-        destination_port: lower(h[0]).to_be_bytes(),
+        source_port: ports[0],
+        destination_port: ports[1],
         seq: u32::from_be(h[1]),
         ack: u32::from_be(h[2]),
         window: lower(h[3]),

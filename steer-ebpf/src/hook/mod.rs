@@ -6,7 +6,7 @@ pub(crate) mod tc;
 pub(crate) mod xdp;
 
 use aya_ebpf::bindings::bpf_fib_lookup;
-use steer_common::wire::Packet;
+use steer_common::{checksum::update, wire::Packet};
 
 use crate::verifier::{mask, opaque};
 
@@ -49,12 +49,14 @@ impl Window {
         Some(unsafe { &mut *(at as *mut [u32; N]) })
     }
 
-    /// The 16-bit word at `offset`, as it lies in memory, to be changed in place.
+    /// Brings the finished TCP checksum at `offset` up to date; false where it lies beyond the linear bytes.
     #[inline(always)]
-    pub(crate) fn half_mut(&mut self, offset: usize) -> Option<&mut u16> {
-        let at = self.at(offset, 2)?;
+    pub(crate) fn update_sum(&mut self, offset: usize, difference: &Difference) -> bool {
+        let Some(at) = self.at(offset, 2) else { return false };
         // SAFETY: as in `words_mut`.
-        Some(unsafe { &mut *(at as *mut u16) })
+        let field = unsafe { &mut *(at as *mut u16) };
+        *field = update(*field, difference.pseudo + difference.segment);
+        true
     }
 }
 
@@ -99,10 +101,11 @@ pub(crate) trait Hook {
     fn mtu(&self, ifindex: u32) -> u32;
     /// Asks the forwarding table; 0 or one of `BPF_FIB_LKUP_RET_*`.
     fn fib(&self, params: *mut bpf_fib_lookup) -> i32;
-    /// Brings the TCP checksum at `at` up to date; false where the packet cannot be changed.
-    fn finish(&self, at: usize, v6: bool, difference: Difference) -> bool;
-    /// Whether the checksum can be brought up to date by this hook.
-    fn can_finish(&self, pseudo_sum: u16, field: u16) -> bool;
+    /// Whether the packet is several segments in one.
+    fn aggregated(&self) -> bool;
+    /// Brings the TCP checksum at `at` up to date; false where the packet cannot be changed. `finished` says that it is
+    /// the sum of all its segment.
+    fn finish(&self, at: usize, v6: bool, difference: Difference, finished: bool) -> bool;
     /// Sends the packet, its Ethernet header already written, out of an interface; the action to return.
     fn redirect(&self, ifindex: u32) -> i32;
     /// Largest IP packet on the wire that this packet will become, bytes, given its own IP length.

@@ -110,16 +110,23 @@ impl Hook for Tc {
     }
 
     #[inline(always)]
-    fn finish(&self, at: usize, v6: bool, difference: Difference) -> bool {
+    fn aggregated(&self) -> bool {
+        // SAFETY: the context pointer is the program's argument.
+        unsafe { (*self.0).gso_size != 0 }
+    }
+
+    /// A finished checksum is changed in place; all that is left to tell is the sum of CHECKSUM_COMPLETE. With IPv4 the
+    /// header's own checksum balances everything but the pseudo header, with IPv6 nothing balances the hop limit.
+    #[inline(always)]
+    fn finish(&self, at: usize, v6: bool, difference: Difference, finished: bool) -> bool {
+        if finished {
+            self.uncovered(if v6 { difference.uncovered } else { !fold32(difference.pseudo) as u64 });
+            return self.window().update_sum(at, &difference);
+        }
         if v6 && difference.uncovered != 0 {
             self.uncovered(difference.uncovered);
         }
         self.replace_sums(at, v6, difference.pseudo, difference.segment)
-    }
-
-    #[inline(always)]
-    fn can_finish(&self, _pseudo_sum: u16, _field: u16) -> bool {
-        true
     }
 
     #[inline(always)]

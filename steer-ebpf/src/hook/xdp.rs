@@ -1,12 +1,10 @@
 //! XDP: raw frames before the kernel made socket buffers of them.
 
+use super::{Difference, Hook, Window};
 use aya_ebpf::{
     bindings::{bpf_fib_lookup, xdp_md},
     helpers::generated::{bpf_check_mtu, bpf_fib_lookup as fib, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
 };
-use steer_common::checksum::update;
-
-use super::{Difference, Hook, Window};
 
 /// An XDP context.
 pub(crate) struct Xdp(pub(crate) *mut xdp_md);
@@ -53,18 +51,13 @@ impl Hook for Xdp {
     }
 
     #[inline(always)]
-    fn finish(&self, at: usize, _v6: bool, difference: Difference) -> bool {
-        let mut window = self.window();
-        let Some(field) = window.half_mut(at) else { return false };
-        *field = update(*field, difference.pseudo + difference.segment);
-        true
+    fn aggregated(&self) -> bool {
+        false
     }
 
-    /// A local virtual link hands over packets whose checksum field holds only the pseudo header's sum; finishing it
-    /// would need the whole payload.
     #[inline(always)]
-    fn can_finish(&self, pseudo_sum: u16, field: u16) -> bool {
-        pseudo_sum != field
+    fn finish(&self, at: usize, _v6: bool, difference: Difference, _finished: bool) -> bool {
+        self.window().update_sum(at, &difference)
     }
 
     #[inline(always)]

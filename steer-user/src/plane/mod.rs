@@ -4,6 +4,7 @@
 
 mod attach;
 mod clsact;
+mod directory;
 mod load;
 mod pin;
 pub mod rights;
@@ -15,12 +16,13 @@ use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use steer_common::{
     counters::Counter,
     shared::{
-        Backend, BackendStats, Endpoint, Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, LOOKUP_ENTRIES,
+        Backend, BackendStats, Endpoint, Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, LOOKUP_ENTRIES, Listed,
         MAX_BACKENDS, MAX_VIPS, Outcomes, Pending, Session, SessionKey, Settings, Source, SourceKey, Vip,
     },
 };
 
 pub use attach::{Attachment, Kind, Target, Xdp, ifindex};
+pub use directory::half;
 pub use load::Programs;
 pub use pin::{Lock, PinDir};
 pub use table::{Slots, Table};
@@ -70,6 +72,7 @@ fn specs(sizes: &Sizes) -> Vec<Spec> {
         Spec::of::<FragmentKey, FragmentRoute>("fragments", LruHash, FRAGMENTS),
         Spec::of::<u32, Backend>("backends", Array, MAX_BACKENDS),
         Spec::of::<Endpoint, u32>("backend_ids", Hash, MAX_BACKENDS),
+        Spec::of::<u32, Listed>("directory", Array, directory::ENTRIES),
         Spec::of::<Endpoint, Vip>("vips", Hash, MAX_VIPS),
         Spec::of::<u32, u16>("lookup", Array, LOOKUP_ENTRIES),
         Spec::of::<u32, Settings>("settings", Array, ONE),
@@ -113,12 +116,11 @@ pub struct Plane {
     /// Handshakes.
     pub handshakes: Table<FlowKey, Flow>,
     backends: Array<MapData, Backend>,
-    /// `BackendId` by address.
-    pub backend_ids: Table<Endpoint, u32>,
-    /// VIPs by address.
-    pub vips: Table<Endpoint, Vip>,
+    backend_ids: Table<Endpoint, u32>,
+    vips: Table<Endpoint, Vip>,
+    directory: Slots<Listed>,
     /// Lookup tables.
-    pub lookup: Slots,
+    pub lookup: Slots<u16>,
     settings: Array<MapData, Settings>,
     /// What the configuration last said.
     pub configured: Table<Endpoint, Configured>,
@@ -141,6 +143,7 @@ impl Plane {
             backends: open(dir, "backends")?,
             backend_ids: Table::open(dir, "backend_ids")?,
             vips: Table::open(dir, "vips")?,
+            directory: Slots::open(dir, "directory")?,
             lookup: Slots::open(dir, "lookup")?,
             settings: open(dir, "settings")?,
             configured: Table::open(dir, CONFIGURED)?,
@@ -189,13 +192,6 @@ impl Plane {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
         let zero = PerCpuValues::try_from(vec![BackendStats::default(); cpus]).context("make empty statistics")?;
         self.backend_stats.set(id, zero, 0).context("write the map backend_stats")
-    }
-
-    /// Every VIP.
-    pub fn vips(&self) -> Result<Vec<(Endpoint, Vip)>> {
-        let mut vips = self.vips.entries()?;
-        vips.sort_by_key(|(_, vip)| vip.id);
-        Ok(vips)
     }
 
     /// The settings of the gateway.

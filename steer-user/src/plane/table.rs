@@ -99,24 +99,30 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 }
 
-/// The `lookup` map, written a table at a time.
-pub struct Slots {
+/// A pinned array, written many slots at a time.
+pub struct Slots<V: Pod> {
+    name: String,
+    map: Array<MapData, V>,
     raw: MapData,
 }
 
-impl Slots {
+impl<V: Pod> Slots<V> {
     pub(super) fn open(dir: &PinDir, name: &str) -> Result<Self> {
         let pin = dir.map(name);
-        let map: Array<MapData, u16> = super::open(dir, name)?;
-        drop(map);
+        let map = super::open(dir, name)?;
         let raw = MapData::from_pin(&pin).with_context(|| format!("open the pinned map {}", pin.display()))?;
-        Ok(Self { raw })
+        Ok(Self { name: name.to_owned(), map, raw })
+    }
+
+    /// One slot.
+    pub fn read(&self, index: u32) -> Result<V> {
+        self.map.get(&index, 0).with_context(|| format!("read the map {}", self.name))
     }
 
     /// Writes slots from index `base` on.
-    pub fn write(&mut self, base: u32, slots: &[u16]) -> Result<()> {
+    pub fn write(&mut self, base: u32, slots: &[V]) -> Result<()> {
         let indices = (base..).take(slots.len()).collect::<Vec<_>>();
-        sys::update_all(self.raw.fd().as_fd(), &indices, slots).context("write the map lookup")
+        sys::update_all(self.raw.fd().as_fd(), &indices, slots).with_context(|| format!("write the map {}", self.name))
     }
 }
 

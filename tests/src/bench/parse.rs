@@ -84,28 +84,29 @@ fn time(ebpf: &mut Ebpf, name: &str, hello: &[u8]) -> Result<u64> {
     Ok(u64::try_from(ran.duration.as_nanos()).unwrap_or(u64::MAX))
 }
 
-fn median(mut times: Vec<u64>) -> u64 {
+pub(super) fn median(mut times: Vec<u64>) -> u64 {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Offer {
+pub(super) enum Offer {
+    Nothing,
     SessionId,
     Ticket,
     Psk,
 }
 
 /// A hello of `len` bytes with the extensions that stacks send; what is missing of its length is a key share.
-fn hello(len: usize, offer: Offer) -> Vec<u8> {
-    let id = if offer == Offer::Ticket { 0u8 } else { 32 };
+pub(super) fn hello(len: usize, offer: Offer) -> Vec<u8> {
+    let id = if matches!(offer, Offer::Ticket | Offer::Nothing) { 0u8 } else { 32 };
     let extension =
         |kind: u16, body: &[u8]| [&kind.to_be_bytes()[..], &(body.len() as u16).to_be_bytes(), body].concat();
     let mut extensions: Vec<Vec<u8>> = [(10, 8), (11, 2), (13, 18), (16, 14), (23, 0), (0xff01, 1), (5, 5)]
         .map(|(kind, n)| extension(kind, &vec![0; n]))
         .to_vec();
     let ticket = match offer {
-        Offer::SessionId => Vec::new(),
+        Offer::Nothing | Offer::SessionId => Vec::new(),
         Offer::Ticket => extension(extension::SESSION_TICKET, &[7; 192]),
         Offer::Psk => {
             extensions.push(extension(extension::SUPPORTED_VERSIONS, &[4, 3, 4, 3, 3]));

@@ -31,6 +31,19 @@ enum What {
         #[arg(long)]
         json: bool,
     },
+    /// What each kind of packet costs in both programs and families, above an empty program: one client's over and over,
+    /// and random clients' with a million entries in each table.
+    Packet {
+        /// Leave the filled tables out.
+        #[arg(long)]
+        quick: bool,
+        /// The programs built with the feature `bench`.
+        #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
+        object: std::path::PathBuf,
+        /// Print one JSON object as the last line.
+        #[arg(long)]
+        json: bool,
+    },
     /// What it costs to read a hello in the kernel and to look up in vain what it offers, above an empty program.
     Parse {
         /// The programs built with the feature `bench`.
@@ -57,6 +70,7 @@ fn main() -> ExitCode {
             };
             bench::rehome(hook, if ipv6 { Family::V6 } else { Family::V4 }, pairs, json)
         }
+        What::Packet { quick, object, json } => bench::packet(&object, quick, json),
         What::Parse { object, json } => bench::parse(&object, json),
     };
     match measured {

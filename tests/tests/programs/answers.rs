@@ -10,6 +10,8 @@ use steer_tests::programs::Program;
 use crate::world::{CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, World, families, from_backend, from_client};
 
 const ID: [u8; 32] = [0x1d; 32];
+/// NOP, NOP, timestamps, as agreed on.
+const STAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0x20, 1, 0, 0, 0x30, 1];
 /// Length of the client's hello with its record header, bytes.
 const HELLO: u32 = 209;
 
@@ -104,7 +106,7 @@ impl Talk<'_> {
     /// The client's bytes at this place of its stream, counted from the end of its hello.
     fn client(&self, at: i32, bytes: &[u8]) -> Result<()> {
         let seq = CLIENT_ISN.wrapping_add(1 + HELLO).wrapping_add_signed(at);
-        let segment = self.ends.up(seq).ack(FIRST_ISN.wrapping_add(1)).payload(bytes);
+        let segment = self.ends.up(seq).ack(FIRST_ISN.wrapping_add(1)).options(&STAMPS).payload(bytes);
         self.world.run(Program::Tc, &from_client(&segment)).map(drop)
     }
 
@@ -195,6 +197,24 @@ fn what_a_client_says_before_it_is_asked_does_not_count() -> Result<()> {
         assert_eq!(talk.world.flow(&ends)?.hello_len, HELLO, "{what}");
         assert_eq!(talk.handshake(true, &pieces)?, [counted], "{what}");
     }
+    Ok(())
+}
+
+/// The first byte comes again with nothing new behind it: the flow is settled before its hello is whole.
+#[test]
+fn a_certificate_is_seen_behind_a_hello_whose_pieces_stalled() -> Result<()> {
+    let mut world = World::new()?;
+    let (ends, hello) = (families()[0], hello(0));
+    world.prepare(&ends, &Given::flow(ends.established()))?;
+    let talk = Talk { world: &mut world, ends, spliced: false };
+    talk.client(-209, &hello[..3])?;
+    talk.client(-206, &hello[3..63])?;
+    std::thread::sleep(std::time::Duration::from_millis(150));
+    let before = talk.world.loaded.plane.counter(Counter::GatherStalled)?;
+    talk.client(-209, &hello[..3])?;
+    assert_eq!(talk.world.loaded.plane.counter(Counter::GatherStalled)? - before, 1);
+    talk.client(-146, &hello[63..])?;
+    assert_eq!(talk.handshake(true, &[(0, second_flight(700))])?, [Counter::Learned]);
     Ok(())
 }
 

@@ -1,37 +1,27 @@
 //! Where fixtures run: a namespace with one interface, the loaded programs, their maps as a fixture wants them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
     session::Kind,
     shared::{
-        Address, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, FLOW_LEARNED, Flow, FlowKey, Hop, LOOKUP_HALVES,
-        LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session, SessionKey, Settings, Vip, options,
+        BACKEND_PRESENT, BACKEND_UP, Backend, Flow, FlowKey, Hop, LOOKUP_HALVES, LOOKUP_SLOTS, NO_BACKEND, Pending,
+        Range, Session, SessionKey, Settings, Vip,
     },
-    wire::tls::server_flight::Follow,
+};
+pub(crate) use steer_tests::ends::{
+    BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, Ends, FIRST_ISN, GATE_MAC, INNER_MAC, OWNER_ISN, TS_DELTA, families,
 };
 use steer_tests::{
+    ends::endpoint,
     netns::NetNs,
     packets::{Segment, judge_checksums},
     programs::{Loaded, Program, Ran},
 };
 use steer_user::{clock, config::Sizes};
-
-/// Stations: the client's router, the gateway's two sides, a backend.
-pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc];
-pub(crate) const GATE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-pub(crate) const INNER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-pub(crate) const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
-
-/// Initial sequence numbers.
-pub(crate) const CLIENT_ISN: u32 = 0x1000_0000;
-pub(crate) const FIRST_ISN: u32 = 0xffff_fff0;
-pub(crate) const OWNER_ISN: u32 = 0x2000_0001;
-pub(crate) const TS_DELTA: u32 = 0x0102_0305;
 
 /// Actions of the two programs.
 pub(crate) const TC_NEXT: i32 = -1;
@@ -40,112 +30,6 @@ pub(crate) const TC_REDIRECT: i32 = 7;
 pub(crate) const XDP_DROP: i32 = 1;
 pub(crate) const XDP_PASS: i32 = 2;
 pub(crate) const XDP_REDIRECT: i32 = 4;
-
-/// Who speaks with whom.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ends {
-    pub(crate) vip_id: u16,
-    pub(crate) first_id: u16,
-    pub(crate) owner_id: u16,
-    pub(crate) client: SocketAddr,
-    pub(crate) vip: SocketAddr,
-    pub(crate) first: SocketAddr,
-    pub(crate) owner: SocketAddr,
-}
-
-/// Both families.
-pub(crate) fn families() -> [Ends; 2] {
-    let at = |text: &str| text.parse().expect("an address and port");
-    [
-        Ends {
-            vip_id: 1,
-            first_id: 13,
-            owner_id: 14,
-            client: at("192.0.2.7:40001"),
-            vip: at("198.51.100.10:443"),
-            first: at("10.0.0.1:8443"),
-            owner: at("10.0.0.2:9443"),
-        },
-        Ends {
-            vip_id: 2,
-            first_id: 23,
-            owner_id: 24,
-            client: at("[2001:db8::7]:40001"),
-            vip: at("[2001:db8:1::10]:443"),
-            first: at("[fd00::1]:8443"),
-            owner: at("[fd00::2]:9443"),
-        },
-    ]
-}
-
-impl Ends {
-    pub(crate) fn key(&self) -> FlowKey {
-        FlowKey::of_vip(address(self.client.ip()), self.client.port().to_be_bytes(), self.vip_id)
-    }
-
-    /// A segment of the client.
-    pub(crate) fn up(&self, seq: u32) -> Segment {
-        Segment::new(self.client, self.vip, seq)
-    }
-
-    /// A segment of a backend.
-    pub(crate) fn down(&self, from: SocketAddr, seq: u32) -> Segment {
-        Segment::new(from, self.client, seq)
-    }
-
-    /// An established flow that stays on its first backend, with nothing left to learn.
-    pub(crate) fn settled(&self) -> Flow {
-        let word = Word::new(State::First, CLIENT_ISN).0;
-        Flow { word, first: self.first_id, owner: self.first_id, flags: FLOW_LEARNED, ..self.established() }
-    }
-
-    /// A re-homed flow.
-    pub(crate) fn spliced(&self) -> Flow {
-        let delta = FIRST_ISN.wrapping_sub(OWNER_ISN);
-        let word = Word::new(State::Spliced, CLIENT_ISN).0;
-        Flow {
-            word,
-            owner_isn: OWNER_ISN,
-            delta,
-            ts_delta: TS_DELTA,
-            server_next: OWNER_ISN.wrapping_add(1),
-            owner: self.owner_id,
-            first_scale: 7,
-            owner_scale: 7,
-            flags: FLOW_LEARNED,
-            ..self.established()
-        }
-    }
-
-    /// A flow whose client acknowledged its first backend and said nothing yet.
-    pub(crate) fn established(&self) -> Flow {
-        const AGREED: u8 = options::SACK | options::TIMESTAMPS | options::WINDOW_SCALE;
-        Flow {
-            word: Word::new(State::Established, CLIENT_ISN).0,
-            first_isn: FIRST_ISN,
-            client_next: CLIENT_ISN.wrapping_add(1),
-            server_next: FIRST_ISN.wrapping_add(1),
-            follow: Follow::new(FIRST_ISN.wrapping_add(1)),
-            first: self.first_id,
-            owner: self.first_id,
-            client_ts: 7000,
-            syn_window: 64240,
-            first_window: 65160,
-            client_mss: 1460,
-            told_mss: 1460,
-            offered: AGREED,
-            agreed: AGREED,
-            client_scale: 7,
-            first_scale: 7,
-            ..Flow::default()
-        }
-    }
-
-    /// A SYN that was forwarded.
-    pub(crate) fn handshake(&self) -> Flow {
-        Flow { word: Word::new(State::Syn, CLIENT_ISN).0, ..self.established() }
-    }
-}
 
 /// What the maps hold besides one VIP a family and its two backends.
 #[derive(Clone, Default)]
@@ -221,7 +105,7 @@ impl World {
             loaded.plane.lookup.write(base, &[ends.first_id; LOOKUP_SLOTS as usize])?;
             loaded.plane.lookup.write(base + LOOKUP_SLOTS, &[NO_BACKEND; LOOKUP_SLOTS as usize])?;
             for (id, at) in [(ends.first_id, ends.first), (ends.owner_id, ends.owner)] {
-                loaded.plane.backend_ids.insert(&endpoint(at), &u32::from(id))?;
+                loaded.plane.set_backend_id(&endpoint(at), u32::from(id))?;
             }
         }
         let pending = MapData::from_pin(loaded.pin("pending")).and_then(Map::from_map_data);
@@ -233,7 +117,7 @@ impl World {
     pub(crate) fn prepare(&mut self, ends: &Ends, given: &Given) -> Result<()> {
         let (key, now) = (ends.key(), programs_seconds());
         let mtu = given.mtu.unwrap_or(1500);
-        let hop = |destination, source| Hop { ifindex: self.ifindex, destination, source, mtu, asked: now };
+        let hop = |to, from| Hop { ifindex: self.ifindex, ethernet: Hop::stations(to, from), mtu, asked: now };
         let live = |flow: &Flow| Flow { seen: now, client_hop: hop(CLIENT_MAC, GATE_MAC), ..*flow };
         let plane = &mut self.loaded.plane;
         let (flows, handshakes) = (&mut plane.flows, &mut plane.handshakes);
@@ -266,7 +150,7 @@ impl World {
             name_len: 16,
             ..Vip::default()
         };
-        plane.vips.insert(&endpoint(ends.vip), &vip)?;
+        plane.set_vip(&endpoint(ends.vip), &vip)?;
         if let Some(id) = &given.session {
             let key = SessionKey::new(ends.vip_id, Kind::SessionId, id).context("a session ID")?;
             let session = Session { owner: ends.owner_id, first_seen: now, last_seen: now, ..Session::default() };
@@ -383,17 +267,6 @@ pub(crate) fn to_client(mut segment: Segment, vip: SocketAddr) -> Vec<u8> {
 
 pub(crate) fn family(ends: &Ends) -> &'static str {
     if ends.client.is_ipv4() { "IPv4" } else { "IPv6" }
-}
-
-pub(crate) fn address(ip: IpAddr) -> Address {
-    match ip {
-        IpAddr::V4(ip) => Address::from_v4(ip.octets()),
-        IpAddr::V6(ip) => Address::from_v6(ip.octets()),
-    }
-}
-
-fn endpoint(at: SocketAddr) -> Endpoint {
-    Endpoint::tcp(address(at.ip()), at.port())
 }
 
 fn lookup_base(ends: &Ends, empty: bool) -> u32 {

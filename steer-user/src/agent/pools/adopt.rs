@@ -105,7 +105,7 @@ impl Pools {
         for (key, _) in self.plane.vips()? {
             if !self.vips.iter().any(|vip| endpoint(vip.address) == key) {
                 log::info!("VIP {} is not configured any more: removed", socket(&key));
-                self.plane.vips.remove(&key)?;
+                self.plane.remove_vip(&key)?;
             }
         }
         Ok(())

@@ -20,7 +20,7 @@ const HEADERS_V6: u32 = 60;
 impl Pools {
     /// Writes a VIP as the file wants it, with its lookup table.
     pub(super) fn write_vip(&mut self, vip: &config::Vip, id: u16) -> Result<()> {
-        let old = self.plane.vips.find(&endpoint(vip.address))?;
+        let old = self.plane.vip(&endpoint(vip.address))?;
         let (layout, origin) = names::layout(vip, old.as_ref());
         if old.is_some_and(|old| names::layout_of(&old) != layout) {
             self.forget_names(id)?;
@@ -45,7 +45,7 @@ impl Pools {
 
     /// Fills a VIP's lookup table anew after a change of its pool.
     pub(super) fn rebuild(&mut self, key: &Endpoint) -> Result<()> {
-        match self.plane.vips.find(key)? {
+        match self.plane.vip(key)? {
             Some(vip) => self.write_table(key, vip),
             None => Ok(()),
         }
@@ -63,7 +63,7 @@ impl Pools {
         let lookup_base = if vip.lookup_base == half(vip.id, 0) { half(vip.id, 1) } else { half(vip.id, 0) };
         self.plane.lookup.write(lookup_base, &pool::table(&members, LOOKUP_SLOTS))?;
         let mss = self.mss(key, &pool, vip.mss);
-        self.plane.vips.insert(key, &Vip { lookup_base, mss, ..vip })
+        self.plane.set_vip(key, &Vip { lookup_base, mss, ..vip })
     }
 
     /// What clients may be told: what the interfaces take, lowered by what backends have said in their SYN-ACKs. What

@@ -47,7 +47,7 @@ impl Pools {
     /// Adds a backend to a VIP's pool, or gives one that is there another weight.
     pub fn add(&mut self, vip: SocketAddr, address: SocketAddr, weight: u16) -> Result<()> {
         let key = endpoint(vip);
-        let Some(written) = self.plane.vips.find(&key)? else { bail!("there is no VIP {vip}") };
+        let Some(written) = self.plane.vip(&key)? else { bail!("there is no VIP {vip}") };
         self.refuse_misplaced(vip, address)?;
         self.put(&key, written.id, address, weight)?;
         self.rebuild(&key)?;
@@ -90,7 +90,7 @@ impl Pools {
             let removed = backend.flags & BACKEND_PRESENT == 0;
             if removed && !named.contains(&(id as u16)) {
                 log::info!("backend {id} ({}) is forgotten: nothing names it any more", socket(&backend.endpoint));
-                self.plane.backend_ids.remove(&backend.endpoint)?;
+                self.plane.remove_backend_id(&backend.endpoint)?;
                 self.plane.clear_backend(id)?;
             }
         }
@@ -120,7 +120,7 @@ impl Pools {
         if address.is_ipv4() != vip.is_ipv4() {
             bail!("families do not mix: {address} cannot stand behind {vip}");
         }
-        if self.plane.vips.find(&endpoint(address))?.is_some() {
+        if self.plane.vip(&endpoint(address))?.is_some() {
             bail!("{address} is a VIP");
         }
         match self.find(address)? {
@@ -149,7 +149,7 @@ impl Pools {
             self.changed.extend([*vip, old.vip]);
         }
         self.plane.set_backend(id, &new)?;
-        self.plane.backend_ids.insert(&key, &id)
+        self.plane.set_backend_id(&key, id)
     }
 
     fn free_backend_id(&self) -> Result<u32> {

@@ -75,7 +75,7 @@ impl Pools {
         let mut names = HashMap::new();
         for vip in &self.vips {
             let at = endpoint(vip.address);
-            let Some(Vip { id: vip_id, .. }) = self.plane.vips.find(&at)? else { continue };
+            let Some(Vip { id: vip_id, .. }) = self.plane.vip(&at)? else { continue };
             for backend in &vip.backends {
                 let owner = ids.get(&(endpoint(backend.address), at)).copied();
                 let keys = backend.key_names.iter().filter_map(|name| SessionKey::new(vip_id, Kind::KeyName, name));
@@ -103,7 +103,7 @@ impl Pools {
         let Some((at, vip)) = self.plane.vips()?.into_iter().find(looked_for) else { return Ok(()) };
         let NameLayout { at: name_at, len: name_len } = finding.layout;
         let flags = (vip.flags & !VIP_TELL_TICKETS) | VIP_NAME_FOUND;
-        self.plane.vips.insert(&at, &Vip { flags, name_at, name_len, ..vip })?;
+        self.plane.set_vip(&at, &Vip { flags, name_at, name_len, ..vip })?;
         log::info!("VIP {}: ticket key names found: {}", socket(&at), LayoutWord(finding.layout));
         let now = clock::seconds();
         for seen in &finding.names {

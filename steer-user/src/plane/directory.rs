@@ -1,0 +1,78 @@
+//! VIPs and backends by address: the tables that say so, and the directory that the programs read.
+//!
+//! The tables are written first, the directory follows them; what a crash leaves undone the next agent does.
+
+use anyhow::{Context as _, Result};
+use steer_common::{
+    directory::{self, PROBES, SLOTS},
+    shared::{Endpoint, Listed, ROLE_BACKEND, ROLE_VIP, Vip},
+};
+
+use super::Plane;
+
+pub(super) use steer_common::directory::ENTRIES;
+
+impl Plane {
+    /// The VIP at an address.
+    pub fn vip(&self, at: &Endpoint) -> Result<Option<Vip>> {
+        self.vips.find(at)
+    }
+
+    /// Every VIP, by number.
+    pub fn vips(&self) -> Result<Vec<(Endpoint, Vip)>> {
+        let mut vips = self.vips.entries()?;
+        vips.sort_by_key(|(_, vip)| vip.id);
+        Ok(vips)
+    }
+
+    /// Writes a VIP, and lists it with every backend that has a number.
+    pub fn set_vip(&mut self, at: &Endpoint, vip: &Vip) -> Result<()> {
+        self.vips.insert(at, vip)?;
+        self.list()
+    }
+
+    /// Removes a VIP.
+    pub fn remove_vip(&mut self, at: &Endpoint) -> Result<()> {
+        self.vips.remove(at)?;
+        self.list()
+    }
+
+    /// Notes a backend's number. It is listed when its VIP is written next.
+    pub fn set_backend_id(&mut self, at: &Endpoint, id: u32) -> Result<()> {
+        self.backend_ids.insert(at, &id)
+    }
+
+    /// Takes a backend's number from it.
+    pub fn remove_backend_id(&mut self, at: &Endpoint) -> Result<()> {
+        self.backend_ids.remove(at)?;
+        self.list()
+    }
+
+    /// Fills the half of the directory that is not in use, then turns the programs to it.
+    fn list(&mut self) -> Result<()> {
+        let head = self.directory.read(0)?.head ^ 1;
+        let listed = half(&self.vips.entries()?, &self.backend_ids.entries()?)?;
+        self.directory.write(directory::half(head), &listed)?;
+        self.directory.write(0, &[Listed { head, ..Listed::default() }])
+    }
+}
+
+/// One half of a directory.
+///
+/// # Errors
+/// When too many endpoints fall into the same place.
+pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<Vec<Listed>> {
+    let mut half = vec![Listed::default(); (SLOTS + PROBES) as usize];
+    let vips = vips.iter().map(|(at, vip)| Listed { endpoint: *at, role: ROLE_VIP, id: vip.id, head: 0, vip: *vip });
+    let backends = backends.iter().map(|(at, id)| Listed {
+        endpoint: *at,
+        role: ROLE_BACKEND,
+        id: *id as u16,
+        ..Listed::default()
+    });
+    for listed in vips.chain(backends) {
+        let slot = directory::free_slot(&half, &listed.endpoint).and_then(|slot| half.get_mut(slot));
+        *slot.context("find a place in the directory: too many addresses and ports share one")? = listed;
+    }
+    Ok(half)
+}

@@ -1,0 +1,259 @@
+//! The measured programs and their tables.
+
+use anyhow::{Context, Result, anyhow};
+use aya::{
+    Ebpf, EbpfLoader, Pod, VerifierLogLevel,
+    maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray},
+    programs::{Program, SchedClassifier, Xdp},
+};
+use steer_common::{
+    counters::Counter,
+    directory,
+    flow::{State as FlowState, Word},
+    shared::{
+        Address, BACKEND_PRESENT, BACKEND_RETURN_SEEN, BACKEND_UP, Backend, Bench, Endpoint, Flow, FlowKey, Hop,
+        LOOKUP_HALVES, LOOKUP_SLOTS, Listed, Session, SessionKey, Settings, Vip,
+    },
+};
+use steer_user::{clock, plane::half};
+
+use super::{
+    Hook, INGRESS,
+    cases::{Case, known_session},
+};
+use crate::{
+    ends::{BACKEND_MAC, CLIENT_MAC, Ends, GATE_MAC, INNER_MAC, OWNER_ISN, endpoint, families},
+    netns::NetNs,
+};
+
+/// Whose packets come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    /// One client's, over and over.
+    Hot,
+    /// Random clients', with a million entries in `flows`, `sessions` and `handshakes`.
+    Random1m,
+}
+
+/// Entries of a filled table.
+const MILLION: u32 = 1 << 20;
+
+impl State {
+    pub(super) fn runs(self) -> u32 {
+        if self == State::Hot { 100_000 } else { 40_000 }
+    }
+
+    /// Entries of the tables; those of flows have room to spare, so that none that is measured is evicted.
+    fn sizes(self) -> [(&'static str, u32); 4] {
+        let small = 4096;
+        match self {
+            State::Hot => [("flows", small), ("splices", small), ("handshakes", small), ("sessions", small)],
+            State::Random1m => [
+                ("flows", MILLION + MILLION / 4),
+                ("splices", MILLION / 2),
+                ("handshakes", MILLION),
+                ("sessions", MILLION),
+            ],
+        }
+    }
+}
+
+pub(super) struct Tables {
+    ebpf: Ebpf,
+}
+
+impl Tables {
+    /// Loads the programs and fills their tables for these cases.
+    pub(super) fn new(object: &[u8], ends: &Ends, state: State, cases: &[Case]) -> Result<Self> {
+        let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(VerifierLogLevel::STATS).map_max_entries("pending", 16);
+        for (table, entries) in state.sizes() {
+            loader.map_max_entries(table, entries);
+        }
+        let mut tables = Self { ebpf: loader.load(object).context("load the measured programs")? };
+        for name in ["steer_tc", "bench_empty", "bench_shim_tc"] {
+            tables.program::<SchedClassifier>(name)?.load().with_context(|| format!("load {name}"))?;
+        }
+        for name in ["steer_xdp", "bench_empty_xdp", "bench_shim_xdp"] {
+            tables.program::<Xdp>(name)?.load().with_context(|| format!("load {name}"))?;
+        }
+        tables.pool(ends, link_index()?)?;
+        tables.fill(ends, state, cases)?;
+        Ok(tables)
+    }
+
+    pub(super) fn program<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P>
+    where
+        &'a mut P: TryFrom<&'a mut Program, Error: std::error::Error + Send + Sync + 'static>,
+    {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        program.try_into().with_context(|| format!("take the program {name}"))
+    }
+
+    /// The shim's next orders, and the program it runs.
+    pub(super) fn begin(&mut self, case: &Case, bench: &Bench, hook: Hook, steer: bool) -> Result<()> {
+        let flow = live(&bench.flow);
+        self.array::<Bench>("bench")?.set(0, Bench { flow, ..*bench }, 0).context("write the map bench")?;
+        let (map, name) = match (hook, steer) {
+            (Hook::Tc, true) => ("bench_tc_next", "steer_tc"),
+            (Hook::Tc, false) => ("bench_tc_next", "bench_empty"),
+            (Hook::Xdp, true) => ("bench_xdp_next", "steer_xdp"),
+            (Hook::Xdp, false) => ("bench_xdp_next", "bench_empty_xdp"),
+        };
+        let program = match hook {
+            Hook::Tc => self.program::<SchedClassifier>(name)?.fd()?.try_clone()?,
+            Hook::Xdp => self.program::<Xdp>(name)?.fd()?.try_clone()?,
+        };
+        let mut next = ProgramArray::try_from(self.map(map)?)?;
+        next.set(0, &program, 0).with_context(|| format!("enter {name} for {}", case.name))
+    }
+
+    /// What the shim told.
+    pub(super) fn told(&mut self) -> Result<Bench> {
+        self.array::<Bench>("bench")?.get(&0, 0).context("read the map bench")
+    }
+
+    /// What the programs counted.
+    pub(super) fn counter(&mut self, counter: Counter) -> Result<u64> {
+        let counters: PerCpuArray<&mut MapData, u64> = self.map("counters")?.try_into()?;
+        Ok(counters.get(&(counter as u32), 0)?.iter().sum())
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+        self.ebpf.map_mut(name).ok_or_else(|| anyhow!("the object has no map {name}"))
+    }
+
+    fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+        Ok(self.map(name)?.try_into()?)
+    }
+
+    fn table<K: Pod, V: Pod>(&mut self, name: &str) -> Result<HashMap<&mut MapData, K, V>> {
+        Ok(self.map(name)?.try_into()?)
+    }
+
+    /// One VIP, its two backends, and a lookup table that names the first.
+    fn pool(&mut self, ends: &Ends, ifindex: u32) -> Result<()> {
+        self.array::<Settings>("settings")?.set(0, Settings { bypass: 0, xdp: 1 }, 0)?;
+        let lookup_base = u32::from(ends.vip_id) * LOOKUP_HALVES * LOOKUP_SLOTS;
+        let mut lookup = self.array::<u16>("lookup")?;
+        for slot in 0..LOOKUP_SLOTS {
+            lookup.set(lookup_base + slot, ends.first_id, 0)?;
+        }
+        let vip = Vip {
+            id: ends.vip_id,
+            lookup_base,
+            session_timeout: 600,
+            flow_timeout: 7860,
+            owner_tries: 3,
+            name_len: 16,
+            ..Vip::default()
+        };
+        self.table::<Endpoint, Vip>("vips")?.insert(endpoint(ends.vip), vip, 0)?;
+        let backends = [(ends.first_id, ends.first), (ends.owner_id, ends.owner)];
+        let listed = half(&[(endpoint(ends.vip), vip)], &backends.map(|(id, at)| (endpoint(at), u32::from(id))))?;
+        let mut directory = self.array::<Listed>("directory")?;
+        for (slot, listed) in (directory::half(0)..).zip(listed) {
+            directory.set(slot, listed, 0)?;
+        }
+        for (id, at) in backends {
+            self.table::<Endpoint, u32>("backend_ids")?.insert(endpoint(at), u32::from(id), 0)?;
+            let backend = Backend {
+                endpoint: endpoint(at),
+                vip: endpoint(ends.vip),
+                vip_id: ends.vip_id,
+                flags: BACKEND_PRESENT | BACKEND_UP | BACKEND_RETURN_SEEN,
+                weight: 1,
+                hop: Hop { ifindex, ethernet: Hop::stations(BACKEND_MAC, INNER_MAC), mtu: 1500, asked: 0 },
+                ..Backend::default()
+            };
+            self.array::<Backend>("backends")?.set(u32::from(id), backend, 0)?;
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, ends: &Ends, state: State, cases: &[Case]) -> Result<()> {
+        if state == State::Random1m {
+            self.fill_strangers(ends)?;
+        }
+        for case in cases {
+            let Some(flow) = case.flow else { continue };
+            let spliced = Word(flow.word).state() == FlowState::Spliced;
+            self.fill_flows("flows", case, live(&flow), state)?;
+            if spliced {
+                self.fill_flows("splices", case, live(&flow), state)?;
+            }
+        }
+        let session = Session {
+            owner: ends.first_id,
+            first_seen: clock::seconds(),
+            last_seen: clock::seconds(),
+            ..Session::default()
+        };
+        let n_sessions = if state == State::Hot { 1 } else { 1 << 18 };
+        let mut sessions = self.table::<SessionKey, Session>("sessions")?;
+        for number in 0..n_sessions {
+            sessions.insert(known_session(ends.vip_id, number), session, 0)?;
+        }
+        Ok(())
+    }
+
+    /// A record for each client of a case, each with a lesson of its own.
+    fn fill_flows(&mut self, table: &str, case: &Case, mut flow: Flow, state: State) -> Result<()> {
+        let mut flows = self.table::<FlowKey, Flow>(table)?;
+        for client in case.clients(state) {
+            flow.follow.lesson[28..].copy_from_slice(&client.to_be_bytes());
+            flows.insert(key(&case.ends, client), flow, 0).with_context(|| format!("fill {table}"))?;
+        }
+        Ok(())
+    }
+
+    /// Sessions that nobody offers, oldest first in line for eviction, and handshakes that nobody ends.
+    fn fill_strangers(&mut self, ends: &Ends) -> Result<()> {
+        let mut sessions = self.table::<SessionKey, Session>("sessions")?;
+        for number in (1 << 18)..MILLION {
+            sessions.insert(known_session(ends.vip_id, number), Session::default(), 0)?;
+        }
+        let mut handshakes = self.table::<FlowKey, Flow>("handshakes")?;
+        let handshake = Flow { word: Word::new(FlowState::Syn, OWNER_ISN).0, ..ends.handshake() };
+        for client in 0..MILLION {
+            handshakes.insert(key(ends, client), handshake, 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// The flow's key with another last word of the client's address.
+fn key(ends: &Ends, client: u32) -> FlowKey {
+    let key = ends.key();
+    let [a, b, c, _] = key.client.words();
+    FlowKey { client: Address::from_words([a, b, c, client.to_be()]), ..key }
+}
+
+/// A record as a packet a moment ago left it.
+fn live(flow: &Flow) -> Flow {
+    let hop =
+        Hop { ifindex: INGRESS, ethernet: Hop::stations(CLIENT_MAC, GATE_MAC), mtu: 1500, asked: clock::seconds() };
+    Flow { seen: clock::seconds(), client_hop: hop, ..*flow }
+}
+
+const LINK: &str = "eth0";
+
+fn link_index() -> Result<u32> {
+    nix::net::if_::if_nametoindex(LINK).context("look up the link")
+}
+
+/// A link with routes and neighbours for all backends, whose next hops the programs ask for once a second.
+pub(super) fn lay_link(ns: &NetNs) -> Result<()> {
+    let mac = BACKEND_MAC.map(|byte| format!("{byte:02x}")).join(":");
+    let neighbours = families().iter().flat_map(|ends| [ends.first, ends.owner]).fold(String::new(), |all, at| {
+        let (address, bits) = (at.ip(), if at.is_ipv4() { 32 } else { 128 });
+        format!(
+            "{all}route add {address}/{bits} dev {LINK}\nneigh add {address} lladdr {mac} nud permanent dev {LINK}\n"
+        )
+    });
+    ns.ip(&format!(
+        "link add {LINK} type veth peer name far0\nlink set {LINK} up\nlink set far0 up\nlink set lo up\n{neighbours}"
+    ))?;
+    ns.sysctl("ipv4/ip_forward", "1")?;
+    ns.sysctl("ipv6/conf/all/forwarding", "1")
+}
