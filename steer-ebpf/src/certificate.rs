@@ -5,7 +5,8 @@ use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
     flow::Word,
-    shared::{FLOW_LEARNED, Flow},
+    ranges,
+    shared::{FLOW_LEARNED, Flow, Pending},
     wire::tls::{
         client_certificate::{ANSWER_LEN, Answer, HELLO_LOOK, Place, hello_len, place},
         server_flight::GIVE_UP,
@@ -28,6 +29,22 @@ pub(crate) extern "C" fn expect_answer(skb: *mut __sk_buff, flow: *mut Flow) -> 
     let record = unsafe { &mut *flow };
     record.hello_len = hello_len(&first);
     said_behind(record, len);
+    0
+}
+
+/// As [`expect_answer`], where the hello is being buffered.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn expect_buffered_answer(flow: *mut Flow, buffer: *mut Pending) -> i32 {
+    if flow.is_null() || buffer.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, whole map values; this CPU has the flow locked.
+    let (record, buffer) = unsafe { (&mut *flow, &*buffer) };
+    if record.hello_len == 0 && ranges::contiguous(&buffer.ranges) >= HELLO_LOOK as u32 {
+        record.hello_len = buffer.data.first_chunk().map_or(0, hello_len);
+    }
+    said_behind(record, ranges::highest(&buffer.ranges));
     0
 }
 

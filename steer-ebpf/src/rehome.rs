@@ -7,15 +7,12 @@ use steer_common::{
     ranges::{self, Inserted},
     rehome::{self, DataAct, Progress},
     shared::{Event, Flow, VIP_OBSERVE, options},
-    wire::{
-        ETHERNET_LEN,
-        tls::client_certificate::{HELLO_LOOK, hello_len},
-    },
+    wire::ETHERNET_LEN,
 };
 
 use crate::{
     buffer::{new_buffer, store_in_buffer},
-    certificate::{expect_answer, said_behind},
+    certificate::{expect_answer, expect_buffered_answer},
     client::{copy_flow, forget, nothing_to_learn, settle},
     emit::hop_to,
     hello::{decide_hello, decide_packet, said, verdict},
@@ -148,10 +145,7 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff) -> i32 {
         unsafe { (*buffer).grown_at = scratch.facts.now };
     }
     // SAFETY: as above.
-    let (contiguous, highest, needed) = unsafe {
-        let ranges = &(*buffer).ranges;
-        (ranges::contiguous(ranges), ranges::highest(ranges), (*buffer).needed)
-    };
+    let (contiguous, needed) = unsafe { (ranges::contiguous(&(*buffer).ranges), (*buffer).needed) };
     let said = match state {
         // Decided on already, from the packet.
         State::Established => scratch.piece.said,
@@ -174,11 +168,7 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff) -> i32 {
     };
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
-    if record.hello_len == 0 && contiguous >= HELLO_LOOK as u32 {
-        // SAFETY: as above.
-        record.hello_len = unsafe { (&(*buffer).data).first_chunk().map_or(0, hello_len) };
-    }
-    said_behind(record, highest);
+    expect_buffered_answer(flow, buffer);
     let mut act = rehome::data(record, state, &progress);
     if let DataAct::Flush(_) = act
         && state != State::Wait
