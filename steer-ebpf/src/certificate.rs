@@ -6,19 +6,29 @@ use steer_common::{
     counters::Counter,
     flow::Word,
     ranges,
-    shared::{FLOW_LEARNED, Flow, Pending},
+    shared::{FLOW_LEARNED, Flow},
     wire::tls::{
         client_certificate::{ANSWER_LEN, Answer, HELLO_LOOK, Place, hello_len, place},
+        client_hello::Stream,
         server_flight::GIVE_UP,
     },
 };
 
-use crate::maps::{Scratch, count, scratch};
+use crate::maps::{FLOWS, PENDING, Scratch, count, scratch};
 
-/// Notes where the hello ends whose first bytes are `scratch.piece` of the packet at hand.
+/// Notes where the hello ends of which the first `have` bytes lie in `text`.
+#[inline(always)]
+pub(crate) fn expect_answer(flow: &mut Flow, text: &Stream, have: u32) {
+    if flow.hello_len == 0 && have >= HELLO_LOOK as u32 {
+        flow.hello_len = text.first_chunk().map_or(0, hello_len);
+    }
+    said_behind(flow, have);
+}
+
+/// As [`expect_answer`], for a hello that nobody reads: its first bytes are `scratch.piece` of the packet at hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn expect_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+pub(crate) extern "C" fn expect_unread(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     let (from, len) = (scratch.piece.from, scratch.piece.len);
     if len < HELLO_LOOK as u32 {
@@ -32,19 +42,17 @@ pub(crate) extern "C" fn expect_answer(skb: *mut __sk_buff, flow: *mut Flow) -> 
     0
 }
 
-/// As [`expect_answer`], where the hello is being buffered.
+/// As [`expect_answer`], for what was buffered of the flow in `scratch.key` and is about to leave.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn expect_buffered_answer(flow: *mut Flow, buffer: *mut Pending) -> i32 {
-    if flow.is_null() || buffer.is_null() {
+pub(crate) extern "C" fn expect_buffered() -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    let (Some(flow), Some(buffer)) = (FLOWS.get_ptr_mut(&scratch.key), PENDING.get_ptr_mut(&scratch.key)) else {
         return 0;
-    }
-    // SAFETY: not null, whole map values; this CPU has the flow locked.
-    let (record, buffer) = unsafe { (&mut *flow, &*buffer) };
-    if record.hello_len == 0 && ranges::contiguous(&buffer.ranges) >= HELLO_LOOK as u32 {
-        record.hello_len = buffer.data.first_chunk().map_or(0, hello_len);
-    }
-    said_behind(record, ranges::highest(&buffer.ranges));
+    };
+    // SAFETY: whole map values; nobody else writes what is written here.
+    let (flow, buffer) = unsafe { (&mut *flow, &*buffer) };
+    expect_answer(flow, &buffer.data, ranges::contiguous(&buffer.ranges));
     0
 }
 

@@ -23,7 +23,7 @@ use crate::{
     certificate::hear_answer,
     hook::tc::Tc,
     journey::{drop, next},
-    lock::{self, lock_flow, unlock},
+    lock::{self, unlock},
     maps::{
         FLOWS, Facts, HANDSHAKES, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_backend,
         count_index, scratch,
@@ -157,39 +157,35 @@ fn no_flow(scratch: &Scratch) -> i32 {
 /// Any other segment of a client.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff) -> i32 {
+pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
-    let flow = match known(scratch) {
+    let was = flow;
+    let flow = match known(scratch, was) {
         Some(flow) => flow,
         None => match establish(scratch) {
             Ok(flow) => flow,
             Err(said) => return said,
         },
     };
-    if !settled(lock::read(flow).state()) {
-        let Some(state) = State::from_number(lock_flow(flow) as u8) else { return drop(Counter::FlowBusy) };
-        if !settled(state) {
-            return held(scratch, flow, state);
-        }
-        unlock(flow, state);
+    let fresh = if flow == was { 0 } else { next::FRESH };
+    scratch.held = lock::read(flow).isn();
+    let Some(state) = State::from_number(lock::lock(flow) as u8) else { return drop(Counter::FlowBusy) };
+    if !matches!(state, State::First | State::Spliced) {
+        return held(scratch, flow, state) | fresh;
     }
+    unlock(flow, state);
     // SAFETY: a map value.
     if scratch.facts.payload_len != 0 && unsafe { (*flow).flags } & FLOW_LEARNED == 0 {
         hear_answer(skb, flow);
     }
-    next::FORWARD
+    next::FORWARD | fresh
 }
 
+/// The flow's record, `flow` where `flows` has it; where only `splices` has it, it is put back into `flows`.
 #[inline(always)]
-fn settled(state: State) -> bool {
-    matches!(state, State::First | State::Spliced)
-}
-
-/// The flow's record; where only `splices` has it, it is put back into `flows`.
-#[inline(always)]
-pub(crate) fn known(scratch: &mut Scratch) -> Option<*mut Flow> {
-    if let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) {
-        // SAFETY: a map value.
+pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> Option<*mut Flow> {
+    if !flow.is_null() {
+        // SAFETY: a whole map value.
         if idle(unsafe { &*flow }, scratch.facts.seconds) <= scratch.vip.flow_timeout {
             return Some(flow);
         }

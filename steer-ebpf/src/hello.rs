@@ -6,15 +6,14 @@ use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
     decide::Verdict,
-    session::Kind,
     shared::{FLOW_HELLO, FLOW_OFFERED, Flow, PENDING_MAX, PENDING_SLACK, Pending},
     wire::tls::client_hello::{self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, SESSION_ID_AT, STREAM, Start, Walk},
 };
 
 use crate::{
-    certificate::said_behind,
-    maps::{count, joined, scratch, spare},
-    offers::{find_owner, look_up, offer},
+    certificate::{expect_answer, said_behind},
+    maps::{Scratch, count, joined, scratch, spare},
+    offers::{find_owner, look_up_id},
     verifier::{limit, size},
 };
 
@@ -74,9 +73,8 @@ fn reason(index: u32) -> Counter {
 }
 
 /// Decides on the client's first `len` bytes, which lie at `from` of the packet.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn decide_packet(skb: *mut __sk_buff, flow: *mut Flow, from: u32, len: u32) -> i32 {
+#[inline(always)]
+pub(crate) fn decide_packet(skb: *mut __sk_buff, flow: *mut Flow, from: u32, len: u32) -> i32 {
     let (Some(text), false) = (spare(), flow.is_null()) else { return said::NEED_MORE };
     let have = if len as usize > STREAM { STREAM } else { len as usize };
     let Some(n) = size::<STREAM>(have) else { return said::NEED_MORE };
@@ -84,6 +82,8 @@ pub(crate) extern "C" fn decide_packet(skb: *mut __sk_buff, flow: *mut Flow, fro
     if unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut (*text).data).cast(), n) } != 0 {
         return said::NEED_MORE;
     }
+    // SAFETY: not null, whole map values; this CPU has the flow locked.
+    unsafe { expect_answer(&mut *flow, &(*text).data, n) };
     decide_hello(flow, text, n, 0)
 }
 
@@ -98,6 +98,11 @@ pub(crate) extern "C" fn decide_hello(flow: *mut Flow, text: *mut Pending, have:
     }
     scratch.needed = 0;
     scratch.in_joined = 0;
+    scratch.id_unknown = 0;
+    let found = early(flow, text, have);
+    if found != said::UNKNOWN {
+        return found;
+    }
     let how = read_hello(text, have);
     if how == HELLO_NOT_TLS {
         return first(Counter::NotTls);
@@ -110,7 +115,8 @@ pub(crate) extern "C" fn decide_hello(flow: *mut Flow, text: *mut Pending, have:
     let record = unsafe { &mut *flow };
     let whole = how == HELLO_WHOLE;
     if !whole && last == 0 {
-        return early(flow, text, have);
+        need_id(scratch, have);
+        return said::NEED_MORE;
     }
     record.offered_kind = 0;
     record.flags &= !FLOW_OFFERED;
@@ -118,8 +124,10 @@ pub(crate) extern "C" fn decide_hello(flow: *mut Flow, text: *mut Pending, have:
     record.flags |= FLOW_HELLO;
     count(Counter::Hello);
     if whole {
-        record.hello_len = if scratch.in_joined != 0 { scratch.framing.at } else { scratch.hello.end };
-        said_behind(record, have);
+        if scratch.in_joined != 0 {
+            record.hello_len = scratch.framing.at;
+            said_behind(record, have);
+        }
         return owner;
     }
     // What was missing might have said more: only an owner counts.
@@ -130,29 +138,33 @@ pub(crate) extern "C" fn decide_hello(flow: *mut Flow, text: *mut Pending, have:
     owner
 }
 
-/// A hello that is not whole yet. Its session ID comes first, and where that is known nothing behind it could say
-/// otherwise: a client with a ticket makes its ID up.
+/// The session ID comes first, and where it is known nothing behind it could say otherwise: a client with a ticket makes
+/// its ID up. So it is looked up before the hello is read, whole or not.
 #[inline(always)]
 fn early(flow: *mut Flow, text: *mut Pending, have: u32) -> i32 {
-    let Some(scratch) = scratch() else { return said::NEED_MORE };
-    const WITH_ID: u32 = SESSION_ID_AT as u32 + 32;
-    // SAFETY: not null, checked by the caller.
-    let len = client_hello::early_session_id(unsafe { &(*text).data }, have);
-    if have < WITH_ID && (scratch.needed > WITH_ID || scratch.needed == 0) {
-        scratch.needed = if have == 0 || have < SESSION_ID_AT as u32 { have + 1 } else { WITH_ID };
-    }
+    let Some(scratch) = scratch() else { return said::UNKNOWN };
+    // SAFETY: not null, checked by the caller; this CPU has the flow locked.
+    let (flow, text) = unsafe { (&mut *flow, &(*text).data) };
+    let len = client_hello::early_session_id(text, have);
     if len == 0 {
-        return said::NEED_MORE;
+        return said::UNKNOWN;
     }
-    let found = look_up(flow, text, SESSION_ID_AT as u32, len, Kind::SessionId as u32);
+    let found = look_up_id(scratch, flow, text, len);
     if found == said::UNKNOWN {
-        return said::NEED_MORE;
+        scratch.id_unknown = 1;
+    } else {
+        count(Counter::Hello);
     }
-    offer(flow, text, SESSION_ID_AT as u32, len, Kind::SessionId as u32);
-    // SAFETY: not null, a whole map value that this CPU has locked.
-    unsafe { (*flow).flags |= FLOW_HELLO | FLOW_OFFERED };
-    count(Counter::Hello);
     found
+}
+
+/// The next look at a hello that is not whole is worth it as soon as its session ID may be there.
+#[inline(always)]
+fn need_id(scratch: &mut Scratch, have: u32) {
+    const WITH_ID: u32 = SESSION_ID_AT as u32 + 32;
+    if have < WITH_ID && (scratch.needed > WITH_ID || scratch.needed == 0) {
+        scratch.needed = if have < SESSION_ID_AT as u32 { have + 1 } else { WITH_ID };
+    }
 }
 
 const HELLO_WHOLE: i32 = 0;
@@ -223,11 +235,11 @@ extern "C" fn walk(text: *mut Pending, base: u32, len: u32, end: u32) -> i32 {
     }
     scratch.hello.begin(base, len, end);
     let mut step = WALK_MORE;
-    for _ in 0..limit::<{ HELLO_STEPS as i32 }>() {
+    for _ in 0..limit::<{ HELLO_STEPS as i32 / STEPS_A_CALL }>() {
         if step != WALK_MORE {
             break;
         }
-        step = walk_step(text);
+        step = walk_on(text);
     }
     match step {
         WALK_DONE => HELLO_WHOLE,
@@ -243,20 +255,21 @@ const WALK_DONE: i32 = 1;
 const WALK_CUT: i32 = 2;
 const WALK_MALFORMED: i32 = 3;
 
-#[inline(always)]
-fn walked(walk: Walk) -> i32 {
-    match walk {
-        Walk::More => WALK_MORE,
-        Walk::Done => WALK_DONE,
-        Walk::Cut => WALK_CUT,
-        Walk::Malformed => WALK_MALFORMED,
-    }
-}
+/// Steps of a walk that one call takes: a call costs as much as a step.
+const STEPS_A_CALL: i32 = 8;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn walk_step(text: *mut Pending) -> i32 {
+extern "C" fn walk_on(text: *mut Pending) -> i32 {
     let (Some(scratch), false) = (scratch(), text.is_null()) else { return WALK_CUT };
-    // SAFETY: not null, a whole map value.
-    walked(scratch.hello.step(unsafe { &(*text).data }))
+    for _ in 0..limit::<STEPS_A_CALL>() {
+        // SAFETY: not null, a whole map value.
+        match scratch.hello.step(unsafe { &(*text).data }) {
+            Walk::More => {}
+            Walk::Done => return WALK_DONE,
+            Walk::Cut => return WALK_CUT,
+            Walk::Malformed => return WALK_MALFORMED,
+        }
+    }
+    WALK_MORE
 }

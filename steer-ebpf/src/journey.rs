@@ -1,5 +1,7 @@
 //! A packet's way: read, classified by address, forwarded at once if its flow is settled.
 
+use core::ptr::null_mut;
+
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
@@ -98,6 +100,8 @@ pub(crate) mod next {
     pub(crate) const NOT_OURS_SYN: i32 = 21;
     /// An action to return: this plus the action, which is 0 to 255.
     pub(crate) const ACTION: i32 = 0x4_0000;
+    /// Besides one of the others: the flow was made, or made anew, since it was looked up.
+    pub(crate) const FRESH: i32 = 0x8_0000;
 }
 
 /// The XDP program.
@@ -130,25 +134,31 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
 #[inline(always)]
 pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
     let mut said = tc_settled(skb);
+    // Looked up once and handed down: a look-up costs as much as three stages.
+    let mut flow = if said == next::CLIENT || said == next::SERVER { look_up() } else { null_mut() };
     said = match said {
         next::SYN => client::client_syn(skb),
-        next::CLIENT => client::client_segment(skb),
-        next::SERVER => server::server_segment(skb),
+        next::CLIENT => client::client_segment(skb, flow),
+        next::SERVER => server::server_segment(skb, flow),
         next::ICMP => icmp::translate_error(skb),
         next::FRAGMENT => fragment::forward_later(skb),
         next::NOT_OURS_SYN => server::direct_syn(),
         _ => said,
     };
+    if said & next::FRESH != 0 {
+        said &= !next::FRESH;
+        flow = look_up();
+    }
     if said == next::DATA {
-        said = rehome::client_data(skb);
+        said = rehome::client_data(skb, flow);
     }
     if said == next::HOLD {
-        said = rehome::hold(skb);
+        said = rehome::hold(skb, flow);
     }
     said = match said {
-        next::OPEN_OWNER => rehome::open_owner(skb),
-        next::JUDGE => server::judge(skb),
-        next::LEARN => learn::learn(skb),
+        next::OPEN_OWNER => rehome::open_owner(skb, flow),
+        next::JUDGE => server::judge(skb, flow),
+        next::LEARN => learn::learn(skb, flow),
         _ => said,
     };
     if said == next::RESET_THEN_OWNER || said == next::RESET_THEN_FIRST {
@@ -162,7 +172,7 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
         _ => said,
     };
     if said == next::FORWARD || said & next::PLAIN != 0 {
-        said = tc_forward(skb, said);
+        said = tc_forward(skb, said, flow);
     }
     if said == next::TOO_BIG {
         said = too_big::too_big(skb);
@@ -173,6 +183,12 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
         action if action & next::ACTION != 0 => action & 0xff,
         _ => DROP,
     }
+}
+
+/// The flow of the packet at hand.
+#[inline(always)]
+fn look_up() -> *mut Flow {
+    scratch().and_then(|scratch| FLOWS.get_ptr_mut(&scratch.key)).unwrap_or(null_mut())
 }
 
 /// Reads and classifies the packet and forwards it if its flow is settled; else names the stage that deals with it.
@@ -224,17 +240,17 @@ extern "C" fn tc_settled(skb: *mut __sk_buff) -> i32 {
 /// Forwards the packet after a stage said so.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_forward(skb: *mut __sk_buff, said: i32) -> i32 {
+extern "C" fn tc_forward(skb: *mut __sk_buff, said: i32, flow: *mut Flow) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
     let to_client = scratch.facts.from_server != 0;
     let seconds = scratch.facts.seconds;
     let mut plan = Plan { id: said as u32 & 0xffff, flow: None, to_client, seconds };
     if said == next::FORWARD {
-        let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) else {
+        if flow.is_null() {
             count(Counter::FlowBusy);
             return next::DROP;
-        };
-        // SAFETY: as in `settled_flow`.
+        }
+        // SAFETY: not null; as in `settled_flow`.
         plan.id = if to_client { scratch.backend } else { unsafe { (*flow).holder() as u32 } };
         plan.flow = Some(flow);
     } else if to_client {

@@ -23,7 +23,7 @@ use steer_common::{
 
 use crate::{
     journey::next,
-    maps::{EVENTS, FLOWS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, count, count_backend, now, scratch},
+    maps::{EVENTS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, count, count_backend, now, scratch},
     offers::enter_name,
     sources::admit_session,
     verifier::{limit, mask, size},
@@ -32,11 +32,11 @@ use crate::{
 /// Looks at a backend's segment of a flow that it holds; the packet is forwarded whatever happens here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn learn(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::FORWARD };
-    let Some(flow) = FLOWS.get_ptr_mut(&scratch.key).filter(|_| scratch.facts.payload_len != 0) else {
+pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return next::FORWARD };
+    if scratch.facts.payload_len == 0 {
         return next::FORWARD;
-    };
+    }
     // SAFETY: a whole map value; segments of one backend rarely race, and a lost race costs the lesson.
     let record = unsafe { &mut *flow };
     let spliced = Word(record.word).state() == State::Spliced;

@@ -26,10 +26,23 @@ fn swap(flow: *mut Flow, old: Word, new: Word) -> bool {
     unsafe { atomic_cxchg::<u64, ORDER, ORDER>(&raw mut (*flow).word, old.0, new.0).1 }
 }
 
+/// Locks `flow`, which is nearly always free; as [`lock_flow`].
+#[inline(always)]
+pub(crate) fn lock(flow: *mut Flow) -> i32 {
+    let word = read(flow);
+    if !word.locked() && swap(flow, word, word.lock()) { word.state_number() as i32 } else { lock_flow(flow) }
+}
+
+/// Whether a flow is as the stage before left it: locked, and no other flow, evicted and made anew in the same place.
+#[inline(always)]
+pub(crate) fn is_held(flow: *const Flow, isn: u32) -> bool {
+    !flow.is_null() && read(flow).locked() && read(flow).isn() == isn
+}
+
 /// Locks `flow`; its state's number, or -1 where another CPU holds it for too long or the slot is another flow's now.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn lock_flow(flow: *mut Flow) -> i32 {
+extern "C" fn lock_flow(flow: *mut Flow) -> i32 {
     if flow.is_null() {
         return -1;
     }

@@ -102,6 +102,8 @@ pub(crate) struct Scratch {
     pub(crate) key: FlowKey,
     /// Backend that sent the packet.
     pub(crate) backend: u32,
+    /// The client's initial sequence number of the flow that is locked for the packet.
+    pub(crate) held: u32,
     /// Interface that the slow path wants the packet redirected to.
     pub(crate) redirect: u32,
     /// Where the client's data at hand lies in its stream and in the packet, for the stages that deal with it.
@@ -131,6 +133,8 @@ pub(crate) struct Scratch {
     pub(crate) needed: u32,
     /// 1: the hello in `hello` lies in `joined`, not where the stream is.
     pub(crate) in_joined: u32,
+    /// 1: its session ID was looked up already, in vain.
+    pub(crate) id_unknown: u32,
     pub(crate) fib: bpf_fib_lookup,
 }
 

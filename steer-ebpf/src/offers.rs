@@ -7,11 +7,12 @@ use steer_common::{
     decide::{self, Verdict},
     session::{Kind, NameLayout},
     shared::{
-        FLOW_ECH, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, LOOKUP_SLOTS, NO_BACKEND, NO_PSK, Pending, SessionKey, Vip,
+        FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, LOOKUP_SLOTS, NO_BACKEND, NO_PSK, Pending,
+        SessionKey, Vip,
     },
     wire::tls::{
         Version,
-        client_hello::{PSK_IDENTITIES, STREAM, Stream, word},
+        client_hello::{PSK_IDENTITIES, SESSION_ID_AT, STREAM, Stream, word},
     },
 };
 
@@ -19,7 +20,7 @@ use crate::{
     client::is_up,
     hello::{first, said},
     maps::{KEY_NAME_TRIES, KEY_NAMES, LOOKUP, SESSIONS, Scratch, backend, count, count_backend, joined, scratch},
-    verifier::limit,
+    verifier::{limit, opaque},
 };
 
 /// The name layout of a VIP's tickets.
@@ -58,7 +59,11 @@ pub(crate) extern "C" fn find_owner(flow: *mut Flow, text: *mut Pending) -> i32 
     }
     let id = scratch.hello.session_id;
     if id.len != 0 {
-        let found = look_up(flow, text, id.at, id.len, Kind::SessionId as u32);
+        let found = if scratch.id_unknown != 0 {
+            said::UNKNOWN
+        } else {
+            look_up(flow, text, id.at, id.len, Kind::SessionId as u32)
+        };
         // One that speaks TLS 1.3 sends an ID whether it has a session or not (RFC 8446 D.4).
         if found != said::UNKNOWN || scratch.hello.version_offered() < Version::Tls13 as u16 {
             flags |= FLOW_OFFERED;
@@ -116,6 +121,14 @@ extern "C" fn look_up_ticket(flow: *mut Flow, text: *mut Pending, at: u32, len: 
 /// Copies the first bytes of an identifier of `len` bytes at `at`; returns how many they are.
 #[inline(always)]
 fn identifier(text: &Stream, at: u32, len: u32, to: &mut [u8; 32]) -> u8 {
+    /// Where an identifier of full length may start.
+    const WHOLE: usize = STREAM - 32;
+    let start = opaque(at as usize);
+    if len >= 32 && start <= WHOLE {
+        // SAFETY: 32 bytes from `start` on lie in the stream. As words in packets they need no alignment.
+        unsafe { copy_identifier(to.as_mut_ptr().cast(), text.as_ptr().add(start).cast()) };
+        return 32;
+    }
     let len = if len > 32 { 32 } else { len };
     for i in 0..limit::<8>() {
         // SAFETY: `i` is below 8, and both arrays that are written stand at multiples of four (checked below).
@@ -124,13 +137,26 @@ fn identifier(text: &Stream, at: u32, len: u32, to: &mut [u8; 32]) -> u8 {
     len as u8
 }
 
+/// Copies 32 bytes, a word at a time.
+///
+/// # Safety
+///
+/// Both point to that many; `to` is aligned.
+#[inline(always)]
+unsafe fn copy_identifier(to: *mut u32, from: *const u32) {
+    for i in 0..8 {
+        // SAFETY: the caller vouches for it; volatile lest it becomes a call of memcpy.
+        unsafe { to.add(i).write_volatile(from.add(i).read_volatile()) };
+    }
+}
+
 const _: () = assert!(offset_of!(SessionKey, bytes).is_multiple_of(4) && align_of::<SessionKey>().is_multiple_of(4));
 const _: () = assert!(offset_of!(Flow, offered_bytes).is_multiple_of(4) && align_of::<Flow>().is_multiple_of(4));
 
 /// Notes an identifier of the client in its flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn offer(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind: u32) -> i32 {
+extern "C" fn offer(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind: u32) -> i32 {
     if flow.is_null() || text.is_null() || at as usize > STREAM {
         return 0;
     }
@@ -145,7 +171,7 @@ pub(crate) extern "C" fn offer(flow: *mut Flow, text: *mut Pending, at: u32, len
 /// Looks up one identifier, at `at` of `text`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind: u32) -> i32 {
+extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind: u32) -> i32 {
     let (Some(scratch), false, false) = (scratch(), flow.is_null(), text.is_null()) else { return said::UNKNOWN };
     if at as usize > STREAM || len == 0 {
         return said::UNKNOWN;
@@ -157,33 +183,33 @@ pub(crate) extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, l
     scratch.session.len = identifier(text, at, len, &mut scratch.session.bytes);
     // SAFETY: not null, a whole map value that this CPU has locked.
     let flow = unsafe { &mut *flow };
-    let seconds = scratch.facts.seconds;
-    let (owner, verdict);
-    if kind == Kind::KeyName as u32 {
-        let Some(name) = KEY_NAMES.get_ptr_mut(&scratch.session) else { return said::UNKNOWN };
-        // SAFETY: a map value; a lost race costs one hit.
-        let name = unsafe { &mut *name };
-        owner = name.owner;
-        let Some(backend) = backend(owner as u32) else { return first(Counter::OwnerDown) };
-        verdict = decide::key_name(name, backend, &scratch.vip, flow.first, seconds);
-        let led = match verdict {
-            Verdict::Owner(_) => true,
-            Verdict::First(reason) => reason as u32 == Counter::SessionHit as u32,
-            Verdict::NeedMore => false,
-        };
-        if led {
-            name.hits = name.hits.wrapping_add(1);
-            flow.flags |= FLOW_NAMED;
-            count(Counter::KeyNameHit);
-        }
-    } else {
-        // SAFETY: copied at once.
-        let Some(session) = (unsafe { SESSIONS.get(&scratch.session) }) else { return said::UNKNOWN };
-        let session = *session;
-        owner = session.owner;
-        let Some(backend) = backend(owner as u32) else { return first(Counter::OwnerDown) };
-        verdict = decide::session(&session, backend, &scratch.vip, flow.first, seconds);
+    if kind == Kind::KeyName as u32 { key_name(scratch, flow) } else { session(scratch, flow) }
+}
+
+/// Looks up the name of a ticket key in `scratch.session`.
+#[inline(always)]
+fn key_name(scratch: &Scratch, flow: &mut Flow) -> i32 {
+    let Some(name) = KEY_NAMES.get_ptr_mut(&scratch.session) else { return said::UNKNOWN };
+    // SAFETY: a map value; a lost race costs one hit.
+    let name = unsafe { &mut *name };
+    let Some(backend) = backend(name.owner as u32) else { return first(Counter::OwnerDown) };
+    let verdict = decide::key_name(name, backend, &scratch.vip, flow.first, scratch.facts.seconds);
+    let led = match verdict {
+        Verdict::Owner(_) => true,
+        Verdict::First(reason) => reason as u32 == Counter::SessionHit as u32,
+        Verdict::NeedMore => false,
+    };
+    if led {
+        name.hits = name.hits.wrapping_add(1);
+        flow.flags |= FLOW_NAMED;
+        count(Counter::KeyNameHit);
     }
+    found(flow, name.owner, verdict)
+}
+
+/// What is said of an identifier that was found.
+#[inline(always)]
+fn found(flow: &mut Flow, owner: u16, verdict: Verdict) -> i32 {
     flow.flags |= FLOW_HIT;
     count_backend(owner as u32, |stats| stats.hits += 1);
     match verdict {
@@ -191,6 +217,35 @@ pub(crate) extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, l
         Verdict::First(reason) => first(reason),
         Verdict::Owner(owner) => owner as i32,
     }
+}
+
+/// Looks up the session ID of `len` bytes at the place where hellos have it, and notes it where it is known.
+#[inline(always)]
+pub(crate) fn look_up_id(scratch: &mut Scratch, flow: &mut Flow, text: &Stream, len: u32) -> i32 {
+    scratch.session.vip = scratch.vip.id;
+    scratch.session.kind = Kind::SessionId as u8;
+    scratch.session.len = identifier(text, SESSION_ID_AT as u32, len, &mut scratch.session.bytes);
+    let verdict = session(scratch, flow);
+    if verdict != said::UNKNOWN {
+        flow.offered_kind = Kind::SessionId as u8;
+        flow.offered_len = scratch.session.len;
+        flow.offered_index = NO_PSK;
+        // SAFETY: two arrays of 32 bytes at multiples of four (checked above).
+        unsafe { copy_identifier(flow.offered_bytes.as_mut_ptr().cast(), scratch.session.bytes.as_ptr().cast()) };
+        flow.flags |= FLOW_HELLO | FLOW_OFFERED;
+    }
+    verdict
+}
+
+/// Looks up the session in `scratch.session`.
+#[inline(always)]
+fn session(scratch: &Scratch, flow: &mut Flow) -> i32 {
+    // SAFETY: copied at once.
+    let Some(session) = (unsafe { SESSIONS.get(&scratch.session) }) else { return said::UNKNOWN };
+    let session = *session;
+    let Some(backend) = backend(session.owner as u32) else { return first(Counter::OwnerDown) };
+    let verdict = decide::session(&session, backend, &scratch.vip, flow.first, scratch.facts.seconds);
+    found(flow, session.owner, verdict)
 }
 
 /// Enters the key name of the ticket that the flow's client offered; false where it has none.

@@ -12,34 +12,26 @@ use steer_common::{
 
 use crate::{
     buffer::{new_buffer, store_in_buffer},
-    certificate::{expect_answer, expect_buffered_answer},
+    certificate::expect_unread,
     client::{copy_flow, forget, nothing_to_learn, settle},
     emit::hop_to,
     hello::{decide_hello, decide_packet, said, verdict},
     journey::{drop, next},
     lock::{self, unlock},
-    maps::{EVENTS, FLOWS, PENDING, Piece, SETTINGS, SPLICES, Scratch, count, count_index, now, scratch},
+    maps::{EVENTS, PENDING, Piece, SETTINGS, SPLICES, Scratch, count, count_index, now, scratch},
     options::read_options,
     sums::sum_payload,
 };
 
-/// The flow of the packet at hand as the stage before left it: locked by this CPU.
-#[inline(always)]
-pub(crate) fn locked(scratch: &Scratch) -> Option<*mut Flow> {
-    // Evicted, or evicted and made anew: nobody's lock is touched.
-    FLOWS.get_ptr_mut(&scratch.key).filter(|flow| lock::read(*flow).locked())
-}
-
 /// The data in `scratch.piece` on a flow that this CPU holds: whether it is to be held. Unlocks the flow where it is not.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn client_data(skb: *mut __sk_buff) -> i32 {
+pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
-    let Some(flow) = locked(scratch) else { return drop(Counter::FlowBusy) };
-    let state = State::from_number(scratch.piece.state as u8).unwrap_or(State::First);
-    if state == State::Established && scratch.piece.offset == 0 {
-        expect_answer(skb, flow);
+    if !lock::is_held(flow, scratch.held) {
+        return drop(Counter::FlowBusy);
     }
+    let state = State::from_number(scratch.piece.state as u8).unwrap_or(State::First);
     if state == State::Established && !worth_holding(skb, flow, scratch) {
         return next::FORWARD;
     }
@@ -93,6 +85,8 @@ fn worth_holding(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) ->
     scratch.needed = 0;
     if offset == 0 && !bypass {
         scratch.piece.said = decide_packet(skb, flow, from, len);
+    } else if offset == 0 {
+        expect_unread(skb, flow);
     }
     let said = scratch.piece.said;
     if said & said::FIRST != 0 {
@@ -113,9 +107,11 @@ fn worth_holding(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) ->
 /// Buffers the data in `scratch.piece` and does what follows from it. Unlocks the flow, unless the owner is to be opened.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn hold(skb: *mut __sk_buff) -> i32 {
+pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
-    let Some(flow) = locked(scratch) else { return drop(Counter::FlowBusy) };
+    if !lock::is_held(flow, scratch.held) {
+        return drop(Counter::FlowBusy);
+    }
     let state = State::from_number(scratch.piece.state as u8).unwrap_or(State::First);
     let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
         // Evicted: the client repeats everything, to the first backend.
@@ -168,7 +164,6 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff) -> i32 {
     };
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
-    expect_buffered_answer(flow, buffer);
     let mut act = rehome::data(record, state, &progress);
     if let DataAct::Flush(_) = act
         && state != State::Wait
@@ -203,9 +198,11 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff) -> i32 {
 /// reserved, the flow unlocked.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff) -> i32 {
+pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
-    let Some(flow) = locked(scratch) else { return drop(Counter::FlowBusy) };
+    if !lock::is_held(flow, scratch.held) {
+        return drop(Counter::FlowBusy);
+    }
     let owner = scratch.backend;
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };

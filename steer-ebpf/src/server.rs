@@ -20,37 +20,39 @@ use crate::{
     forward::{ask, fib},
     hook::tc::Tc,
     journey::{AGREED, drop, next, pass},
-    lock::{self, lock_flow, unlock},
+    lock::{self, unlock},
     maps::{
         BACKEND_IDS, FLOWS, HANDSHAKES, PENDING, Reset, SPLICES, Scratch, VIPS, backend, count, count_backend,
         count_index, scratch,
     },
     options::read_options,
-    rehome::{locked, tell},
+    rehome::tell,
 };
 
 /// A backend's segment: `scratch.backend` sent it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff) -> i32 {
+pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
     let id = scratch.backend;
     let Some(backend) = backend(id) else { return next::PASS };
     let Some(vip) = VIPS.get_ptr(&backend.vip) else { return next::PASS };
     // SAFETY: a map value, copied at once.
     scratch.vip = unsafe { *vip };
-    let flow = known(scratch);
+    let was = flow;
+    let flow = known(scratch, was);
     let syn_ack = scratch.facts.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN | flags::ACK;
     if syn_ack && let Some(handshake) = answered(scratch, flow) {
         return first_syn_ack(skb, handshake, flow.is_some() as u32);
     }
     let Some(flow) = flow else { return no_flow(skb, scratch, id) };
+    scratch.held = lock::read(flow).isn();
     let mut state = lock::read(flow).state();
     if !matches!(state, State::Spliced | State::First) {
-        let Some(held) = State::from_number(lock_flow(flow) as u8) else { return drop(Counter::FlowBusy) };
+        let Some(held) = State::from_number(lock::lock(flow) as u8) else { return drop(Counter::FlowBusy) };
         state = held;
     }
-    act(scratch, flow, state)
+    act(scratch, flow, state) | if flow == was { 0 } else { next::FRESH }
 }
 
 /// A SYN to no VIP. Where it dials a backend itself that is remembered, so that the backend's answers are not taken for
@@ -242,9 +244,11 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
 /// The owner's SYN-ACK: splices the flow, or falls back. Unlocks the flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn judge(skb: *mut __sk_buff) -> i32 {
+pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
-    let Some(flow) = locked(scratch) else { return drop(Counter::FlowBusy) };
+    if !lock::is_held(flow, scratch.held) {
+        return drop(Counter::FlowBusy);
+    }
     let id = scratch.backend;
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };

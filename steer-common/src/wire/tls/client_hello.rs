@@ -82,6 +82,9 @@ pub fn start(b: &Stream, have: u32) -> Start {
 /// seen there.
 #[inline(always)]
 pub fn early_session_id(b: &Stream, have: u32) -> u32 {
+    if !matches!(start(b, have), Start::OneRecord { .. } | Start::Split) {
+        return 0;
+    }
     let len = b[SESSION_ID_LEN_AT] as u32;
     let end = SESSION_ID_AT as u32 + len;
     let record_end = RECORD_HEADER as u32 + u16::from_be_bytes([b[3], b[4]]) as u32;
