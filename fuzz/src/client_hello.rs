@@ -16,7 +16,7 @@ pub fn run(data: &[u8]) {
     let stream = padded(bytes);
     let mut joined = Box::new([0; STREAM]);
     let framing = join(&stream, have, &mut joined);
-    let Start::OneRecord { len } = start(&stream, have) else { return };
+    let Start::OneRecord { len } = start(|at| stream[at], have) else { return };
     let base = RECORD_HEADER as u32;
     let whole = walk(&stream, base, len, have);
     let end = base + len;

@@ -16,13 +16,21 @@ use steer_common::{
 
 use crate::maps::{FLOWS, PENDING, Scratch, count, scratch};
 
-/// Notes where the hello ends of which the first `have` bytes lie in `text`.
+/// Notes where the hello ends that begins with `first`; `have` bytes of its client's stream are known.
 #[inline(always)]
-pub(crate) fn expect_answer(flow: &mut Flow, text: &Stream, have: u32) {
+pub(crate) fn expect_answer(flow: &mut Flow, first: &[u8; HELLO_LOOK], have: u32) {
     if flow.hello_len == 0 && have >= HELLO_LOOK as u32 {
-        flow.hello_len = text.first_chunk().map_or(0, hello_len);
+        flow.hello_len = hello_len(first);
     }
     said_behind(flow, have);
+}
+
+/// As [`expect_answer`], of a stream whose first `have` bytes lie in `text`.
+#[inline(always)]
+pub(crate) fn expect_in(flow: &mut Flow, text: &Stream, have: u32) {
+    if let Some(first) = text.first_chunk() {
+        expect_answer(flow, first, have);
+    }
 }
 
 /// As [`expect_answer`], for a hello that nobody reads: its first bytes are `scratch.piece` of the packet at hand.
@@ -31,18 +39,14 @@ pub(crate) fn expect_answer(flow: &mut Flow, text: &Stream, have: u32) {
 pub(crate) extern "C" fn expect_unread(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     let (from, len) = (scratch.piece.from, scratch.piece.len);
-    if len < HELLO_LOOK as u32 {
-        return 0;
-    }
     let Some(first) = load::<HELLO_LOOK>(skb, from) else { return 0 };
     // SAFETY: not null, a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
-    record.hello_len = hello_len(&first);
-    said_behind(record, len);
+    expect_answer(record, &first, len);
     0
 }
 
-/// As [`expect_answer`], for what was buffered of the flow in `scratch.key` and is about to leave.
+/// As [`expect_in`], for what was buffered of the flow in `scratch.key` and is about to leave.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn expect_buffered() -> i32 {
@@ -52,7 +56,7 @@ pub(crate) extern "C" fn expect_buffered() -> i32 {
     };
     // SAFETY: whole map values; nobody else writes what is written here.
     let (flow, buffer) = unsafe { (&mut *flow, &*buffer) };
-    expect_answer(flow, &buffer.data, ranges::contiguous(&buffer.ranges));
+    expect_in(flow, &buffer.data, ranges::contiguous(&buffer.ranges));
     0
 }
 

@@ -6,14 +6,19 @@ use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
     decide::Verdict,
+    session::SESSION_ID_MAX,
     shared::{FLOW_HELLO, FLOW_OFFERED, Flow, PENDING_MAX, PENDING_SLACK, Pending},
-    wire::tls::client_hello::{self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, SESSION_ID_AT, STREAM, Start, Walk},
+    wire::{
+        Packet as _, byte,
+        tls::client_hello::{self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, SESSION_ID_AT, STREAM, Start, Walk},
+    },
 };
 
 use crate::{
-    certificate::{expect_answer, said_behind},
+    certificate::{expect_answer, expect_in, said_behind},
+    hook::{Hook as _, Window, tc::Tc},
     maps::{Scratch, count, joined, scratch, spare},
-    offers::{find_owner, look_up_id},
+    offers::{enter_id, find_owner, identifier, look_up_id},
     verifier::{limit, size},
 };
 
@@ -75,7 +80,14 @@ fn reason(index: u32) -> Counter {
 /// Decides on the client's first `len` bytes, which lie at `from` of the packet.
 #[inline(always)]
 pub(crate) fn decide_packet(skb: *mut __sk_buff, flow: *mut Flow, from: u32, len: u32) -> i32 {
-    let (Some(text), false) = (spare(), flow.is_null()) else { return said::NEED_MORE };
+    let (Some(scratch), Some(text), false) = (scratch(), spare(), flow.is_null()) else { return said::NEED_MORE };
+    scratch.needed = 0;
+    scratch.id_unknown = 0;
+    // SAFETY: not null, a whole map value that this CPU has locked.
+    let known = id_in_packet(&Tc(skb).window(), scratch, unsafe { &mut *flow }, from, len);
+    if known != said::UNKNOWN {
+        return known;
+    }
     let have = if len as usize > STREAM { STREAM } else { len as usize };
     let Some(n) = size::<STREAM>(have) else { return said::NEED_MORE };
     // SAFETY: at most the array's size.
@@ -83,8 +95,25 @@ pub(crate) fn decide_packet(skb: *mut __sk_buff, flow: *mut Flow, from: u32, len
         return said::NEED_MORE;
     }
     // SAFETY: not null, whole map values; this CPU has the flow locked.
-    unsafe { expect_answer(&mut *flow, &(*text).data, n) };
+    unsafe { expect_in(&mut *flow, &(*text).data, n) };
     decide_hello(flow, text, n, 0)
+}
+
+/// As [`early`], of an ID of full length in the packet's linear bytes, where it needs not be copied first.
+#[inline(always)]
+fn id_in_packet(window: &Window, scratch: &mut Scratch, flow: &mut Flow, from: u32, len: u32) -> i32 {
+    const HEAD: usize = SESSION_ID_AT / 4;
+    const _: () = assert!(SESSION_ID_AT.is_multiple_of(4), "an ID stands in words of its own");
+    let Some(head) = window.words::<HEAD>(from as usize) else { return said::UNKNOWN };
+    expect_answer(flow, &core::array::from_fn(|at| byte(head[at / 4], at as u32 % 4)), len);
+    if client_hello::early_session_id(|at| byte(head[at / 4], at as u32 % 4), len) != SESSION_ID_MAX as u32 {
+        return said::UNKNOWN;
+    }
+    let Some(id) = window.words::<{ SESSION_ID_MAX / 4 }>(from as usize + SESSION_ID_AT) else { return said::UNKNOWN };
+    for i in 0..SESSION_ID_MAX / 4 {
+        enter_id(scratch, i, id[i]);
+    }
+    look_up_id(scratch, flow, SESSION_ID_MAX as u8)
 }
 
 /// Decides on the first `have` bytes of the client's stream, which lie in `text`; with `last` there will be no more.
@@ -98,10 +127,11 @@ pub(crate) extern "C" fn decide_hello(flow: *mut Flow, text: *mut Pending, have:
     }
     scratch.needed = 0;
     scratch.in_joined = 0;
-    scratch.id_unknown = 0;
-    let found = early(flow, text, have);
-    if found != said::UNKNOWN {
-        return found;
+    if scratch.id_unknown == 0 {
+        let found = early(flow, text, have);
+        if found != said::UNKNOWN {
+            return found;
+        }
     }
     let how = read_hello(text, have);
     if how == HELLO_NOT_TLS {
@@ -145,17 +175,12 @@ fn early(flow: *mut Flow, text: *mut Pending, have: u32) -> i32 {
     let Some(scratch) = scratch() else { return said::UNKNOWN };
     // SAFETY: not null, checked by the caller; this CPU has the flow locked.
     let (flow, text) = unsafe { (&mut *flow, &(*text).data) };
-    let len = client_hello::early_session_id(text, have);
+    let len = client_hello::early_session_id(|at| text[at], have);
     if len == 0 {
         return said::UNKNOWN;
     }
-    let found = look_up_id(scratch, flow, text, len);
-    if found == said::UNKNOWN {
-        scratch.id_unknown = 1;
-    } else {
-        count(Counter::Hello);
-    }
-    found
+    let len = identifier(text, SESSION_ID_AT as u32, len, &mut scratch.session.bytes);
+    look_up_id(scratch, flow, len)
 }
 
 /// The next look at a hello that is not whole is worth it as soon as its session ID may be there.
@@ -173,13 +198,13 @@ const HELLO_MALFORMED: i32 = 2;
 const HELLO_NOT_TLS: i32 = 3;
 
 /// Reads the hello at the start of `text` into `scratch.hello`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn read_hello(text: *mut Pending, have: u32) -> i32 {
+#[inline(always)]
+fn read_hello(text: *mut Pending, have: u32) -> i32 {
     let (Some(scratch), false) = (scratch(), text.is_null()) else { return HELLO_CUT };
     scratch.hello = client_hello::Hello::default();
     // SAFETY: not null, a whole map value.
-    match client_hello::start(unsafe { &(*text).data }, have) {
+    let stream = unsafe { &(*text).data };
+    match client_hello::start(|at| stream[at], have) {
         Start::NeedMore => HELLO_CUT,
         Start::NotTls => HELLO_NOT_TLS,
         Start::Malformed => HELLO_MALFORMED,

@@ -12,7 +12,7 @@ use steer_common::{
     },
     wire::tls::{
         Version,
-        client_hello::{PSK_IDENTITIES, SESSION_ID_AT, STREAM, Stream, word},
+        client_hello::{PSK_IDENTITIES, STREAM, Stream, word},
     },
 };
 
@@ -31,9 +31,8 @@ fn layout(vip: &Vip) -> NameLayout {
 
 /// Looks up what the hello in `scratch.hello` offers, in this order: the ticket, its key's name, the PSK identities and
 /// their keys' names, the session ID.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn find_owner(flow: *mut Flow, text: *mut Pending) -> i32 {
+#[inline(always)]
+pub(crate) fn find_owner(flow: *mut Flow, text: *mut Pending) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return said::NEED_MORE };
     // What was joined lies elsewhere.
     let text = if scratch.in_joined != 0 { joined() } else { Some(text) };
@@ -120,7 +119,7 @@ extern "C" fn look_up_ticket(flow: *mut Flow, text: *mut Pending, at: u32, len: 
 
 /// Copies the first bytes of an identifier of `len` bytes at `at`; returns how many they are.
 #[inline(always)]
-fn identifier(text: &Stream, at: u32, len: u32, to: &mut [u8; 32]) -> u8 {
+pub(crate) fn identifier(text: &Stream, at: u32, len: u32, to: &mut [u8; 32]) -> u8 {
     /// Where an identifier of full length may start.
     const WHOLE: usize = STREAM - 32;
     let start = opaque(at as usize);
@@ -219,22 +218,32 @@ fn found(flow: &mut Flow, owner: u16, verdict: Verdict) -> i32 {
     }
 }
 
-/// Looks up the session ID of `len` bytes at the place where hellos have it, and notes it where it is known.
+/// Looks up the session ID of `len` bytes in `scratch.session`, and notes it where it is known.
 #[inline(always)]
-pub(crate) fn look_up_id(scratch: &mut Scratch, flow: &mut Flow, text: &Stream, len: u32) -> i32 {
+pub(crate) fn look_up_id(scratch: &mut Scratch, flow: &mut Flow, len: u8) -> i32 {
     scratch.session.vip = scratch.vip.id;
     scratch.session.kind = Kind::SessionId as u8;
-    scratch.session.len = identifier(text, SESSION_ID_AT as u32, len, &mut scratch.session.bytes);
+    scratch.session.len = len;
     let verdict = session(scratch, flow);
-    if verdict != said::UNKNOWN {
-        flow.offered_kind = Kind::SessionId as u8;
-        flow.offered_len = scratch.session.len;
-        flow.offered_index = NO_PSK;
-        // SAFETY: two arrays of 32 bytes at multiples of four (checked above).
-        unsafe { copy_identifier(flow.offered_bytes.as_mut_ptr().cast(), scratch.session.bytes.as_ptr().cast()) };
-        flow.flags |= FLOW_HELLO | FLOW_OFFERED;
+    if verdict == said::UNKNOWN {
+        scratch.id_unknown = 1;
+        return verdict;
     }
+    flow.offered_kind = Kind::SessionId as u8;
+    flow.offered_len = len;
+    flow.offered_index = NO_PSK;
+    // SAFETY: two arrays of 32 bytes at multiples of four (checked above).
+    unsafe { copy_identifier(flow.offered_bytes.as_mut_ptr().cast(), scratch.session.bytes.as_ptr().cast()) };
+    flow.flags |= FLOW_HELLO | FLOW_OFFERED;
+    count(Counter::Hello);
     verdict
+}
+
+/// Enters the word `i` (0 to 7) of a session ID.
+#[inline(always)]
+pub(crate) fn enter_id(scratch: &mut Scratch, i: usize, word: u32) {
+    // SAFETY: the array holds eight words, at a multiple of four (checked above).
+    unsafe { scratch.session.bytes.as_mut_ptr().cast::<u32>().add(i & 7).write(word) };
 }
 
 /// Looks up the session in `scratch.session`.

@@ -1,4 +1,4 @@
-//! Walks over TCP options, one small step at a time: the step is a global function, verified once.
+//! Walks over TCP options, a few small steps at a time: they are a global function, verified once.
 
 use steer_common::{
     counters::Counter,
@@ -26,7 +26,7 @@ pub(crate) enum Walk {
 /// Walks over `scratch.walker`; false where the options are malformed.
 #[inline(always)]
 pub(crate) fn walk(scratch: &mut Scratch, walk: Walk) -> bool {
-    for _ in 0..limit::<{ MAX_STEPS as i32 }>() {
+    for _ in 0..limit::<{ MAX_STEPS as i32 / STEPS_A_CALL + 1 }>() {
         let step = match walk {
             Walk::Translate => walk_translate(&mut scratch.walker, &scratch.edits),
             Walk::Read => walk_offer(&mut scratch.walker, &mut scratch.offer, 0),
@@ -42,17 +42,24 @@ pub(crate) fn walk(scratch: &mut Scratch, walk: Walk) -> bool {
     false
 }
 
+/// Steps of a walk that one call takes: a call costs as much as a step.
+const STEPS_A_CALL: i32 = 8;
+
 const MORE: i32 = 0;
 const DONE: i32 = 1;
 const MALFORMED: i32 = 2;
 
+/// Takes a few steps.
 #[inline(always)]
-fn number(step: Step) -> i32 {
-    match step {
-        Step::More => MORE,
-        Step::Done => DONE,
-        Step::Malformed => MALFORMED,
+fn steps(mut step: impl FnMut() -> Step) -> i32 {
+    for _ in 0..limit::<STEPS_A_CALL>() {
+        match step() {
+            Step::More => {}
+            Step::Done => return DONE,
+            Step::Malformed => return MALFORMED,
+        }
     }
+    MORE
 }
 
 #[unsafe(no_mangle)]
@@ -62,7 +69,8 @@ extern "C" fn walk_translate(walker: *mut Walker, edits: *const Edits) -> i32 {
         return MALFORMED;
     }
     // SAFETY: not null, and the verifier checks that callers pass whole structures.
-    unsafe { number((*walker).translate(&*edits)) }
+    let (walker, edits) = unsafe { (&mut *walker, &*edits) };
+    steps(|| walker.translate(edits))
 }
 
 #[unsafe(no_mangle)]
@@ -72,7 +80,8 @@ extern "C" fn walk_offer(walker: *mut Walker, offer: *mut Offer, clear: u32) -> 
         return MALFORMED;
     }
     // SAFETY: as above.
-    unsafe { number((*walker).read_offer(&mut *offer, clear != 0)) }
+    let (walker, offer) = unsafe { (&mut *walker, &mut *offer) };
+    steps(|| walker.read_offer(offer, clear != 0))
 }
 
 /// Reads the options of the TC packet at hand into `scratch.offer`; with `clear` set, clears some and writes them back.

@@ -121,6 +121,7 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     };
     let held_state = if state == State::Established { State::Gather } else { state };
     let Piece { offset, from, len, .. } = scratch.piece;
+    scratch.id_unknown = 0;
     // SAFETY: a whole map value; the flow that it belongs to is locked.
     let (inserted, grown_at) = unsafe {
         let inserted = ranges::insert(&mut (*buffer).ranges, offset, offset + len);

@@ -38,7 +38,7 @@ enum Read {
 /// Reads a client's stream as the programs do.
 fn read(bytes: &[u8]) -> Read {
     let (stream, have) = (padded(bytes), bytes.len() as u32);
-    match start(&stream, have) {
+    match start(|at| stream[at], have) {
         Start::NeedMore => Read::NeedMore,
         Start::NotTls => Read::NotTls,
         Start::Malformed => Read::Malformed,

@@ -91,7 +91,7 @@ impl Reader {
     fn begin(stream: &[u8], room: &mut Room) -> Self {
         let look = &stream[..stream.len().min(LOOK)];
         fill(&mut room.0, look);
-        match start(&room.0, look.len() as u32) {
+        match start(|at| room.0[at], look.len() as u32) {
             Start::NeedMore => Self::Start,
             Start::NotTls | Start::Malformed => Self::Nothing,
             Start::OneRecord { len } if (IN_FIRST_RECORD + len) as usize <= STREAM => Self::OneRecord(len),

@@ -82,7 +82,7 @@ fn on_host(stream: &[u8], buffers: &mut Buffers) -> (&'static str, Read) {
     let have = stream.len();
     buffers.text[..have].copy_from_slice(stream);
     let mut hello = Hello::default();
-    let (what, text) = match client_hello::start(&buffers.text, have as u32) {
+    let (what, text) = match client_hello::start(|at| buffers.text[at], have as u32) {
         Start::NeedMore => return ("cut", gathers()),
         Start::NotTls => return ("not TLS", Read::default()),
         Start::Malformed => return ("malformed", Read::default()),

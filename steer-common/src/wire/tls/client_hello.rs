@@ -48,20 +48,20 @@ pub enum Start {
     Split,
 }
 
-/// Judges the first `have` bytes of a client's stream.
+/// Judges the first `have` bytes of a client's stream; `b` reads one of them.
 #[inline(always)]
-pub fn start(b: &Stream, have: u32) -> Start {
+pub fn start(b: impl Fn(usize) -> u8, have: u32) -> Start {
     if have == 0 {
         return Start::NeedMore;
     }
     // SSL 2 hellos and everything that is no TLS differ in the first bytes already: never wait for more of those.
-    if b[0] != content::HANDSHAKE || (have > 1 && b[1] != MAJOR) || (have > 5 && b[5] != handshake::CLIENT_HELLO) {
+    if b(0) != content::HANDSHAKE || (have > 1 && b(1) != MAJOR) || (have > 5 && b(5) != handshake::CLIENT_HELLO) {
         return Start::NotTls;
     }
     if have <= RECORD_HEADER as u32 {
         return Start::NeedMore;
     }
-    let record = u16::from_be_bytes([b[3], b[4]]) as u32;
+    let record = u16::from_be_bytes([b(3), b(4)]) as u32;
     if record == 0 || record > RECORD_MAX {
         return Start::Malformed;
     }
@@ -71,7 +71,7 @@ pub fn start(b: &Stream, have: u32) -> Start {
     if have < RECORD_HEADER as u32 + MESSAGE_HEADER {
         return Start::NeedMore;
     }
-    let len = MESSAGE_HEADER + u32::from_be_bytes([0, b[6], b[7], b[8]]);
+    let len = MESSAGE_HEADER + u32::from_be_bytes([0, b(6), b(7), b(8)]);
     if len <= ID_LEN_IN_MESSAGE {
         return Start::Malformed;
     }
@@ -79,16 +79,16 @@ pub fn start(b: &Stream, have: u32) -> Start {
 }
 
 /// The length of the session ID at [`SESSION_ID_AT`] where the first record holds it whole; 0 where there is none to be
-/// seen there.
+/// seen there. `b` reads a byte before that place.
 #[inline(always)]
-pub fn early_session_id(b: &Stream, have: u32) -> u32 {
+pub fn early_session_id(b: impl Fn(usize) -> u8 + Copy, have: u32) -> u32 {
     if !matches!(start(b, have), Start::OneRecord { .. } | Start::Split) {
         return 0;
     }
-    let len = b[SESSION_ID_LEN_AT] as u32;
+    let len = b(SESSION_ID_LEN_AT) as u32;
     let end = SESSION_ID_AT as u32 + len;
-    let record_end = RECORD_HEADER as u32 + u16::from_be_bytes([b[3], b[4]]) as u32;
-    if len > SESSION_ID_MAX as u32 || end > have || end > record_end || b[9] != MAJOR { 0 } else { len }
+    let record_end = RECORD_HEADER as u32 + u16::from_be_bytes([b(3), b(4)]) as u32;
+    if len > SESSION_ID_MAX as u32 || end > have || end > record_end || b(9) != MAJOR { 0 } else { len }
 }
 
 /// A message that is split over records, being joined.
