@@ -153,11 +153,11 @@ fn server_hello(random: &mut Random, retry: bool, tls13: bool) -> Vec<u8> {
     message(2, &body)
 }
 
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     [&[kind, 0][..], &(body.len() as u16).to_be_bytes(), body].concat()
 }
 
-fn record(content: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn record(content: u8, body: &[u8]) -> Vec<u8> {
     [&[content, 3, 3][..], &(body.len() as u16).to_be_bytes(), body].concat()
 }
 

@@ -27,7 +27,7 @@ const FIRST_TS: u32 = 0x3001;
 const OWNER_TS: u32 = 0x9000_0000;
 
 /// A ClientHello of TLS 1.2 with a session ID (RFC 5246 7.4.1.2) and a last extension that makes it `len` bytes long.
-fn hello(id: &[u8; 32], len: usize) -> Vec<u8> {
+pub(crate) fn hello(id: &[u8; 32], len: usize) -> Vec<u8> {
     let mut body = vec![3, 3];
     body.extend([7; 32]);
     body.push(32);
