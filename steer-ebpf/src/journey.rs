@@ -15,7 +15,7 @@ use steer_common::{
 
 use crate::{
     client, emit,
-    forward::{Change, HOP_SECONDS, Refused, fib, refresh, send, unfinished},
+    forward::{Change, HOP_SECONDS, Refused, ask, fib, refresh, send, unfinished},
     fragment,
     hook::{
         Hook,
@@ -423,10 +423,11 @@ fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Resu
     let mut hop: *mut Hop = &raw mut scratch.hop;
     scratch.hop.ifindex = 0;
     scratch.route.hop.ifindex = 0;
+    let mut new = true;
     if let Some(flow) = plan.flow {
         // SAFETY: as in `settled_flow`.
         let flow = unsafe { &mut *flow };
-        note(hook, &scratch.key, flow, segment, plan.to_client, plan.seconds);
+        new = note(hook, &scratch.key, flow, segment, plan.to_client, plan.seconds);
         if plan.to_client && flow.client_hop.ifindex != 0 {
             hop = &raw mut flow.client_hop;
         }
@@ -451,13 +452,25 @@ fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Resu
     });
     // SAFETY: one of the three places above, all of them map values.
     let hop = unsafe { &mut *hop };
-    // A client's hop is kept by its own packets, not by the forwarding table; only its MTU is asked for.
+    // A client's hop is kept by its own packets, not by the forwarding table; only its MTU is asked for. But a client
+    // that only listens shows no new hop: so now and then a packet that says nothing new, and may be lost, goes by the
+    // forwarding table and the kernel's neighbour discovery, and the client's answer tells.
     let answer = if plan.to_client && hop.ifindex != 0 {
+        let mut answer = fib::SUCCESS;
         if plan.seconds.wrapping_sub(hop.asked) > HOP_SECONDS {
+            if H::XDP && !new {
+                return Err(Refused::OtherHook(Counter::XdpToTc));
+            }
             hop.mtu = hook.mtu(hop.ifindex);
             hop.asked = plan.seconds;
+            if !H::XDP && !new {
+                let asked = ask(hook, &mut scratch.fib, &backend.vip.address, &ip.destination);
+                if asked == fib::SUCCESS || asked == fib::NO_NEIGHBOUR {
+                    answer = fib::NO_NEIGHBOUR;
+                }
+            }
         }
-        fib::SUCCESS
+        answer
     } else if plan.to_client {
         refresh(hook, hop, &backend.vip.address, &ip.destination, plan.seconds)
     } else {

@@ -7,7 +7,7 @@ use steer_common::{
     flow::{State, Word},
     ranges,
     rehome::{self, ServerAct},
-    shared::{FLOW_LEARNED, FLOW_RESET, Flow, options},
+    shared::{FLOW_LEARNED, FLOW_RESET, Flow, ROLE_BACKEND, options},
     splice,
     wire::{
         tcp::{TCP_LEN, flags},
@@ -22,8 +22,8 @@ use crate::{
     journey::{AGREED, drop, next, pass},
     lock::{self, unlock},
     maps::{
-        BACKEND_IDS, FLOWS, HANDSHAKES, PENDING, Reset, SPLICES, Scratch, VIPS, backend, count, count_backend,
-        count_index, scratch,
+        FLOWS, HANDSHAKES, PENDING, Reset, SPLICES, Scratch, VIPS, backend, count, count_backend, count_index, listed,
+        scratch,
     },
     options::read_options,
     rehome::tell,
@@ -61,18 +61,17 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
 #[inline(never)]
 pub(crate) extern "C" fn direct_syn() -> i32 {
     let Some(scratch) = scratch() else { return next::PASS };
-    scratch.endpoint.address = scratch.ip.destination;
-    scratch.endpoint.port = scratch.segment.destination_port;
-    let Some(id) = BACKEND_IDS.get_ptr(&scratch.endpoint) else { return pass(Counter::NotOurs) };
-    // SAFETY: one number is read.
-    let id = unsafe { *id };
-    let Some(backend) = backend(id) else { return pass(Counter::NotOurs) };
+    let dialled = listed(&scratch.ip.destination, scratch.segment.destination_port);
+    let Some(id) = dialled.filter(|listed| listed.role == ROLE_BACKEND).map(|listed| listed.id) else {
+        return pass(Counter::NotOurs);
+    };
+    let Some(backend) = backend(id as u32) else { return pass(Counter::NotOurs) };
     scratch.key.client = scratch.ip.source;
     scratch.key.client_port = scratch.segment.source_port;
     scratch.key.service = backend.vip_id;
     scratch.flow = Flow::default();
     scratch.flow.word = Word::new(State::Direct, scratch.facts.seq).0;
-    scratch.flow.first = id as u16;
+    scratch.flow.first = id;
     scratch.flow.seen = scratch.facts.seconds;
     let _ = HANDSHAKES.insert(&scratch.key, &scratch.flow, 0);
     pass(Counter::DirectAccess)

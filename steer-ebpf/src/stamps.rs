@@ -22,21 +22,38 @@ pub(crate) fn idle(flow: &Flow, seconds: u32) -> u32 {
 /// Sequence numbers further ahead than this are nobody's we forward for, bytes.
 pub(crate) const AHEAD: u32 = 1 << 24;
 
+/// Whether a segment acknowledges about what the other side has sent (RFC 5961 5.2, with a window of [`AHEAD`] both ways,
+/// for what was sent while the flow had no record is not known). Both numbers are those of their sender.
+#[inline(always)]
+fn acknowledges(flow: &Flow, segment: &Segment, to_client: bool) -> bool {
+    let sent = if to_client {
+        flow.client_next
+    } else if Word(flow.word).state() == State::Spliced {
+        flow.server_next.wrapping_add(flow.delta)
+    } else {
+        flow.server_next
+    };
+    segment.any(flags::ACK) && sent.wrapping_sub(segment.ack).wrapping_add(AHEAD) < 2 * AHEAD
+}
+
 /// Advances an expected sequence number.
 #[inline(always)]
-fn advance(next: &mut u32, segment: &Segment) {
+fn advance(next: &mut u32, segment: &Segment) -> bool {
     let fin = (segment.flags & flags::FIN) as u32;
     let end = segment.seq.wrapping_add(segment.payload_len as u32).wrapping_add(fin);
     let by = end.wrapping_sub(*next);
-    if by != 0 && by < AHEAD {
+    let new = by != 0 && by < AHEAD;
+    if new {
         *next = end;
     }
+    new
 }
 
 /// Stamps a packet into its flow. Ends are only marked: the endpoints judge them, ageing deletes. A FIN or a reset counts,
-/// and the way back follows a client's packet, only at the exact sequence number: nobody off the path can have a flow
-/// taken for closed or draw its answers to himself. A FIN that overtakes lost data is missed, and its flow ages as an
-/// idle one.
+/// and the way back follows a client's packet, only at the exact sequence number; and only what stands there already, or
+/// acknowledges the other side, moves that number, so that it cannot be set by data sent blindly. So nobody off the path
+/// can have a flow taken for closed or draw its answers to himself. A FIN that overtakes lost data is missed, and its flow
+/// ages as an idle one. Returns whether the segment is the furthest yet.
 #[inline(always)]
 pub(crate) fn note<H: Hook>(
     hook: &H,
@@ -45,10 +62,10 @@ pub(crate) fn note<H: Hook>(
     segment: &Segment,
     to_client: bool,
     seconds: u32,
-) {
-    let next = if to_client { &mut flow.server_next } else { &mut flow.client_next };
-    let exact = segment.seq == *next;
-    advance(next, segment);
+) -> bool {
+    let exact = segment.seq == if to_client { flow.server_next } else { flow.client_next };
+    let new = (exact || acknowledges(flow, segment, to_client))
+        && advance(if to_client { &mut flow.server_next } else { &mut flow.client_next }, segment);
     if flow.seen != seconds {
         flow.seen = seconds;
         stamp_splice(key, flow);
@@ -64,6 +81,7 @@ pub(crate) fn note<H: Hook>(
     if exact && !to_client && flow.client_hop.ifindex != 0 {
         note_hop(hook, &mut flow.client_hop);
     }
+    new
 }
 
 /// Carries the stamp of a spliced flow over to its splice, at most once a second: what `flows` evicts must not look idle.

@@ -1,15 +1,28 @@
 //! The clock of the maps (CLOCK_MONOTONIC) and durations as people write them.
 
-use std::{fmt, time::Duration};
+use std::{fmt, fs, sync::OnceLock, time::Duration};
 
 use serde::de::{self, Deserializer, Visitor};
 
-/// CLOCK_MONOTONIC in nanoseconds, as `bpf_ktime_get_ns` counts it.
+/// CLOCK_MONOTONIC in nanoseconds, as `bpf_ktime_get_ns` counts it: that of the kernel, whatever a time namespace
+/// (time_namespaces(7)) shows of it.
 pub fn nanoseconds() -> u64 {
+    static AHEAD: OnceLock<i64> = OnceLock::new();
+    let ahead = *AHEAD.get_or_init(|| ahead(&fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default()));
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid timespec that outlives the call.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    (now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64).wrapping_sub_signed(ahead)
+}
+
+/// How far CLOCK_MONOTONIC is ahead of the kernel's, in nanoseconds: a line `monotonic SECONDS NANOSECONDS`; there is
+/// none where the kernel has no time namespaces.
+fn ahead(offsets: &str) -> i64 {
+    let line = offsets.lines().find_map(|line| line.strip_prefix("monotonic"));
+    let mut numbers =
+        line.unwrap_or_default().split_whitespace().map(|number| number.parse::<i64>().unwrap_or_default());
+    let (seconds, nanoseconds) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
 
 /// CLOCK_MONOTONIC in seconds, as the stamps in the maps count it.
@@ -76,6 +89,13 @@ mod tests {
     #[test]
     fn a_duration_without_meaning_is_refused_with_what_was_expected() {
         assert!(parse_duration("soon").unwrap_err().contains("expected a duration"));
+    }
+
+    #[test]
+    fn a_time_namespaces_offset_is_read_as_the_kernel_prints_it() {
+        assert_eq!(ahead("monotonic      86400         7\nboottime           1         0\n"), 86_400_000_000_007);
+        assert_eq!(ahead("monotonic        -10 500000000\n"), -9_500_000_000);
+        assert_eq!(ahead(""), 0);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod crash;
 pub mod export;
 pub mod inspect;
 pub mod plane;

@@ -9,7 +9,7 @@ mod pins;
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -56,10 +56,20 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// With the agent's own words when it does not come up.
     pub fn start(lab: &'a Lab, settings: &Settings) -> Result<Self> {
+        let mut agent = Self::prepare(lab, settings)?;
+        agent.launch()?;
+        Ok(agent)
+    }
+
+    /// As [`Agent::start`], but its process is not started yet: nothing is pinned.
+    ///
+    /// # Errors
+    /// When its configuration cannot be written.
+    pub fn prepare(lab: &'a Lab, settings: &Settings) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         process::require_root()?;
         pins::prepare()?;
-        let mut agent = Self {
+        let agent = Self {
             lab,
             steer: binary()?,
             directory: tempfile::Builder::new().prefix("steer-agent-").tempdir()?,
@@ -68,7 +78,6 @@ impl<'a> Agent<'a> {
             server: None,
         };
         agent.configure(settings)?;
-        agent.launch()?;
         Ok(agent)
     }
 
@@ -86,12 +95,41 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// With the agent's own words when it does not come up.
     pub fn launch(&mut self) -> Result<()> {
-        let log = fs::File::create(self.log_path()).context("open the agent's log")?;
-        let mut command = mortal(&self.steer);
-        command.arg("agent").arg("--config").arg(self.config_path()).envs(self.environment.iter().cloned());
-        command.stdout(log.try_clone()?).stderr(log);
-        self.server = Some(self.lab.gateway().spawn(command)?);
+        self.launch_by(&[])
+    }
+
+    /// As [`Agent::launch`], by the words of another command before its own.
+    ///
+    /// # Errors
+    /// As [`Agent::launch`].
+    pub fn launch_by(&mut self, before: &[&str]) -> Result<()> {
+        self.server = Some(self.spawn(before, &[])?);
         self.await_up()
+    }
+
+    /// Starts the agent's process, by the words of another command before its own and with more variables in its
+    /// environment, and waits until it ends by itself; its log says why.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn launch_to_end(&self, before: &[&str], environment: &[(&str, &str)]) -> Result<ExitStatus> {
+        let mut server = self.spawn(before, environment)?;
+        eventually(START, || server.ended()).with_context(|| format!("the agent does not end: {}", self.log()))
+    }
+
+    fn spawn(&self, before: &[&str], environment: &[(&str, &str)]) -> Result<Server> {
+        let log = fs::File::create(self.log_path()).context("open the agent's log")?;
+        let mut command = match before.split_first() {
+            Some((program, words)) => {
+                let mut command = mortal(program);
+                command.args(words).arg(&self.steer);
+                command
+            }
+            None => mortal(&self.steer),
+        };
+        command.arg("agent").arg("--config").arg(self.config_path()).envs(self.environment.iter().cloned());
+        command.envs(environment.iter().copied()).stdout(log.try_clone()?).stderr(log);
+        self.lab.gateway().spawn(command)
     }
 
     /// Ends the agent's process with a signal; programs and maps stay.

@@ -80,11 +80,20 @@ impl Dial {
     /// # Errors
     /// When the connection fails.
     pub fn speak(&self, bytes: &[u8]) -> Result<Vec<u8>> {
-        let mut stream = self.open()?;
-        stream.write_all(bytes).context("speak")?;
+        let mut stream = self.say(bytes)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).context("listen")?;
         Ok(answer)
+    }
+
+    /// Sends bytes without TLS, and returns the open connection.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub fn say(&self, bytes: &[u8]) -> Result<TcpStream> {
+        let mut stream = self.open()?;
+        stream.write_all(bytes).context("speak")?;
+        Ok(stream)
     }
 
     /// Sends bytes without TLS, and returns what the server answers until it closes or says no more for a while.
@@ -93,8 +102,7 @@ impl Dial {
     /// When the connection fails before it is established.
     pub fn speak_first(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         const SILENCE: Duration = Duration::from_millis(150);
-        let mut stream = self.open()?;
-        stream.write_all(bytes).context("speak")?;
+        let mut stream = self.say(bytes)?;
         let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
         // A server may also reset: what it said before counts.
         while let Ok(n @ 1..) = stream.read(&mut buffer) {

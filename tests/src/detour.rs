@@ -16,7 +16,7 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    frames::Tap,
+    frames::{Tap, Twins},
     scenario::Run,
     topology::{Family, mac, mac_text, vip},
 };
@@ -50,6 +50,10 @@ pub enum Fate {
     Late(Duration),
     /// It goes on with its last byte changed.
     Corrupt,
+    /// It goes on twice at the same time, from two CPUs.
+    FromBothCpus,
+    /// It waits for the next one; both go on at the same time, from two CPUs.
+    BesideNext,
 }
 
 /// A detour; ends when dropped.
@@ -71,10 +75,12 @@ impl<'a> Detour<'a> {
         let road = Road {
             from: Tap::open(client, "detour1")?,
             to: Tap::open(client, "eth0")?,
+            twins: Twins::start(client, "eth0")?,
             rule,
             n_frames: 0,
             n_data: 0,
             held: None,
+            beside: None,
         };
         let ends = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
@@ -96,7 +102,7 @@ impl Drop for Detour<'_> {
 }
 
 /// The far end has an address of its own, so that the clients' stack ignores what arrives there for the gateway.
-fn links() -> String {
+pub(crate) fn links() -> String {
     let clients = mac_text(mac(0, 2));
     format!(
         "link add detour0 address {clients} type veth peer name detour1\n\
@@ -104,7 +110,8 @@ fn links() -> String {
     )
 }
 
-fn routes() -> String {
+/// Clients' packets to a VIP leave by detour0, addressed to the gateway.
+pub(crate) fn routes() -> String {
     let gateway = mac_text(mac(0, 1));
     let route = |family| {
         let vip = vip(family).ip();
@@ -116,10 +123,12 @@ fn routes() -> String {
 struct Road<R> {
     from: Tap,
     to: Tap,
+    twins: Twins,
     rule: R,
     n_frames: usize,
     n_data: usize,
     held: Option<Vec<u8>>,
+    beside: Option<Vec<u8>>,
 }
 
 impl<R: FnMut(Seen) -> Fate> Road<R> {
@@ -128,7 +137,10 @@ impl<R: FnMut(Seen) -> Fate> Road<R> {
             let for_gateway = |frame: &[u8]| frame.starts_with(&mac(0, 1));
             match self.from.await_frame(TICK, for_gateway)? {
                 Some(frame) => self.judge(frame)?,
-                None => self.let_go()?,
+                None => {
+                    self.held = self.held.take().or(self.beside.take());
+                    self.let_go()?;
+                }
             }
         }
         Ok(())
@@ -136,30 +148,40 @@ impl<R: FnMut(Seen) -> Fate> Road<R> {
 
     fn judge(&mut self, mut frame: Vec<u8>) -> Result<()> {
         let seen = self.look(&frame);
+        if let Some(first) = self.beside.take() {
+            return self.twins.send([first, frame]);
+        }
         match (self.rule)(seen) {
-            Fate::Pass => self.to.send(&frame)?,
+            Fate::Pass => self.go_on(&frame)?,
             Fate::Drop => {}
-            Fate::Copies(n) => (0..n).try_for_each(|_| self.to.send(&frame))?,
+            Fate::Copies(n) => (0..n).try_for_each(|_| self.go_on(&frame))?,
             Fate::AfterNext => {
                 self.held = Some(frame);
                 return Ok(());
             }
             Fate::Late(pause) => {
                 std::thread::sleep(pause);
-                self.to.send(&frame)?;
+                self.go_on(&frame)?;
             }
             Fate::Corrupt => {
                 if let Some(last) = frame.last_mut() {
                     *last ^= 1;
                 }
-                self.to.send(&frame)?;
+                self.go_on(&frame)?;
             }
+            Fate::FromBothCpus => self.twins.send([frame.clone(), frame])?,
+            Fate::BesideNext => self.beside = Some(frame),
         }
         self.let_go()
     }
 
     fn let_go(&mut self) -> Result<()> {
-        self.held.take().map_or(Ok(()), |frame| self.to.send(&frame))
+        self.held.take().map_or(Ok(()), |frame| self.go_on(&frame))
+    }
+
+    /// As on a wire, what a full queue has no room for is lost.
+    fn go_on(&self, frame: &[u8]) -> Result<()> {
+        self.to.pour(&[frame]).map(drop)
     }
 
     fn look(&mut self, frame: &[u8]) -> Seen {

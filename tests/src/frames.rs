@@ -3,11 +3,21 @@
 use std::{
     io::{self, Read},
     mem,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use nix::net::if_::if_nametoindex;
+use anyhow::{Context, Result, anyhow};
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::netns::NetNs;
@@ -40,6 +50,22 @@ impl Tap {
         self.socket.send(frame).map(drop).context("send a frame")
     }
 
+    /// Sends frames as fast as they go, and returns how many went: those that a queue has no room for are lost.
+    ///
+    /// # Errors
+    /// As [`Tap::send`].
+    pub fn pour(&self, frames: &[impl AsRef<[u8]>]) -> Result<usize> {
+        let mut n_sent = 0;
+        for frame in frames {
+            match self.socket.send(frame.as_ref()) {
+                Ok(_) => n_sent += 1,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) => return Err(error).context("send a frame"),
+            }
+        }
+        Ok(n_sent)
+    }
+
     /// Waits for a frame that `wanted` accepts; what this socket's own host sent counts too.
     ///
     /// # Errors
@@ -57,6 +83,69 @@ impl Tap {
             }
         }
         Ok(None)
+    }
+}
+
+/// Two threads, each on a CPU of its own, that send two frames at the same time: what the receiver does with them it
+/// does on two CPUs.
+pub struct Twins {
+    jobs: [mpsc::Sender<Vec<u8>>; 2],
+    done: mpsc::Receiver<Result<()>>,
+}
+
+impl Twins {
+    /// Starts them; they end when this is dropped.
+    ///
+    /// # Errors
+    /// As [`Tap::open`].
+    pub fn start(ns: &NetNs, interface: &str) -> Result<Self> {
+        let (done, both_done) = mpsc::channel();
+        let ready = Arc::new(AtomicUsize::new(0));
+        let twin = |cpu| {
+            let (tap, done, ready) = (Tap::open(ns, interface)?, done.clone(), ready.clone());
+            let (job, jobs) = mpsc::channel::<Vec<u8>>();
+            thread::spawn(move || {
+                let pinned = pin_to(cpu);
+                for (round, frame) in (1..).zip(jobs) {
+                    meet(&ready, round);
+                    let sent = pinned.as_ref().map_or_else(|error| Err(anyhow!("{error:#}")), |()| tap.send(&frame));
+                    if done.send(sent).is_err() {
+                        return;
+                    }
+                }
+            });
+            anyhow::Ok(job)
+        };
+        Ok(Self { jobs: [twin(0)?, twin(1)?], done: both_done })
+    }
+
+    /// Sends two frames, and waits until both are sent.
+    ///
+    /// # Errors
+    /// As [`Tap::send`], and when there are no two CPUs.
+    pub fn send(&self, frames: [Vec<u8>; 2]) -> Result<()> {
+        for (job, frame) in self.jobs.iter().zip(frames) {
+            job.send(frame).context("a sender has ended")?;
+        }
+        (0..2).try_for_each(|_| self.done.recv().context("a sender has ended")?)
+    }
+}
+
+/// Binds the calling thread to a CPU.
+///
+/// # Errors
+/// When there is no such CPU for this process.
+pub fn pin_to(cpu: usize) -> Result<()> {
+    let mut one = CpuSet::new();
+    one.set(cpu).context("name a CPU")?;
+    sched_setaffinity(Pid::from_raw(0), &one).with_context(|| format!("run on CPU {cpu}"))
+}
+
+/// Waits, awake, until the other of two threads is here for the `round`th time as well; the first round is 1.
+pub fn meet(here: &AtomicUsize, round: usize) {
+    here.fetch_add(1, Ordering::SeqCst);
+    while here.load(Ordering::SeqCst) < 2 * round {
+        std::hint::spin_loop();
     }
 }
 

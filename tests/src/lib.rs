@@ -3,9 +3,11 @@
 //! Read it in the order a test uses it: [`scenario`] describes what is wanted and starts it; [`topology`] builds the
 //! namespaces and links, [`netns`] is one namespace; [`pki`], [`nginx`] and [`client`] are the TLS ends; [`agent`] runs
 //! steer and [`l4`] its rival; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
-//! send segments that no kernel would. [`programs`] runs packets through the loaded programs without any link, on flows
-//! of [`ends`], and [`detour`] reorders what clients send. [`setting`] and [`case`] are what the tests of faults share; [`demo`] is the
-//! whole of it for people, [`soak`] the whole of it for minutes under chaos, [`matrix`] judges steer with other TLS stacks at both ends.
+//! send segments that no kernel would, [`flood`] many of them, [`icmp_errors`] errors. [`programs`] runs packets through
+//! the loaded programs without any link, on flows of [`ends`]; [`detour`] reorders what clients send, [`weather`] and
+//! [`relay`] disturb both directions, [`traces`] tells what steer left on the machine. [`setting`] and [`case`] are what
+//! the tests of faults share, [`tables`] counts entries; [`demo`] is the whole of it for people, [`soak`] for minutes under
+//! chaos, [`matrix`] judges steer with other TLS stacks at both ends.
 
 pub mod agent;
 pub mod bench;
@@ -14,7 +16,9 @@ pub mod client;
 pub mod demo;
 pub mod detour;
 pub mod ends;
+pub mod flood;
 pub mod frames;
+pub mod icmp_errors;
 pub mod kernel_counters;
 pub mod l4;
 pub mod loss;
@@ -26,7 +30,11 @@ pub mod payload;
 pub mod pki;
 pub mod process;
 pub mod programs;
+pub mod relay;
 pub mod scenario;
 pub mod setting;
 pub mod soak;
+pub mod tables;
 pub mod topology;
+pub mod traces;
+pub mod weather;

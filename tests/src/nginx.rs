@@ -185,7 +185,8 @@ impl Nginx {
 }
 
 /// One process (`master_process off`), so that one signal ends it. `/` answers `name reused verified`, where nginx's
-/// own view of the session stands as `r` or `.`; `/files/` serves downloads and takes uploads (PUT).
+/// own view of the session stands as `r` or `.`; `/files/` serves downloads and takes uploads (PUT); `/slow/` serves the
+/// same files at 100 KB a second, with pauses.
 fn config(name: &str, settings: &Settings) -> String {
     let Settings { protocols, session_timeout, listen, curves, verify_client, .. } = settings;
     let key = if settings.ticket_key == TicketKey::Private { "" } else { "ssl_session_ticket_key ticket.key;" };
@@ -223,6 +224,7 @@ http {{
     {key}
     location = / {{ return 200 "{name} $ssl_session_reused $ssl_client_verify\n"; }}
     location /files/ {{ root .; dav_methods PUT; }}
+    location /slow/ {{ alias files/; limit_rate 100k; }}
   }}
 }}
 "#

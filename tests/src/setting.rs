@@ -84,6 +84,15 @@ pub fn in_one_setting(case: impl Fn(Setting) -> Result<()>) -> Result<()> {
     run(&[PLAIN], case)
 }
 
+/// Runs a case in the one setting that its number picks; in every one with STEER_TEST_ALL=1. For cases of which there is
+/// a row, so that over the row all settings are met.
+///
+/// # Errors
+/// Those of the case, with the setting.
+pub fn in_numbered_setting(number: usize, case: impl Fn(Setting) -> Result<()>) -> Result<()> {
+    run(&[Setting::numbered(number)], case)
+}
+
 fn run(chosen: &[Setting], case: impl Fn(Setting) -> Result<()>) -> Result<()> {
     let every: Vec<_> = (0..2 * LINKS.len()).map(Setting::numbered).collect();
     for setting in if all() { &every } else { chosen } {

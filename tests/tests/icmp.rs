@@ -10,10 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use socket2::{Domain, Protocol, Socket, Type};
 use steer_common::counters::Counter;
 use steer_tests::{
     case::{Case, FIRST, OWNER},
+    icmp_errors::{Teller, Trouble},
     netns::NetNs,
     payload,
     scenario::Run,
@@ -201,53 +201,9 @@ fn spliced_flow(case: &Case<'_>) -> Result<Spliced> {
 
 /// Sends Frag-Needed or Packet-Too-Big from `from` to `to`, quoting a segment of `quoted` (source, destination).
 fn tell_too_big(ns: &NetNs, from: IpAddr, to: IpAddr, quoted: (SocketAddr, SocketAddr), seq: u32) -> Result<()> {
-    let mut message = match to {
-        IpAddr::V4(_) => vec![3, 4, 0, 0, 0, 0, (NARROW >> 8) as u8, NARROW as u8],
-        IpAddr::V6(_) => [&[2, 0, 0, 0][..], &NARROW.to_be_bytes()].concat(),
-    };
-    message.extend(quoted_headers(quoted, seq));
-    ns.run(|| {
-        let (domain, protocol) = match to {
-            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
-            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
-        };
-        if to.is_ipv4() {
-            let sum = message.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
-            let sum: u32 = sum.sum();
-            let folded = (sum & 0xffff) + (sum >> 16);
-            let check = !((folded & 0xffff) + (folded >> 16)) as u16;
-            message[2..4].copy_from_slice(&check.to_be_bytes());
-        }
-        let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
-        socket.bind(&SocketAddr::new(from, 0).into())?;
-        socket.send_to(&message, &SocketAddr::new(to, 0).into())?;
-        Ok(())
-    })?;
+    Teller::open(ns, from, to)?.tell(Trouble::TooBig(NARROW), quoted, seq)?;
     thread::sleep(Duration::from_millis(100));
     Ok(())
-}
-
-/// An IP header and the first 8 bytes of a TCP header, as a router quotes them.
-fn quoted_headers((source, destination): (SocketAddr, SocketAddr), seq: u32) -> Vec<u8> {
-    let mut bytes = match (source.ip(), destination.ip()) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let mut header = vec![0x45, 0, 5, 220, 0, 0, 0x40, 0, 63, 6, 0, 0];
-            header.extend(source.octets());
-            header.extend(destination.octets());
-            header
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let mut header = vec![0x60, 0, 0, 0, 5, 180, 6, 63];
-            header.extend(source.octets());
-            header.extend(destination.octets());
-            header
-        }
-        _ => Vec::new(),
-    };
-    bytes.extend(source.port().to_be_bytes());
-    bytes.extend(destination.port().to_be_bytes());
-    bytes.extend(seq.to_be_bytes());
-    bytes
 }
 
 /// The path MTU that a host has learned for an address.

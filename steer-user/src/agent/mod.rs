@@ -29,7 +29,9 @@ pub use sweep::{Swept, sweep};
 use crate::{
     address::socket,
     config::Config,
-    control, export,
+    control,
+    crash::{Step, reached},
+    export,
     plane::{self, Attachment, Lock, PinDir, Plane, Programs, Xdp},
     report::{Backends, Keys},
 };
@@ -46,6 +48,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     plane::rights::require()?;
     let dir = PinDir::new(&config.pin_dir);
     let fresh = dir.create()?;
+    reached(Step::Directory);
     let brought_up = start(&config, &dir).await;
     if brought_up.is_err() && fresh {
         remove_unused(&plane::detach(&dir)?.qdiscs).await?;
@@ -74,12 +77,14 @@ struct Running {
 /// Everything that can be refused is refused before anything is touched.
 async fn start(config: &Config, dir: &PinDir) -> Result<Running> {
     let lock = lock(dir).await?;
+    reached(Step::Locked);
     let interfaces = Interfaces::find(config).await?;
     let metrics = match config.metrics {
         Some(address) => Some(export::bind(address).await?),
         None => None,
     };
     let listener = control::bind(&config.socket)?;
+    reached(Step::SocketBound);
     let (pools, programs, attached) = bring_up(config, dir, &interfaces).await?;
     warn_about_machine(config);
 
@@ -94,6 +99,7 @@ async fn start(config: &Config, dir: &PinDir) -> Result<Running> {
         tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges)));
     }
     tasks.spawn(keep(config.clone(), dir.clone(), pools, gauges, programs, attached));
+    reached(Step::Serving);
     Ok(Running { tasks, stop, lock })
 }
 
@@ -119,8 +125,11 @@ async fn bring_up(
     let mut programs = Programs::load(dir, &config.sizes)?;
     let plane = Plane::open(dir)?;
     addresses::withdraw(config, plane.vips()?.iter().map(|(key, _)| socket(key).ip())).await?;
+    reached(Step::VipsWithdrawn);
     let mut pools = Pools::adopt(plane, config, interfaces.mtu)?;
+    reached(Step::PoolsWritten);
     set_xdp(&mut pools, interfaces.targets.iter().any(|target| target.xdp != Xdp::Never))?;
+    reached(Step::SettingsWritten);
     let attached = programs.attach(dir, &interfaces.targets)?;
     set_xdp(&mut pools, attached.iter().any(|attachment| attachment.xdp))?;
     if programs.finish_resize(dir)? {
@@ -130,6 +139,7 @@ async fn bring_up(
         log::info!("{interface}: {}", if *xdp { "XDP and TC" } else { "TC" });
     }
     addresses::assign(config).await?;
+    reached(Step::VipsAssigned);
     Ok((pools, programs, attached))
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -37,10 +37,14 @@ impl Drop for Listener {
     }
 }
 
-/// Opens the socket. What an agent that was killed left there is replaced; a living agent is not disturbed.
+/// Opens the socket. What an agent that was killed left there is replaced; a living agent is not disturbed, and neither
+/// is a file of somebody else.
 pub(crate) fn bind(socket: &Path) -> Result<Listener> {
     if std::os::unix::net::UnixStream::connect(socket).is_ok() {
         bail!("another agent listens at {}; set socket to another path", socket.display());
+    }
+    if fs::symlink_metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) {
+        bail!("{} is there and is no socket; set socket to another path", socket.display());
     }
     if let Some(directory) = socket.parent() {
         let made = fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory);

@@ -15,6 +15,7 @@ use aya::{
 use serde::{Deserialize, Serialize};
 
 use super::{PinDir, Programs, clsact, sys};
+use crate::crash::{Step, reached};
 
 /// First kernel with tcx links.
 const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
@@ -80,13 +81,17 @@ impl Programs {
     pub fn attach(&mut self, dir: &PinDir, targets: &[Target]) -> Result<Vec<Attachment>> {
         for target in targets {
             self.attach_tc(dir, &target.interface)?;
+            reached(Step::FirstAttached);
         }
+        reached(Step::TcAttached);
         let attach_xdp = |target: &Target| {
             let xdp = self.attach_xdp_if_asked(dir, target)?;
             Ok(Attachment { index: require_interface(&target.interface)?, interface: target.interface.clone(), xdp })
         };
         let attached = targets.iter().map(attach_xdp).collect::<Result<Vec<_>>>()?;
+        reached(Step::XdpAttached);
         detach_unasked(dir, &attached)?;
+        reached(Step::UnaskedDetached);
         Ok(attached)
     }
 
@@ -165,6 +170,7 @@ fn fresh_tcx(program: &mut SchedClassifier, interface: &str) -> Result<FdLink> {
 /// Pins a new link over what a link to a vanished interface may have left.
 fn pin_link(link: FdLink, pin: &Path) -> Result<()> {
     remove_pin(pin)?;
+    reached(Step::LinkMade);
     link.pin(pin).with_context(|| format!("pin {}", pin.display()))?;
     Ok(())
 }

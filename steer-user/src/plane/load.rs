@@ -24,7 +24,10 @@ use super::{
     specs,
     table::{self, CopyReport},
 };
-use crate::config::Sizes;
+use crate::{
+    config::Sizes,
+    crash::{Step, reached},
+};
 
 /// The programs, compiled by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEER_BPF_OBJECT_PATH"));
@@ -52,14 +55,20 @@ impl Programs {
             loader.map_max_entries(spec.name, spec.max_entries).map_pin_path(spec.name, pin.path());
         }
         let mut ebpf = loader.load(&object()?).context("load the programs and maps into the kernel")?;
+        reached(Step::MapsMade);
         let tc: &mut SchedClassifier = program(&mut ebpf, TC)?;
         tc.load().context("load the program steer_tc into the kernel")?;
         let xdp: &mut Xdp = program(&mut ebpf, XDP)?;
         xdp.load().context("load the program steer_xdp into the kernel")?;
+        reached(Step::ProgramsLoaded);
         create_configured(dir)?;
+        reached(Step::ConfiguredMade);
         let resized = specs.iter().zip(pins).filter(|(_, pin)| matches!(pin, Pin::Next(_)));
         let programs = Self { ebpf, resized: resized.map(|(spec, _)| spec.name).collect() };
-        programs.copy_resized(dir)?;
+        if !programs.resized.is_empty() {
+            programs.copy_resized(dir)?;
+            reached(Step::SizesCopied);
+        }
         Ok(programs)
     }
 
@@ -70,6 +79,7 @@ impl Programs {
         self.copy_resized(dir)?;
         for name in self.resized.drain(..) {
             rename_next(dir, name)?;
+            reached(Step::SizeRenamed);
             log::info!("map {name} has its new size");
         }
         Ok(any)

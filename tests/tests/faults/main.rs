@@ -5,13 +5,20 @@
 //! met over the cases; in every setting with `STEER_TEST_ALL=1` (see [`steer_tests::setting`]).
 
 mod agent;
+mod backends;
 mod bulk;
+mod clocks;
+mod crash;
 mod gather;
 mod hellos;
+mod links;
 mod operator;
 mod options;
 mod owners;
+mod race;
+mod refusals;
 mod reuse;
 mod tables;
 mod timing;
+mod weather;
 mod xdp;

@@ -1,9 +1,12 @@
 //! Tables too small for what is asked of them: fewer sessions resume, and nobody sees an error.
 
+use std::{panic::resume_unwind, thread, time::Duration};
+
 use anyhow::Result;
 use steer_common::counters::Counter;
 use steer_tests::{
     case::{Case, FIRST, OWNER},
+    client::Dial,
     demo::{Load, Tally},
     loss::Loss,
     payload,
@@ -13,10 +16,21 @@ use steer_tests::{
 use crate::owners::unchecked;
 
 const PARALLEL_32: Load = Load { clients: 32, reconnects: 320, parallel: 32 };
+/// What becomes of a hello whose handshake or flow was pushed out, or of a session whose lesson was.
+const FORGOTTEN: [Counter; 8] = [
+    Counter::NoFlowForwarded,
+    Counter::HandshakeMismatch,
+    Counter::SessionMiss,
+    Counter::NotMovable,
+    Counter::GatherStalled,
+    Counter::HelloCut,
+    Counter::PendingLost,
+    Counter::FlowBusy,
+];
 
 #[test]
 fn a_pending_table_of_2_entries_serves_32_parallel_clients() -> Result<()> {
-    in_settings(55, |setting| crowd(setting, "pending = 2", &[]).map(drop))
+    in_settings(55, |setting| crowd(setting, "pending = 2", &[Counter::PendingLost]).map(drop))
 }
 
 /// Hellos wait for an owner that is silent, so that two entries are far too few.
@@ -38,20 +52,45 @@ fn a_pending_table_of_2_entries_serves_32_parallel_clients_of_a_silent_owner() -
 #[test]
 fn a_splice_table_of_1_entry_serves_32_parallel_clients() -> Result<()> {
     in_settings(56, |setting| {
-        let (seen, counts) = crowd(setting, "splices = 1", &[Counter::SplicesFull])?;
-        assert!(counts[0] > 0 && seen.resumed < 320, "{counts:?} {seen:?}");
+        let (seen, counted) = crowd(setting, "splices = 1", &[Counter::SplicesFull])?;
+        assert!(counted > 0 && seen.resumed < 320, "{counted} {seen:?}");
+        Ok(())
+    })
+}
+
+/// Sessions that were pushed out are sessions nobody knows.
+#[test]
+fn a_session_table_of_4_entries_serves_32_parallel_clients() -> Result<()> {
+    in_settings(103, |setting| {
+        let (seen, counted) = crowd(setting, "sessions = 4", &[Counter::SessionMiss])?;
+        assert!(counted > 0 && seen.resumed < 320, "{counted} {seen:?}");
         Ok(())
     })
 }
 
 #[test]
 fn a_handshake_table_of_4_entries_serves_32_parallel_clients() -> Result<()> {
-    in_settings(57, |setting| crowd(setting, "handshakes = 4", &[]).map(drop))
+    in_settings(57, |setting| crowd(setting, "handshakes = 4", &FORGOTTEN).map(drop))
+}
+
+/// Handshakes that last: the clients' acknowledgements are swallowed, and their hellos come late.
+#[test]
+fn a_handshake_table_of_4_entries_serves_32_parallel_clients_that_idle_before_their_hello() -> Result<()> {
+    in_settings(105, |setting| {
+        let run = setting.scenario().vip_setting("swallow = true").size("handshakes = 4").start()?;
+        let case = Case::start(&run)?;
+        let dial = Dial { idle: Duration::from_millis(100), ..case.dial.clone() };
+        let seen = case.visit_at_once(32, &dial)?;
+        let full = seen.iter().filter(|handshake| !handshake.resumed).count() as u64;
+        let (swallowed, forgotten) = (case.counted(Counter::AckSwallowed)?, case.counted(Counter::NoFlowForwarded)?);
+        assert!(full > 0 && forgotten >= full, "{full} of 32 in full, {swallowed} swallowed, {forgotten} of no flow");
+        case.unharmed_but_for_resets()
+    })
 }
 
 #[test]
 fn a_flow_table_of_4_entries_serves_32_parallel_clients() -> Result<()> {
-    in_settings(58, |setting| crowd(setting, "flows = 4", &[]).map(drop))
+    in_settings(58, |setting| crowd(setting, "flows = 4", &FORGOTTEN).map(drop))
 }
 
 /// The flow table forgets the flow in the middle of its download; the splice table does not.
@@ -76,14 +115,43 @@ fn a_splice_outlives_its_flow_tables_entry() -> Result<()> {
     })
 }
 
-/// Lets a crowd in; nobody may see an error. Returns what it saw, and how much some counters grew.
-fn crowd(setting: Setting, size: &str, counters: &[Counter]) -> Result<(Tally, Vec<u64>)> {
+/// Every table at once, and whole files instead of short visits.
+#[test]
+fn tables_that_are_all_tiny_serve_32_parallel_clients_whole_files() -> Result<()> {
+    in_settings(104, |setting| {
+        let tiny = ["sessions = 4", "flows = 4", "splices = 2", "handshakes = 4", "pending = 2"];
+        let run = tiny.iter().fold(setting.scenario(), |scenario, size| scenario.size(size)).start()?;
+        let case = Case::start(&run)?;
+        let fetch = |number: usize| -> Result<usize> {
+            let (client, mut resumed) = (run.new_client()?, 0);
+            for visit in 0..4 {
+                resumed += usize::from(case.fetch_with(&client, &run.dial(number + 23 * visit))?.resumed);
+            }
+            Ok(resumed)
+        };
+        let resumed = thread::scope(|scope| {
+            let fetches: Vec<_> = (0..32).map(|number| scope.spawn(move || fetch(number))).collect();
+            let fetches = fetches.into_iter().map(|fetch| fetch.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            fetches.sum::<Result<usize>>()
+        })?;
+        let counts = [&FORGOTTEN[..], &[Counter::SplicesFull]].concat();
+        let counted = counts.iter().map(|counter| case.counted(*counter)).sum::<Result<u64>>()?;
+        assert!(counted as usize >= 96 - resumed, "{resumed} of 96 resumed, {counted} counted");
+        case.unharmed_but_for_resets()
+    })
+}
+
+/// Lets a crowd in; nobody may see an error, and whoever did not resume was counted. Returns what it saw, and how much
+/// these counters grew.
+fn crowd(setting: Setting, size: &str, counters: &[Counter]) -> Result<(Tally, u64)> {
     let run = setting.scenario().size(size).start()?;
     let case = Case::start(&run)?;
     let seen = PARALLEL_32.run(&run, size)?;
     assert_eq!(seen.errors, 0, "{:?}", seen.samples);
     assert_eq!(seen.reconnects, 320);
     case.unharmed_but_for_resets()?;
-    let counts = counters.iter().map(|counter| case.counted(*counter)).collect::<Result<_>>()?;
-    Ok((seen, counts))
+    let counted = counters.iter().map(|counter| case.counted(*counter)).sum::<Result<u64>>()?;
+    println!("{size}: {} of 320 resumed, {counted} counted", seen.resumed);
+    assert!(counted >= 320 - seen.resumed as u64, "{} of 320 resumed, but {counted} counted", seen.resumed);
+    Ok((seen, counted))
 }

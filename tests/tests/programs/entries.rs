@@ -53,7 +53,11 @@ fn a_connection_makes_one_entry_at_its_syn_one_when_it_is_established_and_one_fo
         let steps = [
             ("SYN", from_client(&ends.up(CLIENT_ISN).syn().options(&[2, 4, 5, 180])), vec!["handshakes"]),
             ("SYN again", from_client(&ends.up(CLIENT_ISN).syn().options(&[2, 4, 5, 180])), vec![]),
-            ("SYN-ACK", from_backend(&ends.down(ends.first, FIRST_ISN).syn().ack(CLIENT).options(&[2, 4, 5, 180])), vec![]),
+            (
+                "SYN-ACK",
+                from_backend(&ends.down(ends.first, FIRST_ISN).syn().ack(CLIENT).options(&[2, 4, 5, 180])),
+                vec![],
+            ),
             ("acknowledgement", from_client(&up(CLIENT, FIRST)), vec!["flows"]),
             ("hello", from_client(&up(CLIENT, FIRST).payload(&stream)), vec![]),
             ("hello again", from_client(&up(CLIENT, FIRST).payload(&stream)), vec![]),

@@ -46,7 +46,7 @@ pub(crate) fn hello(id: &[u8; 32], len: usize) -> Vec<u8> {
     stream
 }
 
-fn stamps(value: u32, echo: u32) -> Vec<u8> {
+pub(crate) fn stamps(value: u32, echo: u32) -> Vec<u8> {
     [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat()
 }
 

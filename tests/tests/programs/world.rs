@@ -94,11 +94,15 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Result<Self> {
+        Self::of(&Sizes { sessions: 1024, flows: 1024, splices: 1024, handshakes: 1024, pending: 16 })
+    }
+
+    /// One whose tables have these sizes.
+    pub(crate) fn of(sizes: &Sizes) -> Result<Self> {
         let ns = NetNs::create()?;
         ns.ip("link add eth0 type veth peer name far0\nlink set eth0 up\nlink set far0 up\n")?;
         let ifindex = ns.run(|| Ok(nix::net::if_::if_nametoindex("eth0")?))?;
-        let sizes = Sizes { sessions: 1024, flows: 1024, splices: 1024, handshakes: 1024, pending: 16 };
-        let mut loaded = Loaded::load(&sizes)?;
+        let mut loaded = Loaded::load(sizes)?;
         loaded.plane.set_settings(&Settings { bypass: 0, xdp: 1 })?;
         for ends in families() {
             let base = lookup_base(&ends, false);
@@ -166,6 +170,12 @@ impl World {
         pending.ranges[0] = Range { start: 0, end: data.len() as u32 };
         pending.data[..data.len()].copy_from_slice(data);
         self.pending.insert(key, *pending, 0).context("write the map pending")
+    }
+
+    /// The client's data that is buffered, as far as it has no hole.
+    pub(crate) fn buffered(&self, ends: &Ends) -> Result<Vec<u8>> {
+        let pending = self.pending.get(&ends.key(), 0).context("nothing is buffered")?;
+        Ok(pending.data[..steer_common::ranges::contiguous(&pending.ranges) as usize].to_vec())
     }
 
     /// Runs a program on a frame in the namespace.

@@ -10,6 +10,7 @@ use crate::{
     address::{endpoint, socket},
     agent::sweep,
     config::{self, Config},
+    crash::{Step, reached},
     plane::{Configured, Plane},
 };
 
@@ -23,6 +24,7 @@ impl Pools {
         let ids = pools.vip_ids()?;
         for (vip, id) in config.vips.iter().zip(&ids) {
             pools.apply_backends(vip, *id)?;
+            reached(Step::BackendsWritten);
         }
         pools.remove_unasked()?;
         for (vip, id) in config.vips.iter().zip(&ids) {

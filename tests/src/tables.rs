@@ -1,0 +1,36 @@
+//! How many entries a running steer's tables hold, those too that `steer status` does not show.
+
+use anyhow::{Context, Result, bail};
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData},
+};
+use steer_common::shared::{Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, Pending, Session, SessionKey};
+
+use crate::agent::Agent;
+
+/// Counts the entries of a table. Nothing else may change it meanwhile.
+///
+/// # Errors
+/// When there is no such table.
+pub fn entries(steer: &Agent<'_>, table: &str) -> Result<usize> {
+    match table {
+        "sessions" => count::<SessionKey, Session>(steer, table),
+        "key_names" | "key_name_tries" => count::<SessionKey, KeyName>(steer, table),
+        "flows" | "splices" | "handshakes" => count::<FlowKey, Flow>(steer, table),
+        "pending" => count::<FlowKey, Pending>(steer, table),
+        "fragments" => count::<FragmentKey, FragmentRoute>(steer, table),
+        _ => bail!("no table is named {table}"),
+    }
+}
+
+fn count<K: Pod, V: Pod>(steer: &Agent<'_>, table: &str) -> Result<usize> {
+    let map = MapData::from_pin(steer.map_pin(table)).and_then(Map::from_map_data);
+    let map: HashMap<MapData, K, V> = map.and_then(HashMap::try_from).with_context(|| format!("open {table}"))?;
+    let mut n = 0;
+    for key in map.keys() {
+        key.with_context(|| format!("walk {table}"))?;
+        n += 1;
+    }
+    Ok(n)
+}

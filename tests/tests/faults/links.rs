@@ -1,0 +1,212 @@
+//! What becomes of the links under running flows: neighbours forgotten, MAC addresses changed, a link down and up, an MTU
+//! that falls.
+
+use std::{
+    panic::resume_unwind,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use steer_common::counters::Counter;
+use steer_tests::{
+    agent::Hook,
+    case::{Case, OWNER},
+    client::Dial,
+    netns::NetNs,
+    payload,
+    scenario::{Run, Scenario},
+    setting::{Setting, in_numbered_setting},
+    topology::{CLIENT_SIDE, Family, Offloads, backend_side},
+};
+
+use crate::owners::unchecked;
+
+const BEAT: Duration = Duration::from_millis(200);
+/// As wide a link as there is before it gets narrow, bytes.
+const NARROW: u32 = 1300;
+
+#[test]
+fn transfers_go_on_while_all_neighbours_are_forgotten_again_and_again() -> Result<()> {
+    in_numbered_setting(90, |setting| {
+        let run = strangers(setting).start()?;
+        let case = Case::start(&run)?;
+        under_transfers(&case, || {
+            for round in 0..10 {
+                let backends = (0..run.lab.n_backends()).map(|index| run.lab.backend(index));
+                for ns in [run.lab.client(), run.lab.gateway()].into_iter().chain(backends) {
+                    // Its peers do not ask, and so do not tell: the gateway has to.
+                    if round % 2 == 0 && ns.path() != run.lab.gateway().path() {
+                        continue;
+                    }
+                    ns.tool("ip -4 neigh flush all")?;
+                    ns.tool("ip -6 neigh flush all")?;
+                }
+                thread::sleep(BEAT);
+            }
+            Ok(())
+        })?;
+        ensure!(case.counted(Counter::NeighbourAsked)? > 0, "the gateway asked for nobody");
+        case.unharmed_but_for_resets()
+    })
+}
+
+#[test]
+fn transfers_go_on_when_the_owners_interface_changes_its_address() -> Result<()> {
+    in_numbered_setting(91, |setting| changes_address(setting, |run| run.lab.backend(OWNER)))
+}
+
+#[test]
+fn transfers_go_on_when_the_clients_router_changes_its_address() -> Result<()> {
+    in_numbered_setting(92, |setting| changes_address(setting, |run| run.lab.client()))
+}
+
+/// The client has nothing to say by which the gateway could see where its packets come from now: only the router's own
+/// announcement tells.
+#[test]
+fn a_client_that_only_listens_hears_on_when_its_router_changes_its_address() -> Result<()> {
+    in_numbered_setting(93, |setting| {
+        let run = strangers(setting).start()?;
+        let case = Case::start(&run)?;
+        let sum = run.servers[OWNER].put("slow", &payload::bytes(400_000, 1))?;
+        let mut changed = None;
+        let (handshake, response) = run.connect(&case.client, &case.dial, |connection| {
+            connection.get_watched("/slow/slow", |read| {
+                if read > 100_000 && changed.is_none() {
+                    // In the pause: everything is acknowledged.
+                    thread::sleep(Duration::from_millis(100));
+                    changed = Some((Instant::now(), renew_address(run.lab.client(), 1)));
+                }
+            })
+        })?;
+        let (at, renewed) = changed.ok_or_else(|| anyhow::anyhow!("nothing was read"))?;
+        renewed?;
+        println!("the rest came within {:?}", at.elapsed());
+        ensure!(handshake.resumed && response.sha256 == sum, "{handshake:?}");
+        case.unharmed_but_for_resets()
+    })
+}
+
+/// For a second the way to the owner is remembered and leads nowhere, then there is none: new clients fall back, and
+/// what was under way goes on when the link is back.
+#[test]
+fn transfers_outlive_three_seconds_of_their_owners_link_down() -> Result<()> {
+    in_numbered_setting(94, |setting| {
+        let run = strangers(setting).gateway_sysctl("ipv6/conf/all/keep_addr_on_down", "1").start()?;
+        let case = Case::start(&run)?;
+        under_transfers(&case, || {
+            run.lab.link(OWNER, false)?;
+            let end = Instant::now() + 15 * BEAT;
+            while Instant::now() < end {
+                // Resumed by nobody else, whatever its way is.
+                let stranger = run.new_client()?;
+                case.fetch_with(&stranger, &case.dial)?;
+                thread::sleep(BEAT);
+            }
+            run.lab.link(OWNER, true)
+        })?;
+        case.unharmed_but_for_resets()
+    })
+}
+
+#[test]
+fn transfers_go_on_when_the_way_to_the_owner_gets_narrower_under_them() -> Result<()> {
+    narrower(&backend_side(OWNER))
+}
+
+#[test]
+fn transfers_go_on_when_the_way_to_the_clients_gets_narrower_under_them() -> Result<()> {
+    narrower(CLIENT_SIDE)
+}
+
+/// Only the gateway's end gets narrow, as a router's would: packets of the other end still fit.
+fn narrower(interface: &str) -> Result<()> {
+    for family in [Family::V4, Family::V6] {
+        // A virtual link does not deliver what is longer than the receiver's MTU, unless it is to be cut up anyway:
+        // with XDP nothing is, so that only one direction at a time can be tried there (tests/icmp.rs).
+        let run = Setting { hook: Hook::Tc, family, offloads: Offloads::On }.scenario().start()?;
+        let case = Case::start(&run)?;
+        under_transfers(&case, || {
+            thread::sleep(BEAT);
+            run.lab.gateway().ip(&format!("link set {} mtu {NARROW}\n", interface))?;
+            thread::sleep(10 * BEAT);
+            Ok(())
+        })?;
+        ensure!(case.counted(Counter::TooBig)? > 0, "nobody was told: {family:?}");
+    }
+    Ok(())
+}
+
+fn changes_address(setting: Setting, whose: fn(&Run) -> &NetNs) -> Result<()> {
+    let run = strangers(setting).start()?;
+    let case = Case::start(&run)?;
+    under_transfers(&case, || {
+        for number in 1..=3 {
+            thread::sleep(4 * BEAT);
+            renew_address(whose(&run), number)?;
+        }
+        thread::sleep(4 * BEAT);
+        Ok(())
+    })?;
+    case.unharmed_but_for_resets()
+}
+
+/// Gives eth0 another MAC address, and tells the neighbours, as a router that takes over from another does.
+fn renew_address(ns: &NetNs, number: u8) -> Result<()> {
+    ns.sysctl("ipv4/conf/eth0/arp_notify", "1")?;
+    ns.sysctl("ipv6/conf/eth0/ndisc_notify", "1")?;
+    ns.ip(&format!("link set eth0 address 02:57:ee:ff:ff:{number:02x}\n"))
+}
+
+/// Neighbours are found out, as on a real link.
+fn strangers(setting: Setting) -> Scenario {
+    unchecked(setting).unknown_neighbours()
+}
+
+/// Downloads and uploads over splices of the same session, one after the other, while something happens and until
+/// each direction has begun and ended one more afterwards.
+fn under_transfers(case: &Case<'_>, happening: impl FnOnce() -> Result<()>) -> Result<()> {
+    const DOWN: usize = 1 << 20;
+    const UP: usize = 500_000;
+    let (run, working, moved) = (case.run, AtomicBool::new(true), AtomicUsize::new(0));
+    let down = payload::bytes(DOWN, 4);
+    // A flow may fall back: both have the file, and take one.
+    let sums = run.servers.iter().map(|server| server.put("down", &down)).collect::<Result<Vec<_>>>()?;
+    let dial = Dial { timeout: Duration::from_secs(15), ..case.dial.clone() };
+    let download = || {
+        let pace = |_| thread::sleep(Duration::from_millis(5));
+        let got = run.connect(&case.client, &dial, |connection| connection.get_watched("/files/down", pace));
+        let (handshake, response) = got?;
+        ensure!(response.sha256 == sums[OWNER], "a download arrived changed");
+        moved.fetch_add(usize::from(handshake.resumed), Ordering::Relaxed);
+        Ok(())
+    };
+    let upload = || {
+        let body = payload::bytes(UP, moved.load(Ordering::Relaxed) as u64);
+        let (handshake, _) = run.connect(&case.client, &dial, |connection| connection.put("/files/up", &body))?;
+        let at = run.backend_named(&handshake.server)?;
+        ensure!(run.servers[at].uploaded("up")? == payload::sha256(&body), "an upload arrived changed");
+        moved.fetch_add(usize::from(handshake.resumed), Ordering::Relaxed);
+        Ok(())
+    };
+    let again = |transfer: &(dyn Fn() -> Result<()> + Sync)| -> Result<()> {
+        while working.load(Ordering::Relaxed) {
+            transfer()?;
+        }
+        transfer()
+    };
+    thread::scope(|scope| {
+        let transfers = [scope.spawn(|| again(&download)), scope.spawn(|| again(&upload))];
+        thread::sleep(BEAT);
+        let happened = happening();
+        working.store(false, Ordering::Relaxed);
+        for transfer in transfers {
+            transfer.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        }
+        happened
+    })?;
+    println!("{} transfers over splices", moved.load(Ordering::Relaxed));
+    ensure!(moved.load(Ordering::Relaxed) >= 2, "hardly anything was re-homed");
+    Ok(())
+}
