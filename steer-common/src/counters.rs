@@ -218,6 +218,12 @@ counters! {
     TicketTold = "ticket-told",
     /// Handshakes that ended without the server authenticating the client: nothing learned.
     NotAuthenticated = "not-authenticated",
+    /// Sessions not learned: their backend asked the client for a certificate, and it gave none.
+    SessionNoCertificate = "session-no-certificate",
+    /// Sessions not learned: their backend asked the client for a certificate, and the answer could not be read.
+    SessionCertificateUnseen = "session-certificate-unseen",
+    /// Sessions not learned: their source has had as many as the VIP's `sessions_per_source` allows.
+    SessionQuota = "session-quota",
 
     // ---- forwarding
     /// Packets whose next hop was asked of the forwarding table.

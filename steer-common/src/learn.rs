@@ -1,13 +1,14 @@
 //! What a backend's finished handshake teaches.
 //!
 //! A ServerHello names a session, but anyone may ask for one. Only the backend's ChangeCipherSpec (TLS 1.2 and below:
-//! RFC 5246 7.1, after the client's Finished) says that the client was who the backend wanted; until then what was seen
-//! is held in the flow's record. In TLS 1.3 the acceptance of a PSK says the same at once: its binder was verified.
+//! RFC 5246 7.1, after the client's Finished) says that it accepted the client's handshake; until then what was seen
+//! is held in the flow's record. Some backends accept one without the certificate that they asked for, and refuse the
+//! client later, inside of TLS: so where one was asked for, what the client answered counts too. In TLS 1.3 the acceptance of a PSK says the same at once: its binder was verified.
 
 use crate::{
     session::Kind,
-    shared::{FLOW_HIT, Flow},
-    wire::tls::server_flight::seen,
+    shared::{FLOW_HIT, Flow, Source, Vip},
+    wire::tls::{client_certificate::Answer, server_flight::seen},
 };
 
 /// How a handshake came out.
@@ -63,6 +64,49 @@ pub fn taught(flow: &Flow) -> Taught {
     };
     let resumed = outcome == Outcome::Resumed || (outcome == Outcome::Unknown && echo);
     Taught { outcome, issued, used: resumed && flow.offered_kind != 0 && flow.flags & FLOW_HIT != 0 }
+}
+
+/// What is known of the certificate of a client that had a full handshake of TLS 1.2 or below.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Certificate {
+    /// It gave one.
+    Given,
+    /// Nothing shows that one was asked for.
+    NotAsked,
+    /// It was asked for one and gave none.
+    Missing,
+    /// It was asked for one, and its answer could not be read.
+    Unseen,
+}
+
+/// Judges the client's certificate at its backend's ChangeCipherSpec.
+///
+/// An answer that was not seen counts against the client: only it decides how its bytes are cut, and one that cuts off
+/// what no stack cuts must not gain by it. A request that was not seen, in bytes that the gateway missed, does not: no
+/// client decides that.
+#[inline(always)]
+pub fn certificate(flow: &Flow) -> Certificate {
+    let asked = flow.follow.seen & seen::ASKED != 0;
+    match Answer::from_number(flow.answer) {
+        Answer::Given => Certificate::Given,
+        Answer::Empty => Certificate::Missing,
+        Answer::Unseen | Answer::Unclear if asked => Certificate::Unseen,
+        Answer::Unseen | Answer::Unclear => Certificate::NotAsked,
+    }
+}
+
+/// Counts one more session of a source; `None` where it has had as many as its VIP allows. A window begins with the
+/// first session after the last window's end.
+#[inline(always)]
+pub fn one_more(source: Option<Source>, vip: &Vip, seconds: u32) -> Option<Source> {
+    // Another CPU may have counted by a clock a moment ahead of ours.
+    let is_over = |since: u32| seconds.wrapping_sub(since) as i32 >= vip.session_timeout as i32;
+    match source {
+        Some(Source { since, n_sessions }) if !is_over(since) => {
+            (n_sessions < vip.sessions_per_source).then_some(Source { since, n_sessions: n_sessions.wrapping_add(1) })
+        }
+        _ => Some(Source { since: seconds, n_sessions: 1 }),
+    }
 }
 
 /// What a ServerHello of TLS 1.3 says of the client's PSK identities.

@@ -20,6 +20,7 @@ use steer_common::{
 };
 
 use crate::{
+    certificate::hear_answer,
     hook::tc::Tc,
     journey::{drop, next},
     lock::{self, unlock},
@@ -156,7 +157,7 @@ fn no_flow(scratch: &Scratch) -> i32 {
 /// Any other segment of a client.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn client_segment(flow: *mut Flow) -> i32 {
+pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
     let was = flow;
     let flow = match known(scratch, was) {
@@ -169,11 +170,15 @@ pub(crate) extern "C" fn client_segment(flow: *mut Flow) -> i32 {
     let fresh = if flow == was { 0 } else { next::FRESH };
     scratch.held = lock::read(flow).isn();
     let Some(state) = State::from_number(lock::lock(flow) as u8) else { return drop(Counter::FlowBusy) };
-    if matches!(state, State::First | State::Spliced) {
-        unlock(flow, state);
-        return next::FORWARD | fresh;
+    if !matches!(state, State::First | State::Spliced) {
+        return held(scratch, flow, state) | fresh;
     }
-    held(scratch, flow, state) | fresh
+    unlock(flow, state);
+    // SAFETY: a map value.
+    if scratch.facts.payload_len != 0 && unsafe { (*flow).flags } & FLOW_LEARNED == 0 {
+        hear_answer(skb, flow);
+    }
+    next::FORWARD | fresh
 }
 
 /// The flow's record, `flow` where `flows` has it; where only `splices` has it, it is put back into `flows`.

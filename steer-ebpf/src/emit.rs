@@ -14,6 +14,7 @@ use steer_common::{
 };
 
 use crate::{
+    certificate::expect_buffered,
     client::forget,
     forward::{fib, refresh},
     hook::tc::Tc,
@@ -238,6 +239,7 @@ unsafe extern "C" fn emit_step(_index: u32, context: *mut c_void) -> core::ffi::
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> i32 {
+    expect_buffered();
     let failed = emit(skb, to_owner);
     let Some(scratch) = scratch() else { return next::DROP };
     if to_owner == 0 {

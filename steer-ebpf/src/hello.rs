@@ -15,6 +15,7 @@ use steer_common::{
 };
 
 use crate::{
+    certificate::{expect_answer, expect_in, said_behind},
     hook::{Hook as _, Window, tc::Tc},
     maps::{Scratch, count, joined, scratch, spare},
     offers::{enter_id, find_owner, identifier, look_up_id},
@@ -93,6 +94,8 @@ pub(crate) fn decide_packet(skb: *mut __sk_buff, flow: *mut Flow, from: u32, len
     if unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut (*text).data).cast(), n) } != 0 {
         return said::NEED_MORE;
     }
+    // SAFETY: not null, whole map values; this CPU has the flow locked.
+    unsafe { expect_in(&mut *flow, &(*text).data, n) };
     decide_hello(flow, text, n, 0)
 }
 
@@ -102,6 +105,7 @@ fn id_in_packet(window: &Window, scratch: &mut Scratch, flow: &mut Flow, from: u
     const HEAD: usize = SESSION_ID_AT / 4;
     const _: () = assert!(SESSION_ID_AT.is_multiple_of(4), "an ID stands in words of its own");
     let Some(head) = window.words::<HEAD>(from as usize) else { return said::UNKNOWN };
+    expect_answer(flow, &core::array::from_fn(|at| byte(head[at / 4], at as u32 % 4)), len);
     if client_hello::early_session_id(|at| byte(head[at / 4], at as u32 % 4), len) != SESSION_ID_MAX as u32 {
         return said::UNKNOWN;
     }
@@ -150,6 +154,10 @@ pub(crate) extern "C" fn decide_hello(flow: *mut Flow, text: *mut Pending, have:
     record.flags |= FLOW_HELLO;
     count(Counter::Hello);
     if whole {
+        if scratch.in_joined != 0 {
+            record.hello_len = scratch.framing.at;
+            said_behind(record, have);
+        }
         return owner;
     }
     // What was missing might have said more: only an owner counts.

@@ -138,7 +138,7 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
     let mut flow = if said == next::CLIENT || said == next::SERVER { look_up() } else { null_mut() };
     said = match said {
         next::SYN => client::client_syn(skb),
-        next::CLIENT => client::client_segment(flow),
+        next::CLIENT => client::client_segment(skb, flow),
         next::SERVER => server::server_segment(skb, flow),
         next::ICMP => icmp::translate_error(skb),
         next::FRAGMENT => fragment::forward_later(skb),
@@ -386,9 +386,10 @@ fn settled_flow(scratch: &mut Scratch, role: &Role) -> Option<Plan> {
     }
     let id = record.holder() as u32;
     match role {
+        _ if record.flags & FLOW_LEARNED == 0 => return None,
         // SAFETY: as above.
         Role::Client(vip) if idle(record, seconds) > unsafe { (**vip).flow_timeout } => return None,
-        Role::Server(from) if *from != id || record.flags & FLOW_LEARNED == 0 => return None,
+        Role::Server(from) if *from != id => return None,
         Role::Client(_) | Role::Server(_) => {}
     }
     Some(Plan { id, flow: Some(flow), to_client, seconds })

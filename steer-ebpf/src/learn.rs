@@ -1,18 +1,22 @@
 //! What a backend's handshake teaches: the session it issued, the ticket key it holds, and whether it resumed.
 //!
 //! The stream is read as it passes ([`Follow`]). What it names is held in the flow until the backend's ChangeCipherSpec:
-//! only then has it authenticated the client, so that nobody without a certificate can write into the session table.
+//! only then has it accepted the client's handshake. What the client answered where it was asked for a certificate is
+//! read meanwhile ([`certificate`]), so that nobody without one can write into the session table.
+//!
+//! [`certificate`]: crate::certificate
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
     decide::note_tried,
     flow::{State, Word},
-    learn::{Outcome, Psk, psk, taught},
+    learn::{Certificate, Outcome, Psk, certificate, psk, taught},
     session::Kind,
     shared::{
         Event, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_OFFERED, Flow, KEY_NAME_SHARED,
-        KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, Outcomes, Session, VIP_TELL_TICKETS,
+        KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, Outcomes, Session, VIP_LEARN_WITHOUT_CERTIFICATE,
+        VIP_TELL_TICKETS,
     },
     wire::tls::server_flight::{End, FOLLOW_STEPS, GIVE_UP, RESYNC_LOOK, Segment, Told},
 };
@@ -21,6 +25,7 @@ use crate::{
     journey::next,
     maps::{EVENTS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, WAKE, count, count_backend, now, scratch},
     offers::enter_name,
+    sources::admit_session,
     verifier::{limit, mask, size},
 };
 
@@ -167,14 +172,27 @@ extern "C" fn finished(flow: *mut Flow) -> i32 {
     if taught.outcome as u32 == Outcome::Full as u32 {
         rejected(scratch, flow);
     }
-    if taught.issued {
+    if taught.issued && may_have_one(scratch, flow) {
         enter_key(scratch, flow.follow.lesson_kind, flow.follow.lesson_len, &flow.follow.lesson);
-        insert(scratch);
-        if flow.follow.lesson_kind == Kind::Ticket as u8 {
+        if insert(scratch) && flow.follow.lesson_kind == Kind::Ticket as u8 {
             ticket(flow, LESSON);
         }
     }
     0
+}
+
+/// Whether what the flow's client was issued is learned, as far as its certificate is concerned.
+#[inline(always)]
+fn may_have_one(scratch: &Scratch, flow: &Flow) -> bool {
+    if scratch.vip.flags & VIP_LEARN_WITHOUT_CERTIFICATE != 0 {
+        return true;
+    }
+    match certificate(flow) {
+        Certificate::Given | Certificate::NotAsked => return true,
+        Certificate::Missing => count(Counter::SessionNoCertificate),
+        Certificate::Unseen => count(Counter::SessionCertificateUnseen),
+    }
+    false
 }
 
 /// A ServerHello of TLS 1.3.
@@ -196,7 +214,7 @@ extern "C" fn tls13(flow: *mut Flow) -> i32 {
                 // Without a name the ticket itself is all that can be known again, where clients use it twice.
                 enter_key(scratch, flow.offered_kind, flow.offered_len, &flow.offered_bytes);
                 if refresh(scratch) == 0 {
-                    insert(scratch);
+                    let _ = insert(scratch);
                 }
             }
             ticket(flow, OFFERED);
@@ -255,19 +273,23 @@ fn refresh(scratch: &mut Scratch) -> i32 {
     1
 }
 
-/// The backend owns the session in `scratch.session`.
+/// The backend owns the session in `scratch.session`; false where its source may have no more.
 #[inline(always)]
-fn insert(scratch: &mut Scratch) {
+fn insert(scratch: &mut Scratch) -> bool {
     let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
     // SAFETY: one number is read.
-    if unsafe { SESSIONS.get(&scratch.session) }.is_some_and(|known| known.owner as u32 != owner) {
-        count(Counter::OwnerChanged);
+    match unsafe { SESSIONS.get(&scratch.session) } {
+        Some(known) if known.owner as u32 != owner => count(Counter::OwnerChanged),
+        Some(_) => {}
+        None if admit_session() == 0 => return false,
+        None => {}
     }
     let session = Session { owner: owner as u16, flags: 0, first_seen: seconds, last_seen: seconds, uses: 0 };
     if SESSIONS.insert(&scratch.session, &session, 0).is_ok() {
         count(Counter::Learned);
         count_backend(owner, |stats| stats.learned += 1);
     }
+    true
 }
 
 /// The ticket of [`ticket`] is the one that the client offered, or the one that the backend issued.

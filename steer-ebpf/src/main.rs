@@ -23,6 +23,7 @@ mod bench_live;
 #[cfg(feature = "bench")]
 mod bench_scale;
 mod buffer;
+mod certificate;
 mod client;
 mod emit;
 mod forward;
@@ -39,6 +40,7 @@ mod options;
 mod rebuild;
 mod rehome;
 mod server;
+mod sources;
 mod stamps;
 mod sums;
 mod too_big;

@@ -11,7 +11,7 @@ use steer_common::{
     directory,
     shared::{
         Address, Backend, BackendStats, Endpoint, Event, Flow, FlowKey, FragmentKey, FragmentRoute, Hop, KeyName,
-        LOOKUP_ENTRIES, Listed, MAX_BACKENDS, MAX_VIPS, Pending, Session, SessionKey, Settings, Vip,
+        LOOKUP_ENTRIES, Listed, MAX_BACKENDS, MAX_VIPS, Pending, Session, SessionKey, Settings, Source, SourceKey, Vip,
     },
     wire::{
         ip::Ip,
@@ -35,6 +35,9 @@ pub(crate) static KEY_NAMES: LruHashMap<SessionKey, KeyName, 16_384> = LruHashMa
 /// Key names whose owner is not known, and who rejected their tickets. Written here only.
 #[btf_map(name = "key_name_tries")]
 pub(crate) static KEY_NAME_TRIES: LruHashMap<SessionKey, KeyName, 1024> = LruHashMap::new();
+/// Sessions learned of each source, where a VIP limits them. Written here only; the agent ages it.
+#[btf_map(name = "sources")]
+pub(crate) static SOURCES: LruHashMap<SourceKey, Source, 16_384> = LruHashMap::new();
 /// Flows whose client acknowledged the first backend. Written here only.
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 262_144> = LruHashMap::new();

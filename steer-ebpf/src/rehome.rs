@@ -12,6 +12,7 @@ use steer_common::{
 
 use crate::{
     buffer::{new_buffer, store_in_buffer},
+    certificate::expect_unread,
     client::{copy_flow, forget, nothing_to_learn, settle},
     emit::hop_to,
     hello::{decide_hello, decide_packet, said, verdict},
@@ -84,6 +85,8 @@ fn worth_holding(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) ->
     scratch.needed = 0;
     if offset == 0 && !bypass {
         scratch.piece.said = decide_packet(skb, flow, from, len);
+    } else if offset == 0 {
+        expect_unread(skb, flow);
     }
     let said = scratch.piece.said;
     if said & said::FIRST != 0 {

@@ -6,8 +6,8 @@
 //! send segments that no kernel would, [`flood`] many of them, [`icmp_errors`] errors. [`programs`] runs packets through
 //! the loaded programs without any link, on flows of [`ends`]; [`detour`] reorders what clients send, [`weather`] and
 //! [`relay`] disturb both directions, [`traces`] tells what steer left on the machine. [`setting`] and [`case`] are what
-//! the tests of faults share, [`tables`] counts entries; [`demo`] is the whole of it for people, [`matrix`] judges steer
-//! with other TLS stacks at both ends.
+//! the tests of faults share, [`tables`] counts entries; [`demo`] is the whole of it for people, [`soak`] for minutes under
+//! chaos, [`matrix`] judges steer with other TLS stacks at both ends.
 
 pub mod agent;
 pub mod bench;
@@ -34,6 +34,7 @@ pub mod programs;
 pub mod relay;
 pub mod scenario;
 pub mod setting;
+pub mod soak;
 pub mod tables;
 pub mod topology;
 pub mod traces;

@@ -31,6 +31,8 @@ pub struct Settings {
     pub tickets: bool,
     /// The keys of its tickets.
     pub ticket_key: TicketKey,
+    /// `ssl_verify_client`.
+    pub verify_client: String,
     /// All show the certificate of the first.
     pub one_certificate: bool,
     /// `ssl_ecdh_curve`.
@@ -64,6 +66,7 @@ impl Default for Settings {
             session_timeout: "10m".to_owned(),
             tickets: false,
             ticket_key: TicketKey::Private,
+            verify_client: "on".to_owned(),
             one_certificate: false,
             curves: "X25519:prime256v1".to_owned(),
             listen: "backlog=4096".to_owned(),
@@ -190,7 +193,7 @@ impl Nginx {
 /// own view of the session stands as `r` or `.`; `/files/` serves downloads and takes uploads (PUT); `/slow/` serves the
 /// same files at 100 KB a second, with pauses.
 fn config(name: &str, settings: &Settings) -> String {
-    let Settings { protocols, session_timeout, listen, curves, .. } = settings;
+    let Settings { protocols, session_timeout, listen, curves, verify_client, .. } = settings;
     let key = if settings.ticket_key == TicketKey::Private { "" } else { "ssl_session_ticket_key ticket.key;" };
     let tickets = if settings.tickets { "on" } else { "off" };
     format!(
@@ -216,7 +219,7 @@ http {{
     ssl_certificate server.pem;
     ssl_certificate_key server.key;
     ssl_client_certificate ca.pem;
-    ssl_verify_client on;
+    ssl_verify_client {verify_client};
     ssl_protocols {protocols};
     ssl_ecdh_curve {curves};
     ssl_early_data on;

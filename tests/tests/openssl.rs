@@ -7,6 +7,7 @@ use steer_common::counters::Counter;
 use steer_tests::{
     agent::Hook,
     nginx,
+    pki::{Identity, Pki},
     process::mortal,
     scenario::{Run, Scenario},
     setting::in_settings,
@@ -69,19 +70,55 @@ fn nothing_is_learned_from_the_session_id_of_tls13() -> Result<()> {
     Ok(())
 }
 
-/// `openssl s_client` with the lab's client certificate.
+#[test]
+fn an_openssl_client_without_a_certificate_teaches_nothing() -> Result<()> {
+    let run = Scenario::new(Hook::Tc, Family::V4).start()?;
+    let steer = run.agent()?;
+    let said = OpenSsl::without_certificate(&run)?.connect(0, "-tls1_2", "-sess_out")?;
+    ensure!(said.contains("New, TLSv1.2") && said.contains("400 Bad Request"), "{said}");
+    ensure!(steer.count(Counter::SessionNoCertificate)? == 1 && steer.count(Counter::Learned)? == 0, "learned");
+    Ok(())
+}
+
+/// nginx does not refuse a certificate that it does not trust before it has answered in HTTP; what it thinks of it is
+/// encrypted. Only `sessions_per_source` bounds what such clients teach.
+#[test]
+fn a_certificate_of_another_authority_is_learned_from_and_counts_to_its_source() -> Result<()> {
+    let run = Scenario::new(Hook::Tc, Family::V4).vip_setting("sessions_per_source = 2").start()?;
+    let steer = run.agent()?;
+    let client = OpenSsl::with(&run, Some(Pki::make(0)?.client()))?;
+    for _ in 0..3 {
+        let said = client.connect(0, "-tls1_2", "-sess_out")?;
+        ensure!(said.contains("New, TLSv1.2") && said.contains("400 Bad Request"), "{said}");
+    }
+    ensure!(steer.count(Counter::Learned)? == 2 && steer.count(Counter::SessionQuota)? == 1, "two and no third");
+    Ok(())
+}
+
+/// `openssl s_client`.
 struct OpenSsl<'a> {
     run: &'a Run,
     files: TempDir,
+    certificate: bool,
 }
 
 impl<'a> OpenSsl<'a> {
+    /// With the lab's client certificate.
     fn new(run: &'a Run) -> Result<Self> {
+        Self::with(run, Some(run.pki.client()))
+    }
+
+    fn without_certificate(run: &'a Run) -> Result<Self> {
+        Self::with(run, None)
+    }
+
+    fn with(run: &'a Run, identity: Option<&Identity>) -> Result<Self> {
         let files = tempfile::Builder::new().prefix("steer-openssl-").tempdir()?;
         fs::write(files.path().join("ca.pem"), run.pki.authority_pem())?;
-        let identity = run.pki.client();
-        fs::write(files.path().join("client.pem"), identity.certificate_pem().to_owned() + &identity.key_pem())?;
-        Ok(Self { run, files })
+        if let Some(identity) = identity {
+            fs::write(files.path().join("client.pem"), identity.certificate_pem().to_owned() + &identity.key_pem())?;
+        }
+        Ok(Self { run, files, certificate: identity.is_some() })
     }
 
     /// Shakes hands from a source address, asks for `/`, and returns what OpenSSL says of it.
@@ -95,13 +132,10 @@ impl<'a> OpenSsl<'a> {
         let mut command = mortal("openssl");
         command.args(["s_client", "-connect", &target.to_string(), version]);
         command.args(["-bind", &SocketAddr::new(self.run.source(source), 0).to_string()]);
-        command
-            .arg("-CAfile")
-            .arg(file("ca.pem"))
-            .arg("-cert")
-            .arg(file("client.pem"))
-            .arg(session)
-            .arg(file("session"));
+        command.arg("-CAfile").arg(file("ca.pem")).arg(session).arg(file("session"));
+        if self.certificate {
+            command.arg("-cert").arg(file("client.pem"));
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.run.lab.client().run(|| {
             let mut child = command.spawn().context("run openssl")?;

@@ -10,6 +10,7 @@ mod fuzz;
 mod matrix;
 mod rights;
 mod setup;
+mod soak;
 mod test;
 mod toolchain;
 mod tree;
@@ -44,6 +45,8 @@ enum Verb {
     Verify(verify::Arguments),
     /// Measure.
     Bench(bench::Arguments),
+    /// Mixed traffic for minutes, chaos every few seconds, and what is left of it.
+    Soak(soak::Arguments),
     /// Fuzz the parsers and the buffering.
     Fuzz(fuzz::Arguments),
     /// Run what must pass before a change is taken.
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Verb::Matrix(arguments) => matrix::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Soak(arguments) => soak::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
         Verb::Ci(arguments) => ci::run(&arguments),
     };

@@ -63,8 +63,8 @@ pub struct Flow {
     pub server_next: u32,
     /// First four bytes of the IP header of the client's hello: DSCP, ECN and flow label for packets made in its name.
     pub ip_word: [u8; 4],
-    /// Always zero.
-    pub reserved: u32,
+    /// Length of the client's hello with its record headers, bytes; 0: not known.
+    pub hello_len: u32,
     /// `BackendId` of the first backend.
     pub first: u16,
     /// `BackendId` of the owner; the first backend's while nothing moved.
@@ -99,8 +99,11 @@ pub struct Flow {
     pub offered_len: u8,
     /// Which of the client's PSK identities it is, or [`NO_PSK`].
     pub offered_index: u16,
+    /// What the client answered where a certificate may have been asked for
+    /// ([`crate::wire::tls::client_certificate::Answer`]).
+    pub answer: u8,
     /// Always zero.
-    pub zero: u16,
+    pub zero: u8,
     /// The identifier that decided, or else the first that the client offered; zero behind its end.
     pub offered_bytes: [u8; 32],
     /// How far the holding backend's stream was read.

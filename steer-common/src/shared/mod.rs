@@ -45,7 +45,9 @@ no_padding!(Session, 2, 2, 4, 4, 4);
 no_padding!(Hop, 4, 12, 4, 4);
 no_padding!(Backend, 20, 20, 2, 2, 2, 2, 4, 24);
 no_padding!(KeyName, 2, 2, 4, 4, 4, 4, 2 * KEY_NAME_TRIES);
-no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2, 1, 1, 2, 4);
+no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2, 1, 1, 2, 4, 4);
+no_padding!(SourceKey, 16, 2, 2);
+no_padding!(Source, 4, 4);
 no_padding!(Listed, 20, 2, 2, 4, size_of::<Vip>());
 no_padding!(Settings, 4, 4);
 no_padding!(Follow, 4 * 3, 2 * 3, 6, 32, 8, 8, 4);
@@ -76,6 +78,8 @@ mod pod {
         SessionKey,
         Session,
         KeyName,
+        SourceKey,
+        Source,
         Backend,
         Vip,
         Listed,

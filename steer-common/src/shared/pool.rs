@@ -104,6 +104,8 @@ pub struct Vip {
     pub zero: u16,
     /// A learned key name of which no ticket was seen for so long is forgotten, seconds.
     pub name_timeout: u32,
+    /// Sessions that are learned of one source in [`Vip::session_timeout`]; 0: no limit.
+    pub sessions_per_source: u32,
 }
 
 /// Who stands at an endpoint: value of `directory` ([`crate::directory`]).
@@ -152,6 +154,9 @@ pub const VIP_TELL_TICKETS: u16 = 0x10;
 
 /// The agent found out where key names stand (`ticket_key_name = "auto"`): the next one adopts it.
 pub const VIP_NAME_FOUND: u16 = 0x20;
+
+/// Learn also what a backend issues to a client that it asked for a certificate and that gave none.
+pub const VIP_LEARN_WITHOUT_CERTIFICATE: u16 = 0x40;
 
 /// Settings of the whole gateway: the one value of `settings`.
 #[repr(C)]

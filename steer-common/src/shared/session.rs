@@ -1,5 +1,7 @@
 //! Who can resume what.
 
+use super::Address;
+
 /// What a session is found by.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -56,3 +58,36 @@ pub const KEY_NAME_TRIES: usize = 6;
 pub const KEY_NAME_CONFIGURED: u16 = 1;
 /// More than one backend issued or accepted tickets of it: it does not steer.
 pub const KEY_NAME_SHARED: u16 = 2;
+
+/// Whose sessions are counted together: key of `sources`.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct SourceKey {
+    /// The client's address; of IPv6 the first 64 bits, the rest zero: one host has a whole /64 (RFC 4291 2.5.1).
+    pub address: Address,
+    /// The VIP.
+    pub vip: u16,
+    /// Always zero.
+    pub zero: u16,
+}
+
+impl SourceKey {
+    /// The source that a client counts to.
+    #[inline(always)]
+    pub const fn new(vip: u16, client: &Address) -> Self {
+        let [a, b, c, d] = client.words();
+        let address =
+            if client.is_v4() { Address::from_words([a, b, c, d]) } else { Address::from_words([a, b, 0, 0]) };
+        Self { address, vip, zero: 0 }
+    }
+}
+
+/// Sessions learned of one source: value of `sources`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Source {
+    /// When its window began, seconds of CLOCK_MONOTONIC.
+    pub since: u32,
+    /// Sessions learned since then.
+    pub n_sessions: u32,
+}

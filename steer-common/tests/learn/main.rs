@@ -2,6 +2,7 @@
 //! issued, at its ChangeCipherSpec and never before.
 
 mod any_order;
+mod certificates;
 mod cuts;
 mod flights;
 mod holes;

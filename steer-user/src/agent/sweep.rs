@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Result;
 use steer_common::{
     flow::{State, Word},
-    shared::{Backend, Flow, FlowKey, SERVICE_BACKEND, Session, SessionKey, Vip},
+    shared::{Backend, Flow, FlowKey, SERVICE_BACKEND, Session, SessionKey, Source, SourceKey, Vip},
 };
 
 use crate::{
@@ -46,6 +46,7 @@ pub fn sweep(plane: &mut Plane) -> Result<Swept> {
     let rules = Rules { now, vips, backends };
     let mut swept = Swept::default();
     swept.sessions = sweep_sessions(&mut plane.sessions, &rules, &mut swept)?;
+    swept.removed += sweep_sources(&mut plane.sources, &rules)?;
     swept.key_names = names::sweep_names(plane, &rules, &mut swept)?;
     // Splices first: a flow's entry says what its splice's does not, and goes with it.
     swept.splices = sweep_splices(plane, &rules, &mut swept)?;
@@ -79,6 +80,11 @@ impl Rules {
         let Some(vip) = self.vips.get(&key.vip) else { return true };
         let old = vip.session_limit != 0 && clock::age(self.now, session.first_seen) > vip.session_limit;
         old || clock::age(self.now, session.last_seen) > vip.session_timeout
+    }
+
+    fn source_is_stale(&self, key: &SourceKey, source: &Source) -> bool {
+        let Some(vip) = self.vips.get(&key.vip) else { return true };
+        vip.sessions_per_source == 0 || clock::age(self.now, source.since) > vip.session_timeout
     }
 
     fn flow_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
@@ -131,6 +137,17 @@ fn sweep_sessions(table: &mut Table<SessionKey, Session>, rules: &Rules, swept: 
     })?;
     swept.named.extend(owners.into_iter());
     Ok(kept)
+}
+
+fn sweep_sources(table: &mut Table<SourceKey, Source>, rules: &Rules) -> Result<u64> {
+    let mut stale = Vec::new();
+    table.for_each(|key, source| {
+        if rules.source_is_stale(&key, &source) {
+            stale.push(key);
+        }
+    })?;
+    let removed = |key: &SourceKey| Ok(u64::from(table.remove_if(key, |source| rules.source_is_stale(key, source))?));
+    stale.iter().map(removed).sum()
 }
 
 fn sweep_flows(

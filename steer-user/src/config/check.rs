@@ -150,6 +150,8 @@ fn vip(raw: Spanned<raw::Vip>, taken: &mut Taken<'_>, source: &Source<'_>) -> Re
         flow_timeout: seconds(raw.flow_timeout, FLOW_TIMEOUT, 1, source)?,
         ticket_key_name,
         key_name_timeout: seconds(raw.key_name_timeout, KEY_NAME_TIMEOUT, 1, source)?,
+        learn_without_certificate: raw.learn_without_certificate,
+        sessions_per_source: raw.sessions_per_source,
         fallback: raw.fallback,
         owner_tries: owner_tries(raw.owner_tries, source)?,
         swallow: raw.swallow,

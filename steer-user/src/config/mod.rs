@@ -105,6 +105,10 @@ pub struct Vip {
     pub ticket_key_name: TicketKeyName,
     /// A learned key name of which no ticket was seen for so long is forgotten.
     pub key_name_timeout: Duration,
+    /// Whether a session is learned of a client that was asked for a certificate and gave none.
+    pub learn_without_certificate: bool,
+    /// Sessions that are learned of one source of clients in `session_timeout`; 0: no limit.
+    pub sessions_per_source: u32,
     /// By what a backend is chosen when no session decides.
     pub fallback: Fallback,
     /// SYNs tried at an owner before the first backend gets the hello.

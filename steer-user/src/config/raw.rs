@@ -55,6 +55,10 @@ pub(super) struct Vip {
     pub(super) ticket_key_name: TicketKeyName,
     pub(super) key_name_timeout: Option<Spanned<Time>>,
     #[serde(default)]
+    pub(super) learn_without_certificate: bool,
+    #[serde(default)]
+    pub(super) sessions_per_source: u32,
+    #[serde(default)]
     pub(super) fallback: Fallback,
     pub(super) owner_tries: Option<Spanned<u16>>,
     #[serde(default)]

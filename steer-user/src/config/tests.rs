@@ -46,6 +46,21 @@ fn a_short_file_gets_sensible_defaults() {
 }
 
 #[test]
+fn who_is_learned_is_a_matter_of_the_vip() {
+    let settings = "session_timeout = \"10m\"\nlearn_without_certificate = true\nsessions_per_source = 100";
+    let config = parse(&GOOD.replace("session_timeout = \"10m\"", settings)).unwrap();
+    assert_eq!((config.vips[0].learn_without_certificate, config.vips[0].sessions_per_source), (true, 100));
+    let config = parse(GOOD).unwrap();
+    assert_eq!((config.vips[0].learn_without_certificate, config.vips[0].sessions_per_source), (false, 0));
+    refuses(
+        &GOOD.replace("session_timeout = \"10m\"", "sessions_per_source = -1"),
+        8,
+        "vip.sessions_per_source",
+        "u32",
+    );
+}
+
+#[test]
 fn refuses_an_unknown_key() {
     refuses(&GOOD.replace("session_timeout", "sesion_timeout"), 8, "vip.sesion_timeout", "unknown field");
 }

@@ -17,7 +17,7 @@ use steer_common::{
     counters::Counter,
     shared::{
         Backend, BackendStats, Endpoint, Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, LOOKUP_ENTRIES, Listed,
-        MAX_BACKENDS, MAX_VIPS, Outcomes, Pending, Session, SessionKey, Settings, Vip,
+        MAX_BACKENDS, MAX_VIPS, Outcomes, Pending, Session, SessionKey, Settings, Source, SourceKey, Vip,
     },
 };
 
@@ -50,6 +50,8 @@ const ONE: u32 = 1;
 const FRAGMENTS: u32 = 1024;
 /// Names of ticket keys: a handful a backend, unless its tickets have none and each looks like another.
 const KEY_NAMES: u32 = 16_384;
+/// Sources of clients whose sessions are counted at a time.
+const SOURCES: u32 = 16_384;
 /// Unknown key names whose owner is searched at a time.
 const KEY_NAME_TRIES: u32 = 1024;
 /// Bytes of the `events` ring.
@@ -62,6 +64,7 @@ fn specs(sizes: &Sizes) -> Vec<Spec> {
         Spec::of::<SessionKey, Session>("sessions", LruHash, sizes.sessions),
         Spec::of::<SessionKey, KeyName>("key_names", LruHash, KEY_NAMES),
         Spec::of::<SessionKey, KeyName>("key_name_tries", LruHash, KEY_NAME_TRIES),
+        Spec::of::<SourceKey, Source>("sources", LruHash, SOURCES),
         Spec::of::<FlowKey, Flow>("flows", LruHash, sizes.flows),
         Spec::of::<FlowKey, Flow>("splices", Hash, sizes.splices),
         Spec::of::<FlowKey, Flow>("handshakes", LruHash, sizes.handshakes),
@@ -104,6 +107,8 @@ pub struct Plane {
     pub key_names: Table<SessionKey, KeyName>,
     /// Key names whose owner is searched.
     pub key_name_tries: Table<SessionKey, KeyName>,
+    /// Sessions learned of each source.
+    pub sources: Table<SourceKey, Source>,
     /// Established flows.
     pub flows: Table<FlowKey, Flow>,
     /// Re-homed flows.
@@ -131,6 +136,7 @@ impl Plane {
             sessions: Table::open(dir, "sessions")?,
             key_names: Table::open(dir, "key_names")?,
             key_name_tries: Table::open(dir, "key_name_tries")?,
+            sources: Table::open(dir, "sources")?,
             flows: Table::open(dir, "flows")?,
             splices: Table::open(dir, "splices")?,
             handshakes: Table::open(dir, "handshakes")?,

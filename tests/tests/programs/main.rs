@@ -2,6 +2,7 @@
 //!
 //! [`world`] is where fixtures run; the other files are the fixtures, and one property.
 
+mod answers;
 mod entries;
 mod errors;
 mod flights;

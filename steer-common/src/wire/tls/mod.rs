@@ -1,5 +1,6 @@
 //! TLS records (RFC 5246 6.2.1) and the handshake messages that name a session.
 
+pub mod client_certificate;
 pub mod client_hello;
 pub mod server_flight;
 
@@ -27,6 +28,8 @@ pub mod handshake {
     pub const CERTIFICATE: u8 = 11;
     /// ServerKeyExchange.
     pub const SERVER_KEY_EXCHANGE: u8 = 12;
+    /// CertificateRequest.
+    pub const CERTIFICATE_REQUEST: u8 = 13;
     /// ServerHelloDone.
     pub const SERVER_HELLO_DONE: u8 = 14;
 }

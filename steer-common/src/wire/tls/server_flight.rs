@@ -36,6 +36,8 @@ pub mod seen {
     pub const RESUMED: u8 = 0x10;
     /// Bytes were missed.
     pub const HOLE: u8 = 0x20;
+    /// The backend asked the client for a certificate.
+    pub const ASKED: u8 = 0x40;
 }
 
 /// How far a backend's stream was read. Value in [`crate::shared::Flow`].
@@ -404,6 +406,7 @@ impl Follow {
             handshake::CERTIFICATE | handshake::SERVER_KEY_EXCHANGE | handshake::SERVER_HELLO_DONE if undecided => {
                 self.seen |= seen::FULL;
             }
+            handshake::CERTIFICATE_REQUEST => self.seen |= seen::ASKED,
             _ => {}
         }
         self.skip = self.message_left;

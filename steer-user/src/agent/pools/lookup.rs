@@ -3,7 +3,7 @@
 use anyhow::Result;
 use steer_common::shared::{
     BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, LOOKUP_HALVES, LOOKUP_SLOTS, VIP_FALLBACK_FLOW,
-    VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, Vip,
+    VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, Vip,
 };
 
 use super::{Pools, names};
@@ -38,6 +38,7 @@ impl Pools {
             name_len: layout.len,
             zero: 0,
             name_timeout: vip.key_name_timeout.as_secs() as u32,
+            sessions_per_source: vip.sessions_per_source,
         };
         self.write_table(&endpoint(vip.address), wanted)
     }
@@ -82,6 +83,7 @@ fn flags(vip: &config::Vip) -> u16 {
         (vip.fallback == Fallback::Flow, VIP_FALLBACK_FLOW),
         (vip.swallow, VIP_SWALLOW),
         (vip.return_path == ReturnPath::Route, VIP_RETURN_BY_ROUTE),
+        (vip.learn_without_certificate, VIP_LEARN_WITHOUT_CERTIFICATE),
     ];
     set.iter().filter(|(on, _)| *on).fold(0, |flags, (_, flag)| flags | flag)
 }

@@ -1,0 +1,133 @@
+//! Looks for the client's answer to a CertificateRequest: behind its hello, in every copy that passes until its backend
+//! has said what it issues.
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use steer_common::{
+    counters::Counter,
+    flow::Word,
+    ranges,
+    shared::{FLOW_LEARNED, Flow},
+    wire::tls::{
+        client_certificate::{ANSWER_LEN, Answer, HELLO_LOOK, Place, hello_len, place},
+        client_hello::Stream,
+        server_flight::GIVE_UP,
+    },
+};
+
+use crate::maps::{FLOWS, PENDING, Scratch, count, scratch};
+
+/// Notes where the hello ends that begins with `first`; `have` bytes of its client's stream are known.
+#[inline(always)]
+pub(crate) fn expect_answer(flow: &mut Flow, first: &[u8; HELLO_LOOK], have: u32) {
+    if flow.hello_len == 0 && have >= HELLO_LOOK as u32 {
+        flow.hello_len = hello_len(first);
+    }
+    said_behind(flow, have);
+}
+
+/// As [`expect_answer`], of a stream whose first `have` bytes lie in `text`.
+#[inline(always)]
+pub(crate) fn expect_in(flow: &mut Flow, text: &Stream, have: u32) {
+    if let Some(first) = text.first_chunk() {
+        expect_answer(flow, first, have);
+    }
+}
+
+/// As [`expect_answer`], for a hello that nobody reads: its first bytes are `scratch.piece` of the packet at hand.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn expect_unread(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
+    let (from, len) = (scratch.piece.from, scratch.piece.len);
+    let Some(first) = load::<HELLO_LOOK>(skb, from) else { return 0 };
+    // SAFETY: not null, a whole map value that this CPU has locked.
+    let record = unsafe { &mut *flow };
+    expect_answer(record, &first, len);
+    0
+}
+
+/// As [`expect_in`], for what was buffered of the flow in `scratch.key` and is about to leave.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn expect_buffered() -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    let (Some(flow), Some(buffer)) = (FLOWS.get_ptr_mut(&scratch.key), PENDING.get_ptr_mut(&scratch.key)) else {
+        return 0;
+    };
+    // SAFETY: whole map values; nobody else writes what is written here.
+    let (flow, buffer) = unsafe { (&mut *flow, &*buffer) };
+    expect_in(flow, &buffer.data, ranges::contiguous(&buffer.ranges));
+    0
+}
+
+/// The client's stream is known up to byte `end`, and nobody looked what stands behind the hello there: no stack sends
+/// anything before its backend has answered (RFC 5246 7.3).
+#[inline(always)]
+pub(crate) fn said_behind(flow: &mut Flow, end: u32) {
+    if flow.hello_len != 0 && end > flow.hello_len {
+        note(flow, Answer::Unclear);
+    }
+}
+
+/// Reads the client's segment at hand, of a settled flow from which something is still to be learned.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
+    // SAFETY: not null, a whole map value; only a client's segments write what is written here, and of two that race
+    // both carry what their sender says.
+    let record = unsafe { &mut *flow };
+    let start = Word(record.word).isn().wrapping_add(1);
+    let ahead = scratch.facts.seq.wrapping_sub(start) as i32;
+    if ahead > GIVE_UP as i32 {
+        count(Counter::LearnGivenUp);
+        record.flags |= FLOW_LEARNED;
+        return 0;
+    }
+    // A hello that comes again must end where the first one did: its backend may have taken either.
+    match find::<HELLO_LOOK>(skb, scratch, start) {
+        Found::Nothing => {}
+        Found::Bytes(first) if hello_len(&first) == record.hello_len => {}
+        Found::Bytes(_) | Found::Part => note(record, Answer::Unclear),
+    }
+    if record.hello_len == 0 {
+        return 0;
+    }
+    match find::<ANSWER_LEN>(skb, scratch, start.wrapping_add(record.hello_len)) {
+        Found::Nothing => {}
+        Found::Bytes(answer) => note(record, Answer::read(&answer)),
+        Found::Part => note(record, Answer::Unclear),
+    }
+    0
+}
+
+#[inline(always)]
+fn note(flow: &mut Flow, answer: Answer) {
+    flow.answer = Answer::from_number(flow.answer).and(answer) as u8;
+}
+
+/// What the segment at hand has of some bytes of its stream.
+enum Found<const N: usize> {
+    Nothing,
+    Part,
+    Bytes([u8; N]),
+}
+
+#[inline(always)]
+fn find<const N: usize>(skb: *mut __sk_buff, scratch: &Scratch, first: u32) -> Found<N> {
+    let facts = &scratch.facts;
+    match place(first, N as u32, facts.seq, facts.payload_len) {
+        Place::Elsewhere => Found::Nothing,
+        Place::Cut => Found::Part,
+        Place::At(at) => load(skb, facts.l4 + facts.header_len + at).map_or(Found::Part, Found::Bytes),
+    }
+}
+
+/// The packet's bytes from offset `from` on.
+#[inline(always)]
+fn load<const N: usize>(skb: *mut __sk_buff, from: u32) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: all of an array on the stack.
+    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut bytes).cast(), N as u32) };
+    (failed == 0).then_some(bytes)
+}

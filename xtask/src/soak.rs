@@ -1,0 +1,29 @@
+//! `cargo xtask soak`: minutes of mixed traffic and chaos, in network namespaces.
+
+use anyhow::Result;
+
+use crate::{
+    build::{self, Profile},
+    command, rights,
+    setup::{self, Job},
+    tree::Tree,
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only report what is missing, install nothing.
+    #[arg(long)]
+    no_install: bool,
+    /// Options for the soak program, such as `--minutes 20 --record DIR`; xtask's own options stand before them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "SOAK ARGUMENTS")]
+    forwarded: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    rights::require("soak")?;
+    let tree = Tree::find()?;
+    setup::ensure(&tree, Job::Test, arguments.no_install)?;
+    let steer = build::steer(&tree, Profile::Release)?;
+    let mut soak = tree.cargo(&["run", "--release", "--package", "steer-tests", "--bin", "soak", "--"]);
+    command::run(soak.args(&arguments.forwarded).env("STEER_BIN", steer))
+}
