@@ -140,14 +140,7 @@ fn sweep_sessions(table: &mut Table<SessionKey, Session>, rules: &Rules, swept: 
 }
 
 fn sweep_sources(table: &mut Table<SourceKey, Source>, rules: &Rules) -> Result<u64> {
-    let mut stale = Vec::new();
-    table.for_each(|key, source| {
-        if rules.source_is_stale(&key, &source) {
-            stale.push(key);
-        }
-    })?;
-    let removed = |key: &SourceKey| Ok(u64::from(table.remove_if(key, |source| rules.source_is_stale(key, source))?));
-    stale.iter().map(removed).sum()
+    table.remove_stale(|key, source| rules.source_is_stale(key, source))
 }
 
 fn sweep_flows(
