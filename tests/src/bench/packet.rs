@@ -32,12 +32,14 @@ enum Hook {
     Tc,
 }
 
-/// Measures every case, interleaved, and prints medians; `quick` leaves the filled tables out.
+/// Measures every case, interleaved, and prints medians; `quick` leaves the filled tables out, `record` names a directory
+/// for the page.
 ///
 /// # Errors
 /// When the programs cannot be loaded or run, or a case did not take the way that it is named after.
-pub fn packet(object: &Path, quick: bool, json: bool) -> Result<()> {
+pub fn packet(object: &Path, quick: bool, json: bool, record: Option<&Path>) -> Result<()> {
     let object = std::fs::read(object).with_context(|| format!("read {}", object.display()))?;
+    let mut page = report::page(quick)?;
     let ns = NetNs::create()?;
     tables::lay_link(&ns)?;
     let measured = ns.run(|| {
@@ -52,8 +54,7 @@ pub fn packet(object: &Path, quick: bool, json: bool) -> Result<()> {
         }
         Ok(measured)
     })?;
-    report::print(&measured, json);
-    Ok(())
+    report::tell(&mut page, &measured, json, record)
 }
 
 /// All cases on both hooks, one after the other, over and over.

@@ -73,6 +73,9 @@ enum What {
         /// Print one JSON object as the last line.
         #[arg(long)]
         json: bool,
+        /// Write the page `packet.md` and its plots there.
+        #[arg(long, value_name = "DIR")]
+        record: Option<PathBuf>,
     },
     /// What clients see through each way to the servers: direct, nft DNAT, HAProxy, steer; takes four minutes.
     E2e {
@@ -115,7 +118,7 @@ fn main() -> ExitCode {
         What::E2e { quick, record, json } => bench::e2e(&bench::EndToEnd { json, record, quick }),
         What::Live { object, ipv6, json, record } => bench::live(&object, family(ipv6), json, record.as_deref()),
         What::Scale { object, quick, json, record } => bench::scale(&object, quick, json, record.as_deref()),
-        What::Packet { quick, object, json } => bench::packet(&object, quick, json),
+        What::Packet { quick, object, json, record } => bench::packet(&object, quick, json, record.as_deref()),
         What::Parse { object, json } => bench::parse(&object, json),
     };
     match measured {

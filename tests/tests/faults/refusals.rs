@@ -16,8 +16,8 @@ use steer_tests::{
     traces::Traces,
 };
 
-/// More flows than this machine has memory for: 312 bytes each.
-const TOO_MANY: &str = "flows = 2000000000";
+/// The most that a configuration may ask for: 2.2 TB of hello buffers, more than a machine has memory for.
+const TOO_MANY: &str = "pending = 134217728";
 const METRICS: &str = "127.0.0.1:9464";
 
 /// What is wrong with a start.
@@ -45,14 +45,14 @@ const WRONG: [Wrong; 6] = [
     },
     Wrong {
         what: "maps are larger than the memory",
-        says: &["load the programs and maps into the kernel", "flows"],
+        says: &["load the programs and maps into the kernel", "pending"],
         settings: |settings| Settings { sizes: vec![TOO_MANY.to_owned()], ..settings },
         adopting: true,
         before: &[],
     },
     Wrong {
         what: "the capability to make maps is missing",
-        says: &["needs root, or the capabilities CAP_BPF and CAP_NET_ADMIN"],
+        says: &["needs root, or the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"],
         settings: |settings| settings,
         adopting: true,
         before: &["setpriv", "--bounding-set=-bpf,-sys_admin"],
