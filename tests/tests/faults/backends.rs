@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use steer_common::counters::Counter;
 use steer_tests::{
@@ -151,7 +151,10 @@ fn churn(case: &Case<'_>, chaos: impl FnOnce() -> Result<()>) -> Result<Vec<Visi
     thread::scope(|scope| {
         let workers: Vec<_> =
             (0..PARALLEL).map(|_| scope.spawn(|| work(case, &model.sibling(), &working, &visits))).collect();
-        let done = chaos();
+        // Chaos finds everybody at work, with a session.
+        let at_work = || (visits.lock().unwrap_or_else(PoisonError::into_inner).len() >= 4 * PARALLEL).then_some(());
+        let at_work = eventually(Duration::from_secs(20), at_work);
+        let done = if at_work.is_some() { chaos() } else { Err(anyhow!("nobody comes to work")) };
         working.store(false, Ordering::Relaxed);
         for worker in workers {
             worker.join().unwrap_or_else(|panic| resume_unwind(panic))?;
