@@ -12,7 +12,7 @@
 //! report.section("Handshakes");
 //! report.table(Table::new(&["way", "resumed/s"]).row(["direct", "2100"]).row(["steer", "2050"]));
 //! report.goal(Goal::at_least("resumed/s of steer by direct", 2050.0 / 2100.0, 0.9));
-//! report.bars("rate", Bars::new("Resumed", "handshakes/s", &["direct", "steer"]).series("TLS 1.2", [2100.0, 2050.0]));
+//! report.bars("rate", &Bars::new("Resumed", "handshakes/s", &["direct", "steer"]).series("TLS 1.2", [2100.0, 2050.0]));
 //! report.print();
 //! report.write(Path::new("docs/bench"))
 //! # }
