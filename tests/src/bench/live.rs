@@ -218,7 +218,10 @@ impl<'a> Case<'a> {
         let time = programs.run(self.gateway, &run).with_context(|| format!("measure: {}", self.name))?;
         for ((counter, before), after) in self.counts.iter().zip(before).zip(counts()?) {
             let (grown, word) = (after - before, counter.word());
-            ensure!(grown == u64::from(n_frames), "{}: {word} grew by {grown}, not {n_frames}", self.name);
+            // Acknowledgements say nothing new: every other second a poll's worth of them goes by TC and asks for the
+            // way, and is then counted by both.
+            let all = u64::from(n_frames);
+            ensure!(grown.abs_diff(all) <= all / 1000, "{}: {word} grew by {grown}, not {all}", self.name);
         }
         Ok(time)
     }

@@ -166,9 +166,10 @@ pub(super) fn all(ends: &Ends) -> Vec<Case> {
         id(case("hello_miss", &hello_of(Offer::SessionId, ID_UNKNOWN), fresh, flow, to_tc(Counter::SessionMiss))),
         id(case("hello_hit", &hello_of(Offer::SessionId, ID_KNOWN), fresh, flow, to_tc(Counter::SessionHit))),
         case("established", &up().payload(&[7; 64]), settled, plain, forwarded),
-        case("reverse", &from_first(FIRST).payload(&[7; 64]), settled, plain, forwarded),
+        // What says nothing new asks for its way now and then: so the record is put back, and each is new.
+        case("reverse", &from_first(FIRST).payload(&[7; 64]), settled, flow, forwarded),
         case("spliced", &to_owner, spliced, plain, translated),
-        case("spliced_reverse", &from_owner, spliced, plain, translated),
+        case("spliced_reverse", &from_owner, spliced, flow, translated),
         case(
             "learn",
             &from_first(follow.next).payload(&finished),
