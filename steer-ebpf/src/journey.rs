@@ -5,8 +5,8 @@ use core::ptr::null_mut;
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
-    shared::{BACKEND_RETURN_SEEN, FLOW_LEARNED, Flow, Hop, ROLE_BACKEND, ROLE_VIP, Vip, options},
+    flow::State,
+    shared::{FLOW_LEARNED, Flow, ROLE_BACKEND, ROLE_VIP, Vip, options},
     wire::{
         ip::{self, Frame, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
         tcp::{self, Segment, flags},
@@ -14,8 +14,10 @@ use steer_common::{
 };
 
 use crate::{
-    client, emit,
-    forward::{Change, HOP_SECONDS, Refused, ask, fib, refresh, send, unfinished},
+    client,
+    deliver::{Plan, deliver},
+    emit,
+    forward::Refused,
     fragment,
     hook::{
         Hook,
@@ -23,13 +25,9 @@ use crate::{
         xdp::Xdp,
     },
     icmp, learn, lock,
-    maps::{
-        FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, backend, count, count_backend, count_index, listed, scratch,
-        seconds,
-    },
-    options::OptionsHook,
+    maps::{FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, backend, count, count_index, listed, scratch, seconds},
     rehome, server,
-    stamps::{idle, note},
+    stamps::idle,
     too_big,
 };
 
@@ -352,18 +350,6 @@ fn classify(scratch: &Scratch) -> Option<Role> {
     (listed.role == ROLE_BACKEND).then_some(Role::Server(listed.id as u32))
 }
 
-/// How a packet goes on.
-struct Plan {
-    /// Backend it goes to or comes from.
-    id: u32,
-    /// Its flow, or the handshake that will be one.
-    flow: Option<*mut Flow>,
-    /// The direction.
-    to_client: bool,
-    /// Now, seconds.
-    seconds: u32,
-}
-
 /// The plan for a packet of a flow that has a backend for good and from which nothing is to be learned.
 #[inline(always)]
 fn settled_flow(scratch: &mut Scratch, role: &Role) -> Option<Plan> {
@@ -402,92 +388,6 @@ fn enter_key(scratch: &mut Scratch, to_client: bool, vip_id: u16) {
     key.client = if to_client { ip.destination } else { ip.source };
     key.client_port = if to_client { segment.destination_port } else { segment.source_port };
     key.service = vip_id;
-}
-
-/// Sends a packet on to its backend or its client, spliced where its flow is.
-#[inline(always)]
-fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Result<i32, Refused> {
-    let (ip, segment) = (&scratch.ip, &scratch.segment);
-    let unfinished = unfinished(hook, ip);
-    if H::XDP && unfinished {
-        return Err(Refused::OtherHook(Counter::XdpUnfinishedChecksum));
-    }
-    let Some(backend) = backend(plan.id) else { return Err(Refused::Dropped(Counter::NoBackend)) };
-    // A backend that was removed from its pool keeps the flows it has; its slot stays until nothing names it.
-    if backend.endpoint.port() == 0 {
-        return Err(Refused::Dropped(Counter::NoBackend));
-    }
-    let to = if plan.to_client { &backend.vip } else { &backend.endpoint };
-    let change = &mut scratch.change;
-    *change = Change::of_addresses(to, plan.to_client, !unfinished && !hook.aggregated());
-    let mut hop: *mut Hop = &raw mut scratch.hop;
-    scratch.hop.ifindex = 0;
-    scratch.route.hop.ifindex = 0;
-    let mut new = true;
-    if let Some(flow) = plan.flow {
-        // SAFETY: as in `settled_flow`.
-        let flow = unsafe { &mut *flow };
-        new = note(hook, &scratch.key, flow, segment, plan.to_client, plan.seconds);
-        if plan.to_client && flow.client_hop.ifindex != 0 {
-            hop = &raw mut flow.client_hop;
-        }
-        if Word(flow.word).state() == State::Spliced && flow.owner as u32 == plan.id {
-            change.splice(flow);
-        }
-    }
-    if plan.to_client {
-        count(Counter::FromBackend);
-        if backend.flags & BACKEND_RETURN_SEEN == 0 {
-            backend.flags |= BACKEND_RETURN_SEEN;
-        }
-    } else {
-        count(Counter::FromClient);
-        hop = &raw mut backend.hop;
-    }
-    count(if change.spliced { Counter::Spliced } else { Counter::Forwarded });
-    let bytes = ip.l4_len as u64;
-    count_backend(plan.id, |stats| {
-        stats.packets += 1;
-        stats.bytes += bytes;
-    });
-    // SAFETY: one of the three places above, all of them map values.
-    let hop = unsafe { &mut *hop };
-    // A client's hop is kept by its own packets, not by the forwarding table; only its MTU is asked for. But a client
-    // that only listens shows no new hop: so now and then a packet that says nothing new, and may be lost, goes by the
-    // forwarding table and the kernel's neighbour discovery, and the client's answer tells.
-    let answer = if plan.to_client && hop.ifindex != 0 {
-        let mut answer = fib::SUCCESS;
-        if plan.seconds.wrapping_sub(hop.asked) > HOP_SECONDS {
-            if H::XDP && !new {
-                return Err(Refused::OtherHook(Counter::XdpToTc));
-            }
-            hop.mtu = hook.mtu(hop.ifindex);
-            hop.asked = plan.seconds;
-            if !H::XDP && !new {
-                let asked = ask(hook, &mut scratch.fib, &backend.vip.address, &ip.destination);
-                if asked == fib::SUCCESS || asked == fib::NO_NEIGHBOUR {
-                    answer = fib::NO_NEIGHBOUR;
-                }
-            }
-        }
-        answer
-    } else if plan.to_client {
-        refresh(hook, hop, &backend.vip.address, &ip.destination, plan.seconds)
-    } else {
-        refresh(hook, hop, &ip.source, &backend.endpoint.address, plan.seconds)
-    };
-    match answer {
-        fib::SUCCESS => {
-            if !H::XDP && ip.part == Part::First {
-                scratch.route.hop = *hop;
-            }
-            send(hook, ip, segment, change, Some(hop))
-        }
-        // XDP leaves the rest to TC, TC leaves neighbours to the kernel's discovery.
-        _ if H::XDP => Err(Refused::OtherHook(Counter::XdpToTc)),
-        fib::NO_NEIGHBOUR => send(hook, ip, segment, change, None),
-        _ => Err(Refused::Dropped(Counter::NoRoute)),
-    }
 }
 
 #[inline(always)]

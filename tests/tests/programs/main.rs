@@ -17,4 +17,5 @@ mod surgery;
 mod sweeping;
 mod turnover;
 mod untouched;
+mod ways;
 mod world;
