@@ -267,11 +267,9 @@ pub(crate) unsafe fn copy_flow(to: *mut Flow, from: *const Flow) {
 #[inline(always)]
 fn held(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
     let segment = segment(&scratch.facts);
-    let highest = match PENDING.get_ptr_mut(&scratch.key) {
-        // SAFETY: a map value; the flow is locked.
-        Some(buffer) if state != State::Established => steer_common::ranges::highest(unsafe { &(*buffer).ranges }),
-        _ => 0,
-    };
+    let buffer = if state == State::Established { None } else { PENDING.get_ptr_mut(&scratch.key) };
+    // SAFETY: a map value; the flow is locked.
+    let highest = buffer.map_or(0, |buffer| steer_common::ranges::highest(unsafe { &(*buffer).ranges }));
     // SAFETY: a map value that this CPU has locked.
     let record = unsafe { &mut *flow };
     let expected = Word(record.word).isn().wrapping_add(1);

@@ -8,8 +8,10 @@ use steer_common::{
     flow::State,
     shared::{FLOW_LEARNED, Flow, ROLE_BACKEND, ROLE_VIP, Vip, options},
     wire::{
+        Packet as _,
         ip::{self, Frame, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
         tcp::{self, Segment, flags},
+        tls::client_hello,
     },
 };
 
@@ -114,7 +116,7 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
     let Ok(()) = read(hook) else { return ON };
     let Some(scratch) = scratch() else { return ON };
     let Some(role) = classify(scratch) else { return ON };
-    let Some(plan) = settled_flow(scratch, &role) else {
+    let Some(plan) = settled_flow(hook, scratch, &role) else {
         return Outcome::Pass(Counter::XdpToTc);
     };
     match deliver(hook, &plan, scratch) {
@@ -206,12 +208,14 @@ extern "C" fn tc_settled(skb: *mut __sk_buff) -> i32 {
     }
     let Some(scratch) = scratch() else { return next::DROP };
     let Some(role) = classify(scratch) else {
+        if scratch.segment.flags & (flags::SYN | flags::ACK) != flags::SYN {
+            return pass(Counter::NotOurs);
+        }
         let seconds = seconds(scratch);
         scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
-        let syn = scratch.segment.flags & (flags::SYN | flags::ACK) == flags::SYN;
-        return if syn { next::NOT_OURS_SYN } else { pass(Counter::NotOurs) };
+        return next::NOT_OURS_SYN;
     };
-    if let Some(plan) = settled_flow(scratch, &role) {
+    if let Some(plan) = settled_flow(hook, scratch, &role) {
         let done = deliver(hook, &plan, scratch);
         return delivered(scratch, done, plan.to_client);
     }
@@ -352,9 +356,17 @@ fn classify(scratch: &Scratch) -> Option<Role> {
 
 /// The plan for a packet of a flow that has a backend for good and from which nothing is to be learned.
 #[inline(always)]
-fn settled_flow(scratch: &mut Scratch, role: &Role) -> Option<Plan> {
-    if scratch.segment.any(flags::SYN) {
+fn settled_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role) -> Option<Plan> {
+    let segment = &scratch.segment;
+    if segment.any(flags::SYN) {
         return None;
+    }
+    // A hello comes where its flow is not settled: to look would be in vain, and the slow path can carry it in any case.
+    if matches!(role, Role::Client(_)) && segment.payload_len != 0 {
+        let first = hook.window().words::<2>(scratch.ip.l4 + segment.header_len);
+        if first.is_some_and(client_hello::begins) {
+            return None;
+        }
     }
     let (to_client, vip_id) = match role {
         // SAFETY: a map value; one aligned half-word.
