@@ -281,7 +281,7 @@ const WALK_CUT: i32 = 2;
 const WALK_MALFORMED: i32 = 3;
 
 /// Steps of a walk that one call takes: a call costs as much as a step.
-const STEPS_A_CALL: i32 = 8;
+const STEPS_A_CALL: i32 = 16;
 
 #[unsafe(no_mangle)]
 #[inline(never)]
