@@ -201,36 +201,41 @@ const HELLO_NOT_TLS: i32 = 3;
 #[inline(always)]
 fn read_hello(text: *mut Pending, have: u32) -> i32 {
     let (Some(scratch), false) = (scratch(), text.is_null()) else { return HELLO_CUT };
-    scratch.hello = client_hello::Hello::default();
     // SAFETY: not null, a whole map value.
     let stream = unsafe { &(*text).data };
     match client_hello::start(|at| stream[at], have) {
-        Start::NeedMore => HELLO_CUT,
-        Start::NotTls => HELLO_NOT_TLS,
-        Start::Malformed => HELLO_MALFORMED,
+        Start::NeedMore => scratch.hello = client_hello::Hello::default(),
+        Start::NotTls => return HELLO_NOT_TLS,
+        Start::Malformed => return HELLO_MALFORMED,
         Start::OneRecord { len } => {
             const BASE: u32 = steer_common::wire::tls::RECORD_HEADER as u32;
             scratch.needed = BASE + len;
-            walk(text, BASE, len, have)
+            scratch.hello.begin(BASE, len, have);
+            return walk(text);
         }
-        Start::Split => {
-            scratch.framing = Framing { have, ..Framing::default() };
-            scratch.in_joined = 1;
-            for _ in 0..limit::<{ FRAMING_STEPS as i32 }>() {
-                match framing_step(text) {
-                    JOINED_MORE => {}
-                    JOINED_MALFORMED => return HELLO_MALFORMED,
-                    _ => break,
-                }
-            }
-            scratch.needed = scratch.framing.needed;
-            let Some(joined) = joined() else { return HELLO_CUT };
-            let (len, got) = (scratch.framing.len, scratch.framing.joined);
-            if len == 0 {
-                return HELLO_CUT;
-            }
-            walk(joined, 0, len, got)
+        Start::Split => return join(scratch, text, have),
+    }
+    HELLO_CUT
+}
+
+/// Joins a hello that is split over records and reads it.
+#[inline(always)]
+fn join(scratch: &mut Scratch, text: *mut Pending, have: u32) -> i32 {
+    scratch.framing = Framing { have, ..Framing::default() };
+    scratch.in_joined = 1;
+    for _ in 0..limit::<{ FRAMING_STEPS as i32 }>() {
+        match framing_step(text) {
+            JOINED_MORE => {}
+            JOINED_MALFORMED => return HELLO_MALFORMED,
+            _ => break,
         }
+    }
+    scratch.needed = scratch.framing.needed;
+    let (len, got) = (scratch.framing.len, scratch.framing.joined);
+    scratch.hello.begin(0, len, got);
+    match joined() {
+        Some(joined) if len != 0 => walk(joined),
+        _ => HELLO_CUT,
     }
 }
 
@@ -250,15 +255,9 @@ extern "C" fn framing_step(text: *mut Pending) -> i32 {
     }
 }
 
-/// Walks over the message of `len` bytes at `base` of `text`, which ends at `end` at the latest.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn walk(text: *mut Pending, base: u32, len: u32, end: u32) -> i32 {
-    let (Some(scratch), false) = (scratch(), text.is_null()) else { return HELLO_CUT };
-    if base > PENDING_SLACK as u32 || len > 1 << 24 || end > STREAM as u32 {
-        return HELLO_MALFORMED;
-    }
-    scratch.hello.begin(base, len, end);
+/// Walks over the message that `scratch.hello` begins at.
+#[inline(always)]
+fn walk(text: *mut Pending) -> i32 {
     let mut step = WALK_MORE;
     for _ in 0..limit::<{ HELLO_STEPS as i32 / STEPS_A_CALL }>() {
         if step != WALK_MORE {
