@@ -68,8 +68,6 @@ pub(crate) mod next {
     pub(crate) const SYN: i32 = 6;
     /// `client_segment`.
     pub(crate) const CLIENT: i32 = 7;
-    /// `client_data`, with `scratch.piece`; the flow is locked.
-    pub(crate) const DATA: i32 = 8;
     /// `hold`, with `scratch.piece`; the flow is locked.
     pub(crate) const HOLD: i32 = 22;
     /// `open_owner`, with the owner in `scratch.backend`; the flow is locked.
@@ -148,9 +146,6 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
     if said & next::FRESH != 0 {
         said &= !next::FRESH;
         flow = look_up();
-    }
-    if said == next::DATA {
-        said = rehome::client_data(skb, flow);
     }
     if said == next::HOLD {
         said = rehome::hold(skb, flow);

@@ -24,14 +24,8 @@ use crate::{
 };
 
 /// The data in `scratch.piece` on a flow that this CPU holds: whether it is to be held. Unlocks the flow where it is not.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
-    if !lock::is_held(flow, scratch.held) {
-        return drop(Counter::FlowBusy);
-    }
-    let state = State::from_number(scratch.piece.state as u8).unwrap_or(State::First);
+#[inline(always)]
+pub(crate) fn client_data(skb: *mut __sk_buff, flow: *mut Flow, state: State, scratch: &mut Scratch) -> i32 {
     if state == State::Established && !worth_holding(skb, flow, scratch) {
         return next::FORWARD;
     }
