@@ -3,14 +3,17 @@
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
-    shared::{BACKEND_RETURN_SEEN, Backend, Flow, Hop},
-    wire::{ip::Part, tcp::flags},
+    shared::{Address, BACKEND_RETURN_SEEN, Backend, Flow, Hop},
+    wire::{
+        ip::Part,
+        tcp::{Segment, flags},
+    },
 };
 
 use crate::{
     forward::{Change, HOP_SECONDS, Refused, ask, fib, refresh, send, unfinished},
     hook::Hook,
-    maps::{Scratch, backend, count, count_backend},
+    maps::{Scratch, backend, count, count_backend, scratch},
     options::OptionsHook,
     stamps::note,
 };
@@ -19,25 +22,17 @@ use crate::{
 pub(crate) struct Plan {
     /// Backend it goes to or comes from.
     pub(crate) id: u32,
-    /// Its flow, or the handshake that will be one.
-    pub(crate) flow: Option<*mut Flow>,
+    /// Its flow, or the handshake that will be one, or null.
+    pub(crate) flow: *mut Flow,
     /// The direction.
     pub(crate) to_client: bool,
     /// Now, seconds.
     pub(crate) seconds: u32,
 }
 
-/// The next hop of a packet.
-enum Way {
-    /// As the hop says.
-    Known(*mut Hop),
-    /// Left to the kernel's neighbour discovery (TC only).
-    Neighbour,
-}
-
 /// Sends a packet on to its backend or its client, spliced where its flow is.
 #[inline(always)]
-pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Result<i32, Refused> {
+pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Result<u16, Refused> {
     let unfinished = unfinished(hook, &scratch.ip);
     if H::XDP && unfinished {
         return Err(Refused::OtherHook(Counter::XdpUnfinishedChecksum));
@@ -52,34 +47,46 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
     scratch.hop.ifindex = 0;
     scratch.route.hop.ifindex = 0;
     let mut new = true;
-    let mut back = None;
-    if let Some(flow) = plan.flow {
-        // SAFETY: a map value; each field is read and written as a word, and a lost race costs one stamp.
-        let flow = unsafe { &mut *flow };
+    let mut hop: *mut Hop = if plan.to_client { &raw mut scratch.hop } else { &raw mut backend.hop };
+    if !plan.flow.is_null() {
+        // SAFETY: not null, a map value; each field is read and written as a word, and a lost race costs one stamp.
+        let flow = unsafe { &mut *plan.flow };
         new = note(hook, &scratch.key, flow, &scratch.segment, plan.to_client, plan.seconds);
-        if flow.client_hop.ifindex != 0 {
-            back = Some(&raw mut flow.client_hop);
+        if plan.to_client && flow.client_hop.ifindex != 0 {
+            hop = &raw mut flow.client_hop;
         }
         if Word(flow.word).state() == State::Spliced && flow.owner as u32 == plan.id {
             scratch.change.splice(flow);
         }
     }
     count_packet(plan, backend, scratch);
-    let way = if plan.to_client {
-        to_client(hook, plan, backend, back, new, scratch)
+    // SAFETY: one of the three places above, all of them map values.
+    let hop = unsafe { &mut *hop };
+    let (ip, segment) = (&scratch.ip, &scratch.segment);
+    let answer = if !plan.to_client {
+        refresh(hook, hop, &ip.source, &backend.endpoint.address, plan.seconds)
+    } else if hop.ifindex == 0 {
+        refresh(hook, hop, &backend.vip.address, &ip.destination, plan.seconds)
+    } else if !H::XDP && is_doubted(plan, hop, new, segment) {
+        hop.asked = 0;
+        doubt(hook, &backend.vip.address, &ip.destination)
+    } else if H::XDP && is_doubted(plan, hop, new, segment) {
+        fib::NO_NEIGHBOUR
     } else {
-        to_backend(hook, plan, backend, scratch)
+        keep(hook, hop, plan.seconds);
+        fib::SUCCESS
     };
-    match way? {
-        Way::Known(hop) => {
-            // SAFETY: the backend's, the flow's or the scratch space's, all of them map values.
-            let hop = unsafe { &*hop };
-            if !H::XDP && scratch.ip.part == Part::First {
+    match answer {
+        fib::SUCCESS => {
+            if !H::XDP && ip.part == Part::First {
                 scratch.route.hop = *hop;
             }
-            send(hook, &scratch.ip, &scratch.segment, &scratch.change, Some(hop))
+            send(hook, ip, segment, &scratch.change, Some(hop))
         }
-        Way::Neighbour => send(hook, &scratch.ip, &scratch.segment, &scratch.change, None),
+        // XDP leaves the rest to TC, TC leaves neighbours to the kernel's discovery.
+        _ if H::XDP => Err(Refused::OtherHook(Counter::XdpToTc)),
+        fib::NO_NEIGHBOUR => send(hook, ip, segment, &scratch.change, None),
+        _ => Err(Refused::Dropped(Counter::NoRoute)),
     }
 }
 
@@ -102,59 +109,35 @@ fn count_packet(plan: &Plan, backend: &mut Backend, scratch: &Scratch) {
     });
 }
 
-/// The way to the backend, from the forwarding table.
+/// Whether a packet to a client shall not go by the hop that the client's packets came from. A client that only listens
+/// shows no new hop: so now and then a packet that says nothing new, and may be lost, goes by the forwarding table and the
+/// kernel's neighbour discovery, and the client's answer tells. Never two in a row, nor the answer to a SYN: the forwarding
+/// table need not know the way that the client's packets come by.
 #[inline(always)]
-fn to_backend<H: Hook>(hook: &H, plan: &Plan, backend: &mut Backend, scratch: &mut Scratch) -> Result<Way, Refused> {
-    let answer = refresh(hook, &mut backend.hop, &scratch.ip.source, &backend.endpoint.address, plan.seconds);
-    way::<H>(answer, &raw mut backend.hop)
+fn is_doubted(plan: &Plan, hop: &Hop, new: bool, segment: &Segment) -> bool {
+    !new && hop.asked != 0 && is_old(hop, plan.seconds) && !segment.any(flags::SYN)
 }
 
-/// The way to the client: the one its packets come by, or the forwarding table's where none is known.
 #[inline(always)]
-fn to_client<H: Hook>(
-    hook: &H,
-    plan: &Plan,
-    backend: &Backend,
-    back: Option<*mut Hop>,
-    new: bool,
-    scratch: &mut Scratch,
-) -> Result<Way, Refused> {
-    let (from, to) = (&backend.vip.address, &scratch.ip.destination);
-    let Some(hop) = back else {
-        let answer = refresh(hook, &mut scratch.hop, from, to, plan.seconds);
-        return way::<H>(answer, &raw mut scratch.hop);
-    };
-    // SAFETY: the flow's, a map value; a lost race costs one question more.
-    let hop = unsafe { &mut *hop };
-    if plan.seconds.wrapping_sub(hop.asked) <= HOP_SECONDS {
-        return Ok(Way::Known(hop));
-    }
-    // A client that only listens shows no new hop: so now and then a packet that says nothing new, and may be lost, goes
-    // by the forwarding table and the kernel's neighbour discovery, and the client's answer tells. Never two in a row, nor
-    // the answer to a SYN: the forwarding table need not know the way that the client's packets come by.
-    if !new && hop.asked != 0 && !scratch.segment.any(flags::SYN) {
-        if H::XDP {
-            return Err(Refused::OtherHook(Counter::XdpToTc));
-        }
-        hop.asked = 0;
-        let answer = ask(hook, &mut scratch.fib, from, to);
-        if answer == fib::SUCCESS || answer == fib::NO_NEIGHBOUR {
-            return Ok(Way::Neighbour);
-        }
-    }
-    hop.mtu = hook.mtu(hop.ifindex);
-    hop.asked = plan.seconds;
-    Ok(Way::Known(hop))
+fn is_old(hop: &Hop, seconds: u32) -> bool {
+    seconds.wrapping_sub(hop.asked) > HOP_SECONDS
 }
 
-/// The way that an answer of the forwarding table leaves. XDP leaves all but a resolved hop to TC, TC leaves neighbours
-/// to the kernel's discovery.
+/// A client's hop is kept by its own packets, not by the forwarding table; only its MTU is asked for.
 #[inline(always)]
-fn way<H: Hook>(answer: i32, hop: *mut Hop) -> Result<Way, Refused> {
-    match answer {
-        fib::SUCCESS => Ok(Way::Known(hop)),
-        _ if H::XDP => Err(Refused::OtherHook(Counter::XdpToTc)),
-        fib::NO_NEIGHBOUR => Ok(Way::Neighbour),
-        _ => Err(Refused::Dropped(Counter::NoRoute)),
+fn keep<H: Hook>(hook: &H, hop: &mut Hop, seconds: u32) {
+    if is_old(hop, seconds) {
+        hop.mtu = hook.mtu(hop.ifindex);
+        hop.asked = seconds;
+    }
+}
+
+/// The forwarding table's answer about a client whose hop is doubted: where it knows no way, the hop it is.
+#[inline(always)]
+fn doubt<H: Hook>(hook: &H, vip: &Address, client: &Address) -> i32 {
+    let Some(scratch) = scratch() else { return fib::SUCCESS };
+    match ask(hook, &mut scratch.fib, vip, client) {
+        fib::SUCCESS | fib::NO_NEIGHBOUR => fib::NO_NEIGHBOUR,
+        _ => fib::SUCCESS,
     }
 }

@@ -73,6 +73,7 @@ pub fn steer_xdp(context: XdpContext) -> u32 {
 
 /// TC: everything.
 #[classifier]
+#[inline(always)]
 pub fn steer_tc(context: TcContext) -> i32 {
     journey::tc(context.skb.skb)
 }
