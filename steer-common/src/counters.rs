@@ -182,7 +182,9 @@ counters! {
     StrayBackend = "stray-backend",
     /// SYN-ACKs of the owner repeated after the splice, dropped.
     OwnerSynAckRepeated = "owner-syn-ack-repeated",
-    /// Segments dropped because the flow was being changed by another CPU; their sender repeats them.
+    /// Segments that waited, some microseconds at most, for another CPU to let go of their flow.
+    FlowWaited = "flow-waited",
+    /// Segments dropped because the flow was being changed by another CPU for too long; their sender repeats them.
     FlowBusy = "flow-busy",
     /// Packets of spliced flows dropped: their TCP options are malformed.
     OptionsMalformed = "options-malformed",

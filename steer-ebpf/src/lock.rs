@@ -3,14 +3,17 @@
 use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 
 use steer_common::{
+    counters::Counter,
     flow::{State, Word},
     shared::Flow,
 };
 
-use crate::verifier::limit;
+use crate::{maps::count, verifier::limit};
 
-/// Tries before a packet is given up: its sender repeats it. A holder needs microseconds.
+/// Tries of one call of [`try_for_a_while`].
 const TRIES: i32 = 400;
+/// Calls before a packet is given up: its sender repeats it. A holder needs some microseconds, a call one or two.
+const CALLS: i32 = 32;
 
 /// The word as it is now.
 #[inline(always)]
@@ -39,14 +42,32 @@ pub(crate) fn is_held(flow: *const Flow, isn: u32) -> bool {
     !flow.is_null() && read(flow).locked() && read(flow).isn() == isn
 }
 
-/// Locks `flow`; its state's number, or -1 where another CPU holds it for too long or the slot is another flow's now.
+/// Waits for another CPU to let go of `flow` and locks it; its state's number, or -1 where that takes too long or the slot
+/// is another flow's now.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lock_flow(flow: *mut Flow) -> i32 {
     if flow.is_null() {
         return -1;
     }
+    count(Counter::FlowWaited);
     let isn = read(flow).isn();
+    for _ in 0..limit::<CALLS>() {
+        let state = try_for_a_while(flow, isn);
+        if state >= 0 || read(flow).isn() != isn {
+            return state;
+        }
+    }
+    -1
+}
+
+/// As [`lock_flow`], for as long as the verifier likes to walk.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn try_for_a_while(flow: *mut Flow, isn: u32) -> i32 {
+    if flow.is_null() {
+        return -1;
+    }
     for _ in 0..limit::<TRIES>() {
         let word = read(flow);
         if word.isn() != isn {

@@ -40,8 +40,8 @@ fn raced(setting: Setting, rule: fn(Seen) -> Fate, cuts: &[usize], upload: bool)
     }
     drop(detour);
     let flows = VISITS + u64::from(upload);
-    let busy = case.counted(Counter::FlowBusy)?;
-    println!("{flows} flows, {busy} packets met a busy flow");
+    let (waited, busy) = (case.counted(Counter::FlowWaited)?, case.counted(Counter::FlowBusy)?);
+    println!("{flows} flows, {waited} packets waited for the other CPU, {busy} in vain");
     case.expect(&[(Counter::Rehome, flows), (Counter::SpliceOpened, flows), (Counter::OwnerSilent, 0)])?;
     ensure!(case.kernel(OWNER + 1, "Tcp.EstabResets")? == 0, "the owner's connections were reset");
     Ok(())
