@@ -22,12 +22,12 @@ use steer_common::{
 use crate::{
     certificate::hear_answer,
     hook::tc::Tc,
-    journey::{drop, next},
     lock::{self, unlock},
     maps::{
         FLOWS, Facts, HANDSHAKES, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_backend,
         count_index, scratch,
     },
+    next::{self, drop},
     options::read_options,
     rehome::first_data,
     stamps::{idle, note_hop},

@@ -16,8 +16,8 @@ use crate::{
     client::forget,
     forward::{fib, refresh},
     hook::tc::Tc,
-    journey::{drop, next},
     maps::{FLOWS, PENDING, Scratch, backend, count, scratch},
+    next::{self, drop},
     rebuild::{SEGMENT_MAX, rebuild},
 };
 

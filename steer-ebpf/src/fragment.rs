@@ -18,8 +18,8 @@ use steer_common::{
 
 use crate::{
     hook::{Hook, tc::Tc},
-    journey::{drop, next, pass},
     maps::{FRAGMENTS, Scratch, count, scratch},
+    next::{self, drop, pass},
 };
 
 /// Remembers where the fragment at hand, the first of its datagram, went: `scratch.change` and `scratch.route.hop`.

@@ -17,9 +17,9 @@ use steer_common::{
 use crate::{
     certificate::{expect_answer, expect_in, said_behind},
     hook::{Hook as _, Window, tc::Tc},
-    journey::{drop, next},
     lock,
     maps::{Look, PENDING, Piece, Scratch, count, joined, scratch, spare},
+    next::{self, drop},
     offers::{enter_id, find_owner, identifier, look_up_id},
     rehome::decided,
     verifier::{limit, size},

@@ -20,8 +20,8 @@ use crate::{
     emit::hop_to,
     forward::{fib, refresh},
     hook::tc::Tc,
-    journey::{drop, next, pass},
     maps::{BACKEND_IDS, FLOWS, Quote, SPLICES, Scratch, VIPS, backend, count, scratch, seconds},
+    next::{self, drop, pass},
     stamps::AHEAD,
 };
 

@@ -6,13 +6,8 @@ use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
     flow::State,
-    shared::{FLOW_LEARNED, Flow, ROLE_BACKEND, ROLE_VIP, Vip, options},
-    wire::{
-        Packet as _,
-        ip::{self, Frame, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
-        tcp::{self, Segment, flags},
-        tls::client_hello,
-    },
+    shared::{FLOW_LEARNED, Flow},
+    wire::{ip::Part, tcp::flags},
 };
 
 use crate::{
@@ -27,7 +22,9 @@ use crate::{
         xdp::Xdp,
     },
     icmp, learn, lock,
-    maps::{FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, backend, count, count_index, listed, scratch, seconds},
+    maps::{FLOWS, HANDSHAKES, SETTINGS, Scratch, count, scratch, seconds},
+    next::{self, drop, pass},
+    read::{Role, begins_hello, classify, enter_key, facts, make_headers_linear, read},
     rehome, server,
     stamps::idle,
     sums, too_big,
@@ -42,75 +39,6 @@ pub(crate) enum Outcome {
     Drop(Counter),
     /// This action is returned.
     Sent(i32),
-}
-
-/// What a packet is to us.
-enum Role {
-    /// From a client to a VIP; its record.
-    Client(*const Vip),
-    /// From a backend; its number.
-    Server(u32),
-}
-
-/// What a stage of the slow path says comes next, as one number. Stages are global functions that the TC program calls
-/// one after the other, so that their stack frames do not add up.
-pub(crate) mod next {
-    /// Forward as the flow's state says.
-    pub(crate) const FORWARD: i32 = 0x1_0000;
-    /// Forward with nothing but the addresses changed: this plus the backend's number.
-    pub(crate) const PLAIN: i32 = 0x2_0000;
-    /// Pass untouched.
-    pub(crate) const PASS: i32 = 3;
-    /// Dropped (already counted).
-    pub(crate) const DROP: i32 = 4;
-    /// To be redirected to the interface in `scratch.redirect`, its Ethernet header already written.
-    pub(crate) const REDIRECT: i32 = 5;
-    /// `client_syn`.
-    pub(crate) const SYN: i32 = 6;
-    /// `client_segment`.
-    pub(crate) const CLIENT: i32 = 7;
-    /// `decide`, with `scratch.piece`; the flow is locked.
-    pub(crate) const DECIDE: i32 = 8;
-    /// `client_data`, with `scratch.piece`; the flow is locked.
-    pub(crate) const DATA: i32 = 22;
-    /// `hold`, with `scratch.piece`; the flow is locked.
-    pub(crate) const HOLD: i32 = 23;
-    /// `held`, with `scratch.piece`; the flow is locked.
-    pub(crate) const HELD: i32 = 24;
-    /// `emit_segment`, with `scratch.emitting`.
-    pub(crate) const EMIT: i32 = 26;
-    /// `exit`, with `scratch.piece`; the flow is locked.
-    pub(crate) const EXIT: i32 = 25;
-    /// `open_owner`, with the owner in `scratch.backend`; the flow is locked.
-    pub(crate) const OPEN_OWNER: i32 = 9;
-    /// `syn_to_owner`.
-    pub(crate) const SYN_TO_OWNER: i32 = 10;
-    /// `server_segment`.
-    pub(crate) const SERVER: i32 = 11;
-    /// `learn`, then forward.
-    pub(crate) const LEARN: i32 = 12;
-    /// `judge`; the flow is locked.
-    pub(crate) const JUDGE: i32 = 13;
-    /// The reset in `scratch.reset` is sent, then the buffered data to the owner.
-    pub(crate) const RESET_THEN_OWNER: i32 = 14;
-    /// The reset in `scratch.reset` is sent, then the buffered data to the first backend.
-    pub(crate) const RESET_THEN_FIRST: i32 = 15;
-    /// The buffered data is sent to the first backend.
-    pub(crate) const FLUSH: i32 = 16;
-    /// The packet becomes the reset in `scratch.reset`.
-    pub(crate) const RESET: i32 = 17;
-    /// An ICMP error.
-    pub(crate) const ICMP: i32 = 18;
-    /// The next hop's MTU, in `scratch.hop.mtu`, is too small.
-    pub(crate) const TOO_BIG: i32 = 19;
-    /// A later fragment of a datagram.
-    pub(crate) const FRAGMENT: i32 = 20;
-    /// A SYN to no VIP: perhaps to a backend itself.
-    pub(crate) const NOT_OURS_SYN: i32 = 21;
-    /// An action to return: this plus the action, which is 0 to 255.
-    pub(crate) const ACTION: i32 = 0x4_0000;
-    /// Besides one of the others: the flow was made, or made anew, since it was looked up.
-    pub(crate) const FRESH: i32 = 0x8_0000;
 }
 
 /// The XDP program.
@@ -347,74 +275,6 @@ fn tc_deliver(skb: *mut __sk_buff, plan: &Plan) -> i32 {
     }
 }
 
-/// Counts and passes.
-#[inline(always)]
-pub(crate) fn pass(reason: Counter) -> i32 {
-    count_index(reason as u32);
-    next::PASS
-}
-
-/// Counts and drops.
-#[inline(always)]
-pub(crate) fn drop(reason: Counter) -> i32 {
-    count_index(reason as u32);
-    next::DROP
-}
-
-/// Headers that lie in fragments of the buffer (rare) are pulled into its linear part.
-#[inline(always)]
-fn make_headers_linear(hook: &Tc) {
-    const HEADERS: usize = 14 + 60 + 60;
-    let (linear, whole) = (hook.window().len(), hook.len());
-    if linear < 14 + 40 + 32 && linear < whole {
-        let wanted = if whole < HEADERS { whole } else { HEADERS };
-        // SAFETY: a helper call on the program's context; on failure the parser finds the packet cut short.
-        unsafe { aya_ebpf::helpers::generated::bpf_skb_pull_data(hook.0, wanted as u32) };
-    }
-}
-
-/// Reads the headers into `scratch.ip` and `scratch.segment` (as locals they would not fit on the stack); `Err` says why
-/// the packet is no TCP segment to look at.
-#[inline(always)]
-fn read<H: Hook>(hook: &H) -> Result<(), Counter> {
-    let Some(scratch) = scratch() else { return Err(Counter::EmitFailed) };
-    let window = hook.window();
-    let ip = match ip::parse(&window) {
-        Frame::Ip(ip) => ip,
-        Frame::Other => return Err(Counter::NotOurs),
-        Frame::Vlan => return Err(Counter::VlanPassed),
-        Frame::Malformed => return Err(Counter::Malformed),
-    };
-    if ip.protocol == PROTOCOL_ICMP || ip.protocol == PROTOCOL_ICMPV6 {
-        scratch.ip = ip;
-        return Err(Counter::IcmpPassed);
-    }
-    if ip.protocol != PROTOCOL_TCP {
-        return Err(Counter::NotOurs);
-    }
-    if ip.part == Part::Later || (H::XDP && ip.part == Part::First) {
-        scratch.ip = ip;
-        return Err(Counter::FragmentPassed);
-    }
-    let Some(segment) = tcp::parse(&window, &ip) else { return Err(Counter::Malformed) };
-    scratch.ip = ip;
-    scratch.segment = segment;
-    Ok(())
-}
-
-/// Finds out by address alone what a packet is to us: one interface may carry both sides.
-#[inline(always)]
-fn classify(scratch: &Scratch) -> Option<Role> {
-    let (ip, segment) = (&scratch.ip, &scratch.segment);
-    if let Some(listed) = listed(&ip.destination, segment.destination_port)
-        && listed.role == ROLE_VIP
-    {
-        return Some(Role::Client(&raw const listed.vip));
-    }
-    let listed = listed(&ip.source, segment.source_port)?;
-    (listed.role == ROLE_BACKEND).then_some(Role::Server(listed.id as u32))
-}
-
 /// Enters the plan for a packet of a flow that has a backend for good and from which nothing is to be learned; of any other
 /// flow it enters the record. False where the packet is not such a one.
 #[inline(always)]
@@ -436,58 +296,3 @@ fn settled_flow(scratch: &mut Scratch, role: &Role, plan: &mut Plan) -> bool {
         Role::Server(from) => *from == plan.id,
     }
 }
-
-/// Whether the packet begins as a hello does, which comes where its flow is not settled: to look for it among settled ones
-/// would be in vain, and the slow path can carry it in any case.
-#[inline(always)]
-fn begins_hello<H: Hook>(hook: &H, scratch: &Scratch, role: &Role) -> bool {
-    let segment = &scratch.segment;
-    matches!(role, Role::Client(_))
-        && segment.payload_len != 0
-        && hook.window().words::<2>(scratch.ip.l4 + segment.header_len).is_some_and(client_hello::begins)
-}
-
-/// Enters the flow's key into `scratch.key`; false where the backend has no record.
-#[inline(always)]
-fn enter_key(scratch: &mut Scratch, role: &Role) -> bool {
-    let (to_client, vip_id) = match role {
-        // SAFETY: a map value; one aligned half-word.
-        Role::Client(vip) => (false, unsafe { (**vip).id }),
-        Role::Server(id) => match backend(*id) {
-            Some(backend) => (true, backend.vip_id),
-            None => return false,
-        },
-    };
-    let (ip, segment, key) = (&scratch.ip, &scratch.segment, &mut scratch.key);
-    key.client = if to_client { ip.destination } else { ip.source };
-    key.client_port = if to_client { segment.destination_port } else { segment.source_port };
-    key.service = vip_id;
-    true
-}
-
-#[inline(always)]
-fn facts(ip: &Ip, segment: &Segment, seconds: u32) -> Facts {
-    Facts {
-        now: 0,
-        seconds,
-        l4: ip.l4 as u32,
-        header_len: segment.header_len as u32,
-        payload_len: segment.payload_len as u32,
-        seq: segment.seq,
-        ack: segment.ack,
-        payload_sum: 0,
-        window: segment.window,
-        flags: segment.flags,
-        accurate_ecn: segment.accurate_ecn as u8,
-        v6: ip.v6 as u8,
-        ip_options: (ip.options || ip.part != Part::Whole) as u8,
-        hop_limit: ip.hop_limit,
-        sum_good: 0,
-        from_server: 0,
-        summed: 0,
-        zero: [0; 2],
-    }
-}
-
-/// Bits of [`options`] that a hello's agreement is about.
-pub(crate) const AGREED: u8 = options::SACK | options::TIMESTAMPS | options::WINDOW_SCALE;

@@ -22,8 +22,8 @@ use steer_common::{
 };
 
 use crate::{
-    journey::next,
     maps::{EVENTS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, WAKE, count, count_backend, now, scratch},
+    next,
     offers::enter_name,
     sources::admit_session,
     verifier::{limit, mask, size},

@@ -1,6 +1,6 @@
 //! The programs of steer: `steer_xdp` and `steer_tc`, both attached to the ingress of every managed interface.
 //!
-//! Follow a packet: [`journey`] reads and classifies it, [`deliver`] forwards what is settled; what needs several packets out or
+//! Follow a packet: [`journey`] has it read and classified ([`read`]), [`deliver`] forwards what is settled; what needs several packets out or
 //! a decision goes on in TC to [`client`] or [`server`], which ask the state machine of `steer-common` and let
 //! [`rehome`], [`emit`] and [`learn`] carry it out.
 #![no_std]
@@ -36,8 +36,10 @@ mod journey;
 mod learn;
 mod lock;
 mod maps;
+mod next;
 mod offers;
 mod options;
+mod read;
 mod rebuild;
 mod rehome;
 mod server;

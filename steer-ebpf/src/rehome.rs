@@ -16,9 +16,9 @@ use crate::{
     client::{copy_flow, forget, nothing_to_learn, settle},
     emit::hop_to,
     hello::{look_at_packet, said, verdict},
-    journey::{drop, next},
     lock::{self, unlock},
     maps::{EVENTS, Look, PENDING, Piece, SETTINGS, SPLICES, Scratch, WAKE, count, count_index, now, scratch},
+    next::{self, drop},
     options::read_options,
     sums::sum_payload,
 };

@@ -19,15 +19,18 @@ use crate::{
     client::{copy_flow, forget, known, lookup, nothing_to_learn, segment, settle},
     forward::{ask, fib},
     hook::tc::Tc,
-    journey::{AGREED, drop, next, pass},
     lock::{self, unlock},
     maps::{
         FLOWS, HANDSHAKES, PENDING, Reset, SPLICES, Scratch, VIPS, backend, count, count_backend, count_index, listed,
         scratch,
     },
+    next::{self, drop, pass},
     options::read_options,
     rehome::tell,
 };
+
+/// Bits of [`options`] that a hello's agreement is about.
+const AGREED: u8 = options::SACK | options::TIMESTAMPS | options::WINDOW_SCALE;
 
 /// A backend's segment: `scratch.backend` sent it.
 #[unsafe(no_mangle)]

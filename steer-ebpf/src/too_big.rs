@@ -18,8 +18,8 @@ use steer_common::{
 use crate::{
     hook::{Hook, tc::Tc},
     icmp::ICMP_LEN,
-    journey::{drop, next, pass},
     maps::{Scratch, count, scratch},
+    next::{self, drop, pass},
     rebuild::TTL,
 };
 

@@ -1,0 +1,131 @@
+//! What a packet is: its headers, who sent it to whom, and the key of its flow.
+
+use steer_common::{
+    counters::Counter,
+    shared::{ROLE_BACKEND, ROLE_VIP, Vip},
+    wire::{
+        Packet as _,
+        ip::{self, Frame, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
+        tcp::{self, Segment},
+        tls::client_hello,
+    },
+};
+
+use crate::{
+    hook::{Hook, tc::Tc},
+    maps::{Facts, Scratch, backend, listed, scratch},
+};
+
+/// What a packet is to us.
+pub(crate) enum Role {
+    /// From a client to a VIP; its record.
+    Client(*const Vip),
+    /// From a backend; its number.
+    Server(u32),
+}
+
+/// Headers that lie in fragments of the buffer (rare) are pulled into its linear part.
+#[inline(always)]
+pub(crate) fn make_headers_linear(hook: &Tc) {
+    const HEADERS: usize = 14 + 60 + 60;
+    let (linear, whole) = (hook.window().len(), hook.len());
+    if linear < 14 + 40 + 32 && linear < whole {
+        let wanted = if whole < HEADERS { whole } else { HEADERS };
+        // SAFETY: a helper call on the program's context; on failure the parser finds the packet cut short.
+        unsafe { aya_ebpf::helpers::generated::bpf_skb_pull_data(hook.0, wanted as u32) };
+    }
+}
+
+/// Reads the headers into `scratch.ip` and `scratch.segment` (as locals they would not fit on the stack); `Err` says why
+/// the packet is no TCP segment to look at.
+#[inline(always)]
+pub(crate) fn read<H: Hook>(hook: &H) -> Result<(), Counter> {
+    let Some(scratch) = scratch() else { return Err(Counter::EmitFailed) };
+    let window = hook.window();
+    let ip = match ip::parse(&window) {
+        Frame::Ip(ip) => ip,
+        Frame::Other => return Err(Counter::NotOurs),
+        Frame::Vlan => return Err(Counter::VlanPassed),
+        Frame::Malformed => return Err(Counter::Malformed),
+    };
+    if ip.protocol == PROTOCOL_ICMP || ip.protocol == PROTOCOL_ICMPV6 {
+        scratch.ip = ip;
+        return Err(Counter::IcmpPassed);
+    }
+    if ip.protocol != PROTOCOL_TCP {
+        return Err(Counter::NotOurs);
+    }
+    if ip.part == Part::Later || (H::XDP && ip.part == Part::First) {
+        scratch.ip = ip;
+        return Err(Counter::FragmentPassed);
+    }
+    let Some(segment) = tcp::parse(&window, &ip) else { return Err(Counter::Malformed) };
+    scratch.ip = ip;
+    scratch.segment = segment;
+    Ok(())
+}
+
+/// Finds out by address alone what a packet is to us: one interface may carry both sides.
+#[inline(always)]
+pub(crate) fn classify(scratch: &Scratch) -> Option<Role> {
+    let (ip, segment) = (&scratch.ip, &scratch.segment);
+    if let Some(listed) = listed(&ip.destination, segment.destination_port)
+        && listed.role == ROLE_VIP
+    {
+        return Some(Role::Client(&raw const listed.vip));
+    }
+    let listed = listed(&ip.source, segment.source_port)?;
+    (listed.role == ROLE_BACKEND).then_some(Role::Server(listed.id as u32))
+}
+
+/// Whether the packet begins as a hello does, which comes where its flow is not settled: to look for it among settled ones
+/// would be in vain, and the slow path can carry it in any case.
+#[inline(always)]
+pub(crate) fn begins_hello<H: Hook>(hook: &H, scratch: &Scratch, role: &Role) -> bool {
+    let segment = &scratch.segment;
+    matches!(role, Role::Client(_))
+        && segment.payload_len != 0
+        && hook.window().words::<2>(scratch.ip.l4 + segment.header_len).is_some_and(client_hello::begins)
+}
+
+/// Enters the flow's key into `scratch.key`; false where the backend has no record.
+#[inline(always)]
+pub(crate) fn enter_key(scratch: &mut Scratch, role: &Role) -> bool {
+    let (to_client, vip_id) = match role {
+        // SAFETY: a map value; one aligned half-word.
+        Role::Client(vip) => (false, unsafe { (**vip).id }),
+        Role::Server(id) => match backend(*id) {
+            Some(backend) => (true, backend.vip_id),
+            None => return false,
+        },
+    };
+    let (ip, segment, key) = (&scratch.ip, &scratch.segment, &mut scratch.key);
+    key.client = if to_client { ip.destination } else { ip.source };
+    key.client_port = if to_client { segment.destination_port } else { segment.source_port };
+    key.service = vip_id;
+    true
+}
+
+#[inline(always)]
+pub(crate) fn facts(ip: &Ip, segment: &Segment, seconds: u32) -> Facts {
+    Facts {
+        now: 0,
+        seconds,
+        l4: ip.l4 as u32,
+        header_len: segment.header_len as u32,
+        payload_len: segment.payload_len as u32,
+        seq: segment.seq,
+        ack: segment.ack,
+        payload_sum: 0,
+        window: segment.window,
+        flags: segment.flags,
+        accurate_ecn: segment.accurate_ecn as u8,
+        v6: ip.v6 as u8,
+        ip_options: (ip.options || ip.part != Part::Whole) as u8,
+        hop_limit: ip.hop_limit,
+        sum_good: 0,
+        from_server: 0,
+        summed: 0,
+        zero: [0; 2],
+    }
+}
