@@ -61,11 +61,11 @@ fn flood(setting: Setting, table: usize, n: usize) -> Result<()> {
     case.moves(&case.dial).map(drop)
 }
 
-/// Who reconnects in the middle of a flood resumes, or was counted as one whose handshake was pushed out.
+/// Who reconnects in the middle of a flood resumes; a few at most do not, whose handshakes were pushed out, and are counted.
 #[test]
 fn sessions_that_are_offered_while_a_syn_flood_goes_on_resume_or_are_counted() -> Result<()> {
     in_one_setting(|setting| {
-        let run = scenario(setting).start()?;
+        let run = scenario(setting).size(&format!("handshakes = {}", DEFAULT / 4)).start()?;
         let mut case = Case::start(&run)?;
         let bystanders = Bystanders::gather(&mut case)?;
         let (syns, tap, start) = (Strangers::new(run.family).syns(2 * DEFAULT)?, at_clients(&run.lab)?, Instant::now());
@@ -80,6 +80,7 @@ fn sessions_that_are_offered_while_a_syn_flood_goes_on_resume_or_are_counted() -
         let full = seen.iter().filter(|resumed| !**resumed).count() as u64;
         println!("{full} of {} in full while {n_sent} SYNs came in {:?}", seen.len(), start.elapsed());
         ensure!(n_sent > DEFAULT && case.counted(Counter::NoFlowForwarded)? >= full, "{full} in full, not counted");
+        ensure!(full <= seen.len() as u64 / 2, "{full} of {} in full", seen.len());
         case.unharmed_but_for_resets()
     })
 }
