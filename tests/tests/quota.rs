@@ -1,7 +1,5 @@
 //! `sessions_per_source`: one source of clients cannot push the sessions of all others out.
 
-use std::{sync::atomic::AtomicUsize, sync::atomic::Ordering, thread};
-
 use anyhow::{Result, ensure};
 use steer_common::counters::Counter;
 use steer_tests::{
@@ -23,20 +21,12 @@ const FLOODER: usize = 63;
 
 /// Full handshakes with a certificate, all from one address.
 fn flood(run: &Run) -> Result<()> {
-    let (next, model, dial) = (AtomicUsize::new(0), run.new_client()?, run.dial(FLOODER));
-    let work = || -> Result<()> {
-        run.lab.client().enter()?;
-        let client = model.sibling();
-        while next.fetch_add(1, Ordering::Relaxed) < FLOOD {
-            client.forget();
-            ensure!(!client.connect(&dial)?.handshake.resumed, "a full handshake");
-        }
+    let (model, dial) = (run.new_client()?, run.dial(FLOODER));
+    let shake_hands = |_| -> Result<()> {
+        ensure!(!model.sibling().connect(&dial)?.handshake.resumed, "a full handshake");
         Ok(())
     };
-    thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })
+    run.at_once(FLOOD, AT_ONCE, shake_hands).map(drop)
 }
 
 /// How many of the others still resume, wherever they dial from, after a flood.

@@ -1,6 +1,6 @@
 //! Clients that only ever say hello: made-up session IDs, tickets and PSK identities, and hellos that never end.
 
-use std::{io::Read as _, thread, time::Duration};
+use std::{io::Read as _, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use steer_common::{counters::Counter, session::Kind, shared::SessionKey};
@@ -103,11 +103,7 @@ fn flood(run: &Run, n: usize, hello: impl Fn(&[u8]) -> Result<Vec<u8>> + Sync) -
         ensure!(record[0] == 0x16 && record[5] == 2, "no ServerHello but {record:x?}");
         Ok(())
     };
-    thread::scope(|scope| {
-        let worker = |first| move || run.lab.client().run(|| (first..n).step_by(PARALLEL).try_for_each(one));
-        let workers: Vec<_> = (0..PARALLEL).map(|first| scope.spawn(worker(first))).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().expect("no panic"))
-    })
+    run.at_once(n, PARALLEL, one).map(drop)
 }
 
 /// A client of each kind with a session of the owner's that it was accepted with once.

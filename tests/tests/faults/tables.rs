@@ -1,6 +1,6 @@
 //! Tables too small for what is asked of them: fewer sessions resume, and nobody sees an error.
 
-use std::{panic::resume_unwind, thread, time::Duration};
+use std::time::Duration;
 
 use anyhow::Result;
 use steer_common::counters::Counter;
@@ -111,11 +111,7 @@ fn tables_that_are_all_tiny_serve_32_parallel_clients_whole_files() -> Result<()
             }
             Ok(resumed)
         };
-        let resumed = thread::scope(|scope| {
-            let fetches: Vec<_> = (0..32).map(|number| scope.spawn(move || fetch(number))).collect();
-            let fetches = fetches.into_iter().map(|fetch| fetch.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            fetches.sum::<Result<usize>>()
-        })?;
+        let resumed: usize = run.at_once(32, 32, fetch)?.iter().sum();
         let counts = [&FORGOTTEN[..], &[Counter::SplicesFull]].concat();
         let counted = counts.iter().map(|counter| case.counted(*counter)).sum::<Result<u64>>()?;
         assert!(counted as usize >= 96 - resumed, "{resumed} of 96 resumed, {counted} counted");
