@@ -61,7 +61,7 @@ fn flood(setting: Setting, table: usize, n: usize) -> Result<()> {
     case.moves(&case.dial).map(drop)
 }
 
-/// Who reconnects in the middle of a flood resumes; a few at most do not, whose handshakes were pushed out, and are counted.
+/// Most who reconnect in the middle of a flood resume; who does not, because his handshake was pushed out, is counted.
 #[test]
 fn sessions_that_are_offered_while_a_syn_flood_goes_on_resume_or_are_counted() -> Result<()> {
     in_one_setting(|setting| {
