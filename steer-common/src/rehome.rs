@@ -137,13 +137,13 @@ pub fn data(flow: &Flow, state: State, progress: &Progress) -> DataAct {
     }
 }
 
-/// At an exit of gathering the decision is made on what is there: `verdict` is that of a last look. Where even that finds
-/// no owner, the exit's own reason stands.
+/// At an exit of gathering the decision is made on what is there: the owner that a last look found. Where it found none,
+/// the exit's own reason stands.
 #[inline(always)]
-pub fn exit(act: DataAct, verdict: Verdict) -> DataAct {
-    match (act, verdict) {
-        (DataAct::Flush(_), Verdict::Owner(owner)) => DataAct::OpenOwner(owner),
-        _ => act,
+pub fn exit(last_look: Verdict) -> Option<u16> {
+    match last_look {
+        Verdict::Owner(owner) => Some(owner),
+        Verdict::First(_) | Verdict::NeedMore => None,
     }
 }
 

@@ -11,14 +11,17 @@ use aya_ebpf::{
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use steer_common::shared::{
-    Address, BENCH_FRAME, BENCH_NEW_LESSON, BENCH_RESET_FLOW, BENCH_RESET_HANDSHAKE, BENCH_RESET_SESSION, Bench,
+use steer_common::{
+    flow::{State, Word},
+    shared::{
+        Address, BENCH_FRAME, BENCH_NEW_LESSON, BENCH_RESET_FLOW, BENCH_RESET_HANDSHAKE, BENCH_RESET_SESSION, Bench,
+    },
 };
 
 use crate::{
     client::copy_flow,
     hello,
-    maps::{self, FLOWS, HANDSHAKES, SESSIONS},
+    maps::{self, FLOWS, HANDSHAKES, Piece, SESSIONS},
     verifier::{mask, size},
 };
 
@@ -39,8 +42,16 @@ pub fn bench_parse(context: TcContext) -> i32 {
     const HEADERS: u32 = 54;
     let Some(scratch) = maps::scratch() else { return 0 };
     scratch.vip.name_len = 16;
-    let len = context.skb.len() - HEADERS;
-    hello::decide_packet(context.skb.skb, &raw mut scratch.flow, HEADERS, len)
+    scratch.piece = Piece { from: HEADERS, len: context.skb.len() - HEADERS, ..Piece::default() };
+    let flow = &raw mut scratch.flow;
+    let held = Word::new(State::Established, 0).lock();
+    // SAFETY: the scratch space's.
+    unsafe { (*flow).word = held.0 };
+    scratch.held = held.isn();
+    if hello::look_at_packet(context.skb.skb, flow, scratch) {
+        hello::decide(flow);
+    }
+    scratch.piece.said
 }
 
 /// Measured: what it costs to run a program at all.

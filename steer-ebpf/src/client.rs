@@ -29,6 +29,7 @@ use crate::{
         count_index, scratch,
     },
     options::read_options,
+    rehome::first_data,
     stamps::{idle, note_hop},
 };
 
@@ -171,7 +172,7 @@ pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     scratch.held = lock::read(flow).isn();
     let Some(state) = State::from_number(lock::lock(flow) as u8) else { return drop(Counter::FlowBusy) };
     if !matches!(state, State::First | State::Spliced) {
-        return held(scratch, flow, state) | fresh;
+        return held(skb, flow, state) | fresh;
     }
     unlock(flow, state);
     // SAFETY: a map value.
@@ -265,13 +266,12 @@ pub(crate) unsafe fn copy_flow(to: *mut Flow, from: *const Flow) {
 /// A segment on an established, gathering or waiting flow, which this CPU holds; unlocks it unless the data is to be
 /// dealt with.
 #[inline(always)]
-fn held(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
+fn held(skb: *mut __sk_buff, flow: *mut Flow, state: State) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
     let segment = segment(&scratch.facts);
-    let highest = match PENDING.get_ptr_mut(&scratch.key) {
-        // SAFETY: a map value; the flow is locked.
-        Some(buffer) if state != State::Established => steer_common::ranges::highest(unsafe { &(*buffer).ranges }),
-        _ => 0,
-    };
+    let buffer = if state == State::Established { None } else { PENDING.get_ptr_mut(&scratch.key) };
+    // SAFETY: a map value; the flow is locked.
+    let highest = buffer.map_or(0, |buffer| steer_common::ranges::highest(unsafe { &(*buffer).ranges }));
     // SAFETY: a map value that this CPU has locked.
     let record = unsafe { &mut *flow };
     let expected = Word(record.word).isn().wrapping_add(1);
@@ -299,8 +299,8 @@ fn held(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
         }
         ClientAct::Data(data) => {
             let from = scratch.facts.l4 + scratch.facts.header_len + data.skip;
-            scratch.piece = Piece { offset: data.offset, from, len: data.len, state: state as u32, said: 0 };
-            next::DATA
+            scratch.piece = Piece { offset: data.offset, from, len: data.len, state: state as u32, ..Piece::default() };
+            if state == State::Established { first_data(skb, flow) } else { next::DATA }
         }
     }
 }

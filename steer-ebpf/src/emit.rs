@@ -1,10 +1,8 @@
 //! The packets that are made: a SYN to the owner, resets, segments of the buffered hello. TC only.
 
-use core::ffi::c_void;
-
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_clone_redirect, bpf_loop, bpf_skb_store_bytes},
+    helpers::generated::{bpf_clone_redirect, bpf_skb_store_bytes},
 };
 use steer_common::{
     counters::Counter,
@@ -24,7 +22,7 @@ use crate::{
 };
 
 /// Segments that the longest buffered data can need: [`PENDING_MAX`] at [`SEGMENT_MIN`] each.
-const SEGMENTS_MAX: u32 = 256;
+pub(crate) const SEGMENTS_MAX: i32 = 256;
 /// Shortest segment the data is cut into, bytes.
 const SEGMENT_MIN: u32 = 48;
 
@@ -177,13 +175,18 @@ extern "C" fn make_reset(skb: *mut __sk_buff) -> i32 {
     write_ethernet(skb, id)
 }
 
-/// The progress of sending the buffered data.
-struct Emitting {
-    skb: *mut __sk_buff,
-    buffer: *mut Pending,
+/// Segments of the buffered data that are being sent: host-endian numbers, lengths in bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Emitting {
     backend: u32,
+    /// 1: the backend is the owner.
+    to_owner: u32,
+    /// The data's length.
     have: u32,
+    /// Longest payload of a segment.
     chunk: u32,
+    /// How much was sent.
     offset: u32,
     seq: u32,
     ack: u32,
@@ -192,97 +195,33 @@ struct Emitting {
     header_len: u32,
     window: u32,
     ip_word: [u8; 4],
-    result: i32,
 }
 
-unsafe extern "C" fn emit_step(_index: u32, context: *mut c_void) -> core::ffi::c_long {
-    // SAFETY: bpf_loop hands back the context it was given.
-    unsafe {
-        let e = context.cast::<Emitting>();
-        let Some(scratch) = scratch() else { return 1 };
-        let left = (*e).have.wrapping_sub((*e).offset);
-        let last = left <= (*e).chunk;
-        let len = if last { left } else { (*e).chunk };
-        let header = Header {
-            seq: (*e).seq.wrapping_add((*e).offset),
-            ack: (*e).ack,
-            flags: flags::ACK | if last { flags::PSH } else { 0 },
-            window: (*e).window as u16,
-            len: (*e).header_len,
-        };
-        if !describe(scratch, (*e).backend, (*e).ip_word, &header) {
-            return 1;
-        }
-        if (*e).header_len != TCP_LEN as u32 {
-            scratch.make.new_tcp[5] = u32::from_ne_bytes([kind::NOP, kind::NOP, kind::TIMESTAMPS, 10]);
-            scratch.make.new_tcp[6] = (*e).ts.to_be();
-            scratch.make.new_tcp[7] = (*e).ts_echo.to_be();
-        }
-        scratch.make.payload_len = len;
-        let failed = rebuild((*e).skb, (*e).buffer, (*e).offset);
-        if failed != 0 || write_ethernet((*e).skb, (*e).backend) != 0 {
-            (*e).result = -20 + failed;
-            return 1;
-        }
-        if last {
-            (*e).result = 0;
-            return 1;
-        }
-        bpf_clone_redirect((*e).skb, scratch.redirect, 0);
-        (*e).offset += len;
-        0
-    }
-}
-
-/// Sends the buffered data to the owner (`to_owner`) or to the first backend, as segments made of the packet at hand:
-/// all but the last as copies. The packet's own data is part of it, or is repeated by its sender.
+/// Begins to send the buffered data to the owner (`to_owner`) or to the first backend, as segments made of the packet at
+/// hand. The packet's own data is part of it, or is repeated by its sender.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> i32 {
-    expect_buffered();
-    let failed = emit(skb, to_owner);
     let Some(scratch) = scratch() else { return next::DROP };
-    if to_owner == 0 {
-        forget(scratch);
-    } else {
-        let _ = PENDING.remove(&scratch.key);
-    }
-    match failed {
-        0 => {
-            if to_owner == 0 {
-                count(Counter::Flushed);
-            }
-            next::REDIRECT
-        }
-        1 => next::DROP,
-        _ => drop(Counter::EmitFailed),
-    }
-}
-
-/// 0 with `scratch.redirect` set, 1 where nothing is buffered, or negative.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn emit(skb: *mut __sk_buff, to_owner: u32) -> i32 {
-    let Some(scratch) = scratch() else { return -1 };
-    let Some(flow) = FLOWS.get_ptr(&scratch.key) else { return -1 };
+    expect_buffered();
+    let Some(flow) = FLOWS.get_ptr(&scratch.key) else { return ended(scratch, to_owner, drop(Counter::EmitFailed)) };
     // SAFETY: a map value; what is read of it does not change once the flow is settled.
     let flow = unsafe { &*flow };
     let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
-        count(Counter::PendingLost);
-        return 1;
+        return ended(scratch, to_owner, drop(Counter::PendingLost));
     };
     // SAFETY: a map value; the flow's state says that nobody changes it any more.
     let have = unsafe { steer_common::ranges::contiguous(&(*buffer).ranges) };
     if have == 0 || have > PENDING_MAX as u32 {
-        return 1;
+        return ended(scratch, to_owner, next::DROP);
     }
-    let (id, isn, ts_echo) = if to_owner != 0 {
+    let (backend, isn, ts_echo) = if to_owner != 0 {
         (flow.owner as u32, flow.owner_isn, flow.first_ts.wrapping_sub(flow.ts_delta))
     } else {
         (flow.first as u32, flow.first_isn, flow.first_ts)
     };
-    if hop_to(skb, id) != 0 {
-        return -2;
+    if hop_to(skb, backend) != 0 {
+        return ended(scratch, to_owner, drop(Counter::EmitFailed));
     }
     let timestamps = if flow.agreed & options::TIMESTAMPS != 0 { 12 } else { 0 };
     let mut chunk = (flow.told_mss as u32).saturating_sub(timestamps) & !3;
@@ -292,10 +231,9 @@ extern "C" fn emit(skb: *mut __sk_buff, to_owner: u32) -> i32 {
     if chunk < SEGMENT_MIN {
         chunk = SEGMENT_MIN;
     }
-    let mut emitting = Emitting {
-        skb,
-        buffer,
-        backend: id,
+    scratch.emitting = Emitting {
+        backend,
+        to_owner,
         have,
         chunk,
         offset: 0,
@@ -306,11 +244,60 @@ extern "C" fn emit(skb: *mut __sk_buff, to_owner: u32) -> i32 {
         header_len: TCP_LEN as u32 + timestamps,
         window: flow.hello_window as u32,
         ip_word: flow.ip_word,
-        result: -3,
     };
-    // SAFETY: the callback matches the helper's signature, the context outlives the call.
-    unsafe {
-        bpf_loop(SEGMENTS_MAX, emit_step as *mut c_void, (&raw mut emitting).cast(), 0);
-        (&raw const emitting.result).read_volatile()
+    next::EMIT
+}
+
+/// Makes the next segment of [`Emitting`] and sends a copy of it, or leaves the last one at hand.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn emit_segment(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    let to_owner = scratch.emitting.to_owner;
+    let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else { return drop(Counter::PendingLost) };
+    let left = scratch.emitting.have.wrapping_sub(scratch.emitting.offset);
+    let last = left <= scratch.emitting.chunk;
+    if make_segment(skb, buffer, if last { left } else { scratch.emitting.chunk }, last) != 0 {
+        return ended(scratch, to_owner, drop(Counter::EmitFailed));
     }
+    if last {
+        if to_owner == 0 {
+            count(Counter::Flushed);
+        }
+        return ended(scratch, to_owner, next::REDIRECT);
+    }
+    // SAFETY: a helper call on the program's context. A copy that is lost is repeated by the client.
+    unsafe { bpf_clone_redirect(skb, scratch.redirect, 0) };
+    scratch.emitting.offset += scratch.emitting.chunk;
+    next::EMIT
+}
+
+/// Turns the packet at hand into the next `len` bytes of the buffered data; 0 or negative.
+#[inline(always)]
+fn make_segment(skb: *mut __sk_buff, buffer: *mut Pending, len: u32, last: bool) -> i32 {
+    let Some(scratch) = scratch() else { return -1 };
+    let Emitting { backend, offset, seq, ack, ts, ts_echo, header_len, window, ip_word, .. } = scratch.emitting;
+    let flags = flags::ACK | if last { flags::PSH } else { 0 };
+    let header = Header { seq: seq.wrapping_add(offset), ack, flags, window: window as u16, len: header_len };
+    if !describe(scratch, backend, ip_word, &header) {
+        return -1;
+    }
+    if header_len != TCP_LEN as u32 {
+        scratch.make.new_tcp[5] = u32::from_ne_bytes([kind::NOP, kind::NOP, kind::TIMESTAMPS, 10]);
+        scratch.make.new_tcp[6] = ts.to_be();
+        scratch.make.new_tcp[7] = ts_echo.to_be();
+    }
+    scratch.make.payload_len = len;
+    if rebuild(skb, buffer, offset) != 0 { -1 } else { write_ethernet(skb, backend) }
+}
+
+/// Forgets what was buffered: it was sent, or cannot be.
+#[inline(always)]
+fn ended(scratch: &Scratch, to_owner: u32, said: i32) -> i32 {
+    if to_owner == 0 {
+        forget(scratch);
+    } else {
+        let _ = PENDING.remove(&scratch.key);
+    }
+    said
 }

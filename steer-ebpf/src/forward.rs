@@ -92,8 +92,8 @@ pub(crate) enum Refused {
     OtherHook(Counter),
     /// Dropped.
     Dropped(Counter),
-    /// The next hop's MTU is too small: its value, bytes.
-    TooBig(u32),
+    /// The next hop's MTU, now in `scratch.hop.mtu`, is too small.
+    TooBig,
     /// The hop limit is used up.
     HopLimit,
 }
@@ -107,23 +107,26 @@ pub(crate) fn send<H: OptionsHook>(
     segment: &Segment,
     change: &Change,
     hop: Option<&Hop>,
-) -> Result<i32, Refused> {
+) -> Result<u16, Refused> {
     if ip.hop_limit <= 1 {
         return Err(Refused::HopLimit);
     }
     let headers = ip.l4 - ETHERNET_LEN + segment.header_len;
     let mtu = hop.map_or(0, |hop| hop.mtu);
     if mtu != 0 && hook.wire_len(headers + segment.payload_len, headers) > mtu as usize {
-        return Err(Refused::TooBig(mtu));
+        if let Some(scratch) = scratch() {
+            scratch.hop.mtu = mtu;
+        }
+        return Err(Refused::TooBig);
     }
     rewrite(hook, ip, segment, change, hop)?;
     if let Some(hop) = hop {
-        return Ok(hook.redirect(hop.ifindex));
+        return Ok(hook.redirect(hop.ifindex) as u16);
     }
     count(Counter::NeighbourAsked);
     let ifindex = scratch().map_or(0, |scratch| scratch.fib.ifindex);
     // SAFETY: a helper call without parameters of ours.
-    Ok(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 })
+    Ok(unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) } as u16)
 }
 
 /// Applies `change` to the packet in place, checksums included.
@@ -138,7 +141,10 @@ pub(crate) fn rewrite<H: OptionsHook>(
     const CUT: Refused = Refused::Dropped(Counter::Malformed);
     let mut difference = Difference { pseudo: 0, segment: 0, uncovered: 0 };
     if change.spliced && segment.header_len > TCP_LEN {
-        difference.segment += edit_options(hook, ip, segment, &change.edits)?;
+        let Some(edited) = edit_options(hook, ip, segment, &change.edits) else {
+            return Err(Refused::Dropped(Counter::OptionsMalformed));
+        };
+        difference.segment += edited;
     }
     let mut window = hook.window();
     if let Some(hop) = hop {
@@ -211,10 +217,9 @@ fn splice_header(tcp: &mut [u32; TCP_LEN / 4], change: &Change) -> u64 {
     difference
 }
 
-/// Translates the options: the layouts that nearly every segment has in place, any other by the walker.
+/// Translates the options and says what that does to a sum: the layouts that nearly every segment has in place, any other by the walker.
 #[inline(always)]
-fn edit_options<H: OptionsHook>(hook: &H, ip: &Ip, segment: &Segment, edits: &Edits) -> Result<u64, Refused> {
-    const CUT: Refused = Refused::Dropped(Counter::Malformed);
+fn edit_options<H: OptionsHook>(hook: &H, ip: &Ip, segment: &Segment, edits: &Edits) -> Option<u64> {
     // RFC 7323 3.2: TSecr counts only where ACK is set.
     let ts_echo = if segment.any(flags::ACK) { edits.ts_echo } else { 0 };
     let edits = Edits { ts_echo, ..*edits };
@@ -226,16 +231,12 @@ fn edit_options<H: OptionsHook>(hook: &H, ip: &Ip, segment: &Segment, edits: &Ed
         40 => edit_sack::<H, 6>(hook, at, &edits),
         _ => None,
     };
-    if let Some(difference) = difference {
-        return Ok(difference);
+    if difference.is_some() {
+        return difference;
     }
-    let Some(scratch) = scratch() else { return Err(CUT) };
+    let scratch = scratch()?;
     scratch.edits = edits;
-    if hook.translate_options(at, segment.header_len - TCP_LEN) {
-        Ok(scratch.walker.difference)
-    } else {
-        Err(Refused::Dropped(Counter::OptionsMalformed))
-    }
+    hook.translate_options(at, segment.header_len - TCP_LEN).then_some(scratch.walker.difference)
 }
 
 /// Translates timestamps behind two NOPs (RFC 7323 appendix A); `None` where the options start otherwise.

@@ -17,8 +17,11 @@ use steer_common::{
 use crate::{
     certificate::{expect_answer, expect_in, said_behind},
     hook::{Hook as _, Window, tc::Tc},
-    maps::{Scratch, count, joined, scratch, spare},
+    journey::{drop, next},
+    lock,
+    maps::{Look, PENDING, Piece, Scratch, count, joined, scratch, spare},
     offers::{enter_id, find_owner, identifier, look_up_id},
+    rehome::decided,
     verifier::{limit, size},
 };
 
@@ -77,26 +80,31 @@ fn reason(index: u32) -> Counter {
     found
 }
 
-/// Decides on the client's first `len` bytes, which lie at `from` of the packet.
+/// Looks at the client's first bytes in the packet, `scratch.piece`, for a session ID that is known, which decides; else
+/// copies them. Whether they are to be decided on.
 #[inline(always)]
-pub(crate) fn decide_packet(skb: *mut __sk_buff, flow: *mut Flow, from: u32, len: u32) -> i32 {
-    let (Some(scratch), Some(text), false) = (scratch(), spare(), flow.is_null()) else { return said::NEED_MORE };
-    scratch.needed = 0;
-    scratch.id_unknown = 0;
+pub(crate) fn look_at_packet(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) -> bool {
+    let (Some(text), false) = (spare(), flow.is_null()) else { return false };
     // SAFETY: not null, a whole map value that this CPU has locked.
-    let known = id_in_packet(&Tc(skb).window(), scratch, unsafe { &mut *flow }, from, len);
-    if known != said::UNKNOWN {
-        return known;
+    let flow = unsafe { &mut *flow };
+    let Piece { from, len, .. } = scratch.piece;
+    scratch.id_unknown = 0;
+    let said = id_in_packet(&Tc(skb).window(), scratch, flow, from, len);
+    if said != said::UNKNOWN {
+        scratch.piece.said = said;
+        return false;
     }
     let have = if len as usize > STREAM { STREAM } else { len as usize };
-    let Some(n) = size::<STREAM>(have) else { return said::NEED_MORE };
+    let Some(n) = size::<STREAM>(have) else { return false };
     // SAFETY: at most the array's size.
     if unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut (*text).data).cast(), n) } != 0 {
-        return said::NEED_MORE;
+        return false;
     }
-    // SAFETY: not null, whole map values; this CPU has the flow locked.
-    unsafe { expect_in(&mut *flow, &(*text).data, n) };
-    decide_hello(flow, text, n, 0)
+    // SAFETY: a whole map value.
+    expect_in(flow, unsafe { &(*text).data }, n);
+    scratch.piece.have = n;
+    scratch.piece.look = Look::Packet as u32;
+    true
 }
 
 /// As [`early`], of an ID of full length in the packet's linear bytes, where it needs not be copied first.
@@ -116,12 +124,40 @@ fn id_in_packet(window: &Window, scratch: &mut Scratch, flow: &mut Flow, from: u
     look_up_id(scratch, flow, SESSION_ID_MAX as u8)
 }
 
-/// Decides on the first `have` bytes of the client's stream, which lie in `text`; with `last` there will be no more.
-/// The flow is locked; what the hello offers is noted in it.
+/// Decides on the bytes that `scratch.piece.look` names; what is said of them goes to `scratch.piece.said`. Says what is
+/// next.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn decide_hello(flow: *mut Flow, text: *mut Pending, have: u32, last: u32) -> i32 {
-    let (Some(scratch), false, false) = (scratch(), flow.is_null(), text.is_null()) else { return said::NEED_MORE };
+pub(crate) extern "C" fn decide(flow: *mut Flow) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    if !lock::is_held(flow, scratch.held) {
+        return drop(Counter::FlowBusy);
+    }
+    let (look, have) = (scratch.piece.look, scratch.piece.have);
+    let buffered = look != Look::Packet as u32;
+    let text = if buffered { PENDING.get_ptr_mut(&scratch.key) } else { spare() };
+    scratch.piece.said = match text {
+        Some(text) => decide_hello(flow, text, have, look == Look::Last as u32),
+        None => said::NEED_MORE,
+    };
+    if !buffered {
+        return decided(flow);
+    }
+    if look == Look::Last as u32 {
+        return next::EXIT;
+    }
+    if let Some(buffer) = text {
+        // SAFETY: a whole map value; the flow that it belongs to is locked.
+        unsafe { (*buffer).needed = scratch.needed };
+    }
+    next::HELD
+}
+
+/// Decides on the first `have` bytes of the client's stream, which lie in `text`; with `last` there will be no more.
+/// The flow is locked; what the hello offers is noted in it.
+#[inline(always)]
+fn decide_hello(flow: *mut Flow, text: *mut Pending, have: u32, last: bool) -> i32 {
+    let Some(scratch) = scratch() else { return said::NEED_MORE };
     if have as usize > STREAM {
         return said::NEED_MORE;
     }
@@ -144,7 +180,7 @@ pub(crate) extern "C" fn decide_hello(flow: *mut Flow, text: *mut Pending, have:
     // SAFETY: not null, a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
     let whole = how == HELLO_WHOLE;
-    if !whole && last == 0 {
+    if !whole && !last {
         need_id(scratch, have);
         return said::NEED_MORE;
     }
@@ -201,36 +237,42 @@ const HELLO_NOT_TLS: i32 = 3;
 #[inline(always)]
 fn read_hello(text: *mut Pending, have: u32) -> i32 {
     let (Some(scratch), false) = (scratch(), text.is_null()) else { return HELLO_CUT };
-    scratch.hello = client_hello::Hello::default();
     // SAFETY: not null, a whole map value.
     let stream = unsafe { &(*text).data };
     match client_hello::start(|at| stream[at], have) {
-        Start::NeedMore => HELLO_CUT,
-        Start::NotTls => HELLO_NOT_TLS,
-        Start::Malformed => HELLO_MALFORMED,
+        Start::NeedMore => scratch.hello = client_hello::Hello::default(),
+        Start::NotTls => return HELLO_NOT_TLS,
+        Start::Malformed => return HELLO_MALFORMED,
         Start::OneRecord { len } => {
             const BASE: u32 = steer_common::wire::tls::RECORD_HEADER as u32;
             scratch.needed = BASE + len;
-            walk(text, BASE, len, have)
+            scratch.hello.begin(BASE, len, have);
+            return walk(text);
         }
-        Start::Split => {
-            scratch.framing = Framing { have, ..Framing::default() };
-            scratch.in_joined = 1;
-            for _ in 0..limit::<{ FRAMING_STEPS as i32 }>() {
-                match framing_step(text) {
-                    JOINED_MORE => {}
-                    JOINED_MALFORMED => return HELLO_MALFORMED,
-                    _ => break,
-                }
-            }
-            scratch.needed = scratch.framing.needed;
-            let Some(joined) = joined() else { return HELLO_CUT };
-            let (len, got) = (scratch.framing.len, scratch.framing.joined);
-            if len == 0 {
-                return HELLO_CUT;
-            }
-            walk(joined, 0, len, got)
+        Start::Split => return join(text, have),
+    }
+    HELLO_CUT
+}
+
+/// Joins a hello that is split over records and reads it.
+#[inline(always)]
+fn join(text: *mut Pending, have: u32) -> i32 {
+    let Some(scratch) = scratch() else { return HELLO_CUT };
+    scratch.framing = Framing { have, ..Framing::default() };
+    scratch.in_joined = 1;
+    for _ in 0..limit::<{ FRAMING_STEPS as i32 }>() {
+        match framing_step(text) {
+            JOINED_MORE => {}
+            JOINED_MALFORMED => return HELLO_MALFORMED,
+            _ => break,
         }
+    }
+    scratch.needed = scratch.framing.needed;
+    let (len, got) = (scratch.framing.len, scratch.framing.joined);
+    scratch.hello.begin(0, len, got);
+    match joined() {
+        Some(joined) if len != 0 => walk(joined),
+        _ => HELLO_CUT,
     }
 }
 
@@ -250,15 +292,9 @@ extern "C" fn framing_step(text: *mut Pending) -> i32 {
     }
 }
 
-/// Walks over the message of `len` bytes at `base` of `text`, which ends at `end` at the latest.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn walk(text: *mut Pending, base: u32, len: u32, end: u32) -> i32 {
-    let (Some(scratch), false) = (scratch(), text.is_null()) else { return HELLO_CUT };
-    if base > PENDING_SLACK as u32 || len > 1 << 24 || end > STREAM as u32 {
-        return HELLO_MALFORMED;
-    }
-    scratch.hello.begin(base, len, end);
+/// Walks over the message that `scratch.hello` begins at.
+#[inline(always)]
+fn walk(text: *mut Pending) -> i32 {
     let mut step = WALK_MORE;
     for _ in 0..limit::<{ HELLO_STEPS as i32 / STEPS_A_CALL }>() {
         if step != WALK_MORE {
@@ -281,7 +317,7 @@ const WALK_CUT: i32 = 2;
 const WALK_MALFORMED: i32 = 3;
 
 /// Steps of a walk that one call takes: a call costs as much as a step.
-const STEPS_A_CALL: i32 = 8;
+const STEPS_A_CALL: i32 = 16;
 
 #[unsafe(no_mangle)]
 #[inline(never)]

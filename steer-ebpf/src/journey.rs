@@ -5,32 +5,33 @@ use core::ptr::null_mut;
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
-    shared::{BACKEND_RETURN_SEEN, FLOW_LEARNED, Flow, Hop, ROLE_BACKEND, ROLE_VIP, Vip, options},
+    flow::State,
+    shared::{FLOW_LEARNED, Flow, ROLE_BACKEND, ROLE_VIP, Vip, options},
     wire::{
+        Packet as _,
         ip::{self, Frame, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
         tcp::{self, Segment, flags},
+        tls::client_hello,
     },
 };
 
 use crate::{
-    client, emit,
-    forward::{Change, HOP_SECONDS, Refused, ask, fib, refresh, send, unfinished},
-    fragment,
+    client,
+    deliver::{Plan, deliver},
+    emit,
+    forward::Refused,
+    fragment, hello,
     hook::{
         Hook,
         tc::{DROP, NEXT, Tc},
         xdp::Xdp,
     },
     icmp, learn, lock,
-    maps::{
-        FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, backend, count, count_backend, count_index, listed, scratch,
-        seconds,
-    },
-    options::OptionsHook,
+    maps::{FLOWS, Facts, HANDSHAKES, SETTINGS, Scratch, backend, count, count_index, listed, scratch, seconds},
     rehome, server,
-    stamps::{idle, note},
-    too_big,
+    stamps::idle,
+    sums, too_big,
+    verifier::limit,
 };
 
 /// What becomes of a packet.
@@ -68,10 +69,18 @@ pub(crate) mod next {
     pub(crate) const SYN: i32 = 6;
     /// `client_segment`.
     pub(crate) const CLIENT: i32 = 7;
+    /// `decide`, with `scratch.piece`; the flow is locked.
+    pub(crate) const DECIDE: i32 = 8;
     /// `client_data`, with `scratch.piece`; the flow is locked.
-    pub(crate) const DATA: i32 = 8;
+    pub(crate) const DATA: i32 = 22;
     /// `hold`, with `scratch.piece`; the flow is locked.
-    pub(crate) const HOLD: i32 = 22;
+    pub(crate) const HOLD: i32 = 23;
+    /// `held`, with `scratch.piece`; the flow is locked.
+    pub(crate) const HELD: i32 = 24;
+    /// `emit_segment`, with `scratch.emitting`.
+    pub(crate) const EMIT: i32 = 26;
+    /// `exit`, with `scratch.piece`; the flow is locked.
+    pub(crate) const EXIT: i32 = 25;
     /// `open_owner`, with the owner in `scratch.backend`; the flow is locked.
     pub(crate) const OPEN_OWNER: i32 = 9;
     /// `syn_to_owner`.
@@ -116,26 +125,48 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
     let Ok(()) = read(hook) else { return ON };
     let Some(scratch) = scratch() else { return ON };
     let Some(role) = classify(scratch) else { return ON };
-    let Some(plan) = settled_flow(scratch, &role) else {
+    let mut plan = Plan { id: 0, flow: null_mut(), to_client: false, seconds: 0 };
+    let slow = scratch.segment.any(flags::SYN) || begins_hello(hook, scratch, &role);
+    if slow || !enter_key(scratch, &role) || !settled_flow(scratch, &role, &mut plan) {
         return Outcome::Pass(Counter::XdpToTc);
-    };
+    }
     match deliver(hook, &plan, scratch) {
         Ok(action) => {
             count(Counter::XdpForwarded);
-            Outcome::Sent(action)
+            Outcome::Sent(action.into())
         }
         Err(Refused::OtherHook(reason)) => Outcome::Pass(reason),
         Err(Refused::Dropped(reason)) => Outcome::Drop(reason),
-        Err(Refused::TooBig(_) | Refused::HopLimit) => Outcome::Pass(Counter::XdpToTc),
+        Err(Refused::TooBig | Refused::HopLimit) => Outcome::Pass(Counter::XdpToTc),
     }
 }
 
-/// The TC program: the fast path, then one stage after the other until the packet is dealt with.
+/// The TC program: the fast path, else one stage after the other until the packet is dealt with.
 #[inline(always)]
 pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
-    let mut said = tc_settled(skb);
+    let mut plan = Plan { id: 0, flow: null_mut(), to_client: false, seconds: 0 };
+    let mut said = tc_settled(skb, &mut plan);
+    if said != next::FORWARD {
+        said = stages(skb, said, &mut plan);
+    }
+    if said == next::FORWARD {
+        said = tc_deliver(skb, &plan);
+    }
+    said = if said == next::TOO_BIG { too_big::too_big(skb) } else { said };
+    match said {
+        next::REDIRECT => scratch().map_or(DROP, |scratch| Tc(skb).redirect(scratch.redirect)),
+        next::PASS => NEXT,
+        action if action & next::ACTION != 0 => action & 0xff,
+        _ => DROP,
+    }
+}
+
+/// The slow path, from the stage that `said` names, to the plan by which the packet is forwarded, or to what else becomes of
+/// it.
+#[inline(always)]
+fn stages(skb: *mut __sk_buff, mut said: i32, plan: &mut Plan) -> i32 {
     // Looked up once and handed down: a look-up costs as much as three stages.
-    let mut flow = if said == next::CLIENT || said == next::SERVER { look_up() } else { null_mut() };
+    let mut flow = plan.flow;
     said = match said {
         next::SYN => client::client_syn(skb),
         next::CLIENT => client::client_segment(skb, flow),
@@ -149,40 +180,91 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
         said &= !next::FRESH;
         flow = look_up();
     }
-    if said == next::DATA {
-        said = rehome::client_data(skb, flow);
-    }
-    if said == next::HOLD {
-        said = rehome::hold(skb, flow);
-    }
+    said = client_data(skb, said, flow);
     said = match said {
         next::OPEN_OWNER => rehome::open_owner(skb, flow),
         next::JUDGE => server::judge(skb, flow),
         next::LEARN => learn::learn(skb, flow),
         _ => said,
     };
+    if matches!(said, next::SYN_TO_OWNER | next::RESET | next::RESET_THEN_OWNER | next::RESET_THEN_FIRST | next::FLUSH)
+    {
+        said = make(skb, said);
+    }
+    enter_plan(said, flow, plan)
+}
+
+/// The packet becomes another one, or several. What it carried is summed first, so that its checksum can be carried over.
+#[inline(always)]
+fn make(skb: *mut __sk_buff, said: i32) -> i32 {
+    sums::sum_payload(skb);
     if said == next::RESET_THEN_OWNER || said == next::RESET_THEN_FIRST {
         emit::reset_copy(skb);
     }
-    said = match said {
+    let mut said = match said {
         next::SYN_TO_OWNER => emit::syn_to_owner(skb),
         next::RESET => emit::reset_packet(skb),
         next::RESET_THEN_OWNER => emit::emit_buffered(skb, 1),
-        next::RESET_THEN_FIRST | next::FLUSH => emit::emit_buffered(skb, 0),
-        _ => said,
+        _ => emit::emit_buffered(skb, 0),
     };
-    if said == next::FORWARD || said & next::PLAIN != 0 {
-        said = tc_forward(skb, said, flow);
+    for _ in 0..limit::<{ emit::SEGMENTS_MAX }>() {
+        if said != next::EMIT {
+            break;
+        }
+        said = emit::emit_segment(skb);
     }
-    if said == next::TOO_BIG {
-        said = too_big::too_big(skb);
+    if said == next::EMIT { drop(Counter::EmitFailed) } else { said }
+}
+
+/// Enters how a packet is forwarded, if that is what a stage said.
+#[inline(always)]
+fn enter_plan(said: i32, flow: *mut Flow, plan: &mut Plan) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    plan.to_client = scratch.facts.from_server != 0;
+    plan.seconds = scratch.facts.seconds;
+    if said & next::PLAIN != 0 {
+        plan.id = said as u32 & 0xffff;
+        let handshake = if plan.to_client { HANDSHAKES.get_ptr_mut(&scratch.key) } else { None };
+        plan.flow = handshake.unwrap_or(null_mut());
+        return next::FORWARD;
     }
-    match said {
-        next::REDIRECT => scratch().map_or(DROP, |scratch| Tc(skb).redirect(scratch.redirect)),
-        next::PASS => NEXT,
-        action if action & next::ACTION != 0 => action & 0xff,
-        _ => DROP,
+    if said == next::FORWARD {
+        if flow.is_null() {
+            return drop(Counter::FlowBusy);
+        }
+        // SAFETY: not null; as in `settled_flow`.
+        plan.id = if plan.to_client { scratch.backend } else { unsafe { (*flow).holder() as u32 } };
+        plan.flow = flow;
     }
+    said
+}
+
+/// A client's data on a flow that is not settled: decided on, held, decided on again as it grows, and once more where
+/// gathering ends without a decision.
+#[inline(always)]
+fn client_data(skb: *mut __sk_buff, mut said: i32, flow: *mut Flow) -> i32 {
+    if said == next::DECIDE {
+        said = hello::decide(flow);
+    }
+    if said == next::DATA {
+        said = rehome::client_data(skb, flow);
+    }
+    if said == next::HOLD {
+        said = rehome::hold(skb, flow);
+    }
+    if said == next::DECIDE {
+        said = hello::decide(flow);
+    }
+    if said == next::HELD {
+        said = rehome::held(flow);
+    }
+    if said == next::DECIDE {
+        said = hello::decide(flow);
+    }
+    if said == next::EXIT {
+        said = rehome::exit(flow);
+    }
+    said
 }
 
 /// The flow of the packet at hand.
@@ -191,10 +273,9 @@ fn look_up() -> *mut Flow {
     scratch().and_then(|scratch| FLOWS.get_ptr_mut(&scratch.key)).unwrap_or(null_mut())
 }
 
-/// Reads and classifies the packet and forwards it if its flow is settled; else names the stage that deals with it.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn tc_settled(skb: *mut __sk_buff) -> i32 {
+/// Reads and classifies the packet: with a plan if its flow is settled, else names the stage that deals with it.
+#[inline(always)]
+fn tc_settled(skb: *mut __sk_buff, plan: &mut Plan) -> i32 {
     let hook = &Tc(skb);
     if hook.tagged() {
         return pass(Counter::VlanPassed);
@@ -208,77 +289,59 @@ extern "C" fn tc_settled(skb: *mut __sk_buff) -> i32 {
     }
     let Some(scratch) = scratch() else { return next::DROP };
     let Some(role) = classify(scratch) else {
+        if scratch.segment.flags & (flags::SYN | flags::ACK) != flags::SYN {
+            return pass(Counter::NotOurs);
+        }
         let seconds = seconds(scratch);
         scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
-        let syn = scratch.segment.flags & (flags::SYN | flags::ACK) == flags::SYN;
-        return if syn { next::NOT_OURS_SYN } else { pass(Counter::NotOurs) };
+        return next::NOT_OURS_SYN;
     };
-    if let Some(plan) = settled_flow(scratch, &role) {
-        let done = deliver(hook, &plan, scratch);
-        return delivered(scratch, done, plan.to_client);
+    if !enter_key(scratch, &role) {
+        return next::PASS;
+    }
+    let syn = scratch.segment.any(flags::SYN);
+    if !syn && !begins_hello(hook, scratch, &role) {
+        if settled_flow(scratch, &role, plan) {
+            return next::FORWARD;
+        }
+    } else if !syn || matches!(role, Role::Server(_)) {
+        plan.flow = look_up();
     }
     let seconds = seconds(scratch);
     scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
-    scratch.facts.from_server = matches!(role, Role::Server(_)) as u8;
     match role {
         Role::Client(vip) => {
             // SAFETY: a map value, copied at once.
             scratch.vip = unsafe { *vip };
-            let vip_id = scratch.vip.id;
-            enter_key(scratch, false, vip_id);
-            if scratch.segment.any(flags::SYN) { next::SYN } else { next::CLIENT }
+            if syn { next::SYN } else { next::CLIENT }
         }
         Role::Server(id) => {
-            let Some(backend) = backend(id) else { return next::PASS };
+            scratch.facts.from_server = 1;
             scratch.backend = id;
-            enter_key(scratch, true, backend.vip_id);
             next::SERVER
         }
     }
 }
 
-/// Forwards the packet after a stage said so.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn tc_forward(skb: *mut __sk_buff, said: i32, flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
-    let to_client = scratch.facts.from_server != 0;
-    let seconds = scratch.facts.seconds;
-    let mut plan = Plan { id: said as u32 & 0xffff, flow: None, to_client, seconds };
-    if said == next::FORWARD {
-        if flow.is_null() {
-            count(Counter::FlowBusy);
-            return next::DROP;
-        }
-        // SAFETY: not null; as in `settled_flow`.
-        plan.id = if to_client { scratch.backend } else { unsafe { (*flow).holder() as u32 } };
-        plan.flow = Some(flow);
-    } else if to_client {
-        plan.flow = HANDSHAKES.get_ptr_mut(&scratch.key);
-    }
-    let done = deliver(&Tc(skb), &plan, scratch);
-    delivered(scratch, done, to_client)
-}
-
-/// What [`deliver`] did, as a stage says it.
+/// Forwards the packet; what became of it.
 #[inline(always)]
-fn delivered(scratch: &mut Scratch, done: Result<i32, Refused>, to_client: bool) -> i32 {
-    match done {
+fn tc_deliver(skb: *mut __sk_buff, plan: &Plan) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    match deliver(&Tc(skb), plan, scratch) {
         Ok(action) => {
             if scratch.ip.part == Part::First {
                 fragment::remember_first();
             }
-            next::ACTION | (action & 0xff)
+            next::ACTION | (action & 0xff) as i32
         }
         Err(Refused::OtherHook(reason) | Refused::Dropped(reason)) => drop(reason),
         // Towards a client the stack would route the packet as it is and say so itself; towards a backend it would be
         // delivered here.
-        Err(Refused::HopLimit) if to_client => pass(Counter::HopLimit),
+        Err(Refused::HopLimit) if plan.to_client => pass(Counter::HopLimit),
         Err(Refused::HopLimit) => drop(Counter::HopLimit),
-        Err(Refused::TooBig(mtu)) => {
-            scratch.hop.mtu = mtu;
+        Err(Refused::TooBig) => {
             // A settled flow's packet comes here without facts of its own.
-            scratch.facts.from_server = to_client as u8;
+            scratch.facts.from_server = plan.to_client as u8;
             next::TOO_BIG
         }
     }
@@ -352,142 +415,54 @@ fn classify(scratch: &Scratch) -> Option<Role> {
     (listed.role == ROLE_BACKEND).then_some(Role::Server(listed.id as u32))
 }
 
-/// How a packet goes on.
-struct Plan {
-    /// Backend it goes to or comes from.
-    id: u32,
-    /// Its flow, or the handshake that will be one.
-    flow: Option<*mut Flow>,
-    /// The direction.
-    to_client: bool,
-    /// Now, seconds.
-    seconds: u32,
+/// Enters the plan for a packet of a flow that has a backend for good and from which nothing is to be learned; of any other
+/// flow it enters the record. False where the packet is not such a one.
+#[inline(always)]
+fn settled_flow(scratch: &mut Scratch, role: &Role, plan: &mut Plan) -> bool {
+    let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) else { return false };
+    plan.flow = flow;
+    // SAFETY: a map value; each field is read and written as a word, and a lost race costs one stamp.
+    let record = unsafe { &*flow };
+    let word = lock::read(record);
+    if word.locked() || !matches!(word.state(), State::Spliced | State::First) || record.flags & FLOW_LEARNED == 0 {
+        return false;
+    }
+    plan.id = record.holder() as u32;
+    plan.to_client = matches!(role, Role::Server(_));
+    plan.seconds = seconds(scratch);
+    match role {
+        // SAFETY: as above.
+        Role::Client(vip) => idle(record, plan.seconds) <= unsafe { (**vip).flow_timeout },
+        Role::Server(from) => *from == plan.id,
+    }
 }
 
-/// The plan for a packet of a flow that has a backend for good and from which nothing is to be learned.
+/// Whether the packet begins as a hello does, which comes where its flow is not settled: to look for it among settled ones
+/// would be in vain, and the slow path can carry it in any case.
 #[inline(always)]
-fn settled_flow(scratch: &mut Scratch, role: &Role) -> Option<Plan> {
-    if scratch.segment.any(flags::SYN) {
-        return None;
-    }
+fn begins_hello<H: Hook>(hook: &H, scratch: &Scratch, role: &Role) -> bool {
+    let segment = &scratch.segment;
+    matches!(role, Role::Client(_))
+        && segment.payload_len != 0
+        && hook.window().words::<2>(scratch.ip.l4 + segment.header_len).is_some_and(client_hello::begins)
+}
+
+/// Enters the flow's key into `scratch.key`; false where the backend has no record.
+#[inline(always)]
+fn enter_key(scratch: &mut Scratch, role: &Role) -> bool {
     let (to_client, vip_id) = match role {
         // SAFETY: a map value; one aligned half-word.
         Role::Client(vip) => (false, unsafe { (**vip).id }),
-        Role::Server(id) => (true, backend(*id)?.vip_id),
+        Role::Server(id) => match backend(*id) {
+            Some(backend) => (true, backend.vip_id),
+            None => return false,
+        },
     };
-    enter_key(scratch, to_client, vip_id);
-    let flow = FLOWS.get_ptr_mut(&scratch.key)?;
-    // SAFETY: a map value; each field is read and written as a word, and a lost race costs one stamp.
-    let record = unsafe { &*flow };
-    let seconds = seconds(scratch);
-    let word = lock::read(record);
-    if word.locked() || !matches!(word.state(), State::Spliced | State::First) {
-        return None;
-    }
-    let id = record.holder() as u32;
-    match role {
-        _ if record.flags & FLOW_LEARNED == 0 => return None,
-        // SAFETY: as above.
-        Role::Client(vip) if idle(record, seconds) > unsafe { (**vip).flow_timeout } => return None,
-        Role::Server(from) if *from != id => return None,
-        Role::Client(_) | Role::Server(_) => {}
-    }
-    Some(Plan { id, flow: Some(flow), to_client, seconds })
-}
-
-/// Enters the flow's key into `scratch.key`.
-#[inline(always)]
-fn enter_key(scratch: &mut Scratch, to_client: bool, vip_id: u16) {
     let (ip, segment, key) = (&scratch.ip, &scratch.segment, &mut scratch.key);
     key.client = if to_client { ip.destination } else { ip.source };
     key.client_port = if to_client { segment.destination_port } else { segment.source_port };
     key.service = vip_id;
-}
-
-/// Sends a packet on to its backend or its client, spliced where its flow is.
-#[inline(always)]
-fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Result<i32, Refused> {
-    let (ip, segment) = (&scratch.ip, &scratch.segment);
-    let unfinished = unfinished(hook, ip);
-    if H::XDP && unfinished {
-        return Err(Refused::OtherHook(Counter::XdpUnfinishedChecksum));
-    }
-    let Some(backend) = backend(plan.id) else { return Err(Refused::Dropped(Counter::NoBackend)) };
-    // A backend that was removed from its pool keeps the flows it has; its slot stays until nothing names it.
-    if backend.endpoint.port() == 0 {
-        return Err(Refused::Dropped(Counter::NoBackend));
-    }
-    let to = if plan.to_client { &backend.vip } else { &backend.endpoint };
-    let change = &mut scratch.change;
-    *change = Change::of_addresses(to, plan.to_client, !unfinished && !hook.aggregated());
-    let mut hop: *mut Hop = &raw mut scratch.hop;
-    scratch.hop.ifindex = 0;
-    scratch.route.hop.ifindex = 0;
-    let mut new = true;
-    if let Some(flow) = plan.flow {
-        // SAFETY: as in `settled_flow`.
-        let flow = unsafe { &mut *flow };
-        new = note(hook, &scratch.key, flow, segment, plan.to_client, plan.seconds);
-        if plan.to_client && flow.client_hop.ifindex != 0 {
-            hop = &raw mut flow.client_hop;
-        }
-        if Word(flow.word).state() == State::Spliced && flow.owner as u32 == plan.id {
-            change.splice(flow);
-        }
-    }
-    if plan.to_client {
-        count(Counter::FromBackend);
-        if backend.flags & BACKEND_RETURN_SEEN == 0 {
-            backend.flags |= BACKEND_RETURN_SEEN;
-        }
-    } else {
-        count(Counter::FromClient);
-        hop = &raw mut backend.hop;
-    }
-    count(if change.spliced { Counter::Spliced } else { Counter::Forwarded });
-    let bytes = ip.l4_len as u64;
-    count_backend(plan.id, |stats| {
-        stats.packets += 1;
-        stats.bytes += bytes;
-    });
-    // SAFETY: one of the three places above, all of them map values.
-    let hop = unsafe { &mut *hop };
-    // A client's hop is kept by its own packets, not by the forwarding table; only its MTU is asked for. But a client
-    // that only listens shows no new hop: so now and then a packet that says nothing new, and may be lost, goes by the
-    // forwarding table and the kernel's neighbour discovery, and the client's answer tells.
-    let answer = if plan.to_client && hop.ifindex != 0 {
-        let mut answer = fib::SUCCESS;
-        if plan.seconds.wrapping_sub(hop.asked) > HOP_SECONDS {
-            if H::XDP && !new {
-                return Err(Refused::OtherHook(Counter::XdpToTc));
-            }
-            hop.mtu = hook.mtu(hop.ifindex);
-            hop.asked = plan.seconds;
-            if !H::XDP && !new {
-                let asked = ask(hook, &mut scratch.fib, &backend.vip.address, &ip.destination);
-                if asked == fib::SUCCESS || asked == fib::NO_NEIGHBOUR {
-                    answer = fib::NO_NEIGHBOUR;
-                }
-            }
-        }
-        answer
-    } else if plan.to_client {
-        refresh(hook, hop, &backend.vip.address, &ip.destination, plan.seconds)
-    } else {
-        refresh(hook, hop, &ip.source, &backend.endpoint.address, plan.seconds)
-    };
-    match answer {
-        fib::SUCCESS => {
-            if !H::XDP && ip.part == Part::First {
-                scratch.route.hop = *hop;
-            }
-            send(hook, ip, segment, change, Some(hop))
-        }
-        // XDP leaves the rest to TC, TC leaves neighbours to the kernel's discovery.
-        _ if H::XDP => Err(Refused::OtherHook(Counter::XdpToTc)),
-        fib::NO_NEIGHBOUR => send(hook, ip, segment, change, None),
-        _ => Err(Refused::Dropped(Counter::NoRoute)),
-    }
+    true
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The programs of steer: `steer_xdp` and `steer_tc`, both attached to the ingress of every managed interface.
 //!
-//! Follow a packet: [`journey`] reads and classifies it and forwards what is settled; what needs several packets out or
+//! Follow a packet: [`journey`] reads and classifies it, [`deliver`] forwards what is settled; what needs several packets out or
 //! a decision goes on in TC to [`client`] or [`server`], which ask the state machine of `steer-common` and let
 //! [`rehome`], [`emit`] and [`learn`] carry it out.
 #![no_std]
@@ -25,6 +25,7 @@ mod bench_scale;
 mod buffer;
 mod certificate;
 mod client;
+mod deliver;
 mod emit;
 mod forward;
 mod fragment;
@@ -72,6 +73,7 @@ pub fn steer_xdp(context: XdpContext) -> u32 {
 
 /// TC: everything.
 #[classifier]
+#[inline(always)]
 pub fn steer_tc(context: TcContext) -> i32 {
     journey::tc(context.skb.skb)
 }

@@ -9,6 +9,7 @@ use aya_ebpf::{
 use steer_common::{
     counters::Counter,
     directory,
+    flow::State,
     shared::{
         Address, Backend, BackendStats, Endpoint, Event, Flow, FlowKey, FragmentKey, FragmentRoute, Hop, KeyName,
         LOOKUP_ENTRIES, Listed, MAX_BACKENDS, MAX_VIPS, Pending, Session, SessionKey, Settings, Source, SourceKey, Vip,
@@ -23,7 +24,7 @@ use steer_common::{
     },
 };
 
-use crate::forward::Change;
+use crate::{emit::Emitting, forward::Change};
 
 /// Session key to its owner. Written by `learn`; the agent ages it.
 #[btf_map(name = "sessions")]
@@ -120,6 +121,7 @@ pub(crate) struct Scratch {
     pub(crate) change: Change,
     pub(crate) hop: Hop,
     pub(crate) make: Make,
+    pub(crate) emitting: Emitting,
     pub(crate) walker: Walker,
     pub(crate) offer: Offer,
     pub(crate) edits: Edits,
@@ -180,10 +182,12 @@ pub(crate) struct Quote {
     pub(crate) message: [u32; 18],
 }
 
-/// Part of a client's stream in the packet at hand, bytes.
+/// Part of a client's stream in the packet at hand, and how far the decision on it is. Lengths and offsets in bytes.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Piece {
+    /// When the buffered data grew last, nanoseconds of CLOCK_MONOTONIC.
+    pub(crate) grown_at: u64,
     /// From the first byte of the stream.
     pub(crate) offset: u32,
     /// From the start of the frame.
@@ -191,8 +195,36 @@ pub(crate) struct Piece {
     pub(crate) len: u32,
     /// The flow's state, as its number, before the packet came.
     pub(crate) state: u32,
-    /// What was decided on this piece alone (`rehome::said`).
+    /// The bytes that are decided on ([`Look`]).
+    pub(crate) look: u32,
+    /// How many they are.
+    pub(crate) have: u32,
+    /// What was said of them (`hello::said`).
     pub(crate) said: i32,
+    /// 1: the buffered data grew by this piece.
+    pub(crate) grown: u32,
+    /// Why gathering ends, a counter's index.
+    pub(crate) reason: u32,
+}
+
+impl Piece {
+    /// The flow's state before the packet came.
+    #[inline(always)]
+    pub(crate) fn state(&self) -> State {
+        State::from_number(self.state as u8).unwrap_or(State::First)
+    }
+}
+
+/// The bytes that a decision is made on.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// The packet's, copied to [`spare`].
+    Packet,
+    /// What is buffered of the stream.
+    Buffer,
+    /// As [`Look::Buffer`], and there will be no more.
+    Last,
 }
 
 /// A reset in the client's name.

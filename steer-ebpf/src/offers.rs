@@ -68,7 +68,12 @@ pub(crate) fn find_owner(flow: *mut Flow, text: *mut Pending) -> i32 {
             flags |= FLOW_OFFERED;
         }
         if found != said::UNKNOWN || unknown as u32 == Counter::HelloNoSession as u32 {
-            offer(flow, text, id.at, id.len, Kind::SessionId as u32);
+            if scratch.id_unknown == 0 {
+                offer(flow, text, id.at, id.len, Kind::SessionId as u32);
+            } else {
+                // SAFETY: not null, a whole map value that this CPU has locked.
+                offer_id(scratch, unsafe { &mut *flow });
+            }
             unknown = Counter::SessionMiss;
         }
         if found != said::UNKNOWN {
@@ -229,14 +234,20 @@ pub(crate) fn look_up_id(scratch: &mut Scratch, flow: &mut Flow, len: u8) -> i32
         scratch.id_unknown = 1;
         return verdict;
     }
-    flow.offered_kind = Kind::SessionId as u8;
-    flow.offered_len = len;
-    flow.offered_index = NO_PSK;
-    // SAFETY: two arrays of 32 bytes at multiples of four (checked above).
-    unsafe { copy_identifier(flow.offered_bytes.as_mut_ptr().cast(), scratch.session.bytes.as_ptr().cast()) };
+    offer_id(scratch, flow);
     flow.flags |= FLOW_HELLO | FLOW_OFFERED;
     count(Counter::Hello);
     verdict
+}
+
+/// Notes the session ID in `scratch.session` in its client's flow.
+#[inline(always)]
+fn offer_id(scratch: &Scratch, flow: &mut Flow) {
+    flow.offered_kind = Kind::SessionId as u8;
+    flow.offered_len = scratch.session.len;
+    flow.offered_index = NO_PSK;
+    // SAFETY: two arrays of 32 bytes at multiples of four (checked above).
+    unsafe { copy_identifier(flow.offered_bytes.as_mut_ptr().cast(), scratch.session.bytes.as_ptr().cast()) };
 }
 
 /// Enters the word `i` (0 to 7) of a session ID.

@@ -19,7 +19,7 @@ use steer_common::{
 use crate::{
     hook::tc::Tc,
     maps::{Scratch, scratch},
-    sums::{checksum_field, load_old_headers, sum_buffer, sum_payload},
+    sums::{checksum_field, load_old_headers, sum_buffer},
     verifier::{opaque, size},
 };
 
@@ -34,10 +34,8 @@ pub(crate) const TTL: u8 = 64;
 #[inline(never)]
 pub(crate) extern "C" fn rebuild(skb: *mut __sk_buff, buffer: *mut Pending, offset: u32) -> i32 {
     let Some(scratch) = scratch() else { return -1 };
-    if scratch.facts.summed == 0 && scratch.facts.payload_len != 0 && sum_payload(skb) != 0 {
-        return -2;
-    }
-    if load_old_headers(skb) != 0 {
+    // The stage before it summed the payload, or could not.
+    if scratch.facts.summed == 0 && scratch.facts.payload_len != 0 || load_old_headers(skb) != 0 {
         return -2;
     }
     let (header_len, payload_len) = (scratch.make.header_len, scratch.make.payload_len);

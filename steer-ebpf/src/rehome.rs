@@ -15,15 +15,37 @@ use crate::{
     certificate::expect_unread,
     client::{copy_flow, forget, nothing_to_learn, settle},
     emit::hop_to,
-    hello::{decide_hello, decide_packet, said, verdict},
+    hello::{look_at_packet, said, verdict},
     journey::{drop, next},
     lock::{self, unlock},
-    maps::{EVENTS, PENDING, Piece, SETTINGS, SPLICES, Scratch, WAKE, count, count_index, now, scratch},
+    maps::{EVENTS, Look, PENDING, Piece, SETTINGS, SPLICES, Scratch, WAKE, count, count_index, now, scratch},
     options::read_options,
     sums::sum_payload,
 };
 
-/// The data in `scratch.piece` on a flow that this CPU holds: whether it is to be held. Unlocks the flow where it is not.
+/// The data in `scratch.piece`, the first of a flow that this CPU holds: it is to be decided on, held, or the flow is
+/// settled. Says what is next.
+#[inline(always)]
+pub(crate) fn first_data(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    scratch.piece.said = said::NEED_MORE;
+    scratch.needed = 0;
+    if scratch.piece.offset == 0 {
+        if bypass() {
+            expect_unread(skb, flow);
+        } else if look_at_packet(skb, flow, scratch) {
+            return next::DECIDE;
+        }
+    }
+    decided(flow)
+}
+
+#[inline(always)]
+fn bypass() -> bool {
+    SETTINGS.get(0).is_some_and(|settings| settings.bypass != 0)
+}
+
+/// The data in `scratch.piece` on a flow that this CPU holds: whether it can be held. Unlocks the flow where it cannot.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
@@ -31,10 +53,7 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> i3
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
-    let state = State::from_number(scratch.piece.state as u8).unwrap_or(State::First);
-    if state == State::Established && !worth_holding(skb, flow, scratch) {
-        return next::FORWARD;
-    }
+    let state = scratch.piece.state();
     scratch.facts.now = now();
     if sum_payload(skb) != 0 || scratch.facts.sum_good == 0 {
         unlock(flow, state);
@@ -74,37 +93,31 @@ extern "C" fn note_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     unsafe { bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, (&raw mut record.ip_word).cast(), 4) as i32 }
 }
 
-/// Whether the first data of a flow is to be held: false where it settles the flow, which is then unlocked.
+/// What follows from what was said of a flow's first data: it is to be held, or the flow is settled and unlocked.
 #[inline(always)]
-fn worth_holding(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) -> bool {
-    let bypass = SETTINGS.get(0).is_some_and(|s| s.bypass != 0);
-    let passive = bypass || scratch.vip.flags & VIP_OBSERVE != 0;
-    let Piece { offset, from, len, .. } = scratch.piece;
-    let mut reason = if bypass { Counter::Bypassed } else { Counter::Observed } as u32;
-    scratch.piece.said = said::NEED_MORE;
-    scratch.needed = 0;
-    if offset == 0 && !bypass {
-        scratch.piece.said = decide_packet(skb, flow, from, len);
-    } else if offset == 0 {
-        expect_unread(skb, flow);
-    }
-    let said = scratch.piece.said;
-    if said & said::FIRST != 0 {
-        reason = said as u32 & 0xffff;
-    } else if !passive {
-        return true;
-    } else if said == said::NEED_MORE && !bypass {
-        reason = Counter::HelloCut as u32;
-    }
+pub(crate) fn decided(flow: *mut Flow) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    let (said, bypass) = (scratch.piece.said, bypass());
+    let reason = if said & said::FIRST != 0 {
+        said as u32 & 0xffff
+    } else if bypass {
+        Counter::Bypassed as u32
+    } else if scratch.vip.flags & VIP_OBSERVE == 0 {
+        return next::DATA;
+    } else if said == said::NEED_MORE {
+        Counter::HelloCut as u32
+    } else {
+        Counter::Observed as u32
+    };
     settle(flow);
     count_index(reason);
     if reason == Counter::NotTls as u32 {
         nothing_to_learn(flow);
     }
-    false
+    next::FORWARD
 }
 
-/// Buffers the data in `scratch.piece` and does what follows from it. Unlocks the flow, unless the owner is to be opened.
+/// Buffers the data in `scratch.piece`, and says whether what is there now is to be decided on.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
@@ -112,25 +125,25 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
-    let state = State::from_number(scratch.piece.state as u8).unwrap_or(State::First);
+    let state = scratch.piece.state();
     let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
         // Evicted: the client repeats everything, to the first backend.
         settle(flow);
         forget(scratch);
         return drop(Counter::PendingLost);
     };
-    let held_state = if state == State::Established { State::Gather } else { state };
     let Piece { offset, from, len, .. } = scratch.piece;
-    scratch.id_unknown = 0;
     // SAFETY: a whole map value; the flow that it belongs to is locked.
     let (inserted, grown_at) = unsafe {
         let inserted = ranges::insert(&mut (*buffer).ranges, offset, offset + len);
         (inserted, (*buffer).grown_at)
     };
     if inserted == Inserted::Full {
-        unlock(flow, held_state);
+        unlock(flow, if state == State::Established { State::Gather } else { state });
         return drop(Counter::GatherHoles);
     }
+    scratch.piece.grown = (inserted == Inserted::Grown) as u32;
+    scratch.piece.grown_at = grown_at;
     if inserted == Inserted::Grown {
         if store_in_buffer(skb, buffer, offset, from, len) != 0 {
             settle(flow);
@@ -142,45 +155,57 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
         unsafe { (*buffer).grown_at = scratch.facts.now };
     }
     // SAFETY: as above.
-    let (contiguous, needed) = unsafe { (ranges::contiguous(&(*buffer).ranges), (*buffer).needed) };
-    let said = match state {
+    let (have, needed) = unsafe { (ranges::contiguous(&(*buffer).ranges), (*buffer).needed) };
+    scratch.piece.have = have;
+    match state {
         // Decided on already, from the packet.
-        State::Established => scratch.piece.said,
-        State::Gather if contiguous != 0 && contiguous >= needed => decide_hello(flow, buffer, contiguous, 0),
-        _ => {
-            scratch.needed = needed;
-            said::NEED_MORE
+        // SAFETY: as above.
+        State::Established => unsafe { (*buffer).needed = scratch.needed },
+        State::Gather if have != 0 && have >= needed => {
+            scratch.piece.look = Look::Buffer as u32;
+            return next::DECIDE;
         }
-    };
-    // SAFETY: as above.
-    unsafe { (*buffer).needed = scratch.needed };
+        _ => scratch.piece.said = said::NEED_MORE,
+    }
+    next::HELD
+}
+
+/// Does what follows from the data that is buffered and what was said of it. Unlocks the flow, unless the owner is to be
+/// opened or a last look is to be taken.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn held(flow: *mut Flow) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    if !lock::is_held(flow, scratch.held) {
+        return drop(Counter::FlowBusy);
+    }
+    let (state, said) = (scratch.piece.state(), scratch.piece.said);
     let progress = Progress {
-        offset,
-        grown: inserted == Inserted::Grown,
-        contiguous,
-        grown_at,
+        offset: scratch.piece.offset,
+        grown: scratch.piece.grown != 0,
+        contiguous: scratch.piece.have,
+        grown_at: scratch.piece.grown_at,
         now: scratch.facts.now,
         verdict: verdict(said),
         owner_tries: scratch.vip.owner_tries,
     };
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
-    let mut act = rehome::data(record, state, &progress);
-    if let DataAct::Flush(_) = act
-        && state != State::Wait
-        && said == said::NEED_MORE
-    {
-        act = rehome::exit(act, verdict(decide_hello(flow, buffer, contiguous, 1)));
-    }
-    match act {
+    match rehome::data(record, state, &progress) {
+        DataAct::Hold if state == State::Established => {
+            unlock(flow, State::Gather);
+            drop(Counter::Gather)
+        }
         DataAct::Hold => {
-            unlock(flow, held_state);
-            if state == State::Established {
-                count(Counter::Gather);
-            }
+            unlock(flow, state);
             next::DROP
         }
-        DataAct::Flush(reason) => give_up(flow, reason),
+        DataAct::Flush(reason) if state != State::Wait && said == said::NEED_MORE => {
+            scratch.piece.look = Look::Last as u32;
+            scratch.piece.reason = reason as u32;
+            next::DECIDE
+        }
+        DataAct::Flush(reason) => give_up(flow, reason as u32),
         DataAct::OpenOwner(owner) => {
             scratch.backend = owner as u32;
             next::OPEN_OWNER
@@ -192,6 +217,23 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
             count(Counter::OwnerSynRepeated);
             next::SYN_TO_OWNER
         }
+    }
+}
+
+/// Gathering ends, and a last look was taken: where even that found no owner, the reason to end it stands.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn exit(flow: *mut Flow) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    if !lock::is_held(flow, scratch.held) {
+        return drop(Counter::FlowBusy);
+    }
+    match rehome::exit(verdict(scratch.piece.said)) {
+        Some(owner) => {
+            scratch.backend = owner as u32;
+            next::OPEN_OWNER
+        }
+        None => give_up(flow, scratch.piece.reason),
     }
 }
 
@@ -208,7 +250,7 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> i32
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
     if hop_to(skb, owner) != 0 {
-        return give_up(flow, Counter::OwnerNoRoute);
+        return give_up(flow, Counter::OwnerNoRoute as u32);
     }
     record.owner = owner as u16;
     record.owner_tries = 1;
@@ -218,7 +260,7 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> i32
     unsafe { copy_flow(&mut scratch.flow, record) };
     scratch.flow.word = Word::new(State::Wait, Word(record.word).isn()).0;
     if SPLICES.insert(&scratch.key, &scratch.flow, 0).is_err() {
-        return give_up(flow, Counter::SplicesFull);
+        return give_up(flow, Counter::SplicesFull as u32);
     }
     unlock(flow, State::Wait);
     count(Counter::Rehome);
@@ -226,11 +268,11 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> i32
     next::SYN_TO_OWNER
 }
 
-/// The first backend gets the flow because of `reason`.
+/// The first backend gets the flow because of `reason`, a counter's index.
 #[inline(always)]
-fn give_up(flow: *mut Flow, reason: Counter) -> i32 {
+fn give_up(flow: *mut Flow, reason: u32) -> i32 {
     settle(flow);
-    count_index(reason as u32);
+    count_index(reason);
     next::FLUSH
 }
 

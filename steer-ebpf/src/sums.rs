@@ -65,13 +65,16 @@ unsafe extern "C" fn sum_step(_index: u32, context: *mut c_void) -> core::ffi::c
     }
 }
 
-/// Sums the payload of the packet at hand into `facts.payload_sum` and checks its TCP checksum (RFC 9293 3.1) into
-/// `facts.sum_good`. 0, or -1 where the packet could not be read.
+/// Sums the payload of the packet at hand into `facts.payload_sum`, unless that was done, and checks its TCP checksum (RFC
+/// 9293 3.1) into `facts.sum_good`. 0, or -1 where the packet could not be read.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
     let (Some(scratch), Some(buffer)) = (scratch(), spare()) else { return -1 };
     let facts = &mut scratch.facts;
+    if facts.summed != 0 {
+        return 0;
+    }
     let mut summing =
         Summing { skb, buffer, offset: facts.l4 + facts.header_len, left: facts.payload_len, sum: 0, failed: 0 };
     if facts.payload_len != 0 {

@@ -219,8 +219,12 @@ impl Gateway {
         };
         let Some(flow) = self.flow else { return };
         let mut act = rehome::data(&flow, state, &progress);
-        if matches!(act, DataAct::Flush(_)) && state != State::Wait && verdict == Verdict::NeedMore {
-            act = rehome::exit(act, self.last_look(contiguous));
+        if matches!(act, DataAct::Flush(_))
+            && state != State::Wait
+            && verdict == Verdict::NeedMore
+            && let Some(owner) = rehome::exit(self.last_look(contiguous))
+        {
+            act = DataAct::OpenOwner(owner);
         }
         match act {
             DataAct::Hold => self.count(Counter::Gather),

@@ -18,4 +18,5 @@ mod sweeping;
 mod syn_acks;
 mod turnover;
 mod untouched;
+mod ways;
 mod world;

@@ -60,7 +60,7 @@ fn outlived(world: &mut World, ends: &Ends, strangers: &mut Strangers, answered:
         Ok(())
     };
     world.ns.run(|| {
-        // An LRU table forgets last what came in on another CPU than the flood: here all comes in on one.
+        // The table turns over for each CPU by itself, and this flood comes in by one.
         pin_to(0)?;
         dial(ends.client, CLIENT_ISN, true)?;
         let begun = loaded.plane.handshakes.find(&ends.key())?.context("no handshake")?;

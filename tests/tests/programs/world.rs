@@ -48,6 +48,18 @@ pub(crate) struct Given {
     pub(crate) vip_mss: u16,
     /// MTU towards backends and clients instead of 1500.
     pub(crate) mtu: Option<u32>,
+    /// When the way to the client was last asked for.
+    pub(crate) way_asked: Asked,
+}
+
+/// When something was last asked for.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Asked {
+    #[default]
+    Now,
+    /// Seconds ago.
+    Ago(u32),
+    Never,
 }
 
 impl Given {
@@ -122,7 +134,13 @@ impl World {
         let (key, now) = (ends.key(), programs_seconds());
         let mtu = given.mtu.unwrap_or(1500);
         let hop = |to, from| Hop { ifindex: self.ifindex, ethernet: Hop::stations(to, from), mtu, asked: now };
-        let live = |flow: &Flow| Flow { seen: now, client_hop: hop(CLIENT_MAC, GATE_MAC), ..*flow };
+        let asked = match given.way_asked {
+            Asked::Now => now,
+            Asked::Ago(seconds) => now - seconds,
+            Asked::Never => 0,
+        };
+        let client_hop = Hop { asked, ..hop(CLIENT_MAC, GATE_MAC) };
+        let live = |flow: &Flow| Flow { seen: now, client_hop, ..*flow };
         let plane = &mut self.loaded.plane;
         let (flows, handshakes) = (&mut plane.flows, &mut plane.handshakes);
         for (table, wanted) in [(flows, &given.flow), (handshakes, &given.handshake)] {

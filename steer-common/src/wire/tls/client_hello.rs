@@ -5,7 +5,10 @@
 //! step at a time, so that the kernel can verify a step once. All offsets are bytes from the start of a [`Stream`].
 
 use super::{MAJOR, RECORD_HEADER, RECORD_MAX, SESSION_ID_LEN_AT, Version, content, extension, handshake};
-use crate::session::{SESSION_ID_MAX, kept};
+use crate::{
+    session::{SESSION_ID_MAX, kept},
+    wire::byte,
+};
 
 /// Size of the buffer that a hello is read in, bytes: a power of two.
 pub const STREAM: usize = 16 * 1024;
@@ -46,6 +49,13 @@ pub enum Start {
     },
     /// The message is split over records.
     Split,
+}
+
+/// Whether a segment that begins with these words, in memory order, begins as a ClientHello does.
+#[inline(always)]
+pub const fn begins(words: [u32; 2]) -> bool {
+    let [record, message] = words;
+    byte(record, 0) == content::HANDSHAKE && byte(record, 1) == MAJOR && byte(message, 1) == handshake::CLIENT_HELLO
 }
 
 /// Judges the first `have` bytes of a client's stream; `b` reads one of them.

@@ -1,0 +1,143 @@
+//! A packet whose backend is known goes on: stamped into its flow, counted, its way chosen, sent.
+
+use steer_common::{
+    counters::Counter,
+    flow::{State, Word},
+    shared::{Address, BACKEND_RETURN_SEEN, Backend, Flow, Hop},
+    wire::{
+        ip::Part,
+        tcp::{Segment, flags},
+    },
+};
+
+use crate::{
+    forward::{Change, HOP_SECONDS, Refused, ask, fib, refresh, send, unfinished},
+    hook::Hook,
+    maps::{Scratch, backend, count, count_backend, scratch},
+    options::OptionsHook,
+    stamps::note,
+};
+
+/// How a packet goes on.
+pub(crate) struct Plan {
+    /// Backend it goes to or comes from.
+    pub(crate) id: u32,
+    /// Its flow, or the handshake that will be one, or null.
+    pub(crate) flow: *mut Flow,
+    /// The direction.
+    pub(crate) to_client: bool,
+    /// Now, seconds.
+    pub(crate) seconds: u32,
+}
+
+/// Sends a packet on to its backend or its client, spliced where its flow is.
+#[inline(always)]
+pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Result<u16, Refused> {
+    let unfinished = unfinished(hook, &scratch.ip);
+    if H::XDP && unfinished {
+        return Err(Refused::OtherHook(Counter::XdpUnfinishedChecksum));
+    }
+    let Some(backend) = backend(plan.id) else { return Err(Refused::Dropped(Counter::NoBackend)) };
+    // A backend that was removed from its pool keeps the flows it has; its slot stays until nothing names it.
+    if backend.endpoint.port() == 0 {
+        return Err(Refused::Dropped(Counter::NoBackend));
+    }
+    let to = if plan.to_client { &backend.vip } else { &backend.endpoint };
+    scratch.change = Change::of_addresses(to, plan.to_client, !unfinished && !hook.aggregated());
+    scratch.hop.ifindex = 0;
+    scratch.route.hop.ifindex = 0;
+    let mut new = true;
+    let mut hop: *mut Hop = if plan.to_client { &raw mut scratch.hop } else { &raw mut backend.hop };
+    if !plan.flow.is_null() {
+        // SAFETY: not null, a map value; each field is read and written as a word, and a lost race costs one stamp.
+        let flow = unsafe { &mut *plan.flow };
+        new = note(hook, &scratch.key, flow, &scratch.segment, plan.to_client, plan.seconds);
+        if plan.to_client && flow.client_hop.ifindex != 0 {
+            hop = &raw mut flow.client_hop;
+        }
+        if Word(flow.word).state() == State::Spliced && flow.owner as u32 == plan.id {
+            scratch.change.splice(flow);
+        }
+    }
+    count_packet(plan, backend, scratch);
+    // SAFETY: one of the three places above, all of them map values.
+    let hop = unsafe { &mut *hop };
+    let (ip, segment) = (&scratch.ip, &scratch.segment);
+    let answer = if !plan.to_client {
+        refresh(hook, hop, &ip.source, &backend.endpoint.address, plan.seconds)
+    } else if hop.ifindex == 0 {
+        refresh(hook, hop, &backend.vip.address, &ip.destination, plan.seconds)
+    } else if !H::XDP && is_doubted(plan, hop, new, segment) {
+        hop.asked = 0;
+        doubt(hook, &backend.vip.address, &ip.destination)
+    } else if H::XDP && is_doubted(plan, hop, new, segment) {
+        fib::NO_NEIGHBOUR
+    } else {
+        keep(hook, hop, plan.seconds);
+        fib::SUCCESS
+    };
+    match answer {
+        fib::SUCCESS => {
+            if !H::XDP && ip.part == Part::First {
+                scratch.route.hop = *hop;
+            }
+            send(hook, ip, segment, &scratch.change, Some(hop))
+        }
+        // XDP leaves the rest to TC, TC leaves neighbours to the kernel's discovery.
+        _ if H::XDP => Err(Refused::OtherHook(Counter::XdpToTc)),
+        fib::NO_NEIGHBOUR => send(hook, ip, segment, &scratch.change, None),
+        _ => Err(Refused::Dropped(Counter::NoRoute)),
+    }
+}
+
+/// Counts a packet that is about to be sent.
+#[inline(always)]
+fn count_packet(plan: &Plan, backend: &mut Backend, scratch: &Scratch) {
+    if plan.to_client {
+        count(Counter::FromBackend);
+        if backend.flags & BACKEND_RETURN_SEEN == 0 {
+            backend.flags |= BACKEND_RETURN_SEEN;
+        }
+    } else {
+        count(Counter::FromClient);
+    }
+    count(if scratch.change.spliced { Counter::Spliced } else { Counter::Forwarded });
+    let bytes = scratch.ip.l4_len as u64;
+    count_backend(plan.id, |stats| {
+        stats.packets += 1;
+        stats.bytes += bytes;
+    });
+}
+
+/// Whether a packet to a client shall not go by the hop that the client's packets came from. A client that only listens
+/// shows no new hop: so now and then a packet that says nothing new, and may be lost, goes by the forwarding table and the
+/// kernel's neighbour discovery, and the client's answer tells. Never two in a row, nor the answer to a SYN: the forwarding
+/// table need not know the way that the client's packets come by.
+#[inline(always)]
+fn is_doubted(plan: &Plan, hop: &Hop, new: bool, segment: &Segment) -> bool {
+    !new && hop.asked != 0 && is_old(hop, plan.seconds) && !segment.any(flags::SYN)
+}
+
+#[inline(always)]
+fn is_old(hop: &Hop, seconds: u32) -> bool {
+    seconds.wrapping_sub(hop.asked) > HOP_SECONDS
+}
+
+/// A client's hop is kept by its own packets, not by the forwarding table; only its MTU is asked for.
+#[inline(always)]
+fn keep<H: Hook>(hook: &H, hop: &mut Hop, seconds: u32) {
+    if is_old(hop, seconds) {
+        hop.mtu = hook.mtu(hop.ifindex);
+        hop.asked = seconds;
+    }
+}
+
+/// The forwarding table's answer about a client whose hop is doubted: where it knows no way, the hop it is.
+#[inline(always)]
+fn doubt<H: Hook>(hook: &H, vip: &Address, client: &Address) -> i32 {
+    let Some(scratch) = scratch() else { return fib::SUCCESS };
+    match ask(hook, &mut scratch.fib, vip, client) {
+        fib::SUCCESS | fib::NO_NEIGHBOUR => fib::NO_NEIGHBOUR,
+        _ => fib::SUCCESS,
+    }
+}
