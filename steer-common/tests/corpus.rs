@@ -1,20 +1,12 @@
 //! The fuzz targets over their committed corpora, without a fuzzer.
 
-use std::{fs, path::Path};
-
 #[expect(unreachable_pub, reason = "a crate of its own in fuzz/")]
 #[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
+#[path = "../../fuzz/src/replay.rs"]
+mod replay;
 
-fn replay(target: &str, run: fn(&[u8])) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-    let mut n = 0;
-    for entry in fs::read_dir(&directory).expect("the corpus") {
-        run(&fs::read(entry.expect("an entry").path()).expect("an input"));
-        n += 1;
-    }
-    assert!(n > 0, "{} is empty", directory.display());
-}
+use replay::replay;
 
 #[test]
 fn client_hellos_are_read_alike_in_any_records() {

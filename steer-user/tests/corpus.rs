@@ -1,7 +1,6 @@
 //! The fuzz targets of this crate over their committed corpora, without a fuzzer.
 
-use std::{fs, path::Path};
-
+use replay::replay;
 use steer_user::{config, control as request, inspect};
 
 #[expect(unreachable_pub, reason = "part of a fuzz target")]
@@ -10,19 +9,11 @@ mod capture_target;
 #[expect(unreachable_pub, reason = "part of a fuzz target")]
 #[path = "../../fuzz/src/user/config.rs"]
 mod config_target;
+#[path = "../../fuzz/src/replay.rs"]
+mod replay;
 #[expect(unreachable_pub, reason = "part of a fuzz target")]
 #[path = "../../fuzz/src/user/request.rs"]
 mod request_target;
-
-fn replay(target: &str, run: fn(&[u8])) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
-    let mut n = 0;
-    for entry in fs::read_dir(&directory).expect("the corpus") {
-        run(&fs::read(entry.expect("an entry").path()).expect("an input"));
-        n += 1;
-    }
-    assert!(n > 0, "{} is empty", directory.display());
-}
 
 #[test]
 fn files_are_taken_or_refused_at_a_line() {

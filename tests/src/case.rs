@@ -1,11 +1,7 @@
 //! What almost every test of a fault does: a client has a session at one backend, offers it where its flows go to
 //! another, data flows, and steer's counters and those of all kernels are judged.
 
-use std::{
-    panic::resume_unwind,
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use steer_common::counters::Counter;
@@ -157,10 +153,7 @@ impl<'a> Case<'a> {
     /// # Errors
     /// The first error that any of them sees.
     pub fn visit_at_once(&self, n: usize, dial: &Dial) -> Result<Vec<Handshake>> {
-        thread::scope(|scope| {
-            let visits: Vec<_> = (0..n).map(|_| scope.spawn(|| self.run.visit(&self.client, dial))).collect();
-            visits.into_iter().map(|visit| visit.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
-        })
+        self.run.at_once(n, n, |_| self.run.visit(&self.client, dial))
     }
 
     /// How much one of steer's counters grew.

@@ -173,10 +173,7 @@ fn simultaneous_first_connections_of_a_client_all_work_and_their_sessions_too() 
         let steer = run.agent()?;
         for offer in [Offer::SessionId, Offer::Ticket12, Offer::Ticket13] {
             let client = run.new_client_offering(offer)?;
-            let first: Vec<_> = std::thread::scope(|scope| {
-                let visits: Vec<_> = (0..16).map(|_| scope.spawn(|| run.visit(&client, &run.dial(7)))).collect();
-                visits.into_iter().map(|visit| visit.join().expect("no panic")).collect::<Result<_>>()
-            })?;
+            let first = run.at_once(16, 16, |_| run.visit(&client, &run.dial(7)))?;
             let server = &first[0].server;
             assert!(first.iter().all(|handshake| handshake.server == *server), "one address, one backend: {first:?}");
         }

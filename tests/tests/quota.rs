@@ -1,20 +1,21 @@
 //! `sessions_per_source`: one source of clients cannot push the sessions of all others out.
 
-use std::{sync::atomic::AtomicUsize, sync::atomic::Ordering, thread};
+use std::{panic::resume_unwind, thread};
 
 use anyhow::{Result, ensure};
 use steer_common::counters::Counter;
 use steer_tests::{
     agent::Agent,
     client::{Client, Dial},
+    frames::pin_to,
     scenario::Run,
     setting::{Setting, in_settings},
     topology::Family,
 };
 
 /// Entries of the sessions table, and sessions that one source asks for: more than it has room for.
-const TABLE: usize = 512;
-const FLOOD: usize = 800;
+const TABLE: usize = 128;
+const FLOOD: usize = 400;
 const AT_ONCE: usize = 4;
 /// Clients with a session each, at addresses of their own.
 const OTHERS: usize = 16;
@@ -23,24 +24,28 @@ const FLOODER: usize = 63;
 
 /// Full handshakes with a certificate, all from one address.
 fn flood(run: &Run) -> Result<()> {
-    let (next, model, dial) = (AtomicUsize::new(0), run.new_client()?, run.dial(FLOODER));
-    let work = || -> Result<()> {
-        run.lab.client().enter()?;
-        let client = model.sibling();
-        while next.fetch_add(1, Ordering::Relaxed) < FLOOD {
-            client.forget();
-            ensure!(!client.connect(&dial)?.handshake.resumed, "a full handshake");
-        }
+    let (model, dial) = (run.new_client()?, run.dial(FLOODER));
+    let shake_hands = |_| -> Result<()> {
+        ensure!(!model.sibling().connect(&dial)?.handshake.resumed, "a full handshake");
         Ok(())
     };
+    run.at_once(FLOOD, AT_ONCE, shake_hands).map(drop)
+}
+
+/// How many of the others still resume after a flood, where all of the lab runs on one CPU: an LRU table forgets last what
+/// came in on another CPU than the flood.
+fn others_that_resume(setting: Setting, line: &str) -> Result<usize> {
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        let pinned = scope.spawn(|| {
+            pin_to(0)?;
+            others_beside_a_flood(setting, line)
+        });
+        pinned.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
 }
 
 /// How many of the others still resume, wherever they dial from, after a flood.
-fn others_that_resume(setting: Setting, line: &str) -> Result<usize> {
+fn others_beside_a_flood(setting: Setting, line: &str) -> Result<usize> {
     let run = setting.scenario().size(&format!("sessions = {TABLE}")).vip_setting(line).start()?;
     let steer = run.agent()?;
     let model = run.new_client()?;

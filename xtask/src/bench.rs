@@ -2,13 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{
-    build::{self, Profile},
-    command, rights,
-    setup::{self, Job},
-    test,
-    tree::Tree,
-};
+use crate::{command, lab, setup::Job, test};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -24,13 +18,9 @@ pub(crate) struct Arguments {
 const WITH_OBJECT: [&str; 4] = ["packet", "parse", "live", "scale"];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    rights::require("bench")?;
-    let tree = Tree::find()?;
-    setup::ensure(&tree, Job::Bench, arguments.no_install)?;
-    let steer = build::steer(&tree, Profile::Release)?;
-    let mut bench = tree.cargo(&["run", "--release", "--package", "steer-tests", "--bin", "bench", "--"]);
+    let (tree, mut bench) = lab::program("bench", Job::Bench, arguments.no_install, &[])?;
     if arguments.forwarded.first().is_some_and(|what| WITH_OBJECT.contains(&what.as_str())) {
         bench.env("STEER_BENCH_OBJECT", test::programs_with(&tree, "bench")?);
     }
-    command::run(bench.args(&arguments.forwarded).env("STEER_BIN", steer))
+    command::run(bench.args(&arguments.forwarded))
 }

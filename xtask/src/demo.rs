@@ -2,12 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{
-    build::{self, Profile},
-    command, rights,
-    setup::{self, Job},
-    tree::Tree,
-};
+use crate::{command, lab, setup::Job};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -29,11 +24,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    rights::require("demo")?;
-    let tree = Tree::find()?;
-    setup::ensure(&tree, Job::Demo, arguments.no_install)?;
-    let steer = build::steer(&tree, Profile::Release)?;
-    let mut demo = tree.cargo(&["run", "--release", "--package", "steer-tests", "--bin", "demo", "--"]);
+    let (_, mut demo) = lab::program("demo", Job::Demo, arguments.no_install, &[])?;
     if let Some(hook) = &arguments.hook {
         demo.args(["--hook", hook]);
     }
@@ -42,5 +33,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             demo.arg(flag);
         }
     }
-    command::run(demo.args(&arguments.forwarded).env("STEER_BIN", steer))
+    command::run(demo.args(&arguments.forwarded))
 }

@@ -7,6 +7,7 @@ mod ci;
 mod command;
 mod demo;
 mod fuzz;
+mod lab;
 mod matrix;
 mod rights;
 mod setup;

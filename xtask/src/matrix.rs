@@ -2,12 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{
-    build::{self, Profile},
-    command, rights,
-    setup::{self, Job},
-    tree::Tree,
-};
+use crate::{command, lab, setup::Job};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -32,12 +27,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    rights::require("matrix")?;
-    let tree = Tree::find()?;
-    setup::ensure(&tree, Job::Matrix, arguments.no_install)?;
-    let steer = build::steer(&tree, Profile::Release)?;
-    let mut matrix = tree.cargo(&["run", "--release", "--package", "steer-tests", "--bin", "matrix"]);
-    matrix.args(["--features", "post-quantum", "--"]);
+    let (_, mut matrix) = lab::program("matrix", Job::Matrix, arguments.no_install, &["--features", "post-quantum"])?;
     if arguments.json {
         matrix.arg("--json");
     }
@@ -49,5 +39,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             matrix.args([option, value]);
         }
     }
-    command::run(matrix.env("STEER_BIN", steer))
+    command::run(&mut matrix)
 }

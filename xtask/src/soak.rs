@@ -2,12 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{
-    build::{self, Profile},
-    command, rights,
-    setup::{self, Job},
-    tree::Tree,
-};
+use crate::{command, lab, setup::Job};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -20,10 +15,6 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    rights::require("soak")?;
-    let tree = Tree::find()?;
-    setup::ensure(&tree, Job::Test, arguments.no_install)?;
-    let steer = build::steer(&tree, Profile::Release)?;
-    let mut soak = tree.cargo(&["run", "--release", "--package", "steer-tests", "--bin", "soak", "--"]);
-    command::run(soak.args(&arguments.forwarded).env("STEER_BIN", steer))
+    let (_, mut soak) = lab::program("soak", Job::Test, arguments.no_install, &[])?;
+    command::run(soak.args(&arguments.forwarded))
 }

@@ -2,16 +2,19 @@
 
 use std::{fmt::Write as _, path::Path};
 
+use clap::ValueEnum;
+
 use crate::topology::{Family, Lab, backend, vip};
 
 /// Which programs the gateway's interfaces get.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Hook {
     /// TC only.
     Tc,
     /// XDP and TC.
     Xdp,
     /// As the agent chooses.
+    #[value(skip)]
     Auto,
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use steer_tests::{agent::Hook, bench, topology::Family};
 
 /// Measures steer. Figures are medians of one run; on a shared machine only their ratios and differences tell.
@@ -20,7 +20,7 @@ enum What {
     Rehome {
         /// Hook of the gateway's interfaces.
         #[arg(long, value_enum, default_value = "tc")]
-        hook: HookName,
+        hook: Hook,
         /// Dial the IPv6 VIP.
         #[arg(long)]
         ipv6: bool,
@@ -100,21 +100,9 @@ enum What {
     },
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum HookName {
-    Tc,
-    Xdp,
-}
-
 fn main() -> ExitCode {
     let measured = match Arguments::parse().what {
-        What::Rehome { hook, ipv6, pairs, json } => {
-            let hook = match hook {
-                HookName::Tc => Hook::Tc,
-                HookName::Xdp => Hook::Xdp,
-            };
-            bench::rehome(hook, family(ipv6), pairs, json)
-        }
+        What::Rehome { hook, ipv6, pairs, json } => bench::rehome(hook, family(ipv6), pairs, json),
         What::E2e { quick, record, json } => bench::e2e(&bench::EndToEnd { json, record, quick }),
         What::Live { object, ipv6, json, record } => bench::live(&object, family(ipv6), json, record.as_deref()),
         What::Scale { object, quick, json, record } => bench::scale(&object, quick, json, record.as_deref()),

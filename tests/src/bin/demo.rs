@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use steer_tests::{
     agent::Hook,
     demo::{self, Load, Options},
@@ -16,7 +16,7 @@ use steer_tests::{
 struct Arguments {
     /// Hook of the gateway's interfaces.
     #[arg(long, value_enum, default_value = "tc")]
-    hook: HookName,
+    hook: Hook,
     /// Dial the IPv6 VIP.
     #[arg(long)]
     ipv6: bool,
@@ -34,12 +34,6 @@ struct Arguments {
     json: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum HookName {
-    Tc,
-    Xdp,
-}
-
 fn main() -> ExitCode {
     match demo::run(&options(&Arguments::parse())) {
         Ok(true) => ExitCode::SUCCESS,
@@ -55,11 +49,7 @@ fn main() -> ExitCode {
 }
 
 fn options(arguments: &Arguments) -> Options {
-    let Arguments { clients, reconnects, parallel, json, .. } = *arguments;
-    let hook = match arguments.hook {
-        HookName::Tc => Hook::Tc,
-        HookName::Xdp => Hook::Xdp,
-    };
-    let family = if arguments.ipv6 { Family::V6 } else { Family::V4 };
+    let Arguments { hook, ipv6, clients, reconnects, parallel, json } = *arguments;
+    let family = if ipv6 { Family::V6 } else { Family::V4 };
     Options { hook, family, load: Load { clients, reconnects, parallel }, json }
 }

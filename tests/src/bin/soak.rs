@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use steer_tests::{
     agent::Hook,
     soak::{self, Options},
@@ -19,19 +19,13 @@ struct Arguments {
     minutes: f64,
     /// Hook of the gateway's interfaces.
     #[arg(long, value_enum, default_value = "tc")]
-    hook: HookName,
+    hook: Hook,
     /// Dial the IPv6 VIP.
     #[arg(long)]
     ipv6: bool,
     /// Write the page `soak.md` and its plot into this directory.
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum HookName {
-    Tc,
-    Xdp,
 }
 
 fn main() -> ExitCode {
@@ -50,12 +44,8 @@ fn main() -> ExitCode {
 
 fn options(arguments: Arguments) -> Options {
     let Arguments { minutes, hook, ipv6, record } = arguments;
-    let (hook, word) = match hook {
-        HookName::Tc => (Hook::Tc, "tc"),
-        HookName::Xdp => (Hook::Xdp, "xdp"),
-    };
     let ipv6_word = if ipv6 { " --ipv6" } else { "" };
-    let command = format!("cargo xtask soak --minutes {minutes} --hook {word}{ipv6_word} --record docs/bench");
+    let command = format!("cargo xtask soak --minutes {minutes} --hook {}{ipv6_word} --record docs/bench", hook.word());
     let family = if ipv6 { Family::V6 } else { Family::V4 };
     Options { time: Duration::from_secs_f64(minutes * 60.0), hook, family, record, command }
 }

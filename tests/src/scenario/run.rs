@@ -2,7 +2,9 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    panic::resume_unwind,
     sync::Arc,
+    thread,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -96,6 +98,30 @@ impl Run {
             let done = work(&mut connection)?;
             Ok((connection.handshake, done))
         })
+    }
+
+    /// Does a job so many times, each with its number, `parallel` of them at a time, inside the clients' namespace.
+    ///
+    /// # Errors
+    /// That of the first worker that failed, when all have ended.
+    ///
+    /// # Panics
+    /// When a job does.
+    pub fn at_once<T: Send>(
+        &self,
+        n: usize,
+        parallel: usize,
+        job: impl Fn(usize) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
+        let work = |first: usize| -> Result<Vec<T>> {
+            self.lab.client().enter()?;
+            (first..n).step_by(parallel).map(&job).collect()
+        };
+        let done: Vec<_> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..parallel).map(|first| scope.spawn(move || work(first))).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        });
+        Ok(done.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
     /// Index of the backend with this name.

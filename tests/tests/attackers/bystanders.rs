@@ -3,13 +3,13 @@
 use std::{net::SocketAddr, panic::resume_unwind, thread};
 
 use anyhow::{Context, Result, ensure};
-use steer_common::shared::{Flow, FlowKey};
+use steer_common::shared::{FLOW_RESET, Flow, FlowKey};
 use steer_tests::{
     case::{Case, FIRST, OWNER},
     client::{Client, Dial, Handshake},
     payload,
     scenario::Scenario,
-    setting::Setting,
+    setting::{Setting, in_settings},
     tables::entries,
 };
 use steer_user::{
@@ -36,6 +36,20 @@ pub(crate) fn scenario(setting: Setting) -> Scenario {
         ["sessions", "flows", "splices"].iter().fold(scenario, |s, table| s.size(&format!("{table} = 8192")));
     scenario.steer.health = vec!["enabled = false".to_owned()];
     scenario
+}
+
+/// Two downloads go on while `attack` is carried out, and it judges what was counted: no table grew, nobody was harmed, and
+/// every session that was known resumes.
+pub(crate) fn attacked(number: usize, attack: impl Fn(&Case<'_>, &Bystanders) -> Result<()>) -> Result<()> {
+    in_settings(number, |setting| {
+        let run = scenario(setting).start()?;
+        let mut case = Case::start(&run)?;
+        let bystanders = Bystanders::gather(&mut case)?;
+        attack(&case, &bystanders)?;
+        bystanders.no_table_grew(&case)?;
+        case.unharmed(1)?;
+        bystanders.resume(&case)
+    })
 }
 
 /// A moment of a download at which a portion of the attack comes.
@@ -159,8 +173,14 @@ fn counts(case: &Case<'_>) -> Result<Vec<usize>> {
 /// The record of a client's flow.
 pub(crate) fn record(case: &Case<'_>, client: SocketAddr) -> Result<Flow> {
     let plane = Plane::open(&PinDir::new(case.steer.pin_dir()))?;
-    let dialled = endpoint(case.run.vip());
-    let (_, vip) = plane.vips()?.into_iter().find(|(key, _)| *key == dialled).context("no VIP")?;
+    let vip = plane.vip(&endpoint(case.run.vip()))?.context("no VIP")?;
     let key = FlowKey::of_vip(address(client.ip()), client.port().to_be_bytes(), vip.id);
     plane.flows.find(&key)?.with_context(|| format!("no flow of {client}"))
+}
+
+/// Expects nobody to take a client's flow for closed.
+pub(crate) fn is_open(case: &Case<'_>, client: SocketAddr) -> Result<()> {
+    let flags = record(case, client)?.flags;
+    ensure!(flags & FLOW_RESET == 0, "{client} is taken for closed: {flags:#x}");
+    Ok(())
 }

@@ -3,12 +3,11 @@
 use anyhow::{Result, ensure};
 use steer_common::counters::Counter;
 use steer_tests::{
-    case::{Case, FIRST, OWNER},
+    case::{FIRST, OWNER},
     icmp_errors::{Teller, Trouble},
-    setting::in_settings,
 };
 
-use crate::bystanders::{Bystanders, Moment, PORTIONS, record, scenario};
+use crate::bystanders::{Moment, PORTIONS, attacked, record};
 
 /// Host unreachable, port unreachable (of ICMP and of ICMPv6), and a link that takes next to nothing.
 const TROUBLES: [Trouble; 4] =
@@ -20,17 +19,15 @@ const NEAR: u32 = 8 << 20;
 
 #[test]
 fn blind_icmp_errors_neither_close_nor_slow_a_flow() -> Result<()> {
-    in_settings(102, |setting| {
-        let run = scenario(setting).start()?;
-        let mut case = Case::start(&run)?;
-        let bystanders = Bystanders::gather(&mut case)?;
+    attacked(102, |case, bystanders| {
+        let run = case.run;
         let (vip, source) = (run.vip(), case.dial.source);
         let outside = Teller::open(run.lab.client(), run.source(40), vip.ip())?;
         let [owner, first] = [OWNER, FIRST]
             .map(|backend| Teller::open(run.lab.backend(backend), run.backend_address(backend).ip(), source));
         let (owner, first) = (owner?, first?);
-        bystanders.during(&case, |Moment { portion, client, holder }| {
-            let flow = record(&case, client)?;
+        bystanders.during(case, |Moment { portion, client, holder }| {
+            let flow = record(case, client)?;
             let (inside, backend) = (if holder == OWNER { &owner } else { &first }, run.backend_address(holder));
             let trouble = TROUBLES[portion % TROUBLES.len()];
             for off in OFF.into_iter().chain([NEAR]) {
@@ -49,8 +46,6 @@ fn blind_icmp_errors_neither_close_nor_slow_a_flow() -> Result<()> {
             ensure!(!ns.tool(&format!("ip route get {to}"))?.contains("mtu"), "end {end} believed a forgery");
             ensure!(case.kernel(end, "TcpExt.OutOfWindowIcmps")? > 0, "end {end} was asked");
         }
-        bystanders.no_table_grew(&case)?;
-        case.unharmed(1)?;
-        bystanders.resume(&case)
+        Ok(())
     })
 }

@@ -1,9 +1,9 @@
 //! Clients that only ever say hello: made-up session IDs, tickets and PSK identities, and hellos that never end.
 
-use std::{io::Read as _, thread, time::Duration};
+use std::{io::Read as _, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use steer_common::counters::Counter;
+use steer_common::{counters::Counter, session::Kind, shared::SessionKey};
 use steer_tests::{
     case::Case,
     client::{Client, Dial, Offer},
@@ -13,6 +13,10 @@ use steer_tests::{
     scenario::{N_SOURCES, Run},
     setting::{in_one_setting, in_settings},
     tables::entries,
+};
+use steer_user::{
+    address::endpoint,
+    plane::{PinDir, Plane},
 };
 
 use crate::{bystanders::scenario, lessons::hex};
@@ -83,22 +87,23 @@ fn servers() -> nginx::Settings {
     nginx::Settings { protocols, tickets: true, ticket_key: TicketKey::Private, ..nginx::Settings::default() }
 }
 
-/// Says `n` hellos over connections of their own, each with 48 bytes that nobody said before, and hears the start of each
+/// What nobody said before.
+fn made_up(index: usize) -> Vec<u8> {
+    payload::bytes(48, 1000 + index as u64)
+}
+
+/// Says `n` hellos over connections of their own, each with something [`made_up`], and hears the start of each
 /// answer: a ServerHello.
 fn flood(run: &Run, n: usize, hello: impl Fn(&[u8]) -> Result<Vec<u8>> + Sync) -> Result<()> {
     let one = |index: usize| -> Result<()> {
         let dial = run.dial(index % N_SOURCES);
-        let mut stream = dial.say(&hello(&payload::bytes(48, 1000 + index as u64))?)?;
+        let mut stream = dial.say(&hello(&made_up(index))?)?;
         let mut record = [0; 6];
         stream.read_exact(&mut record).context("hear an answer")?;
         ensure!(record[0] == 0x16 && record[5] == 2, "no ServerHello but {record:x?}");
         Ok(())
     };
-    thread::scope(|scope| {
-        let worker = |first| move || run.lab.client().run(|| (first..n).step_by(PARALLEL).try_for_each(one));
-        let workers: Vec<_> = (0..PARALLEL).map(|first| scope.spawn(worker(first))).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().expect("no panic"))
-    })
+    run.at_once(n, PARALLEL, one).map(drop)
 }
 
 /// A client of each kind with a session of the owner's that it was accepted with once.
@@ -154,11 +159,24 @@ fn more_made_up_key_names_than_searches_are_remembered_push_out_the_oldest() -> 
         flood(&run, SEARCHES + SEARCHES / 2, with_psk)?;
         let searches = entries(&case.steer, "key_name_tries")?;
         ensure!(searches > SEARCHES / 2 && searches <= SEARCHES, "{searches} searches in a table of {SEARCHES}");
+        ensure!(latest_are_searched(&case)?, "the latest found no room");
         ensure!(entries(&case.steer, "key_names")? == names, "a made-up name was learned");
         let handshake = run.visit(&holders[2], &case.dial)?;
         assert!(handshake.resumed && handshake.server == "backend-0", "{handshake:?}");
         case.expect(&[(Counter::KeyNameLearned, 0), (Counter::KeyNameHit, 1), (Counter::SpliceOpened, 1)])
     })
+}
+
+/// Whether most of the names that were said last are among those whose owner is searched.
+fn latest_are_searched(case: &Case<'_>) -> Result<bool> {
+    let plane = Plane::open(&PinDir::new(case.steer.pin_dir()))?;
+    let vip = plane.vip(&endpoint(case.run.vip()))?.context("no VIP")?;
+    let mut n = 0;
+    for index in SEARCHES..SEARCHES + SEARCHES / 2 {
+        let name = SessionKey::new(vip.id, Kind::KeyName, &made_up(index)[..16]).context("a name")?;
+        n += usize::from(plane.key_name_tries.find(&name)?.is_some());
+    }
+    Ok(n > SEARCHES / 4)
 }
 
 /// One byte each, then silence: the clients' own kernels repeat it until the first backend gets it.

@@ -15,6 +15,7 @@ mod random;
 mod spliced;
 mod surgery;
 mod sweeping;
+mod syn_acks;
 mod turnover;
 mod untouched;
 mod ways;
