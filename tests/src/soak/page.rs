@@ -11,6 +11,7 @@ use super::{
     ledger::{Ledger, Tally},
 };
 use crate::bench::record::{Axis, Goal, Lines, Peer, Report, Table};
+use crate::{agent::Hook, topology::Family};
 
 const MEGABYTE: f64 = 1_048_576.0;
 /// Lost sessions and unexplained failures that are told in full.
@@ -18,15 +19,22 @@ const SAMPLES: usize = 8;
 
 /// The page, before anything runs.
 pub(super) fn begin(options: &Options) -> Result<Report> {
-    let mut page = Report::new("soak", "Soak", &options.command, &[Peer::Nginx, Peer::Openssl])?;
+    let name = match (options.hook, options.family) {
+        (Hook::Xdp, Family::V4) => "soak-xdp-ipv4",
+        (Hook::Xdp, Family::V6) => "soak-xdp-ipv6",
+        (_, Family::V4) => "soak-tc-ipv4",
+        (_, Family::V6) => "soak-tc-ipv6",
+    };
+    let mut page = Report::new(name, "Soak", &options.command, &[Peer::Nginx, Peer::Openssl])?;
     let (minutes, timeout) = (options.time.as_secs_f64() / 60.0, SESSION_TIMEOUT.as_secs());
     page.method(&format!(
-        "{minutes:.1} minutes of mixed traffic through steer on {}: 48 rustls clients with a certificate in 8 threads, a third \
+        "{minutes:.1} minutes of mixed traffic through steer on {}, {}: 48 rustls clients with a certificate in 8 threads, a third \
          each with session IDs, tickets of TLS 1.2 and tickets of TLS 1.3, every connection from another of 64 addresses, to \
          three nginx with their own caches and ticket keys. Something befalls the gateway or a backend every few seconds, \
          for one to three seconds, and is undone. In the second half no agent and no backend is killed: the agent's memory \
          is that of one process, and what a server issued it still holds.",
         options.hook.word(),
+        if options.family == Family::V4 { "IPv4" } else { "IPv6" },
     ));
     page.method(&format!(
         "*Wrong bytes*: a body whose SHA-256 is not that of what was sent, or an answer of another server than the \
