@@ -95,6 +95,7 @@ fn judge(what: &str, seen: &Seen) -> Result<()> {
     println!("{what}: {ROUNDS} rounds, {seen:?}");
     ensure!(seen.rehomed == ROUNDS as u64, "{seen:?}");
     ensure!(seen.waited > 0, "the CPUs never met: {seen:?}");
+    ensure!(2 * seen.busy <= seen.waited, "who waits gives up: {seen:?}");
     Ok(())
 }
 
