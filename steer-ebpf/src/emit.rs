@@ -19,10 +19,11 @@ use crate::{
     maps::{FLOWS, PENDING, Scratch, backend, count, scratch},
     next::{self, drop},
     rebuild::{SEGMENT_MAX, rebuild},
+    verifier::limit,
 };
 
 /// Segments that the longest buffered data can need: [`PENDING_MAX`] at [`SEGMENT_MIN`] each.
-pub(crate) const SEGMENTS_MAX: i32 = 256;
+const SEGMENTS_MAX: i32 = 256;
 /// Shortest segment the data is cut into, bytes.
 const SEGMENT_MIN: u32 = 48;
 
@@ -248,47 +249,65 @@ pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> i3
     next::EMIT
 }
 
+/// Sends the segments of [`Emitting`]: copies of all but the last one, which stays at hand.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn emit_segments(skb: *mut __sk_buff) -> i32 {
+    for _ in 0..limit::<SEGMENTS_MAX>() {
+        let said = emit_segment(skb);
+        if said != next::EMIT {
+            return said;
+        }
+    }
+    drop(Counter::EmitFailed)
+}
+
 /// Makes the next segment of [`Emitting`] and sends a copy of it, or leaves the last one at hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn emit_segment(skb: *mut __sk_buff) -> i32 {
+extern "C" fn emit_segment(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
-    let to_owner = scratch.emitting.to_owner;
     let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else { return drop(Counter::PendingLost) };
-    let left = scratch.emitting.have.wrapping_sub(scratch.emitting.offset);
-    let last = left <= scratch.emitting.chunk;
-    if make_segment(skb, buffer, if last { left } else { scratch.emitting.chunk }, last) != 0 {
+    let Emitting { have, offset, chunk, .. } = scratch.emitting;
+    let left = have.wrapping_sub(offset);
+    let last = left <= chunk;
+    let failed = make_segment(skb, buffer, if last { left } else { chunk }, last);
+    if failed == 0 && !last {
+        // SAFETY: a helper call on the program's context. A copy that is lost is repeated by the client.
+        unsafe { bpf_clone_redirect(skb, scratch.redirect, 0) };
+        scratch.emitting.offset += chunk;
+        return next::EMIT;
+    }
+    let to_owner = scratch.emitting.to_owner;
+    if failed != 0 {
         return ended(scratch, to_owner, drop(Counter::EmitFailed));
     }
-    if last {
-        if to_owner == 0 {
-            count(Counter::Flushed);
-        }
-        return ended(scratch, to_owner, next::REDIRECT);
+    if to_owner == 0 {
+        count(Counter::Flushed);
     }
-    // SAFETY: a helper call on the program's context. A copy that is lost is repeated by the client.
-    unsafe { bpf_clone_redirect(skb, scratch.redirect, 0) };
-    scratch.emitting.offset += scratch.emitting.chunk;
-    next::EMIT
+    ended(scratch, to_owner, next::REDIRECT)
 }
 
 /// Turns the packet at hand into the next `len` bytes of the buffered data; 0 or negative.
 #[inline(always)]
 fn make_segment(skb: *mut __sk_buff, buffer: *mut Pending, len: u32, last: bool) -> i32 {
     let Some(scratch) = scratch() else { return -1 };
-    let Emitting { backend, offset, seq, ack, ts, ts_echo, header_len, window, ip_word, .. } = scratch.emitting;
+    let Emitting { backend, offset, seq, ack, header_len, window, ip_word, .. } = scratch.emitting;
     let flags = flags::ACK | if last { flags::PSH } else { 0 };
     let header = Header { seq: seq.wrapping_add(offset), ack, flags, window: window as u16, len: header_len };
     if !describe(scratch, backend, ip_word, &header) {
         return -1;
     }
-    if header_len != TCP_LEN as u32 {
+    if scratch.make.header_len != TCP_LEN as u32 {
         scratch.make.new_tcp[5] = u32::from_ne_bytes([kind::NOP, kind::NOP, kind::TIMESTAMPS, 10]);
-        scratch.make.new_tcp[6] = ts.to_be();
-        scratch.make.new_tcp[7] = ts_echo.to_be();
+        scratch.make.new_tcp[6] = scratch.emitting.ts.to_be();
+        scratch.make.new_tcp[7] = scratch.emitting.ts_echo.to_be();
     }
     scratch.make.payload_len = len;
-    if rebuild(skb, buffer, offset) != 0 { -1 } else { write_ethernet(skb, backend) }
+    if rebuild(skb, buffer, scratch.emitting.offset) != 0 {
+        return -1;
+    }
+    write_ethernet(skb, scratch.emitting.backend)
 }
 
 /// Forgets what was buffered: it was sent, or cannot be.

@@ -28,7 +28,6 @@ use crate::{
     rehome, server,
     stamps::idle,
     sums, too_big,
-    verifier::limit,
 };
 
 /// What becomes of a packet.
@@ -129,19 +128,13 @@ fn make(skb: *mut __sk_buff, said: i32) -> i32 {
     if said == next::RESET_THEN_OWNER || said == next::RESET_THEN_FIRST {
         emit::reset_copy(skb);
     }
-    let mut said = match said {
+    let said = match said {
         next::SYN_TO_OWNER => emit::syn_to_owner(skb),
         next::RESET => emit::reset_packet(skb),
         next::RESET_THEN_OWNER => emit::emit_buffered(skb, 1),
         _ => emit::emit_buffered(skb, 0),
     };
-    for _ in 0..limit::<{ emit::SEGMENTS_MAX }>() {
-        if said != next::EMIT {
-            break;
-        }
-        said = emit::emit_segment(skb);
-    }
-    if said == next::EMIT { drop(Counter::EmitFailed) } else { said }
+    if said == next::EMIT { emit::emit_segments(skb) } else { said }
 }
 
 /// Enters how a packet is forwarded, if that is what a stage said.

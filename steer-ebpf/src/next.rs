@@ -49,7 +49,7 @@ pub(crate) const RESET_THEN_OWNER: i32 = 22;
 pub(crate) const RESET_THEN_FIRST: i32 = 23;
 /// The buffered data is sent to the first backend.
 pub(crate) const FLUSH: i32 = 24;
-/// `emit_segment`, with `scratch.emitting`.
+/// `emit_segments`, with `scratch.emitting`.
 pub(crate) const EMIT: i32 = 25;
 /// The next hop's MTU, in `scratch.hop.mtu`, is too small.
 pub(crate) const TOO_BIG: i32 = 26;
