@@ -5,7 +5,12 @@
 pub(crate) mod tc;
 pub(crate) mod xdp;
 
-use aya_ebpf::bindings::bpf_fib_lookup;
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::bpf_fib_lookup,
+    helpers::generated::{bpf_check_mtu, bpf_fib_lookup as fib},
+};
 use steer_common::{checksum::update, wire::Packet};
 
 use crate::verifier::{mask, opaque};
@@ -89,6 +94,8 @@ pub(crate) struct Difference {
 
 /// What XDP and TC have in common.
 pub(crate) trait Hook {
+    /// The program's argument.
+    fn context(&self) -> *mut c_void;
     /// The packet's linear bytes.
     fn window(&self) -> Window;
     /// Interface the packet came in by.
@@ -98,9 +105,19 @@ pub(crate) trait Hook {
     /// Copies `len` (1..=40) bytes back.
     fn store_options(&self, offset: usize, from: *const u8, len: u32) -> bool;
     /// MTU of an interface, bytes; 0 where it cannot be known.
-    fn mtu(&self, ifindex: u32) -> u32;
+    #[inline(always)]
+    fn mtu(&self, ifindex: u32) -> u32 {
+        let mut mtu = 0;
+        // SAFETY: a number on the stack, which the helper replaces by the MTU.
+        let checked = unsafe { bpf_check_mtu(self.context(), ifindex, &mut mtu, 0, 0) };
+        if checked < 0 { 0 } else { mtu }
+    }
     /// Asks the forwarding table; 0 or one of `BPF_FIB_LKUP_RET_*`.
-    fn fib(&self, params: *mut bpf_fib_lookup) -> i32;
+    #[inline(always)]
+    fn fib(&self, params: *mut bpf_fib_lookup) -> i32 {
+        // SAFETY: `params` is a whole structure in a map value.
+        unsafe { fib(self.context(), params, size_of::<bpf_fib_lookup>() as i32, 0) as i32 }
+    }
     /// Whether the packet is several segments in one.
     fn aggregated(&self) -> bool;
     /// Brings the TCP checksum at `at` up to date; false where the packet cannot be changed. `finished` says that it is

@@ -1,11 +1,10 @@
 //! TC: socket buffers, possibly aggregated (GSO), their checksum possibly unfinished.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_fib_lookup},
-    helpers::generated::{
-        bpf_check_mtu, bpf_csum_update, bpf_fib_lookup as fib, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes,
-        bpf_skb_store_bytes,
-    },
+    bindings::__sk_buff,
+    helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes},
 };
 use steer_common::checksum::fold32;
 
@@ -72,6 +71,11 @@ impl Hook for Tc {
     const XDP: bool = false;
 
     #[inline(always)]
+    fn context(&self) -> *mut c_void {
+        self.0.cast()
+    }
+
+    #[inline(always)]
     fn window(&self) -> Window {
         // SAFETY: the context pointer is the program's argument.
         unsafe { Window::new((*self.0).data as usize, (*self.0).data_end as usize) }
@@ -93,20 +97,6 @@ impl Hook for Tc {
     fn store_options(&self, offset: usize, from: *const u8, len: u32) -> bool {
         // SAFETY: as above.
         unsafe { bpf_skb_store_bytes(self.0, offset as u32, from.cast(), len, 0) == 0 }
-    }
-
-    #[inline(always)]
-    fn mtu(&self, ifindex: u32) -> u32 {
-        let mut mtu = 0;
-        // SAFETY: a number on the stack, which the helper replaces by the MTU.
-        let checked = unsafe { bpf_check_mtu(self.0.cast(), ifindex, &mut mtu, 0, 0) };
-        if checked < 0 { 0 } else { mtu }
-    }
-
-    #[inline(always)]
-    fn fib(&self, params: *mut bpf_fib_lookup) -> i32 {
-        // SAFETY: `params` is a whole structure in a map value.
-        unsafe { fib(self.0.cast(), params, size_of::<bpf_fib_lookup>() as i32, 0) as i32 }
     }
 
     #[inline(always)]

@@ -1,16 +1,24 @@
 //! XDP: raw frames before the kernel made socket buffers of them.
 
-use super::{Difference, Hook, Window};
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    bindings::{bpf_fib_lookup, xdp_md},
-    helpers::generated::{bpf_check_mtu, bpf_fib_lookup as fib, bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
+    bindings::xdp_md,
+    helpers::generated::{bpf_redirect, bpf_xdp_load_bytes, bpf_xdp_store_bytes},
 };
+
+use super::{Difference, Hook, Window};
 
 /// An XDP context.
 pub(crate) struct Xdp(pub(crate) *mut xdp_md);
 
 impl Hook for Xdp {
     const XDP: bool = true;
+
+    #[inline(always)]
+    fn context(&self) -> *mut c_void {
+        self.0.cast()
+    }
 
     #[inline(always)]
     fn window(&self) -> Window {
@@ -34,20 +42,6 @@ impl Hook for Xdp {
     fn store_options(&self, offset: usize, from: *const u8, len: u32) -> bool {
         // SAFETY: as above.
         unsafe { bpf_xdp_store_bytes(self.0, offset as u32, from.cast_mut().cast(), len) == 0 }
-    }
-
-    #[inline(always)]
-    fn mtu(&self, ifindex: u32) -> u32 {
-        let mut mtu = 0;
-        // SAFETY: a number on the stack, which the helper replaces by the MTU.
-        let checked = unsafe { bpf_check_mtu(self.0.cast(), ifindex, &mut mtu, 0, 0) };
-        if checked < 0 { 0 } else { mtu }
-    }
-
-    #[inline(always)]
-    fn fib(&self, params: *mut bpf_fib_lookup) -> i32 {
-        // SAFETY: `params` is a whole structure in a map value.
-        unsafe { fib(self.0.cast(), params, size_of::<bpf_fib_lookup>() as i32, 0) as i32 }
     }
 
     #[inline(always)]
