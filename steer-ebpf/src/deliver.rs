@@ -3,7 +3,7 @@
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
-    shared::{Address, BACKEND_RETURN_SEEN, Backend, Flow, Hop},
+    shared::{Address, BACKEND_RETURN_SEEN, Flow, Hop},
     wire::{
         ip::Part,
         tcp::{Segment, flags},
@@ -44,6 +44,9 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
     }
     let to = if plan.to_client { &backend.vip } else { &backend.endpoint };
     scratch.change = Change::of_addresses(to, plan.to_client, !unfinished && !hook.aggregated());
+    if plan.to_client && backend.flags & BACKEND_RETURN_SEEN == 0 {
+        backend.flags |= BACKEND_RETURN_SEEN;
+    }
     scratch.hop.ifindex = 0;
     scratch.route.hop.ifindex = 0;
     let mut new = true;
@@ -59,7 +62,6 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
             scratch.change.splice(flow);
         }
     }
-    count_packet(plan, backend, scratch);
     // SAFETY: one of the three places above, all of them map values.
     let hop = unsafe { &mut *hop };
     let (ip, segment) = (&scratch.ip, &scratch.segment);
@@ -76,6 +78,11 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
         keep(hook, hop, plan.seconds);
         fib::SUCCESS
     };
+    // XDP leaves all but a resolved hop to TC, TC leaves neighbours to the kernel's discovery.
+    if H::XDP && answer != fib::SUCCESS {
+        return Err(Refused::OtherHook(Counter::XdpToTc));
+    }
+    count_packet(plan, scratch);
     match answer {
         fib::SUCCESS => {
             if !H::XDP && ip.part == Part::First {
@@ -83,8 +90,6 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
             }
             send(hook, ip, segment, &scratch.change, Some(hop))
         }
-        // XDP leaves the rest to TC, TC leaves neighbours to the kernel's discovery.
-        _ if H::XDP => Err(Refused::OtherHook(Counter::XdpToTc)),
         fib::NO_NEIGHBOUR => send(hook, ip, segment, &scratch.change, None),
         _ => Err(Refused::Dropped(Counter::NoRoute)),
     }
@@ -92,15 +97,8 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
 
 /// Counts a packet that is about to be sent.
 #[inline(always)]
-fn count_packet(plan: &Plan, backend: &mut Backend, scratch: &Scratch) {
-    if plan.to_client {
-        count(Counter::FromBackend);
-        if backend.flags & BACKEND_RETURN_SEEN == 0 {
-            backend.flags |= BACKEND_RETURN_SEEN;
-        }
-    } else {
-        count(Counter::FromClient);
-    }
+fn count_packet(plan: &Plan, scratch: &Scratch) {
+    count(if plan.to_client { Counter::FromBackend } else { Counter::FromClient });
     count(if scratch.change.spliced { Counter::Spliced } else { Counter::Forwarded });
     let bytes = scratch.ip.l4_len as u64;
     count_backend(plan.id, |stats| {

@@ -136,6 +136,9 @@ pub(crate) extern "C" fn decide(flow: *mut Flow) -> i32 {
     let (look, have) = (scratch.piece.look, scratch.piece.have);
     let buffered = look != Look::Packet as u32;
     let text = if buffered { PENDING.get_ptr_mut(&scratch.key) } else { spare() };
+    if buffered {
+        scratch.id_unknown = 0;
+    }
     scratch.piece.said = match text {
         Some(text) => decide_hello(flow, text, have, look == Look::Last as u32),
         None => said::NEED_MORE,

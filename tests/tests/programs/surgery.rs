@@ -95,6 +95,39 @@ fn a_hello_whose_session_another_backend_holds_becomes_a_syn_to_it() -> Result<(
     Ok(())
 }
 
+/// What a CPU remembers of one packet is nothing to the next one, of another flow.
+#[test]
+fn a_hello_in_pieces_is_decided_on_by_itself_whatever_came_between_them() -> Result<()> {
+    const ID: [u8; 32] = [0x42; 32];
+    const UNKNOWN: [u8; 32] = [0x24; 32];
+    /// In the middle of the session ID.
+    const CUT: usize = 60;
+    let mut world = World::new()?;
+    let [mut pieces, mut between] = families();
+    for _ in 0..2 {
+        world.prepare(&pieces, &Given { session: Some(ID.to_vec()), ..Given::flow(pieces.established()) })?;
+        world.prepare(&between, &Given::flow(between.established()))?;
+        let counted = |world: &World| {
+            [Counter::Gather, Counter::SessionMiss, Counter::Rehome]
+                .map(|it| world.loaded.plane.counter(it).unwrap_or(0))
+        };
+        let before = counted(&world);
+        let whole = hello(&ID, 300);
+        for (ends, offset, data) in [
+            (&pieces, 0, &whole[..CUT]),
+            (&between, 0, &hello(&UNKNOWN, 300)[..]),
+            (&pieces, CUT as u32, &whole[CUT..]),
+        ] {
+            let up = ends.up(CLIENT.wrapping_add(offset)).ack(TOLD).options(&stamps(HELLO_TS, FIRST_TS));
+            world.run(Program::Tc, &from_client(&up.payload(data)))?;
+        }
+        let after = counted(&world);
+        assert_eq!([0, 1, 2].map(|i| after[i] - before[i]), [1, 1, 1], "gathered, missed, re-homed");
+        (pieces, between) = (between, pieces);
+    }
+    Ok(())
+}
+
 #[test]
 fn a_hello_with_a_wrong_checksum_is_dropped() -> Result<()> {
     let mut world = World::new()?;
