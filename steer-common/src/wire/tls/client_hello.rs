@@ -28,6 +28,8 @@ pub const PIECE: u32 = 64;
 
 /// Where the session ID stands, bytes from the start of the client's stream, if the first record holds it.
 pub const SESSION_ID_AT: usize = SESSION_ID_LEN_AT + 1;
+/// Length of an extension's header: type 2, length 2 (RFC 5246 7.4.1.4).
+const EXTENSION_HEADER: u32 = 4;
 /// Length of a handshake message's header: type 1, length 3 (RFC 5246 7.4).
 const MESSAGE_HEADER: u32 = 4;
 /// Where the length of the session ID stands in the message: header 4, version 2, random 32.
@@ -318,20 +320,14 @@ impl Hello {
     #[inline(always)]
     fn extension(&mut self, b: &Stream) -> Walk {
         let (at, end) = (self.at, self.end);
-        if at > end {
-            return Walk::Cut;
+        // One comparison where there is another extension, as nearly always.
+        if at + EXTENSION_HEADER > self.extensions_end.min(end) {
+            return self.no_extension();
         }
-        if at >= self.extensions_end {
-            return Walk::Done;
-        }
-        if at + 4 > self.extensions_end {
-            return Walk::Malformed;
-        }
-        if at + 4 > end {
-            return Walk::Cut;
-        }
+        let Some(header) = b.get(at as usize..).and_then(|rest| rest.first_chunk::<4>()) else { return Walk::Cut };
         let number = |i: u32| u16::from_be_bytes([b[(at + i) as usize & MASK], b[(at + i + 1) as usize & MASK]]);
-        let (kind, len) = (number(0), number(2) as u32);
+        let kind = u16::from_be_bytes([header[0], header[1]]);
+        let len = u16::from_be_bytes([header[2], header[3]]) as u32;
         let (body, next) = (at + 4, at + 4 + len);
         if next > self.extensions_end {
             return Walk::Malformed;
@@ -364,6 +360,20 @@ impl Hello {
             _ => {}
         }
         Walk::More
+    }
+
+    /// What it means that no whole header of an extension stands at `at`.
+    #[inline(always)]
+    fn no_extension(&self) -> Walk {
+        if self.at > self.end {
+            Walk::Cut
+        } else if self.at >= self.extensions_end {
+            Walk::Done
+        } else if self.at + EXTENSION_HEADER > self.extensions_end {
+            Walk::Malformed
+        } else {
+            Walk::Cut
+        }
     }
 
     #[inline(always)]
