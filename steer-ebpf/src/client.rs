@@ -172,7 +172,7 @@ pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     scratch.held = lock::read(flow).isn();
     let Some(state) = State::from_number(lock::lock(flow) as u8) else { return drop(Counter::FlowBusy) };
     if !matches!(state, State::First | State::Spliced) {
-        return held(skb, flow, state) | fresh;
+        return held(scratch, skb, flow, state) | fresh;
     }
     unlock(flow, state);
     // SAFETY: a map value.
@@ -266,8 +266,9 @@ pub(crate) unsafe fn copy_flow(to: *mut Flow, from: *const Flow) {
 /// A segment on an established, gathering or waiting flow, which this CPU holds; unlocks it unless the data is to be
 /// dealt with.
 #[inline(always)]
-fn held(skb: *mut __sk_buff, flow: *mut Flow, state: State) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: State) -> i32 {
+    // SAFETY: the caller's.
+    let scratch = unsafe { &mut *scratch };
     let segment = segment(&scratch.facts);
     let buffer = if state == State::Established { None } else { PENDING.get_ptr_mut(&scratch.key) };
     // SAFETY: a map value; the flow is locked.
@@ -300,7 +301,7 @@ fn held(skb: *mut __sk_buff, flow: *mut Flow, state: State) -> i32 {
         ClientAct::Data(data) => {
             let from = scratch.facts.l4 + scratch.facts.header_len + data.skip;
             scratch.piece = Piece { offset: data.offset, from, len: data.len, state: state as u32, ..Piece::default() };
-            if state == State::Established { first_data(skb, flow) } else { next::DATA }
+            if state == State::Established { first_data(scratch, skb, flow) } else { next::DATA }
         }
     }
 }

@@ -140,11 +140,11 @@ pub(crate) extern "C" fn decide(flow: *mut Flow) -> i32 {
         scratch.id_unknown = 0;
     }
     scratch.piece.said = match text {
-        Some(text) => decide_hello(flow, text, have, look == Look::Last as u32),
+        Some(text) => decide_hello(scratch, flow, text, have, look == Look::Last as u32),
         None => said::NEED_MORE,
     };
     if !buffered {
-        return decided(flow);
+        return decided(scratch, flow);
     }
     if look == Look::Last as u32 {
         return next::EXIT;
@@ -159,8 +159,9 @@ pub(crate) extern "C" fn decide(flow: *mut Flow) -> i32 {
 /// Decides on the first `have` bytes of the client's stream, which lie in `text`; with `last` there will be no more.
 /// The flow is locked; what the hello offers is noted in it.
 #[inline(always)]
-fn decide_hello(flow: *mut Flow, text: *mut Pending, have: u32, last: bool) -> i32 {
-    let Some(scratch) = scratch() else { return said::NEED_MORE };
+fn decide_hello(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pending, have: u32, last: bool) -> i32 {
+    // SAFETY: the caller's.
+    let scratch = unsafe { &mut *scratch };
     if have as usize > STREAM {
         return said::NEED_MORE;
     }
@@ -172,7 +173,7 @@ fn decide_hello(flow: *mut Flow, text: *mut Pending, have: u32, last: bool) -> i
             return found;
         }
     }
-    let how = read_hello(text, have);
+    let how = read_hello(scratch, text, have);
     if how == HELLO_NOT_TLS {
         return first(Counter::NotTls);
     }
@@ -189,7 +190,7 @@ fn decide_hello(flow: *mut Flow, text: *mut Pending, have: u32, last: bool) -> i
     }
     record.offered_kind = 0;
     record.flags &= !FLOW_OFFERED;
-    let owner = find_owner(flow, text);
+    let owner = find_owner(scratch, flow, text);
     record.flags |= FLOW_HELLO;
     count(Counter::Hello);
     if whole {
@@ -238,10 +239,9 @@ const HELLO_NOT_TLS: i32 = 3;
 
 /// Reads the hello at the start of `text` into `scratch.hello`.
 #[inline(always)]
-fn read_hello(text: *mut Pending, have: u32) -> i32 {
-    let (Some(scratch), false) = (scratch(), text.is_null()) else { return HELLO_CUT };
-    // SAFETY: not null, a whole map value.
-    let stream = unsafe { &(*text).data };
+fn read_hello(scratch: *mut Scratch, text: *mut Pending, have: u32) -> i32 {
+    // SAFETY: the caller's; whole map values.
+    let (scratch, stream) = unsafe { (&mut *scratch, &(*text).data) };
     match client_hello::start(|at| stream[at], have) {
         Start::NeedMore => scratch.hello = client_hello::Hello::default(),
         Start::NotTls => return HELLO_NOT_TLS,

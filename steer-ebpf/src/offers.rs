@@ -32,8 +32,9 @@ fn layout(vip: &Vip) -> NameLayout {
 /// Looks up what the hello in `scratch.hello` offers, in this order: the ticket, its key's name, the PSK identities and
 /// their keys' names, the session ID.
 #[inline(always)]
-pub(crate) fn find_owner(flow: *mut Flow, text: *mut Pending) -> i32 {
-    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return said::NEED_MORE };
+pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pending) -> i32 {
+    // SAFETY: the caller's.
+    let scratch = unsafe { &mut *scratch };
     // What was joined lies elsewhere.
     let text = if scratch.in_joined != 0 { joined() } else { Some(text) };
     let Some(text) = text.filter(|text| !text.is_null()) else { return said::NEED_MORE };

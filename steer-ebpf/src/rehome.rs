@@ -26,8 +26,9 @@ use crate::{
 /// The data in `scratch.piece`, the first of a flow that this CPU holds: it is to be decided on, held, or the flow is
 /// settled. Says what is next.
 #[inline(always)]
-pub(crate) fn first_data(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) fn first_data(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    // SAFETY: the caller's.
+    let scratch = unsafe { &mut *scratch };
     scratch.piece.said = said::NEED_MORE;
     scratch.needed = 0;
     if scratch.piece.offset == 0 {
@@ -37,7 +38,7 @@ pub(crate) fn first_data(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
             return next::DECIDE;
         }
     }
-    decided(flow)
+    decided(scratch, flow)
 }
 
 #[inline(always)]
@@ -95,8 +96,7 @@ extern "C" fn note_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
 
 /// What follows from what was said of a flow's first data: it is to be held, or the flow is settled and unlocked.
 #[inline(always)]
-pub(crate) fn decided(flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) fn decided(scratch: &Scratch, flow: *mut Flow) -> i32 {
     let (said, bypass) = (scratch.piece.said, bypass());
     let reason = if said & said::FIRST != 0 {
         said as u32 & 0xffff

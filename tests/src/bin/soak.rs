@@ -23,7 +23,7 @@ struct Arguments {
     /// Dial the IPv6 VIP.
     #[arg(long)]
     ipv6: bool,
-    /// Write the page `soak-HOOK-FAMILY.md` and its plot into this directory.
+    /// Write the page `soak_HOOK_FAMILY.md` and its plot into this directory.
     #[arg(long, value_name = "DIR")]
     record: Option<PathBuf>,
 }

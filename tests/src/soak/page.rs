@@ -20,10 +20,10 @@ const SAMPLES: usize = 8;
 /// The page, before anything runs.
 pub(super) fn begin(options: &Options) -> Result<Report> {
     let name = match (options.hook, options.family) {
-        (Hook::Xdp, Family::V4) => "soak-xdp-ipv4",
-        (Hook::Xdp, Family::V6) => "soak-xdp-ipv6",
-        (_, Family::V4) => "soak-tc-ipv4",
-        (_, Family::V6) => "soak-tc-ipv6",
+        (Hook::Xdp, Family::V4) => "soak_xdp_ipv4",
+        (Hook::Xdp, Family::V6) => "soak_xdp_ipv6",
+        (_, Family::V4) => "soak_tc_ipv4",
+        (_, Family::V6) => "soak_tc_ipv6",
     };
     let mut page = Report::new(name, "Soak", &options.command, &[Peer::Nginx, Peer::Openssl])?;
     let (minutes, timeout) = (options.time.as_secs_f64() / 60.0, SESSION_TIMEOUT.as_secs());
