@@ -267,7 +267,9 @@ pub(crate) extern "C" fn emit_segments(skb: *mut __sk_buff) -> i32 {
 #[inline(never)]
 extern "C" fn emit_segment(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
-    let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else { return drop(Counter::PendingLost) };
+    let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
+        return ended(scratch, scratch.emitting.to_owner, drop(Counter::PendingLost));
+    };
     let Emitting { have, offset, chunk, .. } = scratch.emitting;
     let left = have.wrapping_sub(offset);
     let last = left <= chunk;
