@@ -98,8 +98,8 @@ impl Rules {
     }
 
     fn handshake_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
-        // A connection that dialled a backend itself is known by this entry alone.
-        if Word(flow.word).state() == State::Direct {
+        // A flow that was adopted is known by this entry alone.
+        if Word(flow.word).state() == State::Adopted {
             return self.flow_is_stale(key, flow);
         }
         clock::age(self.now, flow.seen) > HANDSHAKE
@@ -189,7 +189,7 @@ mod tests {
         Rules { now: NOW, vips: [(0, vip)].into(), backends: HashMap::new() }
     }
 
-    fn flow(age: u32, flags: u16) -> Flow {
+    fn flow(age: u32, flags: u32) -> Flow {
         Flow { seen: NOW - age, flags, ..Flow::default() }
     }
 

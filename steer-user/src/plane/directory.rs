@@ -50,18 +50,27 @@ impl Plane {
 
     /// Fills the half of the directory that is not in use, then turns the programs to it.
     fn list(&mut self) -> Result<()> {
-        let head = self.directory.read(0)?.head ^ 1;
-        let listed = half(&self.vips.entries()?, &self.backend_ids.entries()?)?;
+        let (listed, seed) = half(&self.vips.entries()?, &self.backend_ids.entries()?)?;
+        let head = directory::head(self.directory.read(0)?.head ^ 1, seed);
         self.directory.write(directory::half(head), &listed)?;
         self.directory.write(0, &[Listed { head, ..Listed::default() }])
     }
 }
 
-/// One half of a directory.
+/// Seeds that are tried for a directory. Of full directories one in ten fits under any one seed at the worst.
+const SEEDS: u32 = 1000;
+
+/// One half of a directory, and the seed of its places: the first one under which every endpoint has a place.
 ///
 /// # Errors
-/// When too many endpoints fall into the same place.
-pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<Vec<Listed>> {
+/// When there is none.
+pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<(Vec<Listed>, u32)> {
+    (0..SEEDS)
+        .find_map(|seed| place(vips, backends, seed).map(|half| (half, seed)))
+        .context("find a place in the directory for every address and port")
+}
+
+fn place(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)], seed: u32) -> Option<Vec<Listed>> {
     let mut half = vec![Listed::default(); (SLOTS + PROBES) as usize];
     let vips = vips.iter().map(|(at, vip)| Listed { endpoint: *at, role: ROLE_VIP, id: vip.id, head: 0, vip: *vip });
     let backends = backends.iter().map(|(at, id)| Listed {
@@ -71,8 +80,7 @@ pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<Ve
         ..Listed::default()
     });
     for listed in vips.chain(backends) {
-        let slot = directory::free_slot(&half, &listed.endpoint).and_then(|slot| half.get_mut(slot));
-        *slot.context("find a place in the directory: too many addresses and ports share one")? = listed;
+        *directory::free_slot(&half, &listed.endpoint, seed).and_then(|slot| half.get_mut(slot))? = listed;
     }
-    Ok(half)
+    Some(half)
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_RETURN_SEEN, BACKEND_UP, Backend, Outcomes};
+use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Outcomes, PATH_RETURN_SEEN};
 
 use crate::{address::socket, clock, plane::Plane};
 
@@ -137,7 +137,7 @@ impl BackendReport {
             state: BackendState::of(backend),
             weight: backend.weight,
             drain_seconds: deadline.map(|until| until.saturating_sub(clock::seconds())),
-            return_path_seen: backend.flags & BACKEND_RETURN_SEEN != 0,
+            return_path_seen: plane.backend_path(id)?.flags & PATH_RETURN_SEEN != 0,
             flows: stats.flows,
             rehomed: stats.rehomed,
             learned: stats.learned,

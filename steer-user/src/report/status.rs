@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use steer_common::shared::{BACKEND_PRESENT, LAYOUT_VERSION, VIP_OBSERVE};
+use steer_common::shared::{BACKEND_PRESENT, LAYOUT_VERSION, SWITCH_BYPASS, VIP_OBSERVE};
 
 use super::{BackendState, Backends, Keys};
 use crate::{
@@ -102,7 +102,7 @@ impl Status {
             pin_dir: dir.root().to_owned(),
             layout: LAYOUT_VERSION,
             agent: agent(dir, socket),
-            bypass: plane.settings()?.bypass != 0,
+            bypass: plane.switch(SWITCH_BYPASS)?,
             warnings: warnings(&interfaces, &vips, &backends, &Keys::read(&plane, None)?),
             tables: tables(&plane)?,
             drift: drift(&plane, &backends)?,

@@ -20,7 +20,7 @@ impl Pools {
     ///
     /// `mtu` is the smallest of the managed interfaces.
     pub fn adopt(plane: Plane, config: &Config, mtu: u32) -> Result<Self> {
-        let mut pools = Self { plane, vips: config.vips.clone(), mtu, changed: HashSet::new() };
+        let mut pools = Self { plane, vips: config.vips.clone(), mtu };
         let ids = pools.vip_ids()?;
         for (vip, id) in config.vips.iter().zip(&ids) {
             pools.apply_backends(vip, *id)?;
@@ -97,7 +97,6 @@ impl Pools {
             if backend.flags & BACKEND_PRESENT != 0 && (unasked || homeless) {
                 let flags = backend.flags & !(BACKEND_PRESENT | BACKEND_DRAINING);
                 self.plane.set_backend(id, &Backend { flags, ..backend })?;
-                self.changed.insert(backend.vip);
             }
         }
         Ok(())

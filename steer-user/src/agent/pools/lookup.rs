@@ -9,6 +9,7 @@ use steer_common::shared::{
 use super::{Pools, names};
 use crate::{
     address::{endpoint, socket},
+    clock,
     config::{self, Fallback, Mode, ReturnPath},
     pool::{self, Member},
 };
@@ -39,6 +40,7 @@ impl Pools {
             zero: 0,
             name_timeout: vip.key_name_timeout.as_secs() as u32,
             sessions_per_source: vip.sessions_per_source,
+            since: old.map_or_else(clock::seconds, |old| old.since),
         };
         self.write_table(&endpoint(vip.address), wanted)
     }
@@ -62,18 +64,22 @@ impl Pools {
         }
         let lookup_base = if vip.lookup_base == half(vip.id, 0) { half(vip.id, 1) } else { half(vip.id, 0) };
         self.plane.lookup.write(lookup_base, &pool::table(&members, LOOKUP_SLOTS))?;
-        let mss = self.mss(key, &pool, vip.mss);
+        let mss = self.mss(key, &pool)?;
         self.plane.set_vip(key, &Vip { lookup_base, mss, ..vip })
     }
 
-    /// What clients may be told: what the interfaces take, lowered by what backends have said in their SYN-ACKs. What
-    /// the programs lowered it to stays while the pool has the same backends.
-    fn mss(&mut self, key: &Endpoint, pool: &[(u16, Backend)], told: u16) -> u16 {
+    /// What clients may be told: what the interfaces take, lowered by what each backend is known to take.
+    fn mss(&self, key: &Endpoint, pool: &[(u16, Backend)]) -> Result<u16> {
         let headers = if key.address.is_v4() { HEADERS_V4 } else { HEADERS_V6 };
         let most = u16::try_from(self.mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
-        let told = if self.changed.remove(key) { 0 } else { told };
-        let known = pool.iter().map(|(_, backend)| backend.mss).chain([told]).filter(|mss| *mss != 0);
-        known.min().unwrap_or(most).min(most)
+        let mut smallest = most;
+        for (id, _) in pool {
+            match self.plane.backend_path(u32::from(*id))?.largest_mss() {
+                0 => {}
+                mss => smallest = smallest.min(mss),
+            }
+        }
+        Ok(smallest)
     }
 }
 

@@ -24,8 +24,6 @@ pub struct Pools {
     plane: Plane,
     vips: Vec<config::Vip>,
     mtu: u32,
-    /// VIPs whose pool has other backends than when their lookup table was written.
-    changed: HashSet<Endpoint>,
 }
 
 impl Pools {
@@ -105,9 +103,6 @@ impl Pools {
         }
         change(&mut backend);
         self.plane.set_backend(id, &backend)?;
-        if backend.flags & BACKEND_PRESENT == 0 {
-            self.changed.insert(backend.vip);
-        }
         self.rebuild(&backend.vip)
     }
 
@@ -148,9 +143,6 @@ impl Pools {
         let flags = (old.flags & !states) | BACKEND_PRESENT | kept;
         let drain_until = if was_present { old.drain_until } else { 0 };
         let new = Backend { endpoint: key, vip: *vip, vip_id, flags, weight, drain_until, ..old };
-        if !was_present || old.vip != *vip {
-            self.changed.extend([*vip, old.vip]);
-        }
         self.plane.set_backend(id, &new)?;
         self.plane.set_backend_id(&key, id)
     }
