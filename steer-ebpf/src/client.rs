@@ -1,5 +1,7 @@
 //! A client's packet of a flow that is not settled: SYNs, first acknowledgements, and the data that decides.
 
+use core::ptr::null_mut;
+
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
@@ -284,13 +286,13 @@ fn adopt(scratch: &mut Scratch, first: u16) {
 pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
     let was = flow;
-    let flow = match known(scratch, was) {
-        Some(flow) => flow,
-        None => match unknown(scratch) {
+    let mut flow = known(scratch, was);
+    if flow.is_null() {
+        flow = match unknown(scratch) {
             Ok(flow) => flow,
             Err(said) => return said,
-        },
-    };
+        };
+    }
     let fresh = if flow == was { 0 } else { next::FRESH };
     scratch.held = lock::read(flow).isn();
     let Some(state) = State::from_number(lock::lock(flow) as u8) else { return drop(Counter::FlowBusy) };
@@ -355,25 +357,28 @@ fn unknown(scratch: &mut Scratch) -> Result<*mut Flow, i32> {
     Err(next::PLAIN | handshake.first as i32)
 }
 
-/// The flow's record, `flow` where `flows` has it; where only `splices` has it, it is put back into `flows`.
+/// The flow's record, `flow` where `flows` has it; where only `splices` has it, it is put back into `flows`. Null where
+/// nobody has it.
 #[inline(always)]
-pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> Option<*mut Flow> {
+pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
     if !flow.is_null() {
         // SAFETY: a whole map value.
         if idle(unsafe { &*flow }, scratch.facts.seconds) <= scratch.vip.flow_timeout {
-            return Some(flow);
+            return flow;
         }
         let _ = FLOWS.remove(&scratch.key);
         let _ = SPLICES.remove(&scratch.key);
-        return None;
+        return null_mut();
     }
-    let kept = SPLICES.get_ptr_mut(&scratch.key)?;
+    let Some(kept) = SPLICES.get_ptr_mut(&scratch.key) else { return null_mut() };
     // SAFETY: map values of the same type.
     unsafe {
         (*kept).seen = scratch.facts.seconds;
-        FLOWS.insert(&scratch.key, &*kept, 0).ok()?;
+        if FLOWS.insert(&scratch.key, &*kept, 0).is_err() {
+            return null_mut();
+        }
     }
-    FLOWS.get_ptr_mut(&scratch.key)
+    FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut())
 }
 
 /// Makes a flow of a handshake whose first backend this segment acknowledges, `None` where it does not; `Err` says what

@@ -50,7 +50,7 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     scratch.vip = unsafe { *vip };
     let was = flow;
     let mut flow = known(scratch, was);
-    if !flow.is_some_and(|flow| is_party(flow, id as u16))
+    if (flow.is_null() || !is_party(flow, id as u16))
         && let Some(leg) = legs::find(scratch, id)
     {
         // The client has another port here than its own.
@@ -63,9 +63,11 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     }
     let syn_ack = scratch.facts.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN | flags::ACK;
     if syn_ack && let Some(handshake) = answered(scratch, flow) {
-        return first_syn_ack(skb, handshake, flow.is_some() as u32);
+        return first_syn_ack(skb, handshake, !flow.is_null() as u32);
     }
-    let Some(flow) = flow.filter(|flow| !is_over(scratch, *flow)) else { return no_flow(skb, scratch, id) };
+    if flow.is_null() || is_over(scratch, flow) {
+        return no_flow(skb, scratch, id);
+    }
     scratch.held = lock::read(flow).isn();
     let mut state = lock::read(flow).state();
     if !matches!(state, State::Spliced | State::First) {
@@ -111,7 +113,7 @@ fn is_over(scratch: &Scratch, flow: *mut Flow) -> bool {
 
 /// The handshake that the SYN-ACK at hand answers, unless the flow it opened is known already.
 #[inline(always)]
-fn answered(scratch: &Scratch, flow: Option<*mut Flow>) -> Option<*mut Flow> {
+fn answered(scratch: &Scratch, flow: *mut Flow) -> Option<*mut Flow> {
     let (id, ack) = (scratch.backend, scratch.facts.ack);
     let handshake = HANDSHAKES.get_ptr_mut(&scratch.key)?;
     // SAFETY: a map value.
@@ -119,7 +121,8 @@ fn answered(scratch: &Scratch, flow: Option<*mut Flow>) -> Option<*mut Flow> {
     if word.state() == State::Adopted || first as u32 != id || ack != word.isn().wrapping_add(1) {
         return None;
     }
-    if flow.is_some_and(|flow| lock::read(flow).isn() == word.isn()) { None } else { Some(handshake) }
+    let opened = !flow.is_null() && lock::read(flow).isn() == word.isn();
+    if opened { None } else { Some(handshake) }
 }
 
 /// The first backend accepts a new connection: what it agreed to is remembered. An old flow on the same addresses ends

@@ -109,10 +109,11 @@ pub struct Flow {
     /// What the client answered where a certificate may have been asked for
     /// ([`crate::wire::tls::client_certificate::Answer`]).
     pub answer: u8,
+    /// How far the holding backend's stream was read. Not the last field: what is copied into it is checked against the
+    /// record's end by the verifier, which knows less of it than we do.
+    pub follow: Follow,
     /// The identifier that decided, or else the first that the client offered; zero behind its end.
     pub offered_bytes: [u8; 32],
-    /// How far the holding backend's stream was read.
-    pub follow: Follow,
 }
 
 /// [`Flow::offered_index`] of what is no PSK identity.
