@@ -196,22 +196,22 @@ extern "C" fn make_reset(skb: *mut __sk_buff) -> i32 {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Emitting {
-    backend: u32,
+    pub(crate) backend: u32,
     /// 1: the backend is the owner.
-    to_owner: u32,
+    pub(crate) to_owner: u32,
     /// The data's length.
-    have: u32,
+    pub(crate) have: u32,
     /// Longest payload of a segment.
-    chunk: u32,
+    pub(crate) chunk: u32,
     /// How much was sent.
-    offset: u32,
-    seq: u32,
-    ack: u32,
-    ts: u32,
-    ts_echo: u32,
-    header_len: u32,
-    window: u32,
-    ip_word: [u8; 4],
+    pub(crate) offset: u32,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) ts: u32,
+    pub(crate) ts_echo: u32,
+    pub(crate) header_len: u32,
+    pub(crate) window: u32,
+    pub(crate) ip_word: [u8; 4],
 }
 
 /// Begins to send the buffered data to the owner (`to_owner`) or to the first backend, as segments made of the packet at
