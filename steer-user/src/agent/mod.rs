@@ -47,6 +47,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// Belongs on a runtime of one thread, which gives up all capabilities that it does not need, for good.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
+    plane::kernel::Kernel::running().require()?;
     plane::rights::keep_to_start()?;
     let dir = PinDir::new(&config.pin_dir);
     let fresh = dir.create()?;
