@@ -22,6 +22,8 @@ use tokio::{task::JoinSet, time};
 
 pub(crate) use addresses::unassign;
 use interfaces::Interfaces;
+pub use interfaces::fill_interfaces;
+pub(crate) use interfaces::takes_xdp;
 pub use pools::Pools;
 pub(crate) use qdiscs::remove_unused;
 pub use sweep::{Swept, sweep};
