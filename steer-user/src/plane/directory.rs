@@ -2,10 +2,14 @@
 //!
 //! The tables are written first, the directory follows them; what a crash leaves undone the next agent does.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
 use steer_common::{
     directory::{self, PROBES, SLOTS},
-    shared::{Endpoint, Listed, ROLE_BACKEND, ROLE_VIP, Vip},
+    shared::{
+        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, Address, Endpoint, Listed, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP, Vip,
+    },
 };
 
 use super::Plane;
@@ -72,6 +76,18 @@ pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<(V
 
 fn place(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)], seed: u32) -> Option<Vec<Listed>> {
     let mut half = vec![Listed::default(); (SLOTS + PROBES) as usize];
+    let mut addresses = BTreeMap::<[u8; 16], u16>::new();
+    for (at, bit) in
+        vips.iter().map(|(at, _)| (at, ADDRESS_OF_VIP)).chain(backends.iter().map(|(at, _)| (at, ADDRESS_OF_BACKEND)))
+    {
+        *addresses.entry(at.address.octets()).or_default() |= bit;
+    }
+    let addresses = addresses.into_iter().map(|(address, id)| Listed {
+        endpoint: Endpoint::tcp(Address::from_v6(address), 0),
+        role: ROLE_ADDRESS,
+        id,
+        ..Listed::default()
+    });
     let vips = vips.iter().map(|(at, vip)| Listed { endpoint: *at, role: ROLE_VIP, id: vip.id, head: 0, vip: *vip });
     let backends = backends.iter().map(|(at, id)| Listed {
         endpoint: *at,
@@ -79,7 +95,7 @@ fn place(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)], seed: u32) -> O
         id: *id as u16,
         ..Listed::default()
     });
-    for listed in vips.chain(backends) {
+    for listed in vips.chain(backends).chain(addresses) {
         *directory::free_slot(&half, &listed.endpoint, seed).and_then(|slot| half.get_mut(slot))? = listed;
     }
     Some(half)
