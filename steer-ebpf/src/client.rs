@@ -424,7 +424,10 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
         mark(known, FLOW_MADE);
         count(Counter::FlowEstablished);
         count_backend(first as u32, |stats| stats.flows += 1);
-        enter_trace(first as u32);
+        // A flow whose leg is taken is known by that leg.
+        if flow.first_port == [0; 2] {
+            enter_trace(first as u32);
+        }
         foreign::forget(&scratch.key);
     }
     Some(FLOWS.get_ptr_mut(&scratch.key).ok_or(next::PLAIN | first as i32))

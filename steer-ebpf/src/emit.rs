@@ -63,12 +63,7 @@ fn port_at(scratch: &Scratch, id: u32) -> [u8; 2] {
     let own = scratch.key.client_port;
     // SAFETY: fields are read as half-words.
     let Some(flow) = (unsafe { FLOWS.get(&scratch.key) }) else { return own };
-    let port = match id as u16 {
-        owner if owner == flow.owner && owner != flow.first => flow.owner_port,
-        first if first == flow.first => flow.first_port,
-        _ => [0; 2],
-    };
-    if port == [0; 2] { own } else { port }
+    flow.port_at(id as u16).filter(|port| *port != [0; 2]).unwrap_or(own)
 }
 
 /// The IP word without ECN bits: SYNs and resets are never ECN-capable (RFC 3168 6.1.1).

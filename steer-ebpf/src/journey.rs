@@ -327,7 +327,10 @@ fn settled_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role, plan: &mu
             let timeout = unsafe { (**vip).flow_timeout };
             idle(record, plan.seconds) <= timeout && comes_by(hook, &record.client_hop)
         }
-        Role::Server(from) => *from == plan.id && (!H::XDP || is_for_us(hook, plan.id)),
+        // What its backend sends to the client's own port is another connection's where the flow has another port there.
+        Role::Server(from) => {
+            *from == plan.id && record.port_at_holder() == [0; 2] && (!H::XDP || is_for_us(hook, plan.id))
+        }
         Role::Direct(_) => false,
     }
 }
