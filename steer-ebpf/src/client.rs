@@ -1,5 +1,7 @@
 //! A client's packet of a flow that is not settled: SYNs, first acknowledgements, and the data that decides.
 
+use core::ptr::null_mut;
+
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
@@ -14,6 +16,7 @@ use steer_common::{
         FLOW_MADE, FLOW_RESET, Flow, NO_BACKEND, SWITCH_LEAVE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, options,
     },
     wire::{
+        ip::Part,
         tcp::{Segment, flags},
         tls::server_flight::Follow,
     },
@@ -284,13 +287,13 @@ fn adopt(scratch: &mut Scratch, first: u16) {
 pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
     let was = flow;
-    let flow = match known(scratch, was) {
-        Some(flow) => flow,
-        None => match unknown(scratch) {
+    let mut flow = known(scratch, was);
+    if flow.is_null() {
+        flow = match unknown(scratch) {
             Ok(flow) => flow,
             Err(said) => return said,
-        },
-    };
+        };
+    }
     let fresh = if flow == was { 0 } else { next::FRESH };
     scratch.held = lock::read(flow).isn();
     let Some(state) = State::from_number(lock::lock(flow) as u8) else { return drop(Counter::FlowBusy) };
@@ -313,7 +316,8 @@ extern "C" fn settled_client(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     if scratch.facts.flags & (flags::FIN | flags::RST) != 0 {
         note_end(skb, flow);
     }
-    if scratch.facts.payload_len != 0 && record.flags & FLOW_LEARNED == 0 {
+    let carries = scratch.facts.payload_len != 0 || scratch.ip.part != Part::Whole;
+    if carries && record.flags & FLOW_LEARNED == 0 {
         hear_answer(skb, flow);
     }
     let follows = record.client_hop.ifindex != 0 || record.flags & FLOW_HOP_WANTED != 0;
@@ -355,25 +359,28 @@ fn unknown(scratch: &mut Scratch) -> Result<*mut Flow, i32> {
     Err(next::PLAIN | handshake.first as i32)
 }
 
-/// The flow's record, `flow` where `flows` has it; where only `splices` has it, it is put back into `flows`.
+/// The flow's record, `flow` where `flows` has it; where only `splices` has it, it is put back into `flows`. Null where
+/// nobody has it.
 #[inline(always)]
-pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> Option<*mut Flow> {
+pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
     if !flow.is_null() {
         // SAFETY: a whole map value.
         if idle(unsafe { &*flow }, scratch.facts.seconds) <= scratch.vip.flow_timeout {
-            return Some(flow);
+            return flow;
         }
         let _ = FLOWS.remove(&scratch.key);
         let _ = SPLICES.remove(&scratch.key);
-        return None;
+        return null_mut();
     }
-    let kept = SPLICES.get_ptr_mut(&scratch.key)?;
+    let Some(kept) = SPLICES.get_ptr_mut(&scratch.key) else { return null_mut() };
     // SAFETY: map values of the same type.
     unsafe {
         (*kept).seen = scratch.facts.seconds;
-        FLOWS.insert(&scratch.key, &*kept, 0).ok()?;
+        if FLOWS.insert(&scratch.key, &*kept, 0).is_err() {
+            return null_mut();
+        }
     }
-    FLOWS.get_ptr_mut(&scratch.key)
+    FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut())
 }
 
 /// Makes a flow of a handshake whose first backend this segment acknowledges, `None` where it does not; `Err` says what
@@ -417,7 +424,10 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
         mark(known, FLOW_MADE);
         count(Counter::FlowEstablished);
         count_backend(first as u32, |stats| stats.flows += 1);
-        enter_trace(first as u32);
+        // A flow whose leg is taken is known by that leg.
+        if flow.first_port == [0; 2] {
+            enter_trace(first as u32);
+        }
         foreign::forget(&scratch.key);
     }
     Some(FLOWS.get_ptr_mut(&scratch.key).ok_or(next::PLAIN | first as i32))

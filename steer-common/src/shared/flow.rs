@@ -109,10 +109,11 @@ pub struct Flow {
     /// What the client answered where a certificate may have been asked for
     /// ([`crate::wire::tls::client_certificate::Answer`]).
     pub answer: u8,
+    /// How far the holding backend's stream was read. Not the last field: what is copied into it is checked against the
+    /// record's end by the verifier, which knows less of it than we do.
+    pub follow: Follow,
     /// The identifier that decided, or else the first that the client offered; zero behind its end.
     pub offered_bytes: [u8; 32],
-    /// How far the holding backend's stream was read.
-    pub follow: Follow,
 }
 
 /// [`Flow::offered_index`] of what is no PSK identity.
@@ -150,6 +151,9 @@ pub const FLOW_COLLIDED: u32 = 0x2000;
 
 /// A flow was made of this handshake.
 pub const FLOW_MADE: u32 = 0x4000;
+
+/// The client's second hello was seen, read or not.
+pub const FLOW_SECOND_HELLO: u32 = 0x8000;
 
 /// A connection that is not steer's, known by a packet of its client: value of `foreign`. Its key is that of a flow; the
 /// service is the VIP whose address it dials (the kernel's own, older than the gateway) or, with [`SERVICE_BACKEND`], the

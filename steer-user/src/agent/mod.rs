@@ -22,6 +22,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::{task::JoinSet, time};
 
 pub(crate) use addresses::unassign;
+pub(crate) use health::not_made;
 use interfaces::Interfaces;
 pub use interfaces::fill_interfaces;
 pub(crate) use interfaces::takes_xdp;
@@ -59,6 +60,7 @@ pub enum Ended {
 ///
 /// Belongs on a runtime of one thread, which gives up all capabilities that it does not need, for good.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<Ended> {
+    plane::kernel::Kernel::running().require()?;
     plane::rights::keep_to_start()?;
     let dir = PinDir::new(&config.pin_dir);
     let fresh = dir.create()?;

@@ -8,8 +8,8 @@ use steer_common::{
     counters::Counter,
     session::Kind,
     shared::{
-        BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Flow, FlowKey, HOP_TAKES_XDP, Hop, LOOKUP_HALVES,
-        LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session, SessionKey, Settings, Vip,
+        BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Flow, FlowKey, HOP_TAKES_XDP, Hop, INTERFACE_TAKES_XDP,
+        LOOKUP_HALVES, LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session, SessionKey, Settings, Vip,
     },
 };
 pub(crate) use steer_tests::ends::{
@@ -30,6 +30,9 @@ pub(crate) const TC_REDIRECT: i32 = 7;
 pub(crate) const XDP_DROP: i32 = 1;
 pub(crate) const XDP_PASS: i32 = 2;
 pub(crate) const XDP_REDIRECT: i32 = 4;
+
+/// Where XDP runs in a test.
+const LOOPBACK: u32 = 1;
 
 /// What the maps hold besides one VIP a family and its two backends.
 #[derive(Clone, Default)]
@@ -120,6 +123,9 @@ impl World {
         let ifindex = ns.run(|| Ok(nix::net::if_::if_nametoindex("eth0")?))?;
         let mut loaded = Loaded::load(sizes)?;
         loaded.plane.set_settings(&Settings { xdp: 1, ..Settings::default() })?;
+        for index in [LOOPBACK, ifindex] {
+            loaded.plane.interfaces.insert(&index, &INTERFACE_TAKES_XDP)?;
+        }
         for ends in families() {
             let base = lookup_base(&ends, false);
             loaded.plane.lookup.write(base, &[ends.first_id; LOOKUP_SLOTS as usize])?;
@@ -140,8 +146,6 @@ impl World {
 
     /// Fills the maps; all come and go by the interface that the program runs at.
     pub(crate) fn prepare_for(&mut self, program: Program, ends: &Ends, given: &Given) -> Result<()> {
-        /// Where XDP runs.
-        const LOOPBACK: u32 = 1;
         let ifindex = if program == Program::Xdp { LOOPBACK } else { self.ifindex };
         let (key, now) = (ends.key(), programs_seconds());
         let mtu = given.mtu.unwrap_or(1500) as u16;
