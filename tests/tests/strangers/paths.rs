@@ -90,8 +90,6 @@ fn tells_of_its_path(street: &Street, steer: &Agent<'_>, mtu: u32) -> Result<()>
     let client = conversation.client_address()?;
     let next = server_next(street, steer, client)?;
     let teller = Teller::open(street.lab.client(), client.ip(), street.vip().ip())?;
-    // About a segment that was sent a moment ago.
-    conversation.say(Who::Server, 1000)?;
     teller.tell(Trouble::TooBig(mtu), (street.vip(), client), next)?;
     std::thread::sleep(std::time::Duration::from_millis(200));
     conversation.exchange(3000)?;

@@ -139,7 +139,8 @@ fn a_port_serves_the_vip_and_a_backend_by_turns() -> Result<()> {
         let steer = street.agent()?;
         for round in 0..8 {
             let target = if round % 2 == 0 { street.vip() } else { street.backend(0) };
-            let mut conversation = street.dial_from((street.client(0), PORT).into(), target)?;
+            let dialled = street.dial_from((street.client(0), PORT).into(), target);
+            let mut conversation = dialled.with_context(|| format!("round {round}"))?;
             conversation.exchange(20_000).with_context(|| format!("round {round}, {target}"))?;
             // Who ends first waits (RFC 9293 3.6.1): were it the client, it could not use the port again.
             conversation.finish(Who::Server).with_context(|| format!("round {round}, {target}"))?;
