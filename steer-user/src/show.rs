@@ -169,12 +169,16 @@ fn stats_table(stats: &Stats, all: bool) -> String {
 
 fn status_text(status: &Status) -> String {
     let agent = match (status.agent.running, status.agent.pid) {
+        _ if status.agent.starting => "is starting: what is below may not be there yet".to_owned(),
         (true, Some(pid)) => format!("runs (process {pid})"),
         (true, None) => "runs, but does not answer at this --socket".to_owned(),
         (false, _) => "does not run: traffic goes on, health checks and ageing do not".to_owned(),
     };
     let steering = if status.bypass { "off (bypass)" } else { "on" };
     let head = format!("agent     {agent}\nsteering  {steering}\npins      {}", status.pin_dir.display());
+    if status.agent.starting && status.tables.is_empty() {
+        return head;
+    }
     let parts = [
         Some(head),
         Some(interfaces_table(status)),
@@ -187,10 +191,10 @@ fn status_text(status: &Status) -> String {
 }
 
 fn interfaces_table(status: &Status) -> String {
-    let mut table = table(&["INTERFACE", "TC", "XDP"]);
+    let mut table = table(&["INTERFACE", "TC", "XDP", "XDP SENDS TO IT"]);
     let mark = |on| if on { "yes" } else { "no" }.to_owned();
     for interface in &status.interfaces {
-        table.add_row([interface.name.clone(), mark(interface.tc), mark(interface.xdp)]);
+        table.add_row([interface.name.clone(), mark(interface.tc), mark(interface.xdp), mark(interface.takes_xdp)]);
     }
     text(&table)
 }

@@ -124,8 +124,10 @@ fn a_fin_is_dropped_and_repeated_while_the_owner_is_opened() {
 #[test]
 fn a_bare_fin_anywhere_else_settles_nothing() {
     for offset in [-1, 1, SEEN as i32 - 1, SEEN as i32 + 1, i32::MAX, i32::MIN] {
-        for bits in [flags::FIN | flags::ACK, flags::FIN] {
-            client_does(State::Established, client(bits, offset, 0), ClientAct::Forward);
+        for (bits, act) in
+            [(flags::FIN | flags::ACK, ClientAct::Forward), (flags::FIN, ClientAct::Drop(Counter::AckInvalid))]
+        {
+            client_does(State::Established, client(bits, offset, 0), act);
             for state in HELD {
                 client_does(state, client(bits, offset, 0), ClientAct::Drop(Counter::WaitDropped));
             }
@@ -137,12 +139,12 @@ fn a_bare_fin_anywhere_else_settles_nothing() {
 fn a_fin_that_acknowledges_anything_else_settles_nothing() {
     for ack in WRONG_ACKS {
         let fin = |offset| Segment { ack, ..client(flags::FIN | flags::ACK, offset, 0) };
-        client_does(State::Established, fin(0), ClientAct::Forward);
+        client_does(State::Established, fin(0), ClientAct::Drop(Counter::AckInvalid));
         for state in HELD {
             client_does(state, fin(SEEN as i32), ClientAct::Drop(Counter::WaitDropped));
         }
     }
-    client_does(State::Established, client(flags::FIN, 0, 0), ClientAct::Forward);
+    client_does(State::Established, client(flags::FIN, 0, 0), ClientAct::Drop(Counter::AckInvalid));
     client_does(State::Gather, client(flags::FIN, SEEN as i32, 0), ClientAct::Drop(Counter::WaitDropped));
 }
 

@@ -7,6 +7,7 @@ mod events;
 mod health;
 mod interfaces;
 mod key_layout;
+mod neighbours;
 mod pools;
 mod qdiscs;
 mod sweep;
@@ -22,6 +23,8 @@ use tokio::{task::JoinSet, time};
 
 pub(crate) use addresses::unassign;
 use interfaces::Interfaces;
+pub use interfaces::fill_interfaces;
+pub(crate) use interfaces::takes_xdp;
 pub use pools::Pools;
 pub(crate) use qdiscs::remove_unused;
 pub use sweep::{Swept, sweep};
@@ -33,7 +36,6 @@ use crate::{
     crash::{Step, reached},
     export,
     plane::{self, Attachment, Lock, PinDir, Plane, Programs, Xdp},
-    report::{Backends, Keys},
 };
 
 /// Shortest time between two sweeps.
@@ -47,6 +49,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// Belongs on a runtime of one thread, which gives up all capabilities that it does not need, for good.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
+    plane::kernel::Kernel::running().require()?;
     plane::rights::keep_to_start()?;
     let dir = PinDir::new(&config.pin_dir);
     let fresh = dir.create()?;
@@ -89,17 +92,27 @@ async fn start(config: &Config, dir: &PinDir) -> Result<Running> {
     let listener = control::bind(&config.socket)?;
     reached(Step::SocketBound);
     let (pools, programs, attached) = bring_up(config, dir, &interfaces).await?;
-    warn_about_machine(config);
 
     let pools = Arc::new(Mutex::new(pools));
     let stop = Arc::new(tokio::sync::Notify::new());
     let gauges = Arc::new(Mutex::new(Swept::default()));
     let mut tasks = JoinSet::new();
-    tasks.spawn(control::serve(listener, Arc::clone(&pools), Arc::clone(&stop)));
+    let standing = checks::Standing::default();
+    tasks.spawn(control::serve(listener, Arc::clone(&pools), Arc::clone(&stop), standing.clone()));
+    tasks.spawn(checks::run(checks::Watched {
+        config: config.clone(),
+        dir: dir.clone(),
+        pools: Arc::clone(&pools),
+        swept: Arc::clone(&gauges),
+        standing: standing.clone(),
+    }));
+    tasks.spawn(neighbours::run(Plane::open(dir)?));
     tasks.spawn(health::run(Arc::clone(&pools)));
+    let managed = interfaces.targets.iter().map(|target| target.interface.clone()).collect();
+    tasks.spawn(interfaces::watch(Plane::open(dir)?, managed));
     tasks.spawn(events::run(Plane::events(dir)?, Arc::clone(&pools)));
     if let Some(listener) = metrics {
-        tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges)));
+        tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges), standing));
     }
     tasks.spawn(keep(config.clone(), dir.clone(), pools, gauges, programs, attached));
     reached(Step::Serving);
@@ -134,6 +147,7 @@ async fn bring_up(
     set_xdp(&mut pools, interfaces.targets.iter().any(|target| target.xdp != Xdp::Never))?;
     reached(Step::SettingsWritten);
     let attached = programs.attach(dir, &interfaces.targets)?;
+    interfaces::fill_interfaces(pools.plane_mut()).await?;
     set_xdp(&mut pools, attached.iter().any(|attachment| attachment.xdp))?;
     if programs.finish_resize(dir)? {
         *pools.plane_mut() = Plane::open(dir)?;
@@ -153,13 +167,6 @@ fn set_xdp(pools: &mut Pools, xdp: bool) -> Result<()> {
     pools.plane_mut().set_settings(&settings)
 }
 
-fn warn_about_machine(config: &Config) {
-    let interfaces = config.interfaces.iter().map(|interface| interface.name.as_str());
-    for warning in checks::sysctls(interfaces, config.vips.iter().map(|vip| vip.address.ip())) {
-        log::warn!("{warning}");
-    }
-}
-
 /// Sweeps the tables and looks after the links, for ever.
 async fn keep(
     config: Config,
@@ -170,16 +177,12 @@ async fn keep(
     mut attached: Vec<Attachment>,
 ) -> Result<()> {
     let mut plane = Plane::open(&dir)?;
-    let mut return_paths = checks::ReturnPathWatch::default();
-    let mut shared_names = checks::SharedNameWatch::default();
     loop {
         let started = Instant::now();
         let walk = move || sweep(&mut plane).map(|swept| (plane, swept));
         let (given_back, swept) = tokio::task::spawn_blocking(walk).await.context("sweep the tables")??;
         plane = given_back;
         put_right(&pools, &swept)?;
-        return_paths.look(&Backends::read(&plane)?);
-        shared_names.look(&Keys::read(&plane, None)?);
         log::trace!("swept: {swept:?}");
         *gauges.lock().unwrap_or_else(PoisonError::into_inner) = swept;
         look_after(&config, &dir, &mut programs, &mut attached).await;

@@ -9,18 +9,19 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{REQUEST_MAX, Reply, Request};
+use super::{Reply, Request};
+use crate::agent::checks::Warning;
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest answer, bytes: a refusal may quote a request, each byte of it as `\u00xx`.
-const ANSWER_MAX: u64 = 8 * REQUEST_MAX as u64;
+/// Longest answer, bytes: a sentence about each backend and interface that there can be.
+const ANSWER_MAX: u64 = 1 << 20;
 
 /// Asks for something to be done.
 pub fn ask(socket: &Path, request: &Request) -> Result<()> {
     match exchange(socket, request)? {
         Reply::Refused { error } => bail!("{error}"),
-        Reply::Done | Reply::Agent { .. } => Ok(()),
+        Reply::Done | Reply::Agent { .. } | Reply::Warnings { .. } => Ok(()),
     }
 }
 
@@ -28,7 +29,15 @@ pub fn ask(socket: &Path, request: &Request) -> Result<()> {
 pub fn ask_about(socket: &Path) -> Option<(u32, String)> {
     match exchange(socket, &Request::Agent {}) {
         Ok(Reply::Agent { pid, version }) => Some((pid, version)),
-        Ok(Reply::Done | Reply::Refused { .. }) | Err(_) => None,
+        Ok(Reply::Done | Reply::Refused { .. } | Reply::Warnings { .. }) | Err(_) => None,
+    }
+}
+
+/// Asks what is wrong; nothing when nobody answers.
+pub fn ask_warnings(socket: &Path) -> Vec<Warning> {
+    match exchange(socket, &Request::Warnings {}) {
+        Ok(Reply::Warnings { warnings }) => warnings,
+        Ok(_) | Err(_) => Vec::new(),
     }
 }
 

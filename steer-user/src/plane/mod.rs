@@ -5,6 +5,7 @@
 mod attach;
 mod clsact;
 mod directory;
+pub mod kernel;
 mod load;
 mod pin;
 pub mod rights;
