@@ -4,12 +4,18 @@
 
 mod attach;
 mod clsact;
+mod cost;
 mod directory;
+mod gateways;
 mod load;
+mod netlink;
+mod others;
 mod pin;
+mod resize;
 pub mod rights;
 mod sys;
 mod table;
+mod undo;
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
@@ -23,11 +29,16 @@ use steer_common::{
     trace,
 };
 
-pub use attach::{Attachment, Kind, Target, Xdp, ifindex};
+pub use attach::{Attachment, Kind, LinkReport, LinkState, Reserved, Target, Xdp, ifindex, links};
+pub(crate) use attach::{detach_unasked, state};
+pub use cost::{Memory, Room, room};
 pub use directory::half;
+pub use gateways::{Gateway, gateways, shared};
 pub use load::Programs;
+pub use others::{ForeignProgram, foreign_programs};
 pub use pin::{Lock, PinDir};
 pub use table::{Slots, Table};
+pub(crate) use undo::Before;
 
 use crate::config::Sizes;
 
@@ -131,9 +142,9 @@ pub struct Plane {
     pub foreign: Table<FlowKey, Foreign>,
     /// Connections that have another port at their backend.
     pub legs: Table<FlowKey, Leg>,
-    backends: Array<MapData, Backend>,
-    backend_paths: Array<MapData, BackendPath>,
-    backend_ids: Table<Endpoint, u32>,
+    backends: Slots<Backend>,
+    backend_paths: Slots<BackendPath>,
+    pub(crate) backend_ids: Table<Endpoint, u32>,
     vips: Table<Endpoint, Vip>,
     directory: Slots<Listed>,
     /// Lookup tables.
@@ -162,8 +173,8 @@ impl Plane {
             handshakes: Table::open(dir, "handshakes")?,
             foreign: Table::open(dir, "foreign")?,
             legs: Table::open(dir, "legs")?,
-            backends: open(dir, "backends")?,
-            backend_paths: open(dir, "backend_paths")?,
+            backends: Slots::open(dir, "backends")?,
+            backend_paths: Slots::open(dir, "backend_paths")?,
             backend_ids: Table::open(dir, "backend_ids")?,
             vips: Table::open(dir, "vips")?,
             directory: Slots::open(dir, "directory")?,
@@ -196,29 +207,28 @@ impl Plane {
 
     /// Every slot of the map `backends` that holds or held a backend.
     pub fn backends(&self) -> Result<Vec<(u32, Backend)>> {
-        let mut found = Vec::new();
-        for (id, backend) in (0..).zip(self.backends.iter()) {
-            let backend = backend.context("read the map backends")?;
-            if backend.endpoint != Endpoint::default() {
-                found.push((id, backend));
-            }
-        }
-        Ok(found)
+        let all = (0..).zip(self.backends.all()?);
+        Ok(all.filter(|(_, backend)| backend.endpoint != Endpoint::default()).collect())
     }
 
     /// Writes one slot of `backends`.
     pub fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<()> {
-        self.backends.set(id, backend, 0).context("write the map backends")
+        self.backends.set(id, backend)
     }
 
     /// What the programs know of the way to a backend.
     pub fn backend_path(&self, id: u32) -> Result<BackendPath> {
-        self.backend_paths.get(&id, 0).context("read the map backend_paths")
+        self.backend_paths.read(id)
+    }
+
+    /// What the programs know of the ways to all backends, by their numbers.
+    pub fn backend_paths(&self) -> Result<Vec<BackendPath>> {
+        self.backend_paths.all()
     }
 
     /// Writes what is known of the way to a backend; the programs write it too.
     pub fn set_backend_path(&mut self, id: u32, path: &BackendPath) -> Result<()> {
-        self.backend_paths.set(id, path, 0).context("write the map backend_paths")
+        self.backend_paths.set(id, path)
     }
 
     /// Empties a slot of the map `backends`, and what its backend did and how it was reached.
