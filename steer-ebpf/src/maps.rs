@@ -11,9 +11,9 @@ use steer_common::{
     directory,
     flow::State,
     shared::{
-        Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute,
-        Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, SWITCHES, Session,
-        SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
+        Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign, FragmentKey,
+        FragmentRoute, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending,
+        SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
     trace,
     wire::{

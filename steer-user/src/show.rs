@@ -187,10 +187,10 @@ fn status_text(status: &Status) -> String {
 }
 
 fn interfaces_table(status: &Status) -> String {
-    let mut table = table(&["INTERFACE", "TC", "XDP"]);
+    let mut table = table(&["INTERFACE", "TC", "XDP", "XDP SENDS TO IT"]);
     let mark = |on| if on { "yes" } else { "no" }.to_owned();
     for interface in &status.interfaces {
-        table.add_row([interface.name.clone(), mark(interface.tc), mark(interface.xdp)]);
+        table.add_row([interface.name.clone(), mark(interface.tc), mark(interface.xdp), mark(interface.takes_xdp)]);
     }
     text(&table)
 }

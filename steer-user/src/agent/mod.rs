@@ -22,6 +22,8 @@ use tokio::{task::JoinSet, time};
 
 pub(crate) use addresses::unassign;
 use interfaces::Interfaces;
+pub use interfaces::fill_interfaces;
+pub(crate) use interfaces::takes_xdp;
 pub use pools::Pools;
 pub(crate) use qdiscs::remove_unused;
 pub use sweep::{Swept, sweep};
@@ -97,6 +99,8 @@ async fn start(config: &Config, dir: &PinDir) -> Result<Running> {
     let mut tasks = JoinSet::new();
     tasks.spawn(control::serve(listener, Arc::clone(&pools), Arc::clone(&stop)));
     tasks.spawn(health::run(Arc::clone(&pools)));
+    let managed = interfaces.targets.iter().map(|target| target.interface.clone()).collect();
+    tasks.spawn(interfaces::watch(Plane::open(dir)?, managed));
     tasks.spawn(events::run(Plane::events(dir)?, Arc::clone(&pools)));
     if let Some(listener) = metrics {
         tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges)));
@@ -134,6 +138,7 @@ async fn bring_up(
     set_xdp(&mut pools, interfaces.targets.iter().any(|target| target.xdp != Xdp::Never))?;
     reached(Step::SettingsWritten);
     let attached = programs.attach(dir, &interfaces.targets)?;
+    interfaces::fill_interfaces(pools.plane_mut()).await?;
     set_xdp(&mut pools, attached.iter().any(|attachment| attachment.xdp))?;
     if programs.finish_resize(dir)? {
         *pools.plane_mut() = Plane::open(dir)?;

@@ -13,7 +13,7 @@ use steer_common::shared::{BACKEND_PRESENT, LAYOUT_VERSION, SWITCH_BYPASS, VIP_O
 use super::{BackendState, Backends, Keys};
 use crate::{
     address::socket,
-    agent::checks,
+    agent::{checks, takes_xdp},
     control,
     plane::{PinDir, Plane},
 };
@@ -61,6 +61,8 @@ pub struct InterfaceReport {
     pub tc: bool,
     /// Whether the XDP program is attached.
     pub xdp: bool,
+    /// Whether XDP programs send to it; else packets to it leave by TC.
+    pub takes_xdp: bool,
 }
 
 /// One VIP.
@@ -97,7 +99,7 @@ impl Status {
         let plane = Plane::open(dir)?;
         let backends = Backends::read(&plane)?;
         let vips = vips(&plane, &backends)?;
-        let interfaces = interfaces(dir);
+        let interfaces = interfaces(dir, &plane)?;
         Ok(Self {
             pin_dir: dir.root().to_owned(),
             layout: LAYOUT_VERSION,
@@ -118,16 +120,17 @@ fn agent(dir: &PinDir, socket: &Path) -> AgentReport {
     AgentReport { running, pid, version }
 }
 
-fn interfaces(dir: &PinDir) -> Vec<InterfaceReport> {
+fn interfaces(dir: &PinDir, plane: &Plane) -> Result<Vec<InterfaceReport>> {
     let mut found = BTreeMap::new();
     for (name, kind) in crate::plane::attachments(dir) {
-        let report = found.entry(name.clone()).or_insert(InterfaceReport { name, tc: false, xdp: false });
+        let takes_xdp = takes_xdp(plane, &name)?;
+        let report = found.entry(name.clone()).or_insert(InterfaceReport { name, tc: false, xdp: false, takes_xdp });
         match kind {
             crate::plane::Kind::Tc => report.tc = true,
             crate::plane::Kind::Xdp => report.xdp = true,
         }
     }
-    found.into_values().collect()
+    Ok(found.into_values().collect())
 }
 
 fn vips(plane: &Plane, backends: &Backends) -> Result<Vec<VipReport>> {

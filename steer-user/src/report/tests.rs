@@ -142,7 +142,7 @@ fn status_has_the_documented_shape() {
         layout: 1,
         agent: AgentReport { running: false, pid: None, version: None },
         bypass: false,
-        interfaces: vec![InterfaceReport { name: "eth0".into(), tc: true, xdp: false }],
+        interfaces: vec![InterfaceReport { name: "eth0".into(), tc: true, xdp: false, takes_xdp: false }],
         vips: vec![VipReport {
             id: 0,
             address: "[2001:db8::10]:443".parse().unwrap(),
@@ -159,7 +159,7 @@ fn status_has_the_documented_shape() {
     let all = ["agent", "bypass", "drift", "interfaces", "layout", "pin_dir", "tables", "vips", "warnings"];
     assert_eq!(keys(&value), all);
     assert_eq!(keys(&value["agent"]), ["pid", "running", "version"]);
-    assert_eq!(value["interfaces"][0], json!({"name": "eth0", "tc": true, "xdp": false}));
+    assert_eq!(value["interfaces"][0], json!({"name": "eth0", "tc": true, "xdp": false, "takes_xdp": false}));
     assert_eq!(
         value["vips"][0],
         json!({"id": 0, "address": "[2001:db8::10]:443", "mode": "steer", "backends": 3, "backends_up": 2,
