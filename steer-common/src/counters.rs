@@ -92,6 +92,8 @@ counters! {
     DirectAccess = "direct-access",
     /// Connections whose client's port another live one has at the same backend: they have another port there.
     LegTranslated = "leg-translated",
+    /// Fallback: the client's port is taken at the owner, and no other port is free.
+    LegTaken = "leg-taken",
     /// SYNs dropped: the client's port is taken at their backend, and no other port is free.
     LegCollided = "leg-collided",
     /// Backend packets passed untouched: of no flow of ours (health checks, direct access).

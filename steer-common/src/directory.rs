@@ -7,7 +7,7 @@
 use crate::shared::{Address, Endpoint, Listed, ROLE_NONE};
 
 /// Slots of one half: a power of two, several times what can be listed.
-pub const SLOTS: u32 = 4096;
+pub const SLOTS: u32 = 8192;
 /// Slots that an endpoint may stand in, from its own on.
 pub const PROBES: u32 = 8;
 /// Entries of the map: the head, two halves, and room behind the second one's last slot.

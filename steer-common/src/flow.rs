@@ -114,6 +114,12 @@ impl Flow {
         if matches!(Word(self.word).state(), State::Spliced) { self.owner } else { self.first }
     }
 
+    /// The client's port at the backend that holds the flow, big-endian; 0: its own.
+    #[inline(always)]
+    pub const fn port_at_holder(&self) -> [u8; 2] {
+        if matches!(Word(self.word).state(), State::Spliced) { self.owner_port } else { self.first_port }
+    }
+
     /// Whether both sides ended the flow.
     #[inline(always)]
     pub const fn closing(&self) -> bool {

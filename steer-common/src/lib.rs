@@ -13,6 +13,7 @@ pub mod decide;
 pub mod directory;
 pub mod flow;
 pub mod learn;
+pub mod legs;
 pub mod ranges;
 pub mod rehome;
 pub mod session;

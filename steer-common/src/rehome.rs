@@ -279,11 +279,11 @@ fn owner_while_waiting(segment: &Segment, syn_ack: bool, answers_syn: bool) -> S
 /// the segment is of this flow: that backend got nothing of it but the SYN.
 #[inline(always)]
 fn left(answers_syn: bool, segment: &Segment) -> ServerAct {
-    if !answers_syn {
-        return ServerAct::Pass;
-    }
     if segment.any(flags::RST) {
         return ServerAct::Drop(Counter::StrayBackend);
+    }
+    if !answers_syn {
+        return ServerAct::Pass;
     }
     ServerAct::ResetSender(Counter::StrayBackend)
 }

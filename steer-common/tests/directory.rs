@@ -37,7 +37,7 @@ impl Directory {
     /// Places one in the half in use; `false` where there is no room for it.
     fn place(&mut self, listed: &Listed) -> bool {
         let half = self.half(self.entries[0].head);
-        let slot = free_slot(half, &listed.endpoint);
+        let slot = free_slot(half, &listed.endpoint, 0);
         slot.inspect(|slot| half[*slot] = *listed).is_some()
     }
 
@@ -61,7 +61,7 @@ const V4: Address = Address::from_v4([10, 0, 0, 11]);
 const V6: Address = Address::from_v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 11]);
 
 fn own(at: &Endpoint) -> u32 {
-    own_slot(&at.address, at.port)
+    own_slot(&at.address, at.port, 0)
 }
 
 /// Every port of two addresses whose own slot is one of these.

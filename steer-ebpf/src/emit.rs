@@ -16,7 +16,7 @@ use crate::{
     client::forget,
     forward::{fib, refresh},
     hook::tc::Tc,
-    maps::{FLOWS, PENDING, Scratch, backend, count, scratch},
+    maps::{FLOWS, PENDING, Scratch, backend, backend_path, count, scratch},
     next::{self, drop},
     rebuild::{SEGMENT_MAX, rebuild},
     verifier::limit,
@@ -47,13 +47,28 @@ fn describe(scratch: &mut Scratch, id: u32, ip_word: [u8; 4], header: &Header) -
     make.header_len = header.len;
     make.payload_len = 0;
     make.new_tcp = [0; 16];
-    let (from, to) = (scratch.key.client_port, backend.endpoint.port);
+    let (from, to) = (port_at(scratch, id), backend.endpoint.port);
+    let make = &mut scratch.make;
     make.new_tcp[0] = u32::from_ne_bytes([from[0], from[1], to[0], to[1]]);
     make.new_tcp[1] = header.seq.to_be();
     make.new_tcp[2] = header.ack.to_be();
     let window = header.window.to_be_bytes();
     make.new_tcp[3] = u32::from_ne_bytes([(header.len as u8 / 4) << 4, header.flags, window[0], window[1]]);
     true
+}
+
+/// The port, big-endian, that the client of the flow in `scratch.key` has at a backend.
+#[inline(always)]
+fn port_at(scratch: &Scratch, id: u32) -> [u8; 2] {
+    let own = scratch.key.client_port;
+    // SAFETY: fields are read as half-words.
+    let Some(flow) = (unsafe { FLOWS.get(&scratch.key) }) else { return own };
+    let port = match id as u16 {
+        owner if owner == flow.owner && owner != flow.first => flow.owner_port,
+        first if first == flow.first => flow.first_port,
+        _ => [0; 2],
+    };
+    if port == [0; 2] { own } else { port }
 }
 
 /// The IP word without ECN bits: SYNs and resets are never ECN-capable (RFC 3168 6.1.1).
@@ -72,19 +87,20 @@ fn without_ecn(scratch: &Scratch, word: [u8; 4]) -> [u8; 4] {
 #[inline(never)]
 pub(crate) extern "C" fn hop_to(skb: *mut __sk_buff, id: u32) -> i32 {
     let (Some(scratch), Some(backend)) = (scratch(), backend(id)) else { return -1 };
-    let (endpoint, hop) = (&backend.endpoint, &mut backend.hop);
+    let Some(path) = backend_path(id) else { return -1 };
+    let (endpoint, hop) = (&backend.endpoint, &mut path.hop);
     if refresh(&Tc(skb), hop, &scratch.key.client, &endpoint.address, scratch.facts.seconds) != fib::SUCCESS {
         return -1;
     }
-    scratch.redirect = backend.hop.ifindex;
+    scratch.redirect = path.hop.ifindex;
     0
 }
 
 /// Writes the Ethernet header towards a backend whose hop is known.
 #[inline(always)]
 fn write_ethernet(skb: *mut __sk_buff, id: u32) -> i32 {
-    let Some(backend) = backend(id) else { return -1 };
-    let hop = &raw const backend.hop.ethernet;
+    let Some(path) = backend_path(id) else { return -1 };
+    let hop = &raw const path.hop.ethernet;
     // SAFETY: 12 bytes of a map value.
     unsafe { bpf_skb_store_bytes(skb, 0, hop.cast(), 12, 0) as i32 }
 }

@@ -22,6 +22,7 @@ use steer_common::{
 };
 
 use crate::{
+    lock::mark,
     maps::{EVENTS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, WAKE, count, count_backend, now, scratch},
     next,
     offers::enter_name,
@@ -33,9 +34,9 @@ use crate::{
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return next::FORWARD };
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return next::SETTLED };
     if scratch.facts.payload_len == 0 {
-        return next::FORWARD;
+        return next::SETTLED;
     }
     // SAFETY: a whole map value; segments of one backend rarely race, and a lost race costs the lesson.
     let record = unsafe { &mut *flow };
@@ -44,39 +45,39 @@ pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let at = scratch.facts.seq.wrapping_sub(isn.wrapping_add(1));
     if at > GIVE_UP {
         count(Counter::LearnGivenUp);
-        record.flags |= FLOW_LEARNED;
-        return next::FORWARD;
+        mark(flow, FLOW_LEARNED);
+        return next::SETTLED;
     }
     let behind = record.follow.next.wrapping_sub(scratch.facts.seq) as i32;
     if behind < 0 && resync(skb, flow) == 0 {
-        return next::FORWARD;
+        return next::SETTLED;
     }
     for _ in 0..limit::<{ FOLLOW_STEPS as i32 }>() {
         match follow_step(skb, flow) {
             TOLD_MORE => {}
-            TOLD_NEED_MORE => return next::FORWARD,
+            TOLD_NEED_MORE => return next::SETTLED,
             TOLD_CHANGE_CIPHER_SPEC => {
                 finished(flow);
-                record.flags |= FLOW_LEARNED;
-                return next::FORWARD;
+                mark(flow, FLOW_LEARNED);
+                return next::SETTLED;
             }
             TOLD_TLS13 => {
                 tls13(flow);
-                record.flags |= FLOW_LEARNED;
-                return next::FORWARD;
+                mark(flow, FLOW_LEARNED);
+                return next::SETTLED;
             }
             end => {
                 if end == TOLD_ALERT {
                     count(Counter::NotAuthenticated);
                 }
-                record.flags |= FLOW_LEARNED;
-                return next::FORWARD;
+                mark(flow, FLOW_LEARNED);
+                return next::SETTLED;
             }
         }
     }
     count(Counter::LearnGivenUp);
-    record.flags |= FLOW_LEARNED;
-    next::FORWARD
+    mark(flow, FLOW_LEARNED);
+    next::SETTLED
 }
 
 const TOLD_MORE: i32 = 0;

@@ -26,7 +26,9 @@ mod buffer;
 mod certificate;
 mod client;
 mod deliver;
+mod direct;
 mod emit;
+mod foreign;
 mod forward;
 mod fragment;
 mod hello;
@@ -34,6 +36,7 @@ mod hook;
 mod icmp;
 mod journey;
 mod learn;
+mod legs;
 mod lock;
 mod maps;
 mod next;
@@ -47,6 +50,7 @@ mod sources;
 mod stamps;
 mod sums;
 mod too_big;
+mod traces;
 mod verifier;
 
 use aya_ebpf::{

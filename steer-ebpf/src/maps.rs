@@ -130,6 +130,9 @@ pub(crate) struct Scratch {
     pub(crate) held: u32,
     /// Interface that the slow path wants the packet redirected to.
     pub(crate) redirect: u32,
+    /// The client's port at the first backend where the packet is of a handshake and that leg is taken, else 0.
+    pub(crate) first_port: [u8; 2],
+    pub(crate) zero: [u8; 2],
     /// Where the client's data at hand lies in its stream and in the packet, for the stages that deal with it.
     pub(crate) piece: Piece,
     /// The reset to be sent.
@@ -343,6 +346,19 @@ pub(crate) fn backend_path(id: u32) -> Option<&'static mut BackendPath> {
 #[inline(always)]
 pub(crate) fn switch(index: u32) -> bool {
     SWITCH_STATES.get(index).is_some_and(|on| *on != 0)
+}
+
+/// Turns a switch on that is nearly always on already.
+#[inline(always)]
+pub(crate) fn set_switch(index: u32) {
+    if let Some(on) = SWITCH_STATES.get_ptr_mut(index) {
+        // SAFETY: an array's element, one word.
+        unsafe {
+            if *on == 0 {
+                *on = 1;
+            }
+        }
+    }
 }
 
 /// What an interface takes, any of `INTERFACE_*`.

@@ -90,7 +90,7 @@ pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pend
 }
 
 #[inline(always)]
-fn note(flow: *mut Flow, flags: u16) {
+fn note(flow: *mut Flow, flags: u32) {
     // SAFETY: not null, a whole map value that this CPU has locked.
     unsafe { (*flow).flags |= flags };
 }
@@ -118,7 +118,7 @@ extern "C" fn look_up_ticket(flow: *mut Flow, text: *mut Pending, at: u32, len: 
     let record = unsafe { &mut *flow };
     if found != said::UNKNOWN || record.offered_kind == 0 {
         offer(flow, text, at, len, Kind::Ticket as u32);
-        record.offered_index = index as u16;
+        record.offered_index = index as u8;
     }
     found
 }

@@ -95,6 +95,17 @@ pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
     0
 }
 
+/// Whether the packet at hand is what its sender sent: its TCP checksum is right, or not finished yet. 1 or 0; 0 also where
+/// that cannot be judged, as of a fragment.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_sound(skb: *mut __sk_buff) -> i32 {
+    if sum_payload(skb) != 0 {
+        return 0;
+    }
+    scratch().map_or(0, |scratch| scratch.facts.sum_good as i32)
+}
+
 /// Whether the old headers and the payload's sum agree with the checksum, or the checksum is unfinished.
 #[inline(always)]
 fn sum_is_good(scratch: &Scratch) -> bool {

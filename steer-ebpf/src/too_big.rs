@@ -73,7 +73,7 @@ fn quote_packet(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
     if scratch.ip.l4 != ETHERNET_LEN + if v6 { IPV6_LEN } else { IPV4_LEN } {
         return false;
     }
-    let mtu = scratch.hop.mtu;
+    let mtu = scratch.hop.mtu as u32;
     let quote = &mut scratch.quote;
     let inner = (&raw mut quote.message).cast::<u32>().wrapping_add(2).cast();
     const V4: u32 = (IPV4_LEN + TCP_LEN) as u32;

@@ -33,44 +33,59 @@ pub mod options {
     pub const SIGNED: u8 = 0x10;
 }
 
-/// One TCP flow: value of `handshakes`, `flows` and `splices`. Sequence numbers are host-endian.
+/// One TCP flow: value of `handshakes`, `flows` and `splices`. Sequence numbers are host-endian. What every packet of a
+/// settled flow needs stands first, so that it touches as few lines of memory as may be.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flow {
     /// State, lock and the client's initial sequence number; see [`crate::flow::Word`]. Changed by compare-and-swap.
     pub word: u64,
-    /// When the SYN to the owner was sent last, milliseconds of CLOCK_MONOTONIC, wrapping.
-    pub owner_syn_at: u32,
-    /// Any of `FLOW_*`. Changed by atomic or, for both directions may do so at once.
+    /// Any of `FLOW_*`. Changed by an atomic or, for both directions may do so at once.
     pub flags: u32,
-    /// The first backend's initial sequence number.
-    pub first_isn: u32,
-    /// The owner's initial sequence number.
-    pub owner_isn: u32,
-    /// `first_isn - owner_isn`: added to what the owner sends, taken from what the client acknowledges.
-    pub delta: u32,
-    /// Timestamp offset: added to the owner's TSval, taken from the client's TSecr.
-    pub ts_delta: u32,
-    /// TSval of the client's SYN.
-    pub client_ts: u32,
-    /// TSval of the first backend that the client saw last (TSecr of its hello).
-    pub first_ts: u32,
-    /// TSval of the client's hello.
-    pub hello_ts: u32,
     /// Last packet either way, seconds of CLOCK_MONOTONIC.
     pub seen: u32,
     /// Next sequence number the client is expected to use.
     pub client_next: u32,
     /// Next sequence number (its own) the holding backend is expected to use.
     pub server_next: u32,
-    /// First four bytes of the IP header of the client's hello: DSCP, ECN and flow label for packets made in its name.
-    pub ip_word: [u8; 4],
-    /// Length of the client's hello with its record headers, bytes; 0: not known.
-    pub hello_len: u32,
+    /// `first_isn - owner_isn`: added to what the owner sends, taken from what the client acknowledges.
+    pub delta: u32,
+    /// Timestamp offset: added to the owner's TSval, taken from the client's TSecr.
+    pub ts_delta: u32,
     /// `BackendId` of the first backend.
     pub first: u16,
     /// `BackendId` of the owner; the first backend's while nothing moved.
     pub owner: u16,
+    /// The client's port at the first backend, big-endian, where that leg is taken; 0: its own ([`Leg`]).
+    pub first_port: [u8; 2],
+    /// The client's port at the owner, big-endian, where that leg is taken; 0: its own ([`Leg`]).
+    pub owner_port: [u8; 2],
+    /// Window scale of the first backend, which the client goes by.
+    pub first_scale: u8,
+    /// Window scale of the owner.
+    pub owner_scale: u8,
+    /// Window scale of the client.
+    pub client_scale: u8,
+    /// SYNs sent to the owner.
+    pub owner_tries: u8,
+    /// The hop the client's packets come from.
+    pub client_hop: Hop,
+    /// The first backend's initial sequence number.
+    pub first_isn: u32,
+    /// The owner's initial sequence number.
+    pub owner_isn: u32,
+    /// When the SYN to the owner was sent last, milliseconds of CLOCK_MONOTONIC, wrapping.
+    pub owner_syn_at: u32,
+    /// TSval of the client's SYN.
+    pub client_ts: u32,
+    /// TSval of the first backend that the client saw last (TSecr of its hello).
+    pub first_ts: u32,
+    /// TSval of the client's hello.
+    pub hello_ts: u32,
+    /// First four bytes of the IP header of the client's hello: DSCP, ECN and flow label for packets made in its name.
+    pub ip_word: [u8; 4],
+    /// Length of the client's hello with its record headers and what stands in front of it, bytes; 0: not known.
+    pub hello_len: u32,
     /// Window of the client's SYN, unscaled as on the wire.
     pub syn_window: u16,
     /// Window of the client's hello, as on the wire.
@@ -81,22 +96,10 @@ pub struct Flow {
     pub client_mss: u16,
     /// MSS that the client was told.
     pub told_mss: u16,
-    /// The client's port at the first backend, big-endian, where that leg is taken; 0: its own ([`Leg`]).
-    pub first_port: [u8; 2],
-    /// The client's port at the owner, big-endian, where that leg is taken; 0: its own ([`Leg`]).
-    pub owner_port: [u8; 2],
     /// Options the client offered ([`options`]).
     pub offered: u8,
     /// Options agreed with the first backend ([`options`]).
     pub agreed: u8,
-    /// Window scale of the client.
-    pub client_scale: u8,
-    /// Window scale of the first backend, which the client goes by.
-    pub first_scale: u8,
-    /// Window scale of the owner.
-    pub owner_scale: u8,
-    /// SYNs sent to the owner.
-    pub owner_tries: u8,
     /// Kind of the identifier in `offered_bytes` ([`crate::session::Kind`]), 0: none.
     pub offered_kind: u8,
     /// Its length, bytes.
@@ -106,12 +109,11 @@ pub struct Flow {
     /// What the client answered where a certificate may have been asked for
     /// ([`crate::wire::tls::client_certificate::Answer`]).
     pub answer: u8,
+    /// How far the holding backend's stream was read. Not the last field: what is copied into it is checked against the
+    /// record's end by the verifier, which knows less of it than we do.
+    pub follow: Follow,
     /// The identifier that decided, or else the first that the client offered; zero behind its end.
     pub offered_bytes: [u8; 32],
-    /// How far the holding backend's stream was read.
-    pub follow: Follow,
-    /// The hop the client's packets come from.
-    pub client_hop: Hop,
 }
 
 /// [`Flow::offered_index`] of what is no PSK identity.
@@ -141,6 +143,14 @@ pub const FLOW_ECH: u32 = 0x100;
 pub const FLOW_CLOSED: u32 = 0x400;
 /// The backend asked for a second hello (HelloRetryRequest, RFC 8446 4.1.4): what that one offers counts.
 pub const FLOW_RETRIED: u32 = 0x800;
+
+/// A packet of the client tells the way back to it: the record was made without one.
+pub const FLOW_HOP_WANTED: u32 = 0x1000;
+/// The first backend answered for another connection with this client's port: the flow's SYN goes elsewhere.
+pub const FLOW_COLLIDED: u32 = 0x2000;
+
+/// A flow was made of this handshake.
+pub const FLOW_MADE: u32 = 0x4000;
 
 /// A connection that is not steer's, known by a packet of its client: value of `foreign`. Its key is that of a flow; the
 /// service is the VIP whose address it dials (the kernel's own, older than the gateway) or, with [`SERVICE_BACKEND`], the

@@ -163,6 +163,12 @@ pub const ROLE_NONE: u16 = 0;
 pub const ROLE_VIP: u16 = 1;
 /// A backend.
 pub const ROLE_BACKEND: u16 = 2;
+/// An address (with port 0) that VIPs or backends stand at; [`Listed::id`] says which, any of `ADDRESS_*`.
+pub const ROLE_ADDRESS: u16 = 3;
+/// Bit of an address: a VIP stands at it.
+pub const ADDRESS_OF_VIP: u16 = 1;
+/// Bit of an address: a backend stands at it.
+pub const ADDRESS_OF_BACKEND: u16 = 2;
 
 impl Listed {
     /// Whether it is this endpoint's entry.
@@ -212,8 +218,12 @@ pub const SWITCH_BYPASS: u32 = 0;
 /// Index into `switches`: 1 there means that new connections to VIPs pass to the kernel's own rules; flows that are known
 /// go on.
 pub const SWITCH_LEAVE: u32 = 1;
+/// Index into `switches`: 1 there means that `foreign` may hold something. Set by the programs, cleared by the agent.
+pub const SWITCH_FOREIGN: u32 = 2;
+/// Index into `switches`: 1 there means that `legs` may hold something. Set by the programs, cleared by the agent.
+pub const SWITCH_LEGS: u32 = 3;
 /// Entries of `switches`.
-pub const SWITCHES: u32 = 2;
+pub const SWITCHES: u32 = 4;
 
 /// Bit of an interface in `interfaces`: XDP may redirect to it.
 pub const INTERFACE_TAKES_XDP: u32 = 1;

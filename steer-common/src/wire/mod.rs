@@ -1,6 +1,7 @@
 //! What stands on the wire, read through one trait by kernel programs, tests, fuzzers and offline tools.
 
 pub mod ip;
+pub mod proxy;
 pub mod tcp;
 pub mod tls;
 

@@ -17,7 +17,7 @@ const ALL: [State; 8] = [
     State::Wait,
     State::Spliced,
     State::First,
-    State::Direct,
+    State::Adopted,
 ];
 
 /// A backend's segment: its own numbers, acknowledging the client's SYN.
@@ -108,7 +108,7 @@ mod the_owner {
     use super::*;
 
     const REFUSED: ServerAct = ServerAct::GiveUp { reason: Counter::OwnerRefused, reset: false };
-    const CHALLENGE: ServerAct = ServerAct::GiveUp { reason: Counter::OwnerChallenge, reset: true };
+    const CHALLENGE: ServerAct = ServerAct::GiveUp { reason: Counter::OwnerChallenge, reset: false };
 
     #[test]
     fn its_syn_ack_is_judged() {

@@ -280,7 +280,7 @@ impl Gateway {
         let now = self.now;
         let Some(flow) = &mut self.flow else { return };
         flow.owner_tries += 1;
-        flow.owner_syn_at = now;
+        flow.owner_syn_at = rehome::milliseconds(now);
         let syn = Packet::new(flags::SYN, Word(flow.word).isn(), 0);
         self.send(To::Owner, syn);
     }
@@ -337,6 +337,7 @@ impl Gateway {
                 self.pending = None;
                 self.send(To::Client, packet.clone());
             }
+            ServerAct::Pass => self.send(To::Client, packet.clone()),
             ServerAct::Drop(reason) => self.count(reason),
             ServerAct::ResetSender(reason) => {
                 self.count(reason);
@@ -368,7 +369,7 @@ impl Gateway {
     fn judge(&mut self, packet: &Packet) {
         let Some(flow) = &mut self.flow else { return };
         let expected = first_byte(flow);
-        let compatible = splice::compatible(flow, 0, packet.mss);
+        let compatible = splice::compatible(flow, 0, packet.mss, 0);
         let buffered = self.pending.as_ref().is_some_and(|pending| ranges::contiguous(&pending.ranges) != 0);
         let refusal = match (compatible, buffered) {
             (true, true) => None,

@@ -2,12 +2,14 @@
 //!
 //! The tables are written first, the directory follows them; what a crash leaves undone the next agent does.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context as _, Result};
 use steer_common::{
     directory::{self, PROBES, SLOTS},
-    shared::{Endpoint, Listed, ROLE_BACKEND, ROLE_VIP, Vip},
+    shared::{
+        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, Address, Endpoint, Listed, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP, Vip,
+    },
 };
 
 use super::Plane;
@@ -98,6 +100,27 @@ const SEEDS: u32 = 1000;
 /// # Errors
 /// When there is none.
 pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<(Vec<Listed>, u32)> {
+    let mut all = listed(vips, backends);
+    all.sort_by_key(|listed| (listed.endpoint.address.octets(), listed.endpoint.port));
+    (0..SEEDS)
+        .find_map(|seed| place(&all, seed).map(|half| (half, seed)))
+        .with_context(|| format!("find a place in the directory for each of {} addresses and ports", all.len()))
+}
+
+/// Every entry: VIPs, backends, and the addresses of both without a port.
+fn listed(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Vec<Listed> {
+    let mut addresses = BTreeMap::<[u8; 16], u16>::new();
+    for (at, bit) in
+        vips.iter().map(|(at, _)| (at, ADDRESS_OF_VIP)).chain(backends.iter().map(|(at, _)| (at, ADDRESS_OF_BACKEND)))
+    {
+        *addresses.entry(at.address.octets()).or_default() |= bit;
+    }
+    let addresses = addresses.into_iter().map(|(address, id)| Listed {
+        endpoint: Endpoint::tcp(Address::from_v6(address), 0),
+        role: ROLE_ADDRESS,
+        id,
+        ..Listed::default()
+    });
     let vips = vips.iter().map(|(at, vip)| Listed { endpoint: *at, role: ROLE_VIP, id: vip.id, head: 0, vip: *vip });
     let backends = backends.iter().map(|(at, id)| Listed {
         endpoint: *at,
@@ -105,11 +128,7 @@ pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<(V
         id: *id as u16,
         ..Listed::default()
     });
-    let mut all = vips.chain(backends).collect::<Vec<_>>();
-    all.sort_by_key(|listed| (listed.endpoint.address.octets(), listed.endpoint.port));
-    (0..SEEDS)
-        .find_map(|seed| place(&all, seed).map(|half| (half, seed)))
-        .with_context(|| format!("find a place in the directory for each of {} addresses and ports", all.len()))
+    vips.chain(backends).chain(addresses).collect()
 }
 
 fn place(all: &[Listed], seed: u32) -> Option<Vec<Listed>> {

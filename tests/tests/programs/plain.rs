@@ -84,7 +84,7 @@ fn a_syn_on_a_live_flow_goes_to_its_holder_and_on_a_closed_one_where_the_lookup_
     let mut world = World::new()?;
     for ends in families() {
         let syn = ends.up(77_777).syn().options(&LINUX);
-        let known = |what, ends_seen: u16, to, counts| Case {
+        let known = |what, ends_seen: u32, to, counts| Case {
             what,
             frame: from_client(&syn),
             given: Given::flow(Flow { flags: FLOW_LEARNED | ends_seen, ..ends.spliced() }),
@@ -256,7 +256,7 @@ fn xdp_leaves_an_unfinished_checksum_to_tc() -> Result<()> {
         let sum = (sum & 0xffff) + (sum >> 16);
         let sum = ((sum & 0xffff) + (sum >> 16)) as u16;
         frame[tcp + 16..tcp + 18].copy_from_slice(&sum.to_be_bytes());
-        world.prepare(&ends, &Given::flow(ends.settled()))?;
+        world.prepare_for(Program::Xdp, &ends, &Given::flow(ends.settled()))?;
         let ran = world.run(Program::Xdp, &frame)?;
         assert_eq!((ran.action, ran.frame == frame), (XDP_PASS, true));
         assert_eq!(world.loaded.plane.counter(Counter::XdpUnfinishedChecksum)?, 1 + u64::from(ends.client.is_ipv6()));
@@ -265,12 +265,16 @@ fn xdp_leaves_an_unfinished_checksum_to_tc() -> Result<()> {
 }
 
 #[test]
-fn ends_are_marked_only_at_the_exact_number() -> Result<()> {
+fn ends_are_marked_only_at_the_exact_number_with_a_right_checksum() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
         let up = |seq| ends.up(seq).ack(after(FIRST_ISN));
         let down = |seq| ends.down(ends.first, seq).ack(after(CLIENT_ISN));
         let (client, server) = (after(CLIENT_ISN), after(FIRST_ISN));
+        let broken = |mut frame: Vec<u8>| {
+            *frame.last_mut().expect("a frame") ^= 0x55;
+            frame
+        };
         let cases = [
             ("the client's FIN", from_client(&up(client).fin()), FLOW_CLIENT_FIN),
             ("the server's FIN", from_backend(&down(server).fin()), FLOW_SERVER_FIN),
@@ -280,14 +284,18 @@ fn ends_are_marked_only_at_the_exact_number() -> Result<()> {
             ("a FIN elsewhere", from_client(&up(client + 9).fin()), 0),
             ("a FIN with data", from_client(&up(client).payload(b"data").fin()), FLOW_CLIENT_FIN),
             ("data", from_client(&up(client).payload(b"data")), 0),
+            ("a client's FIN that was damaged", broken(from_client(&up(client).payload(b"data").fin())), 0),
+            ("a server's reset that was damaged", broken(from_backend(&down(server).rst().options(&[1, 1, 1, 1]))), 0),
         ];
         for (what, frame, mark) in cases {
-            for program in [Program::Tc, Program::Xdp] {
-                world.prepare(&ends, &Given::flow(ends.settled()))?;
-                world.run(program, &frame)?;
-                let flags = world.flow(&ends)?.flags & (FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_RESET);
-                assert_eq!(flags, mark, "{what}, {program:?}");
-            }
+            world.prepare(&ends, &Given::flow(ends.settled()))?;
+            let ran = world.run(Program::Tc, &frame)?;
+            assert_eq!(ran.action, TC_REDIRECT, "{what} goes on");
+            let flags = world.flow(&ends)?.flags & (FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_RESET);
+            assert_eq!(flags, mark, "{what}");
+            world.prepare_for(Program::Xdp, &ends, &Given::flow(ends.settled()))?;
+            let ran = world.run(Program::Xdp, &frame)?;
+            assert_eq!(ran.action == XDP_PASS, what != "data", "XDP leaves ends to TC: {what}");
         }
     }
     Ok(())
@@ -329,6 +337,7 @@ fn packets_of_no_flow_go_where_the_lookup_table_says() -> Result<()> {
                 Out::Untouched,
                 Counter::BackendPassed,
             ),
+            case("of the one that it names", from_backend(&down), Out::Untouched, Counter::BackendPassed),
             case(
                 "a backend's SYN",
                 from_backend(&ends.down(ends.first, 1).syn()),
@@ -338,10 +347,24 @@ fn packets_of_no_flow_go_where_the_lookup_table_says() -> Result<()> {
         ];
         world.judge(&ends, &cases)?;
         // The interface's own address is the source of what the forwarding table sends.
+        let goes_to_the_client = |world: &World, what: &str| -> Result<()> {
+            let ran = world.run(Program::Tc, &from_backend(&down))?;
+            assert_eq!(ran.action, TC_REDIRECT, "{what}");
+            assert_eq!(ran.frame[14..], to_client(down.clone(), ends.vip)[14..], "{what}");
+            Ok(())
+        };
         world.prepare(&ends, &given())?;
-        let ran = world.run(Program::Tc, &from_backend(&down))?;
-        assert_eq!(ran.action, TC_REDIRECT, "a backend's answer of a forgotten flow");
-        assert_eq!(ran.frame[14..], to_client(down, ends.vip)[14..]);
+        world.run(Program::Tc, &from_client(&up))?;
+        goes_to_the_client(&world, "an answer to a client's packet of a flow that nobody knew")?;
+        goes_to_the_client(&world, "the next one")?;
+        let settings = world.loaded.plane.settings()?;
+        world.prepare(&ends, &given())?;
+        world.loaded.plane.set_settings(&steer_common::shared::Settings {
+            takeover_until: steer_user::clock::seconds() + 60,
+            ..settings
+        })?;
+        goes_to_the_client(&world, "in a takeover")?;
+        world.loaded.plane.set_settings(&settings)?;
     }
     Ok(())
 }
