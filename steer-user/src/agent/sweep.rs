@@ -61,6 +61,47 @@ pub fn sweep(plane: &mut Plane) -> Result<Swept> {
     Ok(swept)
 }
 
+/// Connections of a gateway that are not over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Open {
+    /// To its VIPs.
+    pub connections: u64,
+    /// Being made.
+    pub handshakes: u64,
+    /// That dialled a backend itself and have another port there.
+    pub direct: u64,
+}
+
+impl Open {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.connections + self.handshakes + self.direct
+    }
+}
+
+/// Counts the connections that would break without the programs.
+pub fn open(plane: &Plane) -> Result<Open> {
+    let rules = Rules::new(&plane.vips()?, &plane.backends()?);
+    let (mut open, mut unread) = (Open::default(), Ok(()));
+    let is_of_vip = |key: &FlowKey| key.service & SERVICE_BACKEND == 0;
+    plane.flows.for_each(|key, flow| open.connections += u64::from(is_of_vip(&key) && rules.is_open(&key, &flow)))?;
+    plane.splices.for_each(|key, splice| match plane.flows.find(&key) {
+        // Counted with its flow.
+        Ok(Some(_)) => {}
+        Ok(None) => open.connections += u64::from(rules.is_open(&key, &splice)),
+        Err(error) => unread = Err(error),
+    })?;
+    plane.handshakes.for_each(|key, flow| {
+        open.handshakes += u64::from(is_of_vip(&key) && rules.is_opening(&key, &flow));
+    })?;
+    plane.legs.for_each(|key, leg| {
+        // One with a flow is counted with it, one to a backend itself by its way back.
+        let direct = key.service & SERVICE_WAY_THERE == 0 && leg.service & SERVICE_BACKEND != 0;
+        open.direct += u64::from(direct && !rules.leg_is_stale(&key, &leg, None));
+    })?;
+    unread.map(|()| open)
+}
+
 /// When an entry of any table is too old.
 pub(super) struct Rules {
     now: u32,

@@ -17,6 +17,9 @@ pub(super) struct Agent {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = CONFIG)]
     config: PathBuf,
+    /// Start even where that destroys what tables hold: smaller sizes, numbers that sessions still name
+    #[arg(long)]
+    force: bool,
 }
 
 impl Agent {
@@ -25,6 +28,7 @@ impl Agent {
         let mut config = Config::load(&self.config)?;
         config.pin_dir = place.pin_dir.clone().unwrap_or(config.pin_dir);
         config.socket = place.socket.clone().unwrap_or(config.socket);
+        config.socket = std::path::absolute(&config.socket).context("find the directory of the socket")?;
         // One thread: capabilities are given up for all of the process. What takes long has threads of its own.
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
@@ -37,7 +41,7 @@ impl Agent {
                     _ = interrupt.recv() => {}
                 }
             };
-            agent::run(config, shutdown).await
+            agent::run(config, self.force, shutdown).await
         })
     }
 }

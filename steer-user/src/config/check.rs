@@ -38,6 +38,10 @@ pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Result<Config> {
         pin_dir: path(raw.pin_dir, PIN_DIR, source)?,
         socket: path(raw.socket, SOCKET, source)?,
         metrics: raw.metrics.map(|socket| socket.0),
+        takeover: match raw.takeover {
+            Some(takeover) => Some(seconds(Some(takeover.duration), Duration::ZERO, 1, source)?),
+            None => None,
+        },
         sizes: sizes(raw.sizes, source)?,
         interfaces: interfaces(raw.interface, source)?,
         vips: vips(raw.vip, source)?,

@@ -36,6 +36,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Where OpenMetrics are served; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// How long a fresh start takes over flows that another gateway had; `None`: not at all.
+    pub takeover: Option<Duration>,
     /// Entries of the tables.
     pub sizes: Sizes,
     /// Managed interfaces.

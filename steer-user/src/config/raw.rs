@@ -14,12 +14,21 @@ pub(super) struct File {
     pub(super) pin_dir: Option<Spanned<PathBuf>>,
     pub(super) socket: Option<Spanned<PathBuf>>,
     pub(super) metrics: Option<Socket>,
+    pub(super) takeover: Option<Takeover>,
     #[serde(default)]
     pub(super) sizes: Spanned0<Sizes>,
     #[serde(default)]
     pub(super) interface: Vec<Interface>,
     #[serde(default)]
     pub(super) vip: Vec<Spanned<Vip>>,
+}
+
+/// `[takeover]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Takeover {
+    #[serde(rename = "for")]
+    pub(super) duration: Spanned<Time>,
 }
 
 /// A table that may be absent, with its place if it is there.

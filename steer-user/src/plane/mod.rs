@@ -17,13 +17,15 @@ mod sys;
 mod table;
 mod undo;
 
+use std::{net::IpAddr, os::fd::AsFd as _};
+
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use steer_common::{
     counters::Counter,
     shared::{
         Backend, BackendPath, BackendStats, Endpoint, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, KeyName,
-        LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Outcomes, Pending, SWITCHES, Session,
+        LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Outcomes, Pending, SWITCH_LEAVE, SWITCHES, Session,
         SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
     trace,
@@ -40,7 +42,7 @@ pub use pin::{Lock, PinDir};
 pub use table::{Slots, Table};
 pub(crate) use undo::Before;
 
-use crate::config::Sizes;
+use crate::{address::socket, clock, config::Sizes};
 
 /// One map of `docs/maps.md`.
 struct Spec {
@@ -250,6 +252,15 @@ impl Plane {
         self.switches.set(index, u32::from(on), 0).context("write the map switches")
     }
 
+    /// Ends [`SWITCH_LEAVE`]: notes for every VIP that older connections than now are not this gateway's, then takes new
+    /// ones again.
+    pub fn end_leave(&mut self) -> Result<()> {
+        let since = clock::seconds();
+        let vips = self.vips()?.into_iter().map(|(at, vip)| (at, Vip { since, ..vip }));
+        self.set_vips(&vips.collect::<Vec<_>>())?;
+        self.set_switch(SWITCH_LEAVE, false)
+    }
+
     /// The settings of the gateway.
     pub fn settings(&self) -> Result<Settings> {
         self.settings.get(&0, 0).context("read the map settings")
@@ -270,12 +281,29 @@ pub struct Detached {
     pub qdiscs: Vec<String>,
 }
 
-/// Detaches every program and removes every pin.
+/// Detaches every program and removes every pin, those of other layouts too.
 pub fn detach(dir: &PinDir) -> Result<Detached> {
-    let detached = Detached { programs: attachments(dir), qdiscs: clsact::own_qdiscs(dir) };
-    attach::detach_all(dir)?;
+    let mut detached = Detached::default();
+    for layout in dir.layouts() {
+        detached.programs.extend(attachments(&layout));
+        detached.qdiscs.extend(clsact::own_qdiscs(&layout));
+        attach::detach_all(&layout)?;
+    }
     dir.remove()?;
     Ok(detached)
+}
+
+/// The addresses of the VIPs of every layout that is pinned here. Each has them as keys of its map `vips`.
+pub fn vip_addresses(dir: &PinDir) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for layout in dir.layouts() {
+        let keys = MapData::from_pin(layout.map("vips")).ok().and_then(|map| {
+            let key_size = map.info().ok()?.key_size() as usize;
+            (key_size == size_of::<Endpoint>()).then(|| sys::keys::<Endpoint>(map.fd().as_fd()).ok())?
+        });
+        found.extend(keys.unwrap_or_default().iter().map(|at| socket(at).ip()));
+    }
+    found
 }
 
 /// Every interface that carries a program, with its kind.

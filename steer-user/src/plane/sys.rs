@@ -12,6 +12,7 @@ use std::{
 
 use aya::Pod;
 
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_PROG_QUERY: libc::c_long = 16;
@@ -68,6 +69,29 @@ pub(super) fn lookup_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, each: &mut dyn FnM
             return Ok(());
         }
         (position, first) = (next, false);
+    }
+}
+
+/// Every key of a hash map, whatever its values are.
+pub(super) fn keys<K: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<K>> {
+    #[repr(C)]
+    struct NextAttr {
+        map_fd: u32,
+        _zero: u32,
+        key: u64,
+        next: u64,
+    }
+    let mut keys: Vec<K> = Vec::new();
+    loop {
+        let mut next = zeroed::<K>(1);
+        let key = keys.last().map_or(0, |key| (&raw const *key) as u64);
+        let mut attr = NextAttr { map_fd: map.as_raw_fd() as u32, _zero: 0, key, next: next.as_mut_ptr() as u64 };
+        // SAFETY: both pointers are those of keys of the map's size, as the caller made sure, or zero.
+        match unsafe { bpf(BPF_MAP_GET_NEXT_KEY, &mut attr) } {
+            Ok(_) => keys.append(&mut next),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(keys),
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -116,7 +116,7 @@ impl Status {
 
 fn agent(dir: &PinDir, socket: &Path) -> AgentReport {
     let running = dir.agent_runs();
-    let (pid, version) = control::ask_about(socket).filter(|_| running).unzip();
+    let (pid, version) = control::ask_about(dir, socket).filter(|_| running).unzip();
     AgentReport { running, pid, version }
 }
 

@@ -70,11 +70,9 @@ impl Pools {
         if changed.is_empty() { Ok(()) } else { self.plane.set_vips(&changed) }
     }
 
-    /// Notes for every VIP that connections older than now are not this gateway's.
-    pub(in crate::agent) fn begin_anew(&mut self) -> Result<()> {
-        let since = clock::seconds();
-        let vips = self.plane.vips()?.into_iter().map(|(at, vip)| (at, Vip { since, ..vip }));
-        self.plane.set_vips(&vips.collect::<Vec<_>>())
+    /// Takes new connections again, as after a start: those that the kernel took meanwhile are older, and stay its own.
+    pub(crate) fn end_leave(&mut self) -> Result<()> {
+        self.plane.end_leave()
     }
 
     /// Fills the half that is not in use, then turns the VIP to it: a packet sees the old table or the new one.
