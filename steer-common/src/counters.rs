@@ -108,6 +108,8 @@ counters! {
     // ---- decisions
     /// Hellos seen whole enough to decide.
     Hello = "hello",
+    /// Looks at hellos behind a header of the PROXY protocol, which a proxy or balancer in front put there.
+    ProxyHeader = "proxy-header",
     /// First data that is no TLS: the first backend, for good.
     NotTls = "not-tls",
     /// TLS that cannot be parsed: the first backend, for good.

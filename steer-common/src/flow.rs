@@ -120,6 +120,18 @@ impl Flow {
         if matches!(Word(self.word).state(), State::Spliced) { self.owner_port } else { self.first_port }
     }
 
+    /// The client's port, big-endian, by which a backend of this flow knows it (0: its own); `None` of any other backend.
+    #[inline(always)]
+    pub const fn port_at(&self, backend: u16) -> Option<[u8; 2]> {
+        if backend == self.owner && self.owner != self.first {
+            Some(self.owner_port)
+        } else if backend == self.first {
+            Some(self.first_port)
+        } else {
+            None
+        }
+    }
+
     /// Whether both sides ended the flow.
     #[inline(always)]
     pub const fn closing(&self) -> bool {

@@ -69,6 +69,8 @@ pub fn client(flow: &Flow, state: State, segment: &Segment, ip_options: bool, hi
             (State::Established, true) if offset == 0 => ClientAct::Settle(Counter::NotMovable),
             // The client sends no more: the first backend gets what there is, and the FIN when the client repeats it.
             (State::Gather, true) if offset == highest as i32 => ClientAct::Settle(Counter::GatherEnded),
+            // A backend that has not heard of the handshake's end yet answers a wrong acknowledgement by a reset.
+            (State::Established, _) if !acknowledges => ClientAct::Drop(Counter::AckInvalid),
             (State::Established, _) => ClientAct::Forward,
             _ => ClientAct::Drop(Counter::WaitDropped),
         };
@@ -249,6 +251,10 @@ fn first_before_data(flow: &Flow, state: State, from: u16, segment: &Segment) ->
     }
     let speaks = segment.payload_len != 0 || segment.any(flags::FIN | flags::RST);
     if !speaks || segment.any(flags::SYN) || matches!(state, State::Syn | State::SynAck) {
+        return ServerAct::Forward;
+    }
+    // The client heeds a reset at the exact number alone (RFC 5961 3.2), and so does its flow.
+    if segment.any(flags::RST) && segment.seq != flow.first_isn.wrapping_add(1) {
         return ServerAct::Forward;
     }
     ServerAct::Settle(Counter::ServerFirst)

@@ -16,6 +16,7 @@ use steer_common::{
         FLOW_MADE, FLOW_RESET, Flow, NO_BACKEND, SWITCH_LEAVE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, options,
     },
     wire::{
+        ip::Part,
         tcp::{Segment, flags},
         tls::server_flight::Follow,
     },
@@ -315,7 +316,8 @@ extern "C" fn settled_client(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     if scratch.facts.flags & (flags::FIN | flags::RST) != 0 {
         note_end(skb, flow);
     }
-    if scratch.facts.payload_len != 0 && record.flags & FLOW_LEARNED == 0 {
+    let carries = scratch.facts.payload_len != 0 || scratch.ip.part != Part::Whole;
+    if carries && record.flags & FLOW_LEARNED == 0 {
         hear_answer(skb, flow);
     }
     let follows = record.client_hop.ifindex != 0 || record.flags & FLOW_HOP_WANTED != 0;
@@ -422,7 +424,10 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
         mark(known, FLOW_MADE);
         count(Counter::FlowEstablished);
         count_backend(first as u32, |stats| stats.flows += 1);
-        enter_trace(first as u32);
+        // A flow whose leg is taken is known by that leg.
+        if flow.first_port == [0; 2] {
+            enter_trace(first as u32);
+        }
         foreign::forget(&scratch.key);
     }
     Some(FLOWS.get_ptr_mut(&scratch.key).ok_or(next::PLAIN | first as i32))

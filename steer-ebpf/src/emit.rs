@@ -63,12 +63,7 @@ fn port_at(scratch: &Scratch, id: u32) -> [u8; 2] {
     let own = scratch.key.client_port;
     // SAFETY: fields are read as half-words.
     let Some(flow) = (unsafe { FLOWS.get(&scratch.key) }) else { return own };
-    let port = match id as u16 {
-        owner if owner == flow.owner && owner != flow.first => flow.owner_port,
-        first if first == flow.first => flow.first_port,
-        _ => [0; 2],
-    };
-    if port == [0; 2] { own } else { port }
+    flow.port_at(id as u16).filter(|port| *port != [0; 2]).unwrap_or(own)
 }
 
 /// The IP word without ECN bits: SYNs and resets are never ECN-capable (RFC 3168 6.1.1).
@@ -196,22 +191,22 @@ extern "C" fn make_reset(skb: *mut __sk_buff) -> i32 {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Emitting {
-    backend: u32,
+    pub(crate) backend: u32,
     /// 1: the backend is the owner.
-    to_owner: u32,
+    pub(crate) to_owner: u32,
     /// The data's length.
-    have: u32,
+    pub(crate) have: u32,
     /// Longest payload of a segment.
-    chunk: u32,
+    pub(crate) chunk: u32,
     /// How much was sent.
-    offset: u32,
-    seq: u32,
-    ack: u32,
-    ts: u32,
-    ts_echo: u32,
-    header_len: u32,
-    window: u32,
-    ip_word: [u8; 4],
+    pub(crate) offset: u32,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) ts: u32,
+    pub(crate) ts_echo: u32,
+    pub(crate) header_len: u32,
+    pub(crate) window: u32,
+    pub(crate) ip_word: [u8; 4],
 }
 
 /// Begins to send the buffered data to the owner (`to_owner`) or to the first backend, as segments made of the packet at

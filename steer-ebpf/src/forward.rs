@@ -97,7 +97,7 @@ pub(crate) enum Refused {
     OtherHook(Counter),
     /// Dropped.
     Dropped(Counter),
-    /// The next hop's MTU, now in `scratch.hop.mtu`, is too small.
+    /// The MTU of the next hop, which is in `scratch.hop` now, is too small.
     TooBig,
     /// The hop limit is used up.
     HopLimit,
@@ -119,8 +119,8 @@ pub(crate) fn send<H: OptionsHook>(
     let headers = ip.l4 - ETHERNET_LEN + segment.header_len;
     let mtu = hop.map_or(0, |hop| hop.mtu);
     if mtu != 0 && hook.wire_len(headers + segment.payload_len, headers) > mtu as usize {
-        if let Some(scratch) = scratch() {
-            scratch.hop.mtu = mtu;
+        if let (Some(scratch), Some(hop)) = (scratch(), hop) {
+            scratch.hop = *hop;
         }
         return Err(Refused::TooBig);
     }

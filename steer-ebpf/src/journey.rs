@@ -25,7 +25,7 @@ use crate::{
     maps::{FLOWS, HANDSHAKES, SETTINGS, Scratch, backend_path, count, scratch, seconds},
     next::{self, drop, pass},
     read::{self, Role, begins_hello, classify, enter_key, facts, make_headers_linear, read},
-    rehome, server,
+    rehome, resegment, server,
     stamps::{comes_by, idle, note_end},
     sums, too_big,
 };
@@ -83,6 +83,7 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
         said = tc_deliver(skb, &plan);
     }
     said = if said == next::TOO_BIG { too_big::too_big(skb) } else { said };
+    said = if said == next::CUT { resegment::resegment(skb) } else { said };
     match said {
         next::REDIRECT => scratch().map_or(DROP, |scratch| Tc(skb).redirect(scratch.redirect)),
         next::PASS => NEXT,
@@ -326,7 +327,10 @@ fn settled_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role, plan: &mu
             let timeout = unsafe { (**vip).flow_timeout };
             idle(record, plan.seconds) <= timeout && comes_by(hook, &record.client_hop)
         }
-        Role::Server(from) => *from == plan.id && (!H::XDP || is_for_us(hook, plan.id)),
+        // What its backend sends to the client's own port is another connection's where the flow has another port there.
+        Role::Server(from) => {
+            *from == plan.id && record.port_at_holder() == [0; 2] && (!H::XDP || is_for_us(hook, plan.id))
+        }
         Role::Direct(_) => false,
     }
 }

@@ -14,10 +14,11 @@ use steer_common::{
     learn::{Certificate, Outcome, Psk, certificate, psk, taught},
     session::Kind,
     shared::{
-        Event, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_OFFERED, Flow, KEY_NAME_SHARED,
-        KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, Outcomes, Session, VIP_LEARN_WITHOUT_CERTIFICATE,
-        VIP_TELL_TICKETS,
+        Event, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_OFFERED, FLOW_RETRIED, Flow,
+        KEY_NAME_SHARED, KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, Outcomes, Session,
+        VIP_LEARN_WITHOUT_CERTIFICATE, VIP_TELL_TICKETS,
     },
+    wire::ip::Part,
     wire::tls::server_flight::{End, FOLLOW_STEPS, GIVE_UP, RESYNC_LOOK, Segment, Told},
 };
 
@@ -27,6 +28,7 @@ use crate::{
     next,
     offers::enter_name,
     sources::admit_session,
+    sums::is_sound,
     verifier::{limit, mask, size},
 };
 
@@ -36,6 +38,10 @@ use crate::{
 pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return next::SETTLED };
     if scratch.facts.payload_len == 0 {
+        return next::SETTLED;
+    }
+    if scratch.ip.part != Part::Whole || is_sound(skb) == 0 {
+        count(Counter::BadCopy);
         return next::SETTLED;
     }
     // SAFETY: a whole map value; segments of one backend rarely race, and a lost race costs the lesson.
@@ -122,6 +128,9 @@ extern "C" fn follow_step(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
             TOLD_MORE
         }
         Told::Retry => {
+            // What counts now is what the client's second hello offers (RFC 8446 4.1.4).
+            flow.offered_kind = 0;
+            mark(flow, FLOW_RETRIED);
             count(Counter::ServerRetry);
             TOLD_MORE
         }

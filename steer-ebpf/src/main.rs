@@ -45,6 +45,7 @@ mod options;
 mod read;
 mod rebuild;
 mod rehome;
+mod resegment;
 mod server;
 mod sources;
 mod stamps;

@@ -107,10 +107,10 @@ pub(crate) static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
 /// Working memory of the packet at hand.
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
-/// Two buffers of each CPU: for a `Pending` being made, a hello of one packet or bytes being summed, and for a hello
-/// joined from its records.
+/// Three buffers of each CPU: for a `Pending` being made, a hello of one packet or bytes being summed, for a hello
+/// joined from its records, and for a stream without what a proxy put in front of it.
 #[btf_map(name = "spare")]
-static SPARE: PerCpuArray<Pending, 2> = PerCpuArray::new();
+static SPARE: PerCpuArray<Pending, 3> = PerCpuArray::new();
 
 /// What is known of the packet at hand; handed to the global functions, which take five arguments at most.
 #[repr(C)]
@@ -163,6 +163,9 @@ pub(crate) struct Scratch {
     pub(crate) in_joined: u32,
     /// 1: its session ID was looked up already, in vain.
     pub(crate) id_unknown: u32,
+    /// Length of what a proxy put in front of the hello that is decided on, bytes.
+    pub(crate) preamble: u32,
+    pub(crate) zero2: u32,
     pub(crate) fib: bpf_fib_lookup,
 }
 
@@ -293,6 +296,12 @@ pub(crate) fn spare() -> Option<*mut Pending> {
 #[inline(always)]
 pub(crate) fn joined() -> Option<*mut Pending> {
     SPARE.get_ptr_mut(1)
+}
+
+/// Another one: a client's stream without what a proxy put in front of it.
+#[inline(always)]
+pub(crate) fn shifted() -> Option<*mut Pending> {
+    SPARE.get_ptr_mut(2)
 }
 
 /// Counts one.

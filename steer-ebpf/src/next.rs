@@ -55,6 +55,8 @@ pub(crate) const EMIT: i32 = 25;
 pub(crate) const TOO_BIG: i32 = 26;
 /// `note_end` where the packet ends something, then forward.
 pub(crate) const SETTLED: i32 = 28;
+/// `resegment`, with `scratch.change` and `scratch.hop`.
+pub(crate) const CUT: i32 = 29;
 /// `unreadable`.
 pub(crate) const UNREADABLE: i32 = 27;
 /// Forward as the flow's state says.

@@ -75,7 +75,10 @@ pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pend
                 // SAFETY: not null, a whole map value that this CPU has locked.
                 offer_id(scratch, unsafe { &mut *flow });
             }
-            unknown = Counter::SessionMiss;
+            // One that speaks TLS 1.3 makes up an ID where it has no session: nothing is missed then.
+            if found != said::UNKNOWN || scratch.hello.version_offered() < Version::Tls13 as u16 {
+                unknown = Counter::SessionMiss;
+            }
         }
         if found != said::UNKNOWN {
             note(flow, flags);
@@ -87,6 +90,19 @@ pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pend
         return search(flow);
     }
     first(unknown)
+}
+
+/// Notes the first PSK identity of the hello in `scratch.hello`, a client's second one. What it offers is not looked up.
+#[inline(always)]
+pub(crate) fn offer_again(scratch: &Scratch, flow: *mut Flow, text: *mut Pending) {
+    let text = if scratch.in_joined != 0 { joined() } else { Some(text) };
+    let Some(text) = text.filter(|text| !text.is_null()) else { return };
+    let ticket = scratch.hello.psk[0];
+    if scratch.hello.at_hand(ticket, 32) {
+        offer(flow, text, ticket.at, ticket.len, Kind::Ticket as u32);
+        // SAFETY: not null, a whole map value; only this client's segments write here.
+        unsafe { (*flow).offered_index = 0 };
+    }
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@ use steer_common::{
     counters::Counter,
     shared::{ADDRESS_OF_VIP, Address, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP, Vip},
     wire::{
-        ETHERNET_LEN, ETHERTYPE_IPV6, Packet as _,
+        ETHERNET_LEN, ETHERTYPE_IPV6, Packet as _, byte,
         ip::{self, Frame, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
         lower,
         tcp::{self, Segment},
@@ -117,6 +117,7 @@ pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> i32 {
     let (ethernet, ipv6) = (window.words::<1>(12), window.words::<4>(ETHERNET_LEN + 24));
     if let (Some([kind]), Some(destination)) = (ethernet, ipv6)
         && upper(kind) == ETHERTYPE_IPV6
+        && byte(kind, 2) >> 4 == 6
         && listed(&Address::from_words(destination), [0; 2])
             .is_some_and(|at| at.role == ROLE_ADDRESS && at.id & ADDRESS_OF_VIP != 0)
     {

@@ -89,7 +89,11 @@ extern "C" fn note_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
         return -1;
     }
     record.hello_ts = scratch.offer.ts;
-    record.first_ts = scratch.offer.ts_echo;
+    // A client that echoes nothing, or an older one, has seen the SYN-ACK's: time must not run backwards for it.
+    let echo = scratch.offer.ts_echo;
+    if (echo.wrapping_sub(record.first_ts) as i32) > 0 {
+        record.first_ts = echo;
+    }
     record.hello_window = scratch.facts.window;
     // SAFETY: four bytes of a map value.
     unsafe { bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, (&raw mut record.ip_word).cast(), 4) as i32 }

@@ -50,16 +50,21 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     scratch.vip = unsafe { *vip };
     let was = flow;
     let mut flow = known(scratch, was);
-    if (flow.is_null() || !is_party(flow, id as u16))
+    scratch.first_port = [0; 2];
+    if (flow.is_null() || !knows_by(flow, id as u16, [0; 2]))
         && let Some(leg) = legs::find(scratch, id)
     {
         // The client has another port here than its own.
+        scratch.first_port = scratch.key.client_port;
         scratch.key.client_port = leg.port;
         if leg.service & SERVICE_BACKEND != 0 {
             return next::DIRECT_PLAIN | id as i32;
         }
         let its = FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut());
         flow = known(scratch, its);
+    }
+    if !flow.is_null() && is_elsewhere(flow, id as u16, scratch.first_port) {
+        return pass(Counter::BackendPassed);
     }
     let syn_ack = scratch.facts.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN | flags::ACK;
     if syn_ack && let Some(handshake) = answered(scratch, flow) {
@@ -88,11 +93,18 @@ fn has_another(scratch: &Scratch, id: u32) -> bool {
     foreign::is_known(&at_backend(scratch, id), scratch.facts.seconds, scratch.vip.flow_timeout)
 }
 
-/// Whether a backend is one of those that a flow concerns.
+/// Whether a backend is one that a flow concerns, and knows it by this port.
 #[inline(always)]
-fn is_party(flow: *mut Flow, id: u16) -> bool {
-    // SAFETY: a map value; two half-words are read.
-    unsafe { (*flow).first == id || (*flow).owner == id }
+fn knows_by(flow: *mut Flow, id: u16, port: [u8; 2]) -> bool {
+    // SAFETY: a map value; half-words are read.
+    unsafe { (*flow).port_at(id) == Some(port) }
+}
+
+/// Whether a backend knows the flow by another port than this one: what it sends to this one is another connection's.
+#[inline(always)]
+fn is_elsewhere(flow: *mut Flow, id: u16, port: [u8; 2]) -> bool {
+    // SAFETY: as above.
+    unsafe { (*flow).port_at(id) }.is_some_and(|at| at != port)
 }
 
 /// Whether a flow that both sides ended has nothing to do with the backend's segment at hand: its ports may have been used
@@ -118,7 +130,13 @@ fn answered(scratch: &Scratch, flow: *mut Flow) -> Option<*mut Flow> {
     let handshake = HANDSHAKES.get_ptr_mut(&scratch.key)?;
     // SAFETY: a map value.
     let (word, first) = unsafe { (lock::read(handshake), (*handshake).first) };
-    if word.state() == State::Adopted || first as u32 != id || ack != word.isn().wrapping_add(1) {
+    // SAFETY: as above.
+    let port = unsafe { (*handshake).first_port };
+    if word.state() == State::Adopted
+        || first as u32 != id
+        || port != scratch.first_port
+        || ack != word.isn().wrapping_add(1)
+    {
         return None;
     }
     let opened = !flow.is_null() && lock::read(flow).isn() == word.isn();
@@ -221,6 +239,7 @@ fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
         // SAFETY: a map value; a lost race costs one stamp.
         && let handshake = unsafe { &mut *handshake }
         && handshake.first as u32 == id
+        && handshake.first_port == scratch.first_port
     {
         match of_handshake(scratch, handshake) {
             Whose::Its => return next::PLAIN | id as i32,
@@ -233,7 +252,9 @@ fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
             }
         }
     }
-    if find_trace() as u32 == id && restore(scratch, id as u16).is_some() {
+    // A leg is evidence, too.
+    let by_leg = scratch.first_port != [0; 2];
+    if (by_leg || find_trace() as u32 == id) && restore(scratch, id as u16).is_some() {
         return next::FORWARD | next::FRESH;
     }
     let syn = scratch.facts.flags & flags::SYN != 0;

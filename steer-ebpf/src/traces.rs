@@ -63,6 +63,7 @@ pub(crate) fn restore(scratch: &mut Scratch, first: u16) -> Option<*mut Flow> {
     flow.seen = facts.seconds;
     flow.first = first;
     flow.owner = first;
+    flow.first_port = if facts.from_server != 0 { scratch.first_port } else { [0; 2] };
     (flow.client_next, flow.server_next) =
         if facts.from_server != 0 { (facts.ack, facts.seq) } else { (facts.seq, facts.ack) };
     // Where two CPUs race, one inserts and both go on with what is there.

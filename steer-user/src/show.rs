@@ -132,12 +132,16 @@ fn stats_table(stats: &Stats, all: bool) -> String {
 
 fn status_text(status: &Status) -> String {
     let agent = match (status.agent.running, status.agent.pid) {
+        _ if status.agent.starting => "is starting: what is below may not be there yet".to_owned(),
         (true, Some(pid)) => format!("runs (process {pid})"),
         (true, None) => "runs, but does not answer at this --socket".to_owned(),
         (false, _) => "does not run: traffic goes on, health checks and ageing do not".to_owned(),
     };
     let steering = if status.bypass { "off (bypass)" } else { "on" };
     let head = format!("agent     {agent}\nsteering  {steering}\npins      {}", status.pin_dir.display());
+    if status.agent.starting && status.tables.is_empty() {
+        return head;
+    }
     let parts = [
         Some(head),
         Some(interfaces_table(status)),

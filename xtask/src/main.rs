@@ -42,7 +42,7 @@ enum Verb {
     Test(test::Arguments),
     /// Judge steer with other TLS stacks at both ends, beside plain layer 4 and HAProxy.
     Matrix(matrix::Arguments),
-    /// Load the programs into the running kernel and into a 6.1 kernel, and compare what the verifier counted.
+    /// Load the programs into the running kernel and into others, and compare what the verifier counted.
     Verify(verify::Arguments),
     /// Measure.
     Bench(bench::Arguments),

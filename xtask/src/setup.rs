@@ -1,6 +1,8 @@
 //! `cargo xtask setup`: finds what is missing, says so and why, then installs it. Run again, it does nothing.
 
+mod archive;
 pub(crate) mod deny;
+pub(crate) mod kernels;
 mod linker;
 mod packages;
 pub(crate) mod unpacked;
@@ -10,6 +12,7 @@ use std::env;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use kernels::Series;
 use unpacked::Unpacked;
 
 use crate::{
@@ -39,7 +42,7 @@ pub(crate) enum Job {
     Demo,
     /// Compile and run the benchmarks.
     Bench,
-    /// Compile and load the programs, also into a 6.1 kernel in a virtual machine.
+    /// Compile and load the programs, also into other kernels in a virtual machine.
     Verify,
     /// All of these, and the linter for the eBPF programs.
     All,
@@ -58,7 +61,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// Makes sure that everything a job needs is there; silent if it is.
 pub(crate) fn ensure(tree: &Tree, job: Job, no_install: bool) -> Result<()> {
-    let plan = Plan::make(tree, job)?;
+    let kernels: &[Series] = if matches!(job, Job::Verify | Job::All) { &Series::DEFAULT } else { &[] };
+    ensure_with_kernels(tree, job, kernels, no_install)
+}
+
+/// As [`ensure`], with these kernels and an emulator to boot them.
+pub(crate) fn ensure_with_kernels(tree: &Tree, job: Job, kernels: &[Series], no_install: bool) -> Result<()> {
+    let plan = Plan::make(tree, job, kernels)?;
     if plan.is_empty() {
         return Ok(());
     }
@@ -81,7 +90,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn make(tree: &Tree, job: Job) -> Result<Self> {
+    fn make(tree: &Tree, job: Job, kernels: &[Series]) -> Result<Self> {
         let mut packages = packages::missing_for(job);
         let mut linker = false;
         if env::var_os(toolchain::OBJECT_VAR).is_none() {
@@ -106,8 +115,9 @@ impl Plan {
                 packages.push(&packages::LINTER);
             }
         }
-        let wanted = matches!(job, Job::Verify | Job::All);
-        let unpacked = Unpacked::ALL.into_iter().filter(|unpacked| wanted && !unpacked.is_there(tree)).collect();
+        let emulator = (!kernels.is_empty()).then_some(Unpacked::Emulator);
+        let unpacked = emulator.into_iter().chain(kernels.iter().copied().map(Unpacked::Kernel));
+        let unpacked = unpacked.filter(|unpacked| !unpacked.is_there(tree)).collect();
         let deny = job == Job::Deny && deny::find(tree).is_none();
         Ok(Self { packages, linker, deny, unpacked })
     }

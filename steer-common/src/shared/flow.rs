@@ -152,6 +152,9 @@ pub const FLOW_COLLIDED: u32 = 0x2000;
 /// A flow was made of this handshake.
 pub const FLOW_MADE: u32 = 0x4000;
 
+/// The client's second hello was seen, read or not.
+pub const FLOW_SECOND_HELLO: u32 = 0x8000;
+
 /// A connection that is not steer's, known by a packet of its client: value of `foreign`. Its key is that of a flow; the
 /// service is the VIP whose address it dials (the kernel's own, older than the gateway) or, with [`SERVICE_BACKEND`], the
 /// backend that it dials itself.

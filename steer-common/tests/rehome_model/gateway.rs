@@ -39,6 +39,8 @@ pub(crate) struct Setup {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum To {
     Client,
+    /// To the client from the backend's own address, untouched.
+    ClientFrom(u16),
     First,
     Owner,
 }
@@ -78,6 +80,11 @@ impl Gateway {
 
     pub(crate) fn state(&self) -> Option<State> {
         self.flow.map(|flow| Word(flow.word).state())
+    }
+
+    /// Sequence number of the client's first byte.
+    pub(crate) fn first_byte(&self) -> Option<u32> {
+        self.flow.as_ref().map(first_byte)
     }
 
     pub(crate) fn keeps_a_splice(&self) -> bool {
@@ -321,10 +328,8 @@ impl Gateway {
             return self.first_syn_ack(packet);
         }
         let (Some(flow), Some(state)) = (self.flow, self.state()) else {
-            if from == FIRST {
-                self.send(To::Client, packet.clone());
-            }
-            return;
+            let its = from == FIRST && self.handshake.is_some();
+            return self.send(if its { To::Client } else { To::ClientFrom(from) }, packet.clone());
         };
         let back = Packet::new(flags::RST, packet.ack, 0);
         match rehome::server(&flow, state, from, &packet.parsed()) {
@@ -337,7 +342,7 @@ impl Gateway {
                 self.pending = None;
                 self.send(To::Client, packet.clone());
             }
-            ServerAct::Pass => self.send(To::Client, packet.clone()),
+            ServerAct::Pass => self.send(To::ClientFrom(from), packet.clone()),
             ServerAct::Drop(reason) => self.count(reason),
             ServerAct::ResetSender(reason) => {
                 self.count(reason);

@@ -9,6 +9,7 @@ mod interfaces;
 mod key_layout;
 mod links;
 pub mod plan;
+mod neighbours;
 mod pools;
 mod qdiscs;
 mod start;
@@ -36,7 +37,6 @@ use crate::{
     crash::{Step, reached},
     export,
     plane::{self, Lock, PinDir, Plane},
-    report::{Backends, Keys},
 };
 
 /// Shortest time between two sweeps.
@@ -51,6 +51,7 @@ const FLUSH: Duration = Duration::from_millis(50);
 ///
 /// Belongs on a runtime of one thread, which gives up all capabilities that it does not need, for good.
 pub async fn run(config: Config, force: bool, shutdown: impl Future<Output = ()>) -> Result<()> {
+    plane::kernel::Kernel::running().require()?;
     plane::rights::keep_to_start()?;
     let dir = PinDir::new(&config.pin_dir);
     let fresh = dir.create()?;
@@ -94,32 +95,33 @@ async fn start(config: &Config, dir: &PinDir, force: bool) -> Result<Running> {
     let listener = control::bind(&config.socket, dir.root())?;
     reached(Step::SocketBound);
     let start::Up { pools, programs, attached } = start::bring_up(config, dir, &judged, &interfaces).await?;
-    warn_about_machine(config);
 
     let pools = Arc::new(Mutex::new(pools));
     let stop = Arc::new(tokio::sync::Notify::new());
     let gauges = Arc::new(Mutex::new(Swept::default()));
     let mut tasks = JoinSet::new();
-    tasks.spawn(control::serve(listener, Arc::clone(&pools), Arc::clone(&stop)));
+    let standing = checks::Standing::default();
+    tasks.spawn(control::serve(listener, Arc::clone(&pools), Arc::clone(&stop), standing.clone()));
+    tasks.spawn(checks::run(checks::Watched {
+        config: config.clone(),
+        dir: dir.clone(),
+        pools: Arc::clone(&pools),
+        swept: Arc::clone(&gauges),
+        standing: standing.clone(),
+    }));
+    tasks.spawn(neighbours::run(Plane::open(dir)?));
     tasks.spawn(health::run(Arc::clone(&pools)));
     let managed = config.interfaces.iter().map(|interface| interface.name.clone()).collect();
     tasks.spawn(interfaces::watch(Plane::open(dir)?, managed));
     tasks.spawn(events::run(Plane::events(dir)?, Arc::clone(&pools)));
     if let Some(listener) = metrics {
-        tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges)));
+        tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges), standing));
     }
     tasks.spawn(flush(Arc::clone(&pools)));
     tasks.spawn(links::Links::new(config.clone(), dir.clone(), programs, &attached, Arc::clone(&pools)).keep());
     tasks.spawn(keep(Plane::open(dir)?, pools, gauges));
     reached(Step::Serving);
     Ok(Running { tasks, stop, lock })
-}
-
-fn warn_about_machine(config: &Config) {
-    let interfaces = config.interfaces.iter().map(|interface| interface.name.as_str());
-    for warning in checks::sysctls(interfaces, config.vips.iter().map(|vip| vip.address.ip())) {
-        log::warn!("{warning}");
-    }
 }
 
 /// Has the lookup tables follow what health checks found, for ever: each once, however many backends changed.
@@ -139,8 +141,6 @@ async fn flush(pools: Arc<Mutex<Pools>>) -> Result<()> {
 /// Sweeps the tables for ever. What goes wrong is said and tried again: traffic goes on, and so does the agent.
 async fn keep(plane: Plane, pools: Arc<Mutex<Pools>>, gauges: Arc<Mutex<Swept>>) -> Result<()> {
     let mut plane = plane;
-    let mut return_paths = checks::ReturnPathWatch::default();
-    let mut shared_names = checks::SharedNameWatch::default();
     loop {
         let started = Instant::now();
         let walk = move || {
@@ -153,8 +153,6 @@ async fn keep(plane: Plane, pools: Arc<Mutex<Pools>>, gauges: Arc<Mutex<Swept>>)
             put_right(&pools, &swept)?;
             log::trace!("swept: {swept:?}");
             *gauges.lock().unwrap_or_else(PoisonError::into_inner) = swept;
-            return_paths.look(&Backends::read(&plane)?);
-            shared_names.look(&Keys::read(&plane, None)?);
             Ok(())
         });
         if let Err(error) = done {

@@ -2,10 +2,12 @@
 //! memory, and tells which backends are still named. What is removed was judged the moment before.
 
 mod names;
+mod sources;
 
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
+pub(super) use sources::Sources;
 use steer_common::{
     flow::{State, Word},
     shared::{
@@ -43,6 +45,10 @@ pub struct Swept {
     pub removed: u64,
     /// Backends that something names.
     pub named: HashSet<u16>,
+    /// Who makes the flows of each VIP, by `VipId`; of a sample.
+    pub sources: HashMap<u16, Sources>,
+    /// Interfaces that packets of clients came by, by index; of a sample.
+    pub client_interfaces: HashSet<u32>,
 }
 
 /// Walks every table once.
@@ -54,7 +60,15 @@ pub fn sweep(plane: &mut Plane) -> Result<Swept> {
     swept.key_names = names::sweep_names(plane, &rules, &mut swept)?;
     // Splices first: a flow's entry says what its splice's does not, and goes with it.
     swept.splices = sweep_splices(plane, &rules, &mut swept)?;
-    swept.flows = sweep_flows(&mut plane.flows, &mut swept, |key, flow| rules.flow_is_stale(key, flow))?;
+    let mut tally = sources::Tally::default();
+    swept.flows = sweep_flows(&mut plane.flows, &mut swept, |key, flow| {
+        let stale = rules.flow_is_stale(key, flow);
+        if !stale {
+            tally.note(key, flow);
+        }
+        stale
+    })?;
+    (swept.sources, swept.client_interfaces) = tally.finish();
     sweep_flows(&mut plane.handshakes, &mut swept, |key, flow| rules.handshake_is_stale(key, flow))?;
     swept.removed += plane.foreign.remove_stale(|key, foreign| rules.foreign_is_stale(key, foreign))?;
     swept.removed += sweep_legs(plane, &rules, &mut swept.named)?;
@@ -220,7 +234,7 @@ fn sweep_sources(table: &mut Table<SourceKey, Source>, rules: &Rules) -> Result<
 fn sweep_flows(
     table: &mut Table<FlowKey, Flow>,
     swept: &mut Swept,
-    is_stale: impl Fn(&FlowKey, &Flow) -> bool,
+    mut is_stale: impl FnMut(&FlowKey, &Flow) -> bool,
 ) -> Result<u64> {
     let (mut kept, mut backends) = (0, Numbers::none());
     swept.removed += table.remove_stale(|key, flow| {

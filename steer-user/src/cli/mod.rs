@@ -14,7 +14,7 @@ mod status;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
@@ -126,7 +126,12 @@ impl Place {
     /// Opens the maps to look at them, and says so when nobody keeps them fresh.
     fn plane(&self) -> Result<Plane> {
         let dir = self.gateway()?;
-        let plane = Plane::open(&dir)?;
+        let plane = match Plane::open(&dir) {
+            Err(_) if dir.agent_runs() => {
+                bail!("the agent for {} is starting: try again in a moment", dir.root().display())
+            }
+            opened => opened?,
+        };
         if !dir.agent_runs() {
             note(format_args!("no agent runs for {}: this is the state it left", dir.root().display()));
         }

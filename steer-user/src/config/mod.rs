@@ -142,8 +142,10 @@ pub enum Mode {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fallback {
-    /// The client's address.
+    /// The client's address, until one address makes most flows: the flow's 4-tuple from then on.
     #[default]
+    Auto,
+    /// The client's address.
     Source,
     /// The flow's 4-tuple.
     Flow,

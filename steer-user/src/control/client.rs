@@ -10,32 +10,40 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{REQUEST_MAX, Reply, Request};
-use crate::plane::PinDir;
+use super::{Reply, Request};
+use crate::{agent::checks::Warning, plane::PinDir};
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Longest answer, bytes: a refusal may quote a request, each byte of it as `\u00xx`.
-const ANSWER_MAX: u64 = 8 * REQUEST_MAX as u64;
+/// Longest answer, bytes: a sentence about each backend and interface that there can be.
+const ANSWER_MAX: u64 = 1 << 20;
 
 /// Asks the agent of this gateway for something to be done; that of another one is not asked.
 pub fn ask(dir: &PinDir, socket: &Path, request: &Request) -> Result<()> {
     let mut agent = Connection::open(socket)?;
     match agent.exchange(&Request::Agent {})? {
         Reply::Agent { pin_dir, .. } => refuse_other(dir, socket, &pin_dir)?,
-        Reply::Done | Reply::Refused { .. } => bail!("who listens at {} is no agent of steer", socket.display()),
+        _ => bail!("who listens at {} is no agent of steer", socket.display()),
     }
     match agent.exchange(request)? {
         Reply::Refused { error } => bail!("{error}"),
-        Reply::Done | Reply::Agent { .. } => Ok(()),
+        Reply::Done | Reply::Agent { .. } | Reply::Warnings { .. } => Ok(()),
     }
 }
 
-/// Asks who is there; `None` when nobody answers, or the agent of another gateway.
+/// Asks the agent of this gateway who it is; `None` when nobody answers, or the agent of another gateway.
 pub fn ask_about(dir: &PinDir, socket: &Path) -> Option<(u32, String)> {
     match Connection::open(socket).and_then(|mut agent| agent.exchange(&Request::Agent {})) {
         Ok(Reply::Agent { pid, version, pin_dir }) if is_same(dir, &pin_dir) => Some((pid, version)),
         Ok(_) | Err(_) => None,
+    }
+}
+
+/// Asks what is wrong; nothing when nobody answers.
+pub fn ask_warnings(socket: &Path) -> Vec<Warning> {
+    match Connection::open(socket).and_then(|mut agent| agent.exchange(&Request::Warnings {})) {
+        Ok(Reply::Warnings { warnings }) => warnings,
+        Ok(_) | Err(_) => Vec::new(),
     }
 }
 

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::checks::Warning;
+
 /// Longest request with its end of line, bytes.
 pub const REQUEST_MAX: usize = 4096;
 
@@ -13,6 +15,8 @@ pub const REQUEST_MAX: usize = 4096;
 pub enum Request {
     /// Who is there?
     Agent {},
+    /// What is wrong?
+    Warnings {},
     /// Put a backend into a pool, or give it another weight.
     AddBackend {
         /// The VIP of the pool.
@@ -55,6 +59,11 @@ pub enum Reply {
     Refused {
         /// A sentence.
         error: String,
+    },
+    /// What needs attention.
+    Warnings {
+        /// Each with its kind.
+        warnings: Vec<Warning>,
     },
     /// The agent itself.
     Agent {

@@ -17,7 +17,10 @@ use tokio::{
 };
 
 use super::{REQUEST_MAX, Reply, Request};
-use crate::{agent::Pools, guests::Guests};
+use crate::{
+    agent::{Pools, checks::Standing},
+    guests::Guests,
+};
 
 /// Only the agent's own user may ask.
 const MODE: u32 = 0o600;
@@ -83,7 +86,12 @@ fn remove_socket(socket: &Path) {
 }
 
 /// Answers for ever.
-pub(crate) async fn serve(listener: Listener, pools: Arc<Mutex<Pools>>, stop: Arc<Notify>) -> Result<()> {
+pub(crate) async fn serve(
+    listener: Listener,
+    pools: Arc<Mutex<Pools>>,
+    stop: Arc<Notify>,
+    standing: Standing,
+) -> Result<()> {
     let mut guests = Guests::new(GUESTS);
     loop {
         let stream = match listener.inner.accept().await {
@@ -95,9 +103,11 @@ pub(crate) async fn serve(listener: Listener, pools: Arc<Mutex<Pools>>, stop: Ar
                 continue;
             }
         };
-        let (pools, stop, pin_dir) = (Arc::clone(&pools), Arc::clone(&stop), listener.pin_dir.clone());
+        let (pools, stop, standing) = (Arc::clone(&pools), Arc::clone(&stop), standing.clone());
+        let pin_dir = listener.pin_dir.clone();
         let conversation = async move {
-            if let Err(error) = converse(stream, |request| answer(request, &pin_dir, &pools, &stop)).await {
+            let answer = |request| answer(request, &pin_dir, &pools, &stop, &standing);
+            if let Err(error) = converse(stream, answer).await {
                 log::debug!("control socket: {error:#}");
             }
         };
@@ -127,8 +137,9 @@ async fn converse(stream: UnixStream, mut answer: impl FnMut(Request) -> Reply) 
     }
 }
 
-fn answer(request: Request, pin_dir: &Path, pools: &Mutex<Pools>, stop: &Notify) -> Reply {
-    let level = if matches!(request, Request::Agent {}) { log::Level::Debug } else { log::Level::Info };
+fn answer(request: Request, pin_dir: &Path, pools: &Mutex<Pools>, stop: &Notify, standing: &Standing) -> Reply {
+    let level =
+        if matches!(request, Request::Agent {} | Request::Warnings {}) { log::Level::Debug } else { log::Level::Info };
     log::log!(level, "asked: {request:?}");
     let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
     let done = match request {
@@ -139,6 +150,7 @@ fn answer(request: Request, pin_dir: &Path, pools: &Mutex<Pools>, stop: &Notify)
                 pin_dir: pin_dir.to_owned(),
             };
         }
+        Request::Warnings {} => return Reply::Warnings { warnings: standing.all().into_iter().collect() },
         Request::AddBackend { vip, address, weight } => pools.add(vip, address, weight),
         Request::RemoveBackend { address } => pools.remove(address),
         Request::DrainBackend { address, seconds } => pools.drain(address, seconds.map(Duration::from_secs)),

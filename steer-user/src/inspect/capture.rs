@@ -1,18 +1,13 @@
 //! Capture files, pcap and pcapng, as packets: one at a time, in bounded memory.
 
-use std::{
-    fmt,
-    io::{self, Read},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{fmt, io::Read};
 
 use pcap_parser::{
     Block, Linktype, PcapBlockOwned, PcapError, create_reader,
     traits::{PcapNGPacketBlock as _, PcapReaderIterator},
 };
+
+use super::source::{Failed, Failure, Source};
 
 /// Room for a packet at first, bytes.
 const ROOM: usize = 1 << 16;
@@ -20,6 +15,8 @@ const ROOM: usize = 1 << 16;
 const ROOM_MAX: usize = 1 << 24;
 /// Interfaces of a pcapng section that are told apart; packets of others are passed over.
 const INTERFACES_MAX: usize = 1 << 16;
+/// The block that held packets before pcapng had others (draft-ietf-opsawg-pcapng A).
+const OBSOLETE_PACKET: u32 = 2;
 
 /// Why a file is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +30,15 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoCapture => "no capture: neither pcap nor pcapng",
+            Self::NoCapture => "no capture: neither pcap nor pcapng, nor one of them packed by gzip",
             Self::Unreadable => "cannot be read",
         })
     }
 }
 
 /// How a capture ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ending {
     /// At the end of a packet.
     Whole,
@@ -52,15 +50,35 @@ pub enum Ending {
     Unreadable,
 }
 
+/// What a capture file holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Item<'a> {
+    /// A packet of this link type.
+    Packet(u16, &'a [u8]),
+    /// A packet of an interface that the file does not describe.
+    NoInterface,
+    /// A block of a type that is not read.
+    Block(u32),
+    /// Nothing more is at hand: reading on may take as long as it takes.
+    Waiting,
+}
+
 /// A capture file being read.
 pub(super) struct Capture {
     reader: Box<dyn PcapReaderIterator + Send>,
     failed: Failed,
     room: usize,
+    section: Section,
+}
+
+/// What a pcapng section says of its packets, or a pcap file of all.
+#[derive(Default)]
+struct Section {
+    big_endian: bool,
     interfaces: Vec<Interface>,
 }
 
-/// What a pcapng file says of an interface, or a pcap file of all its packets.
+/// An interface that packets were captured at.
 #[derive(Clone, Copy)]
 struct Interface {
     link: u16,
@@ -85,33 +103,38 @@ enum Next {
 impl Capture {
     /// Looks at the first bytes.
     pub(super) fn open(file: impl Read + Send + 'static) -> Result<Self, Refused> {
-        let failed = Failed::default();
-        match create_reader(ROOM, Full { file, failed: failed.clone() }) {
-            Ok(reader) => Ok(Self { reader, failed, room: ROOM, interfaces: Vec::new() }),
-            Err(_) if failed.is_set() => Err(Refused::Unreadable),
+        let (source, failed) = Source::open(file, ROOM_MAX);
+        let room = ROOM.max(source.looked_at() + 1);
+        match create_reader(room, source) {
+            Ok(reader) => Ok(Self { reader, failed, room, section: Section::default() }),
+            Err(_) if failed.get() == Failure::Unreadable => Err(Refused::Unreadable),
             Err(_) => Err(Refused::NoCapture),
         }
     }
 
-    /// Hands every packet with its link type to `take`.
-    pub(super) fn for_each<E>(&mut self, mut take: impl FnMut(u16, &[u8]) -> Result<(), E>) -> Result<Ending, E> {
+    /// Hands everything in it to `take`.
+    pub(super) fn for_each<E>(&mut self, mut take: impl FnMut(Item<'_>) -> Result<(), E>) -> Result<Ending, E> {
         loop {
             match self.step(&mut take)? {
                 Next::Consume(len) => self.reader.consume(len),
-                Next::Refill if self.refill() => {}
+                Next::Refill => {
+                    take(Item::Waiting)?;
+                    if !self.refill() {
+                        return Ok(Ending::Damaged);
+                    }
+                }
                 Next::Grow if self.grow() && self.refill() => {}
-                Next::Refill | Next::Grow => return Ok(Ending::Damaged),
-                Next::End(_) if self.failed.is_set() => return Ok(Ending::Unreadable),
-                Next::End(ending) => return Ok(ending),
+                Next::Grow => return Ok(Ending::Damaged),
+                Next::End(ending) => return Ok(self.ending(ending)),
             }
         }
     }
 
-    fn step<E>(&mut self, take: &mut impl FnMut(u16, &[u8]) -> Result<(), E>) -> Result<Next, E> {
+    fn step<E>(&mut self, take: &mut impl FnMut(Item<'_>) -> Result<(), E>) -> Result<Next, E> {
         let next = match self.reader.next() {
             Ok((len, block)) => {
-                if let Some((link, bytes)) = packet(&mut self.interfaces, &block) {
-                    take(link, bytes)?;
+                if let Some(item) = self.section.item(&block) {
+                    take(item)?;
                 }
                 Next::Consume(len)
             }
@@ -132,6 +155,16 @@ impl Capture {
         })
     }
 
+    /// What `ending` is, given what reading met.
+    fn ending(&self, ending: Ending) -> Ending {
+        match self.failed.get() {
+            Failure::None => ending,
+            Failure::Unreadable => Ending::Unreadable,
+            Failure::Truncated => Ending::Truncated,
+            Failure::Damaged => Ending::Damaged,
+        }
+    }
+
     /// Reads on; false where there is no room for a packet that large.
     fn refill(&mut self) -> bool {
         let before = self.reader.data().len();
@@ -148,70 +181,68 @@ impl Capture {
     }
 }
 
-/// The packet in a block, if it is one.
-fn packet<'a>(interfaces: &mut Vec<Interface>, block: &'a PcapBlockOwned<'_>) -> Option<(u16, &'a [u8])> {
-    match block {
-        PcapBlockOwned::LegacyHeader(header) => {
-            *interfaces = vec![Interface::new(header.network, header.snaplen)];
-            None
-        }
-        PcapBlockOwned::Legacy(packet) => Some((interfaces.first()?.link, packet.data)),
-        PcapBlockOwned::NG(Block::SectionHeader(_)) => {
-            interfaces.clear();
-            None
-        }
-        PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
-            if interfaces.len() < INTERFACES_MAX {
-                interfaces.push(Interface::new(interface.linktype, interface.snaplen));
+impl Section {
+    /// What a block holds, if anybody should know of it.
+    fn item<'a>(&mut self, block: &'a PcapBlockOwned<'_>) -> Option<Item<'a>> {
+        match block {
+            PcapBlockOwned::LegacyHeader(header) => {
+                self.interfaces = vec![Interface::new(header.network, header.snaplen)];
+                None
             }
-            None
-        }
-        PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
-            Some((interfaces.get(packet.if_id as usize)?.link, packet.packet_data()))
-        }
-        PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
-            let interface = interfaces.first()?;
-            let bytes = packet.packet_data();
-            // Its length is the original one; what is behind the snap length is padding.
-            let len = if interface.snap_len == 0 { bytes.len() } else { bytes.len().min(interface.snap_len as usize) };
-            Some((interface.link, bytes.get(..len)?))
-        }
-        PcapBlockOwned::NG(_) => None,
-    }
-}
-
-/// Whether reading failed.
-#[derive(Clone, Default)]
-struct Failed(Arc<AtomicBool>);
-
-impl Failed {
-    fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// Reads as much as there is room for, so that a pipe looks like a file. It ends where reading fails: what came before
-/// is good.
-struct Full<R> {
-    file: R,
-    failed: Failed,
-}
-
-impl<R: Read> Read for Full<R> {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let mut have = 0;
-        while let Some(room) = to.get_mut(have..).filter(|room| !room.is_empty() && !self.failed.is_set()) {
-            match self.file.read(room) {
-                Ok(0) => break,
-                Ok(n) => have += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => self.failed.set(),
+            PcapBlockOwned::Legacy(packet) => Some(self.packet(0, packet.data)),
+            PcapBlockOwned::NG(Block::SectionHeader(header)) => {
+                *self = Self { big_endian: header.big_endian(), interfaces: Vec::new() };
+                None
             }
+            PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
+                if self.interfaces.len() < INTERFACES_MAX {
+                    self.interfaces.push(Interface::new(interface.linktype, interface.snaplen));
+                }
+                None
+            }
+            PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => Some(self.packet(packet.if_id, packet.packet_data())),
+            PcapBlockOwned::NG(Block::SimplePacket(packet)) => Some(self.simple_packet(packet.packet_data())),
+            // Names, statistics, keys and logs.
+            PcapBlockOwned::NG(
+                Block::NameResolution(_)
+                | Block::InterfaceStatistics(_)
+                | Block::SystemdJournalExport(_)
+                | Block::DecryptionSecrets(_)
+                | Block::ProcessInformation(_),
+            ) => None,
+            PcapBlockOwned::NG(Block::Custom(block)) => Some(Item::Block(self.number(block.block_type.to_le_bytes()))),
+            PcapBlockOwned::NG(Block::Unknown(block)) => match self.number(block.block_type.to_le_bytes()) {
+                OBSOLETE_PACKET => Some(self.obsolete_packet(block.data).unwrap_or(Item::Block(OBSOLETE_PACKET))),
+                number => Some(Item::Block(number)),
+            },
         }
-        Ok(have)
+    }
+
+    fn packet<'a>(&self, interface: u32, bytes: &'a [u8]) -> Item<'a> {
+        self.interfaces
+            .get(interface as usize)
+            .map_or(Item::NoInterface, |interface| Item::Packet(interface.link, bytes))
+    }
+
+    /// Its length is the original one; what is behind the snap length is padding.
+    fn simple_packet<'a>(&self, bytes: &'a [u8]) -> Item<'a> {
+        let Some(interface) = self.interfaces.first() else { return Item::NoInterface };
+        let len = if interface.snap_len == 0 { bytes.len() } else { bytes.len().min(interface.snap_len as usize) };
+        Item::Packet(interface.link, &bytes[..len])
+    }
+
+    /// Interface 2 bytes, drops 2, time 8, captured length 4, original length 4, the packet.
+    fn obsolete_packet<'a>(&self, block: &'a [u8]) -> Option<Item<'a>> {
+        const HEADER: usize = 20;
+        let (header, bytes) = block.split_first_chunk::<HEADER>()?;
+        let interface = [header[0], header[1]];
+        let interface = if self.big_endian { u16::from_be_bytes(interface) } else { u16::from_le_bytes(interface) };
+        let len = self.number([header[12], header[13], header[14], header[15]]) as usize;
+        Some(self.packet(u32::from(interface), bytes.get(..len)?))
+    }
+
+    /// A number as the section writes it.
+    fn number(&self, bytes: [u8; 4]) -> u32 {
+        if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
     }
 }

@@ -6,10 +6,11 @@ use steer_common::wire::tcp::flags;
 
 use super::{
     flight,
-    frame::Segment,
-    half::{Change, Half},
+    frame::{Path, Segment},
+    half::{Begin, Change, Half},
     hello::{self, Room},
     row::{Key, Row},
+    space::is_syn,
 };
 
 /// An end of a connection: 0 sent the packet that was seen first.
@@ -21,6 +22,10 @@ pub(super) struct Connection {
     ends: [SocketAddr; 2],
     client: Option<Side>,
     sides: [Reading; 2],
+    /// It ended before its client sent anything.
+    is_void: bool,
+    /// The tags and tunnels that its first packet was found in.
+    path: Path,
 }
 
 /// An end's stream, and what it shows in either role.
@@ -34,44 +39,53 @@ struct Reading {
 impl Connection {
     /// Begins with the first segment that was seen.
     pub(super) fn new(segment: &Segment<'_>) -> Self {
-        Self { ends: [segment.source, segment.destination], client: None, sides: Default::default() }
+        let ends = [segment.source, segment.destination];
+        Self { ends, client: None, sides: Default::default(), is_void: false, path: segment.path }
     }
 
     /// The end that sent this segment.
-    pub(super) fn side(&self, segment: &Segment<'_>) -> Side {
+    fn side(&self, segment: &Segment<'_>) -> Side {
         usize::from(self.ends[0] != segment.source)
-    }
-
-    /// Whether a SYN of `side` with this sequence number opens this connection, of which no SYN of that side was seen.
-    pub(super) fn is_opened_by(&self, side: Side, seq: u32) -> bool {
-        self.sides[side].half.base() == Some(seq.wrapping_add(1))
     }
 
     /// Reads a segment.
     pub(super) fn take(&mut self, segment: &Segment<'_>, room: &mut Room) {
         let side = self.side(segment);
-        let mut seq = segment.seq;
         if segment.has(flags::RST) {
-            return;
+            return self.reset(side, segment);
         }
-        if segment.has(flags::SYN) {
+        let mut seq = segment.seq;
+        if is_syn(segment) {
             seq = seq.wrapping_add(1);
             self.open(side, segment, room);
         }
         let change = self.sides[side].half.insert(seq, segment.payload);
+        if segment.has(flags::FIN) {
+            self.sides[side].half.end(seq.wrapping_add(segment.payload.len() as u32));
+        }
         self.read(side, change, room);
+        self.close(side);
     }
 
     /// A SYN says who is who, and where a stream begins; its acknowledgement, where the other one does.
     fn open(&mut self, side: Side, segment: &Segment<'_>, room: &mut Room) {
         let answer = segment.has(flags::ACK);
         self.client.get_or_insert(if answer { 1 - side } else { side });
-        let change = self.sides[side].half.begin(segment.seq.wrapping_add(1));
+        let change = self.sides[side].half.begin(segment.seq.wrapping_add(1), Begin::Syn);
         self.read(side, change, room);
-        if answer && !self.sides[1 - side].half.is_sure() {
-            let change = self.sides[1 - side].half.begin(segment.ack);
+        if answer {
+            let change = self.sides[1 - side].half.begin(segment.ack, Begin::Acknowledged);
             self.read(1 - side, change, room);
+            self.close(1 - side);
         }
+    }
+
+    /// A reset ends a connection that has not said anything yet. Behind data it may be somebody else's, who only says
+    /// that he is an end: what is in the capture is read all the same.
+    fn reset(&mut self, side: Side, segment: &Segment<'_>) {
+        let is_silent = self.sides.iter().all(|reading| reading.half.is_empty() && !reading.half.is_closed());
+        let is_open = self.sides.iter().any(|reading| reading.half.is_sure());
+        self.is_void |= is_silent && is_open && self.sides[side].half.is_next(segment.seq);
     }
 
     fn read(&mut self, side: Side, change: Change, room: &mut Room) {
@@ -88,43 +102,57 @@ impl Connection {
         if self.client != Some(side) {
             reading.flight.read(reading.half.contiguous());
         }
+        self.judge(side);
+    }
+
+    /// Without a SYN the client is known by what it says, and by what the other end does.
+    fn judge(&mut self, side: Side) {
         if self.client.is_none() {
-            self.client = match (reading.hello.is_hello(), reading.flight.is_server()) {
+            let reading = &self.sides[side];
+            self.client = match (reading.hello.is_client(), reading.flight.is_server()) {
                 (true, _) => Some(side),
                 (_, true) => Some(1 - side),
                 _ => None,
             };
         }
-        self.close(side);
     }
 
     /// Gives back the stream of a side that has said everything.
     fn close(&mut self, side: Side) {
-        let Some(client) = self.client else {
-            if self.sides[side].half.is_over() {
-                self.sides[side].half.close();
-            }
+        let reading = &self.sides[side];
+        if reading.half.is_closed() {
             return;
+        }
+        self.is_void |= self.client == Some(side) && reading.half.is_void();
+        let done = match self.client {
+            Some(client) if client == side => reading.hello.is_done(),
+            Some(_) => reading.flight.is_done(),
+            None => false,
         };
-        let reading = &mut self.sides[side];
-        let done = if client == side { reading.hello.is_done() } else { reading.flight.is_done() };
         // Where no SYN was seen, what is no hello may be the middle of one.
-        let certain = reading.half.is_sure() || reading.hello.is_hello() || reading.flight.is_server();
-        if !(done && certain || reading.half.is_over()) {
+        let certain = reading.half.is_sure() || reading.hello.is_client() || reading.flight.is_server();
+        if done && certain || reading.half.is_over() {
+            self.read_to_end(side);
+            self.sides[side].half.close();
+        }
+    }
+
+    /// Reads what is there, since nothing is to come.
+    fn read_to_end(&mut self, side: Side) {
+        let reading = &mut self.sides[side];
+        if reading.half.is_closed() {
             return;
         }
-        if let hello::Reader::Read(hello, end) = &mut reading.hello {
-            hello.segments = reading.half.n_segments(*end);
+        reading.hello.count_segments(&reading.half);
+        if self.client != Some(side) {
+            reading.flight.read_behind(&reading.half);
         }
-        if client != side {
-            reading.flight.read_behind(reading.half.behind_holes());
-        }
-        reading.half.close();
+        self.judge(side);
     }
 
     /// Whether nothing that may come would change the row.
     pub(super) fn is_done(&self) -> bool {
-        self.client.is_some() && self.sides.iter().all(|reading| reading.half.is_closed())
+        self.is_void || self.client.is_some() && self.sides.iter().all(|reading| reading.half.is_closed())
     }
 
     /// Bytes of memory held beside the connection itself, about.
@@ -134,20 +162,13 @@ impl Connection {
 
     /// The row, of what is there.
     pub(super) fn into_row(mut self) -> Row {
+        self.read_to_end(0);
+        self.read_to_end(1);
         let client = self.client.unwrap_or(0);
-        let [first, second] = &mut self.sides;
+        let [first, second] = self.sides;
         let (client_side, server_side) = if client == 0 { (first, second) } else { (second, first) };
-        if let hello::Reader::Read(hello, end) = &mut client_side.hello
-            && !client_side.half.is_closed()
-        {
-            hello.segments = client_side.half.n_segments(*end);
-        }
-        server_side.flight.read_behind(server_side.half.behind_holes());
-        let client_hello = match std::mem::take(&mut client_side.hello) {
-            hello::Reader::Read(hello, _) => Some(*hello),
-            _ => None,
-        };
-        let (server_hello, new_session_ticket_prefix, outcome) = std::mem::take(&mut server_side.flight).into_parts();
+        let (proxied, client_hello) = client_side.hello.into_parts();
+        let (server_hello, new_session_ticket_prefix, outcome) = server_side.flight.into_parts();
         let key = Key::of(client_hello.as_ref(), server_hello.as_ref());
         Row {
             client: self.ends[client],
@@ -157,6 +178,9 @@ impl Connection {
             new_session_ticket_prefix,
             outcome,
             key,
+            proxy_protocol: proxied.map(|proxied| proxied.version),
+            proxied_client: proxied.and_then(|proxied| proxied.client),
+            encapsulation: (!self.path.is_empty()).then(|| self.path.to_string()),
         }
     }
 }

@@ -2,14 +2,13 @@
 
 use std::{collections::VecDeque, mem};
 
-use steer_common::wire::tcp::flags;
-
 use super::{
     connection::Connection,
     frame::Segment,
     hello::Room,
-    known::{Entry, Known, Pair},
+    known::{Known, Pair},
     row::Row,
+    space::{self, Belongs, Entry},
 };
 
 /// Rows that are held back for an earlier one: where more connections begin, the oldest one's row is made of what is
@@ -18,11 +17,23 @@ pub const ROWS_MAX: usize = 1 << 16;
 /// Bytes of streams that are held: where more come in, the oldest connection's row is made of what is there.
 pub const STREAMS_MAX: usize = 64 << 20;
 
+/// In which order rows come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// As their connections began: a row waits for the earlier ones.
+    Begun,
+    /// As they are complete.
+    Completed,
+}
+
 /// All connections.
 pub(super) struct Connections {
-    /// In order; the first one is number `n_emitted`.
+    order: Order,
+    /// In the order in which they began; the first one is number `n_behind`.
     rows: VecDeque<Slot>,
-    n_emitted: u64,
+    n_behind: u64,
+    /// Rows that wait for no other.
+    completed: VecDeque<Box<Row>>,
     known: Known,
     held: usize,
     n_cut_short: u64,
@@ -32,14 +43,17 @@ pub(super) struct Connections {
 /// A row, or what becomes one.
 enum Slot {
     Open(Box<Connection>),
-    Done(Option<Box<Row>>),
+    Done(Box<Row>),
+    Gone,
 }
 
 impl Connections {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(order: Order) -> Self {
         Self {
+            order,
             rows: VecDeque::new(),
-            n_emitted: 0,
+            n_behind: 0,
+            completed: VecDeque::new(),
             known: Known::default(),
             held: 0,
             n_cut_short: 0,
@@ -49,16 +63,16 @@ impl Connections {
 
     /// Reads a segment into its connection, a new one if it has none.
     pub(super) fn segment(&mut self, segment: &Segment<'_>) {
-        let number = self.find(segment).unwrap_or_else(|| self.begin(segment));
-        let Some(at) = self.slot_of(number) else { return };
-        let Some(slot) = self.rows.get_mut(at) else { return };
-        let Slot::Open(connection) = slot else { return };
+        let Some(number) = self.number_of(segment) else { return };
+        let Some(at) = number.checked_sub(self.n_behind).and_then(|at| usize::try_from(at).ok()) else { return };
+        let Some(Slot::Open(connection)) = self.rows.get_mut(at) else { return };
         let before = connection.held();
         connection.take(segment, &mut self.room);
-        self.held = self.held + connection.held() - before;
-        if connection.is_done() {
-            self.held -= connection.held();
-            slot.finish();
+        let (held, is_done) = (connection.held(), connection.is_done());
+        self.held = self.held + held - before;
+        if is_done {
+            self.held -= held;
+            self.complete(at);
         }
         if self.rows.len() > ROWS_MAX {
             self.cut_short();
@@ -66,77 +80,68 @@ impl Connections {
         while self.held > STREAMS_MAX && self.cut_short() {}
     }
 
-    fn slot_of(&self, number: u64) -> Option<usize> {
-        number.checked_sub(self.n_emitted).and_then(|at| usize::try_from(at).ok())
-    }
-
-    /// The number of the segment's connection; `None` if it begins one.
-    fn find(&mut self, segment: &Segment<'_>) -> Option<u64> {
+    /// The number of the segment's connection; `None` if it has none and begins none.
+    fn number_of(&mut self, segment: &Segment<'_>) -> Option<u64> {
         let (pair, end) = Pair::of(segment);
-        let mut entry = self.known.get(&pair)?;
-        if is_syn(segment) {
-            if !self.is_same(&entry, end, segment) {
-                return None;
+        let entries = self.known.of(&pair);
+        match space::find(entries, end, segment) {
+            Belongs::To(index) => {
+                let entry = entries.get_mut(index)?;
+                entry.note(end, segment);
+                Some(entry.number)
             }
-            entry.isn[end] = Some(segment.seq);
-            self.known.insert(pair, entry);
-        }
-        Some(entry.number)
-    }
-
-    /// Whether a SYN, or the answer to one, is of the connection known by `entry`.
-    fn is_same(&self, entry: &Entry, end: usize, segment: &Segment<'_>) -> bool {
-        let (isn, other) = (entry.isn[end], entry.isn[1 - end]);
-        if segment.has(flags::ACK) {
-            return isn == Some(segment.seq) || other.is_none_or(|other| other.wrapping_add(1) == segment.ack);
-        }
-        if let Some(isn) = isn {
-            return isn == segment.seq;
-        }
-        // Packets of it were captured before its SYN.
-        match self.slot_of(entry.number).and_then(|at| self.rows.get(at)) {
-            Some(Slot::Open(connection)) => connection.is_opened_by(connection.side(segment), segment.seq),
-            _ => false,
+            Belongs::ToNone => {
+                let number = self.n_behind + self.rows.len() as u64;
+                self.rows.push_back(Slot::Open(Box::new(Connection::new(segment))));
+                self.known.insert(pair, Entry::new(number, end, segment));
+                Some(number)
+            }
+            Belongs::Stray => None,
         }
     }
 
-    fn begin(&mut self, segment: &Segment<'_>) -> u64 {
-        let number = self.n_emitted + self.rows.len() as u64;
-        self.rows.push_back(Slot::Open(Box::new(Connection::new(segment))));
-        let (pair, end) = Pair::of(segment);
-        let mut isn = [None; 2];
-        if is_syn(segment) {
-            isn[end] = Some(segment.seq);
+    /// Makes the row of the connection in this slot.
+    fn complete(&mut self, at: usize) {
+        let Some(slot) = self.rows.get_mut(at) else { return };
+        let Slot::Open(connection) = mem::replace(slot, Slot::Gone) else { return };
+        let row = Box::new(connection.into_row());
+        match self.order {
+            Order::Begun => *slot = Slot::Done(row),
+            Order::Completed => self.completed.push_back(row),
         }
-        self.known.insert(pair, Entry { number, isn });
-        number
+        self.advance();
+    }
+
+    /// Passes by the rows that wait for no earlier one.
+    fn advance(&mut self) {
+        while self.rows.front().is_some_and(|slot| !matches!(slot, Slot::Open(_))) {
+            if let Some(Slot::Done(row)) = self.rows.pop_front() {
+                self.completed.push_back(row);
+            }
+            self.n_behind += 1;
+        }
     }
 
     /// Makes the oldest connection's row; false if there is none.
     fn cut_short(&mut self) -> bool {
-        let Some(slot) = self.rows.iter_mut().find(|slot| matches!(slot, Slot::Open(_))) else { return false };
-        if let Slot::Open(connection) = slot {
-            self.held -= connection.held();
-        }
-        slot.finish();
+        // The first slot is of an open connection, or there is none.
+        let Some(Slot::Open(connection)) = self.rows.front() else { return false };
+        self.held -= connection.held();
+        self.complete(0);
         self.n_cut_short += 1;
         true
     }
 
-    /// Takes out the rows that wait for no earlier one.
+    /// Takes out the rows that wait for no other.
     pub(super) fn ready(&mut self) -> impl Iterator<Item = Row> {
-        std::iter::from_fn(|| {
-            let Some(Slot::Done(row)) = self.rows.front_mut() else { return None };
-            let row = row.take();
-            self.rows.pop_front();
-            self.n_emitted += 1;
-            row.map(|row| *row)
-        })
+        std::iter::from_fn(|| self.completed.pop_front().map(|row| *row))
     }
 
     /// Makes the rows of all connections.
     pub(super) fn finish(&mut self) {
-        self.rows.iter_mut().for_each(Slot::finish);
+        while !self.rows.is_empty() {
+            self.complete(0);
+        }
         self.held = 0;
     }
 
@@ -144,19 +149,4 @@ impl Connections {
     pub(super) fn n_cut_short(&self) -> u64 {
         self.n_cut_short
     }
-}
-
-impl Slot {
-    fn finish(&mut self) {
-        if matches!(self, Self::Done(_)) {
-            return;
-        }
-        if let Self::Open(connection) = mem::replace(self, Self::Done(None)) {
-            *self = Self::Done(Some(Box::new(connection.into_row())));
-        }
-    }
-}
-
-fn is_syn(segment: &Segment<'_>) -> bool {
-    segment.has(flags::SYN) && !segment.has(flags::RST)
 }

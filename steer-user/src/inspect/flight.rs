@@ -9,9 +9,12 @@ use steer_common::{
 };
 
 use super::{
-    half::STREAM_MAX,
+    half::{Half, STREAM_MAX},
     row::{Outcome, ServerHello, hex, version_word},
 };
+
+/// The number of SSL 3.0 on the wire (RFC 6101 5.6), whose messages are those of TLS 1.0.
+const SSL3: u16 = 0x0300;
 
 /// How far a server's stream was read. Sequence numbers in it are offsets from the first byte.
 #[derive(Debug)]
@@ -31,7 +34,7 @@ impl Default for Reader {
 impl Reader {
     /// Whether what was read so far can be nothing but a server's.
     pub(super) fn is_server(&self) -> bool {
-        self.follow.seen & (seen::HELLO | seen::RETRY) != 0
+        self.follow.seen & (seen::HELLO | seen::RETRY) != 0 || self.ticket.is_some()
     }
 
     /// Whether nothing more is to be read.
@@ -44,12 +47,16 @@ impl Reader {
         self.read_piece(0, stream);
     }
 
-    /// Bytes are missing and will not come: reads on in the `pieces` behind, each with its offset, where one begins
-    /// with a record that is known for what it is.
-    pub(super) fn read_behind<'a>(&mut self, pieces: impl Iterator<Item = (u32, &'a [u8])>) {
-        for (offset, piece) in pieces {
-            // Without the ServerHello nobody knows the version, and what a ticket means.
-            if self.done || self.hello.is_none() {
+    /// Bytes are missing and will not come: reads on where a segment behind begins with a record that is known for what
+    /// it is. A ticket in clear is one of TLS 1.2 or below, be the ServerHello there or not.
+    pub(super) fn read_behind(&mut self, half: &Half) {
+        // Where nobody says where the stream begins, its first segment may begin in the middle of a record.
+        let lost = !half.is_sure() && self.hello.is_none() && self.ticket.is_none();
+        if lost {
+            *self = Self::default();
+        }
+        for (offset, piece) in half.pieces(lost) {
+            if self.done || self.ticket.is_some() {
                 return;
             }
             let mut look = [0; RESYNC_LOOK];
@@ -72,7 +79,15 @@ impl Reader {
             match self.follow.step(&mut segment, offset, piece.len() as u32) {
                 Told::More | Told::Retry => {}
                 Told::NeedMore => return,
-                Told::ServerHello => self.hello = Some(self.server_hello()),
+                Told::ServerHello if self.is_retry_of_draft() => {
+                    self.follow.seen &= !(seen::HELLO | seen::RETRY);
+                    self.follow.version = Version::Tls13 as u16;
+                }
+                Told::ServerHello => {
+                    self.hello = Some(self.server_hello());
+                    // What a version that nobody knows sends behind means what nobody knows.
+                    self.done = !self.is_known();
+                }
                 Told::Ticket => {
                     let lesson = &self.follow.lesson[..usize::from(self.follow.lesson_len).min(32)];
                     self.ticket = self.ticket.take().or_else(|| hex(lesson));
@@ -92,8 +107,19 @@ impl Reader {
         ServerHello {
             version: version_word(follow.version),
             session_id: hex(&follow.lesson[..id_len.min(32)]),
-            psk_accepted: self.is_tls13() && follow.seen & seen::PSK != 0,
+            psk_accepted: follow.seen & seen::PSK != 0,
+            is_known: self.is_known(),
         }
+    }
+
+    /// Whether the version is one whose messages are known.
+    fn is_known(&self) -> bool {
+        self.follow.version == SSL3 || version_word(self.follow.version).is_some()
+    }
+
+    /// Drafts of TLS 1.3 ask for another hello as TLS 1.3 does, under numbers of their own.
+    fn is_retry_of_draft(&self) -> bool {
+        !self.is_known() && self.follow.seen & seen::RETRY != 0
     }
 
     fn is_tls13(&self) -> bool {
@@ -104,6 +130,7 @@ impl Reader {
     pub(super) fn into_parts(self) -> (Option<ServerHello>, Option<String>, Outcome) {
         let outcome = match &self.hello {
             None => Outcome::Unknown,
+            Some(hello) if !hello.is_known => Outcome::Unknown,
             Some(hello) if self.is_tls13() => {
                 if hello.psk_accepted {
                     Outcome::Resumed

@@ -12,17 +12,31 @@ const BEHIND_MAX: u8 = 64;
 pub(super) struct Half {
     /// Sequence number of the first byte.
     base: Option<u32>,
-    /// Whether a SYN said so; else it is the lowest that was seen.
-    sure: bool,
+    /// Who said so.
+    begin: Begin,
     /// The bytes at their offsets; nothing is known of those outside of `ranges`.
     data: Vec<u8>,
     /// What is there, sorted, apart from each other: `[start, end)`.
     ranges: Vec<(u32, u32)>,
-    /// For each segment that brought something new, the offset of its first new byte.
-    firsts: Vec<u32>,
+    /// For each segment that brought something new, the offsets of its first new byte and of the one behind its last new one.
+    segments: Vec<(u32, u32)>,
+    /// Offset of the byte behind the last one, where the sender said that it sends no more.
+    end: Option<u32>,
     behind: u8,
     /// Nothing more is wanted.
     closed: bool,
+}
+
+/// Who says where a stream begins; what stands below knows better.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Begin {
+    /// Nobody: it is the lowest number that was seen.
+    #[default]
+    Lowest,
+    /// The other end's SYN, which acknowledges what came with the sender's, if anything did.
+    Acknowledged,
+    /// The sender's SYN.
+    Syn,
 }
 
 /// What a segment changed.
@@ -37,11 +51,6 @@ pub(super) enum Change {
 }
 
 impl Half {
-    /// Sequence number of the first byte.
-    pub(super) fn base(&self) -> Option<u32> {
-        self.base
-    }
-
     /// Whether any byte is there.
     pub(super) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
@@ -49,23 +58,46 @@ impl Half {
 
     /// Whether it is certain where the stream begins.
     pub(super) fn is_sure(&self) -> bool {
-        self.sure
+        self.begin != Begin::Lowest
     }
 
     /// Whether what is missing will not come any more.
     pub(super) fn is_over(&self) -> bool {
-        self.behind >= BEHIND_MAX || self.contiguous().len() >= STREAM_MAX as usize
+        let have = self.contiguous().len() as u32;
+        self.behind >= BEHIND_MAX || have >= STREAM_MAX || self.end.is_some_and(|end| have >= end)
     }
 
-    /// A SYN or its acknowledgement says where the stream begins. What an earlier one said of an empty stream is
-    /// forgotten.
-    pub(super) fn begin(&mut self, base: u32) -> Change {
-        if self.is_empty() {
-            self.base = Some(base);
+    /// Whether it is over, and not a byte was sent.
+    pub(super) fn is_void(&self) -> bool {
+        self.end == Some(0) && self.is_empty()
+    }
+
+    /// Somebody says where the stream begins. What an earlier one said of an empty stream is forgotten.
+    pub(super) fn begin(&mut self, base: u32, begin: Begin) -> Change {
+        if self.closed || begin < self.begin {
+            return Change::None;
         }
-        let moved = self.base.is_some_and(|now| now != base) && !self.sure && !self.closed;
-        self.sure = true;
+        let knew_better = self.begin == begin;
+        self.begin = begin;
+        if self.is_empty() {
+            (self.base, self.end) = (Some(base), None);
+        }
+        let moved = self.base.is_some_and(|now| now != base) && !knew_better;
         if moved && self.move_to(base) { Change::Moved } else { Change::None }
+    }
+
+    /// The sender says that nothing is behind the byte before `seq`. Where nobody said where the stream begins, there
+    /// may be more in front.
+    pub(super) fn end(&mut self, seq: u32) {
+        let end = self.base.filter(|_| self.is_sure()).map(|base| seq.wrapping_sub(base));
+        if end.is_some_and(|end| end < STREAM_MAX) && !self.closed {
+            self.end = end;
+        }
+    }
+
+    /// Whether a reset with this number ends the stream: it is the one that is expected (RFC 5961 3.2), or no other is.
+    pub(super) fn is_next(&self, seq: u32) -> bool {
+        self.base.is_none_or(|base| base.wrapping_add(self.contiguous().len() as u32) == seq)
     }
 
     /// Takes a segment's payload at `seq`.
@@ -78,7 +110,7 @@ impl Half {
         }
         let offset = match u32::try_from(offset) {
             Ok(offset) => offset,
-            Err(_) if !self.sure && self.move_to(seq) => {
+            Err(_) if !self.is_sure() && self.move_to(seq) => {
                 change = Change::Moved;
                 0
             }
@@ -110,14 +142,14 @@ impl Half {
         if from == to && self.ranges.len() >= RANGES_MAX {
             return change;
         }
-        let (mut at, mut first) = (start, None);
+        let (mut at, mut new) = (start, None);
         for &(known_start, known_end) in &self.ranges[from..to] {
-            fill(&mut self.data, start, payload, at, known_start, &mut first);
+            fill(&mut self.data, start, payload, at, known_start, &mut new);
             at = at.max(known_end);
         }
-        fill(&mut self.data, start, payload, at, end, &mut first);
-        let Some(first) = first else { return if change == Change::Moved { change } else { Change::None } };
-        self.firsts.push(first);
+        fill(&mut self.data, start, payload, at, end, &mut new);
+        let Some(new) = new else { return if change == Change::Moved { change } else { Change::None } };
+        self.segments.push(new);
         let touched = &self.ranges[from..to];
         let merged = (
             touched.first().map_or(start, |range| range.0.min(start)),
@@ -139,9 +171,10 @@ impl Half {
         for range in &mut self.ranges {
             *range = (range.0 + by, range.1 + by);
         }
-        for first in &mut self.firsts {
-            *first += by;
+        for segment in &mut self.segments {
+            *segment = (segment.0 + by, segment.1 + by);
         }
+        self.end = self.end.map(|end| end + by);
         self.base = Some(base);
         true
     }
@@ -154,20 +187,29 @@ impl Half {
         }
     }
 
-    /// The pieces behind the first hole, with their offsets. Each begins where a segment began.
-    pub(super) fn behind_holes(&self) -> impl Iterator<Item = (u32, &[u8])> {
-        let pieces = self.ranges.iter().filter(|range| range.0 != 0);
-        pieces.map(|&(start, end)| (start, &self.data[start as usize..end as usize]))
+    /// Where segments began that stand behind the first hole, with their offsets; with `all`, those in front of it as well.
+    /// Each goes on to where the next hole is.
+    pub(super) fn pieces(&self, all: bool) -> impl Iterator<Item = (u32, &[u8])> {
+        let mut starts: Vec<u32> = self.segments.iter().map(|segment| segment.0).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        let ranges = self.ranges.iter().filter(move |range| all || range.0 != 0);
+        ranges.flat_map(move |&(start, end)| {
+            let from = starts.partition_point(|at| *at < start);
+            let to = starts.partition_point(|at| *at < end);
+            let starts = starts[from..to].to_vec();
+            starts.into_iter().map(move |at| (at, &self.data[at as usize..end as usize]))
+        })
     }
 
-    /// How many segments brought something new of the first `end` bytes.
-    pub(super) fn n_segments(&self, end: u32) -> u32 {
-        self.firsts.iter().filter(|first| **first < end).count() as u32
+    /// How many segments brought something new of the bytes from `start` to `end`.
+    pub(super) fn n_segments(&self, start: u32, end: u32) -> u32 {
+        self.segments.iter().filter(|segment| segment.0 < end && segment.1 > start).count() as u32
     }
 
     /// Nothing more is wanted: gives back what is held.
     pub(super) fn close(&mut self) {
-        *self = Self { base: self.base, sure: self.sure, closed: true, ..Self::default() };
+        *self = Self { base: self.base, begin: self.begin, closed: true, ..Self::default() };
     }
 
     /// Whether nothing more is wanted.
@@ -177,17 +219,17 @@ impl Half {
 
     /// Bytes of memory held, about.
     pub(super) fn held(&self) -> usize {
-        self.data.capacity() + self.ranges.capacity() * 8 + self.firsts.capacity() * 4
+        self.data.capacity() + self.ranges.capacity() * 8 + self.segments.capacity() * 8
     }
 }
 
-/// Copies what `payload`, which starts at `start`, has of `[at, end)`, and notes the first byte that is new.
-fn fill(data: &mut [u8], start: u32, payload: &[u8], at: u32, end: u32, first: &mut Option<u32>) {
+/// Copies what `payload`, which starts at `start`, has of `[at, end)`, and notes from where to where bytes are new.
+fn fill(data: &mut [u8], start: u32, payload: &[u8], at: u32, end: u32, new: &mut Option<(u32, u32)>) {
     let end = end.min(start + payload.len() as u32);
     if at >= end {
         return;
     }
-    first.get_or_insert(at);
+    *new = Some((new.map_or(at, |new| new.0), end));
     let (to, from) = (at as usize..end as usize, (at - start) as usize..(end - start) as usize);
     data[to].copy_from_slice(&payload[from]);
 }
@@ -203,7 +245,7 @@ mod tests {
         fn agrees_with_a_map_of_bytes(base: u32, pieces in prop::collection::vec((0u32..300, 1u32..80), 1..60)) {
             let stream: Vec<u8> = (0..400u32).map(|i| (i * 7 % 251) as u8).collect();
             let (mut half, mut there, mut n) = (Half::default(), vec![false; 400], 0);
-            half.begin(base);
+            half.begin(base, Begin::Syn);
             for (start, len) in pieces {
                 let range = start as usize..(start + len) as usize;
                 n += u32::from(there[range.clone()].contains(&false));
@@ -211,8 +253,9 @@ mod tests {
                 half.insert(base.wrapping_add(start), &stream[range]);
                 let prefix = there.iter().take_while(|there| **there).count();
                 prop_assert_eq!(half.contiguous(), &stream[..prefix]);
-                prop_assert_eq!(half.n_segments(400), n);
-                for (at, piece) in half.behind_holes() {
+                prop_assert_eq!(half.n_segments(0, 400), n);
+                for (at, piece) in half.pieces(false) {
+                    prop_assert!(at as usize > prefix);
                     prop_assert_eq!(piece, &stream[at as usize..at as usize + piece.len()]);
                 }
             }
@@ -229,24 +272,24 @@ mod tests {
             }
             let stream: Vec<u8> = (0..20u8).flat_map(|piece| [piece; 10]).collect();
             prop_assert_eq!(half.contiguous(), &stream[..]);
-            prop_assert_eq!(half.n_segments(200), 20);
+            prop_assert_eq!(half.n_segments(0, 200), 20);
         }
     }
 
     #[test]
     fn the_bytes_that_came_first_stay() {
         let mut half = Half::default();
-        half.begin(1);
+        half.begin(1, Begin::Syn);
         half.insert(3, b"cd");
         half.insert(1, b"ABXXEF");
         assert_eq!(half.contiguous(), b"ABcdEF");
-        assert_eq!(half.n_segments(6), 2);
+        assert_eq!(half.n_segments(0, 6), 2);
     }
 
     #[test]
     fn a_keepalive_brings_nothing() {
         let mut half = Half::default();
-        half.begin(1);
+        half.begin(1, Begin::Syn);
         assert_eq!(half.insert(0, b"x"), Change::None);
         assert_eq!(half.insert(0, b"xab"), Change::Grown);
         assert_eq!(half.contiguous(), b"ab");

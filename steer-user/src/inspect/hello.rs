@@ -1,8 +1,17 @@
-//! The client's side: its first ClientHello, read as it comes in.
+//! The client's side: its first ClientHello, read as it comes in, behind the header of a PROXY protocol if there is one.
 
-use steer_common::wire::tls::client_hello::{Framing, Hello, Joined, STREAM, Span, Start, Stream, Walk, start};
+use std::ops::Range;
 
-use super::row::{ClientHello, hex, version_word};
+use steer_common::wire::{
+    proxy,
+    tls::client_hello::{Framing, Hello, Joined, STREAM, Span, Start, Stream, Walk, start},
+};
+
+use super::{
+    half::Half,
+    proxied::Proxied,
+    row::{ClientHello, hex, version_word},
+};
 
 /// Bytes of a ticket that are told.
 pub(super) const TICKET_PREFIX: usize = 32;
@@ -24,81 +33,132 @@ impl Room {
 
 /// How far a client's stream was read.
 #[derive(Debug, Default)]
-pub(super) enum Reader {
-    /// Its first bytes are waited for.
+pub(super) struct Reader {
+    proxied: Option<Proxied>,
+    state: State,
+}
+
+/// What is being read.
+#[derive(Debug, Default)]
+enum State {
+    /// The first bytes are waited for: those of a PROXY protocol's header or of a hello.
     #[default]
     Start,
-    /// The message lies in the first record and has this many bytes.
-    OneRecord(u32),
+    /// The first bytes of a hello are waited for, from this offset on.
+    Hello(usize),
+    /// The message lies in the record at this offset and has this many bytes.
+    OneRecord(usize, u32),
     /// The message is joined from records.
     Joining(Box<Joining>),
     /// No hello is to come.
     Nothing,
-    /// The hello, without its number of segments, and the offset of the byte behind it.
-    Read(Box<ClientHello>, u32),
+    /// The hello, without its number of segments, and from where to where it and its record headers stand.
+    Read(Box<ClientHello>, Range<u32>),
 }
 
 /// A message that is being joined.
 #[derive(Debug)]
 pub(super) struct Joining {
     framing: Framing,
+    /// Offset of the first record in the stream.
+    begin: usize,
     /// Offset in the stream that `framing` counts from.
     from: usize,
     message: Stream,
 }
 
 impl Reader {
-    /// Whether what was read so far can be nothing but a hello.
-    pub(super) fn is_hello(&self) -> bool {
-        matches!(self, Self::OneRecord(_) | Self::Joining(_) | Self::Read(..))
+    /// Whether what was read so far can be nothing but a client's.
+    pub(super) fn is_client(&self) -> bool {
+        self.proxied.is_some() || matches!(self.state, State::OneRecord(..) | State::Joining(_) | State::Read(..))
     }
 
     /// Whether nothing more is to be read.
     pub(super) fn is_done(&self) -> bool {
-        matches!(self, Self::Nothing | Self::Read(..))
+        matches!(self.state, State::Nothing | State::Read(..))
     }
 
     /// Bytes of memory held beside the reader itself.
     pub(super) fn held(&self) -> usize {
-        if matches!(self, Self::Joining(_)) { STREAM } else { 0 }
+        if matches!(self.state, State::Joining(_)) { STREAM } else { 0 }
+    }
+
+    /// Notes which segments brought the hello.
+    pub(super) fn count_segments(&mut self, half: &Half) {
+        if let State::Read(hello, range) = &mut self.state {
+            hello.segments = half.n_segments(range.start, range.end);
+        }
+    }
+
+    /// What the reading came to: the header of a PROXY protocol, the hello.
+    pub(super) fn into_parts(self) -> (Option<Proxied>, Option<ClientHello>) {
+        let hello = if let State::Read(hello, _) = self.state { Some(*hello) } else { None };
+        (self.proxied, hello)
     }
 
     /// Reads on; `stream` is what there is from the first byte without a hole.
     pub(super) fn read(&mut self, stream: &[u8], room: &mut Room) {
-        if matches!(self, Self::Start) {
-            *self = Self::begin(stream, room);
+        if matches!(self.state, State::Start) {
+            self.skip_proxy(stream);
         }
+        if let State::Hello(at) = self.state {
+            self.state = State::begin(stream, at, room);
+        }
+        self.state.read(stream, room);
+    }
+
+    fn skip_proxy(&mut self, stream: &[u8]) {
+        let byte = |at: usize| stream.get(at).copied().unwrap_or_default();
+        self.state = match proxy::start(byte, stream.len() as u32) {
+            proxy::Start::NeedMore => State::Start,
+            proxy::Start::NotProxy => State::Hello(0),
+            proxy::Start::Malformed => State::Nothing,
+            proxy::Start::Header { len } => {
+                self.proxied = Some(Proxied::read(&stream[..len as usize]));
+                State::Hello(len as usize)
+            }
+        };
+    }
+}
+
+impl State {
+    fn begin(stream: &[u8], at: usize, room: &mut Room) -> Self {
+        let rest = stream.get(at..).unwrap_or_default();
+        let look = &rest[..rest.len().min(LOOK)];
+        fill(&mut room.0, look);
+        match start(|at| room.0[at], look.len() as u32) {
+            Start::NeedMore => Self::Hello(at),
+            Start::NotTls | Start::Malformed => Self::Nothing,
+            Start::OneRecord { len } if (IN_FIRST_RECORD + len) as usize <= STREAM => Self::OneRecord(at, len),
+            Start::OneRecord { .. } | Start::Split => Self::Joining(Box::new(Joining {
+                framing: Framing::default(),
+                begin: at,
+                from: at,
+                message: [0; STREAM],
+            })),
+        }
+    }
+
+    fn read(&mut self, stream: &[u8], room: &mut Room) {
         let found = match self {
-            Self::OneRecord(len) => {
-                let end = IN_FIRST_RECORD + *len;
-                let Some(bytes) = stream.get(..end as usize) else { return };
+            Self::OneRecord(at, len) => {
+                let end = *at + (IN_FIRST_RECORD + *len) as usize;
+                let Some(bytes) = stream.get(*at..end) else { return };
                 fill(&mut room.0, bytes);
-                walk(&room.0, IN_FIRST_RECORD, *len).map(|hello| (hello, end))
+                walk(&room.0, IN_FIRST_RECORD, *len).map(|hello| (hello, *at..end))
             }
             Self::Joining(joining) => match joining.join(stream, room) {
                 Joined::Whole => {
-                    let end = joining.from as u32 + joining.framing.at;
-                    walk(&joining.message, 0, joining.framing.len).map(|hello| (hello, end))
+                    let end = joining.from + joining.framing.at as usize;
+                    walk(&joining.message, 0, joining.framing.len).map(|hello| (hello, joining.begin..end))
                 }
                 Joined::Malformed => None,
                 Joined::More | Joined::NeedMore => return,
             },
-            Self::Start | Self::Nothing | Self::Read(..) => return,
+            Self::Start | Self::Hello(_) | Self::Nothing | Self::Read(..) => return,
         };
-        *self = found.map_or(Self::Nothing, |(hello, end)| Self::Read(Box::new(hello), end));
-    }
-
-    fn begin(stream: &[u8], room: &mut Room) -> Self {
-        let look = &stream[..stream.len().min(LOOK)];
-        fill(&mut room.0, look);
-        match start(|at| room.0[at], look.len() as u32) {
-            Start::NeedMore => Self::Start,
-            Start::NotTls | Start::Malformed => Self::Nothing,
-            Start::OneRecord { len } if (IN_FIRST_RECORD + len) as usize <= STREAM => Self::OneRecord(len),
-            Start::OneRecord { .. } | Start::Split => {
-                Self::Joining(Box::new(Joining { framing: Framing::default(), from: 0, message: [0; STREAM] }))
-            }
-        }
+        *self = found
+            .map_or(Self::Nothing, |(hello, range)| Self::Read(Box::new(hello), range.start as u32..range.end as u32));
     }
 }
 
@@ -162,7 +222,8 @@ fn told(bytes: &Stream, hello: &Hello, len: u32) -> ClientHello {
         psk_prefix: hex(prefix(hello.psk[0], PSK_PREFIX)),
         sni: (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned()),
         ech: hello.ech != 0,
-        offers_psk: hello.psk_count != 0,
+        // A key's name stands in an identity that has bytes.
+        offers_psk: hello.psk.iter().any(|identity| identity.len != 0),
     }
 }
 

@@ -1,11 +1,15 @@
-//! Which connections were seen, and by which initial sequence numbers they are known.
+//! Which connections were seen, by their sockets.
 
 use std::{collections::HashMap, mem, net::SocketAddr};
 
-use super::frame::Segment;
+use smallvec::SmallVec;
+
+use super::{frame::Segment, space::Entry};
 
 /// Connections that are remembered at least; those unused for longest are forgotten first.
 const REMEMBERED: usize = 1 << 16;
+/// Connections of one pair that are remembered, the newest of them.
+const OF_A_PAIR: usize = 64;
 
 /// Both ends, the lower one first, so that both directions have one key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -13,21 +17,16 @@ pub(super) struct Pair {
     ends: [SocketAddr; 2],
 }
 
-/// What is remembered of a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
-    /// Number of its row.
-    pub(super) number: u64,
-    /// Initial sequence number of each end of the [`Pair`], where its SYN was seen.
-    pub(super) isn: [Option<u32>; 2],
-}
+/// The connections of a pair, in the order in which they began; nearly always one.
+type Entries = SmallVec<[Entry; 1]>;
 
 /// Two generations of connections: what is used in the older one moves to the younger, and where the younger one is
 /// full the older one is forgotten.
 #[derive(Default)]
 pub(super) struct Known {
-    young: HashMap<Pair, Entry>,
-    old: HashMap<Pair, Entry>,
+    young: HashMap<Pair, Entries>,
+    n_young: usize,
+    old: HashMap<Pair, Entries>,
 }
 
 impl Pair {
@@ -42,21 +41,35 @@ impl Pair {
 }
 
 impl Known {
-    /// The newest connection of this pair.
-    pub(super) fn get(&mut self, pair: &Pair) -> Option<Entry> {
-        if let Some(entry) = self.young.get(pair) {
-            return Some(*entry);
+    /// The connections of this pair.
+    pub(super) fn of(&mut self, pair: &Pair) -> &mut [Entry] {
+        if !self.old.is_empty()
+            && !self.young.contains_key(pair)
+            && let Some(entries) = self.old.remove(pair)
+        {
+            self.make_room();
+            self.n_young += entries.len();
+            self.young.insert(*pair, entries);
         }
-        let entry = self.old.remove(pair)?;
-        self.insert(*pair, entry);
-        Some(entry)
+        self.young.get_mut(pair).map(|entries| entries.as_mut_slice()).unwrap_or_default()
     }
 
-    /// Remembers a connection instead of the one before of this pair.
+    /// Remembers a connection of this pair.
     pub(super) fn insert(&mut self, pair: Pair, entry: Entry) {
-        if self.young.len() >= REMEMBERED && !self.young.contains_key(&pair) {
-            self.old = mem::take(&mut self.young);
+        self.make_room();
+        let entries = self.young.entry(pair).or_default();
+        if entries.len() < OF_A_PAIR {
+            self.n_young += 1;
+        } else {
+            entries.remove(0);
         }
-        self.young.insert(pair, entry);
+        entries.push(entry);
+    }
+
+    fn make_room(&mut self) {
+        if self.n_young >= REMEMBERED {
+            self.old = mem::take(&mut self.young);
+            self.n_young = 0;
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Reads captures: what each TCP connection in them shows of its TLS session, told by the parser that the programs run.
 //!
-//! [`inspect`] is what `steer inspect` calls. A packet goes from [`capture`] over [`frame`] to [`connections`], which
-//! finds its [`connection`]; that puts each side's stream together ([`half`]), reads the client's ([`hello`]) and the
-//! server's ([`flight`]), and becomes a [`row`].
+//! [`inspect`] and [`follow`] are what `steer inspect` calls. Bytes come from a [`source`]; a packet goes from
+//! [`capture`] over [`frame`], which unwraps it, to [`connections`], which finds its [`connection`] ([`space`]); that puts
+//! each side's stream together ([`half`]), reads the client's ([`hello`]) and the server's ([`flight`]), and becomes a
+//! [`row`]. What is not read is counted by kind ([`unread`]).
 
 mod capture;
 mod connection;
@@ -12,29 +13,47 @@ mod frame;
 mod half;
 mod hello;
 mod known;
+mod proxied;
 mod row;
+mod source;
+mod space;
+mod unread;
 
 use std::io::Read;
+
+use serde::Serialize;
 
 pub use capture::{Ending, Refused};
 pub use connections::{ROWS_MAX, STREAMS_MAX};
 pub use row::{ClientHello, Key, Outcome, Row, ServerHello};
+pub use unread::{Kind, Tally};
 
-use capture::Capture;
-use connections::Connections;
+use capture::{Capture, Item};
+use connections::{Connections, Order};
+use frame::Frame;
 
-/// What was found beside the rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What was found beside the rows, and what was not read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Summary {
     /// How the file ended.
     pub ending: Ending,
-    /// Packets of a link type that is not read.
-    pub n_unknown_link: u64,
-    /// Connections whose row was made before their end, to bound memory.
-    pub n_cut_short: u64,
+    /// Frames in it.
+    pub frames: u64,
+    /// TCP segments among them.
+    pub segments: u64,
+    /// Rows that were made.
+    pub rows: u64,
+    /// Rows among them that were made before their connection's end, to bound memory.
+    pub cut_short: u64,
+    /// Frames that are not read and may hold TCP.
+    pub not_read: Tally,
+    /// Frames that are no TCP.
+    pub no_tcp: Tally,
+    /// Blocks of a pcapng file that are not read.
+    pub blocks_not_read: Tally,
 }
 
-/// Why `inspect` stopped.
+/// Why reading stopped.
 #[derive(Debug)]
 pub enum Stopped<E> {
     /// The file is no capture.
@@ -49,21 +68,81 @@ pub fn inspect<E>(
     file: impl Read + Send + 'static,
     mut emit: impl FnMut(Row) -> Result<(), E>,
 ) -> Result<Summary, Stopped<E>> {
+    read(file, Order::Begun, |row| row.map_or(Ok(()), &mut emit))
+}
+
+/// Reads a capture that is being made and hands each connection's row to `emit` once it is complete, and `None` before
+/// it waits for more.
+pub fn follow<E>(
+    pipe: impl Read + Send + 'static,
+    emit: impl FnMut(Option<Row>) -> Result<(), E>,
+) -> Result<Summary, Stopped<E>> {
+    read(pipe, Order::Completed, emit)
+}
+
+fn read<E>(
+    file: impl Read + Send + 'static,
+    order: Order,
+    mut emit: impl FnMut(Option<Row>) -> Result<(), E>,
+) -> Result<Summary, Stopped<E>> {
     let mut capture = Capture::open(file).map_err(Stopped::Refused)?;
-    let mut connections = Connections::new();
-    let mut n_unknown_link = 0;
+    let mut connections = Connections::new(order);
+    let mut summary = Summary::new();
     let ending = capture
-        .for_each(|link, bytes| {
-            match frame::parse(link, bytes) {
-                frame::Frame::Tcp(segment) => connections.segment(&segment),
-                frame::Frame::Other => {}
-                frame::Frame::UnknownLink => n_unknown_link += 1,
+        .for_each(|item| {
+            match item {
+                Item::Waiting => return emit(None),
+                Item::Block(number) => summary.blocks_not_read.count(Kind::Block(number)),
+                Item::NoInterface => summary.count(&Frame::Unread(Kind::NoInterface)),
+                Item::Packet(link, bytes) => {
+                    let frame = frame::parse(link, bytes);
+                    summary.count(&frame);
+                    if let Frame::Tcp(segment) = &frame {
+                        connections.segment(segment);
+                    }
+                }
             }
-            connections.ready().try_for_each(&mut emit)
+            summary.emit(&mut connections, &mut emit)
         })
         .map_err(Stopped::Emit)?;
-    let n_cut_short = connections.n_cut_short();
+    summary.ending = ending;
+    summary.cut_short = connections.n_cut_short();
     connections.finish();
-    connections.ready().try_for_each(&mut emit).map_err(Stopped::Emit)?;
-    Ok(Summary { ending, n_unknown_link, n_cut_short })
+    summary.emit(&mut connections, &mut emit).map_err(Stopped::Emit)?;
+    Ok(summary)
+}
+
+impl Summary {
+    fn new() -> Self {
+        Self {
+            ending: Ending::Whole,
+            frames: 0,
+            segments: 0,
+            rows: 0,
+            cut_short: 0,
+            not_read: Tally::default(),
+            no_tcp: Tally::default(),
+            blocks_not_read: Tally::default(),
+        }
+    }
+
+    fn count(&mut self, frame: &Frame<'_>) {
+        self.frames += 1;
+        match frame {
+            Frame::Tcp(_) => self.segments += 1,
+            Frame::NoTcp(kind) => self.no_tcp.count(*kind),
+            Frame::Unread(kind) => self.not_read.count(*kind),
+        }
+    }
+
+    fn emit<E>(
+        &mut self,
+        connections: &mut Connections,
+        emit: &mut impl FnMut(Option<Row>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        connections.ready().try_for_each(|row| {
+            self.rows += 1;
+            emit(Some(row))
+        })
+    }
 }

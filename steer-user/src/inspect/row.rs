@@ -22,6 +22,12 @@ pub struct Row {
     pub outcome: Outcome,
     /// What in this hello could steer it.
     pub key: Key,
+    /// Version of the PROXY protocol whose header stands in front of the hello: `v1`, `v2`.
+    pub proxy_protocol: Option<&'static str>,
+    /// The client that the header announces.
+    pub proxied_client: Option<SocketAddr>,
+    /// The tags and tunnels that its first packet was found in, the outermost first.
+    pub encapsulation: Option<String>,
 }
 
 /// What a ClientHello offers. Identifiers are in hexadecimal; what is not there or empty is `None`.
@@ -43,7 +49,7 @@ pub struct ClientHello {
     pub sni: Option<String>,
     /// Whether Encrypted Client Hello, or its grease, is there.
     pub ech: bool,
-    /// Whether a PSK identity is there, be it empty.
+    /// Whether a PSK identity is there that has a byte at least.
     #[serde(skip)]
     pub offers_psk: bool,
 }
@@ -51,12 +57,15 @@ pub struct ClientHello {
 /// What a ServerHello says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ServerHello {
-    /// The negotiated version; `None` below TLS 1.0.
+    /// The negotiated version; `None` below TLS 1.0, and where it is none that is known.
     pub version: Option<&'static str>,
     /// The session ID in hexadecimal; `None` where it is empty.
     pub session_id: Option<String>,
     /// Whether it selects a PSK identity.
     pub psk_accepted: bool,
+    /// Whether the version is one whose messages are known, SSL 3.0 among them.
+    #[serde(skip)]
+    pub is_known: bool,
 }
 
 /// How a handshake came out.
@@ -111,7 +120,9 @@ impl Key {
     pub(super) fn of(client: Option<&ClientHello>, server: Option<&ServerHello>) -> Self {
         let Some(client) = client else { return Self::None };
         let version = server.map_or(client.version, |server| server.version);
-        if version == Some(Version::Tls13.word()) {
+        // What is not known came after TLS 1.2: drafts of TLS 1.3, and what vendors made of them.
+        let is_newer = server.is_some_and(|server| !server.is_known);
+        if is_newer || version == Some(Version::Tls13.word()) {
             return if client.offers_psk { Self::KeyName } else { Self::None };
         }
         match (&client.ticket_prefix, &client.session_id) {

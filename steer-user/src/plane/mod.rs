@@ -7,6 +7,7 @@ mod clsact;
 mod cost;
 mod directory;
 mod gateways;
+pub mod kernel;
 mod load;
 mod netlink;
 mod others;

@@ -53,7 +53,8 @@ fn a_capture_is_shown_for_people_and_for_programs() {
             "{{\"client\":\"192.0.2.1:40000\",\"server\":\"198.51.100.10:443\",\"client_hello\":{{\"version\":\"1.2\",\
              \"bytes\":100,\"segments\":1,\"session_id\":\"{}\",\"ticket_prefix\":null,\"psk_prefix\":null,\
              \"sni\":\"example.test\",\"ech\":false}},\"server_hello\":null,\"new_session_ticket_prefix\":null,\
-             \"outcome\":\"unknown\",\"key\":\"session-id\"}}\n",
+             \"outcome\":\"unknown\",\"key\":\"session-id\",\"proxy_protocol\":null,\"proxied_client\":null,\
+             \"encapsulation\":null}}\n",
             "07".repeat(32)
         )
     );

@@ -1,5 +1,7 @@
 //! Link types, tags and headers in front of TCP.
 
+use steer_user::inspect::Kind;
+
 use crate::{Flow, Kind::Data, client_hello, pcap, read, record, row, rows};
 
 fn hello_frame(flow: &Flow) -> Vec<u8> {
@@ -13,7 +15,7 @@ fn flows() -> [Flow; 2] {
 #[track_caller]
 fn assert_read(link: u32, frame: Vec<u8>) {
     let (rows, summary) = read(pcap(link, &[frame]));
-    assert_eq!((rows.len(), summary.n_unknown_link), (1, 0), "link type {link}");
+    assert_eq!((rows.len(), summary.segments, summary.not_read.total()), (1, 1, 0), "link type {link}");
     assert!(rows[0].client_hello.is_some(), "link type {link}");
 }
 
@@ -113,6 +115,6 @@ fn what_is_not_tcp_makes_no_row() {
 
 #[test]
 fn packets_of_other_link_types_are_counted() {
-    let (rows, summary) = read(pcap(105, &[vec![0; 60], vec![0; 60]]));
-    assert_eq!((rows.len(), summary.n_unknown_link), (0, 2));
+    let (rows, summary) = read(pcap(187, &[vec![0; 60], vec![0; 60]]));
+    assert_eq!((rows.len(), summary.not_read.of(Kind::LinkType(187))), (0, 2));
 }

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use steer_tests::programs::Loaded;
-use steer_user::config::Sizes;
+use steer_user::{config::Sizes, plane::kernel::Kernel};
 
 /// Lines of the verifier's log that are shown: the last ones say why.
 const LOG_TAIL: usize = 60;
@@ -22,18 +22,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// `program TAB kernel TAB instructions`, a line a program.
+/// `program TAB kernel TAB instructions`, a line a program; the kernel by its whole number: `6.1.176`.
 fn verify() -> Result<String> {
-    let kernel = kernel()?;
+    let kernel = Kernel::running();
+    kernel.require()?;
+    let number = kernel.number()?.map(|number| number.to_string()).join(".");
     let counts = Loaded::load(&Sizes::default())?.verified_instructions()?;
-    Ok(counts.map(|(program, count)| format!("{program}\t{kernel}\t{count}")).join("\n"))
-}
-
-/// The running kernel's version without its patch level: `6.1`.
-fn kernel() -> Result<String> {
-    let release = nix::sys::utsname::uname().context("ask for the kernel's version")?;
-    let release = release.release().to_string_lossy().into_owned();
-    Ok(release.splitn(3, '.').take(2).collect::<Vec<_>>().join("."))
+    Ok(counts.map(|(program, count)| format!("{program}\t{number}\t{count}")).join("\n"))
 }
 
 fn tail(text: &str) -> String {

@@ -5,13 +5,13 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 
 use super::{BEGIN, EXIT, Guest, modules};
-use crate::{command, setup::unpacked::Kernel};
+use crate::{command, setup::kernels::Kernel};
 
 /// Merged, as on Debian, so that a program is found by either name.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
@@ -40,6 +40,7 @@ pub(super) fn pack(guest: &Guest, kernel: &Kernel, directory: &Path) -> Result<P
     make_skeleton(&root)?;
     for (host, inside) in &guest.programs {
         copy(host, &root, inside)?;
+        strip(&root.join(inside.strip_prefix("/").unwrap_or(inside)));
         for library in libraries(host)? {
             copy(&library, &root, &library)?;
         }
@@ -48,7 +49,8 @@ pub(super) fn pack(guest: &Guest, kernel: &Kernel, directory: &Path) -> Result<P
         copy_tree(host, &root, inside)?;
     }
     for (index, module) in modules::with_dependencies(&kernel.modules, &guest.modules)?.iter().enumerate() {
-        copy(module, &root, Path::new(&format!("/modules/{index:03}.ko")))?;
+        let file = root.join(format!("modules/{index:03}.ko"));
+        fs::write(&file, module).with_context(|| format!("write {}", file.display()))?;
     }
     write_program(&root.join("command"), &guest.command)?;
     write_program(&root.join("init"), &init())?;
@@ -100,6 +102,19 @@ fn make_skeleton(root: &Path) -> Result<()> {
     fs::write(root.join("etc/passwd"), PASSWD).context("write passwd")?;
     fs::write(root.join("etc/group"), GROUP).context("write group")?;
     fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n").context("write hosts")
+}
+
+/// Takes debug information out of a copied program: nine tenths of it, which the emulated processor would unpack. Without
+/// `strip`, or where it refuses, the program serves as it is.
+fn strip(program: &Path) {
+    let mut strip = Command::new("strip");
+    let _ = strip
+        .arg("--strip-debug")
+        .arg(program)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
 }
 
 /// Lists the shared libraries and the loader of a program; none if it is static.

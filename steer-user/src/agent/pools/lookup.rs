@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use steer_common::shared::{
-    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_HALVES, LOOKUP_SLOTS, VIP_FALLBACK_FLOW,
-    VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, Vip,
+    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_HALVES, LOOKUP_SLOTS,
+    VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW,
+    Vip,
 };
 
 use super::{Pools, names};
@@ -28,7 +29,7 @@ impl Pools {
         }
         let wanted = Vip {
             id,
-            flags: flags(vip) | origin,
+            flags: flags(vip) | found_fallback(vip, old.as_ref()) | origin,
             lookup_base: old.map_or_else(|| half(id, 1), |old| old.lookup_base),
             session_timeout: vip.session_timeout.as_secs() as u32,
             session_limit: vip.session_limit.as_secs() as u32,
@@ -112,6 +113,12 @@ fn flags(vip: &config::Vip) -> u16 {
         (vip.learn_without_certificate, VIP_LEARN_WITHOUT_CERTIFICATE),
     ];
     set.iter().filter(|(on, _)| *on).fold(0, |flags, (_, flag)| flags | flag)
+}
+
+/// With `fallback = "auto"` what an agent before found out about the sources stays.
+fn found_fallback(vip: &config::Vip, old: Option<&Vip>) -> u16 {
+    let found = old.is_some_and(|old| vip.fallback == Fallback::Auto && old.flags & VIP_FALLBACK_FOUND != 0);
+    if found { VIP_FALLBACK_FLOW | VIP_FALLBACK_FOUND } else { 0 }
 }
 
 /// First slot of one of a VIP's two tables.

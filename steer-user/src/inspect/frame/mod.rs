@@ -1,0 +1,124 @@
+//! Frames of a capture as TCP segments, through whatever they are wrapped in.
+//!
+//! A frame is walked over one header at a time: [`link`] says what its first one is, and each header what is behind it,
+//! in any order. Nothing is copied. What the walk passes by that tells tunnels apart is noted in a [`Path`].
+
+mod ethernet;
+mod gre;
+mod ip;
+mod link;
+mod mpls;
+mod path;
+mod ppp;
+mod udp;
+mod wireless;
+
+use std::net::SocketAddr;
+
+use super::unread::Kind;
+
+pub(super) use path::Path;
+
+/// Headers that are walked over; no network wraps as deep.
+const DEPTH_MAX: usize = 32;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Frame<'a> {
+    /// A TCP segment.
+    Tcp(Segment<'a>),
+    /// Something that is read, and is no TCP.
+    NoTcp(Kind),
+    /// Something that is not read; there may be TCP in it.
+    Unread(Kind),
+}
+
+/// A TCP segment, as much of it as was captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment<'a> {
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    pub(super) seq: u32,
+    pub(super) ack: u32,
+    /// Any of [`steer_common::wire::tcp::flags`].
+    pub(super) flags: u8,
+    pub(super) payload: &'a [u8],
+    /// The tags and tunnels it was found in.
+    pub(super) path: Path,
+}
+
+impl Segment<'_> {
+    /// Whether all of `bits` are set.
+    pub(super) fn has(&self, bits: u8) -> bool {
+        self.flags & bits == bits
+    }
+}
+
+/// What is to be read next.
+enum Next<'a> {
+    /// A frame of this link type.
+    Link(u16, &'a [u8]),
+    /// An Ethernet header.
+    Ethernet(&'a [u8]),
+    /// What this EtherType says; below 0x600 it is the length of an LLC header and what it heads.
+    EtherType(u16, &'a [u8]),
+    /// An LLC header (IEEE 802.2).
+    Llc(&'a [u8]),
+    /// A PPP header.
+    Ppp(&'a [u8]),
+    /// A stack of MPLS labels.
+    Mpls(&'a [u8]),
+    /// An IEEE 802.11 header.
+    Wireless(&'a [u8]),
+    /// An IP header of either version.
+    Ip(&'a [u8]),
+    /// What this IP protocol number says.
+    Transport(u8, &'a [u8]),
+    /// Nothing.
+    End(Frame<'a>),
+}
+
+impl<'a> Next<'a> {
+    fn no_tcp(kind: Kind) -> Option<Self> {
+        Some(Self::End(Frame::NoTcp(kind)))
+    }
+
+    fn unread(kind: Kind) -> Option<Self> {
+        Some(Self::End(Frame::Unread(kind)))
+    }
+}
+
+/// Reads a frame of this link type.
+pub(super) fn parse(link: u16, frame: &[u8]) -> Frame<'_> {
+    let mut path = Path::default();
+    let mut addresses = ip::Addresses::default();
+    let mut next = Next::Link(link, frame);
+    for _ in 0..DEPTH_MAX {
+        let read = match next {
+            Next::Link(link, bytes) => link::read(link, bytes),
+            Next::Ethernet(bytes) => ethernet::header(bytes),
+            Next::EtherType(number, bytes) => ethernet::behind(number, bytes, &mut path),
+            Next::Llc(bytes) => ethernet::llc(bytes),
+            Next::Ppp(bytes) => ppp::header(bytes),
+            Next::Mpls(bytes) => mpls::labels(bytes, &mut path),
+            Next::Wireless(bytes) => wireless::header(bytes),
+            Next::Ip(bytes) => ip::header(bytes, &mut addresses),
+            Next::Transport(number, bytes) => ip::behind(number, bytes, &addresses, &mut path),
+            Next::End(frame) => return frame,
+        };
+        // What ends in the middle of a header was captured in part.
+        let Some(read) = read else { return Frame::Unread(Kind::Cut) };
+        next = read;
+    }
+    if let Next::End(frame) = next { frame } else { Frame::Unread(Kind::Deep) }
+}
+
+/// The first `N` bytes, and those behind; `None` where there are not as many.
+fn take<const N: usize>(bytes: &[u8]) -> Option<(&[u8; N], &[u8])> {
+    bytes.split_first_chunk()
+}
+
+/// The big-endian number at `at`.
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
