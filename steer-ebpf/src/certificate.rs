@@ -95,7 +95,8 @@ pub(crate) fn said_behind(flow: &mut Flow, end: u32) {
     }
 }
 
-/// Reads the client's segment at hand, of a settled flow from which something is still to be learned.
+/// Reads the client's segment at hand, of a settled flow from which something is still to be learned. 1 where it may be the
+/// client's second hello.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
@@ -132,9 +133,6 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
     if again && Word(record.word).state() == State::First {
         record.offered_kind = 0;
     }
-    if retried {
-        hear_second_hello(skb, flow, hello_end);
-    }
     // A hello that comes again must end where the first one did: its backend may have taken either.
     match find::<HELLO_LOOK>(skb, scratch, start) {
         Found::Nothing => {}
@@ -149,20 +147,21 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
         Found::Bytes(answer) => note(record, Answer::read(&answer)),
         Found::Part => note(record, Answer::Unclear),
     }
-    0
+    retried as i32
 }
 
 /// Reads the client's second hello, which its backend asked for, where the segment at hand has it: behind the first one, and
 /// behind a ChangeCipherSpec that some send in between (RFC 8446 D.4). Of several copies that could differ nothing is learned.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn hear_second_hello(skb: *mut __sk_buff, flow: *mut Flow, first_end: u32) -> i32 {
+pub(crate) extern "C" fn hear_second_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     /// A ChangeCipherSpec with its record header, bytes.
     const CHANGE_CIPHER_SPEC: u32 = 6;
     const CHANGE_CIPHER_SPEC_TYPE: u8 = 20;
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a whole map value.
     let record = unsafe { &mut *flow };
+    let first_end = Word(record.word).isn().wrapping_add(1).wrapping_add(record.hello_len);
     let mut from = scratch.facts.l4 + scratch.facts.header_len;
     let mut len = scratch.facts.payload_len;
     let mut at = scratch.facts.seq.wrapping_sub(first_end);

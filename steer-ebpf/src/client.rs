@@ -304,15 +304,14 @@ pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
         return held(scratch, skb, flow, state) | fresh;
     }
     unlock(flow, state);
-    settled_client(skb, flow);
-    next::FORWARD | fresh
+    next::SETTLED | fresh
 }
 
 /// What else a client's packet says of its settled flow: an end, the client's certificate or its second hello, another way
-/// back to it.
+/// back to it. 1 where the segment may be the client's second hello.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn settled_client(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+pub(crate) extern "C" fn settled_client(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a map value.
     let record = unsafe { &mut *flow };
@@ -320,15 +319,16 @@ extern "C" fn settled_client(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
         note_end(skb, flow);
     }
     let carries = scratch.facts.payload_len != 0 || scratch.ip.part != Part::Whole;
+    let mut again = 0;
     if carries && record.flags & FLOW_LEARNED == 0 {
-        hear_answer(skb, flow);
+        again = hear_answer(skb, flow);
     }
     let follows = record.client_hop.ifindex != 0 || record.flags & FLOW_HOP_WANTED != 0;
     let moved = follows && scratch.facts.seq == record.client_next && !comes_by(&Tc(skb), &record.client_hop);
     if moved && is_sound(skb) != 0 {
         note_hop(&Tc(skb), &mut record.client_hop);
     }
-    0
+    again
 }
 
 /// A client's packet whose flow has no record: one is made where it completes a handshake, or where a trace is left of the

@@ -11,7 +11,7 @@ use steer_common::{
 };
 
 use crate::{
-    client,
+    certificate, client,
     deliver::{Plan, deliver},
     direct, emit,
     forward::Refused,
@@ -120,7 +120,7 @@ fn stages(skb: *mut __sk_buff, mut said: i32, plan: &mut Plan) -> i32 {
         _ => said,
     };
     if said == next::SETTLED {
-        said = settled_server(skb, flow);
+        said = settled(skb, flow);
     }
     if matches!(said, next::SYN_TO_OWNER | next::RESET | next::RESET_THEN_OWNER | next::RESET_THEN_FIRST | next::FLUSH)
     {
@@ -129,10 +129,15 @@ fn stages(skb: *mut __sk_buff, mut said: i32, plan: &mut Plan) -> i32 {
     enter_plan(said, flow, plan)
 }
 
-/// A backend's packet of a settled flow that was read.
+/// What else a packet says of its settled flow.
 #[inline(always)]
-fn settled_server(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    if scratch().is_some_and(|scratch| scratch.facts.flags & (flags::FIN | flags::RST) != 0) {
+fn settled(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    if scratch.facts.from_server == 0 {
+        if client::settled_client(skb, flow) != 0 {
+            certificate::hear_second_hello(skb, flow);
+        }
+    } else if scratch.facts.flags & (flags::FIN | flags::RST) != 0 {
         note_end(skb, flow);
     }
     next::FORWARD

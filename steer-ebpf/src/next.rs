@@ -53,7 +53,7 @@ pub(crate) const FLUSH: i32 = 24;
 pub(crate) const EMIT: i32 = 25;
 /// The next hop's MTU, in `scratch.hop.mtu`, is too small.
 pub(crate) const TOO_BIG: i32 = 26;
-/// `note_end` where the packet ends something, then forward.
+/// What else the packet says of its settled flow, then forward.
 pub(crate) const SETTLED: i32 = 28;
 /// `resegment`, with `scratch.change` and `scratch.hop`.
 pub(crate) const CUT: i32 = 29;

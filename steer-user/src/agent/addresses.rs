@@ -46,7 +46,12 @@ async fn place(handle: &Handle, config: &Config, vip: IpAddr, addresses: &[Addre
     }
     for message in there {
         log::info!("{vip} moves from the interface with index {} to {index}", message.header.index);
-        handle.address().del(message.clone()).execute().await.with_context(|| format!("take {vip} off its interface"))?;
+        handle
+            .address()
+            .del(message.clone())
+            .execute()
+            .await
+            .with_context(|| format!("take {vip} off its interface"))?;
     }
     add(handle, index, vip).await
 }

@@ -20,7 +20,7 @@ use std::{
     },
 };
 
-pub use machine::{Machine, machine};
+pub use machine::{Machine, machine, programs};
 use serde::{Deserialize, Serialize};
 pub(super) use watch::{Watched, run};
 

@@ -57,7 +57,8 @@ impl Links {
             let xdp = attachment.xdp.then(|| ((attachment.interface.clone(), Kind::Xdp), LinkState::Attached));
             [Some(((attachment.interface.clone(), Kind::Tc), state(attachment.tc))), xdp].into_iter().flatten()
         });
-        let index = |attachment: &Attachment| Some((attachment.interface.clone(), plane::ifindex(&attachment.interface)?));
+        let index =
+            |attachment: &Attachment| Some((attachment.interface.clone(), plane::ifindex(&attachment.interface)?));
         Self {
             states: states.collect(),
             tried: attached.iter().filter_map(index).collect(),

@@ -98,7 +98,10 @@ impl Judged {
         if self.destroys.is_empty() {
             return Ok(());
         }
-        bail!("this start would destroy {}: nothing was changed; --force does it all the same", self.destroys.join(", "))
+        bail!(
+            "this start would destroy {}: nothing was changed; --force does it all the same",
+            self.destroys.join(", ")
+        )
     }
 }
 
@@ -331,7 +334,10 @@ fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<String> {
         let both = both.cloned().collect::<Vec<_>>();
         let place = other.pin_dir.display();
         if !both.is_empty() {
-            warnings.push(format!("the gateway at {place} manages {} too: packets meet the programs of both", both.join(", ")));
+            warnings.push(format!(
+                "the gateway at {place} manages {} too: packets meet the programs of both",
+                both.join(", ")
+            ));
         }
         let same = other.vips.iter().filter(|vip| vips.contains(vip)).map(ToString::to_string).collect::<Vec<_>>();
         if !same.is_empty() {
@@ -370,7 +376,10 @@ mod tests {
     #[test]
     fn too_few_numbers_are_refused_with_how_many_are_short() {
         let error = give("backends", 5, vec![free(1), free(2)], 600, 1024).unwrap_err().to_string();
-        assert!(error.starts_with("3 numbers for backends are short: the configuration needs 5 more, 2 of all"), "{error}");
+        assert!(
+            error.starts_with("3 numbers for backends are short: the configuration needs 5 more, 2 of all"),
+            "{error}"
+        );
         assert!(error.contains("600 that it leaves out are in use") && error.contains("steer detach"), "{error}");
     }
 }

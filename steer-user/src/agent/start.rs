@@ -86,19 +86,16 @@ fn put_back(config: &Config, dir: &PinDir, mtu: u32) -> Result<()> {
 }
 
 /// Loads, tries, writes and switches; undoes what it did where that fails.
-pub(super) async fn bring_up(
-    config: &Config,
-    dir: &PinDir,
-    judged: &Judged,
-    interfaces: &Interfaces,
-) -> Result<Up> {
+pub(super) async fn bring_up(config: &Config, dir: &PinDir, judged: &Judged, interfaces: &Interfaces) -> Result<Up> {
     if !judged.fresh {
         // What is too old shall not take the place of anything in tables that get smaller.
         sweep(&mut Plane::open(dir)?)?;
     }
     let mut programs = Programs::load(dir, &config.sizes)?;
     match prepare(config, dir, judged, interfaces, &mut programs) {
-        Ok((pools, reserved)) => switch(config, dir, interfaces, Up { pools, programs, attached: Vec::new() }, reserved).await,
+        Ok((pools, reserved)) => {
+            switch(config, dir, interfaces, Up { pools, programs, attached: Vec::new() }, reserved).await
+        }
         Err(error) => {
             programs.abandon(dir)?;
             Err(error)

@@ -11,8 +11,8 @@ pub(super) use sources::Sources;
 use steer_common::{
     flow::{State, Word},
     shared::{
-        Backend, Endpoint, Flow, FlowKey, Foreign, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE, Session, SessionKey, Source,
-        SourceKey, Vip,
+        Backend, Endpoint, Flow, FlowKey, Foreign, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE, Session, SessionKey,
+        Source, SourceKey, Vip,
     },
 };
 

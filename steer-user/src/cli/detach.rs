@@ -51,7 +51,8 @@ impl Detach {
         for layout in dir.layouts() {
             stop_agent(&layout, sockets.first().cloned().unwrap_or_else(|| place.socket()))?;
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
         let (detached, addresses) = runtime.block_on(detach(&dir))?;
         sockets.iter().for_each(|socket| control::remove_dead_socket(socket));
         let programs = detached.programs.iter().map(|(interface, kind)| format!("{} of {interface}", kind.word()));
@@ -118,7 +119,8 @@ fn stop_agent(dir: &PinDir, socket: PathBuf) -> Result<()> {
     if let Err(error) = control::ask(dir, &socket, &control::Request::Stop {}) {
         log::debug!("{error:#}");
         let Some(process) = dir.agent_process() else {
-            return Err(error).with_context(|| format!("stop the agent that runs for {} (stop it by hand)", at.display()));
+            return Err(error)
+                .with_context(|| format!("stop the agent that runs for {} (stop it by hand)", at.display()));
         };
         // SAFETY: a signal to the process that holds the lock of this very directory.
         unsafe { libc::kill(process as libc::pid_t, libc::SIGTERM) };

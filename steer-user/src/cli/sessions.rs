@@ -81,7 +81,10 @@ impl Which {
 /// Digits of an identifier: at least one, for none would stand for every session.
 fn digits(text: &str) -> Result<String, String> {
     match text {
-        "" => Err("expected hexadecimal digits of an identifier; for all of them say --all (remove) or use list".to_owned()),
+        "" => {
+            Err("expected hexadecimal digits of an identifier; for all of them say --all (remove) or use list"
+                .to_owned())
+        }
         _ if text.chars().all(|digit| digit.is_ascii_hexdigit()) => Ok(text.to_owned()),
         _ => Err(format!("`{text}` is no identifier; expected hexadecimal digits")),
     }

@@ -237,9 +237,11 @@ fn resized(specs: &[Spec], pins: &[Pin]) -> Vec<&'static str> {
 }
 
 fn drop_resized(dir: &PinDir, names: &[&str]) -> Result<()> {
-    names.iter().map(|name| next(dir, name)).filter(|path| path.exists()).try_for_each(|path| {
-        fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
-    })
+    names
+        .iter()
+        .map(|name| next(dir, name))
+        .filter(|path| path.exists())
+        .try_for_each(|path| fs::remove_file(&path).with_context(|| format!("remove {}", path.display())))
 }
 
 fn unmark_switching(dir: &PinDir) -> Result<()> {

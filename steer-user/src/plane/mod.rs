@@ -26,8 +26,8 @@ use steer_common::{
     counters::Counter,
     shared::{
         Backend, BackendPath, BackendStats, Endpoint, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, KeyName,
-        LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Outcomes, Pending, SWITCH_LEAVE, SWITCHES, Session,
-        SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
+        LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Outcomes, Pending, SWITCH_LEAVE, SWITCHES,
+        Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
     trace,
 };

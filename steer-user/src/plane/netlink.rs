@@ -61,8 +61,7 @@ fn xdp_program(link: &LinkMessage) -> Option<u32> {
 /// Asks on a thread of its own, which is in the caller's network namespace, whether the caller is inside a runtime or not.
 fn ask<T: Send>(question: impl AsyncFnOnce(Handle) -> Result<T> + Send) -> Result<T> {
     let answer = || {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
         runtime.block_on(async {
             let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
             tokio::spawn(connection);

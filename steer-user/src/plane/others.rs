@@ -67,12 +67,8 @@ fn tcx(dir: &PinDir, interface: &str, index: u32) -> Vec<ForeignProgram> {
     let ours = sys::link(&dir.link(interface, Kind::Tc)).ok();
     let chain = sys::tcx_ingress(index).unwrap_or_default();
     let in_front = chain.iter().take_while(|(_, link)| ours.is_none_or(|ours| ours.id != *link));
-    let foreign = |(id, _): &(u32, u32)| ForeignProgram {
-        interface: interface.to_owned(),
-        kind: Kind::Tc,
-        id: *id,
-        name: None,
-    };
+    let foreign =
+        |(id, _): &(u32, u32)| ForeignProgram { interface: interface.to_owned(), kind: Kind::Tc, id: *id, name: None };
     in_front.map(foreign).collect()
 }
 

@@ -62,8 +62,10 @@ impl PinDir {
 
     /// The states of every layout that is there, this program's own among them or not.
     pub fn layouts(&self) -> Vec<Self> {
-        let mut found =
-            layouts(&self.root).into_iter().map(|(layout, _)| Self { root: self.root.clone(), layout }).collect::<Vec<_>>();
+        let mut found = layouts(&self.root)
+            .into_iter()
+            .map(|(layout, _)| Self { root: self.root.clone(), layout })
+            .collect::<Vec<_>>();
         found.sort_by_key(|dir| dir.layout);
         found
     }

@@ -179,8 +179,7 @@ fn bring<K: Pod, V: Entry>(to: &mut Table<K, V>, key: &K, value: V, since: Optio
 
 /// Settles in `flows` what `splices` says is re-homed: a splice is the proof of it.
 pub(super) fn settle(splices: &Path, flows: &Path) -> Result<()> {
-    let (splices, mut flows) =
-        (Table::<FlowKey, Flow>::open_pin(splices)?, Table::<FlowKey, Flow>::open_pin(flows)?);
+    let (splices, mut flows) = (Table::<FlowKey, Flow>::open_pin(splices)?, Table::<FlowKey, Flow>::open_pin(flows)?);
     let mut failed = Ok(());
     splices.for_each(|key, splice| {
         if Word(splice.word).state() != State::Spliced {

@@ -18,7 +18,7 @@ use crate::{
         takes_xdp,
     },
     control,
-    plane::{PinDir, Plane},
+    plane::{self, LinkReport, LinkState, PinDir, Plane},
 };
 
 /// The gateway at a glance.
@@ -114,7 +114,7 @@ impl Status {
         let interfaces = interfaces(dir, &plane)?;
         let agent = agent(dir, socket, !vips.is_empty());
         let seen = if agent.pid.is_some() { control::ask_warnings(socket) } else { Vec::new() };
-        let now = warnings(&interfaces, &vips, &backends, &Keys::read(&plane, None)?);
+        let now = warnings(dir, &interfaces, &vips, &backends, &Keys::read(&plane, None)?);
         let all = now.into_iter().chain(seen).collect::<BTreeSet<_>>();
         Ok(Self {
             pin_dir: dir.root().to_owned(),
@@ -160,14 +160,16 @@ fn agent(dir: &PinDir, socket: &Path, has_vips: bool) -> AgentReport {
     AgentReport { running, starting: running && pid.is_none() && !has_vips, pid, version }
 }
 
+/// A program counts where it is attached, whatever is pinned.
 fn interfaces(dir: &PinDir, plane: &Plane) -> Result<Vec<InterfaceReport>> {
     let mut found = BTreeMap::new();
-    for (name, kind) in crate::plane::attachments(dir) {
+    for LinkReport { interface: name, kind, state } in plane::links(dir) {
         let takes_xdp = takes_xdp(plane, &name)?;
         let report = found.entry(name.clone()).or_insert(InterfaceReport { name, tc: false, xdp: false, takes_xdp });
+        let attached = matches!(state, LinkState::Attached | LinkState::Renamed(_));
         match kind {
-            crate::plane::Kind::Tc => report.tc = true,
-            crate::plane::Kind::Xdp => report.xdp = true,
+            plane::Kind::Tc => report.tc = attached,
+            plane::Kind::Xdp => report.xdp = attached,
         }
     }
     Ok(found.into_values().collect())
@@ -232,6 +234,7 @@ fn drift(plane: &Plane, backends: &Backends) -> Result<Vec<String>> {
 
 /// What is wrong at this moment; the agent sees what takes longer to see.
 fn warnings(
+    dir: &PinDir,
     interfaces: &[InterfaceReport],
     vips: &[VipReport],
     backends: &Backends,
@@ -239,8 +242,9 @@ fn warnings(
 ) -> impl IntoIterator<Item = Warning> + use<> {
     let names = interfaces.iter().map(|interface| interface.name.clone()).collect::<Vec<_>>();
     let both_sides = if names.len() == 1 { names.clone() } else { Vec::new() };
-    let machine = Machine { interfaces: names, both_sides, vips: vips.iter().map(|vip| vip.address).collect() };
-    let mut warnings = checks::machine(&machine);
+    let addresses = vips.iter().map(|vip| vip.address).collect::<Vec<_>>();
+    let mut warnings = checks::programs(dir, &addresses);
+    warnings.extend(checks::machine(&Machine { interfaces: names, both_sides, vips: addresses }));
     warnings.extend(checks::traffic(vips, backends, keys));
     warnings
 }

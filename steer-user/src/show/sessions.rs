@@ -35,11 +35,7 @@ pub(super) fn show(format: Format, found: &FoundSessions) -> Result<()> {
     })
 }
 
-fn print(
-    format: Format,
-    found: &FoundSessions,
-    text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> Result<()> {
+fn print(format: Format, found: &FoundSessions, text: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match format {
         Format::People => text(&mut out),

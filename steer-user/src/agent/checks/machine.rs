@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Kind, Warning};
-use crate::plane;
+use crate::plane::{self, LinkReport, LinkState, PinDir};
 
 /// What of the machine matters to a gateway.
 #[derive(Clone, Debug, Default)]
@@ -23,15 +23,37 @@ pub struct Machine {
 
 /// What keeps traffic from flowing.
 pub fn machine(machine: &Machine) -> Vec<Warning> {
-    settings(Path::new("/proc/sys/net"), machine)
-        .into_iter()
-        .chain(machine.interfaces.iter().filter_map(|name| gone(name)))
-        .collect()
+    settings(Path::new("/proc/sys/net"), machine).into_iter().collect()
 }
 
-fn gone(interface: &str) -> Option<Warning> {
-    let text = format!("interface {interface} is gone: nothing is attached to it");
-    plane::ifindex(interface).is_none().then(|| Warning::new(Kind::InterfaceGone, text))
+/// What is wrong with the programs at the managed interfaces: gone, detached, behind others' or beside another gateway's.
+pub fn programs(dir: &PinDir, vips: &[SocketAddr]) -> Vec<Warning> {
+    let links = plane::links(dir).into_iter().filter_map(|link| attachment(&link));
+    let foreign = plane::foreign_programs(dir).into_iter();
+    let foreign = foreign.map(|program| Warning::new(Kind::OtherProgram, program.to_string()));
+    let shared = plane::shared(dir, vips).into_iter().map(|text| Warning::new(Kind::OtherGateway, text));
+    let found = links.chain(foreign).chain(shared).collect::<BTreeSet<_>>();
+    found.into_iter().collect()
+}
+
+fn attachment(link: &LinkReport) -> Option<Warning> {
+    let LinkReport { interface, kind, state } = link;
+    match state {
+        LinkState::Attached => None,
+        LinkState::Gone => {
+            let text = format!("interface {interface} is gone: nothing is attached to it");
+            Some(Warning::new(Kind::InterfaceGone, text))
+        }
+        LinkState::Renamed(now) => {
+            let text = format!("interface {interface} is named {now} now; the configuration still says {interface}");
+            Some(Warning::new(Kind::InterfaceGone, text))
+        }
+        LinkState::Detached => {
+            let kind = kind.word().to_uppercase();
+            let text = format!("{interface}: the {kind} program is not attached; a running agent attaches it again");
+            Some(Warning::new(Kind::Detached, text))
+        }
+    }
 }
 
 /// The settings of the network under `root` (/proc/sys/net). The families of the VIPs say which ones matter.
@@ -173,8 +195,16 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_is_gone_is_named() {
-        let gone = Machine { interfaces: vec!["steer-no-such".to_owned()], ..Machine::default() };
-        assert_eq!(machine(&gone).first().map(|warning| warning.kind), Some(Kind::InterfaceGone));
+    fn every_program_that_is_not_where_it_should_be_is_named() {
+        let said = |kind, state| {
+            let warning = attachment(&LinkReport { interface: "eth0".into(), kind, state });
+            warning.map(|warning| (warning.kind, warning.text))
+        };
+        assert_eq!(said(plane::Kind::Tc, LinkState::Attached), None);
+        assert_eq!(said(plane::Kind::Tc, LinkState::Gone).map(|said| said.0), Some(Kind::InterfaceGone));
+        let (kind, text) = said(plane::Kind::Xdp, LinkState::Detached).unwrap();
+        assert!(kind == Kind::Detached && text.starts_with("eth0: the XDP program is not attached"), "{text}");
+        let (_, text) = said(plane::Kind::Tc, LinkState::Renamed("lan0".into())).unwrap();
+        assert!(text.contains("is named lan0 now"), "{text}");
     }
 }

@@ -52,7 +52,8 @@ impl Named {
         plane.sources.for_each(|key, _| named.note("sources", Entry::Stale, key.vip, [NO_BACKEND; 2]))?;
         for (name, table) in [("flows", &plane.flows), ("splices", &plane.splices), ("handshakes", &plane.handshakes)] {
             table.for_each(|key, flow| {
-                let open = if name == "handshakes" { rules.is_opening(&key, &flow) } else { rules.is_open(&key, &flow) };
+                let open =
+                    if name == "handshakes" { rules.is_opening(&key, &flow) } else { rules.is_open(&key, &flow) };
                 let is = if open { Entry::Connection } else { Entry::Stale };
                 named.note_flow(name, is, &key, [flow.first, flow.owner]);
             })?;
@@ -127,17 +128,14 @@ pub(in crate::agent) fn purge(plane: &mut Plane, vips: &HashSet<u16>, backends: 
         Some(backend) => backends.contains(&backend),
         None => vips.contains(&key.service),
     };
-    let mut removed =
-        plane.sessions.remove_stale(|key, session| of_vip(key) || backends.contains(&session.owner))?;
+    let mut removed = plane.sessions.remove_stale(|key, session| of_vip(key) || backends.contains(&session.owner))?;
     removed += plane.key_names.remove_stale(|key, name| of_vip(key) || backends.contains(&name.owner))?;
-    removed += plane.key_name_tries.remove_stale(|key, name| {
-        of_vip(key) || name.tried.iter().any(|tried| backends.contains(tried))
-    })?;
+    removed += plane
+        .key_name_tries
+        .remove_stale(|key, name| of_vip(key) || name.tried.iter().any(|tried| backends.contains(tried)))?;
     removed += plane.sources.remove_stale(|key, _| vips.contains(&key.vip))?;
     let flows = |table: &mut Table<FlowKey, Flow>| {
-        table.remove_stale(|key, flow| {
-            of_flow(key) || backends.contains(&flow.first) || backends.contains(&flow.owner)
-        })
+        table.remove_stale(|key, flow| of_flow(key) || backends.contains(&flow.first) || backends.contains(&flow.owner))
     };
     removed += flows(&mut plane.flows)? + flows(&mut plane.splices)? + flows(&mut plane.handshakes)?;
     removed += plane.foreign.remove_stale(|key, _| of_flow(key))?;

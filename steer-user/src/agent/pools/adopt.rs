@@ -190,12 +190,14 @@ impl Pools {
         // The table in use is not written to: it is full of numbers that are being given back.
         let in_use = self.plane.vips()?.into_iter().collect::<HashMap<_, _>>();
         let with_table = |(at, vip): &(Endpoint, Vip)| {
-            let lookup_base = in_use.get(at).filter(|now| now.id == vip.id).map_or(vip.lookup_base, |now| now.lookup_base);
+            let lookup_base =
+                in_use.get(at).filter(|now| now.id == vip.id).map_or(vip.lookup_base, |now| now.lookup_base);
             (*at, Vip { lookup_base, ..*vip })
         };
         let vips = before.vips.iter().map(with_table).collect::<Vec<_>>();
         debug_assert!(vips.iter().all(|(_, vip)| vip.lookup_base % LOOKUP_SLOTS == 0));
-        self.plane.set_endpoints(&vips, &was.iter().map(|(id, backend)| (backend.endpoint, *id)).collect::<Vec<_>>())?;
+        self.plane
+            .set_endpoints(&vips, &was.iter().map(|(id, backend)| (backend.endpoint, *id)).collect::<Vec<_>>())?;
         vips.iter().try_for_each(|(at, vip)| self.write_table(at, *vip))
     }
 }

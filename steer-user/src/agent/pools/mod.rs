@@ -112,7 +112,8 @@ impl Pools {
 
     /// Frees the numbers of removed backends that no table names any more.
     pub fn release(&mut self, named: &HashSet<u16>) -> Result<()> {
-        let is_free = |id: u32, backend: &Backend| backend.flags & BACKEND_PRESENT == 0 && !named.contains(&(id as u16));
+        let is_free =
+            |id: u32, backend: &Backend| backend.flags & BACKEND_PRESENT == 0 && !named.contains(&(id as u16));
         let free = self.backends.iter().filter(|(id, backend)| is_free(**id, backend));
         for (id, backend) in free.map(|(id, backend)| (*id, *backend)).collect::<Vec<_>>() {
             log::info!("backend {id} ({}) is forgotten: nothing names it any more", socket(&backend.endpoint));
