@@ -22,6 +22,9 @@ pub(super) struct Agent {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = CONFIG)]
     config: PathBuf,
+    /// Start even where that destroys what tables hold: smaller sizes, numbers that sessions still name
+    #[arg(long)]
+    force: bool,
 }
 
 impl Agent {
@@ -42,7 +45,7 @@ impl Agent {
                 }
             };
             tokio::select! {
-                ended = agent::run(config.clone(), shutdown) => ended,
+                ended = agent::run(config.clone(), self.force, shutdown) => ended,
                 never = self.hear(hangup, &config, place) => match never {},
             }
         })?;
@@ -56,6 +59,7 @@ impl Agent {
         let mut config = Config::load(&self.config)?;
         config.pin_dir = place.pin_dir.clone().unwrap_or(config.pin_dir);
         config.socket = place.socket.clone().unwrap_or(config.socket);
+        config.socket = std::path::absolute(&config.socket).context("find the directory of the socket")?;
         Ok(config)
     }
 

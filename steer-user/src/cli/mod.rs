@@ -7,6 +7,7 @@ mod config;
 mod detach;
 mod inspect;
 mod keys;
+mod leave;
 mod sessions;
 mod stats;
 mod status;
@@ -38,7 +39,7 @@ struct Place {
     /// Directory of the pins [default: /sys/fs/bpf/steer]
     #[arg(long, global = true, value_name = "DIR")]
     pin_dir: Option<PathBuf>,
-    /// The agent's control socket [default: /run/steer/steer.sock]
+    /// The agent's control socket [default: the one of the gateway at --pin-dir, else /run/steer/steer.sock]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Print one JSON object instead of tables
@@ -51,7 +52,9 @@ enum Verb {
     /// Run the agent: load or take over programs and maps, then look after them
     Agent(agent::Agent),
     /// Remove programs, maps and assigned VIPs: every trace
-    Detach,
+    Detach(detach::Detach),
+    /// Leave new connections to the kernel's own rules, or take them again; open ones stay
+    Leave(leave::Leave),
     /// Turn steering off or on; spliced flows go on
     Bypass(bypass::Bypass),
     /// Show the gateway at a glance
@@ -80,7 +83,8 @@ impl Cli {
         let place = self.place;
         let done = match self.verb {
             Verb::Agent(verb) => return verb.run(&place),
-            Verb::Detach => detach::run(&place),
+            Verb::Detach(verb) => verb.run(&place),
+            Verb::Leave(verb) => verb.run(&place),
             Verb::Bypass(verb) => verb.run(&place),
             Verb::Status => status::run(&place),
             Verb::Backends(verb) => verb.run(&place),
@@ -100,7 +104,7 @@ impl Place {
     }
 
     fn socket(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| SOCKET.into())
+        self.socket.clone().or_else(|| self.dir().socket()).unwrap_or_else(|| SOCKET.into())
     }
 
     fn format(&self) -> Format {
@@ -113,6 +117,11 @@ impl Place {
         let dir = self.dir();
         dir.require()?;
         Ok(dir)
+    }
+
+    /// Opens the maps.
+    fn plane_unwatched(&self) -> Result<Plane> {
+        Plane::open(&self.gateway()?)
     }
 
     /// Opens the maps to look at them, and says so when nobody keeps them fresh.

@@ -1,6 +1,6 @@
 //! What is asked of the agent, and what it answers: lines of JSON.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,8 @@ pub enum Request {
         /// The backend.
         address: SocketAddr,
     },
+    /// Take new connections to VIPs again, as after a start: those that the kernel took meanwhile stay its own.
+    EndLeave {},
     /// End, leaving everything in place.
     Stop {},
 }
@@ -69,6 +71,8 @@ pub enum Reply {
         pid: u32,
         /// Its version.
         version: String,
+        /// Where the state of its gateway is pinned.
+        pin_dir: PathBuf,
     },
 }
 

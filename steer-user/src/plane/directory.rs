@@ -2,7 +2,7 @@
 //!
 //! The tables are written first, the directory follows them; what a crash leaves undone the next agent does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context as _, Result};
 use steer_common::{
@@ -35,6 +35,12 @@ impl Plane {
         self.list()
     }
 
+    /// Writes several VIPs, and lists them at once.
+    pub fn set_vips(&mut self, vips: &[(Endpoint, Vip)]) -> Result<()> {
+        vips.iter().try_for_each(|(at, vip)| self.vips.insert(at, vip))?;
+        self.list()
+    }
+
     /// Removes a VIP.
     pub fn remove_vip(&mut self, at: &Endpoint) -> Result<()> {
         self.vips.remove(at)?;
@@ -52,6 +58,30 @@ impl Plane {
         self.list()
     }
 
+    /// Has exactly these VIPs and backends, and lists them: those that are there and not among them go.
+    pub(crate) fn set_endpoints(&mut self, vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<()> {
+        for (at, _) in self.vips.entries()? {
+            if !vips.iter().any(|(kept, _)| *kept == at) {
+                self.vips.remove(&at)?;
+            }
+        }
+        self.set_backend_ids(backends)?;
+        self.set_vips(vips)
+    }
+
+    /// Has exactly these backends with these numbers. They are listed when a VIP is written next.
+    pub(crate) fn set_backend_ids(&mut self, backends: &[(Endpoint, u32)]) -> Result<()> {
+        let wanted = backends.iter().copied().collect::<HashMap<_, _>>();
+        let written = self.backend_ids.entries()?.into_iter().collect::<HashMap<_, _>>();
+        for at in written.keys().filter(|at| !wanted.contains_key(at)) {
+            self.backend_ids.remove(at)?;
+        }
+        for (at, id) in wanted.iter().filter(|(at, id)| written.get(at) != Some(id)) {
+            self.backend_ids.insert(at, id)?;
+        }
+        Ok(())
+    }
+
     /// Fills the half of the directory that is not in use, then turns the programs to it.
     fn list(&mut self) -> Result<()> {
         let (listed, seed) = half(&self.vips.entries()?, &self.backend_ids.entries()?)?;
@@ -64,18 +94,21 @@ impl Plane {
 /// Seeds that are tried for a directory. Of full directories one in ten fits under any one seed at the worst.
 const SEEDS: u32 = 1000;
 
-/// One half of a directory, and the seed of its places: the first one under which every endpoint has a place.
+/// One half of a directory, and the seed of its places: the first one under which every endpoint has a place. The same
+/// endpoints make the same half, in whatever order they come.
 ///
 /// # Errors
 /// When there is none.
 pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<(Vec<Listed>, u32)> {
+    let mut all = listed(vips, backends);
+    all.sort_by_key(|listed| (listed.endpoint.address.octets(), listed.endpoint.port));
     (0..SEEDS)
-        .find_map(|seed| place(vips, backends, seed).map(|half| (half, seed)))
-        .context("find a place in the directory for every address and port")
+        .find_map(|seed| place(&all, seed).map(|half| (half, seed)))
+        .with_context(|| format!("find a place in the directory for each of {} addresses and ports", all.len()))
 }
 
-fn place(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)], seed: u32) -> Option<Vec<Listed>> {
-    let mut half = vec![Listed::default(); (SLOTS + PROBES) as usize];
+/// Every entry: VIPs, backends, and the addresses of both without a port.
+fn listed(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Vec<Listed> {
     let mut addresses = BTreeMap::<[u8; 16], u16>::new();
     for (at, bit) in
         vips.iter().map(|(at, _)| (at, ADDRESS_OF_VIP)).chain(backends.iter().map(|(at, _)| (at, ADDRESS_OF_BACKEND)))
@@ -95,8 +128,13 @@ fn place(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)], seed: u32) -> O
         id: *id as u16,
         ..Listed::default()
     });
-    for listed in vips.chain(backends).chain(addresses) {
-        *directory::free_slot(&half, &listed.endpoint, seed).and_then(|slot| half.get_mut(slot))? = listed;
+    vips.chain(backends).chain(addresses).collect()
+}
+
+fn place(all: &[Listed], seed: u32) -> Option<Vec<Listed>> {
+    let mut half = vec![Listed::default(); (SLOTS + PROBES) as usize];
+    for listed in all {
+        *directory::free_slot(&half, &listed.endpoint, seed).and_then(|slot| half.get_mut(slot))? = *listed;
     }
     Some(half)
 }

@@ -4,13 +4,21 @@
 
 mod attach;
 mod clsact;
+mod cost;
 mod directory;
+mod gateways;
 pub mod kernel;
 mod load;
+mod netlink;
+mod others;
 mod pin;
+mod resize;
 pub mod rights;
 mod sys;
 mod table;
+mod undo;
+
+use std::{net::IpAddr, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
@@ -18,19 +26,24 @@ use steer_common::{
     counters::Counter,
     shared::{
         Backend, BackendPath, BackendStats, Endpoint, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, KeyName,
-        LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Outcomes, Pending, SWITCHES, Session,
+        LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Outcomes, Pending, SWITCH_LEAVE, SWITCHES, Session,
         SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
     trace,
 };
 
-pub use attach::{Attachment, Kind, Target, Xdp, ifindex};
+pub use attach::{Attachment, Kind, LinkReport, LinkState, Reserved, Target, Xdp, ifindex, links};
+pub(crate) use attach::{detach_unasked, state};
+pub use cost::{Memory, Room, room};
 pub use directory::half;
+pub use gateways::{Gateway, gateways, shared};
 pub use load::Programs;
+pub use others::{ForeignProgram, foreign_programs};
 pub use pin::{Lock, PinDir};
 pub use table::{Slots, Table};
+pub(crate) use undo::Before;
 
-use crate::config::Sizes;
+use crate::{address::socket, clock, config::Sizes};
 
 /// One map of `docs/maps.md`.
 struct Spec {
@@ -80,6 +93,7 @@ fn specs(sizes: &Sizes) -> Vec<Spec> {
         Spec::of::<FlowKey, Foreign>("foreign", LruHash, FOREIGN),
         Spec::of::<FlowKey, Leg>("legs", Hash, LEGS),
         Spec::of::<u32, TraceLine>("traces", Array, trace::LINES),
+        Spec::of::<u32, TraceLine>("syn_traces", Array, trace::SYN_LINES),
         Spec::of::<u32, Backend>("backends", Array, MAX_BACKENDS),
         Spec::of::<u32, BackendPath>("backend_paths", Array, MAX_BACKENDS),
         Spec::of::<Endpoint, u32>("backend_ids", Hash, MAX_BACKENDS),
@@ -132,9 +146,9 @@ pub struct Plane {
     pub foreign: Table<FlowKey, Foreign>,
     /// Connections that have another port at their backend.
     pub legs: Table<FlowKey, Leg>,
-    backends: Array<MapData, Backend>,
-    backend_paths: Array<MapData, BackendPath>,
-    backend_ids: Table<Endpoint, u32>,
+    backends: Slots<Backend>,
+    backend_paths: Slots<BackendPath>,
+    pub(crate) backend_ids: Table<Endpoint, u32>,
     vips: Table<Endpoint, Vip>,
     directory: Slots<Listed>,
     /// Lookup tables.
@@ -163,8 +177,8 @@ impl Plane {
             handshakes: Table::open(dir, "handshakes")?,
             foreign: Table::open(dir, "foreign")?,
             legs: Table::open(dir, "legs")?,
-            backends: open(dir, "backends")?,
-            backend_paths: open(dir, "backend_paths")?,
+            backends: Slots::open(dir, "backends")?,
+            backend_paths: Slots::open(dir, "backend_paths")?,
             backend_ids: Table::open(dir, "backend_ids")?,
             vips: Table::open(dir, "vips")?,
             directory: Slots::open(dir, "directory")?,
@@ -197,29 +211,28 @@ impl Plane {
 
     /// Every slot of the map `backends` that holds or held a backend.
     pub fn backends(&self) -> Result<Vec<(u32, Backend)>> {
-        let mut found = Vec::new();
-        for (id, backend) in (0..).zip(self.backends.iter()) {
-            let backend = backend.context("read the map backends")?;
-            if backend.endpoint != Endpoint::default() {
-                found.push((id, backend));
-            }
-        }
-        Ok(found)
+        let all = (0..).zip(self.backends.all()?);
+        Ok(all.filter(|(_, backend)| backend.endpoint != Endpoint::default()).collect())
     }
 
     /// Writes one slot of `backends`.
     pub fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<()> {
-        self.backends.set(id, backend, 0).context("write the map backends")
+        self.backends.set(id, backend)
     }
 
     /// What the programs know of the way to a backend.
     pub fn backend_path(&self, id: u32) -> Result<BackendPath> {
-        self.backend_paths.get(&id, 0).context("read the map backend_paths")
+        self.backend_paths.read(id)
+    }
+
+    /// What the programs know of the ways to all backends, by their numbers.
+    pub fn backend_paths(&self) -> Result<Vec<BackendPath>> {
+        self.backend_paths.all()
     }
 
     /// Writes what is known of the way to a backend; the programs write it too.
     pub fn set_backend_path(&mut self, id: u32, path: &BackendPath) -> Result<()> {
-        self.backend_paths.set(id, path, 0).context("write the map backend_paths")
+        self.backend_paths.set(id, path)
     }
 
     /// Empties a slot of the map `backends`, and what its backend did and how it was reached.
@@ -239,6 +252,15 @@ impl Plane {
     /// Turns a switch on or off.
     pub fn set_switch(&mut self, index: u32, on: bool) -> Result<()> {
         self.switches.set(index, u32::from(on), 0).context("write the map switches")
+    }
+
+    /// Ends [`SWITCH_LEAVE`]: notes for every VIP that older connections than now are not this gateway's, then takes new
+    /// ones again.
+    pub fn end_leave(&mut self) -> Result<()> {
+        let since = clock::seconds();
+        let vips = self.vips()?.into_iter().map(|(at, vip)| (at, Vip { since, ..vip }));
+        self.set_vips(&vips.collect::<Vec<_>>())?;
+        self.set_switch(SWITCH_LEAVE, false)
     }
 
     /// The settings of the gateway.
@@ -261,12 +283,29 @@ pub struct Detached {
     pub qdiscs: Vec<String>,
 }
 
-/// Detaches every program and removes every pin.
+/// Detaches every program and removes every pin, those of other layouts too.
 pub fn detach(dir: &PinDir) -> Result<Detached> {
-    let detached = Detached { programs: attachments(dir), qdiscs: clsact::own_qdiscs(dir) };
-    attach::detach_all(dir)?;
+    let mut detached = Detached::default();
+    for layout in dir.layouts() {
+        detached.programs.extend(attachments(&layout));
+        detached.qdiscs.extend(clsact::own_qdiscs(&layout));
+        attach::detach_all(&layout)?;
+    }
     dir.remove()?;
     Ok(detached)
+}
+
+/// The addresses of the VIPs of every layout that is pinned here. Each has them as keys of its map `vips`.
+pub fn vip_addresses(dir: &PinDir) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for layout in dir.layouts() {
+        let keys = MapData::from_pin(layout.map("vips")).ok().and_then(|map| {
+            let key_size = map.info().ok()?.key_size() as usize;
+            (key_size == size_of::<Endpoint>()).then(|| sys::keys::<Endpoint>(map.fd().as_fd()).ok())?
+        });
+        found.extend(keys.unwrap_or_default().iter().map(|at| socket(at).ip()));
+    }
+    found
 }
 
 /// Every interface that carries a program, with its kind.

@@ -156,7 +156,7 @@ fn not_whole(dir: &PinDir) -> String {
 /// An agent that answers has started; one that does not and has not written its VIPs either has not.
 fn agent(dir: &PinDir, socket: &Path, has_vips: bool) -> AgentReport {
     let running = dir.agent_runs();
-    let (pid, version) = control::ask_about(socket).filter(|_| running).unzip();
+    let (pid, version) = control::ask_about(dir, socket).filter(|_| running).unzip();
     AgentReport { running, starting: running && pid.is_none() && !has_vips, pid, version }
 }
 

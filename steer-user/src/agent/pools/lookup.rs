@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use steer_common::shared::{
-    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, LOOKUP_HALVES, LOOKUP_SLOTS, VIP_FALLBACK_FLOW,
-    VIP_FALLBACK_FOUND, VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, Vip,
+    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_HALVES, LOOKUP_SLOTS,
+    VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW,
+    Vip,
 };
 
 use super::{Pools, names};
@@ -47,39 +48,59 @@ impl Pools {
 
     /// Fills a VIP's lookup table anew after a change of its pool.
     pub(super) fn rebuild(&mut self, key: &Endpoint) -> Result<()> {
-        match self.plane.vip(key)? {
-            Some(vip) => self.write_table(key, vip),
-            None => Ok(()),
+        self.behind.insert(*key);
+        if let Some(vip) = self.plane.vip(key)? {
+            self.write_table(key, vip)?;
         }
+        self.behind.remove(key);
+        Ok(())
+    }
+
+    /// Brings what clients are told in line with what interfaces of this MTU and the backends take; the programs only tell
+    /// of backends what they saw.
+    pub(in crate::agent) fn refresh_mss(&mut self, mtu: u32) -> Result<()> {
+        self.mtu = mtu;
+        let mut changed = Vec::new();
+        for (key, vip) in self.plane.vips()? {
+            let mss = self.mss(&key)?;
+            if mss != vip.mss {
+                log::info!("VIP {}: clients are told an MSS of {mss}; it was {}", socket(&key), vip.mss);
+                changed.push((key, Vip { mss, ..vip }));
+            }
+        }
+        if changed.is_empty() { Ok(()) } else { self.plane.set_vips(&changed) }
+    }
+
+    /// Takes new connections again, as after a start: those that the kernel took meanwhile are older, and stay its own.
+    pub(crate) fn end_leave(&mut self) -> Result<()> {
+        self.plane.end_leave()
     }
 
     /// Fills the half that is not in use, then turns the VIP to it: a packet sees the old table or the new one.
-    fn write_table(&mut self, key: &Endpoint, vip: Vip) -> Result<()> {
-        let backends = self.plane.backends()?;
-        let pool = backends.iter().filter(|(_, b)| b.vip == *key && b.flags & BACKEND_PRESENT != 0);
-        let pool = pool.map(|(id, backend)| (*id as u16, *backend)).collect::<Vec<_>>();
-        let members = pool.iter().filter(|(_, backend)| takes_new_flows(backend)).map(member).collect::<Vec<_>>();
+    pub(super) fn write_table(&mut self, key: &Endpoint, vip: Vip) -> Result<()> {
+        let members = self.pool(key).filter(|(_, backend)| takes_new_flows(backend)).map(member).collect::<Vec<_>>();
         if members.is_empty() {
             log::warn!("VIP {}: no backend takes new flows", socket(key));
         }
         let lookup_base = if vip.lookup_base == half(vip.id, 0) { half(vip.id, 1) } else { half(vip.id, 0) };
         self.plane.lookup.write(lookup_base, &pool::table(&members, LOOKUP_SLOTS))?;
-        let mss = self.mss(key, &pool)?;
+        let mss = self.mss(key)?;
         self.plane.set_vip(key, &Vip { lookup_base, mss, ..vip })
     }
 
+    /// The backends that are in a VIP's pool.
+    fn pool(&self, key: &Endpoint) -> impl Iterator<Item = (u32, &Backend)> {
+        let of = self.backends.iter().filter(move |(_, b)| b.vip == *key && b.flags & BACKEND_PRESENT != 0);
+        of.map(|(id, backend)| (*id, backend))
+    }
+
     /// What clients may be told: what the interfaces take, lowered by what each backend is known to take.
-    fn mss(&self, key: &Endpoint, pool: &[(u16, Backend)]) -> Result<u16> {
+    fn mss(&self, key: &Endpoint) -> Result<u16> {
         let headers = if key.address.is_v4() { HEADERS_V4 } else { HEADERS_V6 };
         let most = u16::try_from(self.mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
-        let mut smallest = most;
-        for (id, _) in pool {
-            match self.plane.backend_path(u32::from(*id))?.largest_mss() {
-                0 => {}
-                mss => smallest = smallest.min(mss),
-            }
-        }
-        Ok(smallest)
+        let paths = self.plane.backend_paths()?;
+        let known = self.pool(key).filter_map(|(id, _)| paths.get(id as usize)).map(BackendPath::largest_mss);
+        Ok(known.filter(|mss| *mss != 0).fold(most, u16::min))
     }
 }
 
@@ -110,6 +131,6 @@ fn takes_new_flows(backend: &Backend) -> bool {
     backend.flags & states == BACKEND_PRESENT | BACKEND_UP && backend.weight > 0
 }
 
-fn member((id, backend): &(u16, Backend)) -> Member {
-    Member { id: *id, endpoint: backend.endpoint, weight: backend.weight }
+fn member((id, backend): (u32, &Backend)) -> Member {
+    Member { id: id as u16, endpoint: backend.endpoint, weight: backend.weight }
 }
