@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use steer_user::{cli::Cli, show};
+use steer_user::{cli::Cli, logging, show};
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().filter_or("STEER_LOG", "info")).init();
+    logging::start();
     match Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {

@@ -135,22 +135,22 @@ impl Watched {
             {
                 Some(Fallback::Auto) => match choices.look(vip.id, by_flow, sources, Instant::now()) {
                     Some(true) => {
+                        let flags = vip.flags | source::BY_FLOW;
+                        pools.plane_mut().set_vip(&at, &Vip { flags, ..vip })?;
                         let top = address::ip(&sources.top);
                         let (n, all) = (sources.of_top, sources.flows);
                         log::warn!(
                             "VIP {address}: {top} makes {n} of {all} flows: backends are chosen by flow from now on \
                              (fallback = \"auto\")"
                         );
-                        let flags = vip.flags | source::BY_FLOW;
-                        pools.plane_mut().set_vip(&at, &Vip { flags, ..vip })?;
                     }
                     Some(false) if vip.flags & VIP_FALLBACK_FOUND != 0 => {
+                        let flags = vip.flags & !source::BY_FLOW;
+                        pools.plane_mut().set_vip(&at, &Vip { flags, ..vip })?;
                         log::warn!(
                             "VIP {address}: no source makes many flows any more: backends are chosen by source from now on \
                              (fallback = \"auto\")"
                         );
-                        let flags = vip.flags & !source::BY_FLOW;
-                        pools.plane_mut().set_vip(&at, &Vip { flags, ..vip })?;
                     }
                     Some(false) | None => {}
                 },

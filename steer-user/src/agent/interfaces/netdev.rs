@@ -4,9 +4,9 @@
 //! Drivers report it as it is at the moment: virtio_net and the like only while they have an XDP program, veth only while
 //! its peer has GRO or XDP.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use futures_util::{Stream, StreamExt as _};
 use netlink_packet_generic::{
     GenlFamily, GenlHeader, GenlMessage,
@@ -20,10 +20,13 @@ use rtnetlink::{
         DecodeError, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
         ParseableParametrized, parse_u32, parse_u64,
     },
-    proto::{ConnectionHandle, new_connection},
+    proto::new_connection,
     sys::{AsyncSocket as _, SocketAddr, protocols::NETLINK_GENERIC},
 };
+use tokio::time;
 
+/// Longest wait for the next part of an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// `NETDEV_CMD_DEV_GET`.
 const DEV_GET: u8 = 1;
 /// `NETDEV_A_DEV_IFINDEX`, u32.
@@ -78,23 +81,32 @@ impl Netdev {
     }
 
     /// Who takes frames of XDP now, as indices of interfaces of this network namespace.
+    ///
+    /// The kernel answers by many messages and does not say so (no `NLM_F_MULTI` in them): the connection takes the first for
+    /// the whole answer, and the others for messages that nobody asked for. On this socket there are no such: both are read.
     pub(super) async fn takers(&self) -> Result<HashSet<u32>> {
-        let (connection, handle, _) = new_connection(NETLINK_GENERIC).context("open a generic netlink socket")?;
+        let opened = new_connection::<GenlMessage<Device>>(NETLINK_GENERIC);
+        let (mut connection, handle, rest) = opened.context("open a generic netlink socket")?;
+        connection.set_forward_done(true);
         tokio::spawn(connection);
         let mut ask = GenlMessage::from_payload(Device::default());
         ask.set_resolved_family_id(self.id);
-        let mut answers = device_answers(&handle, request(ask, NLM_F_REQUEST | NLM_F_DUMP))?;
+        let first = handle.request(request(ask, NLM_F_REQUEST | NLM_F_DUMP), kernel());
+        let first = first.context("list what interfaces can do")?;
+        let mut answers = first.chain(rest.map(|(message, _)| message));
         let mut takers = HashSet::new();
-        while let Some(answer) = answers.next().await {
-            match answer.payload {
-                NetlinkPayload::InnerMessage(GenlMessage { payload: device, .. }) if device.takes_xdp() => {
+        loop {
+            let answer = time::timeout(PATIENCE, answers.next()).await.context("list what interfaces can do")?;
+            match answer.map(|message| message.payload) {
+                Some(NetlinkPayload::InnerMessage(GenlMessage { payload: device, .. })) if device.takes_xdp() => {
                     takers.insert(device.ifindex);
                 }
-                NetlinkPayload::Error(error) => return Err(error.to_io()).context("list what interfaces can do"),
-                _ => {}
+                Some(NetlinkPayload::Error(error)) => return Err(error.to_io()).context("list what interfaces can do"),
+                Some(NetlinkPayload::Done(_)) => return Ok(takers),
+                Some(_) => {}
+                None => bail!("list what interfaces can do: the kernel's answer has no end"),
             }
         }
-        Ok(takers)
     }
 
     /// An item for every change of what any interface can do.
@@ -107,13 +119,6 @@ impl Netdev {
         // The connection ends with the last handle.
         Ok(changes.map(move |_| drop(handle.clone())))
     }
-}
-
-fn device_answers(
-    handle: &ConnectionHandle<GenlMessage<Device>>,
-    ask: NetlinkMessage<GenlMessage<Device>>,
-) -> Result<impl Stream<Item = NetlinkMessage<GenlMessage<Device>>> + use<>> {
-    handle.request(ask, kernel()).context("list what interfaces can do")
 }
 
 /// Where requests go.
