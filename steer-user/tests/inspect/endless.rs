@@ -1,8 +1,14 @@
 //! Captures that go on for ever or claim to: they end, and cost no more than a capture may.
 
 use std::{
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     process::{Command, Output, Stdio},
+};
+
+use crate::{
+    Flow,
+    Kind::{Data, Syn},
+    client_hello, pcap, record,
 };
 
 /// What `steer inspect` may have as memory, bytes: 64 MiB of streams, 16 MiB for a packet twice, rows, itself.
@@ -58,6 +64,37 @@ fn a_block_or_a_packet_without_end_is_not_waited_for() {
         ends(&inspect(&block, &[0]), 0, "is damaged");
         let packet = [&HEADER[..], &[0; 8], &len.to_le_bytes(), &len.to_le_bytes()].concat();
         ends(&inspect(&packet, &[0]), 0, "is damaged");
+    }
+}
+
+/// A connection's SYN and hello in an Ethernet capture, from a client of this number.
+fn connection(number: u32, hello: &[u8]) -> Vec<u8> {
+    let address = format!("10.{}.{}.{}:{}", number >> 16 & 255, number >> 8 & 255, number & 255, 1024 + (number >> 24));
+    let flow = Flow::new(&address, "198.51.100.10:443", number, 1);
+    pcap(1, &[flow.client(Syn, 0, &[]), flow.client(Data, 0, hello)])[24..].to_vec()
+}
+
+#[test]
+fn rows_without_end_are_printed_in_bounded_memory() {
+    const ROWS: u32 = 150_000;
+    for (flags, headers) in [(&["--json"][..], 0), (&[], ROWS / 1000)] {
+        let mut steer = Command::new("prlimit");
+        steer.arg(format!("--as={MEMORY}")).arg(env!("CARGO_BIN_EXE_steer")).args(["inspect", "-"]).args(flags);
+        let mut child =
+            steer.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
+        let mut pipe = child.stdin.take().expect("a pipe");
+        let writing = std::thread::spawn(move || {
+            let hello = record(22, &client_hello(&[7; 32], &[(35, vec![9; 200])]));
+            pipe.write_all(&HEADER).and_then(|()| {
+                (0..ROWS).collect::<Vec<_>>().chunks(500).try_for_each(|numbers| {
+                    let packets: Vec<u8> = numbers.iter().flat_map(|number| connection(*number, &hello)).collect();
+                    pipe.write_all(&packets)
+                })
+            })
+        });
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok).count();
+        assert!(writing.join().expect("no panic").is_ok() && child.wait().expect("its end").success());
+        assert_eq!(lines as u32, ROWS + headers);
     }
 }
 
