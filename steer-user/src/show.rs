@@ -137,7 +137,11 @@ fn status_text(status: &Status) -> String {
         (true, None) => "runs, but does not answer at this --socket".to_owned(),
         (false, _) => "does not run: traffic goes on, health checks and ageing do not".to_owned(),
     };
-    let steering = if status.bypass { "off (bypass)" } else { "on" };
+    let steering = match (status.leaving, status.bypass) {
+        (true, _) => "being left: new connections go to the kernel's own rules",
+        (false, true) => "off (bypass)",
+        (false, false) => "on",
+    };
     let head = format!("agent     {agent}\nsteering  {steering}\npins      {}", status.pin_dir.display());
     if status.agent.starting && status.tables.is_empty() {
         return head;
@@ -154,10 +158,16 @@ fn status_text(status: &Status) -> String {
 }
 
 fn interfaces_table(status: &Status) -> String {
-    let mut table = table(&["INTERFACE", "TC", "XDP", "XDP SENDS TO IT"]);
+    let mut table = table(&["INTERFACE", "STATE", "TC", "XDP", "XDP SENDS TO IT"]);
     let mark = |on| if on { "yes" } else { "no" }.to_owned();
     for interface in &status.interfaces {
-        table.add_row([interface.name.clone(), mark(interface.tc), mark(interface.xdp), mark(interface.takes_xdp)]);
+        table.add_row([
+            interface.name.clone(),
+            interface.state.clone(),
+            mark(interface.tc),
+            mark(interface.xdp),
+            mark(interface.takes_xdp),
+        ]);
     }
     text(&table)
 }

@@ -5,6 +5,7 @@
 //! two looks to see. Log, metric and `steer status` say the same sentences.
 
 mod answers;
+mod attached;
 mod ipsec;
 mod machine;
 mod source;
@@ -20,6 +21,7 @@ use std::{
     },
 };
 
+pub use attached::attached;
 pub use machine::{Machine, machine};
 use serde::{Deserialize, Serialize};
 pub(super) use watch::{Watched, run};

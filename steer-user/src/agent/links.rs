@@ -1,7 +1,7 @@
 //! Keeps the programs where they belong, interface by interface: one that is gone, or that refuses, holds up no other.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -25,8 +25,6 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(2);
 /// Interfaces that come and go tell so, several times each: a look waits for the end of it.
 const REST: Duration = Duration::from_millis(200);
-/// How many looks pass between two looks at what other gateways do.
-const OTHERS: u32 = 15;
 
 /// What is known of the links.
 pub(super) struct Links {
@@ -40,8 +38,6 @@ pub(super) struct Links {
     tried: HashMap<String, u32>,
     /// What went wrong last, by what it was: said once, not every time.
     trouble: HashMap<String, String>,
-    told: HashSet<String>,
-    looks: u32,
 }
 
 impl Links {
@@ -66,8 +62,6 @@ impl Links {
             programs,
             pools,
             trouble: HashMap::new(),
-            told: HashSet::new(),
-            looks: 0,
         }
     }
 
@@ -105,10 +99,6 @@ impl Links {
         self.tell("addresses", assigned);
         let refreshed = self.refresh_mss().await;
         self.tell("MSS", refreshed);
-        if self.looks.is_multiple_of(OTHERS) {
-            self.look_at_others();
-        }
-        self.looks = self.looks.wrapping_add(1);
     }
 
     async fn look_at(&mut self, interface: &Interface) {
@@ -159,15 +149,6 @@ impl Links {
     async fn refresh_mss(&mut self) -> Result<()> {
         let mtu = present(&self.config).await?.mtu;
         self.pools.lock().unwrap_or_else(PoisonError::into_inner).refresh_mss(mtu)
-    }
-
-    fn look_at_others(&mut self) {
-        let vips = self.config.vips.iter().map(|vip| vip.address).collect::<Vec<_>>();
-        let sentences = plane::shared(&self.dir, &vips).into_iter().collect::<HashSet<_>>();
-        for sentence in sentences.difference(&self.told) {
-            log::warn!("{sentence}");
-        }
-        self.told = sentences;
     }
 
     /// Says what went wrong, once, and when it is over.

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use steer_common::shared::{BACKEND_PRESENT, LAYOUT_VERSION, SWITCH_BYPASS, VIP_OBSERVE};
+use steer_common::shared::{BACKEND_PRESENT, LAYOUT_VERSION, SWITCH_BYPASS, SWITCH_LEAVE, VIP_OBSERVE};
 
 use super::{BackendState, Backends, Keys};
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
         takes_xdp,
     },
     control,
-    plane::{PinDir, Plane},
+    plane::{LinkReport, LinkState, PinDir, Plane},
 };
 
 /// The gateway at a glance.
@@ -32,6 +32,8 @@ pub struct Status {
     pub agent: AgentReport,
     /// Whether steering is off.
     pub bypass: bool,
+    /// Whether the gateway is being left: new connections go to the kernel's own rules.
+    pub leaving: bool,
     /// Where its programs are attached.
     pub interfaces: Vec<InterfaceReport>,
     /// Its VIPs.
@@ -62,6 +64,8 @@ pub struct AgentReport {
 pub struct InterfaceReport {
     /// Its name.
     pub name: String,
+    /// How it stands with it: `attached`, `detached`, `interface gone`, `interface renamed to NAME`.
+    pub state: String,
     /// Whether the TC program is attached.
     pub tc: bool,
     /// Whether the XDP program is attached.
@@ -114,13 +118,15 @@ impl Status {
         let interfaces = interfaces(dir, &plane)?;
         let agent = agent(dir, socket, !vips.is_empty());
         let seen = if agent.pid.is_some() { control::ask_warnings(socket) } else { Vec::new() };
-        let now = warnings(&interfaces, &vips, &backends, &Keys::read(&plane, None)?);
+        let mut now = warnings(&interfaces, &vips, &backends, &Keys::read(&plane, None)?).into_iter().collect::<Vec<_>>();
+        now.extend(checks::attached(dir, &vips.iter().map(|vip| vip.address).collect::<Vec<_>>()));
         let all = now.into_iter().chain(seen).collect::<BTreeSet<_>>();
         Ok(Self {
             pin_dir: dir.root().to_owned(),
             layout: LAYOUT_VERSION,
             agent,
             bypass: plane.switch(SWITCH_BYPASS)?,
+            leaving: plane.switch(SWITCH_LEAVE)?,
             warnings: all.into_iter().map(|warning| warning.text).collect(),
             tables: tables(&plane)?,
             drift: drift(&plane, &backends)?,
@@ -136,6 +142,7 @@ impl Status {
             layout: LAYOUT_VERSION,
             agent: AgentReport { running: true, starting: true, pid: None, version: None },
             bypass: false,
+            leaving: false,
             interfaces: Vec::new(),
             vips: Vec::new(),
             tables: Vec::new(),
@@ -162,12 +169,22 @@ fn agent(dir: &PinDir, socket: &Path, has_vips: bool) -> AgentReport {
 
 fn interfaces(dir: &PinDir, plane: &Plane) -> Result<Vec<InterfaceReport>> {
     let mut found = BTreeMap::new();
-    for (name, kind) in crate::plane::attachments(dir) {
+    for LinkReport { interface: name, kind, state } in crate::plane::links(dir) {
         let takes_xdp = takes_xdp(plane, &name)?;
-        let report = found.entry(name.clone()).or_insert(InterfaceReport { name, tc: false, xdp: false, takes_xdp });
+        let report = found.entry(name.clone()).or_insert(InterfaceReport {
+            name,
+            state: state.to_string(),
+            tc: false,
+            xdp: false,
+            takes_xdp,
+        });
+        let attached = matches!(state, LinkState::Attached | LinkState::Renamed(_));
         match kind {
-            crate::plane::Kind::Tc => report.tc = true,
-            crate::plane::Kind::Xdp => report.xdp = true,
+            crate::plane::Kind::Tc => report.tc = attached,
+            crate::plane::Kind::Xdp => report.xdp = attached,
+        }
+        if !attached {
+            report.state = state.to_string();
         }
     }
     Ok(found.into_values().collect())

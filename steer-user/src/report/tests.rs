@@ -136,7 +136,14 @@ fn status_has_the_documented_shape() {
         layout: 1,
         agent: AgentReport { running: false, starting: false, pid: None, version: None },
         bypass: false,
-        interfaces: vec![InterfaceReport { name: "eth0".into(), tc: true, xdp: false, takes_xdp: false }],
+        leaving: false,
+        interfaces: vec![InterfaceReport {
+            name: "eth0".into(),
+            state: "attached".into(),
+            tc: true,
+            xdp: false,
+            takes_xdp: false,
+        }],
         vips: vec![VipReport {
             id: 0,
             address: "[2001:db8::10]:443".parse().unwrap(),
@@ -150,10 +157,10 @@ fn status_has_the_documented_shape() {
         warnings: Vec::new(),
     };
     let value = serde_json::to_value(status).unwrap();
-    let all = ["agent", "bypass", "drift", "interfaces", "layout", "pin_dir", "tables", "vips", "warnings"];
+    let all = ["agent", "bypass", "drift", "interfaces", "layout", "leaving", "pin_dir", "tables", "vips", "warnings"];
     assert_eq!(keys(&value), all);
     assert_eq!(keys(&value["agent"]), ["pid", "running", "starting", "version"]);
-    assert_eq!(value["interfaces"][0], json!({"name": "eth0", "tc": true, "xdp": false, "takes_xdp": false}));
+    assert_eq!(value["interfaces"][0], json!({"name": "eth0", "state": "attached", "tc": true, "xdp": false, "takes_xdp": false}));
     assert_eq!(
         value["vips"][0],
         json!({"id": 0, "address": "[2001:db8::10]:443", "mode": "steer", "backends": 3, "backends_up": 2,

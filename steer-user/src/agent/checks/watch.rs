@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use steer_common::shared::{VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, Vip};
 use tokio::{task, time};
 
-use super::{Kind, Machine, Standing, Warning, answers::Answers, ipsec, machine, source, takers, traffic};
+use super::{Kind, Machine, Standing, Warning, answers::Answers, attached, ipsec, machine, source, takers, traffic};
 use crate::{
     address::{self, endpoint, socket},
     agent::{Pools, Swept, interfaces},
@@ -90,6 +90,7 @@ impl Watched {
         let vips = self.config.vips.iter().map(|vip| vip.address).collect::<Vec<_>>();
         let mut addresses = vips.iter().map(|vip| vip.ip()).collect::<BTreeSet<IpAddr>>();
         addresses.extend(backends.backends.iter().map(|backend| backend.address.ip()));
+        warnings.extend(attached(&self.dir, &vips));
         warnings.extend(machine(&Machine { interfaces, both_sides, vips }));
         note(ipsec::policies(&addresses).await, warnings, failed);
         note(self.not_ethernet().await, warnings, failed);
