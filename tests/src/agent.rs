@@ -159,6 +159,14 @@ impl<'a> Agent<'a> {
         server.end(signal).map(drop)
     }
 
+    /// As [`Agent::end`]; how it ended.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn ended_by(&mut self, signal: Signal) -> Result<ExitStatus> {
+        self.server.take().context("no agent runs")?.end(signal)
+    }
+
     /// Its process id, while it runs.
     pub fn process_id(&self) -> Option<u32> {
         self.server.as_ref().map(Server::id)
