@@ -11,6 +11,9 @@ use crate::shared::{FlowKey, TRACE_WAYS, TraceLine};
 /// Lines of the map `traces`, a power of two: room for a million flows.
 pub const LINES: u32 = 131_072;
 
+/// Lines of the map `syn_traces`, a power of two: room for a quarter of a million handshakes.
+pub const SYN_LINES: u32 = 32_768;
+
 /// Seconds of one unit of a trace's time.
 const UNIT: u32 = 64;
 /// A trace older than this is none: a flow that was not closed where we could see it, units (about a day).

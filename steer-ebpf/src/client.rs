@@ -37,7 +37,7 @@ use crate::{
     rehome::first_data,
     stamps::{comes_by, idle, note_end, note_hop},
     sums::is_sound,
-    traces::{enter_trace, find_trace, forget_trace, restore},
+    traces::{enter_syn_trace, enter_trace, find_syn_trace, find_trace, forget_trace, restore},
 };
 
 /// A SYN: the same first backend for a repeated one, the holder for a known flow, else as the lookup table says.
@@ -79,6 +79,9 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
     count(Counter::Syn);
     count_backend(first as u32, |stats| stats.syns += 1);
     remember(skb, scratch, first);
+    if is_young(scratch) {
+        enter_syn_trace(first as u32);
+    }
     next::PLAIN | first as i32
 }
 
@@ -348,7 +351,17 @@ fn unknown(scratch: &mut Scratch) -> Result<*mut Flow, i32> {
     if first != NO_BACKEND {
         return restore(scratch, first).ok_or(next::PLAIN | first as i32);
     }
-    let Some(handshake) = handshake else { return Err(no_flow(scratch)) };
+    let Some(handshake) = handshake else {
+        if is_young(scratch) && scratch.facts.flags & flags::RST == 0 {
+            let first = find_syn_trace() as u16;
+            if first != NO_BACKEND {
+                count(Counter::NoFlowForwarded);
+                adopt(scratch, first);
+                return Err(next::PLAIN | first as i32);
+            }
+        }
+        return Err(no_flow(scratch));
+    };
     // SAFETY: a map value; a lost race costs one stamp.
     let handshake = unsafe { &mut *handshake };
     scratch.first_port = handshake.first_port;
@@ -424,10 +437,7 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
         mark(known, FLOW_MADE);
         count(Counter::FlowEstablished);
         count_backend(first as u32, |stats| stats.flows += 1);
-        // A flow whose leg is taken is known by that leg.
-        if flow.first_port == [0; 2] {
-            enter_trace(first as u32);
-        }
+        enter_trace(first as u32);
         foreign::forget(&scratch.key);
     }
     Some(FLOWS.get_ptr_mut(&scratch.key).ok_or(next::PLAIN | first as i32))

@@ -16,15 +16,15 @@ use crate::{
 pub(crate) extern "C" fn direct_segment() -> i32 {
     let Some(scratch) = scratch() else { return next::PASS };
     let (id, bits) = (scratch.backend, scratch.facts.flags);
-    if let Some(leg) = legs::way_there(scratch, id) {
+    if bits & (flags::FIN | flags::RST) != 0 {
+        foreign::forget(&at_backend(scratch, id));
+    }
+    if let Some(leg) = legs::way_there(scratch, id, true) {
         scratch.first_port = leg.port;
         return next::DIRECT_PLAIN | id as i32;
     }
     if bits & (flags::SYN | flags::ACK) == flags::SYN {
         return syn(scratch, id);
-    }
-    if bits & (flags::FIN | flags::RST) != 0 {
-        foreign::forget(&at_backend(scratch, id));
     }
     pass(Counter::NotOurs)
 }
@@ -41,7 +41,7 @@ fn syn(scratch: &mut Scratch, id: u32) -> i32 {
         if legs::take_direct_leg(id) == 0 {
             return drop(Counter::LegCollided);
         }
-        if let Some(leg) = legs::way_there(scratch, id) {
+        if let Some(leg) = legs::way_there(scratch, id, true) {
             scratch.first_port = leg.port;
         }
         return next::DIRECT_PLAIN | id as i32;

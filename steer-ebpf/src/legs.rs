@@ -4,7 +4,7 @@ use steer_common::{
     counters::Counter,
     flow::Word,
     legs::{TRIES, candidate},
-    shared::{FlowKey, Leg, SERVICE_WAY_THERE, SWITCH_LEGS},
+    shared::{FLOW_MADE, FlowKey, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE, SWITCH_LEGS},
 };
 
 use crate::{
@@ -24,15 +24,16 @@ pub(crate) fn find(scratch: &Scratch, id: u32) -> Option<Leg> {
     stamped(&foreign::at_backend(scratch, id), scratch.facts.seconds)
 }
 
-/// The leg of a connection that the client in `scratch.key` dialled to a backend itself, if it has another port there.
+/// The port at a backend of the connection of the client in `scratch.key` that has another one there than the client's own.
+/// `direct` says whether the client dialled the backend itself.
 #[inline(always)]
-pub(crate) fn way_there(scratch: &Scratch, id: u32) -> Option<Leg> {
+pub(crate) fn way_there(scratch: &Scratch, id: u32, direct: bool) -> Option<Leg> {
     if !switch(SWITCH_LEGS) {
         return None;
     }
     let mut key = foreign::at_backend(scratch, id);
     key.service |= SERVICE_WAY_THERE;
-    stamped(&key, scratch.facts.seconds)
+    stamped(&key, scratch.facts.seconds).filter(|leg| (leg.service & SERVICE_BACKEND != 0) == direct)
 }
 
 #[inline(always)]
@@ -85,6 +86,7 @@ pub(crate) fn is_a_flows(scratch: &Scratch, id: u32) -> bool {
     handshake.is_some_and(|handshake| {
         handshake.first as u32 == id
             && handshake.first_port == [0; 2]
+            && handshake.flags & FLOW_MADE == 0
             && flow.is_none_or(|flow| Word(flow.word).isn() != Word(handshake.word).isn())
             && idle(handshake, scratch.facts.seconds) <= PATIENCE
     })
@@ -111,6 +113,9 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
             continue;
         }
         if LEGS.insert(&key, &leg, ONLY_NEW).is_ok() {
+            let mut there = foreign::at_backend(scratch, id);
+            there.service |= SERVICE_WAY_THERE;
+            let _ = LEGS.insert(&there, &Leg { port: key.client_port, ..leg }, 0);
             count(Counter::LegTranslated);
             return u16::from_ne_bytes(key.client_port) as u32;
         }
@@ -124,12 +129,6 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
 #[inline(never)]
 pub(crate) extern "C" fn take_direct_leg(id: u32) -> i32 {
     let Some(scratch) = scratch() else { return 0 };
-    let mut key = foreign::at_backend(scratch, id);
-    let port = take_leg(id, key.service as u32, scratch.facts.seq) as u16;
-    if port == 0 {
-        return 0;
-    }
-    let leg = Leg { seen: scratch.facts.seconds, port: port.to_ne_bytes(), service: key.service };
-    key.service |= SERVICE_WAY_THERE;
-    LEGS.insert(&key, &leg, 0).is_ok() as i32
+    let service = foreign::at_backend(scratch, id).service;
+    (take_leg(id, service as u32, scratch.facts.seq) != 0) as i32
 }

@@ -65,6 +65,10 @@ pub(crate) static LEGS: HashMap<FlowKey, Leg, 8192> = HashMap::new();
 /// What is left of flows that `flows` forgot, as [`trace`] says. Written here only.
 #[btf_map(name = "traces")]
 pub(crate) static TRACES: Array<TraceLine, { trace::LINES as usize }> = Array::new();
+/// What is left of handshakes that `handshakes` forgot, as [`trace`] says. Written here only, and only while connections may
+/// live that are older than the gateway.
+#[btf_map(name = "syn_traces")]
+pub(crate) static SYN_TRACES: Array<TraceLine, { trace::SYN_LINES as usize }> = Array::new();
 /// Backends by their number. Written by the agent.
 #[btf_map(name = "backends")]
 static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();

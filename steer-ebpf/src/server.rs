@@ -9,7 +9,9 @@ use steer_common::{
     flow::{State, Word},
     ranges,
     rehome::{self, ServerAct},
-    shared::{FLOW_CLOSED, FLOW_COLLIDED, FLOW_LEARNED, FLOW_RESET, Flow, SERVICE_BACKEND, VIP_OBSERVE, options},
+    shared::{
+        FLOW_CLOSED, FLOW_COLLIDED, FLOW_LEARNED, FLOW_MADE, FLOW_RESET, Flow, SERVICE_BACKEND, VIP_OBSERVE, options,
+    },
     splice,
     wire::{
         tcp::{TCP_LEN, flags},
@@ -104,7 +106,9 @@ fn knows_by(flow: *mut Flow, id: u16, port: [u8; 2]) -> bool {
 #[inline(always)]
 fn is_elsewhere(flow: *mut Flow, id: u16, port: [u8; 2]) -> bool {
     // SAFETY: as above.
-    unsafe { (*flow).port_at(id) }.is_some_and(|at| at != port)
+    let flow = unsafe { &*flow };
+    // One that is over claims nothing.
+    !flow.closing() && flow.port_at(id).is_some_and(|at| at != port)
 }
 
 /// Whether a flow that both sides ended has nothing to do with the backend's segment at hand: its ports may have been used
@@ -240,6 +244,8 @@ fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
         && let handshake = unsafe { &mut *handshake }
         && handshake.first as u32 == id
         && handshake.first_port == scratch.first_port
+        // What a flow was made of says nothing more, once the flow is over.
+        && handshake.flags & FLOW_MADE == 0
     {
         match of_handshake(scratch, handshake) {
             Whose::Its => return next::PLAIN | id as i32,
@@ -254,7 +260,9 @@ fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
     }
     // A leg is evidence, too.
     let by_leg = scratch.first_port != [0; 2];
-    if (by_leg || find_trace() as u32 == id) && restore(scratch, id as u16).is_some() {
+    if (by_leg || (find_trace() as u32 == id && legs::way_there(scratch, id, false).is_none()))
+        && restore(scratch, id as u16).is_some()
+    {
         return next::FORWARD | next::FRESH;
     }
     let syn = scratch.facts.flags & flags::SYN != 0;
@@ -290,7 +298,7 @@ fn of_handshake(scratch: &Scratch, handshake: &Flow) -> Whose {
     }
     // What it sends behind its own SYN-ACK is of the connection that this opened.
     let ahead = facts.seq.wrapping_sub(handshake.first_isn.wrapping_add(1));
-    if word.state() == State::SynAck && ahead < AHEAD { Whose::Its } else { Whose::Others }
+    if word.state() == State::SynAck && !syn_ack && ahead < AHEAD { Whose::Its } else { Whose::Others }
 }
 
 /// Whether the packet's destination is this host's own address.

@@ -37,6 +37,7 @@ use crate::{
     agent::{
         Swept,
         checks::{Kind, Standing},
+        not_made,
     },
     guests::Guests,
     plane::Plane,
@@ -159,6 +160,10 @@ impl Maps {
         gauge(encoder, "leave", help, self.plane.switch(SWITCH_LEAVE)?.into())?;
         let help = "The most splices since the agent started, as its sweeps met them";
         gauge(encoder, "splices_high", help, self.standing.splices_high())?;
+        let not_made = ConstCounter::new(not_made());
+        let help = "Health checks that could not be made for a fault of the gateway's own: they count for nothing";
+        let name = "health_checks_not_made";
+        not_made.encode(encoder.encode_descriptor(name, help, None, not_made.metric_type())?)?;
         Ok(())
     }
 }

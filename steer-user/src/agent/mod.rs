@@ -22,6 +22,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::{task::JoinSet, time};
 
 pub(crate) use addresses::unassign;
+pub(crate) use health::not_made;
 use interfaces::Interfaces;
 pub use interfaces::fill_interfaces;
 pub(crate) use interfaces::takes_xdp;
@@ -31,6 +32,7 @@ pub use sweep::{Swept, sweep};
 
 use crate::{
     address::socket,
+    clock,
     config::Config,
     control,
     crash::{Step, reached},
@@ -45,10 +47,19 @@ const SWEEP_SHARE: u32 = 20;
 /// How long an agent that is ending may hold its lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Why an agent ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// `shutdown` was ready.
+    Shutdown,
+    /// It was asked at its socket, as `steer detach` does.
+    Asked,
+}
+
 /// Runs an agent until `shutdown` is ready. Programs, maps and VIPs stay when it ends, however it ends.
 ///
 /// Belongs on a runtime of one thread, which gives up all capabilities that it does not need, for good.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<Ended> {
     plane::kernel::Kernel::running().require()?;
     plane::rights::keep_to_start()?;
     let dir = PinDir::new(&config.pin_dir);
@@ -61,8 +72,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let Running { mut tasks, stop, lock } = brought_up?;
     plane::rights::keep_to_run()?;
     let ended = tokio::select! {
-        () = shutdown => Ok(()),
-        _ = stop.notified() => Ok(()),
+        () = shutdown => Ok(Ended::Shutdown),
+        _ = stop.notified() => Ok(Ended::Asked),
         Some(ended) = tasks.join_next() => Err(ended.map_or_else(|error| anyhow!(error), |task| {
             task.err().unwrap_or_else(|| anyhow!("a task of the agent ended"))
         })),
@@ -140,10 +151,14 @@ async fn bring_up(
 ) -> Result<(Pools, Programs, Vec<Attachment>)> {
     let mut programs = Programs::load(dir, &config.sizes)?;
     let plane = Plane::open(dir)?;
+    let fresh = plane.vips()?.is_empty();
     addresses::withdraw(config, plane.vips()?.iter().map(|(key, _)| socket(key).ip())).await?;
     reached(Step::VipsWithdrawn);
     let mut pools = Pools::adopt(plane, config, interfaces.mtu)?;
     reached(Step::PoolsWritten);
+    if let Some(time) = config.takeover.filter(|_| fresh) {
+        take_over(&mut pools, time)?;
+    }
     set_xdp(&mut pools, interfaces.targets.iter().any(|target| target.xdp != Xdp::Never))?;
     reached(Step::SettingsWritten);
     let attached = programs.attach(dir, &interfaces.targets)?;
@@ -158,6 +173,14 @@ async fn bring_up(
     addresses::assign(config).await?;
     reached(Step::VipsAssigned);
     Ok((pools, programs, attached))
+}
+
+/// For so long flows of another gateway are taken over.
+fn take_over(pools: &mut Pools, time: Duration) -> Result<()> {
+    let mut settings = pools.plane().settings()?;
+    settings.takeover_until = clock::seconds().saturating_add(time.as_secs() as u32).max(1);
+    log::warn!("flows of another gateway are taken over for {} s", time.as_secs());
+    pools.plane_mut().set_settings(&settings)
 }
 
 /// Tells the XDP programs whether they forward; bypass stays what it is.

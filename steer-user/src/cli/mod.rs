@@ -11,7 +11,7 @@ mod sessions;
 mod stats;
 mod status;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -76,10 +76,10 @@ enum Verb {
 
 impl Cli {
     /// Does what was asked.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<ExitCode> {
         let place = self.place;
-        match self.verb {
-            Verb::Agent(verb) => verb.run(&place),
+        let done = match self.verb {
+            Verb::Agent(verb) => return verb.run(&place),
             Verb::Detach => detach::run(&place),
             Verb::Bypass(verb) => verb.run(&place),
             Verb::Status => status::run(&place),
@@ -89,7 +89,8 @@ impl Cli {
             Verb::Stats(verb) => verb.run(&place),
             Verb::Inspect(verb) => verb.run(&place),
             Verb::Config(verb) => verb.run(&place),
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     }
 }
 

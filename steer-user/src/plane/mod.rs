@@ -80,6 +80,7 @@ fn specs(sizes: &Sizes) -> Vec<Spec> {
         Spec::of::<FlowKey, Foreign>("foreign", LruHash, FOREIGN),
         Spec::of::<FlowKey, Leg>("legs", Hash, LEGS),
         Spec::of::<u32, TraceLine>("traces", Array, trace::LINES),
+        Spec::of::<u32, TraceLine>("syn_traces", Array, trace::SYN_LINES),
         Spec::of::<u32, Backend>("backends", Array, MAX_BACKENDS),
         Spec::of::<u32, BackendPath>("backend_paths", Array, MAX_BACKENDS),
         Spec::of::<Endpoint, u32>("backend_ids", Hash, MAX_BACKENDS),
