@@ -83,13 +83,13 @@ fn a_client_whose_syn_is_rejected_by_icmp_hears_of_it_at_once() -> Result<()> {
         };
         for (number, with) in words.into_iter().enumerate() {
             rejects(&street, with)?;
+            let client = SocketAddr::new(street.client(number), 0);
+            let plain = fails(&street, client, street.backend(0))?.0;
             let since = Since::now(&steer)?;
-            fails_at_once(&street, (street.client(number), 0).into(), "").context(with)?;
-            ensure!(
-                since.of(Counter::IcmpTranslated)? == 1,
-                "{with}: translated {}",
-                since.of(Counter::IcmpTranslated)?
-            );
+            let (time, error) = fails(&street, client, street.vip())?;
+            ensure!(time < plain + AT_ONCE, "{with}: after {time:?}, without steer after {plain:?}: {error}");
+            let n_syns = since.of(Counter::Syn)? + since.of(Counter::SynRepeated)?;
+            ensure!(since.of(Counter::IcmpTranslated)? == n_syns, "{with}: of {n_syns} errors not all were translated");
         }
         nothing_was_guessed(&steer)
     })
@@ -132,12 +132,20 @@ fn one_server(setting: Setting) -> Result<Street> {
 }
 
 fn fails_at_once(street: &Street, source: SocketAddr, with: &str) -> Result<()> {
-    let start = Instant::now();
-    let Err(error) = street.dial_from(source, street.vip()) else { anyhow::bail!("the client is served") };
-    let (time, error) = (start.elapsed(), format!("{error:#}"));
+    let (time, error) = fails(street, source, street.vip())?;
     ensure!(time < AT_ONCE, "after {time:?}: {error}");
     ensure!(error.contains(with), "{error}");
     Ok(())
+}
+
+/// How long it takes until a client knows that it is not served, and how it hears of it. IPv6 sockets of Linux overlook an
+/// error that comes before `connect` has let go of them: in a lab without delays they hear of it at the next SYN.
+fn fails(street: &Street, source: SocketAddr, target: SocketAddr) -> Result<(Duration, String)> {
+    let start = Instant::now();
+    match street.dial_from(source, target) {
+        Ok(_) => anyhow::bail!("the client is served by {target}"),
+        Err(error) => Ok((start.elapsed(), format!("{error:#}"))),
+    }
 }
 
 /// The backend rejects what comes to its port.

@@ -35,7 +35,8 @@ fn a_frame_for_another_station_is_not_taken_though_the_gateway_sees_it() -> Resu
             ensure!(arrives.await_frame(SILENCE, is_ours)?.is_none(), "a SYN for {station:x?} was forwarded");
             ensure!(since.of(Counter::Syn)? == 0, "a SYN for {station:x?} was taken");
             if station[0] & 1 == 0 {
-                ensure!(since.of(Counter::OtherStation)? == 1, "a SYN for {station:x?} was not counted");
+                let n = since.of(Counter::OtherStation)?;
+                ensure!(n >= 1, "a SYN for {station:x?} was counted {n} times");
             }
         }
         tap.send(&syn.frame(mac(0, 2), mac(0, 1), &[])?)?;
