@@ -130,7 +130,6 @@ impl Reader {
     pub(super) fn into_parts(self) -> (Option<ServerHello>, Option<String>, Outcome) {
         let outcome = match &self.hello {
             None => Outcome::Unknown,
-            Some(hello) if !hello.is_known => Outcome::Unknown,
             Some(hello) if self.is_tls13() => {
                 if hello.psk_accepted {
                     Outcome::Resumed

@@ -1,6 +1,10 @@
 //! Which connections were seen, by their sockets.
 
-use std::{collections::HashMap, mem, net::SocketAddr};
+use std::{
+    collections::HashMap,
+    mem,
+    net::{IpAddr, SocketAddr},
+};
 
 use smallvec::SmallVec;
 
@@ -11,10 +15,12 @@ const REMEMBERED: usize = 1 << 16;
 /// Connections of one pair that are remembered, the newest of them.
 const OF_A_PAIR: usize = 64;
 
-/// Both ends, the lower one first, so that both directions have one key.
+/// Both ends, the lower one first, so that both directions have one key. IPv4 addresses are mapped to IPv6 (RFC 4291
+/// 2.5.5.2), under which nobody sends.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Pair {
-    ends: [SocketAddr; 2],
+    addresses: [u128; 2],
+    ports: [u16; 2],
 }
 
 /// The connections of a pair, in the order in which they began; nearly always one.
@@ -32,12 +38,18 @@ pub(super) struct Known {
 impl Pair {
     /// The pair of a segment, and which of its ends sent it.
     pub(super) fn of(segment: &Segment<'_>) -> (Self, usize) {
-        if segment.source <= segment.destination {
-            (Self { ends: [segment.source, segment.destination] }, 0)
-        } else {
-            (Self { ends: [segment.destination, segment.source] }, 1)
-        }
+        let (from, to) = (end(segment.source), end(segment.destination));
+        let (low, high, sender) = if from <= to { (from, to, 0) } else { (to, from, 1) };
+        (Self { addresses: [low.0, high.0], ports: [low.1, high.1] }, sender)
     }
+}
+
+fn end(address: SocketAddr) -> (u128, u16) {
+    let bits = match address.ip() {
+        IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(address) => address.to_bits(),
+    };
+    (bits, address.port())
 }
 
 impl Known {

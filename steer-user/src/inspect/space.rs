@@ -13,6 +13,9 @@ const NEAR: u32 = 1 << 24;
 /// How much data a SYN may bring (RFC 7413), bytes: an IP packet's.
 const SYN_DATA_MAX: u32 = 1 << 16;
 
+/// Rank of a connection of which the other direction was seen in other tags or tunnels, and this one nowhere yet.
+const OTHER_PATH: u8 = 2;
+
 /// What is remembered of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Entry {
@@ -53,7 +56,9 @@ pub(super) fn find(entries: &[Entry], end: usize, segment: &Segment<'_>) -> Belo
     let path = segment.path.digest();
     let candidates = entries.iter().enumerate().filter_map(|(index, entry)| {
         let rank = entry.rank(end, segment, path)?;
-        Some((rank, entries.len() - index, index))
+        // The newest one, or the one that has waited longest for packets of a direction that nothing tells apart.
+        let turn = if rank.0 == OTHER_PATH { index } else { entries.len() - index };
+        Some((rank, turn, index))
     });
     match candidates.min() {
         Some((.., index)) => Belongs::To(index),
@@ -81,7 +86,7 @@ impl Entry {
         let path = match (from.path, to.path) {
             (Some(known), _) if known != path => return None,
             (Some(_), _) => 0,
-            (None, Some(other)) if other != path => 2,
+            (None, Some(other)) if other != path => OTHER_PATH,
             (None, _) => 1,
         };
         let distance = if !is_syn(segment) {

@@ -1,8 +1,14 @@
 //! Captures that go on for ever or claim to: they end, and cost no more than a capture may.
 
 use std::{
-    io::Write as _,
+    io::{BufRead as _, BufReader, BufWriter, Write as _},
     process::{Command, Output, Stdio},
+};
+
+use crate::{
+    Flow,
+    Kind::{Data, Syn},
+    client_hello, pcap, record,
 };
 
 /// What `steer inspect` may have as memory, bytes: 64 MiB of streams, 16 MiB for a packet twice, rows, itself.
@@ -58,6 +64,43 @@ fn a_block_or_a_packet_without_end_is_not_waited_for() {
         ends(&inspect(&block, &[0]), 0, "is damaged");
         let packet = [&HEADER[..], &[0; 8], &len.to_le_bytes(), &len.to_le_bytes()].concat();
         ends(&inspect(&packet, &[0]), 0, "is damaged");
+    }
+}
+
+/// A connection's SYN and hello as packets of an Ethernet capture.
+fn connection() -> [Vec<u8>; 2] {
+    let hello = record(22, &client_hello(&[7; 32], &[(35, vec![9; 200])]));
+    let flow = Flow::v4();
+    [flow.client(Syn, 0, &[]), flow.client(Data, 0, &hello)].map(|frame| pcap(1, &[frame])[24..].to_vec())
+}
+
+/// The same of the client with this number; checksums are not looked at.
+fn of_client(connection: &[Vec<u8>; 2], number: u32) -> Vec<u8> {
+    const SOURCE_AT: usize = 16 + 26;
+    let mut packets = connection.clone();
+    for packet in &mut packets {
+        packet[SOURCE_AT..SOURCE_AT + 4].copy_from_slice(&number.to_be_bytes());
+    }
+    packets.concat()
+}
+
+#[test]
+fn rows_without_end_are_printed_in_bounded_memory() {
+    const ROWS: u32 = 80_000;
+    for (flags, headers) in [(&["--json"][..], 0), (&[], ROWS / 1000)] {
+        let mut steer = Command::new("prlimit");
+        steer.arg(format!("--as={MEMORY}")).arg(env!("CARGO_BIN_EXE_steer")).args(["inspect", "-"]).args(flags);
+        let mut child =
+            steer.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
+        let mut pipe = BufWriter::with_capacity(1 << 16, child.stdin.take().expect("a pipe"));
+        let writing = std::thread::spawn(move || {
+            let connection = connection();
+            pipe.write_all(&HEADER)
+                .and_then(|()| (1..=ROWS).try_for_each(|number| pipe.write_all(&of_client(&connection, number))))
+        });
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok).count();
+        assert!(writing.join().expect("no panic").is_ok() && child.wait().expect("its end").success());
+        assert_eq!(lines as u32, ROWS + headers);
     }
 }
 

@@ -1,10 +1,12 @@
 //! Files: pcapng, other byte orders, truncated, damaged, none.
 
-use std::io::{self, Cursor, Read};
+use std::io::{self, Cursor, Read, Write as _};
+
+use flate2::{Compression, write::GzEncoder};
 
 use steer_user::inspect::{Ending, Kind, Refused, Stopped, inspect};
 
-use crate::{ETHERNET, Flow, Kind::Data, client_hello, pcap, read, record};
+use crate::{ETHERNET, Flow, Kind::Data, client_hello, pcap, read, read_from, record};
 
 fn frames(n: u16) -> Vec<Vec<u8>> {
     let hello = record(22, &client_hello(&[7; 32], &[]));
@@ -62,6 +64,108 @@ fn simple_packets_are_read() {
     let frame = &frames(1)[0];
     file.extend(block(false, 3, &[&(frame.len() as u32).to_le_bytes()[..], frame].concat()));
     assert!(read(file).0[0].client_hello.is_some());
+}
+
+/// The block that packets were in before there was another (draft-ietf-opsawg-pcapng A).
+fn obsolete_packet(big: bool, interface: u16, packet: &[u8]) -> Vec<u8> {
+    let number = |n: u32| if big { n.to_be_bytes() } else { n.to_le_bytes() };
+    let interface = if big { interface.to_be_bytes() } else { interface.to_le_bytes() };
+    let len = number(packet.len() as u32);
+    // Options behind the packet and its padding.
+    let padding = vec![0; packet.len().next_multiple_of(4) - packet.len()];
+    block(big, 2, &[&interface[..], &[0; 10], &len, &len, packet, &padding, &[0; 4]].concat())
+}
+
+#[test]
+fn obsolete_packets_are_read_in_both_byte_orders() {
+    for big in [false, true] {
+        let frames = frames(2);
+        let mut file = pcapng(big, &[1, 101], &[]);
+        file.extend(obsolete_packet(big, 0, &frames[0]));
+        file.extend(obsolete_packet(big, 1, &frames[1][14..]));
+        file.extend(obsolete_packet(big, 2, &frames[1]));
+        let (rows, summary) = read(file);
+        assert!(rows.len() == 2 && rows.iter().all(|row| row.client_hello.is_some()));
+        assert_eq!((summary.frames, summary.not_read.of(Kind::NoInterface)), (3, 1));
+        assert_eq!(summary.blocks_not_read.total(), 0);
+    }
+}
+
+#[test]
+fn blocks_that_are_not_read_are_counted_by_type() {
+    for big in [false, true] {
+        let mut file = pcapng(big, &[1], &[(0, frames(1).remove(0))]);
+        for (kind, body) in
+            [(0x204, &[0; 40][..]), (0x8000_0777, &[0; 8]), (0x0bad, &[0; 8]), (0x204, &[0; 4]), (2, &[0; 8])]
+        {
+            file.extend(block(big, kind, body));
+        }
+        // Secrets, which hold no packets.
+        file.extend(block(big, 10, &[&[0x4b, 0x53, 0x4c, 0x54][..], &[0; 4]].concat()));
+        let (rows, summary) = read(file);
+        assert_eq!((rows.len(), summary.ending, summary.frames), (1, Ending::Whole, 1));
+        assert_eq!(
+            summary.blocks_not_read.to_string(),
+            "2 block type 0x00000204 (Sysdig), 1 block type 0x00000002 (obsolete packet), 1 block type 0x00000bad \
+             (custom), 1 block type 0x80000777 (private)"
+        );
+    }
+}
+
+#[test]
+fn packets_before_any_interface_are_counted() {
+    let mut file = pcapng(false, &[], &[(0, frames(1).remove(0))]);
+    file.extend(block(false, 3, &[&60u32.to_le_bytes()[..], &[0; 60]].concat()));
+    let (rows, summary) = read(file);
+    assert_eq!((rows.len(), summary.frames, summary.not_read.of(Kind::NoInterface)), (0, 2, 2));
+}
+
+#[test]
+fn a_section_may_begin_with_a_long_comment() {
+    for (big, len) in [(false, 10), (true, 60_000), (false, 65_532)] {
+        let number = |n: u16| if big { n.to_be_bytes() } else { n.to_le_bytes() };
+        let magic = if big { 0x1a2b_3c4d_u32.to_be_bytes() } else { 0x1a2b_3c4d_u32.to_le_bytes() };
+        let comment =
+            |len: u16| [&number(1)[..], &number(len), &vec![b'c'; usize::from(len).next_multiple_of(4)]].concat();
+        // Twice, so that it is longer than 64 KiB.
+        let head = [&magic[..], &number(1), &number(0), &[0xff; 8], &comment(len), &comment(len), &[0; 4]].concat();
+        let section = block(big, 0x0a0d_0d0a, &head);
+        let rest = pcapng(big, &[1], &[(0, frames(1).remove(0))]);
+        assert_eq!(read([section, rest].concat()).0.len(), 1, "{len}");
+    }
+}
+
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("memory")
+}
+
+#[test]
+fn packed_captures_are_read() {
+    let plain = pcap(ETHERNET, &frames(300));
+    let packets: Vec<_> = frames(300).into_iter().map(|frame| (0, frame)).collect();
+    for file in [plain.clone(), pcapng(false, &[1], &packets)] {
+        let (rows, summary) = read(packed(&file));
+        assert_eq!((rows.len(), summary.ending), (300, Ending::Whole));
+        // Some tools write many members one after the other.
+        let members: Vec<u8> = file.chunks(1000).flat_map(packed).collect();
+        assert_eq!(read(members).0.len(), 300);
+        assert_eq!(read_from(Pipe::new(packed(&file))).0.len(), 300);
+    }
+}
+
+#[test]
+fn packed_captures_that_are_cut_or_damaged_give_what_stands_before() {
+    let file = packed(&pcap(ETHERNET, &frames(300)));
+    let (rows, summary) = read(file[..file.len() / 2].to_vec());
+    assert!(!rows.is_empty() && rows.len() < 300);
+    assert_eq!(summary.ending, Ending::Truncated);
+    let (rows, summary) = read([&file[..file.len() - 4], &[9; 4]].concat());
+    assert_eq!((rows.len(), summary.ending), (300, Ending::Damaged), "another length than it has");
+    for no_capture in [packed(b"no capture"), packed(&[]), packed(&packed(&pcap(ETHERNET, &frames(1))))] {
+        let result = inspect(Cursor::new(no_capture), |_| Ok::<(), ()>(()));
+        assert!(matches!(result, Err(Stopped::Refused(Refused::NoCapture))), "{result:?}");
+    }
 }
 
 #[test]
@@ -139,14 +243,27 @@ fn what_is_no_capture_is_refused() {
     }
 }
 
-/// Gives a byte at a time, and an error instead of the end.
-struct Pipe(Cursor<Vec<u8>>);
+/// Gives a byte at a time, and if so told an error instead of the end.
+struct Pipe {
+    bytes: Cursor<Vec<u8>>,
+    fails: bool,
+}
+
+impl Pipe {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes: Cursor::new(bytes), fails: false }
+    }
+
+    fn failing(bytes: Vec<u8>) -> Self {
+        Self { fails: true, ..Self::new(bytes) }
+    }
+}
 
 impl Read for Pipe {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let n = to.len().min(1);
-        match self.0.read(&mut to[..n])? {
-            0 if n != 0 => Err(io::ErrorKind::TimedOut.into()),
+        match self.bytes.read(&mut to[..n])? {
+            0 if n != 0 && self.fails => Err(io::ErrorKind::TimedOut.into()),
             n => Ok(n),
         }
     }
@@ -155,14 +272,17 @@ impl Read for Pipe {
 #[test]
 fn a_pipe_is_read_as_a_file_and_errors_are_told() {
     let mut n = 0;
-    let result = inspect(Pipe(Cursor::new(pcap(ETHERNET, &frames(5)))), |_| {
+    let result = inspect(Pipe::failing(pcap(ETHERNET, &frames(5))), |_| {
         n += 1;
         Ok::<(), ()>(())
     });
     assert_eq!(result.expect("a capture").ending, Ending::Unreadable);
     assert_eq!(n, 5);
-    let refused = inspect(Pipe(Cursor::new(Vec::new())), |_| Ok::<(), ()>(()));
+    let refused = inspect(Pipe::failing(Vec::new()), |_| Ok::<(), ()>(()));
     assert!(matches!(refused, Err(Stopped::Refused(Refused::Unreadable))));
+    let mut packed = packed(&pcap(ETHERNET, &frames(5)));
+    packed.truncate(packed.len() - 9);
+    assert_eq!(read_from(Pipe::failing(packed)).1.ending, Ending::Unreadable, "the disk's fault, not the packer's");
 }
 
 #[test]

@@ -136,6 +136,58 @@ fn versions_have_their_words() {
 }
 
 #[test]
+fn a_version_that_nobody_knows_is_not_called_resumed() {
+    // Drafts of TLS 1.3, and those of vendors: supported_versions says so, and the compatibility mode sends what looks like
+    // a resumption.
+    let rest = [record(20, &[1]), record(23, &[0; 4000])].concat();
+    let offered = [versions(&[0x7f17, 0xfb1a, 0x0303]), psk(&[&[0x11; 100]])];
+    for version in [0x7f17_u16, 0x7f1c, 0x7f12, 0xfb1a, 0xfb17, 0x7e01, 0x7e02, 0x0305] {
+        for (with_psk, accepted) in [(false, false), (true, false), (true, true)] {
+            let offers = record(22, &client_hello(&[5; 32], if with_psk { &offered } else { &offered[..1] }));
+            let mut list = vec![(43, version.to_be_bytes().to_vec())];
+            list.extend(accepted.then(|| (41, vec![0, 0])));
+            let row = handshake(&offers, &[record(22, &server_hello(RANDOM, &[5; 32], &list)), rest.clone()].concat());
+            let answer = row.server_hello.expect("a hello");
+            assert_eq!((answer.version, answer.psk_accepted), (None, accepted), "{version:#x}");
+            assert_eq!(row.outcome, Outcome::Unknown, "{version:#x}");
+            assert_eq!(row.key, if with_psk { Key::KeyName } else { Key::None }, "{version:#x}");
+        }
+    }
+}
+
+#[test]
+fn a_version_below_those_that_are_told_goes_by_what_follows() {
+    let mut ssl3 = server_hello(RANDOM, &[5; 32], &[]);
+    ssl3[5] = 0;
+    let row = handshake(&record(22, &client_hello(&[5; 32], &[])), &[record(22, &ssl3), record(20, &[1])].concat());
+    assert_eq!((row.outcome, row.key), (Outcome::Resumed, Key::SessionId));
+    assert_eq!(row.server_hello.expect("a hello").version, None);
+}
+
+#[test]
+fn a_retry_of_a_draft_is_not_the_server_hello() {
+    let draft = (43, vec![0x7f, 0x17]);
+    let request = server_hello(RETRY, &[5; 32], &[draft.clone(), (51, vec![0, 24])]);
+    let real = server_hello(RANDOM, &[6; 32], &[draft, (41, vec![0, 0])]);
+    let client = record(22, &client_hello(&[5; 32], &[versions(&[0x7f17])]));
+    let row = handshake(&client, &[record(22, &request), record(20, &[1]), record(22, &real)].concat());
+    let answer = row.server_hello.expect("a hello");
+    assert_eq!((answer.session_id, answer.psk_accepted), (Some("06".repeat(32)), true));
+    assert_eq!(handshake(&client, &record(22, &request)).server_hello, None);
+}
+
+#[test]
+fn an_identity_without_a_byte_has_no_key_name() {
+    let tls13 = record(22, &server_hello(RANDOM, &[5; 32], &[(43, vec![3, 4])]));
+    for (identities, key) in
+        [(&[&b""[..]][..], Key::None), (&[b"", &[0x11; 40]], Key::KeyName), (&[&[1]], Key::KeyName)]
+    {
+        let hello = record(22, &client_hello(&[5; 32], &[versions(&[0x0304]), psk(identities)]));
+        assert_eq!(handshake(&hello, &tls13).key, key, "{identities:?}");
+    }
+}
+
+#[test]
 fn names_and_ech_are_told() {
     let name = sized(&[&[0][..], &sized(b"example.test")].concat());
     let hello = client_hello(&[], &[(0x0a0a, vec![0]), (0xfe0d, vec![0; 200]), (0, name)]);

@@ -6,10 +6,16 @@ mod files;
 mod garbage;
 mod handshakes;
 mod links;
+mod live;
+mod proxied;
+mod spaces;
 mod tcp;
+mod tickets;
+mod tunnels;
+mod wrap;
 
 use std::{
-    io::Cursor,
+    io::{Cursor, Read},
     net::{IpAddr, SocketAddr},
 };
 
@@ -39,6 +45,7 @@ enum Kind {
     Syn,
     SynAck,
     Data,
+    Fin,
     Reset,
 }
 
@@ -82,6 +89,7 @@ fn frame(from: End, to: End, kind: Kind, offset: u32, payload: &[u8]) -> Vec<u8>
         Kind::Syn => tcp.syn(),
         Kind::SynAck => tcp.syn().ack(ack),
         Kind::Data => tcp.ack(ack),
+        Kind::Fin => tcp.fin().ack(ack),
         Kind::Reset => tcp.rst(),
     };
     let mut bytes = Vec::new();
@@ -101,8 +109,12 @@ fn pcap(link: u32, frames: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn read(file: Vec<u8>) -> (Vec<Row>, Summary) {
+    read_from(Cursor::new(file))
+}
+
+fn read_from(file: impl Read + Send + 'static) -> (Vec<Row>, Summary) {
     let mut rows = Vec::new();
-    let summary = inspect(Cursor::new(file), |row| {
+    let summary = inspect(file, |row| {
         rows.push(row);
         Ok::<(), ()>(())
     });

@@ -67,13 +67,8 @@ pub(super) fn behind<'a>(number: u16, bytes: &'a [u8], path: &mut Path) -> Optio
         ethertype::NSH => return service_header(bytes),
         ethertype::MACSEC => return macsec(bytes),
         length if length < ETHERTYPE_MIN => Next::Llc(bytes.get(..usize::from(length)).unwrap_or(bytes)),
-        other => return is_not_ip(other),
+        other => return Next::end(Kind::EtherType(other)),
     })
-}
-
-fn is_not_ip(number: u16) -> Option<Next<'static>> {
-    let kind = Kind::EtherType(number);
-    if kind.holds_no_tcp() { Next::no_tcp(kind) } else { Next::unread(kind) }
 }
 
 /// Class and number, EtherType. A tag with number 0 has a class alone.
@@ -152,10 +147,7 @@ pub(super) fn llc(bytes: &[u8]) -> Option<Next<'_>> {
     match (h[0] & 0xfe, h[2]) {
         (SNAP, UNNUMBERED) => snap(behind),
         (IP, UNNUMBERED) => Some(Next::Ip(behind)),
-        (point, _) => {
-            let kind = Kind::Llc(point);
-            if kind.holds_no_tcp() { Next::no_tcp(kind) } else { Next::unread(kind) }
-        }
+        (point, _) => Next::end(Kind::Llc(point)),
     }
 }
 

@@ -3,12 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use etherparse::{LaxIpSlice, err::ip::LaxHeaderSliceError};
-use steer_common::wire::{
-    ip::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP},
-    tcp::TCP_LEN,
-};
+use steer_common::wire::{ip::PROTOCOL_TCP, tcp::TCP_LEN};
 
-use super::{Frame, Kind, Next, Path, Segment, be16, gre, path::Layer, take, udp};
+use super::{Frame, Kind, Next, Path, Segment, gre, path::Layer, take, udp};
 
 /// Protocol numbers (IANA) that lead on.
 mod protocol {
@@ -89,7 +86,7 @@ fn is_first(ip: &LaxIpSlice<'_>) -> bool {
 /// What a protocol number says is behind it.
 pub(super) fn behind<'a>(number: u8, bytes: &'a [u8], addresses: &Addresses, path: &mut Path) -> Option<Next<'a>> {
     match number {
-        PROTOCOL_TCP => tcp(bytes, addresses, *path),
+        PROTOCOL_TCP => Some(Next::Tcp(bytes)),
         protocol::UDP => udp::header(bytes, path),
         protocol::GRE => gre::header(bytes, addresses, path),
         protocol::IPV4 | protocol::IPV6 | protocol::IPIP => {
@@ -106,29 +103,27 @@ pub(super) fn behind<'a>(number: u8, bytes: &'a [u8], addresses: &Addresses, pat
         }
         // A second one in one chain, which no sender makes.
         protocol::FRAGMENT => Next::unread(Kind::Fragment),
-        PROTOCOL_ICMP | PROTOCOL_ICMPV6 => Next::no_tcp(Kind::IpProtocol(number)),
-        other => {
-            let kind = Kind::IpProtocol(other);
-            if kind.holds_no_tcp() { Next::no_tcp(kind) } else { Next::unread(kind) }
-        }
+        other => Next::end(Kind::IpProtocol(other)),
     }
 }
 
-fn tcp<'a>(bytes: &'a [u8], addresses: &Addresses, path: Path) -> Option<Next<'a>> {
-    let (h, _) = take::<TCP_LEN>(bytes)?;
+/// Reads a TCP header.
+pub(super) fn segment<'a>(bytes: &'a [u8], addresses: &Addresses, path: Path) -> Frame<'a> {
+    let Some((h, _)) = take::<TCP_LEN>(bytes) else { return Frame::Unread(Kind::Cut) };
     let header_len = usize::from(h[12] >> 4) * 4;
     if header_len < TCP_LEN {
-        return Next::unread(Kind::Malformed("TCP"));
+        return Frame::Unread(Kind::Malformed("TCP"));
     }
+    let port = |at: usize| u16::from_be_bytes([h[at], h[at + 1]]);
     let number = |at: usize| u32::from_be_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
-    Some(Next::End(Frame::Tcp(Segment {
-        source: SocketAddr::new(addresses.source, be16(h, 0)?),
-        destination: SocketAddr::new(addresses.destination, be16(h, 2)?),
+    Frame::Tcp(Segment {
+        source: SocketAddr::new(addresses.source, port(0)),
+        destination: SocketAddr::new(addresses.destination, port(2)),
         seq: number(4),
         ack: number(8),
         flags: h[13],
         // The capture may end inside the options.
         payload: bytes.get(header_len..).unwrap_or_default(),
         path,
-    })))
+    })
 }

@@ -74,17 +74,26 @@ enum Next<'a> {
     Ip(&'a [u8]),
     /// What this IP protocol number says.
     Transport(u8, &'a [u8]),
-    /// Nothing.
-    End(Frame<'a>),
+    /// A TCP header: the last one.
+    Tcp(&'a [u8]),
+    /// Nothing: it is no TCP.
+    NoTcp(Kind),
+    /// Nothing: it is not read.
+    Unread(Kind),
 }
 
-impl<'a> Next<'a> {
+impl Next<'_> {
     fn no_tcp(kind: Kind) -> Option<Self> {
-        Some(Self::End(Frame::NoTcp(kind)))
+        Some(Self::NoTcp(kind))
     }
 
     fn unread(kind: Kind) -> Option<Self> {
-        Some(Self::End(Frame::Unread(kind)))
+        Some(Self::Unread(kind))
+    }
+
+    /// The end, at something that has this number.
+    fn end(kind: Kind) -> Option<Self> {
+        Some(if kind.holds_no_tcp() { Self::NoTcp(kind) } else { Self::Unread(kind) })
     }
 }
 
@@ -104,13 +113,15 @@ pub(super) fn parse(link: u16, frame: &[u8]) -> Frame<'_> {
             Next::Wireless(bytes) => wireless::header(bytes),
             Next::Ip(bytes) => ip::header(bytes, &mut addresses),
             Next::Transport(number, bytes) => ip::behind(number, bytes, &addresses, &mut path),
-            Next::End(frame) => return frame,
+            Next::Tcp(bytes) => return ip::segment(bytes, &addresses, path),
+            Next::NoTcp(kind) => return Frame::NoTcp(kind),
+            Next::Unread(kind) => return Frame::Unread(kind),
         };
         // What ends in the middle of a header was captured in part.
         let Some(read) = read else { return Frame::Unread(Kind::Cut) };
         next = read;
     }
-    if let Next::End(frame) = next { frame } else { Frame::Unread(Kind::Deep) }
+    Frame::Unread(Kind::Deep)
 }
 
 /// The first `N` bytes, and those behind; `None` where there are not as many.
