@@ -36,6 +36,10 @@ counters! {
     NotOurs = "not-ours",
     /// Packets passed untouched: a header is cut short or lies about its length.
     Malformed = "malformed",
+    /// Packets of ours dropped: a header is cut short or lies about its length, or lies too deep to be read.
+    MalformedDropped = "malformed-dropped",
+    /// Packets passed untouched: their frame is for another station.
+    OtherStation = "other-station",
     /// VLAN-tagged packets passed untouched to the VLAN's own interface.
     VlanPassed = "vlan-passed",
     /// Packets the XDP program forwarded.
@@ -44,10 +48,14 @@ counters! {
     XdpToTc = "xdp-to-tc",
     /// Packets XDP handed to TC because their checksum is unfinished (local virtual link).
     XdpUnfinishedChecksum = "xdp-unfinished-checksum",
+    /// Packets XDP handed to TC because the interface that they leave by takes no frames from XDP.
+    XdpEgress = "xdp-egress",
     /// IP fragments of steered flows forwarded by what their first fragment said.
     FragmentForwarded = "fragment-forwarded",
     /// IP fragments passed untouched: no first fragment of a steered flow was seen.
     FragmentPassed = "fragment-passed",
+    /// IP fragments that came before their first one: held until it comes.
+    FragmentHeld = "fragment-held",
 
     // ---- plain layer 4
     /// SYNs of new flows.
@@ -68,14 +76,26 @@ counters! {
     FlowEstablished = "flow-established",
     /// First bare ACKs dropped by the pool's setting `swallow`.
     AckSwallowed = "ack-swallowed",
-    /// Client packets of no known flow, sent where the lookup table says.
+    /// Client packets to a VIP of no known flow, sent where the lookup table says, where no older connection can be meant.
     NoFlowForwarded = "no-flow-forwarded",
+    /// Client packets to a VIP passed untouched: of a connection that is older than the gateway and not its own.
+    ForeignPassed = "foreign-passed",
+    /// SYNs to a VIP passed untouched to the kernel's own rules, because the gateway is being left.
+    Left = "left",
+    /// Flows that the flow table had forgotten, put back by what was left of them.
+    TraceFound = "trace-found",
     /// Client packets that acknowledge something else than the remembered handshake: plain layer 4.
     HandshakeMismatch = "handshake-mismatch",
-    /// Backend packets of no known flow that took the VIP's address by the lookup table.
+    /// Backend packets of no known flow that took the VIP's address by the lookup table, during a takeover.
     NoFlowTranslated = "no-flow-translated",
-    /// SYNs passed untouched to a backend that the client dialled itself.
+    /// SYNs passed to a backend that the client dialled itself.
     DirectAccess = "direct-access",
+    /// Connections whose client's port another live one has at the same backend: they have another port there.
+    LegTranslated = "leg-translated",
+    /// Fallback: the client's port is taken at the owner, and no other port is free.
+    LegTaken = "leg-taken",
+    /// SYNs dropped: the client's port is taken at their backend, and no other port is free.
+    LegCollided = "leg-collided",
     /// Backend packets passed untouched: of no flow of ours (health checks, direct access).
     BackendPassed = "backend-passed",
     /// New connections on a live flow's addresses: the old flow was forgotten.
@@ -88,6 +108,8 @@ counters! {
     // ---- decisions
     /// Hellos seen whole enough to decide.
     Hello = "hello",
+    /// Looks at hellos behind a header of the PROXY protocol, which a proxy or balancer in front put there.
+    ProxyHeader = "proxy-header",
     /// First data that is no TLS: the first backend, for good.
     NotTls = "not-tls",
     /// TLS that cannot be parsed: the first backend, for good.
@@ -124,6 +146,8 @@ counters! {
     NotMovable = "not-movable",
     /// The first backend spoke before the client: it keeps the flow.
     ServerFirst = "server-first",
+    /// Client segments dropped: they acknowledge what the first backend has not sent.
+    AckInvalid = "ack-invalid",
 
     // ---- gather
     /// Flows whose hello came in pieces too small to decide on the first.
@@ -136,6 +160,8 @@ counters! {
     GatherWindow = "gather-window",
     /// Gathering ended because the client sends no more until it is acknowledged: decided on what was there.
     GatherStalled = "gather-stalled",
+    /// Gathering ended because the client ended its stream: the first backend gets what there is.
+    GatherEnded = "gather-ended",
     /// Segments dropped, not buffered: more holes than the buffer tells apart; the client repeats them.
     GatherHoles = "gather-holes",
     /// Segments dropped: beyond what can be buffered; the client repeats them.
@@ -160,7 +186,7 @@ counters! {
     OwnerSilent = "owner-silent",
     /// Fallback: the owner agreed to other TCP options than the first backend.
     OwnerIncompatible = "owner-incompatible",
-    /// Fallback: the owner still holds an old connection on these addresses.
+    /// Fallback: the owner holds another connection on these addresses, which is left alone.
     OwnerChallenge = "owner-challenge",
     /// The buffered hello was gone: the client repeats it to the first backend.
     PendingLost = "pending-lost",
@@ -178,7 +204,7 @@ counters! {
     FirstReset = "first-reset",
     /// Resets sent to an owner that was given up.
     OwnerReset = "owner-reset",
-    /// Packets from a backend that does not hold the flow; answered with a reset.
+    /// Packets of a re-homed flow's first backend, which does not hold it any more; answered with a reset.
     StrayBackend = "stray-backend",
     /// SYN-ACKs of the owner repeated after the splice, dropped.
     OwnerSynAckRepeated = "owner-syn-ack-repeated",
@@ -204,6 +230,10 @@ counters! {
     ServerTls13 = "server-tls13",
     /// HelloRetryRequests: the second hello goes where the first went.
     ServerRetry = "server-retry",
+    /// Second hellos, answers to a HelloRetryRequest, that were read.
+    SecondHello = "second-hello",
+    /// Second hellos that could not be read: nothing is learned of what they offer.
+    SecondHelloUnread = "second-hello-unread",
     /// Key names learned.
     KeyNameLearned = "key-name-learned",
     /// Key names of which a second backend issued or accepted tickets: they no longer steer.
@@ -226,6 +256,8 @@ counters! {
     SessionCertificateUnseen = "session-certificate-unseen",
     /// Sessions not learned: their source has had as many as the VIP's `sessions_per_source` allows.
     SessionQuota = "session-quota",
+    /// Packets with a wrong checksum: forwarded with it, nothing is learned from them.
+    BadCopy = "bad-copy",
 
     // ---- forwarding
     /// Packets whose next hop was asked of the forwarding table.
@@ -238,6 +270,10 @@ counters! {
     HopLimit = "hop-limit",
     /// Frag-Needed or Packet-Too-Big sent: the next hop's MTU is too small.
     TooBig = "too-big",
+    /// Packets that their sender allows to be fragmented, cut to the next hop's MTU.
+    TooBigCut = "too-big-cut",
+    /// Packets dropped: larger than the next hop's MTU, and neither to be cut nor to be answered.
+    TooBigDropped = "too-big-dropped",
     /// ICMP errors translated and forwarded.
     IcmpTranslated = "icmp-translated",
     /// ICMP errors about no flow of ours, or with a sequence number out of window: passed untouched.

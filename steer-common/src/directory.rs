@@ -7,32 +7,48 @@
 use crate::shared::{Address, Endpoint, Listed, ROLE_NONE};
 
 /// Slots of one half: a power of two, several times what can be listed.
-pub const SLOTS: u32 = 4096;
+pub const SLOTS: u32 = 8192;
 /// Slots that an endpoint may stand in, from its own on.
 pub const PROBES: u32 = 8;
 /// Entries of the map: the head, two halves, and room behind the second one's last slot.
 pub const ENTRIES: u32 = 1 + 2 * (SLOTS + PROBES);
 
-/// Index of the first slot of a half (0 or 1).
+/// The head of a directory whose half `number` (0 or 1) is in use, and whose places follow from `seed` (31 bits).
 #[inline(always)]
-pub const fn half(number: u32) -> u32 {
-    1 + (number & 1) * (SLOTS + PROBES)
+pub const fn head(number: u32, seed: u32) -> u32 {
+    number & 1 | seed << 1
 }
 
-/// The own slot of an endpoint, whose port is big-endian, counted from the start of a half.
+/// The seed of the places under this head.
 #[inline(always)]
-pub const fn own_slot(address: &Address, port: [u8; 2]) -> u32 {
+pub const fn seed(head: u32) -> u32 {
+    head >> 1
+}
+
+/// Index of the first slot of the half that a head names.
+#[inline(always)]
+pub const fn half(head: u32) -> u32 {
+    1 + (head & 1) * (SLOTS + PROBES)
+}
+
+/// The own slot of an endpoint, whose port is big-endian, counted from the start of a half. The seed is chosen so that
+/// every endpoint has a place.
+#[inline(always)]
+pub const fn own_slot(address: &Address, port: [u8; 2], seed: u32) -> u32 {
     let w = address.words();
-    // Multipliers of xxHash32 (BSD licence) keep runs of neighbouring addresses and ports apart.
-    let hash = w[3].wrapping_mul(0x9e37_79b1) ^ (w[0] ^ w[1] ^ w[2]).wrapping_mul(0x85eb_ca77);
-    let hash = (hash ^ u16::from_ne_bytes(port) as u32).wrapping_mul(0xc2b2_ae3d);
+    // Multipliers of xxHash32 (BSD licence). The words of an address are mixed one after the other: sums of products would
+    // cancel for addresses that count in two places at once.
+    let hash = (w[3] ^ seed).wrapping_mul(0x9e37_79b1);
+    let hash = (hash ^ hash >> 15 ^ w[0] ^ w[1] ^ w[2]).wrapping_mul(0x85eb_ca77);
+    let hash = (hash ^ hash >> 13 ^ u16::from_ne_bytes(port) as u32).wrapping_mul(0xc2b2_ae3d);
     (hash ^ hash >> 15) >> 7 & (SLOTS - 1)
 }
 
 /// Finds who stands at an endpoint. `entry` reads the map.
 #[inline(always)]
 pub fn find<'a>(address: &Address, port: [u8; 2], entry: impl Fn(u32) -> Option<&'a Listed>) -> Option<&'a Listed> {
-    let first = half(entry(0)?.head) + own_slot(address, port);
+    let head = entry(0)?.head;
+    let first = half(head) + own_slot(address, port, seed(head));
     for probe in 0..PROBES {
         let listed = entry(first + probe)?;
         if listed.role == ROLE_NONE {
@@ -45,8 +61,8 @@ pub fn find<'a>(address: &Address, port: [u8; 2], entry: impl Fn(u32) -> Option<
     None
 }
 
-/// The slot, counted from the start of a half, for another endpoint; `None` where there is no room for it.
-pub fn free_slot(half: &[Listed], endpoint: &Endpoint) -> Option<usize> {
-    let own = own_slot(&endpoint.address, endpoint.port) as usize;
+/// The slot, counted from the start of a half, for another endpoint; `None` where this seed has no room for it.
+pub fn free_slot(half: &[Listed], endpoint: &Endpoint, seed: u32) -> Option<usize> {
+    let own = own_slot(&endpoint.address, endpoint.port, seed) as usize;
     (own..own + PROBES as usize).find(|slot| half.get(*slot).is_some_and(|listed| listed.role == ROLE_NONE))
 }

@@ -2,7 +2,7 @@
 
 use crate::shared::{Flow, FlowKey};
 
-/// Where a flow stands. Values 1, 2 and 8 live in `handshakes`, the others in `flows`.
+/// Where a flow stands. Values 1, 2 and 9 live in `handshakes`, the others in `flows`.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub enum State {
@@ -20,8 +20,8 @@ pub enum State {
     Spliced = 6,
     /// The first backend holds the flow for good; addresses are translated.
     First = 7,
-    /// The client dialled a backend itself, not the VIP: its packets pass untouched.
-    Direct = 8,
+    /// A client's packet to the VIP of a flow that nothing is known of: it went to the backend that is its first here.
+    Adopted = 9,
 }
 
 impl State {
@@ -36,7 +36,7 @@ impl State {
             5 => Some(State::Wait),
             6 => Some(State::Spliced),
             7 => Some(State::First),
-            8 => Some(State::Direct),
+            9 => Some(State::Adopted),
             _ => None,
         }
     }
@@ -51,7 +51,7 @@ impl State {
             State::Wait => "wait",
             State::Spliced => "spliced",
             State::First => "first",
-            State::Direct => "direct",
+            State::Adopted => "adopted",
         }
     }
 }
@@ -114,12 +114,30 @@ impl Flow {
         if matches!(Word(self.word).state(), State::Spliced) { self.owner } else { self.first }
     }
 
+    /// The client's port at the backend that holds the flow, big-endian; 0: its own.
+    #[inline(always)]
+    pub const fn port_at_holder(&self) -> [u8; 2] {
+        if matches!(Word(self.word).state(), State::Spliced) { self.owner_port } else { self.first_port }
+    }
+
+    /// The client's port, big-endian, by which a backend of this flow knows it (0: its own); `None` of any other backend.
+    #[inline(always)]
+    pub const fn port_at(&self, backend: u16) -> Option<[u8; 2]> {
+        if backend == self.owner && self.owner != self.first {
+            Some(self.owner_port)
+        } else if backend == self.first {
+            Some(self.first_port)
+        } else {
+            None
+        }
+    }
+
     /// Whether both sides ended the flow.
     #[inline(always)]
     pub const fn closing(&self) -> bool {
-        use crate::shared::{FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN};
+        use crate::shared::{FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_RESET, FLOW_SERVER_FIN};
         let both = FLOW_CLIENT_FIN | FLOW_SERVER_FIN;
-        self.flags & both == both || self.flags & FLOW_RESET != 0
+        self.flags & both == both || self.flags & (FLOW_RESET | FLOW_CLOSED) != 0
     }
 }
 

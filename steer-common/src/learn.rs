@@ -126,6 +126,6 @@ pub fn psk(flow: &Flow) -> Psk {
     if flow.follow.seen & seen::PSK == 0 {
         return Psk::None;
     }
-    let remembered = flow.offered_kind == Kind::Ticket as u8 && flow.offered_index == flow.follow.selected;
+    let remembered = flow.offered_kind == Kind::Ticket as u8 && flow.offered_index as u16 == flow.follow.selected;
     if remembered { Psk::Accepted } else { Psk::Other }
 }

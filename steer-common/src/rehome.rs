@@ -17,6 +17,12 @@ use crate::{
 /// duplicates come sooner), nanoseconds.
 pub const REPEAT_NS: u64 = 100_000_000;
 
+/// Nanoseconds as [`Flow::owner_syn_at`] counts: milliseconds, wrapping.
+#[inline(always)]
+pub const fn milliseconds(nanoseconds: u64) -> u32 {
+    (nanoseconds / 1_000_000) as u32
+}
+
 /// What a client's segment does to a flow that is not yet settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClientAct {
@@ -45,6 +51,9 @@ pub struct Data {
 
 /// Judges a client's segment on an established, gathering or waiting flow. `highest` is one past the last byte seen of
 /// the client's stream; `ip_options` says that the packet carries IP options or extension headers.
+///
+/// Where a segment lies and what it acknowledges is looked at first (RFC 5961 5.2): the first backend has sent nothing but
+/// its SYN-ACK, so there is one acknowledgement that a client can send. Nothing else counts, whatever flags it has.
 #[inline(always)]
 pub fn client(flow: &Flow, state: State, segment: &Segment, ip_options: bool, highest: u32) -> ClientAct {
     let held = !matches!(state, State::Established);
@@ -52,41 +61,47 @@ pub fn client(flow: &Flow, state: State, segment: &Segment, ip_options: bool, hi
     if segment.any(flags::RST) {
         return reset(held, offset, highest);
     }
+    let acknowledges = segment.has(flags::ACK) && segment.ack == flow.first_isn.wrapping_add(1);
     let end = offset.wrapping_add(segment.payload_len as i32);
     if segment.payload_len == 0 || end <= 0 {
-        return match (held, segment.any(flags::FIN)) {
-            (true, _) => ClientAct::Drop(Counter::WaitDropped),
-            (false, true) => ClientAct::Settle(Counter::NotMovable),
-            (false, false) => ClientAct::Forward,
+        let fin = segment.any(flags::FIN) && acknowledges;
+        return match (state, fin) {
+            (State::Established, true) if offset == 0 => ClientAct::Settle(Counter::NotMovable),
+            // The client sends no more: the first backend gets what there is, and the FIN when the client repeats it.
+            (State::Gather, true) if offset == highest as i32 => ClientAct::Settle(Counter::GatherEnded),
+            // A backend that has not heard of the handshake's end yet answers a wrong acknowledgement by a reset.
+            (State::Established, _) if !acknowledges => ClientAct::Drop(Counter::AckInvalid),
+            (State::Established, _) => ClientAct::Forward,
+            _ => ClientAct::Drop(Counter::WaitDropped),
         };
     }
-    let movable = segment.ack == flow.first_isn.wrapping_add(1)
-        && segment.has(flags::ACK)
-        && !segment.any(flags::URG)
-        && flow.offered & options::SIGNED == 0
-        && !ip_options;
+    if !acknowledges {
+        return ClientAct::Drop(Counter::AckInvalid);
+    }
+    if offset < -1 || offset >= PENDING_MAX as i32 {
+        return ClientAct::Drop(Counter::GatherBeyond);
+    }
+    let movable = !segment.any(flags::URG) && flow.offered & options::SIGNED == 0 && !ip_options;
     // A FIN with data that is held back: the data is kept, the client repeats the FIN.
     let fin_first = segment.any(flags::FIN) && !held;
     if (!movable || fin_first) && state != State::Wait {
         return ClientAct::Settle(Counter::NotMovable);
     }
-    if offset >= PENDING_MAX as i32 {
-        return ClientAct::Drop(Counter::GatherBeyond);
-    }
+    // A keepalive with one byte of data stands one before the stream.
     let skip = if offset < 0 { -offset } else { 0 };
     let start = offset + skip;
     let len = (segment.payload_len as i32 - skip).min(PENDING_MAX as i32 - start);
     ClientAct::Data(Data { offset: start as u32, skip: skip as u32, len: len as u32 })
 }
 
-/// RFC 5961 3.2, applied by the gateway for whoever would get the reset: only one that lies in the client's sent data
-/// counts.
+/// RFC 5961 3.2, applied by the gateway for whoever would get the reset: only one at an exact number counts, which is where
+/// the first backend waits for data, or where the client's data ends.
 #[inline(always)]
 fn reset(held: bool, offset: i32, highest: u32) -> ClientAct {
     if !held {
         return ClientAct::Forward;
     }
-    if offset >= 0 && offset <= highest as i32 {
+    if offset == 0 || offset == highest as i32 {
         return ClientAct::Reset;
     }
     ClientAct::Drop(Counter::ResetInvalid)
@@ -167,7 +182,8 @@ fn gathering(flow: &Flow, progress: &Progress) -> DataAct {
 /// Only the client's own retransmissions drive the tries at a silent owner.
 #[inline(always)]
 fn waiting(flow: &Flow, progress: &Progress) -> DataAct {
-    let repeated = progress.offset == 0 && progress.now.wrapping_sub(flow.owner_syn_at) >= REPEAT_NS;
+    let since = milliseconds(progress.now).wrapping_sub(flow.owner_syn_at);
+    let repeated = progress.offset == 0 && since >= milliseconds(REPEAT_NS);
     if !repeated {
         return DataAct::Hold;
     }
@@ -186,8 +202,10 @@ pub enum ServerAct {
     Settle(Counter),
     /// Dropped; its sender repeats it, or it says nothing new.
     Drop(Counter),
-    /// The sender does not hold the flow: answered with a reset where it expects one.
+    /// The sender thinks that it holds the flow, and does not: answered with a reset where it expects one.
     ResetSender(Counter),
+    /// Of another connection between the same client and that backend: passed untouched.
+    Pass,
     /// The owner's SYN-ACK: splice if it is compatible, else fall back.
     Judge,
     /// The owner is given up: the first backend gets what is buffered; with `reset` the owner is reset.
@@ -219,18 +237,24 @@ pub fn server(flow: &Flow, state: State, from: u16, segment: &Segment) -> Server
         }
         State::First if from == flow.first => ServerAct::Forward,
         // A late SYN-ACK of an owner that was given up.
-        State::First if syn_ack && answers_syn => ServerAct::ResetSender(Counter::OwnerReset),
-        State::Wait | State::Spliced | State::First | State::Direct => stray(segment),
+        State::First if from == flow.owner && syn_ack && answers_syn => ServerAct::ResetSender(Counter::OwnerReset),
+        State::Spliced if from == flow.first => left(answers_syn, segment),
+        // Whoever else sends has another connection with this client's port.
+        State::Wait | State::Spliced | State::First | State::Adopted => ServerAct::Pass,
     }
 }
 
 #[inline(always)]
 fn first_before_data(flow: &Flow, state: State, from: u16, segment: &Segment) -> ServerAct {
     if from != flow.first {
-        return stray(segment);
+        return ServerAct::Pass;
     }
     let speaks = segment.payload_len != 0 || segment.any(flags::FIN | flags::RST);
     if !speaks || segment.any(flags::SYN) || matches!(state, State::Syn | State::SynAck) {
+        return ServerAct::Forward;
+    }
+    // The client heeds a reset at the exact number alone (RFC 5961 3.2), and so does its flow.
+    if segment.any(flags::RST) && segment.seq != flow.first_isn.wrapping_add(1) {
         return ServerAct::Forward;
     }
     ServerAct::Settle(Counter::ServerFirst)
@@ -250,17 +274,22 @@ fn owner_while_waiting(segment: &Segment, syn_ack: bool, answers_syn: bool) -> S
         return if answers_syn { ServerAct::Judge } else { ServerAct::Drop(Counter::WaitDropped) };
     }
     if segment.any(flags::ACK) {
-        // RFC 5961 4: a challenge for a connection it still holds on these addresses.
-        return ServerAct::GiveUp { reason: Counter::OwnerChallenge, reset: true };
+        // RFC 5961 4: a challenge for a connection that it holds on these addresses, or a segment of that one. A reset
+        // with the number that it tells would end that connection.
+        return ServerAct::GiveUp { reason: Counter::OwnerChallenge, reset: false };
     }
     ServerAct::Drop(Counter::WaitDropped)
 }
 
-/// A backend that does not hold the flow still thinks it does: our reset was lost. Answered with another.
+/// The first backend of a re-homed flow still thinks that it holds it: our reset was lost. Answered with another, where
+/// the segment is of this flow: that backend got nothing of it but the SYN.
 #[inline(always)]
-fn stray(segment: &Segment) -> ServerAct {
-    if segment.any(flags::RST) || !segment.any(flags::ACK) {
+fn left(answers_syn: bool, segment: &Segment) -> ServerAct {
+    if segment.any(flags::RST) {
         return ServerAct::Drop(Counter::StrayBackend);
+    }
+    if !answers_syn {
+        return ServerAct::Pass;
     }
     ServerAct::ResetSender(Counter::StrayBackend)
 }

@@ -31,10 +31,11 @@ pub fn rescale_window(window: u16, owner_scale: u8, first_scale: u8) -> u16 {
 }
 
 /// Whether the owner's SYN-ACK lets it take the flow: it agreed to exactly what the first backend agreed to, and takes
-/// segments as large as the client was told.
+/// segments as large as the client was told. `largest` is the largest MSS that the owner has told anybody lately: a smaller
+/// one in this SYN-ACK is what the owner knows of the path to this client, and no limit of what it takes.
 #[inline(always)]
-pub fn compatible(flow: &Flow, agreed: u8, mss: u16) -> bool {
-    agreed == flow.agreed && mss >= flow.told_mss
+pub fn compatible(flow: &Flow, agreed: u8, mss: u16, largest: u16) -> bool {
+    agreed == flow.agreed && (mss >= flow.told_mss || largest >= flow.told_mss)
 }
 
 /// Enters the owner's side of the splice into `flow`.

@@ -1,9 +1,11 @@
 //! The directory: what the agent places is what the programs find, and nothing else is.
 
+use std::collections::BTreeSet;
+
 use proptest::{prelude::*, sample::subsequence};
 use steer_common::{
-    directory::{ENTRIES, PROBES, SLOTS, find, free_slot, half, own_slot},
-    shared::{Address, Endpoint, Listed, MAX_BACKENDS, MAX_VIPS, ROLE_BACKEND, ROLE_VIP},
+    directory::{ENTRIES, PROBES, SLOTS, find, free_slot, half, head, own_slot, seed},
+    shared::{Address, Endpoint, Listed, MAX_BACKENDS, MAX_VIPS, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP},
 };
 
 const LISTED_MAX: usize = (MAX_VIPS + MAX_BACKENDS) as usize;
@@ -14,7 +16,7 @@ struct Directory {
 }
 
 impl Directory {
-    /// One whose head names a half (0 or 1), empty.
+    /// One whose head names a half and a seed, empty.
     fn new(head: u32) -> Self {
         let mut entries = vec![Listed::default(); ENTRIES as usize];
         entries[0].head = head;
@@ -36,8 +38,9 @@ impl Directory {
 
     /// Places one in the half in use; `false` where there is no room for it.
     fn place(&mut self, listed: &Listed) -> bool {
-        let half = self.half(self.entries[0].head);
-        let slot = free_slot(half, &listed.endpoint);
+        let head = self.entries[0].head;
+        let half = self.half(head);
+        let slot = free_slot(half, &listed.endpoint, seed(head));
         slot.inspect(|slot| half[*slot] = *listed).is_some()
     }
 
@@ -59,15 +62,19 @@ fn in_both_roles(endpoints: Vec<Endpoint>) -> Vec<Listed> {
 const V4: Address = Address::from_v4([10, 0, 0, 11]);
 /// The same four bytes at the end, but no mapped address.
 const V6: Address = Address::from_v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 11]);
+const V4_NEXT: Address = Address::from_v4([10, 0, 0, 12]);
+const V6_NEXT: Address = Address::from_v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 12]);
 
+/// The slot of an endpoint under the seed of the tests that choose slots.
 fn own(at: &Endpoint) -> u32 {
-    own_slot(&at.address, at.port)
+    own_slot(&at.address, at.port, 0)
 }
 
-/// Every port of two addresses whose own slot is one of these.
+/// Every port of two addresses of each family whose own slot is one of these.
 fn at_slots(slots: impl Fn(u32) -> bool) -> Vec<Endpoint> {
     let ports = |address| (0..=u16::MAX).map(move |port| Endpoint::tcp(address, port));
-    ports(V4).chain(ports(V6)).filter(|at| slots(own(at))).collect()
+    let all = ports(V4).chain(ports(V4_NEXT)).chain(ports(V6)).chain(ports(V6_NEXT));
+    all.filter(|at| slots(own(at))).collect()
 }
 
 /// The endpoints of both families that want one slot.
@@ -103,6 +110,11 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
     (prop_oneof![v4, v6], any::<u16>()).prop_map(|(address, port)| Endpoint::tcp(address, port))
 }
 
+/// Any head: either half, any seed.
+fn heads() -> impl Strategy<Value = u32> {
+    (0..2_u32, 0..1_u32 << 31).prop_map(|(number, seed)| head(number, seed))
+}
+
 /// As many endpoints as can be listed, anywhere.
 fn scattered() -> impl Strategy<Value = Vec<Endpoint>> {
     prop::collection::hash_set(endpoint(), 1..LISTED_MAX).prop_map(|endpoints| endpoints.into_iter().collect())
@@ -112,7 +124,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn who_is_placed_is_found_and_nobody_else(endpoints in prop_oneof![crowd(), scattered()], head in 0..2_u32) {
+    fn who_is_placed_is_found_and_nobody_else(endpoints in prop_oneof![crowd(), scattered()], head in heads()) {
         let mut directory = Directory::new(head);
         for listed in in_both_roles(endpoints) {
             prop_assert_eq!(directory.find(&listed.endpoint), None, "not placed yet");
@@ -122,7 +134,7 @@ proptest! {
     }
 
     #[test]
-    fn later_ones_hide_nobody(endpoints in prop_oneof![crowd(), scattered()], head in 0..2_u32) {
+    fn later_ones_hide_nobody(endpoints in prop_oneof![crowd(), scattered()], head in heads()) {
         let mut all = in_both_roles(endpoints);
         let mut directory = Directory::new(head);
         all.retain(|listed| directory.place(listed));
@@ -196,17 +208,68 @@ fn filling_one_half_leaves_the_other_as_it_is() {
 }
 
 #[test]
-fn as_many_neighbouring_endpoints_as_can_be_listed_find_room() {
-    let hosts = |address: fn(u8, u8) -> Address, port| {
-        let host = move |n: usize| Endpoint::tcp(address((n >> 8) as u8, n as u8), port);
-        (0..LISTED_MAX).map(host).collect::<Vec<_>>()
+fn a_head_tells_its_half_and_its_seed() {
+    for (number, places) in [(0, 0), (1, 0), (0, 1), (1, 77), (0, u32::MAX >> 1), (1, u32::MAX >> 1)] {
+        let head = head(number, places);
+        assert_eq!((half(head), seed(head)), (1 + number * (SLOTS + PROBES), places));
+    }
+}
+
+#[test]
+fn another_seed_gives_other_places() {
+    let same =
+        (0..1000).filter(|port| own_slot(&V4, [1, *port as u8], 0) == own_slot(&V4, [1, *port as u8], 1)).count();
+    assert!(same < 10, "{same} of 1000 endpoints stand where they stood");
+}
+
+/// As many endpoints as can be listed, the way networks number them.
+fn plans() -> [(&'static str, Vec<Endpoint>); 7] {
+    let all = |endpoint: fn(u16) -> Endpoint| (0..LISTED_MAX as u16).map(endpoint).collect::<Vec<_>>();
+    let v6 = |subnet: u8, host: u16| {
+        let [high, low] = host.to_be_bytes();
+        Address::from_v6([0xfd, 0, 0, 0, 0, 0, 0, subnet, 0, 0, 0, 0, 0, 0, high, low])
     };
-    let v4 = |high, low| Address::from_v4([10, 1, high, low]);
-    let v6 = |high, low| Address::from_v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, high, low]);
-    let ports = |address| (0..LISTED_MAX).map(move |n| Endpoint::tcp(address, 8000 + n as u16)).collect::<Vec<_>>();
-    for endpoints in [hosts(v4, 443), hosts(v6, 443), ports(V4), ports(V6)] {
-        let first = endpoints[0];
-        let (_, n_refused) = Directory::of(&in_both_roles(endpoints), 0);
-        assert_eq!(n_refused, 0, "from {first:?} on");
+    let subnets = (0..LISTED_MAX as u16).map(|n| Endpoint::tcp(v6((n / 32) as u8, n % 32), 443)).collect();
+    let hosts_v6 = (0..LISTED_MAX as u16).map(|n| Endpoint::tcp(v6(0, n), 443)).collect();
+    [
+        ("neighbours", all(|n| Endpoint::tcp(Address::from_v4([10, 1, (n >> 8) as u8, n as u8]), 443))),
+        ("IPv6 neighbours", hosts_v6),
+        ("32 hosts in each of 34 IPv6 subnets", subnets),
+        ("ports of one address", all(|n| Endpoint::tcp(V4, 8000 + n))),
+        ("ports of one IPv6 address", all(|n| Endpoint::tcp(V6, 8000 + n))),
+        (
+            "250 addresses, a port for each endpoint",
+            all(|n| Endpoint::tcp(Address::from_v4([10, 77, 1, (n % 250 + 1) as u8]), 1000 + n)),
+        ),
+        ("one host in each subnet", all(|n| Endpoint::tcp(Address::from_v4([10, (n >> 8) as u8, n as u8, 1]), 443))),
+    ]
+}
+
+/// These, and the address of each by itself: all that a directory lists at the most.
+fn with_addresses(endpoints: Vec<Endpoint>) -> Vec<Listed> {
+    let addresses: BTreeSet<[u8; 16]> = endpoints.iter().map(|at| at.address.octets()).collect();
+    let address = |octets| listed(Endpoint::tcp(Address::from_v6(octets), 0), ROLE_ADDRESS, 0);
+    in_both_roles(endpoints).into_iter().chain(addresses.into_iter().map(address)).collect()
+}
+
+/// How many of the first so many seeds have a place for all.
+fn n_fitting(all: &[Listed], seeds: u32) -> usize {
+    (0..seeds).filter(|seed| Directory::of(all, head(0, *seed)).1 == 0).count()
+}
+
+#[test]
+fn as_many_endpoints_as_can_be_listed_find_room_under_some_seed() {
+    for (name, endpoints) in plans() {
+        assert!(n_fitting(&with_addresses(endpoints), 200) > 4, "{name}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 16, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_full_directory_finds_room_under_some_seed(endpoints in prop::collection::hash_set(endpoint(), LISTED_MAX)) {
+        let all = with_addresses(endpoints.into_iter().collect());
+        prop_assert!(n_fitting(&all, 200) > 4);
     }
 }

@@ -4,9 +4,10 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
-    flow::Word,
+    flow::{State, Word},
     ranges,
-    shared::{FLOW_LEARNED, Flow},
+    shared::{FLOW_LEARNED, FLOW_RETRIED, FLOW_SECOND_HELLO, Flow, Pending},
+    wire::ip::Part,
     wire::tls::{
         client_certificate::{ANSWER_LEN, Answer, HELLO_LOOK, Place, hello_len, place},
         client_hello::Stream,
@@ -14,7 +15,12 @@ use steer_common::{
     },
 };
 
-use crate::maps::{FLOWS, PENDING, Scratch, count, scratch};
+use crate::{
+    hello::second_hello,
+    lock::mark,
+    maps::{FLOWS, PENDING, Scratch, count, scratch},
+    sums::is_sound,
+};
 
 /// Notes where the hello ends that begins with `first`; `have` bytes of its client's stream are known.
 #[inline(always)]
@@ -31,6 +37,26 @@ pub(crate) fn expect_in(flow: &mut Flow, text: &Stream, have: u32) {
     if let Some(first) = text.first_chunk() {
         expect_answer(flow, first, have);
     }
+}
+
+/// As [`expect_in`], of a hello that stands behind `preamble` bytes in its client's stream.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn expect_behind(flow: *mut Flow, text: *mut Pending, have: u32, preamble: u32) -> i32 {
+    if flow.is_null() || text.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, whole map values; the flow is one that this CPU has locked.
+    let (flow, text) = unsafe { (&mut *flow, &(*text).data) };
+    if let Some(first) = text.first_chunk()
+        && flow.hello_len == 0
+        && have >= HELLO_LOOK as u32
+    {
+        let len = hello_len(first);
+        flow.hello_len = if len == 0 { 0 } else { len + preamble };
+    }
+    said_behind(flow, have + preamble);
+    0
 }
 
 /// As [`expect_answer`], for a hello that nobody reads: its first bytes are `scratch.piece` of the packet at hand.
@@ -69,7 +95,8 @@ pub(crate) fn said_behind(flow: &mut Flow, end: u32) {
     }
 }
 
-/// Reads the client's segment at hand, of a settled flow from which something is still to be learned.
+/// Reads the client's segment at hand, of a settled flow from which something is still to be learned. 1 where it may be the
+/// client's second hello.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
@@ -81,8 +108,30 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
     let ahead = scratch.facts.seq.wrapping_sub(start) as i32;
     if ahead > GIVE_UP as i32 {
         count(Counter::LearnGivenUp);
-        record.flags |= FLOW_LEARNED;
+        mark(flow, FLOW_LEARNED);
         return 0;
+    }
+    // Of a datagram in fragments there is a part to be read here at most, and its backend may take another one for it.
+    if scratch.ip.part != Part::Whole {
+        note(record, Answer::Unclear);
+        record.offered_kind = 0;
+        return 0;
+    }
+    let hello_end = start.wrapping_add(record.hello_len);
+    let again = record.hello_len != 0 && ahead < record.hello_len as i32;
+    let answers = place(hello_end, ANSWER_LEN as u32, scratch.facts.seq, scratch.facts.payload_len) != Place::Elsewhere;
+    let repeats = place(start, HELLO_LOOK as u32, scratch.facts.seq, scratch.facts.payload_len) != Place::Elsewhere;
+    let retried = record.flags & FLOW_RETRIED != 0;
+    if !(again || answers || repeats || retried) {
+        return 0;
+    }
+    if is_sound(skb) == 0 {
+        count(Counter::BadCopy);
+        return 0;
+    }
+    // What the first backend took for the client's hello may be this copy of it, and not the one that was read.
+    if again && Word(record.word).state() == State::First {
+        record.offered_kind = 0;
     }
     // A hello that comes again must end where the first one did: its backend may have taken either.
     match find::<HELLO_LOOK>(skb, scratch, start) {
@@ -93,11 +142,48 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
     if record.hello_len == 0 {
         return 0;
     }
-    match find::<ANSWER_LEN>(skb, scratch, start.wrapping_add(record.hello_len)) {
+    match find::<ANSWER_LEN>(skb, scratch, hello_end) {
         Found::Nothing => {}
         Found::Bytes(answer) => note(record, Answer::read(&answer)),
         Found::Part => note(record, Answer::Unclear),
     }
+    retried as i32
+}
+
+/// Reads the client's second hello, which its backend asked for, where the segment at hand has it: behind the first one, and
+/// behind a ChangeCipherSpec that some send in between (RFC 8446 D.4). Of several copies that could differ nothing is learned.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn hear_second_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    /// A ChangeCipherSpec with its record header, bytes.
+    const CHANGE_CIPHER_SPEC: u32 = 6;
+    const CHANGE_CIPHER_SPEC_TYPE: u8 = 20;
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
+    // SAFETY: not null, a whole map value.
+    let record = unsafe { &mut *flow };
+    let first_end = Word(record.word).isn().wrapping_add(1).wrapping_add(record.hello_len);
+    let mut from = scratch.facts.l4 + scratch.facts.header_len;
+    let mut len = scratch.facts.payload_len;
+    let mut at = scratch.facts.seq.wrapping_sub(first_end);
+    let Some([kind]) = load::<1>(skb, from) else { return 0 };
+    if at == 0 && kind == CHANGE_CIPHER_SPEC_TYPE {
+        if len <= CHANGE_CIPHER_SPEC {
+            return 0;
+        }
+        from += CHANGE_CIPHER_SPEC;
+        len -= CHANGE_CIPHER_SPEC;
+        at = CHANGE_CIPHER_SPEC;
+    }
+    if at != 0 && at != CHANGE_CIPHER_SPEC {
+        return 0;
+    }
+    record.offered_kind = 0;
+    if record.flags & FLOW_SECOND_HELLO != 0 {
+        return 0;
+    }
+    mark(flow, FLOW_SECOND_HELLO);
+    let read = second_hello(skb, flow, from, len) != 0;
+    count(if read { Counter::SecondHello } else { Counter::SecondHelloUnread });
     0
 }
 

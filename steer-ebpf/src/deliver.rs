@@ -3,7 +3,7 @@
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
-    shared::{Address, BACKEND_RETURN_SEEN, Flow, Hop},
+    shared::{Address, Flow, HOP_TAKES_XDP, Hop, PATH_RETURN_SEEN},
     wire::{
         ip::Part,
         tcp::{Segment, flags},
@@ -11,9 +11,9 @@ use steer_common::{
 };
 
 use crate::{
-    forward::{Change, HOP_SECONDS, Refused, ask, fib, refresh, send, unfinished},
+    forward::{Change, HOP_SECONDS, Refused, ask, fib, hop_flags, refresh, send, unfinished},
     hook::Hook,
-    maps::{Scratch, backend, count, count_backend, scratch},
+    maps::{Scratch, backend, backend_path, count, count_backend, scratch},
     options::OptionsHook,
     stamps::note,
 };
@@ -26,8 +26,18 @@ pub(crate) struct Plan {
     pub(crate) flow: *mut Flow,
     /// The direction.
     pub(crate) to_client: bool,
+    /// The client and the backend dialled one another: nothing but the client's port changes.
+    pub(crate) direct: bool,
+    /// The client's port on the other side of the gateway, big-endian; 0: the same.
+    pub(crate) client_port: [u8; 2],
     /// Now, seconds.
     pub(crate) seconds: u32,
+}
+
+impl Plan {
+    /// Nothing is planned.
+    pub(crate) const EMPTY: Self =
+        Self { id: 0, flow: core::ptr::null_mut(), to_client: false, direct: false, client_port: [0; 2], seconds: 0 };
 }
 
 /// Sends a packet on to its backend or its client, spliced where its flow is.
@@ -37,24 +47,26 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
     if H::XDP && unfinished {
         return Err(Refused::OtherHook(Counter::XdpUnfinishedChecksum));
     }
-    let Some(backend) = backend(plan.id) else { return Err(Refused::Dropped(Counter::NoBackend)) };
+    let (Some(backend), Some(path)) = (backend(plan.id), backend_path(plan.id)) else {
+        return Err(Refused::Dropped(Counter::NoBackend));
+    };
     // A backend that was removed from its pool keeps the flows it has; its slot stays until nothing names it.
     if backend.endpoint.port() == 0 {
         return Err(Refused::Dropped(Counter::NoBackend));
     }
-    let to = if plan.to_client { &backend.vip } else { &backend.endpoint };
-    scratch.change = Change::of_addresses(to, plan.to_client, !unfinished && !hook.aggregated());
-    if plan.to_client && backend.flags & BACKEND_RETURN_SEEN == 0 {
-        backend.flags |= BACKEND_RETURN_SEEN;
+    let to = if plan.to_client && !plan.direct { &backend.vip } else { &backend.endpoint };
+    scratch.change = Change::of_addresses(to, plan.to_client, plan.client_port, !unfinished && !hook.aggregated());
+    if plan.to_client && !plan.direct && path.flags & PATH_RETURN_SEEN == 0 {
+        path.flags |= PATH_RETURN_SEEN;
     }
     scratch.hop.ifindex = 0;
     scratch.route.hop.ifindex = 0;
     let mut new = true;
-    let mut hop: *mut Hop = if plan.to_client { &raw mut scratch.hop } else { &raw mut backend.hop };
+    let mut hop: *mut Hop = if plan.to_client { &raw mut scratch.hop } else { &raw mut path.hop };
     if !plan.flow.is_null() {
         // SAFETY: not null, a map value; each field is read and written as a word, and a lost race costs one stamp.
         let flow = unsafe { &mut *plan.flow };
-        new = note(hook, &scratch.key, flow, &scratch.segment, plan.to_client, plan.seconds);
+        new = note(&scratch.key, flow, &scratch.segment, plan.to_client, plan.seconds);
         if plan.to_client && flow.client_hop.ifindex != 0 {
             hop = &raw mut flow.client_hop;
         }
@@ -68,7 +80,7 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
     let answer = if !plan.to_client {
         refresh(hook, hop, &ip.source, &backend.endpoint.address, plan.seconds)
     } else if hop.ifindex == 0 {
-        refresh(hook, hop, &backend.vip.address, &ip.destination, plan.seconds)
+        refresh(hook, hop, &to.address, &ip.destination, plan.seconds)
     } else if !H::XDP && is_doubted(plan, hop, new, segment) {
         hop.asked = 0;
         doubt(hook, &backend.vip.address, &ip.destination)
@@ -78,9 +90,13 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
         keep(hook, hop, plan.seconds);
         fib::SUCCESS
     };
-    // XDP leaves all but a resolved hop to TC, TC leaves neighbours to the kernel's discovery.
+    // XDP leaves all but a resolved hop to TC, TC leaves neighbours to the kernel's discovery. Nobody tells a program that
+    // the interface which it redirects to did not take the frame.
     if H::XDP && answer != fib::SUCCESS {
         return Err(Refused::OtherHook(Counter::XdpToTc));
+    }
+    if H::XDP && hop.flags & HOP_TAKES_XDP == 0 {
+        return Err(Refused::OtherHook(Counter::XdpEgress));
     }
     count_packet(plan, scratch);
     match answer {
@@ -126,6 +142,7 @@ fn is_old(hop: &Hop, seconds: u32) -> bool {
 fn keep<H: Hook>(hook: &H, hop: &mut Hop, seconds: u32) {
     if is_old(hop, seconds) {
         hop.mtu = hook.mtu(hop.ifindex);
+        hop.flags = hop_flags(hop.ifindex);
         hop.asked = seconds;
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     client::forget,
     forward::{fib, refresh},
     hook::tc::Tc,
-    maps::{FLOWS, PENDING, Scratch, backend, count, scratch},
+    maps::{FLOWS, PENDING, Scratch, backend, backend_path, count, scratch},
     next::{self, drop},
     rebuild::{SEGMENT_MAX, rebuild},
     verifier::limit,
@@ -47,13 +47,23 @@ fn describe(scratch: &mut Scratch, id: u32, ip_word: [u8; 4], header: &Header) -
     make.header_len = header.len;
     make.payload_len = 0;
     make.new_tcp = [0; 16];
-    let (from, to) = (scratch.key.client_port, backend.endpoint.port);
+    let (from, to) = (port_at(scratch, id), backend.endpoint.port);
+    let make = &mut scratch.make;
     make.new_tcp[0] = u32::from_ne_bytes([from[0], from[1], to[0], to[1]]);
     make.new_tcp[1] = header.seq.to_be();
     make.new_tcp[2] = header.ack.to_be();
     let window = header.window.to_be_bytes();
     make.new_tcp[3] = u32::from_ne_bytes([(header.len as u8 / 4) << 4, header.flags, window[0], window[1]]);
     true
+}
+
+/// The port, big-endian, that the client of the flow in `scratch.key` has at a backend.
+#[inline(always)]
+fn port_at(scratch: &Scratch, id: u32) -> [u8; 2] {
+    let own = scratch.key.client_port;
+    // SAFETY: fields are read as half-words.
+    let Some(flow) = (unsafe { FLOWS.get(&scratch.key) }) else { return own };
+    flow.port_at(id as u16).filter(|port| *port != [0; 2]).unwrap_or(own)
 }
 
 /// The IP word without ECN bits: SYNs and resets are never ECN-capable (RFC 3168 6.1.1).
@@ -72,19 +82,20 @@ fn without_ecn(scratch: &Scratch, word: [u8; 4]) -> [u8; 4] {
 #[inline(never)]
 pub(crate) extern "C" fn hop_to(skb: *mut __sk_buff, id: u32) -> i32 {
     let (Some(scratch), Some(backend)) = (scratch(), backend(id)) else { return -1 };
-    let (endpoint, hop) = (&backend.endpoint, &mut backend.hop);
+    let Some(path) = backend_path(id) else { return -1 };
+    let (endpoint, hop) = (&backend.endpoint, &mut path.hop);
     if refresh(&Tc(skb), hop, &scratch.key.client, &endpoint.address, scratch.facts.seconds) != fib::SUCCESS {
         return -1;
     }
-    scratch.redirect = backend.hop.ifindex;
+    scratch.redirect = path.hop.ifindex;
     0
 }
 
 /// Writes the Ethernet header towards a backend whose hop is known.
 #[inline(always)]
 fn write_ethernet(skb: *mut __sk_buff, id: u32) -> i32 {
-    let Some(backend) = backend(id) else { return -1 };
-    let hop = &raw const backend.hop.ethernet;
+    let Some(path) = backend_path(id) else { return -1 };
+    let hop = &raw const path.hop.ethernet;
     // SAFETY: 12 bytes of a map value.
     unsafe { bpf_skb_store_bytes(skb, 0, hop.cast(), 12, 0) as i32 }
 }
@@ -180,22 +191,22 @@ extern "C" fn make_reset(skb: *mut __sk_buff) -> i32 {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Emitting {
-    backend: u32,
+    pub(crate) backend: u32,
     /// 1: the backend is the owner.
-    to_owner: u32,
+    pub(crate) to_owner: u32,
     /// The data's length.
-    have: u32,
+    pub(crate) have: u32,
     /// Longest payload of a segment.
-    chunk: u32,
+    pub(crate) chunk: u32,
     /// How much was sent.
-    offset: u32,
-    seq: u32,
-    ack: u32,
-    ts: u32,
-    ts_echo: u32,
-    header_len: u32,
-    window: u32,
-    ip_word: [u8; 4],
+    pub(crate) offset: u32,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) ts: u32,
+    pub(crate) ts_echo: u32,
+    pub(crate) header_len: u32,
+    pub(crate) window: u32,
+    pub(crate) ip_word: [u8; 4],
 }
 
 /// Begins to send the buffered data to the owner (`to_owner`) or to the first backend, as segments made of the packet at

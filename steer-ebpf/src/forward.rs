@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated::bpf_redirect_neigh}
 use steer_common::{
     checksum::{fold, replaced16, replaced32, update},
     counters::Counter,
-    shared::{Address, Endpoint, Flow, Hop},
+    shared::{Address, Endpoint, Flow, HOP_TAKES_XDP, Hop, INTERFACE_TAKES_XDP},
     splice::{self, rescale_window},
     wire::{
         ETHERNET_LEN, Packet,
@@ -35,6 +35,9 @@ pub(crate) struct Change {
     pub(crate) edits: Edits,
     /// Replaces the port of the same side, big-endian.
     pub(crate) port: [u8; 2],
+    /// Replaces the port of the other side, the client's, big-endian; 0: it stays.
+    pub(crate) client_port: [u8; 2],
+    pub(crate) zero: [u8; 2],
     /// Window scale that the sender uses.
     pub(crate) scale_from: u8,
     /// Window scale that the receiver goes by.
@@ -48,15 +51,17 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    /// Nothing but the address and port of one side.
+    /// Nothing but the address and port of one side, and the client's port on the other.
     #[inline(always)]
-    pub(crate) fn of_addresses(to: &Endpoint, source: bool, finished: bool) -> Self {
+    pub(crate) fn of_addresses(to: &Endpoint, source: bool, client_port: [u8; 2], finished: bool) -> Self {
         Self {
             address: to.address,
             seq: 0,
             ack: 0,
             edits: Edits { ts_value: 0, ts_echo: 0, sack: 0 },
             port: to.port,
+            client_port,
+            zero: [0; 2],
             scale_from: 0,
             scale_to: 0,
             source,
@@ -92,7 +97,7 @@ pub(crate) enum Refused {
     OtherHook(Counter),
     /// Dropped.
     Dropped(Counter),
-    /// The next hop's MTU, now in `scratch.hop.mtu`, is too small.
+    /// The MTU of the next hop, which is in `scratch.hop` now, is too small.
     TooBig,
     /// The hop limit is used up.
     HopLimit,
@@ -114,8 +119,8 @@ pub(crate) fn send<H: OptionsHook>(
     let headers = ip.l4 - ETHERNET_LEN + segment.header_len;
     let mtu = hop.map_or(0, |hop| hop.mtu);
     if mtu != 0 && hook.wire_len(headers + segment.payload_len, headers) > mtu as usize {
-        if let Some(scratch) = scratch() {
-            scratch.hop.mtu = mtu;
+        if let (Some(scratch), Some(hop)) = (scratch(), hop) {
+            scratch.hop = *hop;
         }
         return Err(Refused::TooBig);
     }
@@ -179,8 +184,12 @@ pub(crate) fn rewrite<H: OptionsHook>(
     }
     let tcp = window.words_mut::<{ TCP_LEN / 4 }>(ip.l4).ok_or(CUT)?;
     let port = u16::from_be_bytes(change.port) as u32;
-    let ports = u32::from_be(tcp[0]);
-    let ports = if change.source { port << 16 | ports & 0xffff } else { ports & 0xffff_0000 | port };
+    let mut ports = u32::from_be(tcp[0]);
+    ports = if change.source { port << 16 | ports & 0xffff } else { ports & 0xffff_0000 | port };
+    let port = u16::from_be_bytes(change.client_port) as u32;
+    if port != 0 {
+        ports = if change.source { ports & 0xffff_0000 | port } else { port << 16 | ports & 0xffff };
+    }
     difference.segment += replace(&mut tcp[0], ports.to_be());
     if change.spliced {
         difference.segment += splice_header(tcp, change);
@@ -337,11 +346,17 @@ pub(crate) fn refresh<H: Hook>(hook: &H, hop: &mut Hop, source: &Address, destin
     let answer = ask(hook, params, source, destination);
     if answer == fib::SUCCESS {
         // SAFETY: the kernel filled `mtu_result`, a plain number.
-        let mtu = unsafe { params.__bindgen_anon_1.mtu_result } as u32;
+        let mtu = unsafe { params.__bindgen_anon_1.mtu_result };
         let ethernet = Hop::stations(params.dmac, params.smac);
-        *hop = Hop { ifindex: params.ifindex, ethernet, mtu, asked: seconds };
+        *hop = Hop { ifindex: params.ifindex, ethernet, mtu, flags: hop_flags(params.ifindex), asked: seconds };
     }
     answer
+}
+
+/// What a next hop's interface takes, as its flags.
+#[inline(always)]
+pub(crate) fn hop_flags(ifindex: u32) -> u16 {
+    if maps::interface(ifindex) & INTERFACE_TAKES_XDP != 0 { HOP_TAKES_XDP } else { 0 }
 }
 
 /// Asks the forwarding table for the way to `destination`; interface and MAC addresses are written to `params`.

@@ -18,7 +18,7 @@ use steer_common::{
 
 use crate::{
     hook::{Hook, tc::Tc},
-    maps::{FRAGMENTS, Scratch, count, scratch},
+    maps::{FRAGMENTS, Scratch, count, scratch, seconds},
     next::{self, drop, pass},
 };
 
@@ -34,6 +34,7 @@ pub(crate) extern "C" fn remember_first() -> i32 {
     enter_key(scratch);
     scratch.route.address = scratch.change.address;
     scratch.route.source = scratch.change.source as u32;
+    scratch.route.seen = seconds(scratch);
     let _ = FRAGMENTS.insert(&scratch.fragment, &scratch.route, 0);
     count(Counter::FragmentForwarded);
     0
@@ -45,9 +46,16 @@ pub(crate) extern "C" fn remember_first() -> i32 {
 pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
     enter_key(scratch);
+    /// Seconds that a receiver waits for what is missing (Linux; RFC 8200 4.5 has 60). Later the number means another
+    /// datagram.
+    const LIFE: u32 = 30;
     let Some(route) = FRAGMENTS.get_ptr(&scratch.fragment) else { return pass(Counter::FragmentPassed) };
     // SAFETY: a map value that is written once.
     let route = unsafe { &*route };
+    let seconds = seconds(scratch);
+    if seconds.wrapping_sub(route.seen) as i32 > LIFE as i32 {
+        return pass(Counter::FragmentPassed);
+    }
     if scratch.ip.hop_limit <= 1 {
         return drop(Counter::HopLimit);
     }

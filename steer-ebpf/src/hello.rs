@@ -2,27 +2,30 @@
 //!
 //! [`offers`]: crate::offers
 
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_probe_read_kernel, bpf_skb_load_bytes},
+};
 use steer_common::{
     counters::Counter,
     decide::Verdict,
     session::SESSION_ID_MAX,
     shared::{FLOW_HELLO, FLOW_OFFERED, Flow, PENDING_MAX, PENDING_SLACK, Pending},
     wire::{
-        Packet as _, byte,
+        Packet as _, byte, proxy,
         tls::client_hello::{self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, SESSION_ID_AT, STREAM, Start, Walk},
     },
 };
 
 use crate::{
-    certificate::{expect_answer, expect_in, said_behind},
+    certificate::{expect_answer, expect_behind, expect_in, said_behind},
     hook::{Hook as _, Window, tc::Tc},
     lock,
-    maps::{Look, PENDING, Piece, Scratch, count, joined, scratch, spare},
+    maps::{Look, PENDING, Piece, Scratch, count, joined, scratch, shifted, spare},
     next::{self, drop},
-    offers::{enter_id, find_owner, identifier, look_up_id},
+    offers::{enter_id, find_owner, identifier, look_up_id, offer_again},
     rehome::decided,
-    verifier::{limit, size},
+    verifier::{limit, opaque, size},
 };
 
 /// What is said of a hello: an owner's number, or one of these.
@@ -139,10 +142,18 @@ pub(crate) extern "C" fn decide(flow: *mut Flow) -> i32 {
     if buffered {
         scratch.id_unknown = 0;
     }
-    scratch.piece.said = match text {
-        Some(text) => decide_hello(scratch, flow, text, have, look == Look::Last as u32),
+    scratch.preamble = 0;
+    scratch.piece.said = match text.map(|text| skip_preamble(scratch, text, have)) {
+        Some(Preamble::Skipped { text, have }) => decide_hello(scratch, flow, text, have, look == Look::Last as u32),
+        Some(Preamble::NeedMore) => {
+            scratch.needed = have + 1;
+            said::NEED_MORE
+        }
         None => said::NEED_MORE,
     };
+    if scratch.needed != 0 {
+        scratch.needed += scratch.preamble;
+    }
     if !buffered {
         return decided(scratch, flow);
     }
@@ -156,6 +167,78 @@ pub(crate) extern "C" fn decide(flow: *mut Flow) -> i32 {
     next::HELD
 }
 
+/// What stands in front of a hello.
+enum Preamble {
+    /// Nothing that was not skipped: the hello begins with `text`, of which there are `have` bytes.
+    Skipped { text: *mut Pending, have: u32 },
+    /// Too little to tell.
+    NeedMore,
+}
+
+/// Skips the header that a proxy or balancer put in front of the client's stream, whose first `have` bytes lie in `text`:
+/// the hello behind it decides, and the header goes to whichever backend the flow goes to.
+#[inline(always)]
+fn skip_preamble(scratch: &mut Scratch, text: *mut Pending, have: u32) -> Preamble {
+    const RECORD: u8 = 22;
+    // SAFETY: a whole map value.
+    if have == 0 || unsafe { (*text).data[0] } == RECORD {
+        return Preamble::Skipped { text, have };
+    }
+    let len = preamble(text, have);
+    if len == PREAMBLE_CUT {
+        return Preamble::NeedMore;
+    }
+    let Some(shifted) = shifted() else { return Preamble::Skipped { text, have } };
+    if len <= 0 || shift(shifted, text, len as u32, have) != 0 {
+        return Preamble::Skipped { text, have };
+    }
+    scratch.preamble = len as u32;
+    count(Counter::ProxyHeader);
+    Preamble::Skipped { text: shifted, have: have - len as u32 }
+}
+
+const PREAMBLE_CUT: i32 = -1;
+
+/// Length of the header of the PROXY protocol at the start of `text`, bytes; 0 where there is none, or [`PREAMBLE_CUT`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn preamble(text: *mut Pending, have: u32) -> i32 {
+    if text.is_null() {
+        return 0;
+    }
+    // SAFETY: not null, a whole map value.
+    let text = unsafe { &(*text).data };
+    match proxy::start(|at| text[at], have) {
+        proxy::Start::Header { len } => len as i32,
+        proxy::Start::NeedMore => PREAMBLE_CUT,
+        proxy::Start::NotProxy | proxy::Start::Malformed => 0,
+    }
+}
+
+/// Copies `text[len .. have]` to the start of `to`; 0, or -1.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn shift(to: *mut Pending, text: *mut Pending, len: u32, have: u32) -> i32 {
+    if to.is_null() || text.is_null() {
+        return -1;
+    }
+    let from = opaque(len as usize);
+    if from > proxy::HEADER_MAX as usize {
+        return -1;
+    }
+    if have == len {
+        return 0;
+    }
+    const LONGEST: usize = STREAM - proxy::HEADER_MAX as usize;
+    let left = have.wrapping_sub(len) as usize;
+    let Some(n) = size::<LONGEST>(if left > LONGEST { LONGEST } else { left }) else { return -1 };
+    // SAFETY: `from + n` is at most the array's size; both are whole map values, and different ones.
+    unsafe {
+        let from = (&raw const (*text).data).cast::<u8>().add(from);
+        bpf_probe_read_kernel((&raw mut (*to).data).cast(), n, from.cast()) as i32
+    }
+}
+
 /// Decides on the first `have` bytes of the client's stream, which lie in `text`; with `last` there will be no more.
 /// The flow is locked; what the hello offers is noted in it.
 #[inline(always)]
@@ -167,6 +250,9 @@ fn decide_hello(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pending, have
     }
     scratch.needed = 0;
     scratch.in_joined = 0;
+    if scratch.preamble != 0 {
+        expect_behind(flow, text, have, scratch.preamble);
+    }
     if scratch.id_unknown == 0 {
         let found = early(flow, text, have);
         if found != said::UNKNOWN {
@@ -195,8 +281,8 @@ fn decide_hello(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pending, have
     count(Counter::Hello);
     if whole {
         if scratch.in_joined != 0 {
-            record.hello_len = scratch.framing.at;
-            said_behind(record, have);
+            record.hello_len = scratch.framing.at + scratch.preamble;
+            said_behind(record, have + scratch.preamble);
         }
         return owner;
     }
@@ -206,6 +292,27 @@ fn decide_hello(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pending, have
     }
     count(Counter::HelloCut);
     owner
+}
+
+/// Notes what the client's second hello offers (RFC 8446 4.1.2), which is the segment at hand from `from` on, `len` bytes. 1
+/// where it could be read: it must lie there whole. It decides on nothing, for the flow has its backend.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn second_hello(skb: *mut __sk_buff, flow: *mut Flow, from: u32, len: u32) -> i32 {
+    let (Some(scratch), Some(text), false) = (scratch(), spare(), flow.is_null()) else { return 0 };
+    let have = if len as usize > STREAM { STREAM } else { len as usize };
+    let Some(n) = size::<STREAM>(have) else { return 0 };
+    // SAFETY: at most the array's size.
+    if unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut (*text).data).cast(), n) } != 0 {
+        return 0;
+    }
+    scratch.needed = 0;
+    scratch.in_joined = 0;
+    if read_hello(scratch, text, n) != HELLO_WHOLE {
+        return 0;
+    }
+    offer_again(scratch, flow, text);
+    1
 }
 
 /// The session ID comes first, and where it is known nothing behind it could say otherwise: a client with a ticket makes

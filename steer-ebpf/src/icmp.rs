@@ -20,7 +20,10 @@ use crate::{
     emit::hop_to,
     forward::{fib, refresh},
     hook::tc::Tc,
-    maps::{BACKEND_IDS, FLOWS, Quote, SPLICES, Scratch, VIPS, backend, count, scratch, seconds},
+    legs,
+    maps::{
+        BACKEND_IDS, FLOWS, HANDSHAKES, Quote, SPLICES, Scratch, VIPS, backend, backend_path, count, scratch, seconds,
+    },
     next::{self, drop, pass},
     stamps::AHEAD,
 };
@@ -56,8 +59,8 @@ pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> i32 {
             if hop_to(skb, id) != 0 {
                 return drop(Counter::NoRoute);
             }
-            let Some(backend) = backend(id) else { return next::DROP };
-            backend.hop
+            let Some(path) = backend_path(id) else { return next::DROP };
+            path.hop
         }
         Target::Client => {
             if scratch.hop.ifindex == 0 {
@@ -127,11 +130,25 @@ fn address(quote: &Quote, v6: bool, at: usize) -> Address {
     }
 }
 
-/// The flow of `scratch.key`, and where it lies in the client's and the backend's sequence space.
+/// The flow of `scratch.key`, or the handshake that will be one.
 #[inline(always)]
 fn flow(scratch: &Scratch) -> Option<&'static Flow> {
+    let flow = FLOWS.get_ptr(&scratch.key).or_else(|| SPLICES.get_ptr(&scratch.key));
     // SAFETY: fields are read as words.
-    unsafe { FLOWS.get_ptr(&scratch.key).or_else(|| SPLICES.get_ptr(&scratch.key)).map(|p| &*p) }
+    flow.or_else(|| HANDSHAKES.get_ptr(&scratch.key)).map(|p| unsafe { &*p })
+}
+
+/// Whether a sequence number, the sender's own, is one that it has used: a quote of something that was never sent is a
+/// forgery. Of a handshake there is one packet a side.
+#[inline(always)]
+fn was_sent(flow: &Flow, seq: u32, by_client: bool) -> bool {
+    let word = Word(flow.word);
+    match word.state() {
+        State::Syn | State::SynAck if by_client => seq.wrapping_sub(word.isn()) <= 1,
+        State::SynAck => seq == flow.first_isn,
+        State::Syn | State::Adopted => false,
+        _ => (if by_client { flow.client_next } else { flow.server_next }).wrapping_sub(seq) <= AHEAD,
+    }
 }
 
 /// About a packet from a backend to a client, which left as the VIP's: goes to the backend.
@@ -149,14 +166,15 @@ fn about_server(scratch: &mut Scratch) -> Option<Target> {
     let holder = flow.holder() as u32;
     let delta = if Word(flow.word).state() == State::Spliced { flow.delta } else { 0 };
     let seq = u32::from_be(scratch.quote.message[tcp + 1]).wrapping_sub(delta);
-    // A quote of something that was never sent is a forgery.
-    if flow.server_next.wrapping_sub(seq) > AHEAD {
+    if !was_sent(flow, seq, false) {
         return None;
     }
+    let port = flow.port_at_holder();
+    let client_port = if port == [0; 2] { lower(ports) } else { u16::from_be_bytes(port) };
     let endpoint = backend(holder)?.endpoint;
     put_address(scratch, source, &endpoint.address);
     let quote = &mut scratch.quote;
-    quote.message[tcp] = ((endpoint.port() as u32) << 16 | lower(ports) as u32).to_be();
+    quote.message[tcp] = ((endpoint.port() as u32) << 16 | client_port as u32).to_be();
     quote.message[tcp + 1] = seq.to_be();
     put_outer(scratch, false, &endpoint.address);
     Some(Target::Backend(holder))
@@ -173,14 +191,20 @@ fn about_client(scratch: &mut Scratch) -> Option<Target> {
     let id = unsafe { *BACKEND_IDS.get(&scratch.endpoint)? };
     let backend = backend(id)?;
     scratch.key = FlowKey::of_vip(address(&scratch.quote, v6, source), upper(ports).to_be_bytes(), backend.vip_id);
-    let flow = flow(scratch)?;
     let seq = u32::from_be(scratch.quote.message[tcp + 1]);
-    if flow.holder() as u32 != id || flow.client_next.wrapping_sub(seq) > AHEAD {
-        return None;
+    let mut client_port = upper(ports);
+    let its = |flow: Option<&'static Flow>| flow.filter(|flow| flow.holder() as u32 == id && was_sent(flow, seq, true));
+    let mut found = its(flow(scratch));
+    if found.is_none() {
+        // The backend knows the client under another port.
+        let leg = legs::find(scratch, id)?;
+        client_port = u16::from_be_bytes(leg.port);
+        scratch.key.client_port = leg.port;
+        found = its(flow(scratch));
     }
-    scratch.hop = flow.client_hop;
+    scratch.hop = found?.client_hop;
     put_address(scratch, destination, &backend.vip.address);
-    scratch.quote.message[tcp] = ((upper(ports) as u32) << 16 | backend.vip.port() as u32).to_be();
+    scratch.quote.message[tcp] = ((client_port as u32) << 16 | backend.vip.port() as u32).to_be();
     // Whoever sent it stays its source, but for the backend itself, which clients know as the VIP.
     if scratch.ip.source == backend.endpoint.address {
         put_outer(scratch, true, &backend.vip.address);

@@ -6,14 +6,14 @@ use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
     flow::State,
-    shared::{FLOW_LEARNED, Flow},
-    wire::{ip::Part, tcp::flags},
+    shared::{FLOW_CLOSED, FLOW_LEARNED, Flow, answered},
+    wire::{Packet as _, ip::Part, lower, tcp::flags},
 };
 
 use crate::{
-    client,
+    certificate, client,
     deliver::{Plan, deliver},
-    emit,
+    direct, emit,
     forward::Refused,
     fragment, hello,
     hook::{
@@ -22,11 +22,11 @@ use crate::{
         xdp::Xdp,
     },
     icmp, learn, lock,
-    maps::{FLOWS, HANDSHAKES, SETTINGS, Scratch, count, scratch, seconds},
+    maps::{FLOWS, HANDSHAKES, SETTINGS, Scratch, backend_path, count, scratch, seconds},
     next::{self, drop, pass},
-    read::{Role, begins_hello, classify, enter_key, facts, make_headers_linear, read},
-    rehome, server,
-    stamps::idle,
+    read::{self, Role, begins_hello, classify, enter_key, facts, make_headers_linear, read},
+    rehome, resegment, server,
+    stamps::{comes_by, idle, note_end},
     sums, too_big,
 };
 
@@ -40,6 +40,9 @@ pub(crate) enum Outcome {
     Sent(i32),
 }
 
+/// What begins or ends a connection goes the slow way: it says more than where it goes.
+const SLOW: u8 = flags::SYN | flags::FIN | flags::RST;
+
 /// The XDP program.
 #[inline(always)]
 pub(crate) fn xdp(hook: &Xdp) -> Outcome {
@@ -52,9 +55,9 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
     let Ok(()) = read(hook) else { return ON };
     let Some(scratch) = scratch() else { return ON };
     let Some(role) = classify(scratch) else { return ON };
-    let mut plan = Plan { id: 0, flow: null_mut(), to_client: false, seconds: 0 };
-    let slow = scratch.segment.any(flags::SYN) || begins_hello(hook, scratch, &role);
-    if slow || !enter_key(scratch, &role) || !settled_flow(scratch, &role, &mut plan) {
+    let mut plan = Plan::EMPTY;
+    let slow = scratch.segment.any(SLOW) || begins_hello(hook, scratch, &role);
+    if slow || !enter_key(scratch, &role) || !settled_flow(hook, scratch, &role, &mut plan) {
         return Outcome::Pass(Counter::XdpToTc);
     }
     match deliver(hook, &plan, scratch) {
@@ -71,7 +74,7 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
 /// The TC program: the fast path, else one stage after the other until the packet is dealt with.
 #[inline(always)]
 pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
-    let mut plan = Plan { id: 0, flow: null_mut(), to_client: false, seconds: 0 };
+    let mut plan = Plan::EMPTY;
     let mut said = tc_settled(skb, &mut plan);
     if said != next::FORWARD {
         said = stages(skb, said, &mut plan);
@@ -80,6 +83,7 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
         said = tc_deliver(skb, &plan);
     }
     said = if said == next::TOO_BIG { too_big::too_big(skb) } else { said };
+    said = if said == next::CUT { resegment::resegment(skb) } else { said };
     match said {
         next::REDIRECT => scratch().map_or(DROP, |scratch| Tc(skb).redirect(scratch.redirect)),
         next::PASS => NEXT,
@@ -100,7 +104,8 @@ fn stages(skb: *mut __sk_buff, mut said: i32, plan: &mut Plan) -> i32 {
         next::SERVER => server::server_segment(skb, flow),
         next::ICMP => icmp::translate_error(skb),
         next::FRAGMENT => fragment::forward_later(skb),
-        next::NOT_OURS_SYN => server::direct_syn(),
+        next::DIRECT => direct::direct_segment(),
+        next::UNREADABLE => read::unreadable(skb),
         _ => said,
     };
     if said & next::FRESH != 0 {
@@ -114,11 +119,28 @@ fn stages(skb: *mut __sk_buff, mut said: i32, plan: &mut Plan) -> i32 {
         next::LEARN => learn::learn(skb, flow),
         _ => said,
     };
+    if said == next::SETTLED {
+        said = settled(skb, flow);
+    }
     if matches!(said, next::SYN_TO_OWNER | next::RESET | next::RESET_THEN_OWNER | next::RESET_THEN_FIRST | next::FLUSH)
     {
         said = make(skb, said);
     }
     enter_plan(said, flow, plan)
+}
+
+/// What else a packet says of its settled flow.
+#[inline(always)]
+fn settled(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    if scratch.facts.from_server == 0 {
+        if client::settled_client(skb, flow) != 0 {
+            certificate::hear_second_hello(skb, flow);
+        }
+    } else if scratch.facts.flags & (flags::FIN | flags::RST) != 0 {
+        note_end(skb, flow);
+    }
+    next::FORWARD
 }
 
 /// The packet becomes another one, or several. What it carried is summed first, so that its checksum can be carried over.
@@ -143,10 +165,18 @@ fn enter_plan(said: i32, flow: *mut Flow, plan: &mut Plan) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
     plan.to_client = scratch.facts.from_server != 0;
     plan.seconds = scratch.facts.seconds;
-    if said & next::PLAIN != 0 {
+    // A backend that knows its client under another port.
+    let own = scratch.key.client_port;
+    let translated = plan.to_client && scratch.segment.destination_port != own;
+    plan.client_port = if translated { own } else { [0; 2] };
+    if said & (next::PLAIN | next::DIRECT_PLAIN) != 0 {
         plan.id = said as u32 & 0xffff;
-        let handshake = if plan.to_client { HANDSHAKES.get_ptr_mut(&scratch.key) } else { None };
+        plan.direct = said & next::DIRECT_PLAIN != 0;
+        let handshake = if plan.to_client && !plan.direct { HANDSHAKES.get_ptr_mut(&scratch.key) } else { None };
         plan.flow = handshake.unwrap_or(null_mut());
+        if !plan.to_client {
+            plan.client_port = scratch.first_port;
+        }
         return next::FORWARD;
     }
     if said == next::FORWARD {
@@ -154,7 +184,12 @@ fn enter_plan(said: i32, flow: *mut Flow, plan: &mut Plan) -> i32 {
             return drop(Counter::FlowBusy);
         }
         // SAFETY: not null; as in `settled_flow`.
-        plan.id = if plan.to_client { scratch.backend } else { unsafe { (*flow).holder() as u32 } };
+        let record = unsafe { &*flow };
+        plan.id = scratch.backend;
+        if !plan.to_client {
+            plan.id = record.holder() as u32;
+            plan.client_port = record.port_at_holder();
+        }
         plan.flow = flow;
     }
     said
@@ -201,33 +236,31 @@ fn tc_settled(skb: *mut __sk_buff, plan: &mut Plan) -> i32 {
     if hook.tagged() {
         return pass(Counter::VlanPassed);
     }
+    if hook.for_others() {
+        return pass(Counter::OtherStation);
+    }
     make_headers_linear(hook);
     match read(hook) {
         Ok(()) => {}
         Err(Counter::IcmpPassed) => return next::ICMP,
         Err(Counter::FragmentPassed) => return next::FRAGMENT,
+        Err(Counter::Malformed) => return next::UNREADABLE,
         Err(reason) => return pass(reason),
     }
     let Some(scratch) = scratch() else { return next::DROP };
-    let Some(role) = classify(scratch) else {
-        if scratch.segment.flags & (flags::SYN | flags::ACK) != flags::SYN {
-            return pass(Counter::NotOurs);
-        }
-        let seconds = seconds(scratch);
-        scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
-        return next::NOT_OURS_SYN;
-    };
+    let Some(role) = classify(scratch) else { return pass(Counter::NotOurs) };
     if !enter_key(scratch, &role) {
         return next::PASS;
     }
     let syn = scratch.segment.any(flags::SYN);
-    if !syn && !begins_hello(hook, scratch, &role) {
-        if settled_flow(scratch, &role, plan) {
+    if !scratch.segment.any(SLOW) && !begins_hello(hook, scratch, &role) {
+        if settled_flow(hook, scratch, &role, plan) {
             return next::FORWARD;
         }
     } else if !syn || matches!(role, Role::Server(_)) {
         plan.flow = look_up();
     }
+    scratch.first_port = [0; 2];
     let seconds = seconds(scratch);
     scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
     match role {
@@ -240,6 +273,10 @@ fn tc_settled(skb: *mut __sk_buff, plan: &mut Plan) -> i32 {
             scratch.facts.from_server = 1;
             scratch.backend = id;
             next::SERVER
+        }
+        Role::Direct(id) => {
+            scratch.backend = id;
+            next::DIRECT
         }
     }
 }
@@ -271,21 +308,43 @@ fn tc_deliver(skb: *mut __sk_buff, plan: &Plan) -> i32 {
 /// Enters the plan for a packet of a flow that has a backend for good and from which nothing is to be learned; of any other
 /// flow it enters the record. False where the packet is not such a one.
 #[inline(always)]
-fn settled_flow(scratch: &mut Scratch, role: &Role, plan: &mut Plan) -> bool {
+fn settled_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role, plan: &mut Plan) -> bool {
+    if matches!(role, Role::Direct(_)) {
+        return false;
+    }
     let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) else { return false };
     plan.flow = flow;
     // SAFETY: a map value; each field is read and written as a word, and a lost race costs one stamp.
     let record = unsafe { &*flow };
     let word = lock::read(record);
-    if word.locked() || !matches!(word.state(), State::Spliced | State::First) || record.flags & FLOW_LEARNED == 0 {
+    const WANTED: u32 = FLOW_LEARNED | FLOW_CLOSED;
+    if word.locked() || !matches!(word.state(), State::Spliced | State::First) || record.flags & WANTED != FLOW_LEARNED
+    {
         return false;
     }
     plan.id = record.holder() as u32;
     plan.to_client = matches!(role, Role::Server(_));
     plan.seconds = seconds(scratch);
     match role {
-        // SAFETY: as above.
-        Role::Client(vip) => idle(record, plan.seconds) <= unsafe { (**vip).flow_timeout },
-        Role::Server(from) => *from == plan.id,
+        Role::Client(vip) => {
+            plan.client_port = record.port_at_holder();
+            // SAFETY: as above.
+            let timeout = unsafe { (**vip).flow_timeout };
+            idle(record, plan.seconds) <= timeout && comes_by(hook, &record.client_hop)
+        }
+        // What its backend sends to the client's own port is another connection's where the flow has another port there.
+        Role::Server(from) => {
+            *from == plan.id && record.port_at_holder() == [0; 2] && (!H::XDP || is_for_us(hook, plan.id))
+        }
+        Role::Direct(_) => false,
     }
+}
+
+/// Whether a frame from a backend is for the station that the gateway's frames to it come from.
+#[inline(always)]
+fn is_for_us<H: Hook>(hook: &H, id: u32) -> bool {
+    let (Some(path), Some(ethernet)) = (backend_path(id), hook.window().words::<3>(0)) else { return false };
+    let (ours, theirs) = (path.hop.words(), answered(ethernet));
+    // The source address: the last six of twelve bytes.
+    path.hop.ifindex == hook.ingress() && ours[2] == theirs[2] && lower(ours[1]) == lower(theirs[1])
 }

@@ -14,18 +14,21 @@ use steer_common::{
     learn::{Certificate, Outcome, Psk, certificate, psk, taught},
     session::Kind,
     shared::{
-        Event, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_OFFERED, Flow, KEY_NAME_SHARED,
-        KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, Outcomes, Session, VIP_LEARN_WITHOUT_CERTIFICATE,
-        VIP_TELL_TICKETS,
+        Event, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_OFFERED, FLOW_RETRIED, Flow,
+        KEY_NAME_SHARED, KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, Outcomes, Session,
+        VIP_LEARN_WITHOUT_CERTIFICATE, VIP_TELL_TICKETS,
     },
+    wire::ip::Part,
     wire::tls::server_flight::{End, FOLLOW_STEPS, GIVE_UP, RESYNC_LOOK, Segment, Told},
 };
 
 use crate::{
+    lock::mark,
     maps::{EVENTS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, WAKE, count, count_backend, now, scratch},
     next,
     offers::enter_name,
     sources::admit_session,
+    sums::is_sound,
     verifier::{limit, mask, size},
 };
 
@@ -33,9 +36,13 @@ use crate::{
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return next::FORWARD };
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return next::SETTLED };
     if scratch.facts.payload_len == 0 {
-        return next::FORWARD;
+        return next::SETTLED;
+    }
+    if scratch.ip.part != Part::Whole || is_sound(skb) == 0 {
+        count(Counter::BadCopy);
+        return next::SETTLED;
     }
     // SAFETY: a whole map value; segments of one backend rarely race, and a lost race costs the lesson.
     let record = unsafe { &mut *flow };
@@ -44,39 +51,39 @@ pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let at = scratch.facts.seq.wrapping_sub(isn.wrapping_add(1));
     if at > GIVE_UP {
         count(Counter::LearnGivenUp);
-        record.flags |= FLOW_LEARNED;
-        return next::FORWARD;
+        mark(flow, FLOW_LEARNED);
+        return next::SETTLED;
     }
     let behind = record.follow.next.wrapping_sub(scratch.facts.seq) as i32;
     if behind < 0 && resync(skb, flow) == 0 {
-        return next::FORWARD;
+        return next::SETTLED;
     }
     for _ in 0..limit::<{ FOLLOW_STEPS as i32 }>() {
         match follow_step(skb, flow) {
             TOLD_MORE => {}
-            TOLD_NEED_MORE => return next::FORWARD,
+            TOLD_NEED_MORE => return next::SETTLED,
             TOLD_CHANGE_CIPHER_SPEC => {
                 finished(flow);
-                record.flags |= FLOW_LEARNED;
-                return next::FORWARD;
+                mark(flow, FLOW_LEARNED);
+                return next::SETTLED;
             }
             TOLD_TLS13 => {
                 tls13(flow);
-                record.flags |= FLOW_LEARNED;
-                return next::FORWARD;
+                mark(flow, FLOW_LEARNED);
+                return next::SETTLED;
             }
             end => {
                 if end == TOLD_ALERT {
                     count(Counter::NotAuthenticated);
                 }
-                record.flags |= FLOW_LEARNED;
-                return next::FORWARD;
+                mark(flow, FLOW_LEARNED);
+                return next::SETTLED;
             }
         }
     }
     count(Counter::LearnGivenUp);
-    record.flags |= FLOW_LEARNED;
-    next::FORWARD
+    mark(flow, FLOW_LEARNED);
+    next::SETTLED
 }
 
 const TOLD_MORE: i32 = 0;
@@ -121,6 +128,9 @@ extern "C" fn follow_step(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
             TOLD_MORE
         }
         Told::Retry => {
+            // What counts now is what the client's second hello offers (RFC 8446 4.1.4).
+            flow.offered_kind = 0;
+            mark(flow, FLOW_RETRIED);
             count(Counter::ServerRetry);
             TOLD_MORE
         }

@@ -1,6 +1,6 @@
 //! A flow's word: one CPU at a time changes a flow that is not yet settled.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or};
 
 use steer_common::{
     counters::Counter,
@@ -8,7 +8,10 @@ use steer_common::{
     shared::Flow,
 };
 
-use crate::{maps::count, verifier::limit};
+use crate::{
+    maps::{count, scratch},
+    verifier::limit,
+};
 
 /// Tries of one call of [`try_for_a_while`].
 const TRIES: i32 = 400;
@@ -80,11 +83,21 @@ extern "C" fn try_for_a_while(flow: *mut Flow, isn: u32) -> i32 {
     -1
 }
 
-/// Unlocks a flow that this CPU holds and enters its new state. Where the slot was reused meanwhile nothing is changed.
+/// Unlocks the flow that this CPU holds, whose client's initial sequence number is in `scratch.held`, and enters its new
+/// state. Where the slot was reused meanwhile for another flow nothing is changed, locked or not.
 #[inline(always)]
 pub(crate) fn unlock(flow: *mut Flow, state: State) {
+    let Some(scratch) = scratch() else { return };
     let held = read(flow);
-    if held.locked() {
+    if held.locked() && held.isn() == scratch.held {
         swap(flow, held, Word::new(state, held.isn()));
     }
+}
+
+/// Sets bits of a flow's flags. Packets of both directions do so at once, on two CPUs: nothing gets lost.
+#[inline(always)]
+pub(crate) fn mark(flow: *mut Flow, bits: u32) {
+    const ORDER: AtomicOrdering = AtomicOrdering::Relaxed;
+    // SAFETY: callers hold a pointer to a whole map value; the field is aligned.
+    unsafe { atomic_or::<u32, u32, ORDER>(&raw mut (*flow).flags, bits) };
 }

@@ -11,9 +11,11 @@ use steer_common::{
     directory,
     flow::State,
     shared::{
-        Address, Backend, BackendStats, Endpoint, Event, Flow, FlowKey, FragmentKey, FragmentRoute, Hop, KeyName,
-        LOOKUP_ENTRIES, Listed, MAX_BACKENDS, MAX_VIPS, Pending, Session, SessionKey, Settings, Source, SourceKey, Vip,
+        Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign, FragmentKey,
+        FragmentRoute, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending,
+        SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
+    trace,
     wire::{
         ip::Ip,
         tcp::{Edits, Offer, Segment, Walker},
@@ -54,16 +56,32 @@ pub(crate) static PENDING: LruHashMap<FlowKey, Pending, 1024> = LruHashMap::new(
 /// Datagrams whose first fragment was steered. Written here only.
 #[btf_map(name = "fragments")]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentRoute, 1024> = LruHashMap::new();
-/// Backends by their number. Written by the agent; `hop`, `mss` and one flag by the programs.
+/// Connections that are not steer's and known by a packet of their client. Written here only; the agent ages it.
+#[btf_map(name = "foreign")]
+pub(crate) static FOREIGN: LruHashMap<FlowKey, Foreign, 65_536> = LruHashMap::new();
+/// Connections that have another port at their backend than their client's own. Written here only; the agent ages it.
+#[btf_map(name = "legs")]
+pub(crate) static LEGS: HashMap<FlowKey, Leg, 8192> = HashMap::new();
+/// What is left of flows that `flows` forgot, as [`trace`] says. Written here only.
+#[btf_map(name = "traces")]
+pub(crate) static TRACES: Array<TraceLine, { trace::LINES as usize }> = Array::new();
+/// What is left of handshakes that `handshakes` forgot, as [`trace`] says. Written here only, and only while connections may
+/// live that are older than the gateway.
+#[btf_map(name = "syn_traces")]
+pub(crate) static SYN_TRACES: Array<TraceLine, { trace::SYN_LINES as usize }> = Array::new();
+/// Backends by their number. Written by the agent.
 #[btf_map(name = "backends")]
-pub(crate) static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
+static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
+/// The ways to backends, by their number. Written here only, and emptied by the agent.
+#[btf_map(name = "backend_paths")]
+static BACKEND_PATHS: Array<BackendPath, { MAX_BACKENDS as usize }> = Array::new();
 /// Address of a backend to its number. Written by the agent.
 #[btf_map(name = "backend_ids")]
 pub(crate) static BACKEND_IDS: HashMap<Endpoint, u32, { MAX_BACKENDS as usize }> = HashMap::new();
 /// Who stands at an endpoint, as [`directory`] says. Written by the agent.
 #[btf_map(name = "directory")]
 static DIRECTORY: Array<Listed, { directory::ENTRIES as usize }> = Array::new();
-/// VIPs. Written by the agent; `mss` is lowered by the programs.
+/// VIPs. Written by the agent.
 #[btf_map(name = "vips")]
 pub(crate) static VIPS: HashMap<Endpoint, Vip, { MAX_VIPS as usize }> = HashMap::new();
 /// Lookup tables, two halves a VIP. Written by the agent.
@@ -72,6 +90,12 @@ pub(crate) static LOOKUP: Array<u16, { LOOKUP_ENTRIES as usize }> = Array::new()
 /// Settings of the gateway. Written by the agent.
 #[btf_map(name = "settings")]
 pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+/// Switches of the gateway (`SWITCH_*`). Written by the CLI.
+#[btf_map(name = "switches")]
+static SWITCH_STATES: Array<u32, { SWITCHES as usize }> = Array::new();
+/// What each interface takes (`INTERFACE_*`), by its index. Written by the agent.
+#[btf_map(name = "interfaces")]
+static INTERFACES: HashMap<u32, u32, { MAX_INTERFACES as usize }> = HashMap::new();
 /// Counters, by [`Counter`].
 #[btf_map(name = "counters")]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
@@ -87,10 +111,10 @@ pub(crate) static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
 /// Working memory of the packet at hand.
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
-/// Two buffers of each CPU: for a `Pending` being made, a hello of one packet or bytes being summed, and for a hello
-/// joined from its records.
+/// Three buffers of each CPU: for a `Pending` being made, a hello of one packet or bytes being summed, for a hello
+/// joined from its records, and for a stream without what a proxy put in front of it.
 #[btf_map(name = "spare")]
-static SPARE: PerCpuArray<Pending, 2> = PerCpuArray::new();
+static SPARE: PerCpuArray<Pending, 3> = PerCpuArray::new();
 
 /// What is known of the packet at hand; handed to the global functions, which take five arguments at most.
 #[repr(C)]
@@ -110,6 +134,9 @@ pub(crate) struct Scratch {
     pub(crate) held: u32,
     /// Interface that the slow path wants the packet redirected to.
     pub(crate) redirect: u32,
+    /// The client's port at the first backend where the packet is of a handshake and that leg is taken, else 0.
+    pub(crate) first_port: [u8; 2],
+    pub(crate) zero: [u8; 2],
     /// Where the client's data at hand lies in its stream and in the packet, for the stages that deal with it.
     pub(crate) piece: Piece,
     /// The reset to be sent.
@@ -140,6 +167,9 @@ pub(crate) struct Scratch {
     pub(crate) in_joined: u32,
     /// 1: its session ID was looked up already, in vain.
     pub(crate) id_unknown: u32,
+    /// Length of what a proxy put in front of the hello that is decided on, bytes.
+    pub(crate) preamble: u32,
+    pub(crate) zero2: u32,
     pub(crate) fib: bpf_fib_lookup,
 }
 
@@ -272,6 +302,12 @@ pub(crate) fn joined() -> Option<*mut Pending> {
     SPARE.get_ptr_mut(1)
 }
 
+/// Another one: a client's stream without what a proxy put in front of it.
+#[inline(always)]
+pub(crate) fn shifted() -> Option<*mut Pending> {
+    SPARE.get_ptr_mut(2)
+}
+
 /// Counts one.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
@@ -306,10 +342,43 @@ pub(crate) fn listed(address: &Address, port: [u8; 2]) -> Option<&'static Listed
 
 /// The record of a backend.
 #[inline(always)]
-pub(crate) fn backend(id: u32) -> Option<&'static mut Backend> {
-    // SAFETY: array elements live as long as the program; the agent and other CPUs may write fields at the same time,
-    // each of which is a machine word or a cache whose tearing costs one packet.
-    BACKENDS.get_ptr_mut(id).map(|p| unsafe { &mut *p })
+pub(crate) fn backend(id: u32) -> Option<&'static Backend> {
+    // SAFETY: array elements live as long as the program; the agent may write fields at the same time, each of which is a
+    // machine word or does not change while a packet can name the backend.
+    BACKENDS.get_ptr(id).map(|p| unsafe { &*p })
+}
+
+/// What is known of the way to a backend.
+#[inline(always)]
+pub(crate) fn backend_path(id: u32) -> Option<&'static mut BackendPath> {
+    // SAFETY: as above; other CPUs may write fields at the same time, a cache whose tearing costs one packet.
+    BACKEND_PATHS.get_ptr_mut(id).map(|p| unsafe { &mut *p })
+}
+
+/// Whether a switch is on.
+#[inline(always)]
+pub(crate) fn switch(index: u32) -> bool {
+    SWITCH_STATES.get(index).is_some_and(|on| *on != 0)
+}
+
+/// Turns a switch on that is nearly always on already.
+#[inline(always)]
+pub(crate) fn set_switch(index: u32) {
+    if let Some(on) = SWITCH_STATES.get_ptr_mut(index) {
+        // SAFETY: an array's element, one word.
+        unsafe {
+            if *on == 0 {
+                *on = 1;
+            }
+        }
+    }
+}
+
+/// What an interface takes, any of `INTERFACE_*`.
+#[inline(always)]
+pub(crate) fn interface(ifindex: u32) -> u32 {
+    // SAFETY: one number, copied at once.
+    unsafe { INTERFACES.get(&ifindex) }.copied().unwrap_or(0)
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC, in steps of a timer tick.

@@ -17,8 +17,8 @@ pub(crate) const SYN: i32 = 6;
 pub(crate) const CLIENT: i32 = 7;
 /// `server_segment`.
 pub(crate) const SERVER: i32 = 8;
-/// A SYN to no VIP: perhaps to a backend itself.
-pub(crate) const NOT_OURS_SYN: i32 = 9;
+/// `direct_segment`: a packet to a backend itself, whose number is in `scratch.backend`.
+pub(crate) const DIRECT: i32 = 9;
 /// An ICMP error.
 pub(crate) const ICMP: i32 = 10;
 /// A later fragment of a datagram.
@@ -53,12 +53,21 @@ pub(crate) const FLUSH: i32 = 24;
 pub(crate) const EMIT: i32 = 25;
 /// The next hop's MTU, in `scratch.hop.mtu`, is too small.
 pub(crate) const TOO_BIG: i32 = 26;
+/// What else the packet says of its settled flow, then forward.
+pub(crate) const SETTLED: i32 = 28;
+/// `resegment`, with `scratch.change` and `scratch.hop`.
+pub(crate) const CUT: i32 = 29;
+/// `unreadable`.
+pub(crate) const UNREADABLE: i32 = 27;
 /// Forward as the flow's state says.
 pub(crate) const FORWARD: i32 = 0x1_0000;
 /// Forward with nothing but the addresses changed: this plus the backend's number.
 pub(crate) const PLAIN: i32 = 0x2_0000;
 /// An action to return: this plus the action, which is 0 to 255.
 pub(crate) const ACTION: i32 = 0x4_0000;
+/// Forward a packet between a client and the backend that it dialled itself, with nothing but the client's port changed:
+/// this plus the backend's number.
+pub(crate) const DIRECT_PLAIN: i32 = 0x10_0000;
 /// Besides one of the others: the flow was made, or made anew, since it was looked up.
 pub(crate) const FRESH: i32 = 0x8_0000;
 

@@ -75,7 +75,10 @@ pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pend
                 // SAFETY: not null, a whole map value that this CPU has locked.
                 offer_id(scratch, unsafe { &mut *flow });
             }
-            unknown = Counter::SessionMiss;
+            // One that speaks TLS 1.3 makes up an ID where it has no session: nothing is missed then.
+            if found != said::UNKNOWN || scratch.hello.version_offered() < Version::Tls13 as u16 {
+                unknown = Counter::SessionMiss;
+            }
         }
         if found != said::UNKNOWN {
             note(flow, flags);
@@ -89,8 +92,21 @@ pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pend
     first(unknown)
 }
 
+/// Notes the first PSK identity of the hello in `scratch.hello`, a client's second one. What it offers is not looked up.
 #[inline(always)]
-fn note(flow: *mut Flow, flags: u16) {
+pub(crate) fn offer_again(scratch: &Scratch, flow: *mut Flow, text: *mut Pending) {
+    let text = if scratch.in_joined != 0 { joined() } else { Some(text) };
+    let Some(text) = text.filter(|text| !text.is_null()) else { return };
+    let ticket = scratch.hello.psk[0];
+    if scratch.hello.at_hand(ticket, 32) {
+        offer(flow, text, ticket.at, ticket.len, Kind::Ticket as u32);
+        // SAFETY: not null, a whole map value; only this client's segments write here.
+        unsafe { (*flow).offered_index = 0 };
+    }
+}
+
+#[inline(always)]
+fn note(flow: *mut Flow, flags: u32) {
     // SAFETY: not null, a whole map value that this CPU has locked.
     unsafe { (*flow).flags |= flags };
 }
@@ -118,7 +134,7 @@ extern "C" fn look_up_ticket(flow: *mut Flow, text: *mut Pending, at: u32, len: 
     let record = unsafe { &mut *flow };
     if found != said::UNKNOWN || record.offered_kind == 0 {
         offer(flow, text, at, len, Kind::Ticket as u32);
-        record.offered_index = index as u16;
+        record.offered_index = index as u8;
     }
     found
 }

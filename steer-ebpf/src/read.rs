@@ -1,19 +1,23 @@
 //! What a packet is: its headers, who sent it to whom, and the key of its flow.
 
+use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
-    shared::{ROLE_BACKEND, ROLE_VIP, Vip},
+    shared::{ADDRESS_OF_VIP, Address, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP, Vip},
     wire::{
-        Packet as _,
+        ETHERNET_LEN, ETHERTYPE_IPV6, Packet as _, byte,
         ip::{self, Frame, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
+        lower,
         tcp::{self, Segment},
         tls::client_hello,
+        upper,
     },
 };
 
 use crate::{
     hook::{Hook, tc::Tc},
     maps::{Facts, Scratch, backend, listed, scratch},
+    next::{self, drop, pass},
 };
 
 /// What a packet is to us.
@@ -22,6 +26,8 @@ pub(crate) enum Role {
     Client(*const Vip),
     /// From a backend; its number.
     Server(u32),
+    /// From anyone else to a backend itself; its number.
+    Direct(u32),
 }
 
 /// Headers that lie in fragments of the buffer (rare) are pulled into its linear part.
@@ -42,11 +48,14 @@ pub(crate) fn make_headers_linear(hook: &Tc) {
 pub(crate) fn read<H: Hook>(hook: &H) -> Result<(), Counter> {
     let Some(scratch) = scratch() else { return Err(Counter::EmitFailed) };
     let window = hook.window();
-    let ip = match ip::parse(&window) {
+    let ip = match ip::parse_aggregate(&window, || hook.aggregate_len()) {
         Frame::Ip(ip) => ip,
         Frame::Other => return Err(Counter::NotOurs),
         Frame::Vlan => return Err(Counter::VlanPassed),
-        Frame::Malformed => return Err(Counter::Malformed),
+        Frame::Malformed => {
+            scratch.ip.protocol = 0;
+            return Err(Counter::Malformed);
+        }
     };
     if ip.protocol == PROTOCOL_ICMP || ip.protocol == PROTOCOL_ICMPV6 {
         scratch.ip = ip;
@@ -59,23 +68,62 @@ pub(crate) fn read<H: Hook>(hook: &H) -> Result<(), Counter> {
         scratch.ip = ip;
         return Err(Counter::FragmentPassed);
     }
-    let Some(segment) = tcp::parse(&window, &ip) else { return Err(Counter::Malformed) };
+    let Some(segment) = tcp::parse(&window, &ip) else {
+        scratch.ip = ip;
+        return Err(Counter::Malformed);
+    };
     scratch.ip = ip;
     scratch.segment = segment;
     Ok(())
 }
 
-/// Finds out by address alone what a packet is to us: one interface may carry both sides.
+/// Finds out by address alone what a packet is to us: one interface may carry both sides. What dials a backend itself is
+/// found where the packet's sender is no backend.
 #[inline(always)]
 pub(crate) fn classify(scratch: &Scratch) -> Option<Role> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
-    if let Some(listed) = listed(&ip.destination, segment.destination_port)
-        && listed.role == ROLE_VIP
+    let dialled = listed(&ip.destination, segment.destination_port);
+    if let Some(dialled) = dialled
+        && dialled.role == ROLE_VIP
     {
-        return Some(Role::Client(&raw const listed.vip));
+        return Some(Role::Client(&raw const dialled.vip));
     }
-    let listed = listed(&ip.source, segment.source_port)?;
-    (listed.role == ROLE_BACKEND).then_some(Role::Server(listed.id as u32))
+    if let Some(sender) = listed(&ip.source, segment.source_port)
+        && sender.role == ROLE_BACKEND
+    {
+        return Some(Role::Server(sender.id as u32));
+    }
+    let dialled = dialled?;
+    (dialled.role == ROLE_BACKEND).then_some(Role::Direct(dialled.id as u32))
+}
+
+/// A packet that cannot be read: dropped where it would reach the local stack, or a client, in the name of a VIP's flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    let window = Tc(skb).window();
+    if scratch.ip.protocol == PROTOCOL_TCP {
+        // The TCP header is cut short or its length lies; its ports can be read, or nobody reads anything.
+        let Some([ports]) = window.words::<1>(scratch.ip.l4) else { return pass(Counter::Malformed) };
+        scratch.segment.source_port = upper(ports).to_be_bytes();
+        scratch.segment.destination_port = lower(ports).to_be_bytes();
+        return match classify(scratch) {
+            Some(Role::Client(_) | Role::Server(_)) => drop(Counter::MalformedDropped),
+            Some(Role::Direct(_)) | None => pass(Counter::Malformed),
+        };
+    }
+    // Behind an IPv6 header that can be read: extension headers that lie, or are more than are walked.
+    let (ethernet, ipv6) = (window.words::<1>(12), window.words::<4>(ETHERNET_LEN + 24));
+    if let (Some([kind]), Some(destination)) = (ethernet, ipv6)
+        && upper(kind) == ETHERTYPE_IPV6
+        && byte(kind, 2) >> 4 == 6
+        && listed(&Address::from_words(destination), [0; 2])
+            .is_some_and(|at| at.role == ROLE_ADDRESS && at.id & ADDRESS_OF_VIP != 0)
+    {
+        return drop(Counter::MalformedDropped);
+    }
+    pass(Counter::Malformed)
 }
 
 /// Whether the packet begins as a hello does, which comes where its flow is not settled: to look for it among settled ones
@@ -94,8 +142,8 @@ pub(crate) fn enter_key(scratch: &mut Scratch, role: &Role) -> bool {
     let (to_client, vip_id) = match role {
         // SAFETY: a map value; one aligned half-word.
         Role::Client(vip) => (false, unsafe { (**vip).id }),
-        Role::Server(id) => match backend(*id) {
-            Some(backend) => (true, backend.vip_id),
+        Role::Server(id) | Role::Direct(id) => match backend(*id) {
+            Some(backend) => (matches!(role, Role::Server(_)), backend.vip_id),
             None => return false,
         },
     };

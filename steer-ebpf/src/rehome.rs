@@ -6,7 +6,7 @@ use steer_common::{
     flow::{State, Word},
     ranges::{self, Inserted},
     rehome::{self, DataAct, Progress},
-    shared::{Event, Flow, VIP_OBSERVE, options},
+    shared::{Event, Flow, SWITCH_BYPASS, VIP_OBSERVE, options},
     wire::ETHERNET_LEN,
 };
 
@@ -16,8 +16,9 @@ use crate::{
     client::{copy_flow, forget, nothing_to_learn, settle},
     emit::hop_to,
     hello::{look_at_packet, said, verdict},
+    legs::{self, take_leg},
     lock::{self, unlock},
-    maps::{EVENTS, Look, PENDING, Piece, SETTINGS, SPLICES, Scratch, WAKE, count, count_index, now, scratch},
+    maps::{EVENTS, Look, PENDING, Piece, SPLICES, Scratch, WAKE, count, count_index, now, scratch, switch},
     next::{self, drop},
     options::read_options,
     sums::sum_payload,
@@ -43,7 +44,7 @@ pub(crate) fn first_data(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut 
 
 #[inline(always)]
 fn bypass() -> bool {
-    SETTINGS.get(0).is_some_and(|settings| settings.bypass != 0)
+    switch(SWITCH_BYPASS)
 }
 
 /// The data in `scratch.piece` on a flow that this CPU holds: whether it can be held. Unlocks the flow where it cannot.
@@ -88,7 +89,11 @@ extern "C" fn note_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
         return -1;
     }
     record.hello_ts = scratch.offer.ts;
-    record.first_ts = scratch.offer.ts_echo;
+    // A client that echoes nothing, or an older one, has seen the SYN-ACK's: time must not run backwards for it.
+    let echo = scratch.offer.ts_echo;
+    if (echo.wrapping_sub(record.first_ts) as i32) > 0 {
+        record.first_ts = echo;
+    }
     record.hello_window = scratch.facts.window;
     // SAFETY: four bytes of a map value.
     unsafe { bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, (&raw mut record.ip_word).cast(), 4) as i32 }
@@ -212,7 +217,7 @@ pub(crate) extern "C" fn held(flow: *mut Flow) -> i32 {
         }
         DataAct::RepeatOwnerSyn => {
             record.owner_tries += 1;
-            record.owner_syn_at = scratch.facts.now;
+            record.owner_syn_at = rehome::milliseconds(scratch.facts.now);
             unlock(flow, State::Wait);
             count(Counter::OwnerSynRepeated);
             next::SYN_TO_OWNER
@@ -254,7 +259,15 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> i32
     }
     record.owner = owner as u16;
     record.owner_tries = 1;
-    record.owner_syn_at = scratch.facts.now;
+    record.owner_syn_at = rehome::milliseconds(scratch.facts.now);
+    record.owner_port = [0; 2];
+    if legs::is_taken(scratch, owner) {
+        let port = take_leg(owner, scratch.key.service as u32, Word(record.word).isn()) as u16;
+        if port == 0 {
+            return give_up(flow, Counter::LegTaken as u32);
+        }
+        record.owner_port = port.to_ne_bytes();
+    }
     // The slot is reserved before the SYN leaves: a splice that was begun can always be kept.
     // SAFETY: whole records.
     unsafe { copy_flow(&mut scratch.flow, record) };

@@ -1,5 +1,7 @@
 //! A backend's packet of a flow that is not settled, or from which something is still to be learned.
 
+use core::ptr::null_mut;
+
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_store_bytes};
 use steer_common::{
     checksum::replaced16,
@@ -7,7 +9,9 @@ use steer_common::{
     flow::{State, Word},
     ranges,
     rehome::{self, ServerAct},
-    shared::{FLOW_LEARNED, FLOW_RESET, Flow, ROLE_BACKEND, options},
+    shared::{
+        FLOW_CLOSED, FLOW_COLLIDED, FLOW_LEARNED, FLOW_MADE, FLOW_RESET, Flow, SERVICE_BACKEND, VIP_OBSERVE, options,
+    },
     splice,
     wire::{
         tcp::{TCP_LEN, flags},
@@ -16,17 +20,21 @@ use steer_common::{
 };
 
 use crate::{
-    client::{copy_flow, forget, known, lookup, nothing_to_learn, segment, settle},
+    client::{copy_flow, forget, known, lookup, nothing_to_learn, segment, settle, taking_over},
+    foreign::{self, at_backend},
     forward::{ask, fib},
     hook::tc::Tc,
-    lock::{self, unlock},
+    legs,
+    lock::{self, mark, unlock},
     maps::{
-        FLOWS, HANDSHAKES, PENDING, Reset, SPLICES, Scratch, VIPS, backend, count, count_backend, count_index, listed,
-        scratch,
+        FLOWS, HANDSHAKES, PENDING, Reset, SPLICES, Scratch, VIPS, backend, backend_path, count, count_backend,
+        count_index, scratch,
     },
     next::{self, drop, pass},
     options::read_options,
     rehome::tell,
+    stamps::AHEAD,
+    traces::{find_trace, forget_trace, restore},
 };
 
 /// Bits of [`options`] that a hello's agreement is about.
@@ -43,54 +51,100 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     // SAFETY: a map value, copied at once.
     scratch.vip = unsafe { *vip };
     let was = flow;
-    let flow = known(scratch, was);
+    let mut flow = known(scratch, was);
+    scratch.first_port = [0; 2];
+    if (flow.is_null() || !knows_by(flow, id as u16, [0; 2]))
+        && let Some(leg) = legs::find(scratch, id)
+    {
+        // The client has another port here than its own.
+        scratch.first_port = scratch.key.client_port;
+        scratch.key.client_port = leg.port;
+        if leg.service & SERVICE_BACKEND != 0 {
+            return next::DIRECT_PLAIN | id as i32;
+        }
+        let its = FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut());
+        flow = known(scratch, its);
+    }
+    if !flow.is_null() && is_elsewhere(flow, id as u16, scratch.first_port) {
+        return pass(Counter::BackendPassed);
+    }
     let syn_ack = scratch.facts.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN | flags::ACK;
     if syn_ack && let Some(handshake) = answered(scratch, flow) {
-        return first_syn_ack(skb, handshake, flow.is_some() as u32);
+        return first_syn_ack(skb, handshake, !flow.is_null() as u32);
     }
-    let Some(flow) = flow else { return no_flow(skb, scratch, id) };
+    if flow.is_null() || is_over(scratch, flow) {
+        return no_flow(skb, scratch, id);
+    }
     scratch.held = lock::read(flow).isn();
     let mut state = lock::read(flow).state();
     if !matches!(state, State::Spliced | State::First) {
         let Some(held) = State::from_number(lock::lock(flow) as u8) else { return drop(Counter::FlowBusy) };
         state = held;
     }
+    // SAFETY: a map value; two half-words are read.
+    let (first, owner) = unsafe { ((*flow).first as u32, (*flow).owner as u32) };
+    if state == State::Spliced && id == first && id != owner && has_another(scratch, id) {
+        return pass(Counter::BackendPassed);
+    }
     act(scratch, flow, state) | if flow == was { 0 } else { next::FRESH }
 }
 
-/// A SYN to no VIP. Where it dials a backend itself that is remembered, so that the backend's answers are not taken for
-/// those of a forgotten flow of the VIP.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn direct_syn() -> i32 {
-    let Some(scratch) = scratch() else { return next::PASS };
-    let dialled = listed(&scratch.ip.destination, scratch.segment.destination_port);
-    let Some(id) = dialled.filter(|listed| listed.role == ROLE_BACKEND).map(|listed| listed.id) else {
-        return pass(Counter::NotOurs);
-    };
-    let Some(backend) = backend(id as u32) else { return pass(Counter::NotOurs) };
-    scratch.key.client = scratch.ip.source;
-    scratch.key.client_port = scratch.segment.source_port;
-    scratch.key.service = backend.vip_id;
-    scratch.flow = Flow::default();
-    scratch.flow.word = Word::new(State::Direct, scratch.facts.seq).0;
-    scratch.flow.first = id;
-    scratch.flow.seen = scratch.facts.seconds;
-    let _ = HANDSHAKES.insert(&scratch.key, &scratch.flow, 0);
-    pass(Counter::DirectAccess)
+/// Whether the client in `scratch.key` has another connection at a backend with its port, one that it dialled itself.
+#[inline(always)]
+fn has_another(scratch: &Scratch, id: u32) -> bool {
+    foreign::is_known(&at_backend(scratch, id), scratch.facts.seconds, scratch.vip.flow_timeout)
+}
+
+/// Whether a backend is one that a flow concerns, and knows it by this port.
+#[inline(always)]
+fn knows_by(flow: *mut Flow, id: u16, port: [u8; 2]) -> bool {
+    // SAFETY: a map value; half-words are read.
+    unsafe { (*flow).port_at(id) == Some(port) }
+}
+
+/// Whether a backend knows the flow by another port than this one: what it sends to this one is another connection's.
+#[inline(always)]
+fn is_elsewhere(flow: *mut Flow, id: u16, port: [u8; 2]) -> bool {
+    // SAFETY: as above.
+    let flow = unsafe { &*flow };
+    // One that is over claims nothing.
+    !flow.closing() && flow.port_at(id).is_some_and(|at| at != port)
+}
+
+/// Whether a flow that both sides ended has nothing to do with the backend's segment at hand: its ports may have been used
+/// again by a connection that is not steer's.
+#[inline(always)]
+fn is_over(scratch: &Scratch, flow: *mut Flow) -> bool {
+    /// How far a late segment may be from where its flow ended, bytes.
+    const NEAR: u32 = 1 << 17;
+    // SAFETY: a map value; fields are read as words.
+    let flow = unsafe { &*flow };
+    let facts = &scratch.facts;
+    let is_near = |a: u32, b: u32| a.wrapping_sub(b).wrapping_add(NEAR) < 2 * NEAR;
+    let in_space = is_near(flow.server_next, facts.seq)
+        && (facts.flags & flags::ACK == 0 || is_near(flow.client_next, facts.ack))
+        && facts.flags & flags::SYN == 0;
+    flow.closing() && !in_space
 }
 
 /// The handshake that the SYN-ACK at hand answers, unless the flow it opened is known already.
 #[inline(always)]
-fn answered(scratch: &Scratch, flow: Option<*mut Flow>) -> Option<*mut Flow> {
+fn answered(scratch: &Scratch, flow: *mut Flow) -> Option<*mut Flow> {
     let (id, ack) = (scratch.backend, scratch.facts.ack);
     let handshake = HANDSHAKES.get_ptr_mut(&scratch.key)?;
     // SAFETY: a map value.
     let (word, first) = unsafe { (lock::read(handshake), (*handshake).first) };
-    if word.state() == State::Direct || first as u32 != id || ack != word.isn().wrapping_add(1) {
+    // SAFETY: as above.
+    let port = unsafe { (*handshake).first_port };
+    if word.state() == State::Adopted
+        || first as u32 != id
+        || port != scratch.first_port
+        || ack != word.isn().wrapping_add(1)
+    {
         return None;
     }
-    if flow.is_some_and(|flow| lock::read(flow).isn() == word.isn()) { None } else { Some(handshake) }
+    let opened = !flow.is_null() && lock::read(flow).isn() == word.isn();
+    if opened { None } else { Some(handshake) }
 }
 
 /// The first backend accepts a new connection: what it agreed to is remembered. An old flow on the same addresses ends
@@ -103,6 +157,7 @@ extern "C" fn first_syn_ack(skb: *mut __sk_buff, handshake: *mut Flow, replaces:
     if replaces != 0 {
         let _ = FLOWS.remove(&scratch.key);
         forget(scratch);
+        forget_trace();
         count(Counter::FlowReplaced);
     }
     if read_options(skb, 0) != 0 {
@@ -120,6 +175,8 @@ extern "C" fn first_syn_ack(skb: *mut __sk_buff, handshake: *mut Flow, replaces:
     flow.told_mss = offer.mss;
     flow.word = Word::new(State::SynAck, Word(flow.word).isn()).0;
     count(Counter::SynAck);
+    count_backend(id, |stats| stats.syn_acks += 1);
+    note_mss(scratch, id);
     clamp_mss(skb, scratch, flow);
     next::PLAIN | id as i32
 }
@@ -130,24 +187,36 @@ fn ecn_agreed(bits: u8, offered: u8) -> u8 {
     if bits & (flags::ECE | flags::CWR) == flags::ECE { offered & options::ECN } else { 0 }
 }
 
+/// Notes the MSS of a SYN-ACK. A backend derives it from what it knows of the path to this one client (RFC 9293 3.7.1), so
+/// only the largest of many says what the backend itself takes; one that takes less from now on is known as such within two
+/// windows of time.
+#[inline(always)]
+fn note_mss(scratch: &Scratch, id: u32) {
+    /// Length of a window, seconds.
+    const WINDOW: u32 = 120;
+    let Some(path) = backend_path(id) else { return };
+    let (mss, seconds) = (scratch.offer.mss, scratch.facts.seconds);
+    if path.mss == 0 || seconds.wrapping_sub(path.mss_since) > WINDOW {
+        path.mss_before = path.mss;
+        path.mss_since = seconds;
+        path.mss = mss;
+    } else if mss > path.mss {
+        path.mss = mss;
+    }
+}
+
 /// Tells the client the pool's smallest MSS, so that any backend can take what it sends.
 #[inline(always)]
 fn clamp_mss(skb: *mut __sk_buff, scratch: &mut Scratch, flow: &mut Flow) {
-    let Some(backend) = backend(scratch.backend) else { return };
     let (mss, at) = (scratch.offer.mss, scratch.offer.mss_at as u32);
-    if backend.mss != mss {
-        backend.mss = mss;
-    }
-    let Some(vip) = VIPS.get_ptr_mut(&backend.vip) else { return };
-    // SAFETY: a map value; one aligned half-word.
-    let smallest = unsafe {
-        if (*vip).mss == 0 || mss < (*vip).mss {
-            (*vip).mss = mss;
-        }
-        (*vip).mss
-    };
-    // A signed SYN-ACK is not touched, one without the option has nothing to lower.
-    if at == 0 || mss <= smallest || flow.offered & options::SIGNED != 0 {
+    let smallest = scratch.vip.mss;
+    // A signed SYN-ACK is not touched, one without the option has nothing to lower. Where nothing moves all is left as it is.
+    if at == 0
+        || smallest == 0
+        || mss <= smallest
+        || flow.offered & options::SIGNED != 0
+        || scratch.vip.flags & VIP_OBSERVE != 0
+    {
         return;
     }
     let place = scratch.facts.l4 + TCP_LEN as u32 + at - 1;
@@ -165,27 +234,71 @@ fn clamp_mss(skb: *mut __sk_buff, scratch: &mut Scratch, flow: &mut Flow) {
     }
 }
 
-/// A backend's packet of no known flow: of a handshake it goes to the client; else it takes the VIP's address where the
-/// lookup table maps the client to that backend; all others are health checks and direct access.
+/// A backend's packet whose flow has no record: of a handshake, or of a flow that left a trace, it goes to the client. Else
+/// nothing says that it is of the VIP: a health check, a connection that its client dialled itself, or one that the kernel
+/// translates. It passes, unless the operator said that this gateway takes over from another one.
 #[inline(always)]
 fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
-    if let Some(handshake) = HANDSHAKES.get_ptr_mut(&scratch.key) {
+    if let Some(handshake) = HANDSHAKES.get_ptr_mut(&scratch.key)
         // SAFETY: a map value; a lost race costs one stamp.
-        let handshake = unsafe { &mut *handshake };
-        if Word(handshake.word).state() == State::Direct {
-            handshake.seen = scratch.facts.seconds;
-            return pass(Counter::BackendPassed);
-        }
-        if handshake.first as u32 == id {
-            return next::PLAIN | id as i32;
+        && let handshake = unsafe { &mut *handshake }
+        && handshake.first as u32 == id
+        && handshake.first_port == scratch.first_port
+        // What a flow was made of says nothing more, once the flow is over.
+        && handshake.flags & FLOW_MADE == 0
+    {
+        match of_handshake(scratch, handshake) {
+            Whose::Its => return next::PLAIN | id as i32,
+            Whose::Others => {
+                mark(handshake, FLOW_COLLIDED);
+                return pass(Counter::BackendPassed);
+            }
+            Whose::Flows => {
+                return restore(scratch, id as u16).map_or(next::PLAIN | id as i32, |_| next::FORWARD | next::FRESH);
+            }
         }
     }
+    // A leg is evidence, too.
+    let by_leg = scratch.first_port != [0; 2];
+    if (by_leg || (find_trace() as u32 == id && legs::way_there(scratch, id, false).is_none()))
+        && restore(scratch, id as u16).is_some()
+    {
+        return next::FORWARD | next::FRESH;
+    }
     let syn = scratch.facts.flags & flags::SYN != 0;
-    if syn || lookup(scratch) as u32 != id || is_local(skb) != 0 {
+    if syn || !taking_over(scratch) || lookup(scratch) as u32 != id || is_local(skb) != 0 {
         return pass(Counter::BackendPassed);
     }
     count(Counter::NoFlowTranslated);
     next::PLAIN | id as i32
+}
+
+/// Whose a first backend's packet is that answers no SYN as it should.
+enum Whose {
+    /// The handshake's.
+    Its,
+    /// Of a flow that was adopted: the backend vouches for it.
+    Flows,
+    /// Of another connection with this client's port.
+    Others,
+}
+
+#[inline(always)]
+fn of_handshake(scratch: &Scratch, handshake: &Flow) -> Whose {
+    let (word, facts) = (Word(handshake.word), &scratch.facts);
+    let rst = facts.flags & flags::RST != 0;
+    if word.state() == State::Adopted {
+        return if rst { Whose::Its } else { Whose::Flows };
+    }
+    let answers = facts.ack == word.isn().wrapping_add(1);
+    let syn_ack = facts.flags & (flags::SYN | flags::ACK) == flags::SYN | flags::ACK;
+    if answers || syn_ack && !has_another(scratch, scratch.backend) {
+        // Also the answer to a SYN that another one took the place of.
+        return Whose::Its;
+    }
+    // What it sends behind its own SYN-ACK is of the connection that this opened.
+    let ahead = facts.seq.wrapping_sub(handshake.first_isn.wrapping_add(1));
+    if word.state() == State::SynAck && !syn_ack && ahead < AHEAD { Whose::Its } else { Whose::Others }
 }
 
 /// Whether the packet's destination is this host's own address.
@@ -206,12 +319,19 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
     match rehome::server(record, state, id as u16, &segment) {
         ServerAct::Forward => {
             unlock(flow, state);
-            let settled = matches!(state, State::Spliced | State::First);
-            if settled && record.flags & FLOW_LEARNED == 0 { next::LEARN } else { next::FORWARD }
+            if !matches!(state, State::Spliced | State::First) {
+                return next::FORWARD;
+            }
+            if record.flags & FLOW_LEARNED == 0 { next::LEARN } else { next::SETTLED }
+        }
+        ServerAct::Pass => {
+            unlock(flow, state);
+            pass(Counter::BackendPassed)
         }
         ServerAct::Settle(reason) => {
             if scratch.facts.flags & flags::RST != 0 {
-                record.flags |= FLOW_RESET;
+                mark(flow, FLOW_RESET | FLOW_CLOSED);
+                forget_trace();
             }
             settle(flow);
             nothing_to_learn(flow);
@@ -238,6 +358,10 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
                 count(Counter::OwnerReset);
                 return next::RESET_THEN_FIRST;
             }
+            if reason as u32 == Counter::OwnerChallenge as u32 {
+                // The next move of this client there takes another port.
+                foreign::remember(&at_backend(scratch, id), scratch.facts.seconds);
+            }
             next::FLUSH
         }
     }
@@ -258,7 +382,9 @@ pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     scratch.reset = Reset { backend: id, seq: expected };
     let read = read_options(skb, 0);
     let agreed = (scratch.offer.options & (AGREED | options::SIGNED)) | ecn_agreed(scratch.facts.flags, options::ECN);
-    if read != 0 || !splice::compatible(record, agreed, scratch.offer.mss) {
+    note_mss(scratch, id);
+    let largest = backend_path(id).map_or(0, |path| path.largest_mss());
+    if read != 0 || !splice::compatible(record, agreed, scratch.offer.mss, largest) {
         return abandon(flow, Counter::OwnerIncompatible);
     }
     // SAFETY: a map value; the flow that it belongs to is locked.
@@ -267,6 +393,7 @@ pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
         return abandon(flow, Counter::PendingLost);
     }
     splice::open(record, scratch.facts.seq, &scratch.offer);
+    forget_trace();
     record.server_next = record.owner_isn.wrapping_add(1);
     record.follow = Follow::new(record.server_next);
     // SAFETY: whole records.

@@ -1,15 +1,33 @@
 //! What a packet leaves in its flow's record: when it came, how far its sender is, how it ended, and the way back.
 
+use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     flow::{State, Word},
-    shared::{FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, Hop, answered},
+    shared::{FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, Hop, answered},
     wire::{
         Packet,
         tcp::{Segment, flags},
     },
 };
 
-use crate::{hook::Hook, maps::SPLICES};
+use crate::{
+    hook::Hook,
+    lock::mark,
+    maps::{SPLICES, scratch},
+    sums::is_sound,
+    traces::forget_trace,
+};
+
+/// Whether a client's packet comes the way that its flow's did before. XDP, which is not told for which station a frame
+/// is, takes no others.
+#[inline(always)]
+pub(crate) fn comes_by<H: Hook>(hook: &H, hop: &Hop) -> bool {
+    if hop.ifindex == 0 {
+        return !H::XDP;
+    }
+    let Some(ethernet) = hook.window().words::<3>(0) else { return false };
+    hop.ifindex == hook.ingress() && hop.words() == answered(ethernet)
+}
 
 /// Seconds since the flow's last packet.
 #[inline(always)]
@@ -49,54 +67,79 @@ fn advance(next: &mut u32, segment: &Segment) -> bool {
     new
 }
 
-/// Stamps a packet into its flow. Ends are only marked: the endpoints judge them, ageing deletes. A FIN or a reset counts,
-/// and the way back follows a client's packet, only at the exact sequence number; and only what stands there already, or
-/// acknowledges the other side, moves that number, so that it cannot be set by data sent blindly. So nobody off the path
-/// can have a flow taken for closed or draw its answers to himself. A FIN that overtakes lost data is missed, and its flow
-/// ages as an idle one. Returns whether the segment is the furthest yet.
+/// Stamps a packet into its flow. Only what stands at the exact sequence number, or acknowledges the other side, moves that
+/// number, so that it cannot be set by data sent blindly. Returns whether the segment is the furthest yet. Of a handshake
+/// nothing is known that could move.
 #[inline(always)]
-pub(crate) fn note<H: Hook>(
-    hook: &H,
-    key: &FlowKey,
-    flow: &mut Flow,
-    segment: &Segment,
-    to_client: bool,
-    seconds: u32,
-) -> bool {
+pub(crate) fn note(key: &FlowKey, flow: &mut Flow, segment: &Segment, to_client: bool, seconds: u32) -> bool {
+    let state = Word(flow.word).state();
+    if matches!(state, State::Syn | State::SynAck | State::Adopted) {
+        return true;
+    }
     let exact = segment.seq == if to_client { flow.server_next } else { flow.client_next };
     let new = (exact || acknowledges(flow, segment, to_client))
         && advance(if to_client { &mut flow.server_next } else { &mut flow.client_next }, segment);
     if flow.seen != seconds {
         flow.seen = seconds;
-        stamp_splice(key, flow);
-    }
-    if exact && segment.any(flags::FIN | flags::RST) {
-        if segment.any(flags::FIN) {
-            flow.flags |= if to_client { FLOW_SERVER_FIN } else { FLOW_CLIENT_FIN };
+        if state == State::Spliced {
+            stamp_splice(key, flow);
         }
-        if segment.any(flags::RST) {
-            flow.flags |= FLOW_RESET;
-        }
-    }
-    if exact && !to_client && flow.client_hop.ifindex != 0 {
-        note_hop(hook, &mut flow.client_hop);
     }
     new
 }
 
-/// Carries the stamp of a spliced flow over to its splice, at most once a second: what `flows` evicts must not look idle.
+/// Carries what moves in a spliced flow's record over to its splice, at most once a second: what `flows` evicts must neither
+/// look idle nor be put back with old numbers.
 #[inline(always)]
 fn stamp_splice(key: &FlowKey, flow: &Flow) {
-    if Word(flow.word).state() != State::Spliced {
-        return;
-    }
     if let Some(splice) = SPLICES.get_ptr_mut(key) {
-        // SAFETY: a map value; two words, and a lost race costs one stamp.
+        // SAFETY: a map value; a few words, and a lost race costs one stamp.
         unsafe {
             (*splice).seen = flow.seen;
-            (*splice).flags = flow.flags;
+            (*splice).client_next = flow.client_next;
+            (*splice).server_next = flow.server_next;
         }
+        mark(splice, flow.flags);
     }
+}
+
+/// Notes the FIN or the reset at hand in its settled flow. It counts only at the exact sequence number and with a right
+/// checksum, so nobody off the path can have a flow taken for closed. A FIN that overtakes lost data is missed, and its flow
+/// ages as an idle one. Ends are only marked: the endpoints judge them, ageing deletes. A flow that both sides ended gives
+/// its splice back at once; what is still under way is translated by what `flows` remembers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn note_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
+    // SAFETY: not null, a whole map value.
+    let record = unsafe { &*flow };
+    let to_client = scratch.facts.from_server != 0;
+    let end = scratch.facts.seq.wrapping_add(scratch.facts.payload_len);
+    let next = if to_client { record.server_next } else { record.client_next };
+    // A FIN stands behind its segment's data, a reset where the segment does.
+    let fin = scratch.facts.flags & flags::FIN != 0;
+    let exact = scratch.facts.seq == next || (fin && end == next);
+    if !exact || is_sound(skb) == 0 {
+        return 0;
+    }
+    let mut bits = 0;
+    if fin {
+        bits |= if to_client { FLOW_SERVER_FIN } else { FLOW_CLIENT_FIN };
+    }
+    if scratch.facts.flags & flags::RST != 0 {
+        bits |= FLOW_RESET;
+    }
+    const BOTH: u32 = FLOW_CLIENT_FIN | FLOW_SERVER_FIN;
+    let all = record.flags | bits;
+    if all & BOTH == BOTH || all & FLOW_RESET != 0 {
+        bits |= FLOW_CLOSED;
+    }
+    mark(flow, bits);
+    if bits & FLOW_CLOSED != 0 {
+        let _ = SPLICES.remove(&scratch.key);
+        forget_trace();
+    }
+    0
 }
 
 /// Keeps the hop that a client's packet came from.
@@ -107,6 +150,7 @@ pub(crate) fn note_hop<H: Hook>(hook: &H, hop: &mut Hop) {
     let ifindex = hook.ingress();
     if hop.ifindex != ifindex || hop.words() != back {
         hop.asked = 0;
+        hop.flags = 0;
         hop.ifindex = ifindex;
         hop.set_words(back);
     }

@@ -18,6 +18,7 @@ use steer_common::{
 };
 
 use crate::{
+    hook::{Hook as _, tc::Tc},
     maps::{Scratch, scratch, spare},
     rebuild::SEGMENT_MAX,
     verifier::{limit, opaque, size},
@@ -93,6 +94,19 @@ pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
     scratch.facts.sum_good = good as u8;
     scratch.facts.summed = 1;
     0
+}
+
+/// Whether the packet at hand is what its sender sent: its TCP checksum is right, or not finished yet. 1 or 0; 0 also where
+/// that cannot be judged, as of a fragment.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn is_sound(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    // Several segments in one were put together by the kernel, which looked at their checksums.
+    if Tc(skb).aggregated() {
+        return 1;
+    }
+    if sum_payload(skb) != 0 { 0 } else { scratch.facts.sum_good as i32 }
 }
 
 /// Whether the old headers and the payload's sum agree with the checksum, or the checksum is unfinished.

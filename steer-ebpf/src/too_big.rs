@@ -19,25 +19,24 @@ use crate::{
     hook::{Hook, tc::Tc},
     icmp::ICMP_LEN,
     maps::{Scratch, count, scratch},
-    next::{self, drop, pass},
+    next::{self, drop},
     rebuild::TTL,
 };
 
-/// The next hop's MTU, `scratch.hop.mtu`, is too small for the packet. A client is told so in the VIP's name; for a
-/// backend's packet, untouched so far, the kernel's own forwarding does it.
+/// The next hop's MTU, `scratch.hop.mtu`, is too small for the packet, which is untouched so far. Its sender is told so in
+/// the name of whom it wrote to: a client in the VIP's, a backend in its client's. Where the sender allows routers to
+/// fragment it, it is cut instead ([`resegment`]).
+///
+/// [`resegment`]: crate::resegment
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn too_big(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
     if scratch.ip.may_fragment {
-        // The stack would forward the pieces of a backend's packet with the backend's own address.
-        return drop(Counter::TooBig);
-    }
-    if scratch.facts.from_server != 0 {
-        return pass(Counter::TooBig);
+        return next::CUT;
     }
     if !quote_packet(skb, scratch) || !cut(skb, scratch.ip.v6) {
-        return drop(Counter::EmitFailed);
+        return drop(Counter::TooBigDropped);
     }
     let l4 = scratch.ip.l4 as u32;
     let len = if scratch.ip.v6 { QUOTE_V6 } else { QUOTE_V4 };
@@ -73,7 +72,7 @@ fn quote_packet(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
     if scratch.ip.l4 != ETHERNET_LEN + if v6 { IPV6_LEN } else { IPV4_LEN } {
         return false;
     }
-    let mtu = scratch.hop.mtu;
+    let mtu = scratch.hop.mtu as u32;
     let quote = &mut scratch.quote;
     let inner = (&raw mut quote.message).cast::<u32>().wrapping_add(2).cast();
     const V4: u32 = (IPV4_LEN + TCP_LEN) as u32;

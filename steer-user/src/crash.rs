@@ -44,6 +44,8 @@ steps! {
     Directory = "directory" on Every,
     /// It is this agent's.
     Locked = "locked" on Every,
+    /// It is judged what the start would do.
+    Judged = "judged" on Every,
     /// The control socket is open.
     SocketBound = "socket-bound" on Every,
     /// The maps are made and pinned, or those of an agent before are opened.
@@ -54,16 +56,18 @@ steps! {
     ConfiguredMade = "configured-made" on Every,
     /// Tables of new sizes hold what those before them do.
     SizesCopied = "sizes-copied" on Resizing,
-    /// VIPs that are not to be assigned any more are off their interfaces.
-    VipsWithdrawn = "vips-withdrawn" on Every,
+    /// A program is attached by a link that is not pinned yet, if one was missing.
+    LinkMade = "link-made" on Every,
+    /// All links that were missing are made, and none is pinned.
+    LinksReserved = "links-reserved" on Every,
+    /// What was there is kept.
+    UndoKept = "undo-kept" on Every,
     /// The backends of the first pool stand in their map, no lookup table names them.
     BackendsWritten = "backends-written" on Every,
     /// The pools are written.
     PoolsWritten = "pools-written" on Every,
     /// The programs are told what they need to know.
     SettingsWritten = "settings-written" on Every,
-    /// The first program is attached, by a link that is not pinned yet.
-    LinkMade = "link-made" on First,
     /// One interface has its TC program.
     FirstAttached = "first-attached" on Every,
     /// All interfaces have their TC programs.
@@ -74,6 +78,10 @@ steps! {
     UnaskedDetached = "unasked-detached" on Every,
     /// One table of a new size has its name.
     SizeRenamed = "size-renamed" on Resizing,
+    /// VIPs that are not to be assigned any more are off their interfaces.
+    VipsWithdrawn = "vips-withdrawn" on Every,
+    /// What was there is forgotten: the start cannot be undone any more.
+    UndoForgotten = "undo-forgotten" on Every,
     /// VIPs that are to be assigned are on their interfaces.
     VipsAssigned = "vips-assigned" on Every,
     /// The agent's tasks are started.

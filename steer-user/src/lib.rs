@@ -14,6 +14,7 @@ pub mod crash;
 pub mod export;
 mod guests;
 pub mod inspect;
+pub mod logging;
 pub mod plane;
 pub mod pool;
 pub mod report;

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use steer_user::{cli::Cli, show};
+use steer_user::{cli::Cli, logging, show};
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().filter_or("STEER_LOG", "info")).init();
+    logging::start();
     match Cli::parse().run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             show::note(format_args!("{error:#}"));
             ExitCode::FAILURE

@@ -2,6 +2,7 @@
 
 mod backends;
 mod keys;
+mod sessions;
 
 use std::{
     fmt,
@@ -14,7 +15,7 @@ use serde::Serialize;
 use steer_common::counters::Counter;
 
 use crate::{
-    report::{Backends, Keys, SessionReport, Sessions, Stats, Status},
+    report::{Backends, FoundSessions, Keys, Stats, Status},
     ticket_keys::Generated,
 };
 
@@ -56,13 +57,13 @@ pub fn backends(format: Format, backends: &Backends) -> Result<()> {
 }
 
 /// Prints `steer sessions list`.
-pub fn sessions(format: Format, sessions: &Sessions) -> Result<()> {
-    print(format, sessions, || sessions_table(sessions))
+pub fn sessions(format: Format, found: &FoundSessions) -> Result<()> {
+    sessions::list(format, found)
 }
 
 /// Prints `steer sessions show`.
-pub fn session(format: Format, sessions: &Sessions) -> Result<()> {
-    print(format, sessions, || sessions.sessions.iter().map(session_text).collect::<Vec<_>>().join("\n\n"))
+pub fn session(format: Format, found: &FoundSessions) -> Result<()> {
+    sessions::show(format, found)
 }
 
 /// Prints `steer keys list`.
@@ -111,44 +112,6 @@ fn text(table: &Table) -> String {
     table.lines().map(trimmed).collect::<Vec<_>>().join("\n")
 }
 
-fn sessions_table(sessions: &Sessions) -> String {
-    let mut table = table(&["SESSION", "BYTES", "KIND", "VIP", "OWNER", "AGE", "IDLE", "EXPIRES", "USES"]);
-    for session in &sessions.sessions {
-        table.add_row([
-            format!("{}..", session.id),
-            session.length.to_string(),
-            session.kind.clone(),
-            session.vip.map_or("gone".to_owned(), |vip| vip.to_string()),
-            owner(session),
-            seconds(session.age_seconds),
-            seconds(session.idle_seconds),
-            seconds(session.expires_seconds),
-            session.uses.to_string(),
-        ]);
-    }
-    let hidden = sessions.total - sessions.sessions.len() as u64;
-    let rest = if hidden == 0 { String::new() } else { format!("\n{hidden} more; see them with --limit") };
-    text(&table) + &rest
-}
-
-fn session_text(session: &SessionReport) -> String {
-    let lines = [
-        ("session", format!("{}.. ({} bytes, {})", session.id, session.length, session.kind)),
-        ("VIP", session.vip.map_or("gone".to_owned(), |vip| vip.to_string())),
-        ("owner", owner(session)),
-        ("learned", format!("{} ago", seconds(session.age_seconds))),
-        ("last used", format!("{} ago", seconds(session.idle_seconds))),
-        ("expires", format!("in {}", seconds(session.expires_seconds))),
-        ("uses", session.uses.to_string()),
-    ];
-    lines.map(|(name, value)| format!("{name:<10}{value}")).join("\n")
-}
-
-fn owner(session: &SessionReport) -> String {
-    let address = session.owner_address.map_or("forgotten".to_owned(), |address| address.to_string());
-    format!("{} ({address})", session.owner)
-}
-
 fn seconds(seconds: u32) -> String {
     humantime::format_duration(std::time::Duration::from_secs(seconds.into())).to_string()
 }
@@ -169,12 +132,16 @@ fn stats_table(stats: &Stats, all: bool) -> String {
 
 fn status_text(status: &Status) -> String {
     let agent = match (status.agent.running, status.agent.pid) {
+        _ if status.agent.starting => "is starting: what is below may not be there yet".to_owned(),
         (true, Some(pid)) => format!("runs (process {pid})"),
         (true, None) => "runs, but does not answer at this --socket".to_owned(),
         (false, _) => "does not run: traffic goes on, health checks and ageing do not".to_owned(),
     };
     let steering = if status.bypass { "off (bypass)" } else { "on" };
     let head = format!("agent     {agent}\nsteering  {steering}\npins      {}", status.pin_dir.display());
+    if status.agent.starting && status.tables.is_empty() {
+        return head;
+    }
     let parts = [
         Some(head),
         Some(interfaces_table(status)),
@@ -187,10 +154,10 @@ fn status_text(status: &Status) -> String {
 }
 
 fn interfaces_table(status: &Status) -> String {
-    let mut table = table(&["INTERFACE", "TC", "XDP"]);
+    let mut table = table(&["INTERFACE", "TC", "XDP", "XDP SENDS TO IT"]);
     let mark = |on| if on { "yes" } else { "no" }.to_owned();
     for interface in &status.interfaces {
-        table.add_row([interface.name.clone(), mark(interface.tc), mark(interface.xdp)]);
+        table.add_row([interface.name.clone(), mark(interface.tc), mark(interface.xdp), mark(interface.takes_xdp)]);
     }
     text(&table)
 }

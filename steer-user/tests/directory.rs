@@ -1,38 +1,94 @@
-//! What the agent lists in the directory, and what it refuses to list.
+//! What the agent lists in the directory, and that everything that a configuration may hold has a place.
 
 use steer_common::{
-    directory::{PROBES, SLOTS, own_slot},
-    shared::{Address, Endpoint, ROLE_BACKEND, ROLE_NONE, ROLE_VIP, Vip},
+    directory::{PROBES, SLOTS},
+    shared::{Address, Endpoint, MAX_BACKENDS, MAX_VIPS, ROLE_BACKEND, ROLE_VIP, Vip},
 };
 use steer_user::plane::half;
 
 const ADDRESS: Address = Address::from_v4([10, 0, 0, 11]);
 
-/// Endpoints that want the same slot, one more than it has places.
-fn rivals() -> Vec<Endpoint> {
-    let own = own_slot(&ADDRESS, Endpoint::tcp(ADDRESS, 443).port);
-    let rivals =
-        (0..=u16::MAX).map(|port| Endpoint::tcp(ADDRESS, port)).filter(|at| own_slot(&ADDRESS, at.port) == own);
-    rivals.take(PROBES as usize + 1).collect()
+/// A full configuration: as many VIPs and backends as there may be.
+struct Full {
+    vips: Vec<(Endpoint, Vip)>,
+    backends: Vec<(Endpoint, u32)>,
+}
+
+fn full(vip: impl Fn(u32) -> Endpoint, backend: impl Fn(u32) -> Endpoint) -> Full {
+    let record = |id: u32| Vip { id: id as u16, ..Vip::default() };
+    Full {
+        vips: (0..MAX_VIPS).map(|id| (vip(id), record(id))).collect(),
+        backends: (0..MAX_BACKENDS).map(|id| (backend(id), id)).collect(),
+    }
+}
+
+fn v4(c: u32, d: u32, port: u32) -> Endpoint {
+    Endpoint::tcp(Address::from_v4([10, 77, c as u8, d as u8]), port as u16)
+}
+
+/// Addresses as operators give them out.
+fn plans() -> Vec<Full> {
+    let vip = |id| v4(255, id, 443);
+    let mut plans = vec![
+        full(vip, |id| v4(id / 250, id % 250 + 1, 443)),
+        full(vip, |id| v4(1, id % 250 + 1, 1000 + id)),
+        full(vip, |id| v4(1, 1, 1000 + id)),
+        full(vip, |id| v4(id % 32, id / 32, 8443)),
+        full(
+            |id| Endpoint::tcp(Address::from_v6([0xfd, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, id as u8]), 443),
+            |id| {
+                let (subnet, host) = ((id / 32) as u8, (id % 32) as u8);
+                Endpoint::tcp(Address::from_v6([0xfd, 0, 0, 0, 0, 0, 0, subnet, 0, 0, 0, 0, 0, 0, 0, host]), 443)
+            },
+        ),
+    ];
+    // Addresses and ports of no order at all (xorshift32, Marsaglia 2003).
+    for seed in 1..=40_u32 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9);
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state
+        };
+        let words = (0..MAX_BACKENDS).map(|_| (random(), random())).collect::<Vec<_>>();
+        plans.push(full(vip, |id| {
+            let (address, port) = words[id as usize];
+            Endpoint::tcp(Address::from_v4(address.to_be_bytes()), port as u16)
+        }));
+    }
+    plans
 }
 
 #[test]
 fn vips_and_backends_are_listed_with_their_numbers() {
     let [vip, backend] = [443, 8443].map(|port| Endpoint::tcp(ADDRESS, port));
     let record = Vip { id: 7, session_timeout: 600, ..Vip::default() };
-    let listed = half(&[(vip, record)], &[(backend, 9)]).expect("room for two");
+    let (listed, _) = half(&[(vip, record)], &[(backend, 9)]).expect("room for two");
     assert_eq!(listed.len(), (SLOTS + PROBES) as usize);
-    let mut listed: Vec<_> = listed.into_iter().filter(|listed| listed.role != ROLE_NONE).collect();
+    let mut listed: Vec<_> =
+        listed.into_iter().filter(|listed| [ROLE_VIP, ROLE_BACKEND].contains(&listed.role)).collect();
     listed.sort_by_key(|listed| listed.id);
     let told: Vec<_> = listed.iter().map(|listed| (listed.endpoint, listed.role, listed.id, listed.vip)).collect();
     assert_eq!(told, [(vip, ROLE_VIP, 7, record), (backend, ROLE_BACKEND, 9, Vip::default())]);
 }
 
 #[test]
-fn more_endpoints_than_one_place_has_room_for_are_refused_by_name() {
-    let mut backends: Vec<_> = rivals().into_iter().zip(1..).collect();
-    let error = half(&[], &backends).expect_err("one too many").to_string();
-    assert_eq!(error, "find a place in the directory: too many addresses and ports share one");
-    backends.pop();
-    assert!(half(&[], &backends).is_ok(), "as many as there is room for");
+fn as_many_vips_and_backends_as_there_may_be_always_have_a_place() {
+    for (number, Full { vips, backends }) in plans().iter().enumerate() {
+        if let Err(error) = half(vips, backends) {
+            panic!("plan {number}: {error:#}");
+        }
+    }
+}
+
+#[test]
+fn the_order_in_which_maps_are_read_does_not_matter() {
+    for Full { mut vips, mut backends } in plans().into_iter().take(5) {
+        let told = half(&vips, &backends).expect("a place for each");
+        vips.reverse();
+        backends.rotate_left(333);
+        let turned = half(&vips, &backends).expect("a place for each");
+        assert!(told == turned, "another order makes another directory");
+    }
 }

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use steer_common::counters::Counter;
-use steer_user::control::ask_about;
+use steer_user::{control::ask_about, plane::PinDir};
 use tempfile::TempDir;
 
 pub use self::config::{Hook, Settings};
@@ -115,7 +115,7 @@ impl<'a> Agent<'a> {
     pub fn launch_timed(&mut self) -> Result<Duration> {
         let start = Instant::now();
         self.server = Some(self.spawn(&[], &[])?);
-        let answered = eventually(START, || ask_about(&self.socket()));
+        let answered = eventually(START, || ask_about(&PinDir::new(&self.pin_dir), &self.socket()));
         answered.with_context(|| format!("the agent does not answer; its log: {}", self.log()))?;
         Ok(start.elapsed())
     }

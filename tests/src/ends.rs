@@ -15,8 +15,9 @@ use crate::packets::Segment;
 pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc];
 /// Station of the gateway towards clients.
 pub const GATE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// Station of the gateway towards backends.
-pub const INNER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// Station of the gateway towards backends: the same interface, for the programs take only frames for the station that
+/// they come in by.
+pub const INNER_MAC: [u8; 6] = GATE_MAC;
 /// Station of a backend.
 pub const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
 

@@ -78,7 +78,8 @@ impl Tap {
             match (&self.socket).read(&mut buffer) {
                 Ok(n) if wanted(&buffer[..n]) => return Ok(Some(buffer[..n].to_vec())),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The time is up, or a signal came.
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error).context("receive a frame"),
             }
         }

@@ -6,7 +6,7 @@
 //! send segments that no kernel would, [`flood`] many of them, [`icmp_errors`] errors. [`programs`] runs packets through
 //! the loaded programs without any link, on flows of [`ends`]; [`detour`] reorders what clients send, [`weather`] and
 //! [`relay`] disturb both directions, [`traces`] tells what steer left on the machine. [`setting`] and [`case`] are what
-//! the tests of faults share, [`tables`] counts entries; [`demo`] is the whole of it for people, [`soak`] for minutes under
+//! the tests of faults share, [`tables`] counts entries; [`talk`] holds both ends of plain TCP connections; [`demo`] is the whole of it for people, [`soak`] for minutes under
 //! chaos, [`matrix`] judges steer with other TLS stacks at both ends.
 
 pub mod agent;
@@ -36,6 +36,7 @@ pub mod scenario;
 pub mod setting;
 pub mod soak;
 pub mod tables;
+pub mod talk;
 pub mod topology;
 pub mod traces;
 pub mod weather;

@@ -33,42 +33,59 @@ pub mod options {
     pub const SIGNED: u8 = 0x10;
 }
 
-/// One TCP flow: value of `handshakes`, `flows` and `splices`. Sequence numbers are host-endian.
+/// One TCP flow: value of `handshakes`, `flows` and `splices`. Sequence numbers are host-endian. What every packet of a
+/// settled flow needs stands first, so that it touches as few lines of memory as may be.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flow {
     /// State, lock and the client's initial sequence number; see [`crate::flow::Word`]. Changed by compare-and-swap.
     pub word: u64,
-    /// When the SYN to the owner was sent last, nanoseconds of CLOCK_MONOTONIC.
-    pub owner_syn_at: u64,
-    /// The first backend's initial sequence number.
-    pub first_isn: u32,
-    /// The owner's initial sequence number.
-    pub owner_isn: u32,
-    /// `first_isn - owner_isn`: added to what the owner sends, taken from what the client acknowledges.
-    pub delta: u32,
-    /// Timestamp offset: added to the owner's TSval, taken from the client's TSecr.
-    pub ts_delta: u32,
-    /// TSval of the client's SYN.
-    pub client_ts: u32,
-    /// TSval of the first backend that the client saw last (TSecr of its hello).
-    pub first_ts: u32,
-    /// TSval of the client's hello.
-    pub hello_ts: u32,
+    /// Any of `FLOW_*`. Changed by an atomic or, for both directions may do so at once.
+    pub flags: u32,
     /// Last packet either way, seconds of CLOCK_MONOTONIC.
     pub seen: u32,
     /// Next sequence number the client is expected to use.
     pub client_next: u32,
     /// Next sequence number (its own) the holding backend is expected to use.
     pub server_next: u32,
-    /// First four bytes of the IP header of the client's hello: DSCP, ECN and flow label for packets made in its name.
-    pub ip_word: [u8; 4],
-    /// Length of the client's hello with its record headers, bytes; 0: not known.
-    pub hello_len: u32,
+    /// `first_isn - owner_isn`: added to what the owner sends, taken from what the client acknowledges.
+    pub delta: u32,
+    /// Timestamp offset: added to the owner's TSval, taken from the client's TSecr.
+    pub ts_delta: u32,
     /// `BackendId` of the first backend.
     pub first: u16,
     /// `BackendId` of the owner; the first backend's while nothing moved.
     pub owner: u16,
+    /// The client's port at the first backend, big-endian, where that leg is taken; 0: its own ([`Leg`]).
+    pub first_port: [u8; 2],
+    /// The client's port at the owner, big-endian, where that leg is taken; 0: its own ([`Leg`]).
+    pub owner_port: [u8; 2],
+    /// Window scale of the first backend, which the client goes by.
+    pub first_scale: u8,
+    /// Window scale of the owner.
+    pub owner_scale: u8,
+    /// Window scale of the client.
+    pub client_scale: u8,
+    /// SYNs sent to the owner.
+    pub owner_tries: u8,
+    /// The hop the client's packets come from.
+    pub client_hop: Hop,
+    /// The first backend's initial sequence number.
+    pub first_isn: u32,
+    /// The owner's initial sequence number.
+    pub owner_isn: u32,
+    /// When the SYN to the owner was sent last, milliseconds of CLOCK_MONOTONIC, wrapping.
+    pub owner_syn_at: u32,
+    /// TSval of the client's SYN.
+    pub client_ts: u32,
+    /// TSval of the first backend that the client saw last (TSecr of its hello).
+    pub first_ts: u32,
+    /// TSval of the client's hello.
+    pub hello_ts: u32,
+    /// First four bytes of the IP header of the client's hello: DSCP, ECN and flow label for packets made in its name.
+    pub ip_word: [u8; 4],
+    /// Length of the client's hello with its record headers and what stands in front of it, bytes; 0: not known.
+    pub hello_len: u32,
     /// Window of the client's SYN, unscaled as on the wire.
     pub syn_window: u16,
     /// Window of the client's hello, as on the wire.
@@ -79,62 +96,104 @@ pub struct Flow {
     pub client_mss: u16,
     /// MSS that the client was told.
     pub told_mss: u16,
-    /// Any of `FLOW_*`.
-    pub flags: u16,
     /// Options the client offered ([`options`]).
     pub offered: u8,
     /// Options agreed with the first backend ([`options`]).
     pub agreed: u8,
-    /// Window scale of the client.
-    pub client_scale: u8,
-    /// Window scale of the first backend, which the client goes by.
-    pub first_scale: u8,
-    /// Window scale of the owner.
-    pub owner_scale: u8,
-    /// SYNs sent to the owner.
-    pub owner_tries: u8,
     /// Kind of the identifier in `offered_bytes` ([`crate::session::Kind`]), 0: none.
     pub offered_kind: u8,
     /// Its length, bytes.
     pub offered_len: u8,
     /// Which of the client's PSK identities it is, or [`NO_PSK`].
-    pub offered_index: u16,
+    pub offered_index: u8,
     /// What the client answered where a certificate may have been asked for
     /// ([`crate::wire::tls::client_certificate::Answer`]).
     pub answer: u8,
-    /// Always zero.
-    pub zero: u8,
+    /// How far the holding backend's stream was read. Not the last field: what is copied into it is checked against the
+    /// record's end by the verifier, which knows less of it than we do.
+    pub follow: Follow,
     /// The identifier that decided, or else the first that the client offered; zero behind its end.
     pub offered_bytes: [u8; 32],
-    /// How far the holding backend's stream was read.
-    pub follow: Follow,
-    /// The hop the client's packets come from.
-    pub client_hop: Hop,
 }
 
 /// [`Flow::offered_index`] of what is no PSK identity.
-pub const NO_PSK: u16 = u16::MAX;
+pub const NO_PSK: u8 = u8::MAX;
 
 /// The client's first bare ACK was swallowed.
-pub const FLOW_ACK_SWALLOWED: u16 = 1;
+pub const FLOW_ACK_SWALLOWED: u32 = 1;
 /// Nothing more is to be learned: XDP may take the flow.
-pub const FLOW_LEARNED: u16 = 2;
+pub const FLOW_LEARNED: u32 = 2;
 /// The client sent a FIN.
-pub const FLOW_CLIENT_FIN: u16 = 4;
+pub const FLOW_CLIENT_FIN: u32 = 4;
 /// The server sent a FIN.
-pub const FLOW_SERVER_FIN: u16 = 8;
+pub const FLOW_SERVER_FIN: u32 = 8;
 /// Either side sent a reset.
-pub const FLOW_RESET: u16 = 0x10;
+pub const FLOW_RESET: u32 = 0x10;
 /// The client offered a session that was known.
-pub const FLOW_HIT: u16 = 0x20;
+pub const FLOW_HIT: u32 = 0x20;
 /// The client offered a session, known or not.
-pub const FLOW_OFFERED: u16 = 0x40;
+pub const FLOW_OFFERED: u32 = 0x40;
 /// The client's hello was read: what its backend answers tells an outcome.
-pub const FLOW_HELLO: u16 = 0x80;
+pub const FLOW_HELLO: u32 = 0x80;
 /// A key name led the hello to its owner.
-pub const FLOW_NAMED: u16 = 0x200;
+pub const FLOW_NAMED: u32 = 0x200;
 /// The hello carries ECH: what it offers may be grease.
-pub const FLOW_ECH: u16 = 0x100;
+pub const FLOW_ECH: u32 = 0x100;
+/// Both sides ended the flow, or one of them reset it: its ports are free.
+pub const FLOW_CLOSED: u32 = 0x400;
+/// The backend asked for a second hello (HelloRetryRequest, RFC 8446 4.1.4): what that one offers counts.
+pub const FLOW_RETRIED: u32 = 0x800;
+
+/// A packet of the client tells the way back to it: the record was made without one.
+pub const FLOW_HOP_WANTED: u32 = 0x1000;
+/// The first backend answered for another connection with this client's port: the flow's SYN goes elsewhere.
+pub const FLOW_COLLIDED: u32 = 0x2000;
+
+/// A flow was made of this handshake.
+pub const FLOW_MADE: u32 = 0x4000;
+
+/// The client's second hello was seen, read or not.
+pub const FLOW_SECOND_HELLO: u32 = 0x8000;
+
+/// A connection that is not steer's, known by a packet of its client: value of `foreign`. Its key is that of a flow; the
+/// service is the VIP whose address it dials (the kernel's own, older than the gateway) or, with [`SERVICE_BACKEND`], the
+/// backend that it dials itself.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Foreign {
+    /// Its client's last packet that was looked at, seconds of CLOCK_MONOTONIC.
+    pub seen: u32,
+    /// Always zero.
+    pub zero: u32,
+}
+
+/// Bit of [`FlowKey::service`] in `legs`: the way there, from the client's own port to the one at the backend.
+pub const SERVICE_WAY_THERE: u16 = 0x4000;
+
+/// A client's connection at a backend under another port than the client's own, because another live connection has that
+/// one there: value of `legs`. The key is (client, port at the backend, backend); for a connection that the client dials
+/// to the backend itself there is a second entry with [`SERVICE_WAY_THERE`] and the client's own port.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Leg {
+    /// Last packet, seconds of CLOCK_MONOTONIC.
+    pub seen: u32,
+    /// The client's own port (in the entry of the way there: the port at the backend), big-endian.
+    pub port: [u8; 2],
+    /// What the client dialled, as in [`FlowKey::service`].
+    pub service: u16,
+}
+
+/// Flows of one [`TraceLine`].
+pub const TRACE_WAYS: usize = 8;
+
+/// What is left of flows that `flows` forgot: value of `traces`, one line of memory. See [`crate::trace`].
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TraceLine {
+    /// One flow each; 0: none.
+    pub slots: [u64; TRACE_WAYS],
+}
 
 /// Byte ranges that [`Pending`] can tell apart.
 pub const PENDING_RANGES: usize = 4;
@@ -187,6 +246,8 @@ pub struct FragmentRoute {
     pub source: u32,
     /// Next hop.
     pub hop: Hop,
+    /// When the first fragment went, seconds of CLOCK_MONOTONIC.
+    pub seen: u32,
 }
 
 /// What the programs tell the agent: record of the `events` ring.

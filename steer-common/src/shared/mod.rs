@@ -13,8 +13,8 @@ mod session;
 pub use self::{address::*, bench::*, flow::*, pool::*, session::*};
 use crate::wire::tls::server_flight::Follow;
 
-/// Version of the map layouts; names the pin directory (`PIN_DIR/v3`). Any change to a type in here raises it.
-pub const LAYOUT_VERSION: u32 = 3;
+/// Version of the map layouts; names the pin directory (`PIN_DIR/v4`). Any change to a type in here raises it.
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Most backends of one gateway, over all VIPs; `BackendId` is an index below it.
 pub const MAX_BACKENDS: u32 = 1024;
@@ -42,24 +42,28 @@ no_padding!(Endpoint, 16, 2, 1, 1);
 no_padding!(FlowKey, 16, 2, 2);
 no_padding!(SessionKey, 2, 1, 1, 32);
 no_padding!(Session, 2, 2, 4, 4, 4);
-no_padding!(Hop, 4, 12, 4, 4);
-no_padding!(Backend, 20, 20, 2, 2, 2, 2, 4, 24);
+no_padding!(Hop, 4, 12, 2, 2, 4);
+no_padding!(Backend, 20, 20, 2, 2, 2, 2, 4);
+no_padding!(BackendPath, 24, 2, 2, 4, 4);
 no_padding!(KeyName, 2, 2, 4, 4, 4, 4, 2 * KEY_NAME_TRIES);
-no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2, 1, 1, 2, 4, 4);
+no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2, 1, 1, 2, 4, 4, 4);
 no_padding!(SourceKey, 16, 2, 2);
 no_padding!(Source, 4, 4);
 no_padding!(Listed, 20, 2, 2, 4, size_of::<Vip>());
-no_padding!(Settings, 4, 4);
+no_padding!(Settings, 4, 4, 8);
 no_padding!(Follow, 4 * 3, 2 * 3, 6, 32, 8, 8, 4);
-no_padding!(Flow, 8, 8, 4 * 12, 2 * 8, 8, 4, 32, 76, 24);
+no_padding!(Flow, 8, 4 * 14, 2 * 7, 2 * 2, 10, 32, 76, 24);
+no_padding!(Foreign, 4, 4);
+no_padding!(Leg, 4, 2, 2);
+no_padding!(TraceLine, 8 * TRACE_WAYS);
 no_padding!(Range, 4, 4);
 no_padding!(Pending, 4, 4, 8, 8 * PENDING_RANGES, PENDING_MAX + PENDING_SLACK);
 no_padding!(FragmentKey, 16, 16, 4);
-no_padding!(FragmentRoute, 16, 4, 24);
+no_padding!(FragmentRoute, 16, 4, 24, 4);
 no_padding!(Event, 8, 20, 2, 2, 2, 2, 4, 32);
 no_padding!(Outcomes, 8 * 3);
 no_padding!(Bench, 8, 8, 4 * 6, 20, 36, 224, BENCH_FRAME + BENCH_SLACK);
-no_padding!(BackendStats, 8 * 6, 24, 24);
+no_padding!(BackendStats, 8 * 8, 24, 24);
 
 #[cfg(feature = "user")]
 mod pod {
@@ -81,12 +85,16 @@ mod pod {
         SourceKey,
         Source,
         Backend,
+        BackendPath,
         Vip,
         Listed,
         Settings,
         Bench,
         Flow,
         Pending,
+        Foreign,
+        Leg,
+        TraceLine,
         FragmentKey,
         FragmentRoute,
         Event,

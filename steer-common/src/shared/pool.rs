@@ -13,10 +13,15 @@ pub struct Hop {
     /// Destination and source MAC address, as they start a frame.
     pub ethernet: [u8; 12],
     /// Largest IP packet that this hop takes, bytes; 0: not known.
-    pub mtu: u32,
+    pub mtu: u16,
+    /// Any of `HOP_*`.
+    pub flags: u16,
     /// When the forwarding table was asked last, seconds of CLOCK_MONOTONIC.
     pub asked: u32,
 }
+
+/// XDP may redirect to the interface: the kernel says that it takes such frames.
+pub const HOP_TAKES_XDP: u16 = 1;
 
 impl Hop {
     /// The start of a frame to this hop, as three words in memory order.
@@ -59,12 +64,39 @@ pub struct Backend {
     pub flags: u16,
     /// Relative share of new flows, 1..=65535; 0 takes none.
     pub weight: u16,
-    /// MSS of its last SYN-ACK, bytes; 0 until one was seen.
-    pub mss: u16,
+    /// Always zero.
+    pub zero: u16,
     /// A draining owner is honoured until then, seconds of CLOCK_MONOTONIC; 0: without end.
     pub drain_until: u32,
-    /// Next hop towards it, kept by the programs.
+}
+
+/// What the programs know of the way to one backend: value of `backend_paths`, whose index is the `BackendId`. Nobody else
+/// writes it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BackendPath {
+    /// Next hop towards it.
     pub hop: Hop,
+    /// Largest MSS of its SYN-ACKs since `mss_since`, bytes; 0: none was seen. A smaller one tells of the path to its
+    /// client.
+    pub mss: u16,
+    /// The same of the window before.
+    pub mss_before: u16,
+    /// When `mss` was begun, seconds of CLOCK_MONOTONIC.
+    pub mss_since: u32,
+    /// Any of `PATH_*`.
+    pub flags: u32,
+}
+
+/// A packet of a steered flow came back from it: the return path leads through this gateway.
+pub const PATH_RETURN_SEEN: u32 = 1;
+
+impl BackendPath {
+    /// The largest segment that the backend is known to take, bytes; 0: not known.
+    #[inline(always)]
+    pub const fn largest_mss(&self) -> u16 {
+        if self.mss > self.mss_before { self.mss } else { self.mss_before }
+    }
 }
 
 /// The slot holds a backend.
@@ -73,8 +105,6 @@ pub const BACKEND_PRESENT: u16 = 1;
 pub const BACKEND_UP: u16 = 2;
 /// No new sessions; those it owns persist.
 pub const BACKEND_DRAINING: u16 = 4;
-/// A packet of a steered flow came back from it: the return path leads through this gateway.
-pub const BACKEND_RETURN_SEEN: u16 = 8;
 
 /// Settings of one VIP and its pool: value of `vips`.
 #[repr(C)]
@@ -92,7 +122,7 @@ pub struct Vip {
     pub session_limit: u32,
     /// A re-homed flow without a packet for so long is forgotten, seconds.
     pub flow_timeout: u32,
-    /// Smallest MSS of the pool, bytes: what clients are told.
+    /// Smallest MSS of the pool's backends, bytes: what clients are told. Written by the agent.
     pub mss: u16,
     /// SYNs tried at an owner before the first backend gets the hello.
     pub owner_tries: u16,
@@ -106,6 +136,9 @@ pub struct Vip {
     pub name_timeout: u32,
     /// Sessions that are learned of one source in [`Vip::session_timeout`]; 0: no limit.
     pub sessions_per_source: u32,
+    /// When the gateway began to take new connections of this VIP, seconds of CLOCK_MONOTONIC: older ones are not ours.
+    /// 0: so long ago that none of them lives.
+    pub since: u32,
 }
 
 /// Who stands at an endpoint: value of `directory` ([`crate::directory`]).
@@ -118,7 +151,7 @@ pub struct Listed {
     pub role: u16,
     /// `VipId` or `BackendId`.
     pub id: u16,
-    /// In the first entry, the head: the half that is in use, 0 or 1. Else zero.
+    /// In the first entry, the head: bit 0 is the half that is in use, the others are the seed of its places. Else zero.
     pub head: u32,
     /// The VIP's record; of a backend all zero.
     pub vip: Vip,
@@ -130,6 +163,12 @@ pub const ROLE_NONE: u16 = 0;
 pub const ROLE_VIP: u16 = 1;
 /// A backend.
 pub const ROLE_BACKEND: u16 = 2;
+/// An address (with port 0) that VIPs or backends stand at; [`Listed::id`] says which, any of `ADDRESS_*`.
+pub const ROLE_ADDRESS: u16 = 3;
+/// Bit of an address: a VIP stands at it.
+pub const ADDRESS_OF_VIP: u16 = 1;
+/// Bit of an address: a backend stands at it.
+pub const ADDRESS_OF_BACKEND: u16 = 2;
 
 impl Listed {
     /// Whether it is this endpoint's entry.
@@ -158,15 +197,40 @@ pub const VIP_NAME_FOUND: u16 = 0x20;
 /// Learn also what a backend issues to a client that it asked for a certificate and that gave none.
 pub const VIP_LEARN_WITHOUT_CERTIFICATE: u16 = 0x40;
 
-/// Settings of the whole gateway: the one value of `settings`.
+/// Choose by the flow's 4-tuple because one source makes most flows (`fallback = "auto"`); set with [`VIP_FALLBACK_FLOW`].
+pub const VIP_FALLBACK_FOUND: u16 = 0x80;
+
+/// Settings of the whole gateway: the one value of `settings`, written by the agent.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Settings {
-    /// 1: steering is off, every flow stays on its first backend; spliced flows go on.
-    pub bypass: u32,
     /// 1: XDP programs forward; 0: they pass everything to TC.
     pub xdp: u32,
+    /// Until then, seconds of CLOCK_MONOTONIC, flows that another gateway had are taken over by the lookup table; 0: never.
+    pub takeover_until: u32,
+    /// Random number of this gateway, for the places of `traces`.
+    pub secret: u64,
 }
+
+/// Index into `switches`: 1 there means that steering is off; every new flow stays on its first backend, re-homed flows
+/// go on.
+pub const SWITCH_BYPASS: u32 = 0;
+/// Index into `switches`: 1 there means that new connections to VIPs pass to the kernel's own rules; flows that are known
+/// go on.
+pub const SWITCH_LEAVE: u32 = 1;
+/// Index into `switches`: 1 there means that `foreign` may hold something. Set by the programs, cleared by the agent.
+pub const SWITCH_FOREIGN: u32 = 2;
+/// Index into `switches`: 1 there means that `legs` may hold something. Set by the programs, cleared by the agent.
+pub const SWITCH_LEGS: u32 = 3;
+/// Entries of `switches`.
+pub const SWITCHES: u32 = 4;
+
+/// Bit of an interface in `interfaces`: XDP may redirect to it.
+pub const INTERFACE_TAKES_XDP: u32 = 1;
+/// Bit of an interface in `interfaces`: it carries IP packets without a link-layer header.
+pub const INTERFACE_L3: u32 = 2;
+/// Interfaces that `interfaces` can hold.
+pub const MAX_INTERFACES: u32 = 4096;
 
 /// How resumptions that were offered to one backend came out.
 #[repr(C)]
@@ -200,4 +264,8 @@ pub struct BackendStats {
     pub packets: u64,
     /// Bytes of those packets, from the IP header on.
     pub bytes: u64,
+    /// SYNs of new flows sent to it, repeated ones among them.
+    pub syns: u64,
+    /// SYN-ACKs of it that answered them.
+    pub syn_acks: u64,
 }

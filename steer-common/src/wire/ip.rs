@@ -93,19 +93,30 @@ pub enum Frame {
 /// Reads a frame from its Ethernet header to its transport header.
 #[inline(always)]
 pub fn parse<P: Packet + ?Sized>(packet: &P) -> Frame {
+    parse_aggregate(packet, || 0)
+}
+
+/// As [`parse`], for a frame that may be several segments in one: such a packet above 64 KB says 0 for its length (Linux
+/// "BIG TCP", for IPv6 with or without the jumbo payload option of RFC 2675). `whole` says how long the frame is then,
+/// bytes; 0 where it is no such frame.
+#[inline(always)]
+pub fn parse_aggregate<P: Packet + ?Sized>(packet: &P, whole: impl Fn() -> usize) -> Frame {
     match packet.be16(12) {
         None => Frame::Malformed,
-        Some(ETHERTYPE_IPV4) => ipv4(packet, ETHERNET_LEN),
-        Some(ETHERTYPE_IPV6) => ipv6(packet, ETHERNET_LEN),
+        Some(ETHERTYPE_IPV4) => ipv4(packet, ETHERNET_LEN, whole),
+        Some(ETHERTYPE_IPV6) => ipv6(packet, ETHERNET_LEN, whole),
         Some(ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN) => Frame::Vlan,
         Some(_) => Frame::Other,
     }
 }
 
 #[inline(always)]
-fn ipv4<P: Packet + ?Sized>(packet: &P, l3: usize) -> Frame {
+fn ipv4<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize) -> Frame {
     let Some(h) = packet.words::<{ IPV4_LEN / 4 }>(l3) else { return Frame::Malformed };
-    let (version_len, total) = (byte(h[0], 0), lower(h[0]) as usize);
+    let (version_len, mut total) = (byte(h[0], 0), lower(h[0]) as usize);
+    if total == 0 {
+        total = whole().saturating_sub(l3);
+    }
     let header_len = (version_len & 0xf) as usize * 4;
     if version_len >> 4 != 4 || header_len < IPV4_LEN || total < header_len {
         return Frame::Malformed;
@@ -131,10 +142,19 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, l3: usize) -> Frame {
 const MAPPED: u32 = 0x0000_ffff_u32.to_be();
 
 #[inline(always)]
-fn ipv6<P: Packet + ?Sized>(packet: &P, l3: usize) -> Frame {
+fn ipv6<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize) -> Frame {
     let Some(h) = packet.words::<{ IPV6_LEN / 4 }>(l3) else { return Frame::Malformed };
     if byte(h[0], 0) >> 4 != 6 {
         return Frame::Malformed;
+    }
+    // A mapped address never stands on the wire (RFC 4291 2.5.5.2 has it for sockets); here it is an IPv4 flow's.
+    let mapped = |words: &[u32]| words[0] == 0 && words[1] == 0 && words[2] == MAPPED;
+    if mapped(&[h[2], h[3], h[4]]) || mapped(&[h[6], h[7], h[8]]) {
+        return Frame::Other;
+    }
+    let mut payload = upper(h[1]) as usize;
+    if payload == 0 {
+        payload = whole().saturating_sub(l3 + IPV6_LEN);
     }
     let mut ip = Ip {
         source: Address::from_words([h[2], h[3], h[4], h[5]]),
@@ -143,7 +163,7 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, l3: usize) -> Frame {
         hop_limit: byte(h[1], 3),
         protocol: byte(h[1], 2),
         l4: l3 + IPV6_LEN,
-        l4_len: upper(h[1]) as usize,
+        l4_len: payload,
         options: false,
         may_fragment: false,
         part: Part::Whole,

@@ -15,6 +15,9 @@ const MSS: usize = 1460;
 /// What the gateway has seen of the client's stream in these tests, bytes.
 const SEEN: u32 = 400;
 
+/// What a client that got the first backend's SYN-ACK, and nothing else, never acknowledges.
+const WRONG_ACKS: [u32; 5] = [FIRST_ISN, FIRST_ISN + 2, FIRST_ISN + 1 + (1 << 31), 0, u32::MAX];
+
 const UNSETTLED: [State; 3] = [State::Established, State::Gather, State::Wait];
 const HELD: [State; 2] = [State::Gather, State::Wait];
 
@@ -69,10 +72,19 @@ fn data_ahead_of_a_hole_keeps_its_offset() {
 }
 
 #[test]
-fn bytes_before_the_stream_are_skipped() {
+fn a_keepalive_with_a_byte_before_the_stream_brings_the_bytes_behind_it() {
     for state in UNSETTLED {
         client_does(state, data(-1, 301), piece(0, 1, 300));
-        client_does(state, data(-40, 41), piece(0, 40, 1));
+        client_does(state, data(-1, 2), piece(0, 1, 1));
+    }
+}
+
+#[test]
+fn no_client_begins_further_before_its_stream() {
+    for state in UNSETTLED {
+        for offset in [-2, -40, -60_000] {
+            client_does(state, data(offset, 65_000), ClientAct::Drop(Counter::GatherBeyond));
+        }
     }
 }
 
@@ -98,11 +110,42 @@ fn a_fin_before_any_data_gives_the_flow_to_the_first_backend() {
 }
 
 #[test]
-fn a_fin_behind_held_data_is_dropped_and_repeated() {
-    for state in HELD {
-        let fin = client(flags::FIN | flags::ACK, SEEN as i32, 0);
-        client_does(state, fin, ClientAct::Drop(Counter::WaitDropped));
+fn a_fin_where_the_clients_data_ends_ends_gathering() {
+    let fin = client(flags::FIN | flags::ACK, SEEN as i32, 0);
+    client_does(State::Gather, fin, ClientAct::Settle(Counter::GatherEnded));
+}
+
+#[test]
+fn a_fin_is_dropped_and_repeated_while_the_owner_is_opened() {
+    let fin = client(flags::FIN | flags::ACK, SEEN as i32, 0);
+    client_does(State::Wait, fin, ClientAct::Drop(Counter::WaitDropped));
+}
+
+#[test]
+fn a_bare_fin_anywhere_else_settles_nothing() {
+    for offset in [-1, 1, SEEN as i32 - 1, SEEN as i32 + 1, i32::MAX, i32::MIN] {
+        for (bits, act) in
+            [(flags::FIN | flags::ACK, ClientAct::Forward), (flags::FIN, ClientAct::Drop(Counter::AckInvalid))]
+        {
+            client_does(State::Established, client(bits, offset, 0), act);
+            for state in HELD {
+                client_does(state, client(bits, offset, 0), ClientAct::Drop(Counter::WaitDropped));
+            }
+        }
     }
+}
+
+#[test]
+fn a_fin_that_acknowledges_anything_else_settles_nothing() {
+    for ack in WRONG_ACKS {
+        let fin = |offset| Segment { ack, ..client(flags::FIN | flags::ACK, offset, 0) };
+        client_does(State::Established, fin(0), ClientAct::Drop(Counter::AckInvalid));
+        for state in HELD {
+            client_does(state, fin(SEEN as i32), ClientAct::Drop(Counter::WaitDropped));
+        }
+    }
+    client_does(State::Established, client(flags::FIN, 0, 0), ClientAct::Drop(Counter::AckInvalid));
+    client_does(State::Gather, client(flags::FIN, SEEN as i32, 0), ClientAct::Drop(Counter::WaitDropped));
 }
 
 #[test]
@@ -118,31 +161,59 @@ fn a_fin_with_more_data_leaves_the_data_to_be_kept() {
     }
 }
 
-/// Segments that cannot be moved, by name.
-fn immovable() -> [(&'static str, Segment); 4] {
-    let wrong_ack = |ack: u32| segment(flags::ACK, ISN.wrapping_add(1), ack, 300);
-    [
-        ("urgent", client(flags::ACK | flags::URG, 0, 300)),
-        ("acknowledges more", wrong_ack(FIRST_ISN + 2)),
-        ("acknowledges less", wrong_ack(FIRST_ISN)),
-        ("acknowledges nothing", client(flags::PSH, 0, 300)),
-    ]
+#[test]
+fn urgent_data_keeps_a_flow_from_moving() {
+    for state in BEFORE_DATA {
+        client_does(state, client(flags::ACK | flags::URG, 0, 300), ClientAct::Settle(Counter::NotMovable));
+    }
 }
 
 #[test]
-fn an_immovable_hello_gives_the_flow_to_the_first_backend() {
-    for state in BEFORE_DATA {
-        for (name, segment) in immovable() {
-            let act = rehome::client(&flow(state), state, &segment, false, 0);
-            assert_eq!(act, ClientAct::Settle(Counter::NotMovable), "{name} in {state:?}");
+fn data_with_a_wrong_acknowledgement_is_dropped_wherever_it_lies() {
+    for state in UNSETTLED {
+        for offset in [-1, 0, 100, SEEN as i32, PENDING_MAX as i32, 1 << 30] {
+            for more in [0, flags::PSH, flags::FIN, flags::URG] {
+                for ack in WRONG_ACKS {
+                    let blind = Segment { ack, ..client(flags::ACK | more, offset, 300) };
+                    client_does(state, blind, ClientAct::Drop(Counter::AckInvalid));
+                }
+                client_does(state, client(more, offset, 300), ClientAct::Drop(Counter::AckInvalid));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_lies_outside_settles_nothing_whatever_it_carries() {
+    for state in UNSETTLED {
+        for bits in [flags::ACK | flags::URG, flags::ACK | flags::FIN, flags::ACK | flags::FIN | flags::URG] {
+            client_does(state, client(bits, PENDING_MAX as i32, 300), ClientAct::Drop(Counter::GatherBeyond));
+            client_does(state, client(bits, -2, 300), ClientAct::Drop(Counter::GatherBeyond));
+        }
+        let signed = Flow { offered: options::SIGNED, ..flow(state) };
+        for (flow, ip_options) in [(signed, false), (flow(state), true)] {
+            let act = rehome::client(&flow, state, &data(1 << 30, 300), ip_options, SEEN);
+            assert_eq!(act, ClientAct::Drop(Counter::GatherBeyond), "{state:?}");
+        }
+    }
+}
+
+#[test]
+fn data_from_the_far_half_of_the_space_changes_nothing() {
+    for offset in [-301, i32::MIN, i32::MAX - 100] {
+        client_does(State::Established, data(offset, 300), ClientAct::Forward);
+        for state in HELD {
+            client_does(state, data(offset, 300), ClientAct::Drop(Counter::WaitDropped));
         }
     }
 }
 
 #[test]
 fn while_waiting_every_data_is_kept() {
-    for (_, segment) in immovable() {
-        client_does(State::Wait, segment, piece(0, 0, 300));
+    client_does(State::Wait, client(flags::ACK | flags::URG, 0, 300), piece(0, 0, 300));
+    let signed = Flow { offered: options::SIGNED, ..flow(State::Wait) };
+    for (flow, ip_options) in [(signed, false), (flow(State::Wait), true)] {
+        assert_eq!(rehome::client(&flow, State::Wait, &data(0, 300), ip_options, SEEN), piece(0, 0, 300));
     }
 }
 
@@ -177,12 +248,13 @@ fn a_reset_before_any_data_is_the_first_backends_to_judge() {
 }
 
 #[test]
-fn a_reset_counts_only_inside_what_the_client_sent() {
+fn a_reset_counts_only_where_the_stream_begins_or_what_was_seen_of_it_ends() {
     for state in HELD {
         for (offset, act) in [
             (0, ClientAct::Reset),
-            (1, ClientAct::Reset),
             (SEEN as i32, ClientAct::Reset),
+            (1, ClientAct::Drop(Counter::ResetInvalid)),
+            (SEEN as i32 - 1, ClientAct::Drop(Counter::ResetInvalid)),
             (SEEN as i32 + 1, ClientAct::Drop(Counter::ResetInvalid)),
             (-1, ClientAct::Drop(Counter::ResetInvalid)),
             (i32::MAX, ClientAct::Drop(Counter::ResetInvalid)),
@@ -213,5 +285,22 @@ proptest::proptest! {
             proptest::prop_assert_eq!(data.offset as i32, offset + data.skip as i32);
             proptest::prop_assert!(bits & flags::RST == 0);
         }
+    }
+
+    #[test]
+    fn whoever_does_not_know_the_first_backends_number_changes_nothing(
+        offset in -70_000i32..70_000,
+        ack: u32,
+        payload_len in 0usize..65_536,
+        bits in 0u8..=255,
+        at in 0usize..3,
+        highest in 0..=LIMIT,
+    ) {
+        let state = UNSETTLED[at];
+        let blind = Segment { ack, ..client(bits & !flags::RST, offset, payload_len) };
+        proptest::prop_assume!(ack != FIRST_ISN + 1 || bits & flags::ACK == 0);
+        let act = rehome::client(&flow(state), state, &blind, false, highest);
+        let harmless = matches!(act, ClientAct::Drop(_)) || act == ClientAct::Forward && state == State::Established;
+        proptest::prop_assert!(harmless, "{:?}", act);
     }
 }

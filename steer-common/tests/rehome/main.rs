@@ -6,6 +6,7 @@ mod server;
 
 use steer_common::{
     flow::{State, Word},
+    rehome,
     shared::{Flow, PENDING_MAX},
     wire::tcp::Segment,
 };
@@ -28,7 +29,7 @@ fn flow(state: State) -> Flow {
         first: FIRST,
         owner: OWNER,
         first_window: 8_000,
-        owner_syn_at: OWNER_SYN_AT,
+        owner_syn_at: rehome::milliseconds(OWNER_SYN_AT),
         owner_tries: 1,
         ..Flow::default()
     }

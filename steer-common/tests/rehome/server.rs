@@ -17,7 +17,7 @@ const ALL: [State; 8] = [
     State::Wait,
     State::Spliced,
     State::First,
-    State::Direct,
+    State::Adopted,
 ];
 
 /// A backend's segment: its own numbers, acknowledging the client's SYN.
@@ -82,11 +82,26 @@ mod the_first_backend {
     }
 
     #[test]
-    fn every_packet_after_the_splice_is_answered_with_a_reset() {
+    fn what_it_sends_of_the_flow_after_the_splice_is_answered_with_a_reset() {
         for bits in [SYN_ACK, flags::ACK, flags::ACK | flags::FIN] {
             server_does(State::Spliced, FIRST, server(bits, 0), STRAY_RESET);
         }
         server_does(State::Spliced, FIRST, server(flags::ACK, 100), STRAY_RESET);
+    }
+
+    #[test]
+    fn what_acknowledges_more_than_the_syn_is_of_another_connection() {
+        for away in [-1, 1, 300, 1 << 30] {
+            for (bits, payload_len) in [(flags::ACK, 0), (flags::ACK, 100), (flags::ACK | flags::FIN, 0), (SYN_ACK, 0)]
+            {
+                let ack = ISN.wrapping_add(1).wrapping_add_signed(away);
+                let segment = Segment { ack, ..server(bits, payload_len) };
+                server_does(State::Spliced, FIRST, segment, ServerAct::Pass);
+            }
+        }
+        // Nothing says where the sender of these stands.
+        server_does(State::Spliced, FIRST, server(flags::SYN, 0), ServerAct::Pass);
+        server_does(State::Spliced, FIRST, server(0, 10), ServerAct::Pass);
     }
 
     #[test]
@@ -108,7 +123,7 @@ mod the_owner {
     use super::*;
 
     const REFUSED: ServerAct = ServerAct::GiveUp { reason: Counter::OwnerRefused, reset: false };
-    const CHALLENGE: ServerAct = ServerAct::GiveUp { reason: Counter::OwnerChallenge, reset: true };
+    const CHALLENGE: ServerAct = ServerAct::GiveUp { reason: Counter::OwnerChallenge, reset: false };
 
     #[test]
     fn its_syn_ack_is_judged() {
@@ -133,13 +148,13 @@ mod the_owner {
     }
 
     #[test]
-    fn a_challenge_ack_gives_it_up_and_resets_it() {
+    fn a_challenge_gives_it_up_and_resets_nobody() {
         server_does(State::Wait, OWNER, wrong_ack(flags::ACK), CHALLENGE);
         server_does(State::Wait, OWNER, server(flags::ACK, 0), CHALLENGE);
     }
 
     #[test]
-    fn data_of_an_old_connection_gives_it_up_and_resets_it() {
+    fn data_of_another_connection_there_gives_it_up_and_resets_nobody() {
         server_does(State::Wait, OWNER, Segment { payload_len: 100, ..wrong_ack(flags::ACK) }, CHALLENGE);
         server_does(State::Wait, OWNER, wrong_ack(flags::ACK | flags::FIN), CHALLENGE);
     }
@@ -171,10 +186,17 @@ mod the_owner {
     }
 
     #[test]
-    fn anything_else_after_the_fallback_is_a_stray() {
-        server_does(State::First, OWNER, wrong_ack(SYN_ACK), STRAY_RESET);
-        server_does(State::First, OWNER, server(flags::ACK, 0), STRAY_RESET);
-        server_does(State::First, OWNER, server(flags::RST | flags::ACK, 0), STRAY_DROPPED);
+    fn anything_else_after_the_fallback_is_of_another_connection() {
+        for segment in [
+            wrong_ack(SYN_ACK),
+            server(flags::ACK, 0),
+            server(flags::ACK, 100),
+            server(flags::FIN | flags::ACK, 0),
+            server(flags::RST, 0),
+            server(flags::RST | flags::ACK, 0),
+        ] {
+            server_does(State::First, OWNER, segment, ServerAct::Pass);
+        }
     }
 }
 
@@ -182,27 +204,35 @@ mod another_backend {
     use super::*;
 
     #[test]
-    fn what_acknowledges_is_answered_with_a_reset_in_every_state() {
+    fn its_packets_pass_untouched_in_every_state() {
         for state in ALL {
-            server_does(state, OTHER, server(flags::ACK, 0), STRAY_RESET);
-            server_does(state, OTHER, server(flags::ACK, 100), STRAY_RESET);
-            server_does(state, OTHER, server(flags::ACK | flags::FIN, 0), STRAY_RESET);
+            for bits in 0..=255 {
+                server_does(state, OTHER, server(bits, 0), ServerAct::Pass);
+                server_does(state, OTHER, server(bits, 100), ServerAct::Pass);
+                server_does(state, OTHER, wrong_ack(bits), ServerAct::Pass);
+            }
         }
     }
 
     #[test]
-    fn its_syn_ack_is_reset_in_every_state() {
-        for state in ALL {
-            let reason = if state == State::First { Counter::OwnerReset } else { Counter::StrayBackend };
-            server_does(state, OTHER, server(SYN_ACK, 0), ServerAct::ResetSender(reason));
+    fn an_owner_to_be_has_no_part_in_the_flow_before_it_is_asked() {
+        for state in [State::Syn, State::SynAck, State::Established, State::Gather, State::Adopted] {
+            for bits in 0..=255 {
+                server_does(state, OWNER, server(bits, 0), ServerAct::Pass);
+            }
         }
     }
 
     #[test]
-    fn resets_and_what_acknowledges_nothing_are_dropped_in_every_state() {
+    fn no_reset_goes_to_a_sender_that_acknowledges_anything_but_the_syn() {
         for state in ALL {
-            for bits in [flags::RST, flags::RST | flags::ACK, SYN_ACK | flags::RST, flags::SYN, 0] {
-                server_does(state, OTHER, server(bits, 0), STRAY_DROPPED);
+            for from in [FIRST, OWNER, OTHER] {
+                for (bits, away) in (0..=255).flat_map(|bits| [1, 2, 300, 1 << 31, u32::MAX].map(|away| (bits, away))) {
+                    let segment = Segment { ack: ISN.wrapping_add(1).wrapping_add(away), ..server(bits, 0) };
+                    let act = rehome::server(&flow(state), state, from, &segment);
+                    let resets = matches!(act, ServerAct::ResetSender(_) | ServerAct::GiveUp { reset: true, .. });
+                    assert!(!resets, "{state:?} from {from}, flags {bits:#04x}, {away} ahead: {act:?}");
+                }
             }
         }
     }

@@ -2,7 +2,11 @@
 
 use steer_common::wire::tcp::flags;
 
-use crate::{client::hello_byte, packet::Packet};
+use crate::{
+    client::hello_byte,
+    direct::{Direct, Talk},
+    packet::{Packet, reached},
+};
 
 const MS: u64 = 1_000_000;
 const RTO: u64 = 200 * MS;
@@ -21,8 +25,8 @@ pub(crate) struct Temper {
     pub(crate) window: u16,
     pub(crate) silent: bool,
     pub(crate) refuses: bool,
-    /// Still holds an old connection on these addresses.
-    pub(crate) challenges: bool,
+    /// Holds another connection of the client's on these ports, and speaks on it at these times.
+    pub(crate) talks: Option<Talk>,
     /// Takes smaller segments than the client was told.
     pub(crate) small: bool,
 }
@@ -30,13 +34,14 @@ pub(crate) struct Temper {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stage {
     Listen,
-    Old,
     SynReceived,
     Open,
 }
 
 pub(crate) struct Backend {
     temper: Temper,
+    /// The client's other connection, which has these ports here.
+    pub(crate) direct: Option<Direct>,
     /// The byte its answers are made of.
     pub(crate) name: u8,
     stage: Stage,
@@ -57,7 +62,8 @@ impl Backend {
     pub(crate) fn new(name: u8, temper: Temper, hello_len: usize) -> Self {
         Self {
             name,
-            stage: if temper.challenges { Stage::Old } else { Stage::Listen },
+            direct: temper.talks.clone().map(Direct::new),
+            stage: Stage::Listen,
             isn: temper.isn,
             temper,
             hello_len,
@@ -81,14 +87,17 @@ impl Backend {
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        matches!(self.stage, Stage::Listen | Stage::Old)
+        self.stage == Stage::Listen
     }
 
     pub(crate) fn wakes(&self) -> Option<u64> {
-        self.timer
+        self.timer.into_iter().chain(self.direct.as_ref().and_then(Direct::wakes)).min()
     }
 
     pub(crate) fn wake(&mut self, now: u64) -> Vec<Packet> {
+        if let Some(direct) = &mut self.direct {
+            return direct.wake(now);
+        }
         match self.stage {
             Stage::SynReceived if self.repeats == SYN_ACK_REPEATS => {
                 (self.stage, self.timer) = (Stage::Listen, None);
@@ -152,8 +161,8 @@ impl Backend {
         if self.temper.silent {
             return vec![];
         }
-        if self.stage == Stage::Old {
-            return self.receive_for_old(packet);
+        if let Some(direct) = &mut self.direct {
+            return direct.owner_receives(packet);
         }
         if packet.any(flags::RST) {
             return self.reset(packet);
@@ -166,7 +175,7 @@ impl Backend {
                 (self.stage, self.repeats, self.timer) = (Stage::SynReceived, 0, Some(now + 1_000 * MS));
                 vec![self.syn_ack()]
             }
-            Stage::Listen | Stage::Old => vec![packet.refusal()],
+            Stage::Listen => vec![packet.refusal()],
             Stage::SynReceived if packet.any(flags::SYN) => vec![self.syn_ack()],
             Stage::SynReceived if packet.ack != self.isn.wrapping_add(1) => vec![packet.refusal()],
             Stage::SynReceived => {
@@ -178,16 +187,6 @@ impl Backend {
             Stage::Open if packet.any(flags::SYN) => vec![self.bare_ack()],
             Stage::Open => self.data(packet, now),
         }
-    }
-
-    /// An old connection knows other numbers: it challenges (RFC 5961 4) until it is reset.
-    fn receive_for_old(&mut self, packet: &Packet) -> Vec<Packet> {
-        const OLD: u32 = 0x1234_5678;
-        if packet.any(flags::RST) && packet.seq == OLD {
-            self.stage = Stage::Listen;
-            return vec![];
-        }
-        vec![Packet::new(flags::ACK, 77, OLD)]
     }
 
     fn bare_ack(&self) -> Packet {
@@ -206,6 +205,11 @@ impl Backend {
         vec![]
     }
 
+    /// RFC 5961 5.2: what acknowledges something never sent, or long gone, is not looked at further.
+    fn acknowledges_ours(&self, packet: &Packet) -> bool {
+        packet.any(flags::ACK) && reached(self.isn.wrapping_add(1), packet.ack) && reached(packet.ack, self.next())
+    }
+
     fn speak(&mut self, now: u64) -> Vec<Packet> {
         self.answering = true;
         self.timer = Some(now + RTO);
@@ -213,6 +217,9 @@ impl Backend {
     }
 
     fn data(&mut self, packet: &Packet, now: u64) -> Vec<Packet> {
+        if !self.acknowledges_ours(packet) {
+            return vec![self.bare_ack()];
+        }
         if self.answering && packet.ack == self.next() {
             self.answered = true;
         }

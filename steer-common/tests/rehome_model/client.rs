@@ -24,6 +24,8 @@ pub(crate) struct Habits {
     pub(crate) pause_ms: u64,
     /// Whether a FIN follows the hello.
     pub(crate) fin: bool,
+    /// Whether that FIN is a segment of its own.
+    pub(crate) bare_fin: bool,
     /// Whether what is sent again is cut anew.
     pub(crate) coalesces: bool,
     pub(crate) probes: bool,
@@ -158,7 +160,10 @@ impl Client {
         let limit = (self.acked + self.peer_window).max(at);
         let stop = self.cut(at).min(limit).min(most);
         let data: Vec<u8> = (at..stop).map(hello_byte).collect();
-        let fin = self.habits.fin && stop == self.habits.hello_len && most > stop;
+        let fin = self.habits.fin
+            && stop == self.habits.hello_len
+            && most > stop
+            && (!self.habits.bare_fin || data.is_empty());
         let bits = flags::ACK | if fin { flags::FIN } else { 0 };
         (Packet { data, ..Packet::new(bits, self.seq(at), self.ack()) }, stop + fin as usize)
     }
@@ -200,7 +205,13 @@ impl Client {
             return if packet.any(flags::RST) { vec![] } else { vec![packet.refusal()] };
         }
         if packet.any(flags::RST) {
-            self.error = Some("reset");
+            // Only one at the exact number counts (RFC 5961 3.2), or one that refuses the SYN (RFC 9293 3.10.7.3). What
+            // answers a forgery has other numbers.
+            let refused = packet.any(flags::ACK) && packet.ack == self.seq(0);
+            let counts = if self.stage == Stage::SynSent { refused } else { packet.seq == self.ack() };
+            if counts {
+                self.error = Some("reset");
+            }
             return vec![];
         }
         if packet.is_syn_ack() {

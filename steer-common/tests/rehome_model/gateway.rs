@@ -39,6 +39,8 @@ pub(crate) struct Setup {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum To {
     Client,
+    /// To the client from the backend's own address, untouched.
+    ClientFrom(u16),
     First,
     Owner,
 }
@@ -78,6 +80,11 @@ impl Gateway {
 
     pub(crate) fn state(&self) -> Option<State> {
         self.flow.map(|flow| Word(flow.word).state())
+    }
+
+    /// Sequence number of the client's first byte.
+    pub(crate) fn first_byte(&self) -> Option<u32> {
+        self.flow.as_ref().map(first_byte)
     }
 
     pub(crate) fn keeps_a_splice(&self) -> bool {
@@ -280,7 +287,7 @@ impl Gateway {
         let now = self.now;
         let Some(flow) = &mut self.flow else { return };
         flow.owner_tries += 1;
-        flow.owner_syn_at = now;
+        flow.owner_syn_at = rehome::milliseconds(now);
         let syn = Packet::new(flags::SYN, Word(flow.word).isn(), 0);
         self.send(To::Owner, syn);
     }
@@ -321,10 +328,8 @@ impl Gateway {
             return self.first_syn_ack(packet);
         }
         let (Some(flow), Some(state)) = (self.flow, self.state()) else {
-            if from == FIRST {
-                self.send(To::Client, packet.clone());
-            }
-            return;
+            let its = from == FIRST && self.handshake.is_some();
+            return self.send(if its { To::Client } else { To::ClientFrom(from) }, packet.clone());
         };
         let back = Packet::new(flags::RST, packet.ack, 0);
         match rehome::server(&flow, state, from, &packet.parsed()) {
@@ -337,6 +342,7 @@ impl Gateway {
                 self.pending = None;
                 self.send(To::Client, packet.clone());
             }
+            ServerAct::Pass => self.send(To::ClientFrom(from), packet.clone()),
             ServerAct::Drop(reason) => self.count(reason),
             ServerAct::ResetSender(reason) => {
                 self.count(reason);
@@ -368,7 +374,7 @@ impl Gateway {
     fn judge(&mut self, packet: &Packet) {
         let Some(flow) = &mut self.flow else { return };
         let expected = first_byte(flow);
-        let compatible = splice::compatible(flow, 0, packet.mss);
+        let compatible = splice::compatible(flow, 0, packet.mss, 0);
         let buffered = self.pending.as_ref().is_some_and(|pending| ranges::contiguous(&pending.ranges) != 0);
         let refusal = match (compatible, buffered) {
             (true, true) => None,

@@ -2,10 +2,12 @@
 //! backends, and a network that loses, repeats, delays and reorders as proptest chooses.
 //!
 //! Every scenario ends with a network that works again, so whoever keeps repeating must come through: a client that
-//! did not give up has its whole answer from exactly one backend, and no byte of it is wrong.
+//! did not give up has its whole answer from exactly one backend, and no byte of it is wrong. A connection that the client
+//! dialled to the owner itself, from the same port, goes on; and what an attacker sends blindly changes nothing.
 
 mod backend;
 mod client;
+mod direct;
 mod gateway;
 mod packet;
 mod world;
@@ -16,12 +18,12 @@ use proptest::{
     prelude::*,
     test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
 };
-use steer_common::counters::Counter;
+use steer_common::{counters::Counter, wire::tcp::flags};
 
 use backend::Temper;
 use client::Habits;
 use gateway::Setup;
-use world::{Fate, Scenario, World};
+use world::{Fate, Forgery, Scenario, World};
 
 /// Scenarios in one run; `PROPTEST_CASES` asks for more.
 const CASES: u32 = 6_000;
@@ -35,6 +37,8 @@ const MET: &[Counter] = &[
     Counter::GatherStalled,
     Counter::GatherHoles,
     Counter::GatherBeyond,
+    Counter::GatherEnded,
+    Counter::AckInvalid,
     Counter::HelloCut,
     Counter::SessionMiss,
     Counter::NotMovable,
@@ -76,15 +80,19 @@ fn every_order_of_events_ends_with_one_backend_and_no_wrong_byte() {
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
-    (setup(), habits(), tempers(), prop::collection::vec(fate(), 0..60), prop::option::weighted(0.1, 0u64..3_000))
-        .prop_map(|(setup, habits, (first, owner), fates, evict_ms)| Scenario {
+    let fates = prop::collection::vec(fate(), 0..60);
+    let forgeries = prop::collection::vec((0u64..1_000, forgery()), 0..4);
+    (setup(), habits(), tempers(), fates, prop::option::weighted(0.1, 0u64..3_000), forgeries).prop_map(
+        |(setup, habits, (first, owner), fates, evict_ms, forgeries)| Scenario {
             setup,
             habits,
             first,
             owner,
             fates,
             evict_ms,
-        })
+            forgeries,
+        },
+    )
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
@@ -109,14 +117,15 @@ fn habits() -> impl Strategy<Value = Habits> {
     let pieces = prop::collection::vec(1usize..1_500, 0..12);
     let window = prop_oneof![3 => Just(1usize), 4 => Just(10usize), 1 => Just(40usize)];
     let reset_ms = prop::option::weighted(0.15, 0u64..1_500);
-    (isn, hello, pieces, window, 0u64..60, prop::bool::weighted(0.15), any::<[bool; 2]>(), reset_ms).prop_map(
-        |(isn, hello_len, pieces, window, pause_ms, fin, [coalesces, probes], reset_ms)| Habits {
+    (isn, hello, pieces, window, 0u64..60, prop::bool::weighted(0.15), any::<[bool; 3]>(), reset_ms).prop_map(
+        |(isn, hello_len, pieces, window, pause_ms, fin, [bare_fin, coalesces, probes], reset_ms)| Habits {
             isn,
             hello_len,
             pieces,
             window,
             pause_ms,
             fin,
+            bare_fin,
             coalesces,
             probes,
             reset_ms,
@@ -132,15 +141,24 @@ fn tempers() -> impl Strategy<Value = (Temper, Temper)> {
         window,
         ..Temper::default()
     });
-    let owner = (any::<u32>(), 0u8..12).prop_map(|(isn, mood)| Temper {
+    let talk = prop::collection::vec(0u64..2_000, 0..6);
+    let owner = (any::<u32>(), 0u8..12, talk).prop_map(|(isn, mood, talk)| Temper {
         isn,
         silent: mood == 0,
         refuses: mood == 1,
-        challenges: mood == 2,
+        talks: (mood == 2).then_some(talk),
         small: mood == 3,
         ..Temper::default()
     });
     (first, owner)
+}
+
+/// What a flow must not take: no attacker hits what the first backend's number is, nor the exact number for a reset.
+fn forgery() -> impl Strategy<Value = Forgery> {
+    let bits = prop::sample::select(vec![flags::ACK, flags::ACK | flags::PSH, flags::ACK | flags::FIN, 0, flags::FIN]);
+    let offset = prop_oneof![3 => 2u32..2_000, 1 => 2u32..20_000, 1 => any::<u32>()];
+    (bits, offset, any::<u32>(), prop_oneof![1 => Just(0usize), 3 => 1usize..1_400])
+        .prop_map(|(flags, offset, ack, len)| Forgery { flags, offset, ack, len })
 }
 
 /// Mostly a network that works, with delays that overtake retransmissions in both directions.

@@ -12,11 +12,13 @@ pub(crate) struct Packet {
     /// MSS option of a SYN or SYN-ACK.
     pub(crate) mss: u16,
     pub(crate) data: Vec<u8>,
+    /// An attacker made it, who sees nothing.
+    pub(crate) forged: bool,
 }
 
 impl Packet {
     pub(crate) fn new(flags: u8, seq: u32, ack: u32) -> Self {
-        Self { flags, seq, ack, window: u16::MAX, mss: 1460, data: Vec::new() }
+        Self { flags, seq, ack, window: u16::MAX, mss: 1460, data: Vec::new(), forged: false }
     }
 
     pub(crate) fn any(&self, bits: u8) -> bool {

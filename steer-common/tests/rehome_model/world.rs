@@ -24,6 +24,16 @@ pub(crate) enum Fate {
     Twice(u64, u64),
 }
 
+/// A packet in the client's name: its place in the client's stream was hit, what it acknowledges was not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forgery {
+    pub(crate) flags: u8,
+    /// Offset from the client's initial sequence number.
+    pub(crate) offset: u32,
+    pub(crate) ack: u32,
+    pub(crate) len: usize,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     pub(crate) setup: Setup,
@@ -34,11 +44,15 @@ pub(crate) struct Scenario {
     pub(crate) fates: Vec<Fate>,
     /// When the table of buffered bytes forgets.
     pub(crate) evict_ms: Option<u64>,
+    /// What an attacker sends in the client's name who sees nothing: when, milliseconds, and what.
+    pub(crate) forgeries: Vec<(u64, Forgery)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum At {
     Client,
+    /// The client, on a connection to a backend's own address.
+    Direct(u16),
     Gateway(From),
     First,
     Owner,
@@ -57,6 +71,7 @@ pub(crate) struct World {
     owner: Backend,
     fates: std::vec::IntoIter<Fate>,
     evict: Option<u64>,
+    forgeries: Vec<(u64, Packet)>,
     /// Arrival, order of sending, where, what.
     wire: Vec<(u64, u32, At, Packet)>,
     sent: u32,
@@ -76,6 +91,7 @@ impl World {
             owner: Backend::new(b'B', scenario.owner.clone(), len),
             fates: scenario.fates.clone().into_iter(),
             evict: scenario.evict_ms.map(|ms| ms * MS),
+            forgeries: scenario.forgeries.iter().map(|(ms, forgery)| (ms * MS, forged(scenario, forgery))).collect(),
             wire: Vec::new(),
             sent: 0,
             now: 0,
@@ -104,7 +120,8 @@ impl World {
 
     fn next_event(&self) -> Option<u64> {
         let wire = self.wire.iter().map(|flight| flight.0).min();
-        let timers = [wire, self.client.wakes(), self.first.wakes(), self.owner.wakes(), self.evict];
+        let forgery = self.forgeries.iter().map(|forgery| forgery.0).min();
+        let timers = [wire, self.client.wakes(), self.first.wakes(), self.owner.wakes(), self.evict, forgery];
         timers.into_iter().flatten().min()
     }
 
@@ -113,6 +130,9 @@ impl World {
         if due(self.evict) {
             self.evict = None;
             self.gateway.evict_pending();
+        } else if let Some(i) = self.forgeries.iter().position(|forgery| forgery.0 <= self.now) {
+            let (_, packet) = self.forgeries.swap_remove(i);
+            self.through_gateway(From::Client, &packet);
         } else if due(self.client.wakes()) {
             for packet in self.client.wake(self.now) {
                 self.send(At::Gateway(From::Client), packet);
@@ -155,11 +175,25 @@ impl World {
         let (answers, back) = match to {
             At::Gateway(from) => return self.through_gateway(from, &packet),
             At::Client => (self.client.receive(&packet, self.now), From::Client),
+            At::Direct(from) => return self.on_another_connection(from, &packet),
             At::First => (self.first.receive(&packet, self.now), From::Backend(FIRST)),
             At::Owner => (self.owner.receive(&packet, self.now), From::Backend(OWNER)),
         };
         for answer in answers {
             self.send(At::Gateway(back), answer);
+        }
+    }
+
+    /// A backend's packet that passed untouched is at the client, and what that one answers passes too.
+    fn on_another_connection(&mut self, from: u16, packet: &Packet) {
+        let answers = match (from, &mut self.owner.direct) {
+            (OWNER, Some(direct)) => direct.client_receives(packet),
+            // There is no such connection.
+            _ if packet.any(flags::RST) => vec![],
+            _ => vec![packet.refusal()],
+        };
+        for answer in answers {
+            self.send(if from == FIRST { At::First } else { At::Owner }, answer);
         }
     }
 
@@ -174,6 +208,7 @@ impl World {
             self.send(
                 match to {
                     To::Client => At::Client,
+                    To::ClientFrom(backend) => At::Direct(backend),
                     To::First => At::First,
                     To::Owner => At::Owner,
                 },
@@ -185,11 +220,19 @@ impl World {
     /// What may leave the gateway in the state it is in now.
     fn check(&mut self, before: Option<State>, from: From, to: To, packet: &Packet) {
         let state = self.gateway.state();
-        let speaks = !packet.data.is_empty() || packet.any(flags::FIN);
+        // A bare FIN that came before the data in front of it ends nothing.
+        let ends = packet.any(flags::FIN) && Some(packet.seq) == self.gateway.first_byte();
+        let speaks = !packet.data.is_empty() || ends;
+        let made = matches!((from, packet.flags), (From::Backend(_), flags::RST));
+        if made && to != To::Client && !matches!(to, To::ClientFrom(_)) {
+            assert_eq!(Some(packet.seq), self.gateway.first_byte(), "a reset with a number that is not the flow's");
+        }
         let undecided = matches!(state, None | Some(State::Established | State::Gather | State::Wait));
         match to {
             To::First => {
-                assert!(!(undecided && speaks), "{packet:?} reached the first backend in {state:?}");
+                // Of a handshake that is not complete everything goes there, and what lies out of every window.
+                let unknown = packet.forged && self.gateway.first_byte().is_none_or(|first| is_far(first, packet.seq));
+                assert!(unknown || !(undecided && speaks), "{packet:?} reached the first backend in {state:?}");
                 let quiet = packet.any(flags::RST | flags::SYN);
                 assert!(
                     state != Some(State::Spliced) || quiet,
@@ -199,9 +242,10 @@ impl World {
             }
             To::Owner => {
                 let opens = state == Some(State::Wait) && packet.flags == flags::SYN;
-                let ends = state == Some(State::First) && packet.any(flags::RST);
-                assert!(state == Some(State::Spliced) || opens || ends, "{packet:?} reached the owner in {state:?}");
+                let closes = state == Some(State::First) && packet.any(flags::RST);
+                assert!(state == Some(State::Spliced) || opens || closes, "{packet:?} reached the owner in {state:?}");
             }
+            To::ClientFrom(backend) => assert_eq!(from, From::Backend(backend)),
             To::Client => {
                 let holder = if state == Some(State::Spliced) { OWNER } else { FIRST };
                 assert_eq!(from, From::Backend(holder), "{packet:?} reached the client in {state:?}");
@@ -212,6 +256,9 @@ impl World {
 
     /// How it must have ended.
     pub(crate) fn judge(&self) {
+        if let Some(direct) = &self.owner.direct {
+            direct.judge();
+        }
         if !self.first.got_nothing() {
             assert!(self.owner.got_nothing(), "both backends got data");
         }
@@ -242,4 +289,15 @@ impl World {
         assert!(other.is_closed(), "the other backend still holds the flow");
         assert!(!self.gateway.buffers() || spliced, "bytes are still buffered");
     }
+}
+
+fn forged(scenario: &Scenario, forgery: &Forgery) -> Packet {
+    let seq = scenario.habits.isn.wrapping_add(forgery.offset);
+    let data = vec![b'X'; forgery.len];
+    Packet { data, forged: true, ..Packet::new(forgery.flags, seq, forgery.ack) }
+}
+
+/// Whether a number is out of any window around another.
+fn is_far(a: u32, b: u32) -> bool {
+    (b.wrapping_sub(a) as i32).unsigned_abs() > 1 << 20
 }

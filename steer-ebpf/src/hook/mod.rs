@@ -92,6 +92,12 @@ pub(crate) struct Difference {
     pub(crate) uncovered: u64,
 }
 
+/// An MTU as next hops have it: none that matters is larger.
+#[inline(always)]
+pub(crate) fn saturate(mtu: u32) -> u16 {
+    if mtu > u16::MAX as u32 { u16::MAX } else { mtu as u16 }
+}
+
 /// What XDP and TC have in common.
 pub(crate) trait Hook {
     /// The program's argument.
@@ -106,11 +112,11 @@ pub(crate) trait Hook {
     fn store_options(&self, offset: usize, from: *const u8, len: u32) -> bool;
     /// MTU of an interface, bytes; 0 where it cannot be known.
     #[inline(always)]
-    fn mtu(&self, ifindex: u32) -> u32 {
+    fn mtu(&self, ifindex: u32) -> u16 {
         let mut mtu = 0;
         // SAFETY: a number on the stack, which the helper replaces by the MTU.
         let checked = unsafe { bpf_check_mtu(self.context(), ifindex, &mut mtu, 0, 0) };
-        if checked < 0 { 0 } else { mtu }
+        if checked < 0 { 0 } else { saturate(mtu) }
     }
     /// Asks the forwarding table; 0 or one of `BPF_FIB_LKUP_RET_*`.
     #[inline(always)]
@@ -120,6 +126,8 @@ pub(crate) trait Hook {
     }
     /// Whether the packet is several segments in one.
     fn aggregated(&self) -> bool;
+    /// Length of the frame, bytes, if the packet is several segments in one; else 0.
+    fn aggregate_len(&self) -> usize;
     /// Brings the TCP checksum at `at` up to date; false where the packet cannot be changed. `finished` says that it is
     /// the sum of all its segment.
     fn finish(&self, at: usize, v6: bool, difference: Difference, finished: bool) -> bool;

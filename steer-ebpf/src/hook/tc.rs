@@ -4,7 +4,9 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::generated::{
+        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+    },
 };
 use steer_common::checksum::fold32;
 
@@ -32,11 +34,21 @@ impl Tc {
         unsafe { (*self.0).len as usize }
     }
 
-    /// Whether the kernel took a VLAN tag off the frame.
+    /// Whether the kernel took a tag of a VLAN off the frame. A tag that names none (a priority tag, IEEE 802.1Q 9.6) is
+    /// taken away: the kernel hands such frames to the interface itself.
     #[inline(always)]
     pub(crate) fn tagged(&self) -> bool {
+        const VLAN_ID: u32 = 0xfff;
+        // SAFETY: as above; a helper call on the program's context.
+        unsafe { (*self.0).vlan_present != 0 && ((*self.0).vlan_tci & VLAN_ID != 0 || bpf_skb_vlan_pop(self.0) != 0) }
+    }
+
+    /// Whether the frame is for another station, or for many: the kernel's own TCP takes neither.
+    #[inline(always)]
+    pub(crate) fn for_others(&self) -> bool {
+        const PACKET_HOST: u32 = 0;
         // SAFETY: as above.
-        unsafe { (*self.0).vlan_present != 0 }
+        unsafe { (*self.0).pkt_type != PACKET_HOST }
     }
 
     /// Tells the kernel of a change to bytes that no checksum in the packet covers. Only CHECKSUM_COMPLETE has a sum to
@@ -103,6 +115,11 @@ impl Hook for Tc {
     fn aggregated(&self) -> bool {
         // SAFETY: the context pointer is the program's argument.
         unsafe { (*self.0).gso_size != 0 }
+    }
+
+    #[inline(always)]
+    fn aggregate_len(&self) -> usize {
+        if self.aggregated() { self.len() } else { 0 }
     }
 
     /// A finished checksum is changed in place; all that is left to tell is the sum of CHECKSUM_COMPLETE. With IPv4 the

@@ -50,6 +50,11 @@ impl Hook for Xdp {
     }
 
     #[inline(always)]
+    fn aggregate_len(&self) -> usize {
+        0
+    }
+
+    #[inline(always)]
     fn finish(&self, at: usize, _v6: bool, difference: Difference, _finished: bool) -> bool {
         self.window().update_sum(at, &difference)
     }

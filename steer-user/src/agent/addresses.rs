@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use rtnetlink::{
     Handle,
@@ -25,10 +25,35 @@ pub(super) async fn assign(config: &Config) -> Result<()> {
     }
     let handle = connect()?;
     let addresses = list(&handle).await?;
+    // One that cannot be had holds up no other.
+    let mut failed = Ok(());
     for vip in asked {
-        add(&handle, config, vip, &addresses).await?;
+        failed = failed.and(place(&handle, config, vip, &addresses).await);
     }
-    Ok(())
+    failed
+}
+
+/// Has a VIP where it belongs: where it is missing it is added, and where this program put it on another interface, because
+/// its own was not there, it moves. One that somebody else put anywhere stays.
+async fn place(handle: &Handle, config: &Config, vip: IpAddr, addresses: &[AddressMessage]) -> Result<()> {
+    let there = addresses.iter().filter(|message| ip_of(message) == Some(vip)).collect::<Vec<_>>();
+    let Some((index, by_network)) = interface_for(config, vip, addresses) else { return Ok(()) };
+    if there.iter().any(|message| message.header.index == index) {
+        return Ok(());
+    }
+    if there.iter().any(|message| !is_ours(message)) || !there.is_empty() && !by_network {
+        return Ok(());
+    }
+    for message in there {
+        log::info!("{vip} moves from the interface with index {} to {index}", message.header.index);
+        handle
+            .address()
+            .del(message.clone())
+            .execute()
+            .await
+            .with_context(|| format!("take {vip} off its interface"))?;
+    }
+    add(handle, index, vip).await
 }
 
 /// Takes off what this gateway assigned and the configuration does not want assigned any more. `known` is what it has
@@ -73,11 +98,7 @@ async fn remove(handle: &Handle, addresses: Vec<AddressMessage>, known: &HashSet
     Ok(removed)
 }
 
-async fn add(handle: &Handle, config: &Config, ip: IpAddr, addresses: &[AddressMessage]) -> Result<()> {
-    if addresses.iter().any(|message| ip_of(message) == Some(ip)) {
-        return Ok(());
-    }
-    let index = interface_for(config, ip, addresses)?;
+async fn add(handle: &Handle, index: u32, ip: IpAddr) -> Result<()> {
     let mut request = handle.address().add(index, ip, if ip.is_ipv4() { 32 } else { 128 });
     let attributes = &mut request.message_mut().attributes;
     attributes.push(AddressAttribute::Protocol(OURS));
@@ -89,13 +110,15 @@ async fn add(handle: &Handle, config: &Config, ip: IpAddr, addresses: &[AddressM
     request.execute().await.with_context(|| format!("assign {ip}"))
 }
 
-/// The managed interface whose network the VIP is in, else the first: there its neighbours ask for it.
-fn interface_for(config: &Config, vip: IpAddr, addresses: &[AddressMessage]) -> Result<u32> {
-    let managed = config.interfaces.iter().filter_map(|interface| ifindex(&interface.name)).collect::<Vec<_>>();
-    let contains = |index: &&u32| addresses.iter().any(|a| a.header.index == **index && network_contains(a, vip));
-    match managed.iter().find(contains).or(managed.first()) {
-        Some(index) => Ok(*index),
-        None => bail!("there is no managed interface to assign {vip} to"),
+/// The managed interface whose network the VIP is in (`true`), else the first of the configuration: there its neighbours ask
+/// for it. While that one is away, none.
+fn interface_for(config: &Config, vip: IpAddr, addresses: &[AddressMessage]) -> Option<(u32, bool)> {
+    let managed = config.interfaces.iter().map(|interface| ifindex(&interface.name)).collect::<Vec<_>>();
+    let networks = addresses.iter().filter(|address| ip_of(address) != Some(vip));
+    let contains = |index: &u32| networks.clone().any(|a| a.header.index == *index && network_contains(a, vip));
+    match managed.iter().flatten().copied().find(contains) {
+        Some(index) => Some((index, true)),
+        None => managed.first().copied().flatten().map(|index| (index, false)),
     }
 }
 

@@ -1,73 +1,166 @@
-//! What the machine around the gateway must allow: said loudly when it does not.
+//! What is wrong around the gateway, named: mistakes in the wiring and settings of the machine that cost connections while
+//! everything looks green.
+//!
+//! [`machine`] and [`traffic`] tell it from what they find at one moment; [`watch`] looks every few seconds and adds what takes
+//! two looks to see. Log, metric and `steer status` say the same sentences.
+
+mod answers;
+mod ipsec;
+mod machine;
+mod source;
+mod watch;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fs,
-    net::{IpAddr, SocketAddr},
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use crate::report::{Backends, KeyNameReport, Keys};
+pub use machine::{Machine, machine, programs};
+use serde::{Deserialize, Serialize};
+pub(super) use watch::{Watched, run};
 
-/// What keeps traffic from flowing, as sentences. `vips` says which families matter.
-pub fn sysctls<'a>(
-    interfaces: impl IntoIterator<Item = &'a str>,
-    vips: impl IntoIterator<Item = IpAddr>,
-) -> Vec<String> {
-    let vips = vips.into_iter().collect::<Vec<_>>();
-    let mut warnings = Vec::new();
-    if vips.iter().any(IpAddr::is_ipv4) {
-        warnings.extend(forwarding("net/ipv4/ip_forward"));
-        warnings.extend(interfaces.into_iter().filter_map(reverse_path));
-    }
-    if vips.iter().any(IpAddr::is_ipv6) {
-        warnings.extend(forwarding("net/ipv6/conf/all/forwarding"));
-    }
-    warnings
+use crate::report::{BackendState, Backends, Keys, VipReport};
+
+/// Something that needs attention.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Warning {
+    /// Of which kind it is.
+    pub kind: Kind,
+    /// What is wrong with whom, and what helps: the same words for as long as it lasts.
+    pub text: String,
 }
 
-/// Says of each backend once that its answers do not come back through here.
-#[derive(Default)]
-pub(super) struct ReturnPathWatch {
-    suspects: HashSet<SocketAddr>,
-    told: HashSet<SocketAddr>,
+/// Kinds of warnings: the labels of the metric `steer_warning`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The kernel does not look up routes.
+    Forwarding,
+    /// The kernel drops packets whose way back leads elsewhere.
+    ReversePath,
+    /// The kernel tells hosts a way that leads past the gateway.
+    Redirects,
+    /// A managed interface is not there.
+    InterfaceGone,
+    /// A managed interface carries no Ethernet header.
+    NotEthernet,
+    /// A program that should be attached is not.
+    Detached,
+    /// A program of somebody else sees packets before ours.
+    OtherProgram,
+    /// Another gateway is at the same interface or VIP.
+    OtherGateway,
+    /// IPsec policies that steered packets pass by.
+    Ipsec,
+    /// Answers of a backend do not come back through here.
+    ReturnPath,
+    /// One source makes most flows of a VIP.
+    OneSource,
+    /// No backend of a VIP takes new flows.
+    NoBackend,
+    /// Several backends use one ticket key.
+    SharedKeyName,
 }
 
-impl ReturnPathWatch {
-    /// Looks at the backends; warns of those that looked the same the time before, for an answer may be on its way.
-    pub(super) fn look(&mut self, backends: &Backends) {
-        let silent = backends.without_return_path().map(|backend| backend.address).collect::<HashSet<_>>();
-        for address in silent.intersection(&self.suspects) {
-            if self.told.insert(*address) {
-                log::warn!("{}", no_return_path(*address));
-            }
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 13] = [
+        Self::Forwarding,
+        Self::ReversePath,
+        Self::Redirects,
+        Self::InterfaceGone,
+        Self::NotEthernet,
+        Self::Detached,
+        Self::OtherProgram,
+        Self::OtherGateway,
+        Self::Ipsec,
+        Self::ReturnPath,
+        Self::OneSource,
+        Self::NoBackend,
+        Self::SharedKeyName,
+    ];
+
+    /// The word in metric and JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Forwarding => "forwarding",
+            Self::ReversePath => "reverse-path",
+            Self::Redirects => "redirects",
+            Self::InterfaceGone => "interface-gone",
+            Self::NotEthernet => "not-ethernet",
+            Self::Detached => "detached",
+            Self::OtherProgram => "other-program",
+            Self::OtherGateway => "other-gateway",
+            Self::Ipsec => "ipsec",
+            Self::ReturnPath => "return-path",
+            Self::OneSource => "one-source",
+            Self::NoBackend => "no-backend",
+            Self::SharedKeyName => "shared-key-name",
         }
-        self.suspects = silent;
     }
 }
 
-/// Backends whose answers do not come back through this gateway, as sentences: their clients see no connection.
-pub fn return_paths(backends: &Backends) -> Vec<String> {
-    backends.without_return_path().map(|backend| no_return_path(backend.address)).collect()
+impl Warning {
+    fn new(kind: Kind, text: impl Into<String>) -> Self {
+        Self { kind, text: text.into() }
+    }
 }
 
-/// Says of each key name once that several backends use it.
-#[derive(Default)]
-pub(super) struct SharedNameWatch {
-    told: HashSet<(Option<SocketAddr>, String)>,
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
-impl SharedNameWatch {
-    /// Looks at the names; those that are shared no more may be told again.
-    pub(super) fn look(&mut self, keys: &Keys) {
-        let shared = keys.names.iter().filter(|name| name.shared);
-        let shared = shared.map(|name| ((name.vip, name.name.clone()), name)).collect::<HashMap<_, _>>();
-        self.told.retain(|told| shared.contains_key(told));
-        for (key, name) in shared {
-            if self.told.insert(key) {
-                log::warn!("{}", shared_name(name));
-            }
+/// What is wrong right now, and how far it went, for all who ask the agent.
+#[derive(Clone, Default, Debug)]
+pub struct Standing {
+    warnings: Arc<Mutex<BTreeSet<Warning>>>,
+    splices_high: Arc<AtomicU64>,
+}
+
+impl Standing {
+    /// What is wrong now.
+    pub fn all(&self) -> BTreeSet<Warning> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The most splices that any look met.
+    pub fn splices_high(&self) -> u64 {
+        self.splices_high.load(Ordering::Relaxed)
+    }
+
+    fn note_splices(&self, splices: u64) {
+        self.splices_high.fetch_max(splices, Ordering::Relaxed);
+    }
+
+    /// Notes what is wrong now, and logs what began and what ended: each once.
+    fn set(&self, now: BTreeSet<Warning>) {
+        let mut standing = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        for began in now.difference(&standing) {
+            log::warn!("{began}");
         }
+        for ended in standing.difference(&now) {
+            log::info!("no more: {ended}");
+        }
+        *standing = now;
     }
+}
+
+/// What pools and key names tell at one moment.
+pub fn traffic(vips: &[VipReport], backends: &Backends, keys: &Keys) -> Vec<Warning> {
+    let idle = vips.iter().filter(|vip| vip.backends_up == 0);
+    let idle =
+        idle.map(|vip| Warning::new(Kind::NoBackend, format!("VIP {}: no backend takes new flows", vip.address)));
+    let silent = backends.backends.iter().filter(|backend| answers::never_came(backend));
+    let silent = silent.map(|backend| answers::warning(backend.address));
+    let shared = shared_names(keys).into_iter().map(|text| Warning::new(Kind::SharedKeyName, text));
+    idle.chain(silent).chain(shared).collect()
 }
 
 /// Key names that do not steer because several backends use them, as one sentence for each VIP.
@@ -87,36 +180,32 @@ pub fn shared_names(keys: &Keys) -> Vec<String> {
     vips.into_iter().map(sentence).collect()
 }
 
-fn shared_name(name: &KeyNameReport) -> String {
-    let owner = name.owner_address.map_or(name.owner.to_string(), |address| address.to_string());
-    format!(
-        "the {} ticket key name {} of {owner} is used by another backend, too: it does not steer",
-        name.origin.word(),
-        name.name
-    )
+/// Backends of a VIP that take new flows.
+fn takers(backends: &Backends, vip: SocketAddr) -> usize {
+    let takes = |state| state == BackendState::Up;
+    backends.backends.iter().filter(|b| b.vip == vip && takes(b.state) && b.weight > 0).count()
 }
 
-fn no_return_path(backend: SocketAddr) -> String {
-    format!("{backend} got flows but no answer came back through here: is this gateway on its way to the clients?")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn forwarding(name: &str) -> Option<String> {
-    let sysctl = name.replace('/', ".");
-    (read(name)? == 0).then(|| format!("{sysctl} is 0: the kernel does not look up routes for us; set {sysctl}=1"))
-}
+    #[test]
+    fn the_word_of_a_kind_is_the_same_everywhere_and_nobody_elses() {
+        let words = Kind::ALL.map(Kind::word);
+        assert_eq!(words.iter().collect::<BTreeSet<_>>().len(), Kind::ALL.len());
+        for kind in Kind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.word());
+        }
+    }
 
-/// The kernel takes the stricter of the interface's value and the one for all.
-fn reverse_path(interface: &str) -> Option<String> {
-    let of = |name: &str| read(&format!("net/ipv4/conf/{name}/rp_filter")).unwrap_or_default();
-    let strict = of("all").max(of(interface)) == 1;
-    strict.then(|| {
-        format!(
-            "rp_filter is strict on {interface}: packets whose way back leads elsewhere are lost; \
-             set net.ipv4.conf.{interface}.rp_filter=2"
-        )
-    })
-}
-
-fn read(name: &str) -> Option<u32> {
-    fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim().parse().ok()
+    #[test]
+    fn what_is_wrong_stands_until_it_is_not_any_more() {
+        let standing = Standing::default();
+        let wrong = BTreeSet::from([Warning::new(Kind::Forwarding, "a"), Warning::new(Kind::Ipsec, "b")]);
+        standing.set(wrong.clone());
+        assert_eq!(standing.all(), wrong);
+        standing.set(BTreeSet::new());
+        assert_eq!(standing.all(), BTreeSet::new());
+    }
 }

@@ -1,6 +1,9 @@
 //! Probes backends by TCP connections: one that stops answering gets no new flow, one that answers again does.
 //!
-//! The probes also keep the kernel's neighbour entries towards the backends fresh.
+//! The probes also keep the kernel's neighbour entries towards the backends fresh. What goes wrong on our own side says nothing
+//! about a backend: such a probe counts for nothing, and is told.
+
+mod probe;
 
 use std::{
     collections::HashMap,
@@ -10,25 +13,50 @@ use std::{
 };
 
 use anyhow::Result;
+pub(crate) use probe::not_made;
+use probe::{Outcome, probe};
 use steer_common::shared::{BACKEND_PRESENT, BACKEND_UP};
-use tokio::{net::TcpStream, task::JoinSet, time};
+use tokio::{task::JoinSet, time};
 
 use super::pools::Pools;
 use crate::{address::socket, config::Health};
 
 /// How often it is looked which probes are due.
 const TICK: Duration = Duration::from_millis(50);
+/// How often the pools are looked at.
+const REFRESH: Duration = Duration::from_millis(500);
+/// Probes at a time, of all backends: each takes a descriptor.
+const AT_A_TIME: usize = 512;
+/// Probes at a time of one backend that does not answer, where the interval is shorter than the timeout.
+const OF_ONE: u32 = 16;
+/// Time between two lines about probes that could not be made.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// Probes for ever.
 pub(super) async fn run(pools: Arc<Mutex<Pools>>) -> Result<()> {
-    let mut watched = HashMap::new();
+    probe::allow_descriptors();
+    let mut checker = Checker::default();
     let mut probes = JoinSet::new();
     let mut ticks = time::interval(TICK);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Skip);
     loop {
         tokio::select! {
-            _ = ticks.tick() => start_due(&pools, &mut watched, &mut probes)?,
-            Some(Ok((address, answered))) = probes.join_next() => note(&pools, &mut watched, address, answered)?,
+            _ = ticks.tick() => {
+                if let Err(error) = checker.refresh(&pools) {
+                    log::error!("read the pools for health checks: {error:#}");
+                }
+                for (address, timeout) in checker.due(Instant::now(), AT_A_TIME.saturating_sub(probes.len())) {
+                    probes.spawn(probe(address, timeout));
+                }
+            }
+            Some(ended) = probes.join_next() => {
+                // All that ended by now change the pools in one go.
+                let mut outcomes = ended.ok().into_iter().collect::<Vec<_>>();
+                while let Some(ended) = probes.try_join_next() {
+                    outcomes.extend(ended);
+                }
+                checker.note(&pools, outcomes);
+            }
         }
     }
 }
@@ -37,14 +65,31 @@ pub(super) async fn run(pools: Arc<Mutex<Pools>>) -> Result<()> {
 struct Watch {
     health: Health,
     due: Instant,
-    running: bool,
+    running: u32,
     up: bool,
     tally: u32,
 }
 
 impl Watch {
-    fn new(health: Health, up: bool) -> Self {
-        Self { health, due: Instant::now(), running: false, up, tally: 0 }
+    /// The first probes of many backends are spread over an interval.
+    fn new(health: Health, up: bool, now: Instant) -> Self {
+        Self { health, due: now + part(health.interval, 1.0), running: 0, up, tally: 0 }
+    }
+
+    /// Whether a probe is to be made now.
+    fn is_due(&self, now: Instant) -> bool {
+        let Health { interval, timeout, .. } = self.health;
+        let overlapping = (timeout.as_nanos() / interval.as_nanos().max(1)).saturating_add(1);
+        self.due <= now && u128::from(self.running) < overlapping.min(OF_ONE.into())
+    }
+
+    /// The next probe is an interval later, a little more or less, so that backends do not stay in step.
+    fn start(&mut self, now: Instant) {
+        let jitter = part(self.health.interval, 0.2);
+        let next = self.due + self.health.interval * 9 / 10 + jitter;
+        // After a pause nothing is made up for.
+        self.due = next.max(now + self.health.interval / 2);
+        self.running += 1;
     }
 
     /// Counts an outcome; the new state if it changes.
@@ -63,65 +108,122 @@ impl Watch {
     }
 }
 
-type Watched = HashMap<SocketAddr, Watch>;
+/// A random part of the first `share` of a time.
+fn part(time: Duration, share: f64) -> Duration {
+    let mut bytes = [0; 4];
+    // Without a random number nothing is spread, and all else works.
+    let _ = getrandom::fill(&mut bytes);
+    time.mul_f64(share * f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX))
+}
 
-/// Starts the probes that are due, for the backends that are in a pool right now.
-fn start_due(pools: &Mutex<Pools>, watched: &mut Watched, probes: &mut JoinSet<(SocketAddr, bool)>) -> Result<()> {
-    let now = Instant::now();
-    if watched.values().all(|watch| watch.due > now) && !watched.is_empty() {
-        return Ok(());
+#[derive(Default)]
+struct Checker {
+    watched: HashMap<SocketAddr, Watch>,
+    refreshed: Option<Instant>,
+    told: Option<Instant>,
+}
+
+impl Checker {
+    /// Follows the pools: what came is watched, what went is not.
+    fn refresh(&mut self, pools: &Mutex<Pools>) -> Result<()> {
+        let now = Instant::now();
+        if self.refreshed.is_some_and(|last| now.duration_since(last) < REFRESH) {
+            return Ok(());
+        }
+        self.refreshed = Some(now);
+        let pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut present = HashMap::new();
+        for (_, backend) in pools.plane().backends()? {
+            let health = pools.health(&backend).filter(|health| health.enabled);
+            if let Some(health) = health.filter(|_| backend.flags & BACKEND_PRESENT != 0) {
+                present.insert(socket(&backend.endpoint), (health, backend.flags & BACKEND_UP != 0));
+            }
+        }
+        self.watched.retain(|address, _| present.contains_key(address));
+        for (address, (health, up)) in present {
+            self.watched.entry(address).or_insert_with(|| Watch::new(health, up, now)).up = up;
+        }
+        Ok(())
     }
-    refresh(pools, watched)?;
-    for (address, watch) in watched.iter_mut().filter(|(_, watch)| watch.due <= now) {
-        watch.due = now + watch.health.interval;
-        if !std::mem::replace(&mut watch.running, true) {
-            probes.spawn(probe(*address, watch.health.timeout));
+
+    /// Starts up to `room` of the probes that are due, those that wait longest first.
+    fn due(&mut self, now: Instant, room: usize) -> Vec<(SocketAddr, Duration)> {
+        let mut due = self.watched.iter_mut().filter(|(_, watch)| watch.is_due(now)).collect::<Vec<_>>();
+        due.sort_by_key(|(_, watch)| watch.due);
+        due.truncate(room);
+        let start = |(address, watch): (&SocketAddr, &mut Watch)| {
+            watch.start(now);
+            (*address, watch.health.timeout)
+        };
+        due.into_iter().map(start).collect()
+    }
+
+    /// Counts what came of probes, and tells the pools which backends changed.
+    fn note(&mut self, pools: &Mutex<Pools>, outcomes: Vec<(SocketAddr, Outcome)>) {
+        let changed =
+            outcomes.into_iter().filter_map(|(address, outcome)| self.judge(address, outcome)).collect::<Vec<_>>();
+        if changed.is_empty() {
+            return;
+        }
+        let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+        for (address, up) in changed {
+            if let Err(error) = pools.set_up(address, up) {
+                log::error!("note that {address} is {}: {error:#}", if up { "up" } else { "down" });
+            }
         }
     }
-    Ok(())
-}
 
-/// Follows the pools: what came is watched, what went is not.
-fn refresh(pools: &Mutex<Pools>, watched: &mut Watched) -> Result<()> {
-    let pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut present = HashMap::new();
-    for (_, backend) in pools.plane().backends()? {
-        let health = pools.health(&backend).filter(|health| health.enabled);
-        if let Some(health) = health.filter(|_| backend.flags & BACKEND_PRESENT != 0) {
-            present.insert(socket(&backend.endpoint), (health, backend.flags & BACKEND_UP != 0));
+    /// The new state of a backend, if this outcome changes it.
+    fn judge(&mut self, address: SocketAddr, outcome: Outcome) -> Option<(SocketAddr, bool)> {
+        // One that was removed while it was probed is watched no more.
+        let watch = self.watched.get_mut(&address)?;
+        watch.running = watch.running.saturating_sub(1);
+        match outcome {
+            Outcome::Answered => watch.count(true).map(|_| log::info!("backend {address} is up again"))?,
+            Outcome::Failed(why) => {
+                let down = |_| log::warn!("backend {address} is down ({why}): it gets no new flow");
+                watch.count(false).map(down)?;
+            }
+            Outcome::NotMade(why) => {
+                self.tell(address, &why);
+                return None;
+            }
+        }
+        Some((address, self.watched.get(&address)?.up))
+    }
+
+    fn tell(&mut self, address: SocketAddr, why: &str) {
+        let now = Instant::now();
+        if self.told.is_none_or(|told| now.duration_since(told) >= QUIET) {
+            self.told = Some(now);
+            log::warn!(
+                "health checks cannot be made ({address}: {why}): backends stay what they are; {} so far",
+                not_made()
+            );
         }
     }
-    watched.retain(|address, _| present.contains_key(address));
-    for (address, (health, up)) in present {
-        watched.entry(address).or_insert_with(|| Watch::new(health, up)).up = up;
-    }
-    Ok(())
-}
-
-async fn probe(address: SocketAddr, timeout: Duration) -> (SocketAddr, bool) {
-    let connected = time::timeout(timeout, TcpStream::connect(address)).await;
-    (address, matches!(connected, Ok(Ok(_))))
-}
-
-fn note(pools: &Mutex<Pools>, watched: &mut Watched, address: SocketAddr, answered: bool) -> Result<()> {
-    let Some(watch) = watched.get_mut(&address) else { return Ok(()) };
-    watch.running = false;
-    let Some(up) = watch.count(answered) else { return Ok(()) };
-    log::warn!("backend {address} is {}", if up { "up again" } else { "down: it gets no new flow" });
-    let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Err(error) = pools.set_up(address, up) {
-        // It was removed while it was probed.
-        log::debug!("{address}: {error:#}");
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn address(n: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, n], 443))
+    }
+
+    /// A checker of so many backends, all of them due.
+    fn checker(n: u8, health: Health) -> (Checker, Instant) {
+        let mut checker = Checker::default();
+        let now = Instant::now() + health.interval;
+        for n in 0..n {
+            checker.watched.insert(address(n), Watch::new(health, true, now - health.interval));
+        }
+        (checker, now)
+    }
+
     fn outcomes(up: bool, answers: &[bool]) -> Vec<Option<bool>> {
-        let mut watch = Watch::new(Health { rise: 2, fall: 3, ..Health::default() }, up);
+        let mut watch = Watch::new(Health { rise: 2, fall: 3, ..Health::default() }, up, Instant::now());
         answers.iter().map(|answered| watch.count(*answered)).collect()
     }
 
@@ -136,5 +238,47 @@ mod tests {
     #[test]
     fn a_backend_rises_after_two_answers_in_a_row() {
         assert_eq!(outcomes(false, &[true, false, true, true]), [None, None, None, Some(true)]);
+    }
+
+    #[test]
+    fn probes_that_could_not_be_made_say_nothing_about_a_backend() {
+        let (mut checker, _) = checker(1, Health::default());
+        for _ in 0..10 {
+            assert_eq!(checker.judge(address(0), Outcome::NotMade("no descriptor".to_owned())), None);
+        }
+        let failed = || Outcome::Failed("refused".to_owned());
+        let judged = (0..3).map(|_| checker.judge(address(0), failed())).collect::<Vec<_>>();
+        assert_eq!(judged, [None, None, Some((address(0), false))]);
+    }
+
+    #[test]
+    fn the_first_probes_of_many_backends_are_spread_over_an_interval() {
+        let health = Health { interval: Duration::from_secs(10), ..Health::default() };
+        let (checker, now) = checker(200, health);
+        let in_first_half = checker.watched.values().filter(|watch| watch.due + Duration::from_secs(5) < now).count();
+        assert!((50..150).contains(&in_first_half), "{in_first_half} of 200");
+    }
+
+    #[test]
+    fn no_more_probes_are_made_at_a_time_than_there_is_room_and_all_have_their_turn() {
+        let (mut checker, now) = checker(100, Health::default());
+        let mut probed = Vec::new();
+        for _ in 0..10 {
+            let due = checker.due(now, 10);
+            assert_eq!(due.len(), 10);
+            probed.extend(due.into_iter().map(|(address, _)| address));
+        }
+        probed.sort();
+        probed.dedup();
+        assert_eq!((probed.len(), checker.due(now, 10).len()), (100, 0));
+    }
+
+    #[test]
+    fn an_interval_shorter_than_the_timeout_is_kept() {
+        let (interval, timeout) = (Duration::from_millis(100), Duration::from_secs(1));
+        let (mut checker, start) = checker(1, Health { interval, timeout, ..Health::default() });
+        // Nothing is answered within the timeout.
+        let probes = (0..20).map(|tick| checker.due(start + TICK * tick, 100).len()).sum::<usize>();
+        assert!((8..=12).contains(&probes), "{probes} probes in a second");
     }
 }

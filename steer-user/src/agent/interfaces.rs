@@ -1,6 +1,12 @@
 //! The managed interfaces as the kernel has them. Asked by netlink: /sys may show another network namespace.
 
+mod egress;
+mod netdev;
+
 use anyhow::{Context as _, Result, bail};
+pub use egress::fill_interfaces;
+pub(crate) use egress::takes_xdp;
+pub(super) use egress::watch;
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 
@@ -24,20 +30,58 @@ pub(super) struct Interfaces {
 impl Interfaces {
     /// Finds every interface of the configuration, or refuses.
     pub(super) async fn find(config: &Config) -> Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
-        tokio::spawn(connection);
-        let links: Vec<LinkMessage> =
-            handle.link().get().execute().try_collect().await.context("list the interfaces")?;
+        let links = links().await?;
         let mut found = Self { targets: Vec::new(), mtu: u32::MAX };
         for interface in &config.interfaces {
             let Some(link) = links.iter().find(|link| name(link) == Some(&interface.name)) else {
                 bail!("there is no interface {}", interface.name);
             };
+            if let Some(why) = not_ethernet(&interface.name, link) {
+                bail!(why);
+            }
             found.mtu = found.mtu.min(mtu(link).unwrap_or(ETHERNET_MTU));
             found.targets.push(target(interface, link));
         }
         Ok(found)
     }
+}
+
+/// Every interface of the network namespace.
+pub(super) async fn links() -> Result<Vec<LinkMessage>> {
+    let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
+    tokio::spawn(connection);
+    handle.link().get().execute().try_collect().await.context("list the interfaces")
+}
+
+/// Why an interface cannot be managed, if its frames have no Ethernet header.
+pub(super) fn not_ethernet(name: &str, link: &LinkMessage) -> Option<String> {
+    let layer = link.header.link_layer_type;
+    let ethernet = matches!(layer, LinkLayerType::Ether | LinkLayerType::Loopback);
+    (!ethernet).then(|| {
+        format!(
+            "{name} carries no Ethernet header (its link type is {layer}): steer reads Ethernet frames; name the interface \
+             that the packets come in by with one, and have tunnels end on another machine"
+        )
+    })
+}
+
+/// Whether an interface carries IP packets without a link-layer header.
+fn has_ip_only(link: &LinkMessage) -> bool {
+    matches!(
+        link.header.link_layer_type,
+        LinkLayerType::None
+            | LinkLayerType::Tunnel
+            | LinkLayerType::Tunnel6
+            | LinkLayerType::Sit
+            | LinkLayerType::Ipgre
+            | LinkLayerType::Ip6gre
+            | LinkLayerType::Ppp
+            | LinkLayerType::Rawip
+            | LinkLayerType::Slip
+            | LinkLayerType::Cslip
+            | LinkLayerType::Slip6
+            | LinkLayerType::Cslip6
+    )
 }
 
 fn target(interface: &Interface, link: &LinkMessage) -> Target {
@@ -51,7 +95,7 @@ fn target(interface: &Interface, link: &LinkMessage) -> Target {
 }
 
 /// Whether this is hardware: what the kernel makes (veth, bridge, bond, tunnel, VLAN) tells its kind.
-fn is_nic(link: &LinkMessage) -> bool {
+pub(super) fn is_nic(link: &LinkMessage) -> bool {
     let has_kind = |attribute: &LinkAttribute| match attribute {
         LinkAttribute::LinkInfo(infos) => infos.iter().any(|info| matches!(info, LinkInfo::Kind(_))),
         _ => false,
@@ -59,7 +103,7 @@ fn is_nic(link: &LinkMessage) -> bool {
     link.header.link_layer_type == LinkLayerType::Ether && !link.attributes.iter().any(has_kind)
 }
 
-fn name(link: &LinkMessage) -> Option<&String> {
+pub(super) fn name(link: &LinkMessage) -> Option<&String> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name),
         _ => None,
@@ -95,5 +139,16 @@ mod tests {
         assert_eq!(auto(&link(vec![LinkAttribute::Mtu(1500)])), Xdp::May);
         let veth = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]);
         assert_eq!(auto(&link(vec![veth])), Xdp::Never);
+    }
+
+    #[test]
+    fn what_has_no_ethernet_header_is_refused_by_name_and_type() {
+        let mut tun = link(Vec::new());
+        assert_eq!(not_ethernet("eth0", &tun), None);
+        tun.header.link_layer_type = LinkLayerType::None;
+        let why = not_ethernet("tun0", &tun).unwrap();
+        assert!(why.starts_with("tun0 carries no Ethernet header (its link type is "), "{why}");
+        tun.header.link_layer_type = LinkLayerType::Infiniband;
+        assert!(not_ethernet("ib0", &tun).is_some() && !has_ip_only(&tun));
     }
 }

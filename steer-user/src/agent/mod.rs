@@ -7,8 +7,12 @@ mod events;
 mod health;
 mod interfaces;
 mod key_layout;
+mod links;
+mod neighbours;
+pub mod plan;
 mod pools;
 mod qdiscs;
+mod start;
 mod sweep;
 
 use std::{
@@ -17,50 +21,60 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use tokio::{task::JoinSet, time};
 
 pub(crate) use addresses::unassign;
-use interfaces::Interfaces;
+pub(crate) use health::not_made;
+pub use interfaces::fill_interfaces;
+pub(crate) use interfaces::takes_xdp;
 pub use pools::Pools;
 pub(crate) use qdiscs::remove_unused;
-pub use sweep::{Swept, sweep};
+pub use sweep::{Open, Swept, open, sweep};
 
 use crate::{
-    address::socket,
     config::Config,
     control,
     crash::{Step, reached},
     export,
-    plane::{self, Attachment, Lock, PinDir, Plane, Programs, Xdp},
-    report::{Backends, Keys},
+    plane::{self, Lock, PinDir, Plane},
 };
 
 /// Shortest time between two sweeps.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Sweeping takes at most one part in so many of a CPU.
 const SWEEP_SHARE: u32 = 20;
-/// How long an agent that is ending may hold its lock.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often lookup tables follow what health checks found, all of them at once.
+const FLUSH: Duration = Duration::from_millis(50);
 
-/// Runs an agent until `shutdown` is ready. Programs, maps and VIPs stay when it ends, however it ends.
+/// Why an agent ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// `shutdown` was ready.
+    Shutdown,
+    /// It was asked at its socket, as `steer detach` does.
+    Asked,
+}
+
+/// Runs an agent until `shutdown` is ready. Programs, maps and VIPs stay when it ends, however it ends. With `force` it
+/// starts even where that destroys entries of tables.
 ///
 /// Belongs on a runtime of one thread, which gives up all capabilities that it does not need, for good.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
+pub async fn run(config: Config, force: bool, shutdown: impl Future<Output = ()>) -> Result<Ended> {
     plane::kernel::Kernel::running().require()?;
     plane::rights::keep_to_start()?;
     let dir = PinDir::new(&config.pin_dir);
     let fresh = dir.create()?;
     reached(Step::Directory);
-    let brought_up = start(&config, &dir).await;
-    if brought_up.is_err() && fresh {
+    let started = start(&config, &dir, force).await;
+    if started.is_err() && fresh {
         remove_unused(&plane::detach(&dir)?.qdiscs).await?;
     }
-    let Running { mut tasks, stop, lock } = brought_up?;
+    let Running { mut tasks, stop, lock } = started?;
     plane::rights::keep_to_run()?;
     let ended = tokio::select! {
-        () = shutdown => Ok(()),
-        _ = stop.notified() => Ok(()),
+        () = shutdown => Ok(Ended::Shutdown),
+        _ = stop.notified() => Ok(Ended::Asked),
         Some(ended) = tasks.join_next() => Err(ended.map_or_else(|error| anyhow!(error), |task| {
             task.err().unwrap_or_else(|| anyhow!("a task of the agent ended"))
         })),
@@ -78,112 +92,82 @@ struct Running {
     lock: Lock,
 }
 
-/// Everything that can be refused is refused before anything is touched.
-async fn start(config: &Config, dir: &PinDir) -> Result<Running> {
-    let lock = lock(dir).await?;
+/// Everything that can be refused is refused before anything is touched ([`start`]).
+async fn start(config: &Config, dir: &PinDir, force: bool) -> Result<Running> {
+    let lock = start::lock(dir).await?;
     reached(Step::Locked);
-    let interfaces = Interfaces::find(config).await?;
+    let (judged, interfaces) = start::judge(config, dir, force).await?;
+    reached(Step::Judged);
     let metrics = match config.metrics {
         Some(address) => Some(export::bind(address).await?),
         None => None,
     };
-    let listener = control::bind(&config.socket)?;
+    let listener = control::bind(&config.socket, dir.root())?;
     reached(Step::SocketBound);
-    let (pools, programs, attached) = bring_up(config, dir, &interfaces).await?;
-    warn_about_machine(config);
+    let start::Up { pools, programs, attached } = start::bring_up(config, dir, &judged, &interfaces).await?;
 
     let pools = Arc::new(Mutex::new(pools));
     let stop = Arc::new(tokio::sync::Notify::new());
     let gauges = Arc::new(Mutex::new(Swept::default()));
     let mut tasks = JoinSet::new();
-    tasks.spawn(control::serve(listener, Arc::clone(&pools), Arc::clone(&stop)));
+    let standing = checks::Standing::default();
+    tasks.spawn(control::serve(listener, Arc::clone(&pools), Arc::clone(&stop), standing.clone()));
+    tasks.spawn(checks::run(checks::Watched {
+        config: config.clone(),
+        dir: dir.clone(),
+        pools: Arc::clone(&pools),
+        swept: Arc::clone(&gauges),
+        standing: standing.clone(),
+    }));
+    tasks.spawn(neighbours::run(Plane::open(dir)?));
     tasks.spawn(health::run(Arc::clone(&pools)));
+    let managed = config.interfaces.iter().map(|interface| interface.name.clone()).collect();
+    tasks.spawn(interfaces::watch(Plane::open(dir)?, managed));
     tasks.spawn(events::run(Plane::events(dir)?, Arc::clone(&pools)));
     if let Some(listener) = metrics {
-        tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges)));
+        tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges), standing));
     }
-    tasks.spawn(keep(config.clone(), dir.clone(), pools, gauges, programs, attached));
+    tasks.spawn(flush(Arc::clone(&pools)));
+    tasks.spawn(links::Links::new(config.clone(), dir.clone(), programs, &attached, Arc::clone(&pools)).keep());
+    tasks.spawn(keep(Plane::open(dir)?, pools, gauges));
     reached(Step::Serving);
     Ok(Running { tasks, stop, lock })
 }
 
-/// Becomes the agent of this directory; one that is just ending is waited for.
-async fn lock(dir: &PinDir) -> Result<Lock> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    while Instant::now() < deadline {
-        if let Some(lock) = dir.lock()? {
-            return Ok(lock);
+/// Has the lookup tables follow what health checks found, for ever: each once, however many backends changed.
+async fn flush(pools: Arc<Mutex<Pools>>) -> Result<()> {
+    let mut last = None;
+    loop {
+        time::sleep(FLUSH).await;
+        let flushed = pools.lock().unwrap_or_else(PoisonError::into_inner).flush();
+        let trouble = flushed.err().map(|error| format!("{error:#}"));
+        if let Some(trouble) = trouble.as_ref().filter(|trouble| last.as_ref() != Some(*trouble)) {
+            log::error!("bring a lookup table up to date: {trouble}");
         }
-        time::sleep(Duration::from_millis(50)).await;
-    }
-    bail!("an agent runs already for {}", dir.root().display())
-}
-
-/// Loads, fills, attaches: in this order, so that a program never runs over maps that are not filled, and one of an
-/// agent before runs until the new one takes its place.
-async fn bring_up(
-    config: &Config,
-    dir: &PinDir,
-    interfaces: &Interfaces,
-) -> Result<(Pools, Programs, Vec<Attachment>)> {
-    let mut programs = Programs::load(dir, &config.sizes)?;
-    let plane = Plane::open(dir)?;
-    addresses::withdraw(config, plane.vips()?.iter().map(|(key, _)| socket(key).ip())).await?;
-    reached(Step::VipsWithdrawn);
-    let mut pools = Pools::adopt(plane, config, interfaces.mtu)?;
-    reached(Step::PoolsWritten);
-    set_xdp(&mut pools, interfaces.targets.iter().any(|target| target.xdp != Xdp::Never))?;
-    reached(Step::SettingsWritten);
-    let attached = programs.attach(dir, &interfaces.targets)?;
-    set_xdp(&mut pools, attached.iter().any(|attachment| attachment.xdp))?;
-    if programs.finish_resize(dir)? {
-        *pools.plane_mut() = Plane::open(dir)?;
-    }
-    for Attachment { interface, xdp, .. } in &attached {
-        log::info!("{interface}: {}", if *xdp { "XDP and TC" } else { "TC" });
-    }
-    addresses::assign(config).await?;
-    reached(Step::VipsAssigned);
-    Ok((pools, programs, attached))
-}
-
-/// Tells the XDP programs whether they forward; bypass stays what it is.
-fn set_xdp(pools: &mut Pools, xdp: bool) -> Result<()> {
-    let mut settings = pools.plane().settings()?;
-    settings.xdp = u32::from(xdp);
-    pools.plane_mut().set_settings(&settings)
-}
-
-fn warn_about_machine(config: &Config) {
-    let interfaces = config.interfaces.iter().map(|interface| interface.name.as_str());
-    for warning in checks::sysctls(interfaces, config.vips.iter().map(|vip| vip.address.ip())) {
-        log::warn!("{warning}");
+        last = trouble;
     }
 }
 
-/// Sweeps the tables and looks after the links, for ever.
-async fn keep(
-    config: Config,
-    dir: PinDir,
-    pools: Arc<Mutex<Pools>>,
-    gauges: Arc<Mutex<Swept>>,
-    mut programs: Programs,
-    mut attached: Vec<Attachment>,
-) -> Result<()> {
-    let mut plane = Plane::open(&dir)?;
-    let mut return_paths = checks::ReturnPathWatch::default();
-    let mut shared_names = checks::SharedNameWatch::default();
+/// Sweeps the tables for ever. What goes wrong is said and tried again: traffic goes on, and so does the agent.
+async fn keep(plane: Plane, pools: Arc<Mutex<Pools>>, gauges: Arc<Mutex<Swept>>) -> Result<()> {
+    let mut plane = plane;
     loop {
         let started = Instant::now();
-        let walk = move || sweep(&mut plane).map(|swept| (plane, swept));
-        let (given_back, swept) = tokio::task::spawn_blocking(walk).await.context("sweep the tables")??;
+        let walk = move || {
+            let swept = sweep(&mut plane);
+            (plane, swept)
+        };
+        let (given_back, swept) = tokio::task::spawn_blocking(walk).await.context("sweep the tables")?;
         plane = given_back;
-        put_right(&pools, &swept)?;
-        return_paths.look(&Backends::read(&plane)?);
-        shared_names.look(&Keys::read(&plane, None)?);
-        log::trace!("swept: {swept:?}");
-        *gauges.lock().unwrap_or_else(PoisonError::into_inner) = swept;
-        look_after(&config, &dir, &mut programs, &mut attached).await;
+        let done = swept.and_then(|swept| {
+            put_right(&pools, &swept)?;
+            log::trace!("swept: {swept:?}");
+            *gauges.lock().unwrap_or_else(PoisonError::into_inner) = swept;
+            Ok(())
+        });
+        if let Err(error) = done {
+            log::error!("sweep the tables: {error:#}; it is tried again");
+        }
         time::sleep(SWEEP.max(started.elapsed() * SWEEP_SHARE)).await;
     }
 }
@@ -193,17 +177,4 @@ fn put_right(pools: &Mutex<Pools>, swept: &Swept) -> Result<()> {
     let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
     pools.release(&swept.named)?;
     pools.keep_names()
-}
-
-/// Brings programs and VIPs back where an interface vanished and came back. What fails is tried again.
-async fn look_after(config: &Config, dir: &PinDir, programs: &mut Programs, attached: &mut [Attachment]) {
-    if attached.iter().any(|attachment| plane::ifindex(&attachment.interface).is_none()) {
-        // Its VIPs wait for it: elsewhere their neighbours would not find them.
-        return;
-    }
-    let reattached = programs.reattach(dir, attached);
-    let assigned = addresses::assign(config).await;
-    for error in [reattached, assigned].into_iter().filter_map(Result::err) {
-        log::error!("{error:#}");
-    }
 }

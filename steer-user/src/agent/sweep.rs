@@ -1,14 +1,19 @@
 //! Ages the tables. The programs judge every timeout themselves when they look something up; this only gives back
-//! memory, and tells which backends are still named.
+//! memory, and tells which backends are still named. What is removed was judged the moment before.
 
 mod names;
+mod sources;
 
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
+pub(super) use sources::Sources;
 use steer_common::{
     flow::{State, Word},
-    shared::{Backend, Flow, FlowKey, SERVICE_BACKEND, Session, SessionKey, Source, SourceKey, Vip},
+    shared::{
+        Backend, Endpoint, Flow, FlowKey, Foreign, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE, Session, SessionKey,
+        Source, SourceKey, Vip,
+    },
 };
 
 use crate::{
@@ -20,6 +25,10 @@ use crate::{
 const LINGER: u32 = 60;
 /// Seconds that a handshake is remembered: longer than a client repeats its SYN (Linux: 127 s).
 const HANDSHAKE: u32 = 180;
+/// Seconds in which a handshake that is going to end well ends.
+const OPENING: u32 = 10;
+/// Seconds without a packet after which a connection that no VIP's settings rule is forgotten (RFC 5382 REQ-5).
+const FLOW_TIMEOUT: u32 = 7860;
 
 /// What a sweep found and left.
 #[derive(Clone, Default, Debug)]
@@ -36,46 +45,125 @@ pub struct Swept {
     pub removed: u64,
     /// Backends that something names.
     pub named: HashSet<u16>,
+    /// Who makes the flows of each VIP, by `VipId`; of a sample.
+    pub sources: HashMap<u16, Sources>,
+    /// Interfaces that packets of clients came by, by index; of a sample.
+    pub client_interfaces: HashSet<u32>,
 }
 
 /// Walks every table once.
 pub fn sweep(plane: &mut Plane) -> Result<Swept> {
-    let now = clock::seconds();
-    let vips = plane.vips()?.into_iter().map(|(_, vip)| (vip.id, vip)).collect();
-    let backends = plane.backends()?.into_iter().map(|(id, backend)| (id as u16, backend)).collect();
-    let rules = Rules { now, vips, backends };
+    let rules = Rules::new(&plane.vips()?, &plane.backends()?);
     let mut swept = Swept::default();
     swept.sessions = sweep_sessions(&mut plane.sessions, &rules, &mut swept)?;
     swept.removed += sweep_sources(&mut plane.sources, &rules)?;
     swept.key_names = names::sweep_names(plane, &rules, &mut swept)?;
     // Splices first: a flow's entry says what its splice's does not, and goes with it.
     swept.splices = sweep_splices(plane, &rules, &mut swept)?;
-    swept.flows = sweep_flows(&mut plane.flows, &mut swept, |key, flow| rules.flow_is_stale(key, flow))?;
+    let mut tally = sources::Tally::default();
+    swept.flows = sweep_flows(&mut plane.flows, &mut swept, |key, flow| {
+        let stale = rules.flow_is_stale(key, flow);
+        if !stale {
+            tally.note(key, flow);
+        }
+        stale
+    })?;
+    (swept.sources, swept.client_interfaces) = tally.finish();
     sweep_flows(&mut plane.handshakes, &mut swept, |key, flow| rules.handshake_is_stale(key, flow))?;
+    swept.removed += plane.foreign.remove_stale(|key, foreign| rules.foreign_is_stale(key, foreign))?;
+    swept.removed += sweep_legs(plane, &rules, &mut swept.named)?;
     Ok(swept)
 }
 
-/// The VIPs that any table names.
-pub(crate) fn named_vips(plane: &Plane) -> Result<HashSet<u16>> {
-    let mut named = HashSet::new();
-    plane.sessions.for_each(|key, _| named.extend([key.vip]))?;
-    for table in [&plane.key_names, &plane.key_name_tries] {
-        table.for_each(|key, _| named.extend([key.vip]))?;
-    }
-    for table in [&plane.flows, &plane.splices, &plane.handshakes] {
-        table.for_each(|key, _| named.extend([key.service]))?;
-    }
-    Ok(named)
+/// Connections of a gateway that are not over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Open {
+    /// To its VIPs.
+    pub connections: u64,
+    /// Being made.
+    pub handshakes: u64,
+    /// That dialled a backend itself and have another port there.
+    pub direct: u64,
 }
 
-struct Rules {
+impl Open {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.connections + self.handshakes + self.direct
+    }
+}
+
+/// Counts the connections that would break without the programs.
+pub fn open(plane: &Plane) -> Result<Open> {
+    let rules = Rules::new(&plane.vips()?, &plane.backends()?);
+    let (mut open, mut unread) = (Open::default(), Ok(()));
+    let is_of_vip = |key: &FlowKey| key.service & SERVICE_BACKEND == 0;
+    plane.flows.for_each(|key, flow| open.connections += u64::from(is_of_vip(&key) && rules.is_open(&key, &flow)))?;
+    plane.splices.for_each(|key, splice| match plane.flows.find(&key) {
+        // Counted with its flow.
+        Ok(Some(_)) => {}
+        Ok(None) => open.connections += u64::from(rules.is_open(&key, &splice)),
+        Err(error) => unread = Err(error),
+    })?;
+    plane.handshakes.for_each(|key, flow| {
+        open.handshakes += u64::from(is_of_vip(&key) && rules.is_opening(&key, &flow));
+    })?;
+    plane.legs.for_each(|key, leg| {
+        // One with a flow is counted with it, one to a backend itself by its way back.
+        let direct = key.service & SERVICE_WAY_THERE == 0 && leg.service & SERVICE_BACKEND != 0;
+        open.direct += u64::from(direct && !rules.leg_is_stale(&key, &leg, None));
+    })?;
+    unread.map(|()| open)
+}
+
+/// When an entry of any table is too old.
+pub(super) struct Rules {
     now: u32,
     vips: HashMap<u16, Vip>,
     backends: HashMap<u16, Backend>,
 }
 
 impl Rules {
-    fn session_is_stale(&self, key: &SessionKey, session: &Session) -> bool {
+    pub(super) fn new(vips: &[(Endpoint, Vip)], backends: &[(u32, Backend)]) -> Self {
+        Self {
+            now: clock::seconds(),
+            vips: vips.iter().map(|(_, vip)| (vip.id, *vip)).collect(),
+            backends: backends.iter().map(|(id, backend)| (*id as u16, *backend)).collect(),
+        }
+    }
+
+    /// Whether a connection is not over.
+    pub(super) fn is_open(&self, key: &FlowKey, flow: &Flow) -> bool {
+        !flow.closing() && !self.flow_is_stale(key, flow)
+    }
+
+    /// Whether a connection is being made, or goes on and is known by its handshake's entry alone.
+    pub(super) fn is_opening(&self, key: &FlowKey, flow: &Flow) -> bool {
+        match Word(flow.word).state() {
+            State::Adopted => self.is_open(key, flow),
+            _ => !flow.closing() && clock::age(self.now, flow.seen) <= OPENING,
+        }
+    }
+
+    fn foreign_is_stale(&self, key: &FlowKey, foreign: &Foreign) -> bool {
+        clock::age(self.now, foreign.seen) > self.flow_timeout(key.service)
+    }
+
+    /// `flow` is the VIP's flow that the leg belongs to, if it belongs to one.
+    fn leg_is_stale(&self, key: &FlowKey, leg: &Leg, flow: Option<&Flow>) -> bool {
+        let idle = clock::age(self.now, leg.seen);
+        let direct = key.service & SERVICE_WAY_THERE != 0 || leg.service & SERVICE_BACKEND != 0;
+        let over = !direct && flow.is_none_or(|flow| flow.closing());
+        idle > if over { LINGER } else { self.flow_timeout(leg.service) }
+    }
+
+    /// Of a VIP as its settings say; of a backend that was dialled itself the usual one.
+    fn flow_timeout(&self, service: u16) -> u32 {
+        let vip = self.vips.get(&service).filter(|_| service & SERVICE_BACKEND == 0);
+        vip.map_or(FLOW_TIMEOUT, |vip| vip.flow_timeout)
+    }
+
+    pub(super) fn session_is_stale(&self, key: &SessionKey, session: &Session) -> bool {
         // A session of a VIP that is gone can never be presented again.
         let Some(vip) = self.vips.get(&key.vip) else { return true };
         let old = vip.session_limit != 0 && clock::age(self.now, session.first_seen) > vip.session_limit;
@@ -87,7 +175,7 @@ impl Rules {
         vip.sessions_per_source == 0 || clock::age(self.now, source.since) > vip.session_timeout
     }
 
-    fn flow_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
+    pub(super) fn flow_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
         if key.service & SERVICE_BACKEND != 0 {
             return false;
         }
@@ -97,9 +185,9 @@ impl Rules {
         clock::age(self.now, flow.seen) > if waits || flow.closing() { LINGER } else { vip.flow_timeout }
     }
 
-    fn handshake_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
-        // A connection that dialled a backend itself is known by this entry alone.
-        if Word(flow.word).state() == State::Direct {
+    pub(super) fn handshake_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
+        // A flow that was adopted is known by this entry alone.
+        if Word(flow.word).state() == State::Adopted {
             return self.flow_is_stale(key, flow);
         }
         clock::age(self.now, flow.seen) > HANDSHAKE
@@ -146,7 +234,7 @@ fn sweep_sources(table: &mut Table<SourceKey, Source>, rules: &Rules) -> Result<
 fn sweep_flows(
     table: &mut Table<FlowKey, Flow>,
     swept: &mut Swept,
-    is_stale: impl Fn(&FlowKey, &Flow) -> bool,
+    mut is_stale: impl FnMut(&FlowKey, &Flow) -> bool,
 ) -> Result<u64> {
     let (mut kept, mut backends) = (0, Numbers::none());
     swept.removed += table.remove_stale(|key, flow| {
@@ -171,6 +259,18 @@ fn sweep_splices(plane: &mut Plane, rules: &Rules, swept: &mut Swept) -> Result<
     })
 }
 
+/// A leg lives as long as its flow, which is found by the client's own port; its backend is named by its key.
+fn sweep_legs(plane: &mut Plane, rules: &Rules, named: &mut HashSet<u16>) -> Result<u64> {
+    let Plane { flows, splices, legs, .. } = plane;
+    let removed = legs.remove_stale(|key, leg| {
+        let of = FlowKey { client: key.client, client_port: leg.port, service: leg.service };
+        let flow = [&*flows, &*splices].into_iter().find_map(|table| table.find(&of).ok().flatten());
+        rules.leg_is_stale(key, leg, flow.as_ref())
+    })?;
+    legs.for_each(|key, _| named.extend([key.service & !(SERVICE_BACKEND | SERVICE_WAY_THERE)]))?;
+    Ok(removed)
+}
+
 /// What is known of a re-homed flow from both its entries.
 fn newest(splice: &Flow, flow: &Flow) -> Flow {
     Flow { seen: splice.seen.max(flow.seen), flags: splice.flags | flow.flags, ..*splice }
@@ -189,7 +289,7 @@ mod tests {
         Rules { now: NOW, vips: [(0, vip)].into(), backends: HashMap::new() }
     }
 
-    fn flow(age: u32, flags: u16) -> Flow {
+    fn flow(age: u32, flags: u32) -> Flow {
         Flow { seen: NOW - age, flags, ..Flow::default() }
     }
 
@@ -233,6 +333,38 @@ mod tests {
     fn a_splice_takes_the_newer_stamp_and_the_flags_of_its_flow() {
         let both = newest(&flow(5000, 0), &flow(10, FLOW_RESET));
         assert_eq!((both.seen, both.flags), (NOW - 10, FLOW_RESET));
+    }
+
+    #[test]
+    fn what_is_not_steers_is_remembered_as_long_as_tcp_may_be_idle() {
+        let foreign = |age| Foreign { seen: NOW - age, zero: 0 };
+        for service in [0, SERVICE_BACKEND | 3, 9] {
+            let key = FlowKey { service, ..FlowKey::default() };
+            assert!(!rules().foreign_is_stale(&key, &foreign(7860)) && rules().foreign_is_stale(&key, &foreign(7861)));
+        }
+    }
+
+    #[test]
+    fn a_leg_lives_as_long_as_its_flow_and_a_minute() {
+        let key = FlowKey { service: SERVICE_BACKEND | 3, ..FlowKey::default() };
+        let leg = |age, service| Leg { seen: NOW - age, port: [0; 2], service };
+        let stale = |age, flow: Option<&Flow>| rules().leg_is_stale(&key, &leg(age, 0), flow);
+        assert!(!stale(60, None) && stale(61, None));
+        assert!(!stale(7860, Some(&flow(0, 0))) && stale(61, Some(&flow(0, FLOW_RESET))));
+        // A connection that dialled the backend itself has no flow.
+        assert!(!rules().leg_is_stale(&key, &leg(7860, SERVICE_BACKEND | 3), None));
+        assert!(rules().leg_is_stale(&key, &leg(7861, SERVICE_BACKEND | 3), None));
+    }
+
+    #[test]
+    fn a_connection_is_open_until_both_ends_closed_it_or_it_is_idle_too_long() {
+        let key = FlowKey::default();
+        assert!(rules().is_open(&key, &flow(7860, FLOW_CLIENT_FIN)) && !rules().is_open(&key, &flow(7861, 0)));
+        assert!(!rules().is_open(&key, &flow(0, FLOW_RESET)));
+        let syn = |age| Flow { word: Word::new(State::Syn, 1).0, ..flow(age, 0) };
+        assert!(rules().is_opening(&key, &syn(10)) && !rules().is_opening(&key, &syn(11)));
+        let adopted = Flow { word: Word::new(State::Adopted, 1).0, ..flow(300, 0) };
+        assert!(rules().is_opening(&key, &adopted));
     }
 
     #[test]

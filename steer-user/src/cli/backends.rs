@@ -63,8 +63,7 @@ impl Backends {
                 (Request::UndrainBackend { address }, format!("{address} takes new sessions again"))
             }
         };
-        place.gateway()?;
-        control::ask(&place.socket(), &request)?;
+        control::ask(&place.gateway()?, &place.socket(), &request)?;
         show::outcome(place.format(), done)
     }
 }

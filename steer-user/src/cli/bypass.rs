@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use steer_common::shared::SWITCH_BYPASS;
 
 use super::Place;
 use crate::show;
@@ -21,9 +22,7 @@ enum State {
 impl Bypass {
     pub(super) fn run(self, place: &Place) -> Result<()> {
         let mut plane = place.plane()?;
-        let mut settings = plane.settings()?;
-        settings.bypass = u32::from(self.state == State::On);
-        plane.set_settings(&settings)?;
+        plane.set_switch(SWITCH_BYPASS, self.state == State::On)?;
         let done = match self.state {
             State::On => "steering is off: every new flow stays on its first backend, re-homed flows go on",
             State::Off => "steering is on",

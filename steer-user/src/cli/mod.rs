@@ -7,13 +7,14 @@ mod config;
 mod detach;
 mod inspect;
 mod keys;
+mod leave;
 mod sessions;
 mod stats;
 mod status;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
@@ -38,7 +39,7 @@ struct Place {
     /// Directory of the pins [default: /sys/fs/bpf/steer]
     #[arg(long, global = true, value_name = "DIR")]
     pin_dir: Option<PathBuf>,
-    /// The agent's control socket [default: /run/steer/steer.sock]
+    /// The agent's control socket [default: the one of the gateway at --pin-dir, else /run/steer/steer.sock]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Print one JSON object instead of tables
@@ -51,7 +52,9 @@ enum Verb {
     /// Run the agent: load or take over programs and maps, then look after them
     Agent(agent::Agent),
     /// Remove programs, maps and assigned VIPs: every trace
-    Detach,
+    Detach(detach::Detach),
+    /// Leave new connections to the kernel's own rules, or take them again; open ones stay
+    Leave(leave::Leave),
     /// Turn steering off or on; spliced flows go on
     Bypass(bypass::Bypass),
     /// Show the gateway at a glance
@@ -76,11 +79,12 @@ enum Verb {
 
 impl Cli {
     /// Does what was asked.
-    pub fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<ExitCode> {
         let place = self.place;
-        match self.verb {
-            Verb::Agent(verb) => verb.run(&place),
-            Verb::Detach => detach::run(&place),
+        let done = match self.verb {
+            Verb::Agent(verb) => return verb.run(&place),
+            Verb::Detach(verb) => verb.run(&place),
+            Verb::Leave(verb) => verb.run(&place),
             Verb::Bypass(verb) => verb.run(&place),
             Verb::Status => status::run(&place),
             Verb::Backends(verb) => verb.run(&place),
@@ -89,7 +93,8 @@ impl Cli {
             Verb::Stats(verb) => verb.run(&place),
             Verb::Inspect(verb) => verb.run(&place),
             Verb::Config(verb) => verb.run(&place),
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     }
 }
 
@@ -99,7 +104,7 @@ impl Place {
     }
 
     fn socket(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| SOCKET.into())
+        self.socket.clone().or_else(|| self.dir().socket()).unwrap_or_else(|| SOCKET.into())
     }
 
     fn format(&self) -> Format {
@@ -114,10 +119,20 @@ impl Place {
         Ok(dir)
     }
 
+    /// Opens the maps.
+    fn plane_unwatched(&self) -> Result<Plane> {
+        Plane::open(&self.gateway()?)
+    }
+
     /// Opens the maps to look at them, and says so when nobody keeps them fresh.
     fn plane(&self) -> Result<Plane> {
         let dir = self.gateway()?;
-        let plane = Plane::open(&dir)?;
+        let plane = match Plane::open(&dir) {
+            Err(_) if dir.agent_runs() => {
+                bail!("the agent for {} is starting: try again in a moment", dir.root().display())
+            }
+            opened => opened?,
+        };
         if !dir.agent_runs() {
             note(format_args!("no agent runs for {}: this is the state it left", dir.root().display()));
         }

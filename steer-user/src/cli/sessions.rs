@@ -8,6 +8,7 @@ use steer_common::session::Kind;
 
 use super::Place;
 use crate::{
+    plane::Plane,
     report::{self, Matcher},
     show,
 };
@@ -25,12 +26,17 @@ pub(super) enum Sessions {
     /// Show the sessions whose identifier starts with these digits
     Show {
         /// Hexadecimal digits
+        #[arg(value_parser = digits)]
         prefix: String,
+        /// Show at most so many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
     },
     /// Forget sessions: their clients make a full handshake next time
     #[command(group = ArgGroup::new("what").required(true).multiple(true).args(["prefix", "owner", "vip", "kind", "all"]))]
     Remove {
         /// Those whose identifier starts with these hexadecimal digits
+        #[arg(value_parser = digits)]
         prefix: Option<String>,
         #[command(flatten)]
         which: Which,
@@ -63,12 +69,24 @@ enum KindWord {
 }
 
 impl Which {
-    fn matcher(&self, prefix: Option<&str>) -> Result<Matcher> {
+    fn matcher(&self, plane: &Plane, prefix: Option<&str>) -> Result<Matcher> {
         let kind = self.kind.map(|word| match word {
             KindWord::SessionId => Kind::SessionId,
             KindWord::Ticket => Kind::Ticket,
         });
-        Ok(Matcher::new(prefix, self.owner, self.vip)?.of_kind(kind))
+        Ok(Matcher::new(plane, prefix, self.owner, self.vip)?.of_kind(kind))
+    }
+}
+
+/// Digits of an identifier: at least one, for none would stand for every session.
+fn digits(text: &str) -> Result<String, String> {
+    match text {
+        "" => {
+            Err("expected hexadecimal digits of an identifier; for all of them say --all (remove) or use list"
+                .to_owned())
+        }
+        _ if text.chars().all(|digit| digit.is_ascii_hexdigit()) => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is no identifier; expected hexadecimal digits")),
     }
 }
 
@@ -76,20 +94,23 @@ impl Sessions {
     pub(super) fn run(self, place: &Place) -> Result<()> {
         match self {
             Self::List { which, limit } => {
-                let matcher = which.matcher(None)?;
-                show::sessions(place.format(), &report::Sessions::read(&place.plane()?, &matcher, limit)?)
+                let plane = place.plane()?;
+                let matcher = which.matcher(&plane, None)?;
+                show::sessions(place.format(), &report::Sessions::find(&plane, &matcher, limit)?)
             }
-            Self::Show { prefix } => {
-                let matcher = Matcher::new(Some(&prefix), None, None)?;
-                let found = report::Sessions::read(&place.plane()?, &matcher, usize::MAX)?;
-                if found.sessions.is_empty() {
+            Self::Show { prefix, limit } => {
+                let plane = place.plane()?;
+                let matcher = Matcher::new(&plane, Some(&prefix), None, None)?;
+                let found = report::Sessions::find(&plane, &matcher, limit)?;
+                if found.total == 0 {
                     bail!("no session starts with {prefix}");
                 }
                 show::session(place.format(), &found)
             }
             Self::Remove { prefix, which, all: _ } => {
-                let matcher = which.matcher(prefix.as_deref())?;
-                let removed = report::Sessions::remove(&mut place.plane()?, &matcher)?;
+                let mut plane = place.plane()?;
+                let matcher = which.matcher(&plane, prefix.as_deref())?;
+                let removed = report::Sessions::remove(&mut plane, &matcher)?;
                 show::outcome(place.format(), format!("removed {removed} sessions"))
             }
         }

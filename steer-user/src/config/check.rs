@@ -24,6 +24,9 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(600);
 const FLOW_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 11 * 60);
 /// Learned key names outlast the usual lifetime of a key.
 const KEY_NAME_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// By then clients have repeated what was on its way when the other gateway failed, and idle ones have spoken again or wait
+/// for their own timeouts.
+const TAKEOVER_MAX: Duration = Duration::from_secs(3600);
 const OWNER_TRIES: u16 = 3;
 /// Most entries that the kernel takes for a hash map: 2^32 bytes of buckets (`htab_map_alloc` in kernel/bpf/hashtab.c).
 const SIZE_MAX: u32 = 1 << 27;
@@ -39,9 +42,17 @@ pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Result<Config> {
         socket: path(raw.socket, SOCKET, source)?,
         metrics: raw.metrics.map(|socket| socket.0),
         sizes: sizes(raw.sizes, source)?,
+        takeover: raw.takeover.map(|takeover| takeover_time(&takeover.time, source)).transpose()?,
         interfaces: interfaces(raw.interface, source)?,
         vips: vips(raw.vip, source)?,
     })
+}
+
+fn takeover_time(time: &Spanned<raw::Time>, source: &Source<'_>) -> Result<Duration> {
+    let value = time.get_ref().0;
+    let fits = value >= Duration::from_secs(1) && value <= TAKEOVER_MAX && value.subsec_nanos() == 0;
+    let message = format!("{}; expected whole seconds, 1s to 1h", humantime::format_duration(value));
+    if fits { Ok(value) } else { Err(source.error(&time.span(), message)) }
 }
 
 fn path(path: Option<Spanned<PathBuf>>, default: &str, source: &Source<'_>) -> Result<PathBuf> {

@@ -3,6 +3,7 @@
 //! `raw` is the file's shape with the places of its values, `check` turns it into these types or refuses it by name.
 
 mod check;
+mod difference;
 mod error;
 mod key_name;
 mod raw;
@@ -16,6 +17,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+pub use difference::differences;
 pub use error::ConfigError;
 pub use key_name::{KeyName, LayoutWord, TicketKeyName};
 use serde::Deserialize;
@@ -38,6 +40,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Entries of the tables.
     pub sizes: Sizes,
+    /// How long after its first start flows of another gateway are taken over; `None`: not at all.
+    pub takeover: Option<Duration>,
     /// Managed interfaces.
     pub interfaces: Vec<Interface>,
     /// VIPs with their pools.
@@ -63,6 +67,20 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self { sessions: 262_144, flows: 262_144, splices: 65_536, handshakes: 65_536, pending: 1024 }
+    }
+}
+
+impl Sizes {
+    /// Every size with its key.
+    pub fn named(&self) -> [(&'static str, u32); 5] {
+        let Self { sessions, flows, splices, handshakes, pending } = *self;
+        [
+            ("sessions", sessions),
+            ("flows", flows),
+            ("splices", splices),
+            ("handshakes", handshakes),
+            ("pending", pending),
+        ]
     }
 }
 
@@ -140,8 +158,10 @@ pub enum Mode {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fallback {
-    /// The client's address.
+    /// The client's address, until one address makes most flows: the flow's 4-tuple from then on.
     #[default]
+    Auto,
+    /// The client's address.
     Source,
     /// The flow's 4-tuple.
     Flow,

@@ -16,6 +16,7 @@ pub(super) struct File {
     pub(super) metrics: Option<Socket>,
     #[serde(default)]
     pub(super) sizes: Spanned0<Sizes>,
+    pub(super) takeover: Option<Takeover>,
     #[serde(default)]
     pub(super) interface: Vec<Interface>,
     #[serde(default)]
@@ -32,6 +33,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Spanned0<T> {
         let span = spanned.span();
         Ok(Self(spanned.into_inner(), span))
     }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Takeover {
+    #[serde(rename = "for")]
+    pub(super) time: Spanned<Time>,
 }
 
 #[derive(Deserialize)]

@@ -38,7 +38,7 @@ fn a_short_file_gets_sensible_defaults() {
     assert_eq!(config.pin_dir, Path::new(PIN_DIR));
     assert_eq!(config.sizes, Sizes::default());
     assert_eq!(config.interfaces[0].hook, Hook::Auto);
-    assert_eq!((vip.mode, vip.fallback, vip.owner_tries), (Mode::Steer, Fallback::Source, 3));
+    assert_eq!((vip.mode, vip.fallback, vip.owner_tries), (Mode::Steer, Fallback::Auto, 3));
     assert_eq!(vip.session_timeout, Duration::from_secs(600));
     assert_eq!(vip.flow_timeout, Duration::from_secs(7860));
     assert!(vip.health.enabled);
@@ -195,4 +195,15 @@ fn refuses_more_key_names_than_a_backend_can_have() {
 #[test]
 fn an_error_in_a_list_of_several_lines_names_its_key() {
     refuses(&named("4@0", "\n  \"a1b2c3d4\",\n  \"nothing\",\n", ""), 14, "vip.backend.key_names", "hexadecimal");
+}
+
+#[test]
+fn a_takeover_is_off_unless_asked_for_and_ends_within_an_hour() {
+    let with = |time: &str| format!("[takeover]\nfor = {time}\n{GOOD}").replace("metrics = \"127.0.0.1:9464\"\n", "");
+    assert_eq!(parse(GOOD).unwrap().takeover, None);
+    assert_eq!(parse(&with("\"10m\"")).unwrap().takeover, Some(Duration::from_secs(600)));
+    for wrong in ["0", "\"61m\"", "\"1500ms\""] {
+        refuses(&with(wrong), 2, "takeover.for", "expected whole seconds, 1s to 1h");
+    }
+    refuses(&with("1\nuntil = 2"), 3, "takeover.until", "unknown field");
 }

@@ -5,6 +5,6 @@ mod client;
 mod request;
 mod server;
 
-pub use client::{ask, ask_about};
+pub use client::{ask, ask_about, ask_warnings};
 pub use request::{REQUEST_MAX, Reply, Request};
-pub(crate) use server::{bind, remove_socket, serve};
+pub(crate) use server::{bind, remove_dead_socket, serve};

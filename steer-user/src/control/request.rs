@@ -1,8 +1,10 @@
 //! What is asked of the agent, and what it answers: lines of JSON.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::agent::checks::Warning;
 
 /// Longest request with its end of line, bytes.
 pub const REQUEST_MAX: usize = 4096;
@@ -13,6 +15,8 @@ pub const REQUEST_MAX: usize = 4096;
 pub enum Request {
     /// Who is there?
     Agent {},
+    /// What is wrong?
+    Warnings {},
     /// Put a backend into a pool, or give it another weight.
     AddBackend {
         /// The VIP of the pool.
@@ -39,6 +43,8 @@ pub enum Request {
         /// The backend.
         address: SocketAddr,
     },
+    /// Take new connections to VIPs again, as after a start: those that the kernel took meanwhile stay its own.
+    EndLeave {},
     /// End, leaving everything in place.
     Stop {},
 }
@@ -54,12 +60,19 @@ pub enum Reply {
         /// A sentence.
         error: String,
     },
+    /// What needs attention.
+    Warnings {
+        /// Each with its kind.
+        warnings: Vec<Warning>,
+    },
     /// The agent itself.
     Agent {
         /// Its process.
         pid: u32,
         /// Its version.
         version: String,
+        /// Where the state of its gateway is pinned.
+        pin_dir: PathBuf,
     },
 }
 

@@ -17,7 +17,10 @@ use tokio::{
 };
 
 use super::{REQUEST_MAX, Reply, Request};
-use crate::{agent::Pools, guests::Guests};
+use crate::{
+    agent::{Pools, checks::Standing},
+    guests::Guests,
+};
 
 /// Only the agent's own user may ask.
 const MODE: u32 = 0o600;
@@ -32,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Listener {
     inner: UnixListener,
     socket: PathBuf,
+    /// Of the gateway whose agent listens.
+    pin_dir: PathBuf,
 }
 
 impl Drop for Listener {
@@ -42,7 +47,7 @@ impl Drop for Listener {
 
 /// Opens the socket. What an agent that was killed left there is replaced; a living agent is not disturbed, and neither
 /// is a file of somebody else.
-pub(crate) fn bind(socket: &Path) -> Result<Listener> {
+pub(crate) fn bind(socket: &Path, pin_dir: &Path) -> Result<Listener> {
     if std::os::unix::net::UnixStream::connect(socket).is_ok() {
         bail!("another agent listens at {}; set socket to another path", socket.display());
     }
@@ -54,16 +59,26 @@ pub(crate) fn bind(socket: &Path) -> Result<Listener> {
         made.with_context(|| format!("create {}", directory.display()))?;
     }
     // Bound aside and renamed: nobody meets the socket before it has its mode, or in a moment without one.
-    let aside = socket.with_extension("new");
+    let mut aside = socket.as_os_str().to_owned();
+    aside.push(format!(".{}", std::process::id()));
+    let aside = PathBuf::from(aside);
     remove_socket(&aside);
     let inner = UnixListener::bind(&aside).with_context(|| format!("listen at {}", socket.display()))?;
     fs::set_permissions(&aside, fs::Permissions::from_mode(MODE)).context("restrict the control socket")?;
     fs::rename(&aside, socket).with_context(|| format!("listen at {}", socket.display()))?;
-    Ok(Listener { inner, socket: socket.to_owned() })
+    Ok(Listener { inner, socket: socket.to_owned(), pin_dir: pin_dir.to_owned() })
+}
+
+/// Removes a socket at which nobody listens any more; anything else stays.
+pub(crate) fn remove_dead_socket(socket: &Path) {
+    let is_socket = fs::symlink_metadata(socket).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket && std::os::unix::net::UnixStream::connect(socket).is_err() {
+        remove_socket(socket);
+    }
 }
 
 /// Removes the socket, if it is there.
-pub(crate) fn remove_socket(socket: &Path) {
+fn remove_socket(socket: &Path) {
     match fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("remove {}: {error}", socket.display()),
         Ok(()) | Err(_) => {}
@@ -71,7 +86,12 @@ pub(crate) fn remove_socket(socket: &Path) {
 }
 
 /// Answers for ever.
-pub(crate) async fn serve(listener: Listener, pools: Arc<Mutex<Pools>>, stop: Arc<Notify>) -> Result<()> {
+pub(crate) async fn serve(
+    listener: Listener,
+    pools: Arc<Mutex<Pools>>,
+    stop: Arc<Notify>,
+    standing: Standing,
+) -> Result<()> {
     let mut guests = Guests::new(GUESTS);
     loop {
         let stream = match listener.inner.accept().await {
@@ -83,9 +103,11 @@ pub(crate) async fn serve(listener: Listener, pools: Arc<Mutex<Pools>>, stop: Ar
                 continue;
             }
         };
-        let (pools, stop) = (Arc::clone(&pools), Arc::clone(&stop));
+        let (pools, stop, standing) = (Arc::clone(&pools), Arc::clone(&stop), standing.clone());
+        let pin_dir = listener.pin_dir.clone();
         let conversation = async move {
-            if let Err(error) = converse(stream, |request| answer(request, &pools, &stop)).await {
+            let answer = |request| answer(request, &pin_dir, &pools, &stop, &standing);
+            if let Err(error) = converse(stream, answer).await {
                 log::debug!("control socket: {error:#}");
             }
         };
@@ -115,18 +137,25 @@ async fn converse(stream: UnixStream, mut answer: impl FnMut(Request) -> Reply) 
     }
 }
 
-fn answer(request: Request, pools: &Mutex<Pools>, stop: &Notify) -> Reply {
-    let level = if matches!(request, Request::Agent {}) { log::Level::Debug } else { log::Level::Info };
+fn answer(request: Request, pin_dir: &Path, pools: &Mutex<Pools>, stop: &Notify, standing: &Standing) -> Reply {
+    let level =
+        if matches!(request, Request::Agent {} | Request::Warnings {}) { log::Level::Debug } else { log::Level::Info };
     log::log!(level, "asked: {request:?}");
     let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
     let done = match request {
         Request::Agent {} => {
-            return Reply::Agent { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() };
+            return Reply::Agent {
+                pid: std::process::id(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pin_dir: pin_dir.to_owned(),
+            };
         }
+        Request::Warnings {} => return Reply::Warnings { warnings: standing.all().into_iter().collect() },
         Request::AddBackend { vip, address, weight } => pools.add(vip, address, weight),
         Request::RemoveBackend { address } => pools.remove(address),
         Request::DrainBackend { address, seconds } => pools.drain(address, seconds.map(Duration::from_secs)),
         Request::UndrainBackend { address } => pools.undrain(address),
+        Request::EndLeave {} => pools.end_leave(),
         Request::Stop {} => {
             stop.notify_one();
             Ok(())

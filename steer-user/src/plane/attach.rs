@@ -1,12 +1,19 @@
 //! Attaches the programs to interfaces, or takes over the links that an agent before left pinned.
+//!
+//! Whether a program is attached the link says, never its pin: a link lives on in its pin when its interface is gone, or
+//! when somebody detached it. New links are made first, without a pin ([`Programs::reserve`]): what cannot be attached is
+//! refused while nothing is changed, and an agent that is killed leaves none of them.
 
-use std::{fs, io, path::Path};
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
     programs::{
         SchedClassifier, TcAttachType, XdpMode,
-        links::{FdLink, PinnedLink},
+        links::{FdLink, LinkOrder, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
     },
@@ -14,7 +21,7 @@ use aya::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{PinDir, Programs, clsact, sys};
+use super::{PinDir, Programs, attachments, clsact, pin::NEXT, sys};
 use crate::crash::{Step, reached};
 
 /// First kernel with tcx links.
@@ -70,109 +77,164 @@ pub struct Target {
 pub struct Attachment {
     /// The interface.
     pub interface: String,
-    /// Its index: another one under the same name is another interface.
-    pub index: u32,
+    /// Whether TC runs there.
+    pub tc: bool,
     /// Whether XDP runs there besides TC.
     pub xdp: bool,
 }
 
+/// Links that are attached and not pinned yet: they end with this process, or when this is dropped.
+#[derive(Default)]
+pub struct Reserved {
+    links: Vec<(String, Kind, FdLink)>,
+    /// Where the same was tried and given up again, because these programs may not see packets yet.
+    tried: Vec<(String, Kind)>,
+}
+
+impl Reserved {
+    fn take(&mut self, interface: &str, kind: Kind) -> Option<FdLink> {
+        let found = self.links.iter().position(|(name, of, _)| name == interface && *of == kind)?;
+        Some(self.links.swap_remove(found).2)
+    }
+}
+
 impl Programs {
-    /// Attaches to every interface, and detaches from those that are not asked for any more.
-    pub fn attach(&mut self, dir: &PinDir, targets: &[Target]) -> Result<Vec<Attachment>> {
-        for target in targets {
-            self.attach_tc(dir, &target.interface)?;
+    /// Attaches to every interface that no live link of this gateway is at, or where others came in front of it. Refuses
+    /// what cannot be attached.
+    pub fn reserve(&mut self, dir: &PinDir, targets: &[Target]) -> Result<Reserved> {
+        let mut reserved = Reserved::default();
+        for Target { interface, xdp } in targets {
+            remove_pin(&aside(&dir.link(interface, Kind::Tc)))?;
+            remove_pin(&aside(&dir.link(interface, Kind::Xdp)))?;
+            let xdp = if is_live(&dir.link(interface, Kind::Xdp), interface) { Xdp::Never } else { *xdp };
+            if let Some(link) = self.fresh_xdp_if_asked(interface, xdp)? {
+                reserved.links.push((interface.clone(), Kind::Xdp, link));
+            }
+            if !without_tcx() && !is_first(&dir.link(interface, Kind::Tc), interface) {
+                reserved.links.push((interface.clone(), Kind::Tc, fresh_tcx(self.tc()?, interface)?));
+            }
+            reached(Step::LinkMade);
+        }
+        if self.resizes() {
+            // Their tables are not filled: what they wrote there now would be lost.
+            reserved.tried = reserved.links.drain(..).map(|(interface, kind, _)| (interface, kind)).collect();
+        }
+        Ok(reserved)
+    }
+
+    /// Puts these programs behind every link of the gateway: those that are pinned, and those that were made before. An
+    /// interface where that fails has none; who looks after links tries again.
+    pub fn switch(&mut self, dir: &PinDir, mut reserved: Reserved, targets: &[Target]) -> Vec<Attachment> {
+        let mut attached = Vec::new();
+        for Target { interface, xdp: _ } in targets {
+            let tc = self.take_place(dir, interface, Kind::Tc, &mut reserved);
+            attached.push(Attachment { interface: interface.clone(), tc, xdp: false });
             reached(Step::FirstAttached);
         }
         reached(Step::TcAttached);
-        let attach_xdp = |target: &Target| {
-            let xdp = self.attach_xdp_if_asked(dir, target)?;
-            Ok(Attachment { index: require_interface(&target.interface)?, interface: target.interface.clone(), xdp })
-        };
-        let attached = targets.iter().map(attach_xdp).collect::<Result<Vec<_>>>()?;
+        for (attachment, target) in attached.iter_mut().zip(targets) {
+            if target.xdp != Xdp::Never {
+                attachment.xdp = self.take_place(dir, &target.interface, Kind::Xdp, &mut reserved);
+            }
+        }
         reached(Step::XdpAttached);
-        detach_unasked(dir, &attached)?;
-        reached(Step::UnaskedDetached);
-        Ok(attached)
+        attached
     }
 
-    /// Attaches anew where an interface vanished and came back.
-    pub fn reattach(&mut self, dir: &PinDir, attached: &mut [Attachment]) -> Result<()> {
-        for attachment in attached {
-            let Attachment { interface, index, xdp } = attachment;
-            let Some(now) = ifindex(interface).filter(|now| now != index) else { continue };
-            log::warn!("{interface}: attaching anew");
-            self.attach_tc(dir, interface)?;
-            if *xdp {
-                self.attach_xdp(dir, interface)?;
+    /// Whether the program runs there now; what went wrong is logged.
+    fn take_place(&mut self, dir: &PinDir, interface: &str, kind: Kind, reserved: &mut Reserved) -> bool {
+        let pin = dir.link(interface, kind);
+        let done = match reserved.take(interface, kind) {
+            Some(link) => pin_link(link, &pin).map(|()| true),
+            None if kind == Kind::Tc && without_tcx() => {
+                self.tc().and_then(|program| clsact::attach(program, dir, interface)).map(|()| true)
             }
-            *index = now;
+            None if reserved.tried.iter().any(|(name, of)| name == interface && *of == kind) => {
+                self.attach_anew(dir, interface, kind).map(|()| true)
+            }
+            None if is_live(&pin, interface) => self.replace(&pin, kind).map(|()| true),
+            // XDP that may be there and is not.
+            None => Ok(false),
+        };
+        done.unwrap_or_else(|error| {
+            log::error!("{interface}: {error:#}");
+            false
+        })
+    }
+
+    /// Puts the program of this kind behind a pinned link.
+    fn replace(&mut self, pin: &Path, kind: Kind) -> Result<()> {
+        match kind {
+            Kind::Tc => {
+                let program = self.tc()?;
+                let link = SchedClassifierLink::try_from(pinned(pin)?).with_context(|| bad_pin(pin))?;
+                let id = program.attach_to_link(link).with_context(|| replacing(pin))?;
+                drop_fd(program.take_link(id).context("take the tc link")?.try_into());
+            }
+            Kind::Xdp => {
+                let program = self.xdp()?;
+                let link = XdpLink::try_from(pinned(pin)?).with_context(|| bad_pin(pin))?;
+                let id = program.attach_to_link(link).with_context(|| replacing(pin))?;
+                drop_fd(program.take_link(id).context("take the xdp link")?.try_into());
+            }
         }
         Ok(())
     }
 
-    fn attach_tc(&mut self, dir: &PinDir, interface: &str) -> Result<()> {
+    /// Attaches a program anew to an interface that is there, where no live link of it is.
+    pub fn attach_anew(&mut self, dir: &PinDir, interface: &str, kind: Kind) -> Result<()> {
         require_interface(interface)?;
-        let program = self.tc()?;
-        if without_tcx() {
-            return clsact::attach(program, dir, interface);
+        match kind {
+            Kind::Tc if without_tcx() => clsact::attach(self.tc()?, dir, interface),
+            Kind::Tc => pin_link(fresh_tcx(self.tc()?, interface)?, &dir.link(interface, kind)),
+            Kind::Xdp => pin_link(self.fresh_xdp(interface)?, &dir.link(interface, kind)),
         }
-        let pin = dir.link(interface, Kind::Tc);
-        if is_live(&pin, interface) {
-            let link = SchedClassifierLink::try_from(pinned(&pin)?).with_context(|| bad_pin(&pin))?;
-            let id = program.attach_to_link(link).with_context(|| replacing(&pin))?;
-            drop_fd(program.take_link(id).context("take the tc link")?.try_into());
-            return Ok(());
-        }
-        let link = fresh_tcx(program, interface)?;
-        pin_link(link, &pin)
     }
 
-    fn attach_xdp_if_asked(&mut self, dir: &PinDir, target: &Target) -> Result<bool> {
-        let Target { interface, xdp } = target;
+    fn fresh_xdp_if_asked(&mut self, interface: &str, xdp: Xdp) -> Result<Option<FdLink>> {
         match xdp {
-            Xdp::Never => Ok(false),
-            Xdp::Must => self.attach_xdp(dir, interface).map(|()| true),
-            Xdp::May => match self.attach_xdp(dir, interface) {
-                Ok(()) => Ok(true),
+            Xdp::Never => Ok(None),
+            Xdp::Must => self.fresh_xdp(interface).map(Some),
+            Xdp::May => match self.fresh_xdp(interface) {
+                Ok(link) => Ok(Some(link)),
                 Err(error) => {
                     log::info!("{interface}: TC only ({error:#})");
-                    Ok(false)
+                    Ok(None)
                 }
             },
         }
     }
 
-    fn attach_xdp(&mut self, dir: &PinDir, interface: &str) -> Result<()> {
+    fn fresh_xdp(&mut self, interface: &str) -> Result<FdLink> {
         let program = self.xdp()?;
-        let pin = dir.link(interface, Kind::Xdp);
-        if is_live(&pin, interface) {
-            let link = XdpLink::try_from(pinned(&pin)?).with_context(|| bad_pin(&pin))?;
-            let id = program.attach_to_link(link).with_context(|| replacing(&pin))?;
-            drop_fd(program.take_link(id).context("take the xdp link")?.try_into());
-            return Ok(());
-        }
         let attached = program.attach(interface, XdpMode::Driver);
         let id = attached.with_context(|| format!("attach XDP to {interface} in its driver"))?;
         let link = program.take_link(id).context("take the xdp link")?;
-        let link = FdLink::try_from(link).context("make the xdp link one that can be pinned (Linux 5.9)")?;
-        pin_link(link, &pin)
+        FdLink::try_from(link).context("make the xdp link one that can be pinned (Linux 5.9)")
     }
 }
 
 fn fresh_tcx(program: &mut SchedClassifier, interface: &str) -> Result<FdLink> {
-    let options = TcAttachOptions::TcxOrder(Default::default());
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
     let attached = program.attach_with_options(interface, TcAttachType::Ingress, options);
     let id = attached.with_context(|| format!("attach to the TC ingress of {interface}"))?;
     let link = program.take_link(id).context("take the tc link")?;
     FdLink::try_from(link).context("make the tc link one that can be pinned")
 }
 
-/// Pins a new link over what a link to a vanished interface may have left.
+/// Pins a new link in the place of what was pinned there before, at once.
 fn pin_link(link: FdLink, pin: &Path) -> Result<()> {
-    remove_pin(pin)?;
-    reached(Step::LinkMade);
-    link.pin(pin).with_context(|| format!("pin {}", pin.display()))?;
-    Ok(())
+    let aside = aside(pin);
+    remove_pin(&aside)?;
+    link.pin(&aside).with_context(|| format!("pin {}", aside.display()))?;
+    fs::rename(&aside, pin).with_context(|| format!("pin {}", pin.display()))
+}
+
+/// Where a link is pinned before it takes the place of another.
+fn aside(pin: &Path) -> PathBuf {
+    let mut name = pin.as_os_str().to_owned();
+    name.push(NEXT);
+    name.into()
 }
 
 /// Closes our descriptor of a pinned link: the pin alone keeps it, so that removing the pin ends it.
@@ -180,16 +242,17 @@ fn drop_fd(link: Result<FdLink, aya::programs::links::LinkError>) {
     drop(link);
 }
 
-/// Removes the programs from interfaces that are not asked for.
-fn detach_unasked(dir: &PinDir, attached: &[Attachment]) -> Result<()> {
+/// Removes the programs from interfaces that are not asked for, and XDP where that is not; `asked` are the interfaces and
+/// whether XDP is asked for.
+pub(crate) fn detach_unasked(dir: &PinDir, asked: &[(&str, bool)]) -> Result<()> {
     for (interface, kind, pin) in dir.links() {
-        let asked = attached.iter().any(|a| a.interface == interface && (kind == Kind::Tc || a.xdp));
-        if !asked {
+        let is_asked = asked.iter().any(|(name, xdp)| *name == interface && (kind == Kind::Tc || *xdp));
+        if !is_asked {
             log::debug!("{interface}: detaching {}", kind.word());
             detach_pin(&pin)?;
         }
     }
-    clsact::detach_unasked(dir, attached)
+    clsact::detach_unasked(dir, asked)
 }
 
 /// Removes the programs from every interface.
@@ -219,7 +282,88 @@ fn pinned(pin: &Path) -> Result<FdLink> {
 
 /// Whether a pinned link is attached to the interface that now has this name.
 fn is_live(pin: &Path, interface: &str) -> bool {
-    matches!((sys::link_ifindex(pin), ifindex(interface)), (Ok(link), Some(index)) if link == index)
+    matches!((sys::link(pin), ifindex(interface)), (Ok(link), Some(index)) if link.ifindex == index)
+}
+
+/// Whether it is that, and the first in the chain of TC programs there.
+fn is_first(pin: &Path, interface: &str) -> bool {
+    let (Ok(link), Some(index)) = (sys::link(pin), ifindex(interface)) else { return false };
+    let chain = sys::tcx_ingress(index).unwrap_or_default();
+    link.ifindex == index && chain.first().is_none_or(|(_, first)| *first == link.id)
+}
+
+/// How it stands with a program that the gateway has, or is to have, at an interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LinkState {
+    /// It is attached.
+    Attached,
+    /// The interface is there and the program is not: somebody detached it, or the interface is a new one of this name.
+    Detached,
+    /// There is no interface of this name.
+    Gone,
+    /// It is attached; the interface has another name now.
+    Renamed(String),
+}
+
+impl fmt::Display for LinkState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attached => f.write_str("attached"),
+            Self::Detached => f.write_str("detached"),
+            Self::Gone => f.write_str("interface gone"),
+            Self::Renamed(now) => write!(f, "interface renamed to {now}"),
+        }
+    }
+}
+
+/// One program at one interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinkReport {
+    /// The interface, by the name it has in the configuration.
+    pub interface: String,
+    /// Which program.
+    pub kind: Kind,
+    /// How it stands with it.
+    pub state: LinkState,
+}
+
+/// TC at every interface that the configuration names or that has a program, and XDP where it was attached.
+pub fn links(dir: &PinDir) -> Vec<LinkReport> {
+    let own_netns = dir.is_in_this_netns();
+    let mut interfaces = dir.managed();
+    interfaces.extend(attachments(dir).into_iter().map(|(interface, _)| interface));
+    interfaces.sort();
+    interfaces.dedup();
+    let mut links = Vec::new();
+    for interface in interfaces {
+        for kind in [Kind::Tc, Kind::Xdp] {
+            if kind == Kind::Tc || dir.link(&interface, kind).exists() {
+                let state = state(dir, &interface, kind, own_netns);
+                links.push(LinkReport { interface: interface.clone(), kind, state });
+            }
+        }
+    }
+    links
+}
+
+/// How it stands with one program at one interface; in another network namespace only the link is asked.
+pub(crate) fn state(dir: &PinDir, interface: &str, kind: Kind, own_netns: bool) -> LinkState {
+    if kind == Kind::Tc && without_tcx() {
+        return clsact::state(dir, interface);
+    }
+    let attached_to = sys::link(&dir.link(interface, kind)).map_or(0, |link| link.ifindex);
+    match ifindex(interface) {
+        _ if !own_netns => {
+            if attached_to == 0 {
+                LinkState::Detached
+            } else {
+                LinkState::Attached
+            }
+        }
+        Some(index) if index == attached_to => LinkState::Attached,
+        Some(_) => LinkState::Detached,
+        None => sys::ifname(attached_to).map_or(LinkState::Gone, LinkState::Renamed),
+    }
 }
 
 /// The index of an interface; `None` if there is none of this name.

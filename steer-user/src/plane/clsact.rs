@@ -11,7 +11,7 @@ use aya::programs::{
 };
 
 use super::{
-    Attachment, PinDir,
+    LinkState, PinDir, netlink,
     pin::{file_name, interface_name},
 };
 
@@ -44,9 +44,9 @@ pub(super) fn attach(program: &mut SchedClassifier, dir: &PinDir, interface: &st
 }
 
 /// Removes the filters of interfaces that are not asked for.
-pub(super) fn detach_unasked(dir: &PinDir, attached: &[Attachment]) -> Result<()> {
+pub(super) fn detach_unasked(dir: &PinDir, asked: &[(&str, bool)]) -> Result<()> {
     for (interface, marker) in markers(dir, PREFIX) {
-        if attached.iter().any(|a| a.interface == interface) && super::attach::without_tcx() {
+        if asked.iter().any(|(name, _)| *name == interface) && super::attach::without_tcx() {
             continue;
         }
         match filter(&interface).map(SchedClassifierLink::detach) {
@@ -58,6 +58,19 @@ pub(super) fn detach_unasked(dir: &PinDir, attached: &[Attachment]) -> Result<()
         fs::remove_dir(&marker).with_context(|| format!("remove {}", marker.display()))?;
     }
     Ok(())
+}
+
+/// Whether a filter at an ingress is the one of a gateway.
+pub(super) fn is_ours(filter: &netlink::Filter) -> bool {
+    *filter == netlink::Filter { priority: PRIORITY, handle: u32::from(HANDLE) }
+}
+
+/// How it stands with our filter at an interface.
+pub(super) fn state(dir: &PinDir, interface: &str) -> LinkState {
+    let Some(index) = super::ifindex(interface) else { return LinkState::Gone };
+    let filters = netlink::ingress_filters(index).unwrap_or_default();
+    let there = marker(dir, interface).exists() && filters.iter().any(is_ours);
+    if there { LinkState::Attached } else { LinkState::Detached }
 }
 
 /// The interfaces that carry our filter.

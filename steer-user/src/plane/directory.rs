@@ -2,10 +2,14 @@
 //!
 //! The tables are written first, the directory follows them; what a crash leaves undone the next agent does.
 
+use std::collections::{BTreeMap, HashMap};
+
 use anyhow::{Context as _, Result};
 use steer_common::{
     directory::{self, PROBES, SLOTS},
-    shared::{Endpoint, Listed, ROLE_BACKEND, ROLE_VIP, Vip},
+    shared::{
+        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, Address, Endpoint, Listed, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP, Vip,
+    },
 };
 
 use super::Plane;
@@ -31,6 +35,12 @@ impl Plane {
         self.list()
     }
 
+    /// Writes several VIPs, and lists them at once.
+    pub fn set_vips(&mut self, vips: &[(Endpoint, Vip)]) -> Result<()> {
+        vips.iter().try_for_each(|(at, vip)| self.vips.insert(at, vip))?;
+        self.list()
+    }
+
     /// Removes a VIP.
     pub fn remove_vip(&mut self, at: &Endpoint) -> Result<()> {
         self.vips.remove(at)?;
@@ -48,21 +58,69 @@ impl Plane {
         self.list()
     }
 
+    /// Has exactly these VIPs and backends, and lists them: those that are there and not among them go.
+    pub(crate) fn set_endpoints(&mut self, vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<()> {
+        for (at, _) in self.vips.entries()? {
+            if !vips.iter().any(|(kept, _)| *kept == at) {
+                self.vips.remove(&at)?;
+            }
+        }
+        self.set_backend_ids(backends)?;
+        self.set_vips(vips)
+    }
+
+    /// Has exactly these backends with these numbers. They are listed when a VIP is written next.
+    pub(crate) fn set_backend_ids(&mut self, backends: &[(Endpoint, u32)]) -> Result<()> {
+        let wanted = backends.iter().copied().collect::<HashMap<_, _>>();
+        let written = self.backend_ids.entries()?.into_iter().collect::<HashMap<_, _>>();
+        for at in written.keys().filter(|at| !wanted.contains_key(at)) {
+            self.backend_ids.remove(at)?;
+        }
+        for (at, id) in wanted.iter().filter(|(at, id)| written.get(at) != Some(id)) {
+            self.backend_ids.insert(at, id)?;
+        }
+        Ok(())
+    }
+
     /// Fills the half of the directory that is not in use, then turns the programs to it.
     fn list(&mut self) -> Result<()> {
-        let head = self.directory.read(0)?.head ^ 1;
-        let listed = half(&self.vips.entries()?, &self.backend_ids.entries()?)?;
+        let (listed, seed) = half(&self.vips.entries()?, &self.backend_ids.entries()?)?;
+        let head = directory::head(self.directory.read(0)?.head ^ 1, seed);
         self.directory.write(directory::half(head), &listed)?;
         self.directory.write(0, &[Listed { head, ..Listed::default() }])
     }
 }
 
-/// One half of a directory.
+/// Seeds that are tried for a directory. Of full directories one in ten fits under any one seed at the worst.
+const SEEDS: u32 = 1000;
+
+/// One half of a directory, and the seed of its places: the first one under which every endpoint has a place. The same
+/// endpoints make the same half, in whatever order they come.
 ///
 /// # Errors
-/// When too many endpoints fall into the same place.
-pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<Vec<Listed>> {
-    let mut half = vec![Listed::default(); (SLOTS + PROBES) as usize];
+/// When there is none.
+pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<(Vec<Listed>, u32)> {
+    let mut all = listed(vips, backends);
+    all.sort_by_key(|listed| (listed.endpoint.address.octets(), listed.endpoint.port));
+    (0..SEEDS)
+        .find_map(|seed| place(&all, seed).map(|half| (half, seed)))
+        .with_context(|| format!("find a place in the directory for each of {} addresses and ports", all.len()))
+}
+
+/// Every entry: VIPs, backends, and the addresses of both without a port.
+fn listed(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Vec<Listed> {
+    let mut addresses = BTreeMap::<[u8; 16], u16>::new();
+    for (at, bit) in
+        vips.iter().map(|(at, _)| (at, ADDRESS_OF_VIP)).chain(backends.iter().map(|(at, _)| (at, ADDRESS_OF_BACKEND)))
+    {
+        *addresses.entry(at.address.octets()).or_default() |= bit;
+    }
+    let addresses = addresses.into_iter().map(|(address, id)| Listed {
+        endpoint: Endpoint::tcp(Address::from_v6(address), 0),
+        role: ROLE_ADDRESS,
+        id,
+        ..Listed::default()
+    });
     let vips = vips.iter().map(|(at, vip)| Listed { endpoint: *at, role: ROLE_VIP, id: vip.id, head: 0, vip: *vip });
     let backends = backends.iter().map(|(at, id)| Listed {
         endpoint: *at,
@@ -70,9 +128,13 @@ pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<Ve
         id: *id as u16,
         ..Listed::default()
     });
-    for listed in vips.chain(backends) {
-        let slot = directory::free_slot(&half, &listed.endpoint).and_then(|slot| half.get_mut(slot));
-        *slot.context("find a place in the directory: too many addresses and ports share one")? = listed;
+    vips.chain(backends).chain(addresses).collect()
+}
+
+fn place(all: &[Listed], seed: u32) -> Option<Vec<Listed>> {
+    let mut half = vec![Listed::default(); (SLOTS + PROBES) as usize];
+    for listed in all {
+        *directory::free_slot(&half, &listed.endpoint, seed).and_then(|slot| half.get_mut(slot))? = *listed;
     }
-    Ok(half)
+    Some(half)
 }

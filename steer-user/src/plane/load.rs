@@ -1,8 +1,9 @@
 //! Loads the programs over the pinned maps.
 //!
 //! aya takes a pin of another type or size as it is, so every pin is looked at first. A table whose size changed is
-//! made anew beside the old one, gets its entries, and takes its name once the new programs run: a crash at any point
-//! leaves the old programs with the old map, or the new ones with the new map and a swap that the next agent ends.
+//! made anew beside the old one, gets its entries ([`resize`]), and takes its name once the new programs run. Before the
+//! first of them does, the directory `switching` is made: where it is not there, nobody uses a map that was made beside
+//! another, and the next agent drops it; where it is, the next agent ends the swap.
 
 use std::{
     borrow::Cow,
@@ -20,11 +21,11 @@ use steer_common::shared::{Endpoint, Flow, FlowKey, MAX_BACKENDS, Pending, Sessi
 
 use super::{
     CONFIGURED, Configured, PinDir, Spec,
-    pin::NEXT,
-    specs,
-    table::{self, CopyReport},
+    pin::{NEXT, remove_empty},
+    resize, specs,
 };
 use crate::{
+    clock,
     config::Sizes,
     crash::{Step, reached},
 };
@@ -39,26 +40,26 @@ const OBJECT_VAR: &str = "STEER_BPF_OBJECT";
 const XDP: &str = "steer_xdp";
 const TC: &str = "steer_tc";
 
+/// Marks a pin directory whose programs are being replaced by ones with tables of other sizes.
+const SWITCHING: &str = "switching";
+
 /// The loaded programs; attached by `attach`.
 pub struct Programs {
     ebpf: Ebpf,
     resized: Vec<&'static str>,
+    /// When the new tables were made the same as the old ones last, seconds of CLOCK_MONOTONIC.
+    mirrored: Option<u32>,
 }
 
 impl Programs {
-    /// Loads the programs, making or adopting the pinned maps. Where that fails, no map of a new size is left behind: no
-    /// program runs with it, and the next agent would take it for the one that does.
+    /// Loads the programs, making or adopting the pinned maps. Where that fails, no map of a new size is left behind.
     pub fn load(dir: &PinDir, sizes: &Sizes) -> Result<Self> {
         let specs = specs(sizes);
         let pins = specs.iter().map(|spec| pin(dir, spec)).collect::<Result<Vec<_>>>()?;
-        let fresh = pins.iter().filter(|pin| matches!(pin, Pin::Next(path) if !path.exists()));
-        let fresh = fresh.map(|pin| pin.path().to_owned()).collect::<Vec<_>>();
+        unmark_switching(dir)?;
         let loaded = Self::load_with(dir, &specs, &pins);
         if loaded.is_err() {
-            fresh
-                .iter()
-                .filter(|path| path.exists())
-                .try_for_each(|path| fs::remove_file(path).with_context(|| format!("remove {}", path.display())))?;
+            drop_resized(dir, &resized(&specs, &pins))?;
         }
         loaded
     }
@@ -77,30 +78,59 @@ impl Programs {
         reached(Step::ProgramsLoaded);
         create_configured(dir)?;
         reached(Step::ConfiguredMade);
-        let resized = specs.iter().zip(pins).filter(|(_, pin)| matches!(pin, Pin::Next(_)));
-        let programs = Self { ebpf, resized: resized.map(|(spec, _)| spec.name).collect() };
+        let programs = Self { ebpf, resized: resized(specs, pins), mirrored: None };
         if !programs.resized.is_empty() {
-            programs.copy_resized(dir)?;
+            // The bulk of the entries, so that little is left to do in `prepare_switch`.
+            programs.mirror(dir)?;
             reached(Step::SizesCopied);
         }
         Ok(programs)
+    }
+
+    /// Gives up what was loaded: maps of new sizes that no program uses go.
+    pub fn abandon(self, dir: &PinDir) -> Result<()> {
+        if dir.map(SWITCHING).exists() { Ok(()) } else { drop_resized(dir, &self.resized) }
+    }
+
+    /// Gets the tables of new sizes ready for the programs to use them: none may before.
+    pub fn prepare_switch(&mut self, dir: &PinDir) -> Result<()> {
+        if self.resized.is_empty() {
+            return Ok(());
+        }
+        self.mirrored = Some(clock::seconds());
+        let left = self.mirror(dir)?;
+        if left > 0 {
+            log::warn!("{left} entries did not fit the tables' new sizes");
+        }
+        let marker = dir.map(SWITCHING);
+        fs::create_dir_all(&marker).with_context(|| format!("create {}", marker.display()))
     }
 
     /// Ends the change of sizes, once the new programs run: takes over what the old ones wrote meanwhile, and gives the
     /// new maps their names. `true` if there was any.
     pub fn finish_resize(&mut self, dir: &PinDir) -> Result<bool> {
         let any = !self.resized.is_empty();
-        self.copy_resized(dir)?;
+        for name in &self.resized {
+            merge_to_next(dir, name, self.mirrored)?;
+        }
+        if any {
+            settle(dir)?;
+        }
         for name in self.resized.drain(..) {
             rename_next(dir, name)?;
             reached(Step::SizeRenamed);
             log::info!("map {name} has its new size");
         }
-        Ok(any)
+        unmark_switching(dir).map(|()| any)
     }
 
-    fn copy_resized(&self, dir: &PinDir) -> Result<()> {
-        self.resized.iter().try_for_each(|name| copy_to_next(dir, name))
+    /// Whether a table gets another size.
+    pub(super) fn resizes(&self) -> bool {
+        !self.resized.is_empty()
+    }
+
+    fn mirror(&self, dir: &PinDir) -> Result<u64> {
+        self.resized.iter().map(|name| mirror_to_next(dir, name)).sum()
     }
 
     /// The TC program.
@@ -150,12 +180,11 @@ impl Pin {
 /// Looks at a map's pin and decides what to load.
 fn pin(dir: &PinDir, spec: &Spec) -> Result<Pin> {
     let (own, next) = (dir.map(spec.name), next(dir, spec.name));
-    if next.exists() {
-        if info(&next)?.max_entries() == spec.max_entries && own.exists() {
-            return Ok(Pin::Next(next));
-        }
-        copy_to_next(dir, spec.name)?;
+    if next.exists() && dir.map(SWITCHING).exists() {
+        merge_to_next(dir, spec.name, None)?;
         rename_next(dir, spec.name)?;
+    } else if next.exists() {
+        fs::remove_file(&next).with_context(|| format!("remove {}", next.display()))?;
     }
     if !own.exists() {
         return Ok(Pin::Own(own));
@@ -201,24 +230,60 @@ fn can_grow(name: &str) -> bool {
     matches!(name, "sessions" | "flows" | "splices" | "handshakes" | "pending" | "counters")
 }
 
-/// Copies what the old map of a resized table holds and the new one does not.
-fn copy_to_next(dir: &PinDir, name: &str) -> Result<()> {
-    if !dir.map(name).exists() {
+/// The tables that get another size.
+fn resized(specs: &[Spec], pins: &[Pin]) -> Vec<&'static str> {
+    let resized = specs.iter().zip(pins).filter(|(_, pin)| matches!(pin, Pin::Next(_)));
+    resized.map(|(spec, _)| spec.name).collect()
+}
+
+fn drop_resized(dir: &PinDir, names: &[&str]) -> Result<()> {
+    names
+        .iter()
+        .map(|name| next(dir, name))
+        .filter(|path| path.exists())
+        .try_for_each(|path| fs::remove_file(&path).with_context(|| format!("remove {}", path.display())))
+}
+
+fn unmark_switching(dir: &PinDir) -> Result<()> {
+    remove_empty(&dir.map(SWITCHING))
+}
+
+/// Makes the new map of a table the same as the old one; returns how many entries did not fit.
+fn mirror_to_next(dir: &PinDir, name: &str) -> Result<u64> {
+    let (from, to) = (dir.map(name), next(dir, name));
+    let mirrored = match name {
+        "sessions" => resize::mirror::<SessionKey, Session>(&from, &to),
+        "flows" | "splices" | "handshakes" => resize::mirror::<FlowKey, Flow>(&from, &to),
+        "pending" => resize::mirror::<FlowKey, Pending>(&from, &to),
+        // Counters of another version mean something else: they start at zero.
+        _ => Ok(0),
+    };
+    mirrored.with_context(|| format!("copy the map {name} to its new size"))
+}
+
+/// Brings over what was written to the old map of a table since.
+fn merge_to_next(dir: &PinDir, name: &str, since: Option<u32>) -> Result<()> {
+    let (from, to) = (dir.map(name), next(dir, name));
+    if !from.exists() {
         return Ok(());
     }
-    let (from, to) = (dir.map(name), next(dir, name));
-    let copied = match name {
-        "sessions" => table::copy::<SessionKey, Session>(&from, &to),
-        "flows" | "splices" | "handshakes" => table::copy::<FlowKey, Flow>(&from, &to),
-        "pending" => table::copy::<FlowKey, Pending>(&from, &to),
-        // Counters of another version mean something else: they start at zero.
-        _ => Ok(CopyReport::default()),
+    let merged = match name {
+        "sessions" => resize::merge::<SessionKey, Session>(&from, &to, since),
+        "flows" | "splices" | "handshakes" => resize::merge::<FlowKey, Flow>(&from, &to, since),
+        "pending" => resize::merge::<FlowKey, Pending>(&from, &to, since),
+        _ => Ok(0),
     };
-    let CopyReport { left } = copied.with_context(|| format!("copy the map {name} to its new size"))?;
+    let left = merged.with_context(|| format!("copy the map {name} to its new size"))?;
     if left > 0 {
         log::warn!("map {name}: {left} entries did not fit its new size");
     }
     Ok(())
+}
+
+/// What `splices` says is re-homed is so in `flows`, whichever of them has another size now.
+fn settle(dir: &PinDir) -> Result<()> {
+    let now = |name| Some(next(dir, name)).filter(|path| path.exists()).unwrap_or_else(|| dir.map(name));
+    resize::settle(&now("splices"), &now("flows"))
 }
 
 fn rename_next(dir: &PinDir, name: &str) -> Result<()> {

@@ -4,31 +4,46 @@
 
 mod attach;
 mod clsact;
+mod cost;
 mod directory;
+mod gateways;
 pub mod kernel;
 mod load;
+mod netlink;
+mod others;
 mod pin;
+mod resize;
 pub mod rights;
 mod sys;
 mod table;
+mod undo;
+
+use std::{net::IpAddr, os::fd::AsFd as _};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use steer_common::{
     counters::Counter,
     shared::{
-        Backend, BackendStats, Endpoint, Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, LOOKUP_ENTRIES, Listed,
-        MAX_BACKENDS, MAX_VIPS, Outcomes, Pending, Session, SessionKey, Settings, Source, SourceKey, Vip,
+        Backend, BackendPath, BackendStats, Endpoint, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, KeyName,
+        LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Outcomes, Pending, SWITCH_LEAVE, SWITCHES,
+        Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
+    trace,
 };
 
-pub use attach::{Attachment, Kind, Target, Xdp, ifindex};
+pub use attach::{Attachment, Kind, LinkReport, LinkState, Reserved, Target, Xdp, ifindex, links};
+pub(crate) use attach::{detach_unasked, state};
+pub use cost::{Memory, Room, room};
 pub use directory::half;
+pub use gateways::{Gateway, gateways, shared};
 pub use load::Programs;
+pub use others::{ForeignProgram, foreign_programs};
 pub use pin::{Lock, PinDir};
 pub use table::{Slots, Table};
+pub(crate) use undo::Before;
 
-use crate::config::Sizes;
+use crate::{address::socket, clock, config::Sizes};
 
 /// One map of `docs/maps.md`.
 struct Spec {
@@ -55,6 +70,10 @@ const KEY_NAMES: u32 = 16_384;
 const SOURCES: u32 = 16_384;
 /// Unknown key names whose owner is searched at a time.
 const KEY_NAME_TRIES: u32 = 1024;
+/// Connections that are not steer's and known as such at a time.
+const FOREIGN: u32 = 65_536;
+/// Connections whose port is taken at their backend, at a time; two entries a connection at most.
+const LEGS: u32 = 8192;
 /// Bytes of the `events` ring.
 const EVENTS_BYTES: u32 = 262_144;
 
@@ -71,12 +90,19 @@ fn specs(sizes: &Sizes) -> Vec<Spec> {
         Spec::of::<FlowKey, Flow>("handshakes", LruHash, sizes.handshakes),
         Spec::of::<FlowKey, Pending>("pending", LruHash, sizes.pending),
         Spec::of::<FragmentKey, FragmentRoute>("fragments", LruHash, FRAGMENTS),
+        Spec::of::<FlowKey, Foreign>("foreign", LruHash, FOREIGN),
+        Spec::of::<FlowKey, Leg>("legs", Hash, LEGS),
+        Spec::of::<u32, TraceLine>("traces", Array, trace::LINES),
+        Spec::of::<u32, TraceLine>("syn_traces", Array, trace::SYN_LINES),
         Spec::of::<u32, Backend>("backends", Array, MAX_BACKENDS),
+        Spec::of::<u32, BackendPath>("backend_paths", Array, MAX_BACKENDS),
         Spec::of::<Endpoint, u32>("backend_ids", Hash, MAX_BACKENDS),
         Spec::of::<u32, Listed>("directory", Array, directory::ENTRIES),
         Spec::of::<Endpoint, Vip>("vips", Hash, MAX_VIPS),
         Spec::of::<u32, u16>("lookup", Array, LOOKUP_ENTRIES),
         Spec::of::<u32, Settings>("settings", Array, ONE),
+        Spec::of::<u32, u32>("switches", Array, SWITCHES),
+        Spec::of::<u32, u32>("interfaces", Hash, MAX_INTERFACES),
         Spec::of::<u32, u64>("counters", PerCpuArray, Counter::COUNT as u32),
         Spec::of::<u32, BackendStats>("backend_stats", PerCpuArray, MAX_BACKENDS),
         Spec::of::<(), ()>("events", RingBuf, EVENTS_BYTES),
@@ -116,13 +142,21 @@ pub struct Plane {
     pub splices: Table<FlowKey, Flow>,
     /// Handshakes.
     pub handshakes: Table<FlowKey, Flow>,
-    backends: Array<MapData, Backend>,
-    backend_ids: Table<Endpoint, u32>,
+    /// Connections that are not steer's.
+    pub foreign: Table<FlowKey, Foreign>,
+    /// Connections that have another port at their backend.
+    pub legs: Table<FlowKey, Leg>,
+    backends: Slots<Backend>,
+    backend_paths: Slots<BackendPath>,
+    pub(crate) backend_ids: Table<Endpoint, u32>,
     vips: Table<Endpoint, Vip>,
     directory: Slots<Listed>,
     /// Lookup tables.
     pub lookup: Slots<u16>,
     settings: Array<MapData, Settings>,
+    switches: Array<MapData, u32>,
+    /// What each interface takes, by its index: any of `INTERFACE_*`.
+    pub interfaces: Table<u32, u32>,
     /// What the configuration last said.
     pub configured: Table<Endpoint, Configured>,
     counters: PerCpuArray<MapData, u64>,
@@ -141,12 +175,17 @@ impl Plane {
             flows: Table::open(dir, "flows")?,
             splices: Table::open(dir, "splices")?,
             handshakes: Table::open(dir, "handshakes")?,
-            backends: open(dir, "backends")?,
+            foreign: Table::open(dir, "foreign")?,
+            legs: Table::open(dir, "legs")?,
+            backends: Slots::open(dir, "backends")?,
+            backend_paths: Slots::open(dir, "backend_paths")?,
             backend_ids: Table::open(dir, "backend_ids")?,
             vips: Table::open(dir, "vips")?,
             directory: Slots::open(dir, "directory")?,
             lookup: Slots::open(dir, "lookup")?,
             settings: open(dir, "settings")?,
+            switches: open(dir, "switches")?,
+            interfaces: Table::open(dir, "interfaces")?,
             configured: Table::open(dir, CONFIGURED)?,
             counters: open(dir, "counters")?,
             backend_stats: open(dir, "backend_stats")?,
@@ -172,27 +211,56 @@ impl Plane {
 
     /// Every slot of the map `backends` that holds or held a backend.
     pub fn backends(&self) -> Result<Vec<(u32, Backend)>> {
-        let mut found = Vec::new();
-        for (id, backend) in (0..).zip(self.backends.iter()) {
-            let backend = backend.context("read the map backends")?;
-            if backend.endpoint != Endpoint::default() {
-                found.push((id, backend));
-            }
-        }
-        Ok(found)
+        let all = (0..).zip(self.backends.all()?);
+        Ok(all.filter(|(_, backend)| backend.endpoint != Endpoint::default()).collect())
     }
 
     /// Writes one slot of `backends`.
     pub fn set_backend(&mut self, id: u32, backend: &Backend) -> Result<()> {
-        self.backends.set(id, backend, 0).context("write the map backends")
+        self.backends.set(id, backend)
     }
 
-    /// Empties a slot of the map `backends` and what its backend did.
+    /// What the programs know of the way to a backend.
+    pub fn backend_path(&self, id: u32) -> Result<BackendPath> {
+        self.backend_paths.read(id)
+    }
+
+    /// What the programs know of the ways to all backends, by their numbers.
+    pub fn backend_paths(&self) -> Result<Vec<BackendPath>> {
+        self.backend_paths.all()
+    }
+
+    /// Writes what is known of the way to a backend; the programs write it too.
+    pub fn set_backend_path(&mut self, id: u32, path: &BackendPath) -> Result<()> {
+        self.backend_paths.set(id, path)
+    }
+
+    /// Empties a slot of the map `backends`, and what its backend did and how it was reached.
     pub fn clear_backend(&mut self, id: u32) -> Result<()> {
         self.set_backend(id, &Backend::default())?;
+        self.set_backend_path(id, &BackendPath::default())?;
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
         let zero = PerCpuValues::try_from(vec![BackendStats::default(); cpus]).context("make empty statistics")?;
         self.backend_stats.set(id, zero, 0).context("write the map backend_stats")
+    }
+
+    /// Whether a switch is on ([`steer_common::shared::SWITCH_BYPASS`] and its like).
+    pub fn switch(&self, index: u32) -> Result<bool> {
+        Ok(self.switches.get(&index, 0).context("read the map switches")? != 0)
+    }
+
+    /// Turns a switch on or off.
+    pub fn set_switch(&mut self, index: u32, on: bool) -> Result<()> {
+        self.switches.set(index, u32::from(on), 0).context("write the map switches")
+    }
+
+    /// Ends [`SWITCH_LEAVE`]: notes for every VIP that older connections than now are not this gateway's, then takes new
+    /// ones again.
+    pub fn end_leave(&mut self) -> Result<()> {
+        let since = clock::seconds();
+        let vips = self.vips()?.into_iter().map(|(at, vip)| (at, Vip { since, ..vip }));
+        self.set_vips(&vips.collect::<Vec<_>>())?;
+        self.set_switch(SWITCH_LEAVE, false)
     }
 
     /// The settings of the gateway.
@@ -215,12 +283,29 @@ pub struct Detached {
     pub qdiscs: Vec<String>,
 }
 
-/// Detaches every program and removes every pin.
+/// Detaches every program and removes every pin, those of other layouts too.
 pub fn detach(dir: &PinDir) -> Result<Detached> {
-    let detached = Detached { programs: attachments(dir), qdiscs: clsact::own_qdiscs(dir) };
-    attach::detach_all(dir)?;
+    let mut detached = Detached::default();
+    for layout in dir.layouts() {
+        detached.programs.extend(attachments(&layout));
+        detached.qdiscs.extend(clsact::own_qdiscs(&layout));
+        attach::detach_all(&layout)?;
+    }
     dir.remove()?;
     Ok(detached)
+}
+
+/// The addresses of the VIPs of every layout that is pinned here. Each has them as keys of its map `vips`.
+pub fn vip_addresses(dir: &PinDir) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for layout in dir.layouts() {
+        let keys = MapData::from_pin(layout.map("vips")).ok().and_then(|map| {
+            let key_size = map.info().ok()?.key_size() as usize;
+            (key_size == size_of::<Endpoint>()).then(|| sys::keys::<Endpoint>(map.fd().as_fd()).ok())?
+        });
+        found.extend(keys.unwrap_or_default().iter().map(|at| socket(at).ip()));
+    }
+    found
 }
 
 /// Every interface that carries a program, with its kind.
@@ -255,5 +340,7 @@ fn sum(a: BackendStats, b: &BackendStats) -> BackendStats {
         tls13: outcomes(a.tls13, b.tls13),
         packets: a.packets + b.packets,
         bytes: a.bytes + b.bytes,
+        syns: a.syns + b.syns,
+        syn_acks: a.syn_acks + b.syn_acks,
     }
 }

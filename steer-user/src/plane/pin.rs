@@ -1,4 +1,8 @@
 //! The pin directory: one state of one gateway, `PIN_DIR/v<layout>`.
+//!
+//! Beside maps and links it holds what other processes must know of the gateway, in the only forms that the BPF file system
+//! takes besides pins: a symbolic link `socket` to the agent's control socket and one `netns` that names the network
+//! namespace, and a directory `managed_<interface>` for each interface of the configuration.
 
 use std::{
     ffi::CString,
@@ -8,7 +12,7 @@ use std::{
         fd::AsRawFd as _,
         unix::{
             ffi::OsStrExt as _,
-            fs::{DirBuilderExt as _, PermissionsExt as _},
+            fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink},
         },
     },
     path::{Path, PathBuf},
@@ -28,11 +32,20 @@ pub(super) const NEXT: &str = "_new";
 /// The BPF file system takes no dots in names (`bpf_lookup` in kernel/bpf/inode.c), VLAN interfaces have them; the
 /// kernel allows no colon in an interface's name.
 const DOT: (&str, &str) = (".", ":");
+/// Points to the agent's control socket.
+const SOCKET: &str = "socket";
+/// Names the network namespace of the gateway.
+const NETNS: &str = "netns";
+/// Marks an interface of the configuration, whether it is there or not.
+const MANAGED: &str = "managed_";
+/// Where the own network namespace is named, as `net:[4026531840]`.
+const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 
 /// The directory that holds the pins.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PinDir {
     root: PathBuf,
+    layout: u32,
 }
 
 /// Held by the one agent of a pin directory; the kernel releases it when the agent ends, however it ends.
@@ -44,7 +57,22 @@ pub struct Lock {
 impl PinDir {
     /// The state below `root` (`PIN_DIR`).
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), layout: LAYOUT_VERSION }
+    }
+
+    /// The states of every layout that is there, this program's own among them or not.
+    pub fn layouts(&self) -> Vec<Self> {
+        let mut found = layouts(&self.root)
+            .into_iter()
+            .map(|(layout, _)| Self { root: self.root.clone(), layout })
+            .collect::<Vec<_>>();
+        found.sort_by_key(|dir| dir.layout);
+        found
+    }
+
+    /// The version of the map layouts that this state has.
+    pub fn layout(&self) -> u32 {
+        self.layout
     }
 
     /// The `PIN_DIR` itself.
@@ -54,7 +82,7 @@ impl PinDir {
 
     /// The directory of this layout.
     pub fn state(&self) -> PathBuf {
-        self.root.join(format!("v{LAYOUT_VERSION}"))
+        self.root.join(format!("v{}", self.layout))
     }
 
     /// Where a map is pinned.
@@ -108,8 +136,8 @@ impl PinDir {
 
     fn refuse_other_layouts(&self) -> Result<()> {
         let ours = self.state();
-        match layouts(&self.root).into_iter().find(|path| *path != ours) {
-            Some(other) => bail!(
+        match layouts(&self.root).into_iter().find(|(_, path)| *path != ours) {
+            Some((_, other)) => bail!(
                 "{} holds the state of another version of steer (this one has layout v{LAYOUT_VERSION}): \
                  run `steer detach` first, which ends its flows, or use another pin_dir",
                 other.display()
@@ -121,32 +149,120 @@ impl PinDir {
     /// Becomes the one agent of this directory; `None` if there is one.
     pub fn lock(&self) -> Result<Option<Lock>> {
         let directory = File::open(self.state()).with_context(|| format!("open {}", self.state().display()))?;
+        Ok(self.flock(&directory, libc::LOCK_EX)?.then_some(Lock { _directory: directory }))
+    }
+
+    fn flock(&self, directory: &File, kind: libc::c_int) -> Result<bool> {
         // SAFETY: the descriptor is open for the whole call.
-        let locked = unsafe { libc::flock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0;
-        if locked {
-            return Ok(Some(Lock { _directory: directory }));
+        if unsafe { libc::flock(directory.as_raw_fd(), kind | libc::LOCK_NB) } == 0 {
+            return Ok(true);
         }
         match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             error => Err(error).with_context(|| format!("lock {}", self.state().display())),
         }
     }
 
-    /// Whether an agent holds this directory.
+    /// Whether an agent holds this directory. Who looks shares the lock with others who look, and none takes another for
+    /// an agent.
     pub fn agent_runs(&self) -> bool {
-        self.exists() && matches!(self.lock(), Ok(None))
+        let shared = File::open(self.state()).map_err(anyhow::Error::from);
+        matches!(shared.and_then(|directory| self.flock(&directory, libc::LOCK_SH)), Ok(false))
+    }
+
+    /// The process that holds this directory, as this process sees it (proc(5), /proc/locks).
+    pub fn agent_process(&self) -> Option<u32> {
+        let metadata = fs::metadata(self.state()).ok()?;
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        let place = format!("{:02x}:{:02x}:{inode}", libc::major(device), libc::minor(device));
+        let locks = fs::read_to_string("/proc/locks").ok()?;
+        let holder = |line: &str| {
+            let words = line.split_whitespace().collect::<Vec<_>>();
+            let held = words.get(1) == Some(&"FLOCK") && words.get(3) == Some(&"WRITE");
+            let here = words.get(5).is_some_and(|found| *found == place);
+            if held && here { words.get(4)?.parse().ok().filter(|process| *process != 0) } else { None }
+        };
+        locks.lines().find_map(holder)
+    }
+
+    /// Removes every pin of this layout. A place where something is mounted stays, empty.
+    fn remove_state(&self) -> Result<()> {
+        for child in children(&self.state()) {
+            let is_directory = fs::symlink_metadata(&child).is_ok_and(|found| found.is_dir());
+            let removed = if is_directory { fs::remove_dir_all(&child) } else { fs::remove_file(&child) };
+            removed.with_context(|| format!("remove {}", child.display()))?;
+        }
+        remove_empty(&self.state())
     }
 
     /// Removes every layout's pins and the directory itself where it is empty then.
     pub fn remove(&self) -> Result<()> {
-        for layout in layouts(&self.root) {
-            fs::remove_dir_all(&layout).with_context(|| format!("remove {}", layout.display()))?;
+        for layout in self.layouts() {
+            layout.remove_state()?;
         }
-        match fs::remove_dir(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.with_context(|| format!("remove {}", self.root.display())),
+        remove_empty(&self.root)
+    }
+
+    /// Notes where the agent of this gateway listens and in which network namespace it is.
+    pub(crate) fn set_place(&self, socket: &Path) -> Result<()> {
+        self.point(SOCKET, socket)?;
+        self.point(NETNS, &fs::read_link(OWN_NETNS).context("read the name of the network namespace")?)
+    }
+
+    /// Where the agent of this gateway listens, or listened last.
+    pub fn socket(&self) -> Option<PathBuf> {
+        fs::read_link(self.map(SOCKET)).ok()
+    }
+
+    /// Whether this gateway is in the network namespace of the calling thread.
+    pub(super) fn is_in_this_netns(&self) -> bool {
+        let own = fs::read_link(OWN_NETNS).ok();
+        own.is_some() && own == fs::read_link(self.map(NETNS)).ok()
+    }
+
+    /// Notes the interfaces that the configuration names, and forgets others.
+    pub(crate) fn set_managed(&self, interfaces: &[&str]) -> Result<()> {
+        for interface in interfaces {
+            let marker = self.map(&format!("{MANAGED}{}", file_name(interface)));
+            fs::create_dir_all(&marker).with_context(|| format!("create {}", marker.display()))?;
         }
+        for gone in self.managed().into_iter().filter(|name| !interfaces.contains(&name.as_str())) {
+            remove_empty(&self.map(&format!("{MANAGED}{}", file_name(&gone))))?;
+        }
+        Ok(())
+    }
+
+    /// The interfaces that the configuration names, in order.
+    pub fn managed(&self) -> Vec<String> {
+        let parse = |path: PathBuf| Some(interface_name(path.file_name()?.to_str()?.strip_prefix(MANAGED)?));
+        let mut managed = children(&self.state()).into_iter().filter_map(parse).collect::<Vec<_>>();
+        managed.sort();
+        managed
+    }
+
+    /// Lets a symbolic link of this name point there, at once.
+    fn point(&self, name: &str, to: &Path) -> Result<()> {
+        let (link, aside) = (self.map(name), self.map(&format!("{name}{NEXT}")));
+        match fs::remove_file(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => symlink(to, &aside).and_then(|()| fs::rename(&aside, &link)),
+        }
+        .with_context(|| format!("let {} point to {}", link.display(), to.display()))
+    }
+}
+
+/// Removes a directory that is empty, if it is there; one that is in use as a mount point stays.
+pub(super) fn remove_empty(directory: &Path) -> Result<()> {
+    match fs::remove_dir(directory) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy
+            ) =>
+        {
+            Ok(())
+        }
+        other => other.with_context(|| format!("remove {}", directory.display())),
     }
 }
 
@@ -161,15 +277,12 @@ pub(super) fn interface_name(file_name: &str) -> String {
 }
 
 /// The directories `v<number>` below a pin directory.
-fn layouts(root: &Path) -> Vec<PathBuf> {
-    let is_layout = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
-    };
-    children(root).into_iter().filter(is_layout).collect()
+fn layouts(root: &Path) -> Vec<(u32, PathBuf)> {
+    let layout = |path: PathBuf| Some((path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()?, path));
+    children(root).into_iter().filter_map(layout).collect()
 }
 
-fn children(directory: &Path) -> Vec<PathBuf> {
+pub(super) fn children(directory: &Path) -> Vec<PathBuf> {
     fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 

@@ -2,10 +2,10 @@
 
 use std::{os::fd::AsFd as _, path::Path};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     Pod,
-    maps::{Array, HashMap, Map, MapData, MapError},
+    maps::{Array, HashMap, Map, MapData, MapError, MapFd},
 };
 
 use super::{PinDir, sys};
@@ -26,7 +26,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
         Self::open_pin(&dir.map(name))
     }
 
-    fn open_pin(pin: &Path) -> Result<Self> {
+    pub(super) fn open_pin(pin: &Path) -> Result<Self> {
         let open = || format!("open the pinned map {}", pin.display());
         let raw = MapData::from_pin(pin).with_context(open)?;
         let map = MapData::from_pin(pin).and_then(Map::from_map_data).and_then(HashMap::try_from);
@@ -42,6 +42,37 @@ impl<K: Pod, V: Pod> Table<K, V> {
     /// Writes an entry.
     pub fn insert(&mut self, key: &K, value: &V) -> Result<()> {
         self.map.insert(key, value, 0).with_context(|| format!("write the map {}", self.name))
+    }
+
+    /// Writes an entry where there is none of its key; `false` if there is no room for it.
+    pub(super) fn insert_new(&mut self, key: &K, value: &V) -> Result<bool> {
+        match self.map.insert(key, value, NO_EXIST).map_err(errno) {
+            Ok(()) | Err(Some(libc::EEXIST)) => Ok(true),
+            Err(Some(libc::E2BIG)) => Ok(false),
+            Err(errno) => bail!("write an entry of the map {}: error {}", self.name, errno.unwrap_or_default()),
+        }
+    }
+
+    /// Writes many entries; returns for how many there was no room.
+    pub(super) fn insert_all(&mut self, mut keys: &[K], mut values: &[V]) -> Result<u64> {
+        let mut refused = 0;
+        loop {
+            let done = match sys::update_all(self.raw.fd().as_fd(), keys, values) {
+                (_, Ok(())) => return Ok(refused),
+                (done, Err(error)) if error.raw_os_error() == Some(libc::E2BIG) => done,
+                (_, Err(error)) => return Err(error).with_context(|| format!("write the map {}", self.name)),
+            };
+            refused += 1;
+            (keys, values) = (keys.get(done + 1..).unwrap_or_default(), values.get(done + 1..).unwrap_or_default());
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn raw(&self) -> &MapFd {
+        self.raw.fd()
     }
 
     /// Removes an entry; `false` if there was none.
@@ -141,31 +172,25 @@ impl<V: Pod> Slots<V> {
         self.map.get(&index, 0).with_context(|| format!("read the map {}", self.name))
     }
 
+    /// Every slot, in order.
+    pub fn all(&self) -> Result<Vec<V>> {
+        let mut slots = Vec::new();
+        let mut batch = |_: &[u32], values: &[V]| slots.extend_from_slice(values);
+        let walk = sys::lookup_all(self.raw.fd().as_fd(), &mut batch);
+        walk.with_context(|| format!("read the map {}", self.name)).map(|()| slots)
+    }
+
+    /// Writes one slot.
+    pub fn set(&mut self, index: u32, value: &V) -> Result<()> {
+        self.map.set(index, value, 0).with_context(|| format!("write the map {}", self.name))
+    }
+
     /// Writes slots from index `base` on.
     pub fn write(&mut self, base: u32, slots: &[V]) -> Result<()> {
         let indices = (base..).take(slots.len()).collect::<Vec<_>>();
-        sys::update_all(self.raw.fd().as_fd(), &indices, slots).with_context(|| format!("write the map {}", self.name))
+        let (_, written) = sys::update_all(self.raw.fd().as_fd(), &indices, slots);
+        written.with_context(|| format!("write the map {}", self.name))
     }
-}
-
-/// What a copy could not do.
-#[derive(Default)]
-pub(super) struct CopyReport {
-    /// Entries for which there was no room.
-    pub(super) left: usize,
-}
-
-/// Copies entries of a pinned map to another that does not have them yet.
-pub(super) fn copy<K: Pod, V: Pod>(from: &Path, to: &Path) -> Result<CopyReport> {
-    let (from, mut to) = (Table::<K, V>::open_pin(from)?, Table::<K, V>::open_pin(to)?);
-    let mut report = CopyReport::default();
-    let mut failed = Ok(());
-    from.for_each(|key, value| match to.map.insert(key, value, NO_EXIST).map_err(errno) {
-        Ok(()) | Err(Some(libc::EEXIST)) => {}
-        Err(Some(libc::E2BIG)) => report.left += 1,
-        Err(errno) => failed = Err(anyhow!("write an entry of {}: error {}", to.name, errno.unwrap_or_default())),
-    })?;
-    failed.map(|()| report)
 }
 
 fn errno(error: MapError) -> Option<i32> {

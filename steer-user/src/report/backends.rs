@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_RETURN_SEEN, BACKEND_UP, Backend, Outcomes};
+use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Outcomes, PATH_RETURN_SEEN};
 
 use crate::{address::socket, clock, plane::Plane};
 
@@ -32,6 +32,10 @@ pub struct BackendReport {
     pub drain_seconds: Option<u32>,
     /// Whether a packet of a steered flow came back from it.
     pub return_path_seen: bool,
+    /// SYNs of new flows sent to it, repeated ones among them.
+    pub syns: u64,
+    /// SYN-ACKs of it that came back through here.
+    pub syn_acks: u64,
     /// Flows whose first backend it was.
     pub flows: u64,
     /// Flows re-homed to it.
@@ -119,11 +123,6 @@ impl Backends {
         let report = |(id, backend)| BackendReport::read(plane, id, &backend);
         Ok(Self { backends: plane.backends()?.into_iter().map(report).collect::<Result<_>>()? })
     }
-
-    /// Those that got flows and never sent anything back through this gateway.
-    pub fn without_return_path(&self) -> impl Iterator<Item = &BackendReport> {
-        self.backends.iter().filter(|backend| backend.flows > 0 && !backend.return_path_seen)
-    }
 }
 
 impl BackendReport {
@@ -137,7 +136,9 @@ impl BackendReport {
             state: BackendState::of(backend),
             weight: backend.weight,
             drain_seconds: deadline.map(|until| until.saturating_sub(clock::seconds())),
-            return_path_seen: backend.flags & BACKEND_RETURN_SEEN != 0,
+            return_path_seen: plane.backend_path(id)?.flags & PATH_RETURN_SEEN != 0,
+            syns: stats.syns,
+            syn_acks: stats.syn_acks,
             flows: stats.flows,
             rehomed: stats.rehomed,
             learned: stats.learned,

@@ -9,7 +9,7 @@ mod status;
 
 pub use backends::{BackendReport, BackendState, Backends, Resumptions};
 pub use keys::{KeyNameReport, Keys, LayoutOrigin, LayoutReport, NameOrigin};
-pub use sessions::{Matcher, SessionReport, Sessions};
+pub use sessions::{FoundSessions, Matcher, SessionReport, Sessions};
 pub use stats::Stats;
 pub use status::{AgentReport, InterfaceReport, Status, TableReport, VipReport};
 

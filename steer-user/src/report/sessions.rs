@@ -66,15 +66,34 @@ pub struct Matcher {
 impl Matcher {
     /// Those whose identifier starts with these hexadecimal digits, of this owner, at this VIP; what is absent does not
     /// matter.
-    pub fn new(prefix: Option<&str>, owner: Option<SocketAddr>, vip: Option<SocketAddr>) -> Result<Self> {
-        let digits = prefix.unwrap_or_default().chars().map(|digit| digit.to_digit(16).map(|value| value as u8));
+    ///
+    /// # Errors
+    /// When there is no such backend or VIP, or the digits are none.
+    pub fn new(
+        plane: &Plane,
+        prefix: Option<&str>,
+        owner: Option<SocketAddr>,
+        vip: Option<SocketAddr>,
+    ) -> Result<Self> {
+        let names = Names::read(plane)?;
+        if let Some(owner) = owner.filter(|owner| !names.backends.iter().any(|(_, b)| b.endpoint == endpoint(*owner))) {
+            bail!("there is no backend {owner}");
+        }
+        if let Some(vip) = vip.filter(|vip| !names.vips.iter().any(|(at, _)| *at == endpoint(*vip))) {
+            bail!("there is no VIP {vip}");
+        }
+        Ok(Self { owner, vip, ..Self::of_prefix(prefix.unwrap_or_default())? })
+    }
+
+    fn of_prefix(prefix: &str) -> Result<Self> {
+        let digits = prefix.chars().map(|digit| digit.to_digit(16).map(|value| value as u8));
         let Some(digits) = digits.collect::<Option<Vec<_>>>() else {
-            bail!("{} is no identifier; expected hexadecimal digits", prefix.unwrap_or_default());
+            bail!("{prefix} is no identifier; expected hexadecimal digits");
         };
         let pairs = digits.chunks_exact(2);
         let nibble = pairs.remainder().first().copied();
         let prefix = pairs.map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
-        Ok(Self { prefix, nibble, owner, vip, kind: None })
+        Ok(Self { prefix, nibble, ..Self::default() })
     }
 
     /// Of those, the ones of this kind, if it is given.
@@ -97,6 +116,12 @@ impl Matcher {
 impl Sessions {
     /// Reads the maps; shows at most `limit`.
     pub fn read(plane: &Plane, matcher: &Matcher, limit: usize) -> Result<Self> {
+        let found = Self::find(plane, matcher, limit)?;
+        Ok(Self { total: found.total, sessions: found.reports().collect() })
+    }
+
+    /// Finds them; what is told of each is made when it is asked for: of millions only keys and records are held.
+    pub fn find(plane: &Plane, matcher: &Matcher, limit: usize) -> Result<FoundSessions> {
         let names = Names::read(plane)?;
         let mut latest = Latest { limit, n_offered: 0, found: Vec::new() };
         plane.sessions.for_each(|key, session| {
@@ -104,17 +129,29 @@ impl Sessions {
                 latest.offer(key, session);
             }
         })?;
-        let now = clock::seconds();
-        let total = latest.n_offered;
-        let sessions =
-            latest.sorted().into_iter().map(|(key, session)| SessionReport::new(&key, &session, &names, now));
-        Ok(Self { total, sessions: sessions.collect() })
+        Ok(FoundSessions { total: latest.n_offered, found: latest.sorted(), names, now: clock::seconds() })
     }
 
     /// Removes them; returns how many.
     pub fn remove(plane: &mut Plane, matcher: &Matcher) -> Result<u64> {
         let names = Names::read(plane)?;
         plane.sessions.remove_stale(|key, session| matcher.matches(key, session, &names))
+    }
+}
+
+/// Sessions that were found, in the order of their last use, newest first.
+pub struct FoundSessions {
+    /// How many there are, shown or not.
+    pub total: u64,
+    found: Vec<(SessionKey, Session)>,
+    names: Names,
+    now: u32,
+}
+
+impl FoundSessions {
+    /// What is told of each that is shown.
+    pub fn reports(&self) -> impl ExactSizeIterator<Item = SessionReport> {
+        self.found.iter().map(|(key, session)| SessionReport::new(key, session, &self.names, self.now))
     }
 }
 
@@ -204,7 +241,7 @@ mod tests {
 
     #[track_caller]
     fn matches(prefix: &str) -> bool {
-        Matcher::new(Some(prefix), None, None).unwrap().matches(&key(), &Session::default(), &names())
+        Matcher::of_prefix(prefix).unwrap().matches(&key(), &Session::default(), &names())
     }
 
     #[test]
@@ -223,7 +260,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_hexadecimal() {
-        assert!(Matcher::new(Some("xyz"), None, None).is_err());
+        assert!(Matcher::of_prefix("xyz").is_err());
     }
 
     #[test]

@@ -6,16 +6,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use steer_common::shared::{BACKEND_PRESENT, LAYOUT_VERSION, VIP_OBSERVE};
+use steer_common::shared::{BACKEND_PRESENT, LAYOUT_VERSION, SWITCH_BYPASS, VIP_OBSERVE};
 
 use super::{BackendState, Backends, Keys};
 use crate::{
     address::socket,
-    agent::checks,
+    agent::{
+        checks::{self, Machine, Warning},
+        takes_xdp,
+    },
     control,
-    plane::{PinDir, Plane},
+    plane::{self, LinkReport, LinkState, PinDir, Plane},
 };
 
 /// The gateway at a glance.
@@ -46,6 +49,8 @@ pub struct Status {
 pub struct AgentReport {
     /// Whether one runs.
     pub running: bool,
+    /// Whether it has not finished its start yet.
+    pub starting: bool,
     /// Its process; absent when it does not answer at the socket.
     pub pid: Option<u32>,
     /// Its version; absent when it does not answer at the socket.
@@ -61,6 +66,8 @@ pub struct InterfaceReport {
     pub tc: bool,
     /// Whether the XDP program is attached.
     pub xdp: bool,
+    /// Whether XDP programs send to it; else packets to it leave by TC.
+    pub takes_xdp: bool,
 }
 
 /// One VIP.
@@ -92,58 +99,99 @@ pub struct TableReport {
 }
 
 impl Status {
-    /// Reads the maps and the machine, and asks the agent who it is.
+    /// Reads the maps and the machine, and asks the agent who it is and what it sees.
+    ///
+    /// # Errors
+    /// When the maps cannot be read and no agent is just making them.
     pub fn read(dir: &PinDir, socket: &Path) -> Result<Self> {
-        let plane = Plane::open(dir)?;
+        let plane = match Plane::open(dir) {
+            Ok(plane) => plane,
+            Err(_) if dir.agent_runs() => return Ok(Self::starting(dir)),
+            Err(error) => return Err(error).with_context(|| not_whole(dir)),
+        };
         let backends = Backends::read(&plane)?;
-        let vips = vips(&plane, &backends)?;
-        let interfaces = interfaces(dir);
+        let vips = VipReport::read(&plane, &backends)?;
+        let interfaces = interfaces(dir, &plane)?;
+        let agent = agent(dir, socket, !vips.is_empty());
+        let seen = if agent.pid.is_some() { control::ask_warnings(socket) } else { Vec::new() };
+        let now = warnings(dir, &interfaces, &vips, &backends, &Keys::read(&plane, None)?);
+        let all = now.into_iter().chain(seen).collect::<BTreeSet<_>>();
         Ok(Self {
             pin_dir: dir.root().to_owned(),
             layout: LAYOUT_VERSION,
-            agent: agent(dir, socket),
-            bypass: plane.settings()?.bypass != 0,
-            warnings: warnings(&interfaces, &vips, &backends, &Keys::read(&plane, None)?),
+            agent,
+            bypass: plane.switch(SWITCH_BYPASS)?,
+            warnings: all.into_iter().map(|warning| warning.text).collect(),
             tables: tables(&plane)?,
             drift: drift(&plane, &backends)?,
             interfaces,
             vips,
         })
     }
-}
 
-fn agent(dir: &PinDir, socket: &Path) -> AgentReport {
-    let running = dir.agent_runs();
-    let (pid, version) = control::ask_about(socket).filter(|_| running).unzip();
-    AgentReport { running, pid, version }
-}
-
-fn interfaces(dir: &PinDir) -> Vec<InterfaceReport> {
-    let mut found = BTreeMap::new();
-    for (name, kind) in crate::plane::attachments(dir) {
-        let report = found.entry(name.clone()).or_insert(InterfaceReport { name, tc: false, xdp: false });
-        match kind {
-            crate::plane::Kind::Tc => report.tc = true,
-            crate::plane::Kind::Xdp => report.xdp = true,
+    /// All that can be said while an agent makes its maps.
+    fn starting(dir: &PinDir) -> Self {
+        Self {
+            pin_dir: dir.root().to_owned(),
+            layout: LAYOUT_VERSION,
+            agent: AgentReport { running: true, starting: true, pid: None, version: None },
+            bypass: false,
+            interfaces: Vec::new(),
+            vips: Vec::new(),
+            tables: Vec::new(),
+            drift: Vec::new(),
+            warnings: Vec::new(),
         }
     }
-    found.into_values().collect()
 }
 
-fn vips(plane: &Plane, backends: &Backends) -> Result<Vec<VipReport>> {
-    let report = |(key, vip): (_, steer_common::shared::Vip)| {
-        let address = socket(&key);
-        let pool = backends.backends.iter().filter(|b| b.vip == address && b.state != BackendState::Removed);
-        VipReport {
-            id: vip.id,
-            address,
-            mode: if vip.flags & VIP_OBSERVE == 0 { "steer" } else { "observe" }.to_owned(),
-            backends: pool.clone().count() as u32,
-            backends_up: pool.filter(|b| b.state == BackendState::Up && b.weight > 0).count() as u32,
-            session_timeout_seconds: vip.session_timeout,
+/// What an agent leaves that was killed in its start.
+fn not_whole(dir: &PinDir) -> String {
+    format!(
+        "the state at {} is not whole: a start was broken off; start the agent again, or remove it with `steer detach`",
+        dir.root().display()
+    )
+}
+
+/// An agent that answers has started; one that does not and has not written its VIPs either has not.
+fn agent(dir: &PinDir, socket: &Path, has_vips: bool) -> AgentReport {
+    let running = dir.agent_runs();
+    let (pid, version) = control::ask_about(dir, socket).filter(|_| running).unzip();
+    AgentReport { running, starting: running && pid.is_none() && !has_vips, pid, version }
+}
+
+/// A program counts where it is attached, whatever is pinned.
+fn interfaces(dir: &PinDir, plane: &Plane) -> Result<Vec<InterfaceReport>> {
+    let mut found = BTreeMap::new();
+    for LinkReport { interface: name, kind, state } in plane::links(dir) {
+        let takes_xdp = takes_xdp(plane, &name)?;
+        let report = found.entry(name.clone()).or_insert(InterfaceReport { name, tc: false, xdp: false, takes_xdp });
+        let attached = matches!(state, LinkState::Attached | LinkState::Renamed(_));
+        match kind {
+            plane::Kind::Tc => report.tc = attached,
+            plane::Kind::Xdp => report.xdp = attached,
         }
-    };
-    Ok(plane.vips()?.into_iter().map(report).collect())
+    }
+    Ok(found.into_values().collect())
+}
+
+impl VipReport {
+    /// Every VIP, by number.
+    pub fn read(plane: &Plane, backends: &Backends) -> Result<Vec<Self>> {
+        let report = |(key, vip): (_, steer_common::shared::Vip)| {
+            let address = socket(&key);
+            let pool = backends.backends.iter().filter(|b| b.vip == address && b.state != BackendState::Removed);
+            Self {
+                id: vip.id,
+                address,
+                mode: if vip.flags & VIP_OBSERVE == 0 { "steer" } else { "observe" }.to_owned(),
+                backends: pool.clone().count() as u32,
+                backends_up: pool.filter(|b| b.state == BackendState::Up && b.weight > 0).count() as u32,
+                session_timeout_seconds: vip.session_timeout,
+            }
+        };
+        Ok(plane.vips()?.into_iter().map(report).collect())
+    }
 }
 
 fn tables(plane: &Plane) -> Result<Vec<TableReport>> {
@@ -184,14 +232,19 @@ fn drift(plane: &Plane, backends: &Backends) -> Result<Vec<String>> {
     Ok(sentences.into_iter().collect())
 }
 
-fn warnings(interfaces: &[InterfaceReport], vips: &[VipReport], backends: &Backends, keys: &Keys) -> Vec<String> {
-    let names = interfaces.iter().map(|interface| interface.name.as_str());
-    let mut warnings = checks::sysctls(names.clone(), vips.iter().map(|vip| vip.address.ip()));
-    let gone = names.filter(|name| crate::plane::ifindex(name).is_none());
-    warnings.extend(gone.map(|name| format!("interface {name} is gone: nothing is attached to it")));
-    let idle = vips.iter().filter(|vip| vip.backends_up == 0);
-    warnings.extend(idle.map(|vip| format!("VIP {}: no backend takes new flows", vip.address)));
-    warnings.extend(checks::return_paths(backends));
-    warnings.extend(checks::shared_names(keys));
+/// What is wrong at this moment; the agent sees what takes longer to see.
+fn warnings(
+    dir: &PinDir,
+    interfaces: &[InterfaceReport],
+    vips: &[VipReport],
+    backends: &Backends,
+    keys: &Keys,
+) -> impl IntoIterator<Item = Warning> + use<> {
+    let names = interfaces.iter().map(|interface| interface.name.clone()).collect::<Vec<_>>();
+    let both_sides = if names.len() == 1 { names.clone() } else { Vec::new() };
+    let addresses = vips.iter().map(|vip| vip.address).collect::<Vec<_>>();
+    let mut warnings = checks::programs(dir, &addresses);
+    warnings.extend(checks::machine(&Machine { interfaces: names, both_sides, vips: addresses }));
+    warnings.extend(checks::traffic(vips, backends, keys));
     warnings
 }

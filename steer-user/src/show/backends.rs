@@ -9,8 +9,9 @@ pub(super) fn text(backends: &Backends) -> String {
 }
 
 fn backends_table(backends: &Backends) -> String {
-    let mut table =
-        super::table(&["ID", "BACKEND", "VIP", "STATE", "WEIGHT", "FLOWS", "RE-HOMED", "LEARNED", "HITS", "RESUMED"]);
+    let mut table = super::table(&[
+        "ID", "BACKEND", "VIP", "STATE", "RETURN", "WEIGHT", "FLOWS", "RE-HOMED", "LEARNED", "HITS", "RESUMED",
+    ]);
     for backend in &backends.backends {
         let BackendReport { id, address, vip, weight, flows, rehomed, learned, hits, resumed, .. } = backend;
         table.add_row([
@@ -18,6 +19,7 @@ fn backends_table(backends: &Backends) -> String {
             address.to_string(),
             vip.to_string(),
             state(backend),
+            way_back(backend).to_owned(),
             weight.to_string(),
             flows.to_string(),
             rehomed.to_string(),
@@ -26,13 +28,22 @@ fn backends_table(backends: &Backends) -> String {
             resumed.to_string(),
         ]);
     }
-    super::numbers_from(&mut table, 4);
+    super::numbers_from(&mut table, 5);
     super::text(&table)
 }
 
 fn state(backend: &BackendReport) -> String {
     let word = backend.state.word();
     backend.drain_seconds.map_or(word.to_owned(), |seconds| format!("{word} {seconds}s"))
+}
+
+/// Whether answers to clients' SYNs came back through here; `-`: there was no SYN to answer.
+fn way_back(backend: &BackendReport) -> &'static str {
+    match (backend.return_path_seen || backend.syn_acks > 0, backend.syns) {
+        (true, _) => "seen",
+        (false, 0) => "-",
+        (false, _) => "not seen",
+    }
 }
 
 fn resumptions(backends: &Backends) -> Option<String> {
@@ -62,9 +73,27 @@ mod tests {
     use crate::report::BackendState;
 
     #[test]
+    fn the_way_back_is_seen_not_seen_or_not_known() {
+        let told =
+            [(true, 0, 0), (false, 3, 2), (false, 3, 0), (false, 0, 0)].map(|(return_path_seen, syns, syn_acks)| {
+                way_back(&BackendReport { return_path_seen, syns, syn_acks, ..backend() })
+            });
+        assert_eq!(told, ["seen", "seen", "not seen", "-"]);
+    }
+
+    #[test]
     fn the_measured_rate_stands_below_the_backends() {
+        let backend = backend();
+        let idle = BackendReport { tls13: backend.tls12, ..backend.clone() };
+        let told = text(&Backends { backends: vec![backend] });
+        let row = told.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
+        assert_eq!(row, ["10.0.0.1:443", "1.3", "2", "1", "6", "66.7", "%"]);
+        assert_eq!(text(&Backends { backends: vec![idle] }).lines().count(), 2, "no table without a row");
+    }
+
+    fn backend() -> BackendReport {
         let nothing = Resumptions { accepted: 0, rejected: 0, not_offered: 0 };
-        let backend = BackendReport {
+        BackendReport {
             id: 0,
             address: "10.0.0.1:443".parse().unwrap(),
             vip: "198.51.100.10:443".parse().unwrap(),
@@ -72,6 +101,8 @@ mod tests {
             weight: 1,
             drain_seconds: None,
             return_path_seen: true,
+            syns: 9,
+            syn_acks: 9,
             flows: 9,
             rehomed: 0,
             learned: 0,
@@ -81,11 +112,6 @@ mod tests {
             tls13: Resumptions { accepted: 2, rejected: 1, not_offered: 6 },
             packets: 0,
             bytes: 0,
-        };
-        let idle = BackendReport { tls13: nothing, ..backend.clone() };
-        let told = text(&Backends { backends: vec![backend] });
-        let row = told.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
-        assert_eq!(row, ["10.0.0.1:443", "1.3", "2", "1", "6", "66.7", "%"]);
-        assert_eq!(text(&Backends { backends: vec![idle] }).lines().count(), 2, "no table without a row");
+        }
     }
 }

@@ -75,6 +75,10 @@ pub(super) fn text(lab: &Lab, settings: &Settings, pin_dir: &Path, socket: &Path
 
 fn vip_table(family: Family, n_backends: usize, settings: &Settings) -> String {
     let mut text = format!("\n[[vip]]\naddress = \"{}\"\n{}\n", vip(family), settings.vip.join("\n"));
+    if !settings.vip.iter().any(|line| line.starts_with("fallback")) {
+        // Where a source leads stays as the test found it, however many flows it makes.
+        text += "fallback = \"source\"\n";
+    }
     writeln!(text, "\n[vip.health]\n{}", settings.health.join("\n")).unwrap_or_default();
     for index in 0..n_backends {
         writeln!(text, "\n[[vip.backend]]\naddress = \"{}\"", backend(family, index)).unwrap_or_default();

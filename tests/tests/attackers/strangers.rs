@@ -43,13 +43,10 @@ fn floods_of_segments_without_a_flow_to_the_vip_fill_no_table_and_hurt_no_flow()
         let frames = (0..N as usize).map(&mut frame).collect::<Result<Vec<_>>>()?;
         let portions: Vec<_> = frames.chunks(KINDS.len() * EACH).collect();
         bystanders.during(case, |now| tap.pour(portions[now.portion]).map(drop))?;
-        let forwarded = case.counted(Counter::NoFlowForwarded)?;
-        ensure!(forwarded > N / 2 && forwarded <= N, "{forwarded} of {N} were forwarded");
-        // A backend resets what belongs to none of its connections, unless it is a reset.
-        let resets = [FIRST, OWNER].map(|backend| case.kernel(backend + 1, "Tcp.OutRsts"));
-        let n_reset = resets.into_iter().sum::<Result<i64>>()?;
-        println!("{forwarded} of {N} segments of no flow were forwarded, backends answered {n_reset} by resets");
-        ensure!(n_reset > 0, "nothing of it arrived");
+        // The gateway is young: they may be of connections that are older than it.
+        let passed = case.counted(Counter::ForeignPassed)?;
+        ensure!(passed > N / 2 && passed <= N, "{passed} of {N} passed");
+        println!("{passed} of {N} segments of no flow passed");
         case.expect(&[(Counter::Syn, 2), (Counter::FlowEstablished, 2), (Counter::Learned, 1)])
     })
 }
@@ -78,10 +75,7 @@ fn floods_of_segments_without_a_flow_from_backends_fill_no_table_and_hurt_no_flo
             outside.pour(&from_outside).map(drop)
         })?;
         let (passed, translated) = (case.counted(Counter::BackendPassed)?, case.counted(Counter::NoFlowTranslated)?);
-        ensure!(
-            passed > 0 && translated > 0 && passed + translated > N / 2,
-            "{passed} passed, {translated} translated"
-        );
+        ensure!(passed > N / 2 && translated == 0, "{passed} passed, {translated} translated");
         case.expect(&[(Counter::Syn, 2), (Counter::FlowEstablished, 2), (Counter::Learned, 1)])?;
         println!("of {N} segments of backends {passed} passed, {translated} were translated");
         case.expect(&[(Counter::SynAck, 2), (Counter::FlowReplaced, 0)])

@@ -55,8 +55,8 @@ struct Read {
     gathers: bool,
     kind: u8,
     bytes: Vec<u8>,
-    index: u16,
-    flags: u16,
+    index: u8,
+    flags: u32,
 }
 
 impl Read {

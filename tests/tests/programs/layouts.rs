@@ -31,8 +31,8 @@ fn random_layouts_become_what_the_hosts_walker_makes_of_them() -> Result<()> {
         let sent = from_client(
             &ends.up(CLIENT_ISN.wrapping_add(1)).ack(FIRST_ISN.wrapping_add(1)).options(&options).payload(b"odd"),
         );
-        world.prepare(&ends, &Given::flow(ends.spliced()))?;
         for program in [Program::Tc, Program::TcComplete, Program::Xdp] {
+            world.prepare_for(program, &ends, &Given::flow(ends.spliced()))?;
             let ran = world.run(program, &sent)?;
             if program == Program::Xdp && ran.action == XDP_PASS && looks_unfinished(&mut world, &mut n_unfinished)? {
                 assert_eq!(ran.frame, sent);

@@ -1,5 +1,7 @@
 //! Plain layer 4: handshakes, flows that stay, packets of no flow.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result};
 use steer_common::{
     counters::Counter,
@@ -11,8 +13,8 @@ use steer_tests::{packets::judge_checksums, programs::Program};
 use crate::{
     frames,
     world::{
-        CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, TC_NEXT, TC_REDIRECT, World, XDP_PASS, families, family,
-        from_backend, from_client, to_backend, to_client,
+        CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, TC_REDIRECT, World, XDP_PASS, families, family, from_backend,
+        from_client, to_backend, to_client,
     },
 };
 
@@ -84,7 +86,7 @@ fn a_syn_on_a_live_flow_goes_to_its_holder_and_on_a_closed_one_where_the_lookup_
     let mut world = World::new()?;
     for ends in families() {
         let syn = ends.up(77_777).syn().options(&LINUX);
-        let known = |what, ends_seen: u16, to, counts| Case {
+        let known = |what, ends_seen: u32, to, counts| Case {
             what,
             frame: from_client(&syn),
             given: Given::flow(Flow { flags: FLOW_LEARNED | ends_seen, ..ends.spliced() }),
@@ -256,7 +258,7 @@ fn xdp_leaves_an_unfinished_checksum_to_tc() -> Result<()> {
         let sum = (sum & 0xffff) + (sum >> 16);
         let sum = ((sum & 0xffff) + (sum >> 16)) as u16;
         frame[tcp + 16..tcp + 18].copy_from_slice(&sum.to_be_bytes());
-        world.prepare(&ends, &Given::flow(ends.settled()))?;
+        world.prepare_for(Program::Xdp, &ends, &Given::flow(ends.settled()))?;
         let ran = world.run(Program::Xdp, &frame)?;
         assert_eq!((ran.action, ran.frame == frame), (XDP_PASS, true));
         assert_eq!(world.loaded.plane.counter(Counter::XdpUnfinishedChecksum)?, 1 + u64::from(ends.client.is_ipv6()));
@@ -265,12 +267,16 @@ fn xdp_leaves_an_unfinished_checksum_to_tc() -> Result<()> {
 }
 
 #[test]
-fn ends_are_marked_only_at_the_exact_number() -> Result<()> {
+fn ends_are_marked_only_at_the_exact_number_with_a_right_checksum() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
         let up = |seq| ends.up(seq).ack(after(FIRST_ISN));
         let down = |seq| ends.down(ends.first, seq).ack(after(CLIENT_ISN));
         let (client, server) = (after(CLIENT_ISN), after(FIRST_ISN));
+        let broken = |mut frame: Vec<u8>| {
+            *frame.last_mut().expect("a frame") ^= 0x55;
+            frame
+        };
         let cases = [
             ("the client's FIN", from_client(&up(client).fin()), FLOW_CLIENT_FIN),
             ("the server's FIN", from_backend(&down(server).fin()), FLOW_SERVER_FIN),
@@ -280,14 +286,18 @@ fn ends_are_marked_only_at_the_exact_number() -> Result<()> {
             ("a FIN elsewhere", from_client(&up(client + 9).fin()), 0),
             ("a FIN with data", from_client(&up(client).payload(b"data").fin()), FLOW_CLIENT_FIN),
             ("data", from_client(&up(client).payload(b"data")), 0),
+            ("a client's FIN that was damaged", broken(from_client(&up(client).payload(b"data").fin())), 0),
+            ("a server's reset that was damaged", broken(from_backend(&down(server).rst().options(&[1, 1, 1, 1]))), 0),
         ];
         for (what, frame, mark) in cases {
-            for program in [Program::Tc, Program::Xdp] {
-                world.prepare(&ends, &Given::flow(ends.settled()))?;
-                world.run(program, &frame)?;
-                let flags = world.flow(&ends)?.flags & (FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_RESET);
-                assert_eq!(flags, mark, "{what}, {program:?}");
-            }
+            world.prepare(&ends, &Given::flow(ends.settled()))?;
+            let ran = world.run(Program::Tc, &frame)?;
+            assert_eq!(ran.action, TC_REDIRECT, "{what} goes on");
+            let flags = world.flow(&ends)?.flags & (FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_RESET);
+            assert_eq!(flags, mark, "{what}");
+            world.prepare_for(Program::Xdp, &ends, &Given::flow(ends.settled()))?;
+            let ran = world.run(Program::Xdp, &frame)?;
+            assert_eq!(ran.action == XDP_PASS, what != "data", "XDP leaves ends to TC: {what}");
         }
     }
     Ok(())
@@ -329,6 +339,7 @@ fn packets_of_no_flow_go_where_the_lookup_table_says() -> Result<()> {
                 Out::Untouched,
                 Counter::BackendPassed,
             ),
+            case("of the one that it names", from_backend(&down), Out::Untouched, Counter::BackendPassed),
             case(
                 "a backend's SYN",
                 from_backend(&ends.down(ends.first, 1).syn()),
@@ -338,16 +349,30 @@ fn packets_of_no_flow_go_where_the_lookup_table_says() -> Result<()> {
         ];
         world.judge(&ends, &cases)?;
         // The interface's own address is the source of what the forwarding table sends.
+        let goes_to_the_client = |world: &World, what: &str| -> Result<()> {
+            let ran = world.run(Program::Tc, &from_backend(&down))?;
+            assert_eq!(ran.action, TC_REDIRECT, "{what}");
+            assert_eq!(ran.frame[14..], to_client(down.clone(), ends.vip)[14..], "{what}");
+            Ok(())
+        };
         world.prepare(&ends, &given())?;
-        let ran = world.run(Program::Tc, &from_backend(&down))?;
-        assert_eq!(ran.action, TC_REDIRECT, "a backend's answer of a forgotten flow");
-        assert_eq!(ran.frame[14..], to_client(down, ends.vip)[14..]);
+        world.run(Program::Tc, &from_client(&up))?;
+        goes_to_the_client(&world, "an answer to a client's packet of a flow that nobody knew")?;
+        goes_to_the_client(&world, "the next one")?;
+        let settings = world.loaded.plane.settings()?;
+        world.prepare(&ends, &given())?;
+        world.loaded.plane.set_settings(&steer_common::shared::Settings {
+            takeover_until: steer_user::clock::seconds() + 60,
+            ..settings
+        })?;
+        goes_to_the_client(&world, "in a takeover")?;
+        world.loaded.plane.set_settings(&settings)?;
     }
     Ok(())
 }
 
 #[test]
-fn a_packet_larger_than_the_way_to_the_backend_is_answered_with_the_mtu() -> Result<()> {
+fn a_packet_larger_than_its_way_is_answered_with_the_mtu() -> Result<()> {
     const MTU: u16 = 1300;
     let mut world = World::new()?;
     for ends in families() {
@@ -362,27 +387,28 @@ fn a_packet_larger_than_the_way_to_the_backend_is_answered_with_the_mtu() -> Res
         world.run(Program::Tc, &other)?;
         let ran = world.run(Program::Tc, &from_client(&up))?;
         assert_eq!(ran.action, TC_REDIRECT);
-        judge_too_big(&ends, &ran.frame, MTU)?;
+        judge_too_big([ends.client, ends.vip], &ran.frame, MTU)?;
 
         world.prepare(&ends, &Given { mtu: given.mtu, ..Given::nothing() })?;
         world.run(Program::Tc, &from_client(&ends.up(CLIENT_ISN).syn()))?;
         world.prepare(&ends, &given)?;
         let ran = world.run(Program::Tc, &down)?;
-        assert_eq!((ran.action, ran.frame == down), (TC_NEXT, true), "the stack tells backends itself");
+        assert_eq!(ran.action, TC_REDIRECT, "never left to a stack that may know another way");
+        judge_too_big([ends.first, ends.client], &ran.frame, MTU)?;
     }
     Ok(())
 }
 
-/// Frag-Needed (RFC 1191 4) or Packet-Too-Big (RFC 4443 3.2) from the VIP to the client, about a packet to the VIP.
-fn judge_too_big(ends: &Ends, frame: &[u8], mtu: u16) -> Result<()> {
+/// Frag-Needed (RFC 1191 4) or Packet-Too-Big (RFC 4443 3.2) to the sender of a packet, from whom it wrote to.
+fn judge_too_big([sender, receiver]: [SocketAddr; 2], frame: &[u8], mtu: u16) -> Result<()> {
     use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice, icmpv4};
     let sliced = SlicedPacket::from_ethernet(frame)?;
     let inner = match (&sliced.net, &sliced.transport) {
         (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Icmpv4(icmp))) => {
             let header = ip.header().to_header();
             assert_eq!(header.header_checksum, header.calc_header_checksum());
-            assert_eq!(std::net::IpAddr::from(header.destination), ends.client.ip());
-            assert_eq!(std::net::IpAddr::from(header.source), ends.vip.ip());
+            assert_eq!(std::net::IpAddr::from(header.destination), sender.ip());
+            assert_eq!(std::net::IpAddr::from(header.source), receiver.ip());
             let needed = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: mtu };
             assert_eq!(icmp.icmp_type(), Icmpv4Type::DestinationUnreachable(needed));
             assert_eq!(icmp.checksum(), icmp.icmp_type().calc_checksum(icmp.payload()));
@@ -390,8 +416,8 @@ fn judge_too_big(ends: &Ends, frame: &[u8], mtu: u16) -> Result<()> {
         }
         (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Icmpv6(icmp))) => {
             let header = ip.header().to_header();
-            assert_eq!(std::net::IpAddr::from(header.destination), ends.client.ip());
-            assert_eq!(std::net::IpAddr::from(header.source), ends.vip.ip());
+            assert_eq!(std::net::IpAddr::from(header.destination), sender.ip());
+            assert_eq!(std::net::IpAddr::from(header.source), receiver.ip());
             assert_eq!(icmp.icmp_type(), Icmpv6Type::PacketTooBig { mtu: u32::from(mtu) });
             let right = icmp.icmp_type().calc_checksum(header.source, header.destination, icmp.payload())?;
             assert_eq!(icmp.checksum(), right);
@@ -399,8 +425,38 @@ fn judge_too_big(ends: &Ends, frame: &[u8], mtu: u16) -> Result<()> {
         }
         other => panic!("no ICMP error: {other:?}"),
     };
-    let ports = if ends.client.is_ipv4() { 20 } else { 40 };
-    assert_eq!(inner[ports..ports + 4], [ends.client.port().to_be_bytes(), ends.vip.port().to_be_bytes()].concat());
+    let ports = if sender.is_ipv4() { 20 } else { 40 };
+    assert_eq!(inner[ports..ports + 4], [sender.port().to_be_bytes(), receiver.port().to_be_bytes()].concat());
+    Ok(())
+}
+
+#[test]
+fn a_packet_larger_than_its_way_that_may_be_fragmented_is_cut() -> Result<()> {
+    const MTU: u16 = 1300;
+    let mut world = World::new()?;
+    let ends = families()[0];
+    let payload: Vec<u8> = (0..1400u32).map(|n| n as u8).collect();
+    let up = ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN)).options(&STAMPS).payload(&payload);
+    let mut frame = from_client(&up);
+    // DF off, and the header's checksum right again.
+    frame[20] = 0;
+    let sum = frame[14..34].chunks(2).enumerate().filter(|(at, _)| *at != 5);
+    let sum: u32 = sum.map(|(_, pair)| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    world.prepare(&ends, &Given { mtu: Some(u32::from(MTU)), ..Given::flow(ends.settled()) })?;
+    let ran = world.run(Program::Tc, &frame)?;
+    assert_eq!(ran.action, TC_REDIRECT);
+    judge_checksums(&ran.frame)?;
+    // The last piece is at hand; the one before left as a copy.
+    let first = (usize::from(MTU) - 20 - 32) & !3;
+    let headers = 14 + 20 + 32;
+    assert_eq!(ran.frame[headers..], payload[first..]);
+    let seq = u32::from_be_bytes(ran.frame[38..42].try_into()?);
+    assert_eq!(seq, after(CLIENT_ISN) + first as u32);
+    assert_eq!(&ran.frame[30..34], &[10, 0, 0, 1], "to the backend");
+    assert_eq!(&ran.frame[54..66], &STAMPS, "with the options of the whole");
+    assert_eq!(world.loaded.plane.counter(Counter::TooBigCut)?, 1);
     Ok(())
 }
 

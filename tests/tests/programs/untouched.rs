@@ -21,7 +21,6 @@ fn what_is_not_ours_passes_untouched() -> Result<()> {
         let other_host = SocketAddr::new(ends.first.ip(), ends.vip.port());
         let backend_ssh = SocketAddr::new(ends.first.ip(), 22);
         let cases = [
-            ("ARP", frames::arp(), Counter::NotOurs),
             ("UDP to the VIP's port", frames::udp(&ends), Counter::NotOurs),
             (
                 "TCP to another port of the VIP",
@@ -33,6 +32,14 @@ fn what_is_not_ours_passes_untouched() -> Result<()> {
             ("a fragment of something else", other_fragment(&ends), Counter::FragmentPassed),
         ];
         world.judge(&ends, &cases.map(|(what, frame, counts)| untouched(what, frame, counts)))?;
+        // The kernel's own TCP takes neither broadcasts nor frames for another station.
+        let syn = |station| ends.up(CLIENT_ISN).syn().frame(CLIENT_MAC, station, &[]).expect("a frame");
+        let cases = [
+            ("ARP", frames::arp()),
+            ("a SYN to everybody", syn([0xff; 6])),
+            ("a SYN to another station", syn([2, 0, 0, 0, 0, 0x99])),
+        ];
+        world.judge(&ends, &cases.map(|(what, frame)| untouched(what, frame, Counter::OtherStation)))?;
     }
     Ok(())
 }
@@ -51,7 +58,7 @@ fn tagged_frames_pass_to_the_vlans_own_interface() -> Result<()> {
 }
 
 #[test]
-fn frames_cut_short_or_with_lengths_that_lie_pass_untouched() -> Result<()> {
+fn frames_cut_short_or_with_lengths_that_lie_pass_untouched_but_those_to_a_vip() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
         let frame = from_client(&ends.up(CLIENT_ISN).syn().options(&[2, 4, 5, 180]));
@@ -66,12 +73,16 @@ fn frames_cut_short_or_with_lengths_that_lie_pass_untouched() -> Result<()> {
             let ran = world.run(Program::Xdp, &frame[..len])?;
             assert_eq!((ran.action, ran.frame.as_slice()), (XDP_PASS, &frame[..len]));
         }
-        let mut cases = vec![
+        // The local stack, which may have the VIP's address, must not answer them.
+        let dropped = [
             ("half a TCP header", frame[..tcp + 10].to_vec()),
             ("a TCP header longer than the packet", changed(tcp + 12, 0xf0)),
             ("a TCP header shorter than one", changed(tcp + 12, 0x40)),
-            ("another IP version", changed(14, 0x55)),
         ];
+        let dropped =
+            dropped.map(|(what, frame)| Case { tc: Out::Dropped, ..untouched(what, frame, Counter::MalformedDropped) });
+        world.judge(&ends, &dropped)?;
+        let mut cases = vec![("another IP version", changed(14, 0x55))];
         if ends.client.is_ipv4() {
             cases.push(("an IPv4 header shorter than one", changed(14, 0x44)));
             cases.push(("an IPv4 length below its header's", changed(17, 19)));

@@ -80,9 +80,10 @@ fn what_says_nothing_new_after_a_pause_asks_the_kernel_but_never_twice_in_a_row(
         for asks in [true, false, true] {
             let before = asked(&world)?;
             if asks {
-                world.prepare(&ends, &given)?;
+                world.prepare_for(Program::Xdp, &ends, &given)?;
                 let xdp = world.run(Program::Xdp, &frame)?;
                 assert_eq!((xdp.action, &xdp.frame), (XDP_PASS, &frame), "XDP has no neighbour discovery");
+                world.prepare(&ends, &given)?;
             }
             let ran = world.run(Program::Tc, &frame)?;
             assert_eq!(ran.action, TC_REDIRECT);
@@ -93,6 +94,7 @@ fn what_says_nothing_new_after_a_pause_asks_the_kernel_but_never_twice_in_a_row(
             // Never asked: however long the pause before it, the next packet goes the client's way.
             assert_eq!(world.flow(&ends)?.client_hop.asked == 0, asks);
         }
+        world.prepare_for(Program::Xdp, &ends, &Given { way_asked: Asked::Never, ..given })?;
         assert_eq!(world.run(Program::Xdp, &frame)?.action, XDP_REDIRECT, "the turn after is the client's way again");
     }
     Ok(())

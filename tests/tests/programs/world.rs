@@ -8,8 +8,8 @@ use steer_common::{
     counters::Counter,
     session::Kind,
     shared::{
-        BACKEND_PRESENT, BACKEND_UP, Backend, Flow, FlowKey, Hop, LOOKUP_HALVES, LOOKUP_SLOTS, NO_BACKEND, Pending,
-        Range, Session, SessionKey, Settings, Vip,
+        BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Flow, FlowKey, HOP_TAKES_XDP, Hop, INTERFACE_TAKES_XDP,
+        LOOKUP_HALVES, LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session, SessionKey, Settings, Vip,
     },
 };
 pub(crate) use steer_tests::ends::{
@@ -30,6 +30,9 @@ pub(crate) const TC_REDIRECT: i32 = 7;
 pub(crate) const XDP_DROP: i32 = 1;
 pub(crate) const XDP_PASS: i32 = 2;
 pub(crate) const XDP_REDIRECT: i32 = 4;
+
+/// Where XDP runs in a test.
+const LOOPBACK: u32 = 1;
 
 /// What the maps hold besides one VIP a family and its two backends.
 #[derive(Clone, Default)]
@@ -112,10 +115,17 @@ impl World {
     /// One whose tables have these sizes.
     pub(crate) fn of(sizes: &Sizes) -> Result<Self> {
         let ns = NetNs::create()?;
-        ns.ip("link add eth0 type veth peer name far0\nlink set eth0 up\nlink set far0 up\n")?;
+        // Of all frames the programs take those for the station that they come in by.
+        let station = GATE_MAC.map(|byte| format!("{byte:02x}")).join(":");
+        ns.ip(&format!(
+            "link add eth0 address {station} type veth peer name far0\nlink set eth0 up\nlink set far0 up\n"
+        ))?;
         let ifindex = ns.run(|| Ok(nix::net::if_::if_nametoindex("eth0")?))?;
         let mut loaded = Loaded::load(sizes)?;
-        loaded.plane.set_settings(&Settings { bypass: 0, xdp: 1 })?;
+        loaded.plane.set_settings(&Settings { xdp: 1, ..Settings::default() })?;
+        for index in [LOOPBACK, ifindex] {
+            loaded.plane.interfaces.insert(&index, &INTERFACE_TAKES_XDP)?;
+        }
         for ends in families() {
             let base = lookup_base(&ends, false);
             loaded.plane.lookup.write(base, &[ends.first_id; LOOKUP_SLOTS as usize])?;
@@ -129,11 +139,18 @@ impl World {
         Ok(Self { ns, loaded, ifindex, pending })
     }
 
-    /// Fills the maps.
+    /// Fills the maps for a run of the TC program.
     pub(crate) fn prepare(&mut self, ends: &Ends, given: &Given) -> Result<()> {
+        self.prepare_for(Program::Tc, ends, given)
+    }
+
+    /// Fills the maps; all come and go by the interface that the program runs at.
+    pub(crate) fn prepare_for(&mut self, program: Program, ends: &Ends, given: &Given) -> Result<()> {
+        let ifindex = if program == Program::Xdp { LOOPBACK } else { self.ifindex };
         let (key, now) = (ends.key(), programs_seconds());
-        let mtu = given.mtu.unwrap_or(1500);
-        let hop = |to, from| Hop { ifindex: self.ifindex, ethernet: Hop::stations(to, from), mtu, asked: now };
+        let mtu = given.mtu.unwrap_or(1500) as u16;
+        let flags = HOP_TAKES_XDP;
+        let hop = |to, from| Hop { ifindex, ethernet: Hop::stations(to, from), mtu, flags, asked: now };
         let asked = match given.way_asked {
             Asked::Now => now,
             Asked::Ago(seconds) => now - seconds,
@@ -155,10 +172,11 @@ impl World {
                 vip_id: ends.vip_id,
                 flags: BACKEND_PRESENT | BACKEND_UP,
                 weight: 1,
-                hop: hop(BACKEND_MAC, INNER_MAC),
                 ..Backend::default()
             };
             plane.set_backend(u32::from(id), &backend)?;
+            let path = BackendPath { hop: hop(BACKEND_MAC, INNER_MAC), ..BackendPath::default() };
+            plane.set_backend_path(u32::from(id), &path)?;
         }
         let vip = Vip {
             id: ends.vip_id,
@@ -234,7 +252,7 @@ impl World {
     }
 
     fn judge_one(&mut self, ends: &Ends, case: &Case, program: Program) -> Result<()> {
-        self.prepare(ends, &case.given)?;
+        self.prepare_for(program, ends, &case.given)?;
         let before = case.counts.map_or(Ok(0), |counter| self.loaded.plane.counter(counter))?;
         let ran = self.run(program, &case.frame)?;
         let wanted = if program == Program::Xdp { &case.xdp } else { &case.tc };

@@ -1,63 +1,93 @@
 //! Brings the maps in line with the configuration, keeping what the CLI changed.
+//!
+//! Every step can be undone: [`Pools::restore`] puts back what [`Before`] says. VIPs that the configuration leaves out go
+//! last ([`Pools::remove_vips`]), but for those whose number another one gets.
 
-use std::{collections::HashSet, net::SocketAddr};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+};
 
 use anyhow::{Context as _, Result};
-use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, MAX_VIPS};
+use steer_common::shared::{
+    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_SLOTS, Vip,
+};
 
 use super::Pools;
 use crate::{
     address::{endpoint, socket},
-    agent::sweep,
+    agent::plan::{Numbers, purge},
     config::{self, Config},
     crash::{Step, reached},
-    plane::{Configured, Plane},
+    plane::{Before, Configured, Plane},
 };
 
 impl Pools {
-    /// Takes over what the maps hold and brings it in line with the configuration. A backend whose lines did not change
-    /// since the configuration was applied last keeps what the CLI made of it.
+    /// The pools as the maps hold them.
     ///
     /// `mtu` is the smallest of the managed interfaces.
-    pub fn adopt(plane: Plane, config: &Config, mtu: u32) -> Result<Self> {
-        let mut pools = Self { plane, vips: config.vips.clone(), mtu, changed: HashSet::new() };
-        let ids = pools.vip_ids()?;
-        for (vip, id) in config.vips.iter().zip(&ids) {
-            pools.apply_backends(vip, *id)?;
+    pub(in crate::agent) fn open(plane: Plane, config: &Config, mtu: u32) -> Result<Self> {
+        let backends = plane.backends()?;
+        Ok(Self {
+            vips: config.vips.clone(),
+            mtu,
+            ids: backends.iter().map(|(id, backend)| (backend.endpoint, *id)).collect(),
+            backends: backends.into_iter().collect(),
+            behind: HashSet::new(),
+            plane,
+        })
+    }
+
+    /// Brings what the maps hold in line with the configuration, but for VIPs that it leaves out. A backend whose lines did
+    /// not change since the configuration was applied last keeps what the CLI made of it.
+    pub(in crate::agent) fn adopt(&mut self, numbers: &Numbers) -> Result<()> {
+        self.remove_unasked()?;
+        self.give_up_numbers(numbers)?;
+        let ids = self.ids.iter().map(|(at, id)| (*at, *id)).collect::<Vec<_>>();
+        self.plane.set_backend_ids(&ids)?;
+        for (vip, id) in self.vips.clone().iter().zip(&numbers.vips) {
+            self.apply_backends(vip, *id, &numbers.backends)?;
             reached(Step::BackendsWritten);
         }
-        pools.remove_unasked()?;
-        for (vip, id) in config.vips.iter().zip(&ids) {
-            pools.write_vip(vip, *id)?;
+        for (vip, id) in self.vips.clone().iter().zip(&numbers.vips) {
+            self.write_vip(vip, *id)?;
         }
-        pools.remove_vips()?;
-        pools.adopt_names()?;
-        pools.remember()?;
-        Ok(pools)
+        self.adopt_names()?;
+        self.remember()
     }
 
-    /// The number of each VIP: the one it has, or one that nothing names.
-    fn vip_ids(&self) -> Result<Vec<u16>> {
-        let written = self.plane.vips()?;
-        let known = |vip: &config::Vip| {
-            let key = endpoint(vip.address);
-            written.iter().find(|(endpoint, _)| *endpoint == key).map(|(_, vip)| vip.id)
-        };
-        let mut taken = written.iter().map(|(_, vip)| vip.id).collect::<HashSet<_>>();
-        if self.vips.iter().any(|vip| known(vip).is_none()) {
-            taken.extend(sweep::named_vips(&self.plane)?);
+    /// Empties the numbers that others get, and forgets what tables say of them.
+    fn give_up_numbers(&mut self, numbers: &Numbers) -> Result<()> {
+        for (at, vip) in self.plane.vips()? {
+            if numbers.reused_vips.contains(&vip.id) {
+                log::info!("VIP {} is not configured any more: removed", socket(&at));
+                self.plane.remove_vip(&at)?;
+            }
         }
-        let mut free = (0..MAX_VIPS as u16).filter(|id| !taken.contains(id));
-        let number = |vip| known(vip).or_else(|| free.next()).context("find a number for a VIP: all are in use");
-        self.vips.iter().map(number).collect()
+        let reused = numbers.reused_backends.iter().map(|id| u32::from(*id));
+        let reused = reused.filter(|id| self.backends.contains_key(id)).collect::<Vec<_>>();
+        // No lookup table may name them when they become another's.
+        let pools = reused.iter().filter_map(|id| self.backends.get(id)).map(|backend| backend.vip);
+        for vip in pools.collect::<HashSet<_>>() {
+            self.rebuild(&vip)?;
+        }
+        for id in reused {
+            self.clear(id)?;
+        }
+        let forgotten = purge(&mut self.plane, &numbers.reused_vips, &numbers.reused_backends)?;
+        log::debug!("{forgotten} entries named numbers that others have now");
+        Ok(())
     }
 
-    fn apply_backends(&mut self, vip: &config::Vip, id: u16) -> Result<()> {
+    fn apply_backends(&mut self, vip: &config::Vip, id: u16, numbers: &HashMap<Endpoint, u32>) -> Result<()> {
         let key = endpoint(vip.address);
         for backend in &vip.backends {
+            let at = endpoint(backend.address);
             let says = Configured { vip: key, weight: backend.weight.into() };
-            if self.plane.configured.find(&endpoint(backend.address))? != Some(says) {
-                self.put(&key, id, backend.address, backend.weight)?;
+            if self.plane.configured.find(&at)? != Some(says) {
+                let number = self.ids.get(&at).or_else(|| numbers.get(&at)).copied();
+                let number = number.with_context(|| format!("find the number that {} was given", backend.address))?;
+                self.put(number, &key, id, backend.address, backend.weight)?;
             } else {
                 self.keep(backend.address, id)?;
             }
@@ -70,40 +100,40 @@ impl Pools {
 
     /// Keeps a backend as it is, but for the number of its VIP, which may be new.
     fn keep(&mut self, address: SocketAddr, vip_id: u16) -> Result<()> {
-        match self.find(address)? {
-            Some((id, backend)) if backend.vip_id != vip_id => {
-                self.plane.set_backend(id, &Backend { vip_id, ..backend })
-            }
+        match self.find(address) {
+            Some((id, backend)) if backend.vip_id != vip_id => self.set(id, &Backend { vip_id, ..backend }),
             Some(_) | None => Ok(()),
         }
     }
 
     fn mark_up(&mut self, address: SocketAddr) -> Result<()> {
-        match self.find(address)? {
-            Some((id, backend)) => {
-                self.plane.set_backend(id, &Backend { flags: backend.flags | BACKEND_UP, ..backend })
+        match self.find(address) {
+            Some((id, backend)) if backend.flags & BACKEND_UP == 0 => {
+                self.set(id, &Backend { flags: backend.flags | BACKEND_UP, ..backend })
             }
-            None => Ok(()),
+            Some(_) | None => Ok(()),
         }
     }
 
     /// Removes backends that the file named and names no more, and those of VIPs that are gone.
     fn remove_unasked(&mut self) -> Result<()> {
         let asked = self.asked();
-        for (id, backend) in self.plane.backends()? {
-            let by_file = self.plane.configured.find(&backend.endpoint)?.is_some();
-            let homeless = !self.vips.iter().any(|vip| endpoint(vip.address) == backend.vip);
-            let unasked = by_file && !asked.contains(&backend.endpoint);
-            if backend.flags & BACKEND_PRESENT != 0 && (unasked || homeless) {
-                let flags = backend.flags & !(BACKEND_PRESENT | BACKEND_DRAINING);
-                self.plane.set_backend(id, &Backend { flags, ..backend })?;
-                self.changed.insert(backend.vip);
-            }
+        let configured = self.plane.configured.entries()?.into_iter().map(|(at, _)| at).collect::<HashSet<_>>();
+        let vips = self.vips.iter().map(|vip| endpoint(vip.address)).collect::<HashSet<_>>();
+        let is_unasked = |backend: &Backend| {
+            let unasked = configured.contains(&backend.endpoint) && !asked.contains(&backend.endpoint);
+            backend.flags & BACKEND_PRESENT != 0 && (unasked || !vips.contains(&backend.vip))
+        };
+        let unasked = self.backends.iter().filter(|(_, backend)| is_unasked(backend));
+        for (id, backend) in unasked.map(|(id, backend)| (*id, *backend)).collect::<Vec<_>>() {
+            let flags = backend.flags & !(BACKEND_PRESENT | BACKEND_DRAINING);
+            self.set(id, &Backend { flags, ..backend })?;
         }
         Ok(())
     }
 
-    fn remove_vips(&mut self) -> Result<()> {
+    /// Removes the VIPs that the configuration leaves out.
+    pub(in crate::agent) fn remove_vips(&mut self) -> Result<()> {
         for (key, _) in self.plane.vips()? {
             if !self.vips.iter().any(|vip| endpoint(vip.address) == key) {
                 log::info!("VIP {} is not configured any more: removed", socket(&key));
@@ -115,24 +145,59 @@ impl Pools {
 
     /// Notes what the file says, for the next agent.
     fn remember(&mut self) -> Result<()> {
+        let mut says = HashMap::new();
         for vip in &self.vips {
-            for backend in &vip.backends {
-                let says = Configured { vip: endpoint(vip.address), weight: backend.weight.into() };
-                self.plane.configured.insert(&endpoint(backend.address), &says)?;
-            }
+            let of = |backend: &config::Backend| {
+                (endpoint(backend.address), Configured { vip: endpoint(vip.address), weight: backend.weight.into() })
+            };
+            says.extend(vip.backends.iter().map(of));
         }
-        let asked = self.asked();
+        self.set_configured(&says)
+    }
+
+    fn set_configured(&mut self, says: &HashMap<Endpoint, Configured>) -> Result<()> {
         for (key, _) in self.plane.configured.entries()? {
-            if !asked.contains(&key) {
+            if !says.contains_key(&key) {
                 self.plane.configured.remove(&key)?;
             }
         }
-        Ok(())
+        says.iter().try_for_each(|(at, says)| self.plane.configured.insert(at, says))
     }
 
     /// Every backend of the file.
     fn asked(&self) -> HashSet<Endpoint> {
         let backends = self.vips.iter().flat_map(|vip| &vip.backends);
         backends.map(|backend| endpoint(backend.address)).collect()
+    }
+
+    /// Puts back what was there before a start changed it: records first, then the lookup tables that follow from them.
+    pub(in crate::agent) fn restore(&mut self, before: &Before) -> Result<()> {
+        let was = before.backends.iter().copied().collect::<HashMap<_, _>>();
+        for id in self.backends.keys().copied().filter(|id| !was.contains_key(id)).collect::<Vec<_>>() {
+            self.clear(id)?;
+        }
+        for (id, backend) in &before.backends {
+            let there = self.backends.get(id).copied();
+            if there.is_some_and(|there| there.endpoint != backend.endpoint) {
+                self.clear(*id)?;
+                self.plane.set_backend_path(*id, &BackendPath::default())?;
+            }
+            if there != Some(*backend) {
+                self.set(*id, backend)?;
+            }
+        }
+        self.set_configured(&before.configured.iter().copied().collect())?;
+        // The table in use is not written to: it is full of numbers that are being given back.
+        let in_use = self.plane.vips()?.into_iter().collect::<HashMap<_, _>>();
+        let with_table = |(at, vip): &(Endpoint, Vip)| {
+            let lookup_base =
+                in_use.get(at).filter(|now| now.id == vip.id).map_or(vip.lookup_base, |now| now.lookup_base);
+            (*at, Vip { lookup_base, ..*vip })
+        };
+        let vips = before.vips.iter().map(with_table).collect::<Vec<_>>();
+        debug_assert!(vips.iter().all(|(_, vip)| vip.lookup_base % LOOKUP_SLOTS == 0));
+        self.plane
+            .set_endpoints(&vips, &was.iter().map(|(id, backend)| (backend.endpoint, *id)).collect::<Vec<_>>())?;
+        vips.iter().try_for_each(|(at, vip)| self.write_table(at, *vip))
     }
 }

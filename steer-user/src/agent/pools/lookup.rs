@@ -2,13 +2,15 @@
 
 use anyhow::Result;
 use steer_common::shared::{
-    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, LOOKUP_HALVES, LOOKUP_SLOTS, VIP_FALLBACK_FLOW,
-    VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, Vip,
+    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_HALVES, LOOKUP_SLOTS,
+    VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE,
+    VIP_SWALLOW, Vip,
 };
 
 use super::{Pools, names};
 use crate::{
     address::{endpoint, socket},
+    clock,
     config::{self, Fallback, Mode, ReturnPath},
     pool::{self, Member},
 };
@@ -27,7 +29,7 @@ impl Pools {
         }
         let wanted = Vip {
             id,
-            flags: flags(vip) | origin,
+            flags: flags(vip) | found_fallback(vip, old.as_ref()) | origin,
             lookup_base: old.map_or_else(|| half(id, 1), |old| old.lookup_base),
             session_timeout: vip.session_timeout.as_secs() as u32,
             session_limit: vip.session_limit.as_secs() as u32,
@@ -39,41 +41,66 @@ impl Pools {
             zero: 0,
             name_timeout: vip.key_name_timeout.as_secs() as u32,
             sessions_per_source: vip.sessions_per_source,
+            since: old.map_or_else(clock::seconds, |old| old.since),
         };
         self.write_table(&endpoint(vip.address), wanted)
     }
 
     /// Fills a VIP's lookup table anew after a change of its pool.
     pub(super) fn rebuild(&mut self, key: &Endpoint) -> Result<()> {
-        match self.plane.vip(key)? {
-            Some(vip) => self.write_table(key, vip),
-            None => Ok(()),
+        self.behind.insert(*key);
+        if let Some(vip) = self.plane.vip(key)? {
+            self.write_table(key, vip)?;
         }
+        self.behind.remove(key);
+        Ok(())
+    }
+
+    /// Brings what clients are told in line with what interfaces of this MTU and the backends take; the programs only tell
+    /// of backends what they saw.
+    pub(in crate::agent) fn refresh_mss(&mut self, mtu: u32) -> Result<()> {
+        self.mtu = mtu;
+        let mut changed = Vec::new();
+        for (key, vip) in self.plane.vips()? {
+            let mss = self.mss(&key)?;
+            if mss != vip.mss {
+                log::info!("VIP {}: clients are told an MSS of {mss}; it was {}", socket(&key), vip.mss);
+                changed.push((key, Vip { mss, ..vip }));
+            }
+        }
+        if changed.is_empty() { Ok(()) } else { self.plane.set_vips(&changed) }
+    }
+
+    /// Takes new connections again, as after a start: those that the kernel took meanwhile are older, and stay its own.
+    pub(crate) fn end_leave(&mut self) -> Result<()> {
+        self.plane.end_leave()
     }
 
     /// Fills the half that is not in use, then turns the VIP to it: a packet sees the old table or the new one.
-    fn write_table(&mut self, key: &Endpoint, vip: Vip) -> Result<()> {
-        let backends = self.plane.backends()?;
-        let pool = backends.iter().filter(|(_, b)| b.vip == *key && b.flags & BACKEND_PRESENT != 0);
-        let pool = pool.map(|(id, backend)| (*id as u16, *backend)).collect::<Vec<_>>();
-        let members = pool.iter().filter(|(_, backend)| takes_new_flows(backend)).map(member).collect::<Vec<_>>();
+    pub(super) fn write_table(&mut self, key: &Endpoint, vip: Vip) -> Result<()> {
+        let members = self.pool(key).filter(|(_, backend)| takes_new_flows(backend)).map(member).collect::<Vec<_>>();
         if members.is_empty() {
             log::warn!("VIP {}: no backend takes new flows", socket(key));
         }
         let lookup_base = if vip.lookup_base == half(vip.id, 0) { half(vip.id, 1) } else { half(vip.id, 0) };
         self.plane.lookup.write(lookup_base, &pool::table(&members, LOOKUP_SLOTS))?;
-        let mss = self.mss(key, &pool, vip.mss);
+        let mss = self.mss(key)?;
         self.plane.set_vip(key, &Vip { lookup_base, mss, ..vip })
     }
 
-    /// What clients may be told: what the interfaces take, lowered by what backends have said in their SYN-ACKs. What
-    /// the programs lowered it to stays while the pool has the same backends.
-    fn mss(&mut self, key: &Endpoint, pool: &[(u16, Backend)], told: u16) -> u16 {
+    /// The backends that are in a VIP's pool.
+    fn pool(&self, key: &Endpoint) -> impl Iterator<Item = (u32, &Backend)> {
+        let of = self.backends.iter().filter(move |(_, b)| b.vip == *key && b.flags & BACKEND_PRESENT != 0);
+        of.map(|(id, backend)| (*id, backend))
+    }
+
+    /// What clients may be told: what the interfaces take, lowered by what each backend is known to take.
+    fn mss(&self, key: &Endpoint) -> Result<u16> {
         let headers = if key.address.is_v4() { HEADERS_V4 } else { HEADERS_V6 };
         let most = u16::try_from(self.mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
-        let told = if self.changed.remove(key) { 0 } else { told };
-        let known = pool.iter().map(|(_, backend)| backend.mss).chain([told]).filter(|mss| *mss != 0);
-        known.min().unwrap_or(most).min(most)
+        let paths = self.plane.backend_paths()?;
+        let known = self.pool(key).filter_map(|(id, _)| paths.get(id as usize)).map(BackendPath::largest_mss);
+        Ok(known.filter(|mss| *mss != 0).fold(most, u16::min))
     }
 }
 
@@ -88,6 +115,12 @@ fn flags(vip: &config::Vip) -> u16 {
     set.iter().filter(|(on, _)| *on).fold(0, |flags, (_, flag)| flags | flag)
 }
 
+/// With `fallback = "auto"` what an agent before found out about the sources stays.
+fn found_fallback(vip: &config::Vip, old: Option<&Vip>) -> u16 {
+    let found = old.is_some_and(|old| vip.fallback == Fallback::Auto && old.flags & VIP_FALLBACK_FOUND != 0);
+    if found { VIP_FALLBACK_FLOW | VIP_FALLBACK_FOUND } else { 0 }
+}
+
 /// First slot of one of a VIP's two tables.
 fn half(id: u16, number: u32) -> u32 {
     (u32::from(id) * LOOKUP_HALVES + number) * LOOKUP_SLOTS
@@ -98,6 +131,6 @@ fn takes_new_flows(backend: &Backend) -> bool {
     backend.flags & states == BACKEND_PRESENT | BACKEND_UP && backend.weight > 0
 }
 
-fn member((id, backend): &(u16, Backend)) -> Member {
-    Member { id: *id, endpoint: backend.endpoint, weight: backend.weight }
+fn member((id, backend): (u32, &Backend)) -> Member {
+    Member { id: id as u16, endpoint: backend.endpoint, weight: backend.weight }
 }

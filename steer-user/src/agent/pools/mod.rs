@@ -1,14 +1,18 @@
 //! The pools as the maps hold them: who is in, who takes new flows, which lookup table follows.
 //!
 //! All changes of `backends`, `backend_ids`, `vips` and `lookup` are made here, and the names of ticket keys that the
-//! configuration has or the agent finds out are written. What the programs write into the same
-//! entries (next hops, MSS, flags of theirs) is read and kept.
+//! configuration has or the agent finds out are written. Nobody else writes `backends`: its records are held in memory, too.
+//! A lookup table that a change of health leaves behind is made anew by [`Pools::flush`], once for all changes.
 
 mod adopt;
 mod lookup;
 mod names;
 
-use std::{collections::HashSet, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use anyhow::{Result, anyhow, bail};
 use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, MAX_BACKENDS};
@@ -16,7 +20,7 @@ use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backen
 use crate::{
     address::{endpoint, socket, unusable},
     clock, config,
-    plane::Plane,
+    plane::{Plane, half},
 };
 
 /// The pools of a gateway.
@@ -24,8 +28,12 @@ pub struct Pools {
     plane: Plane,
     vips: Vec<config::Vip>,
     mtu: u32,
-    /// VIPs whose pool has other backends than when their lookup table was written.
-    changed: HashSet<Endpoint>,
+    /// What `backends` holds.
+    backends: BTreeMap<u32, Backend>,
+    /// Their numbers, by address.
+    ids: HashMap<Endpoint, u32>,
+    /// VIPs whose lookup table is behind.
+    behind: HashSet<Endpoint>,
 }
 
 impl Pools {
@@ -49,9 +57,16 @@ impl Pools {
         let key = endpoint(vip);
         let Some(written) = self.plane.vip(&key)? else { bail!("there is no VIP {vip}") };
         self.refuse_misplaced(vip, address)?;
-        self.put(&key, written.id, address, weight)?;
+        self.refuse_crowd(address)?;
+        let id = match self.ids.get(&endpoint(address)) {
+            Some(id) => *id,
+            None => self.free_backend_id()?,
+        };
+        self.put(id, &key, written.id, address, weight)?;
         self.rebuild(&key)?;
-        self.keep_names()
+        // They are looked after again with every sweep.
+        self.keep_names().unwrap_or_else(|error| log::warn!("{error:#}"));
+        Ok(())
     }
 
     /// Takes a backend out of its pool; its flows go on.
@@ -76,44 +91,84 @@ impl Pools {
         })
     }
 
-    /// Notes whether a backend answers.
+    /// Notes whether a backend answers. Who owns sessions is judged by that at once; new flows follow with the next
+    /// [`Pools::flush`].
     pub fn set_up(&mut self, address: SocketAddr, up: bool) -> Result<()> {
-        self.change(address, |backend| match up {
+        let vip = self.note(address, |backend| match up {
             true => backend.flags |= BACKEND_UP,
             false => backend.flags &= !BACKEND_UP,
-        })
+        })?;
+        self.behind.insert(vip);
+        Ok(())
+    }
+
+    /// Makes the lookup tables that are behind anew, each once. One that cannot be made stays behind.
+    pub fn flush(&mut self) -> Result<()> {
+        for vip in self.behind.clone() {
+            self.rebuild(&vip)?;
+        }
+        Ok(())
     }
 
     /// Frees the numbers of removed backends that no table names any more.
     pub fn release(&mut self, named: &HashSet<u16>) -> Result<()> {
-        for (id, backend) in self.plane.backends()? {
-            let removed = backend.flags & BACKEND_PRESENT == 0;
-            if removed && !named.contains(&(id as u16)) {
-                log::info!("backend {id} ({}) is forgotten: nothing names it any more", socket(&backend.endpoint));
-                self.plane.remove_backend_id(&backend.endpoint)?;
-                self.plane.clear_backend(id)?;
-            }
+        let is_free =
+            |id: u32, backend: &Backend| backend.flags & BACKEND_PRESENT == 0 && !named.contains(&(id as u16));
+        let free = self.backends.iter().filter(|(id, backend)| is_free(**id, backend));
+        for (id, backend) in free.map(|(id, backend)| (*id, *backend)).collect::<Vec<_>>() {
+            log::info!("backend {id} ({}) is forgotten: nothing names it any more", socket(&backend.endpoint));
+            self.plane.remove_backend_id(&backend.endpoint)?;
+            self.clear(id)?;
         }
         Ok(())
     }
 
     /// Changes a backend that is in a pool, and the lookup table with it.
     fn change(&mut self, address: SocketAddr, change: impl FnOnce(&mut Backend)) -> Result<()> {
-        let (id, mut backend) = self.find(address)?.ok_or_else(|| anyhow!("there is no backend {address}"))?;
+        let vip = self.note(address, change)?;
+        self.rebuild(&vip)
+    }
+
+    /// Changes a backend that is in a pool; returns its VIP.
+    fn note(&mut self, address: SocketAddr, change: impl FnOnce(&mut Backend)) -> Result<Endpoint> {
+        let (id, mut backend) = self.find(address).ok_or_else(|| anyhow!("there is no backend {address}"))?;
         if backend.flags & BACKEND_PRESENT == 0 {
             bail!("the backend {address} is removed");
         }
         change(&mut backend);
-        self.plane.set_backend(id, &backend)?;
-        if backend.flags & BACKEND_PRESENT == 0 {
-            self.changed.insert(backend.vip);
-        }
-        self.rebuild(&backend.vip)
+        self.set(id, &backend)?;
+        Ok(backend.vip)
     }
 
-    fn find(&self, address: SocketAddr) -> Result<Option<(u32, Backend)>> {
-        let key = endpoint(address);
-        Ok(self.plane.backends()?.into_iter().find(|(_, backend)| backend.endpoint == key))
+    /// Writes a backend's record.
+    fn set(&mut self, id: u32, backend: &Backend) -> Result<()> {
+        self.plane.set_backend(id, backend)?;
+        self.backends.insert(id, *backend);
+        self.ids.insert(backend.endpoint, id);
+        Ok(())
+    }
+
+    /// Empties a number.
+    fn clear(&mut self, id: u32) -> Result<()> {
+        self.plane.clear_backend(id)?;
+        if let Some(old) = self.backends.remove(&id) {
+            self.ids.remove(&old.endpoint);
+        }
+        Ok(())
+    }
+
+    fn find(&self, address: SocketAddr) -> Option<(u32, Backend)> {
+        let id = *self.ids.get(&endpoint(address))?;
+        Some((id, *self.backends.get(&id)?))
+    }
+
+    /// Refuses a backend that has no place in the directory beside all others.
+    fn refuse_crowd(&self, address: SocketAddr) -> Result<()> {
+        if self.ids.contains_key(&endpoint(address)) {
+            return Ok(());
+        }
+        let others = self.ids.iter().map(|(at, id)| (*at, *id));
+        half(&self.plane.vips()?, &others.chain([(endpoint(address), 0)]).collect::<Vec<_>>()).map(drop)
     }
 
     fn refuse_misplaced(&self, vip: SocketAddr, address: SocketAddr) -> Result<()> {
@@ -126,7 +181,7 @@ impl Pools {
         if self.plane.vip(&endpoint(address))?.is_some() {
             bail!("{address} is a VIP");
         }
-        match self.find(address)? {
+        match self.find(address) {
             Some((_, other)) if other.flags & BACKEND_PRESENT != 0 && other.vip != endpoint(vip) => {
                 bail!("{address} is a backend of {} already", socket(&other.vip))
             }
@@ -134,13 +189,11 @@ impl Pools {
         }
     }
 
-    /// Puts a backend into a pool. A new one counts as up until checks say otherwise; one that was there keeps its state.
-    fn put(&mut self, vip: &Endpoint, vip_id: u16, address: SocketAddr, weight: u16) -> Result<()> {
+    /// Puts a backend into a pool, under this number. A new one counts as up until checks say otherwise; one that was there
+    /// keeps its state.
+    fn put(&mut self, id: u32, vip: &Endpoint, vip_id: u16, address: SocketAddr, weight: u16) -> Result<()> {
         let key = endpoint(address);
-        let (id, old) = match self.find(address)? {
-            Some(found) => found,
-            None => (self.free_backend_id()?, Backend::default()),
-        };
+        let old = self.backends.get(&id).copied().unwrap_or_default();
         let was_present = old.flags & BACKEND_PRESENT != 0;
         // A new weight is no end to a drain, and no news about health.
         let states = BACKEND_DRAINING | BACKEND_UP;
@@ -148,17 +201,20 @@ impl Pools {
         let flags = (old.flags & !states) | BACKEND_PRESENT | kept;
         let drain_until = if was_present { old.drain_until } else { 0 };
         let new = Backend { endpoint: key, vip: *vip, vip_id, flags, weight, drain_until, ..old };
-        if !was_present || old.vip != *vip {
-            self.changed.extend([*vip, old.vip]);
-        }
-        self.plane.set_backend(id, &new)?;
-        self.plane.set_backend_id(&key, id)
+        // The number first: a record without one would never be listed.
+        self.plane.set_backend_id(&key, id)?;
+        self.set(id, &new)
     }
 
     fn free_backend_id(&self) -> Result<u32> {
-        let taken = self.plane.backends()?.into_iter().map(|(id, _)| id).collect::<HashSet<_>>();
-        let free = (0..MAX_BACKENDS).find(|id| !taken.contains(id));
-        free.ok_or_else(|| anyhow!("all {MAX_BACKENDS} numbers for backends are in use"))
+        let free = (0..MAX_BACKENDS).find(|id| !self.backends.contains_key(id));
+        free.ok_or_else(|| {
+            let removed = self.backends.values().filter(|backend| backend.flags & BACKEND_PRESENT == 0).count();
+            anyhow!(
+                "all {MAX_BACKENDS} numbers for backends are in use, {removed} of them by removed backends that sessions or \
+                 connections still name"
+            )
+        })
     }
 }
 

@@ -70,8 +70,8 @@ impl Pools {
         if self.vips.iter().all(|vip| vip.backends.iter().all(|backend| backend.key_names.is_empty())) {
             return Ok(HashMap::new());
         }
-        let present = self.plane.backends()?.into_iter().filter(|(_, backend)| backend.flags & BACKEND_PRESENT != 0);
-        let ids = present.map(|(id, backend)| ((backend.endpoint, backend.vip), id as u16)).collect::<HashMap<_, _>>();
+        let present = self.backends.iter().filter(|(_, backend)| backend.flags & BACKEND_PRESENT != 0);
+        let ids = present.map(|(id, backend)| ((backend.endpoint, backend.vip), *id as u16)).collect::<HashMap<_, _>>();
         let mut names = HashMap::new();
         for vip in &self.vips {
             let at = endpoint(vip.address);

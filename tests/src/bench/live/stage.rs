@@ -82,6 +82,7 @@ impl Record {
             ifindex: index(lab.gateway(), CLIENT_SIDE)?,
             ethernet: Hop::stations(mac(0, 2), mac(0, 1)),
             mtu: 1500,
+            flags: steer_common::shared::HOP_TAKES_XDP,
             asked: clock::seconds(),
         };
         Ok(Self { vip_id: vip.id, backends: [id(0)?, id(1)?], client_hop })

@@ -11,8 +11,8 @@ use steer_common::{
     directory,
     flow::{State as FlowState, Word},
     shared::{
-        Address, BACKEND_PRESENT, BACKEND_RETURN_SEEN, BACKEND_UP, Backend, Bench, Endpoint, Flow, FlowKey, Hop,
-        LOOKUP_HALVES, LOOKUP_SLOTS, Listed, Session, SessionKey, Settings, Vip,
+        Address, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Bench, Endpoint, Flow, FlowKey, HOP_TAKES_XDP, Hop,
+        LOOKUP_HALVES, LOOKUP_SLOTS, Listed, PATH_RETURN_SEEN, Session, SessionKey, Settings, Vip,
     },
 };
 use steer_user::{clock, plane::half};
@@ -133,7 +133,7 @@ impl Tables {
 
     /// One VIP, its two backends, and a lookup table that names the first.
     fn pool(&mut self, ends: &Ends, ifindex: u32) -> Result<()> {
-        self.array::<Settings>("settings")?.set(0, Settings { bypass: 0, xdp: 1 }, 0)?;
+        self.array::<Settings>("settings")?.set(0, Settings { xdp: 1, ..Settings::default() }, 0)?;
         let lookup_base = u32::from(ends.vip_id) * LOOKUP_HALVES * LOOKUP_SLOTS;
         let mut lookup = self.array::<u16>("lookup")?;
         for slot in 0..LOOKUP_SLOTS {
@@ -150,8 +150,10 @@ impl Tables {
         };
         self.table::<Endpoint, Vip>("vips")?.insert(endpoint(ends.vip), vip, 0)?;
         let backends = [(ends.first_id, ends.first), (ends.owner_id, ends.owner)];
-        let listed = half(&[(endpoint(ends.vip), vip)], &backends.map(|(id, at)| (endpoint(at), u32::from(id))))?;
+        let (listed, seed) =
+            half(&[(endpoint(ends.vip), vip)], &backends.map(|(id, at)| (endpoint(at), u32::from(id))))?;
         let mut directory = self.array::<Listed>("directory")?;
+        directory.set(0, Listed { head: directory::head(0, seed), ..Listed::default() }, 0)?;
         for (slot, listed) in (directory::half(0)..).zip(listed) {
             directory.set(slot, listed, 0)?;
         }
@@ -161,12 +163,15 @@ impl Tables {
                 endpoint: endpoint(at),
                 vip: endpoint(ends.vip),
                 vip_id: ends.vip_id,
-                flags: BACKEND_PRESENT | BACKEND_UP | BACKEND_RETURN_SEEN,
+                flags: BACKEND_PRESENT | BACKEND_UP,
                 weight: 1,
-                hop: Hop { ifindex, ethernet: Hop::stations(BACKEND_MAC, INNER_MAC), mtu: 1500, asked: 0 },
                 ..Backend::default()
             };
             self.array::<Backend>("backends")?.set(u32::from(id), backend, 0)?;
+            let ethernet = Hop::stations(BACKEND_MAC, INNER_MAC);
+            let hop = Hop { ifindex, ethernet, mtu: 1500, flags: HOP_TAKES_XDP, asked: 0 };
+            let path = BackendPath { hop, flags: PATH_RETURN_SEEN, ..BackendPath::default() };
+            self.array::<BackendPath>("backend_paths")?.set(u32::from(id), path, 0)?;
         }
         Ok(())
     }
@@ -231,8 +236,8 @@ fn key(ends: &Ends, client: u32) -> FlowKey {
 
 /// A record as a packet a moment ago left it.
 fn live(flow: &Flow) -> Flow {
-    let hop =
-        Hop { ifindex: INGRESS, ethernet: Hop::stations(CLIENT_MAC, GATE_MAC), mtu: 1500, asked: clock::seconds() };
+    let ethernet = Hop::stations(CLIENT_MAC, GATE_MAC);
+    let hop = Hop { ifindex: INGRESS, ethernet, mtu: 1500, flags: HOP_TAKES_XDP, asked: clock::seconds() };
     Flow { seen: clock::seconds(), client_hop: hop, ..*flow }
 }
 

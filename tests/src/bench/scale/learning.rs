@@ -83,6 +83,7 @@ fn fill_flows(lab: &Lab, plane: &mut Plane, n_flows: u32) -> Result<()> {
         ifindex: interface_index(lab.gateway(), CLIENT_SIDE)?,
         ethernet: Hop::stations(mac(0, 2), mac(0, 1)),
         mtu: 1500,
+        flags: steer_common::shared::HOP_TAKES_XDP,
         asked: clock::seconds(),
     };
     for number in 0..n_flows {

@@ -1,0 +1,56 @@
+//! Packets of clients to a backend itself. They pass untouched, but where the client's port is taken at that backend by a
+//! flow of a VIP: then the connection has another port there.
+
+use steer_common::{counters::Counter, wire::tcp::flags};
+
+use crate::{
+    foreign::{self, at_backend},
+    legs,
+    maps::{FLOWS, Scratch, VIPS, backend, count, scratch},
+    next::{self, drop, pass},
+};
+
+/// A packet to backend `scratch.backend` itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn direct_segment() -> i32 {
+    let Some(scratch) = scratch() else { return next::PASS };
+    let (id, bits) = (scratch.backend, scratch.facts.flags);
+    if bits & (flags::FIN | flags::RST) != 0 {
+        foreign::forget(&at_backend(scratch, id));
+    }
+    if let Some(leg) = legs::way_there(scratch, id, true) {
+        scratch.first_port = leg.port;
+        return next::DIRECT_PLAIN | id as i32;
+    }
+    if bits & (flags::SYN | flags::ACK) == flags::SYN {
+        return syn(scratch, id);
+    }
+    pass(Counter::NotOurs)
+}
+
+/// A SYN: the connection is remembered, so that nobody else is given its port. A flow of the VIP that ended on the same
+/// addresses is over.
+#[inline(always)]
+fn syn(scratch: &mut Scratch, id: u32) -> i32 {
+    let Some(vip) = backend(id).and_then(|backend| VIPS.get_ptr(&backend.vip)) else { return next::PASS };
+    // SAFETY: a map value, copied at once.
+    scratch.vip = unsafe { *vip };
+    count(Counter::DirectAccess);
+    if legs::is_a_flows(scratch, id) || legs::has(&at_backend(scratch, id)) {
+        if legs::take_direct_leg(id) == 0 {
+            return drop(Counter::LegCollided);
+        }
+        if let Some(leg) = legs::way_there(scratch, id, true) {
+            scratch.first_port = leg.port;
+        }
+        return next::DIRECT_PLAIN | id as i32;
+    }
+    // SAFETY: fields are read as words.
+    let ended = unsafe { FLOWS.get(&scratch.key) }.is_some_and(|flow| flow.closing() && flow.holder() as u32 == id);
+    if ended {
+        let _ = FLOWS.remove(&scratch.key);
+    }
+    foreign::remember(&at_backend(scratch, id), scratch.facts.seconds);
+    next::PASS
+}

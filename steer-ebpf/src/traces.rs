@@ -1,0 +1,111 @@
+//! What is left of flows that `flows` may have forgotten ([`steer_common::trace`]).
+
+use steer_common::{
+    counters::Counter,
+    flow::{State, Word},
+    shared::{FLOW_HOP_WANTED, FLOW_LEARNED, Flow, NO_BACKEND, TraceLine, VIP_RETURN_BY_ROUTE},
+    trace::{self, Place},
+};
+
+use crate::{
+    legs,
+    maps::{FLOWS, SETTINGS, SYN_TRACES, Scratch, TRACES, count, scratch},
+};
+
+/// The place of the flow in `scratch.key`.
+#[inline(always)]
+fn place(scratch: &Scratch) -> Option<(&'static mut TraceLine, Place)> {
+    let secret = SETTINGS.get(0)?.secret;
+    let place = trace::place(&scratch.key, secret);
+    // SAFETY: array elements live as long as the program; a lost race costs one trace.
+    let line = unsafe { &mut *TRACES.get_ptr_mut(place.line)? };
+    Some((line, place))
+}
+
+/// As [`place`], of a handshake.
+#[inline(always)]
+fn syn_place(scratch: &Scratch) -> Option<(&'static mut TraceLine, Place)> {
+    let secret = SETTINGS.get(0)?.secret;
+    let place = trace::place(&scratch.key, secret);
+    // SAFETY: as in `place`.
+    let line = unsafe { &mut *SYN_TRACES.get_ptr_mut(place.line & (trace::SYN_LINES - 1))? };
+    Some((line, place))
+}
+
+/// Leaves the handshake in `scratch.key`, which went to `backend`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn enter_syn_trace(backend: u32) -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    let seconds = scratch.facts.seconds;
+    if let Some((line, place)) = syn_place(scratch) {
+        trace::enter(line, place.fingerprint, backend as u16, seconds);
+    }
+    0
+}
+
+/// The backend that the handshake in `scratch.key` went to, or [`NO_BACKEND`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_syn_trace() -> i32 {
+    let Some(scratch) = scratch() else { return NO_BACKEND as i32 };
+    let seconds = scratch.facts.seconds;
+    let found = syn_place(scratch).and_then(|(line, place)| trace::find(line, place.fingerprint, seconds));
+    found.unwrap_or(NO_BACKEND) as i32
+}
+
+/// Leaves the flow in `scratch.key`, which `backend` holds.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn enter_trace(backend: u32) -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    let seconds = scratch.facts.seconds;
+    if let Some((line, place)) = place(scratch) {
+        trace::enter(line, place.fingerprint, backend as u16, seconds);
+    }
+    0
+}
+
+/// Forgets the flow in `scratch.key`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn forget_trace() -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    if let Some((line, place)) = place(scratch) {
+        trace::forget(line, place.fingerprint);
+    }
+    0
+}
+
+/// The backend that the flow in `scratch.key` was left at, or [`NO_BACKEND`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_trace() -> i32 {
+    let Some(scratch) = scratch() else { return NO_BACKEND as i32 };
+    let seconds = scratch.facts.seconds;
+    let found = place(scratch).and_then(|(line, place)| trace::find(line, place.fingerprint, seconds));
+    found.unwrap_or(NO_BACKEND) as i32
+}
+
+/// Puts the flow in `scratch.key` back into `flows`: backend `first` holds it, and where it stands the packet at hand says.
+#[inline(always)]
+pub(crate) fn restore(scratch: &mut Scratch, first: u16) -> Option<*mut Flow> {
+    let there = legs::way_there(scratch, first as u32, false).map_or([0; 2], |leg| leg.port);
+    let (facts, by_route) = (&scratch.facts, scratch.vip.flags & VIP_RETURN_BY_ROUTE != 0);
+    let flow = &mut scratch.flow;
+    *flow = Flow::default();
+    flow.word = Word::new(State::First, 0).0;
+    flow.flags = FLOW_LEARNED | if by_route { 0 } else { FLOW_HOP_WANTED };
+    flow.seen = facts.seconds;
+    flow.first = first;
+    flow.owner = first;
+    flow.first_port = if facts.from_server != 0 { scratch.first_port } else { there };
+    (flow.client_next, flow.server_next) =
+        if facts.from_server != 0 { (facts.ack, facts.seq) } else { (facts.seq, facts.ack) };
+    // Where two CPUs race, one inserts and both go on with what is there.
+    const ONLY_NEW: u64 = 1;
+    if FLOWS.insert(&scratch.key, &*flow, ONLY_NEW).is_ok() {
+        count(Counter::TraceFound);
+    }
+    FLOWS.get_ptr_mut(&scratch.key)
+}

@@ -1,0 +1,261 @@
+//! What each interface of the network namespace takes, in the map `interfaces`: XDP redirects only to those that are known
+//! to take its frames, and what has no Ethernet header is known as such.
+//!
+//! A packet may leave by any interface, managed or not: all of them are in it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use futures_util::{Stream, StreamExt as _, future, stream};
+use rtnetlink::{
+    MulticastGroup,
+    packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
+};
+use steer_common::shared::{INTERFACE_L3, INTERFACE_TAKES_XDP, MAX_INTERFACES};
+use tokio::time;
+
+use super::{has_ip_only, is_nic, links, netdev::Netdev};
+use crate::plane::{Plane, ifindex};
+
+/// How often it is looked without any news: before Linux 6.3 nothing tells that a program was attached by a link.
+const LOOK: Duration = Duration::from_secs(5);
+/// Shortest time between two looks, however much happens.
+const BREATH: Duration = Duration::from_millis(100);
+/// XDP rests for so long when an interface stops to take its frames: the programs remember the answer in a next hop for
+/// up to 2 s.
+const REST: Duration = Duration::from_secs(3);
+
+/// Fills the map `interfaces` with what the kernel says now. Takes [`REST`] where an interface stopped to take frames of
+/// XDP since the map was filled last, and XDP is on.
+pub async fn fill_interfaces(plane: &mut Plane) -> Result<()> {
+    let found = look(Netdev::find().await?.as_ref()).await?;
+    let pause = apply(plane, &found)?;
+    rest(plane, pause).await
+}
+
+/// Keeps the map right for ever. `managed` are the names of the managed interfaces: of them it is told where XDP does not
+/// send.
+pub(in crate::agent) async fn watch(mut plane: Plane, managed: Vec<String>) -> Result<()> {
+    let mut told = HashSet::new();
+    loop {
+        match follow(&mut plane, &managed, &mut told).await {
+            Ok(()) => log::warn!("the kernel tells no more what interfaces can do; asking anew"),
+            Err(error) => log::error!("follow what the interfaces can do: {error:#}"),
+        }
+        time::sleep(LOOK).await;
+    }
+}
+
+/// Looks whenever there are news, and now and then, until nothing is told any more.
+async fn follow(plane: &mut Plane, managed: &[String], told: &mut HashSet<String>) -> Result<()> {
+    let netdev = Netdev::find().await?;
+    let mut news = news(netdev.as_ref())?;
+    loop {
+        let found = look(netdev.as_ref()).await?;
+        let pause = apply(plane, &found)?;
+        rest(plane, pause).await?;
+        tell_slow(plane, managed, told)?;
+        time::sleep(BREATH).await;
+        match time::timeout(LOOK, news.next()).await {
+            Ok(None) => return Ok(()),
+            // What came meanwhile is seen by the same look.
+            Ok(Some(())) => while let Some(Some(())) = future::FutureExt::now_or_never(news.next()) {},
+            Err(_) => {}
+        }
+    }
+}
+
+/// An item whenever an interface comes, goes or changes.
+fn news(netdev: Option<&Netdev>) -> Result<impl Stream<Item = ()> + Unpin + use<>> {
+    let opened = rtnetlink::new_multicast_connection(&[MulticastGroup::Link]);
+    let (connection, handle, messages) = opened.context("listen to the interfaces")?;
+    tokio::spawn(connection);
+    // The connection ends with the last handle.
+    let links = messages.map(move |_| drop(handle.clone()));
+    let devices = match netdev {
+        Some(netdev) => netdev.changes()?.left_stream(),
+        None => stream::pending().right_stream(),
+    };
+    Ok(stream::select(links, devices))
+}
+
+/// Any of `INTERFACE_*` for every interface that is there, by its index.
+async fn look(netdev: Option<&Netdev>) -> Result<HashMap<u32, u32>> {
+    let links = links().await?;
+    let takers = match netdev {
+        Some(netdev) => netdev.takers().await?,
+        None => links.iter().filter(|link| has_xdp_in_driver(link)).map(|link| link.header.index).collect(),
+    };
+    Ok(links.iter().map(|link| (link.header.index, flags(link, &takers))).collect())
+}
+
+fn flags(link: &LinkMessage, takers: &HashSet<u32>) -> u32 {
+    let takes = if takers.contains(&link.header.index) { INTERFACE_TAKES_XDP } else { 0 };
+    let l3 = if has_ip_only(link) { INTERFACE_L3 } else { 0 };
+    takes | l3
+}
+
+/// Before Linux 6.3 only a NIC with an XDP program in its driver, which with ours attached is ours, is known to take frames.
+fn has_xdp_in_driver(link: &LinkMessage) -> bool {
+    let in_driver = |attribute: &LinkAttribute| match attribute {
+        LinkAttribute::Xdp(xdp) => xdp.contains(&LinkXdp::Attached(XdpAttached::Driver)),
+        _ => false,
+    };
+    is_nic(link) && link.attributes.iter().any(in_driver)
+}
+
+/// What is to be written where the map differs from what was found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Difference {
+    written: Vec<(u32, u32)>,
+    removed: Vec<u32>,
+    /// Interfaces that are there and take no frames of XDP any more.
+    lost: Vec<u32>,
+}
+
+/// An interface without any flag needs no entry.
+fn difference(known: &[(u32, u32)], found: &HashMap<u32, u32>) -> Difference {
+    let mut difference = Difference::default();
+    for (index, flags) in known {
+        let now = found.get(index).copied();
+        if now.is_none_or(|now| now == 0) {
+            difference.removed.push(*index);
+        }
+        if now.is_some_and(|now| flags & !now & INTERFACE_TAKES_XDP != 0) {
+            difference.lost.push(*index);
+        }
+    }
+    let known = known.iter().copied().collect::<HashMap<_, _>>();
+    let news = found.iter().filter(|(index, flags)| **flags != 0 && known.get(index) != Some(flags));
+    difference.written.extend(news.map(|(index, flags)| (*index, *flags)));
+    difference
+}
+
+/// Whether XDP rests until no next hop remembers an interface that it may not send to any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+enum Pause {
+    Needed,
+    None,
+}
+
+fn apply(plane: &mut Plane, found: &HashMap<u32, u32>) -> Result<Pause> {
+    let difference = difference(&plane.interfaces.entries()?, found);
+    let mut pause = Pause::None;
+    if !difference.lost.is_empty() && plane.settings()?.xdp != 0 {
+        set_xdp(plane, 0)?;
+        pause = Pause::Needed;
+        let lost = difference.lost.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        log::warn!("interfaces with index {lost} take no frames of XDP any more: packets to them leave by TC");
+    }
+    for index in &difference.removed {
+        plane.interfaces.remove(index)?;
+    }
+    let room = (MAX_INTERFACES as usize).saturating_sub(plane.interfaces.count()? as usize);
+    for (number, (index, flags)) in difference.written.iter().enumerate() {
+        if number >= room && plane.interfaces.find(index)?.is_none() {
+            log::warn!("more than {MAX_INTERFACES} interfaces: XDP does not send to the rest");
+            break;
+        }
+        plane.interfaces.insert(index, flags)?;
+    }
+    Ok(pause)
+}
+
+async fn rest(plane: &mut Plane, pause: Pause) -> Result<()> {
+    if pause == Pause::Needed {
+        time::sleep(REST).await;
+        set_xdp(plane, 1)?;
+    }
+    Ok(())
+}
+
+fn set_xdp(plane: &mut Plane, xdp: u32) -> Result<()> {
+    let mut settings = plane.settings()?;
+    settings.xdp = xdp;
+    plane.set_settings(&settings)
+}
+
+/// Says of each managed interface once that packets to it take the slower way, where XDP runs on another.
+fn tell_slow(plane: &Plane, managed: &[String], told: &mut HashSet<String>) -> Result<()> {
+    let mut slow = HashSet::new();
+    if plane.settings()?.xdp != 0 {
+        for interface in managed {
+            let Some(index) = ifindex(interface) else { continue };
+            if plane.interfaces.find(&index)?.unwrap_or_default() & INTERFACE_TAKES_XDP == 0 {
+                slow.insert(interface.clone());
+            }
+        }
+    }
+    for interface in slow.difference(told) {
+        log::warn!("{interface} takes no frames of XDP: packets to it leave by TC, also where they came by XDP");
+    }
+    *told = slow;
+    Ok(())
+}
+
+/// Whether XDP sends to an interface, as the map says.
+pub(crate) fn takes_xdp(plane: &Plane, interface: &str) -> Result<bool> {
+    let flags = ifindex(interface).map(|index| plane.interfaces.find(&index)).transpose()?.flatten();
+    Ok(flags.unwrap_or_default() & INTERFACE_TAKES_XDP != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::link::{InfoKind, LinkInfo, LinkLayerType};
+
+    use super::*;
+
+    fn link(index: u32, layer: LinkLayerType, attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut link = LinkMessage::default();
+        (link.header.index, link.header.link_layer_type, link.attributes) = (index, layer, attributes);
+        link
+    }
+
+    #[test]
+    fn what_the_kernel_says_and_what_has_no_ethernet_header_is_told_together() {
+        let takers = HashSet::from([1, 2]);
+        let of = |index, layer| flags(&link(index, layer, Vec::new()), &takers);
+        assert_eq!(of(1, LinkLayerType::Ether), INTERFACE_TAKES_XDP);
+        assert_eq!(of(3, LinkLayerType::Ether), 0);
+        assert_eq!(of(2, LinkLayerType::None), INTERFACE_TAKES_XDP | INTERFACE_L3);
+        for layer in [
+            LinkLayerType::Tunnel,
+            LinkLayerType::Tunnel6,
+            LinkLayerType::Sit,
+            LinkLayerType::Ipgre,
+            LinkLayerType::Ip6gre,
+            LinkLayerType::Ppp,
+            LinkLayerType::Rawip,
+        ] {
+            assert_eq!(of(3, layer), INTERFACE_L3, "{layer:?}");
+        }
+    }
+
+    #[test]
+    fn before_linux_6_3_only_a_nic_with_xdp_in_its_driver_is_known_to_take_frames() {
+        let xdp = |mode| LinkAttribute::Xdp(vec![LinkXdp::Attached(mode)]);
+        let kind = |kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
+        let is = |attributes| has_xdp_in_driver(&link(1, LinkLayerType::Ether, attributes));
+        assert!(is(vec![xdp(XdpAttached::Driver)]));
+        assert!(!is(vec![xdp(XdpAttached::SocketBuffer)]) && !is(Vec::new()));
+        for made in [InfoKind::Bond, InfoKind::Veth, InfoKind::Vlan] {
+            assert!(!is(vec![kind(made), xdp(XdpAttached::Driver)]));
+        }
+    }
+
+    #[test]
+    fn only_an_interface_that_is_still_there_can_be_lost_to_xdp() {
+        let found = HashMap::from([(1, 0), (2, INTERFACE_TAKES_XDP), (4, INTERFACE_L3), (6, 0)]);
+        let known = [(1, INTERFACE_TAKES_XDP), (2, INTERFACE_TAKES_XDP), (3, INTERFACE_TAKES_XDP), (4, INTERFACE_L3)];
+        let wanted = Difference { written: Vec::new(), removed: vec![1, 3], lost: vec![1] };
+        assert_eq!(difference(&known, &found), wanted);
+        let gained = difference(&[], &HashMap::from([(2, INTERFACE_TAKES_XDP)]));
+        assert_eq!(gained, Difference { written: vec![(2, INTERFACE_TAKES_XDP)], ..Difference::default() });
+        let turned = difference(&[(5, INTERFACE_TAKES_XDP)], &HashMap::from([(5, INTERFACE_L3)]));
+        assert_eq!(turned, Difference { written: vec![(5, INTERFACE_L3)], removed: Vec::new(), lost: vec![5] });
+    }
+}

@@ -1,0 +1,385 @@
+//! What a start would do, judged before anything is touched: which numbers VIPs and backends get, whether all of them have a
+//! place, what the tables cost, and what would be lost.
+//!
+//! [`judge`] only reads. The start applies what it says; `steer config check` shows it.
+
+mod named;
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+};
+
+use anyhow::{Result, bail};
+pub(super) use named::{Named, purge};
+use steer_common::shared::{BACKEND_PRESENT, Backend, Endpoint, MAX_BACKENDS, MAX_VIPS, Vip};
+
+use crate::{
+    address::{endpoint, socket},
+    config::Config,
+    plane::{self, Before, Memory, PinDir, Plane},
+};
+
+/// What a start would find, do and cost.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// Nothing is pinned yet.
+    pub fresh: bool,
+    /// VIPs of the configuration, and those of them that the gateway does not have yet.
+    pub vips: Change,
+    /// Backends of the configuration, and those of them that the gateway does not have yet.
+    pub backends: Change,
+    /// What the tables take.
+    pub memory: Memory,
+    /// What would be lost, as sentences: a start does it only with `--force`.
+    pub destroys: Vec<String>,
+    /// What deserves a look, as sentences.
+    pub warnings: Vec<String>,
+    pub(super) numbers: Numbers,
+}
+
+/// How many there will be, how many of them are new, and how many go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Change {
+    /// Of the configuration.
+    pub asked: usize,
+    /// Those that the gateway does not have yet.
+    pub new: usize,
+    /// Those that it has and the configuration does not.
+    pub gone: usize,
+}
+
+/// The numbers that a start gives.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Numbers {
+    /// Of each VIP of the configuration, in its order.
+    pub(super) vips: Vec<u16>,
+    /// Of backends that have none yet.
+    pub(super) backends: HashMap<Endpoint, u32>,
+    /// Given to another VIP or backend than they belonged to: what tables say of them is to be forgotten first.
+    pub(super) reused_vips: HashSet<u16>,
+    /// As `reused_vips`.
+    pub(super) reused_backends: HashSet<u16>,
+}
+
+/// Judges what a start with this configuration would do. Reads only; needs rights only where a gateway is pinned.
+///
+/// # Errors
+/// Where such a start would be refused, with or without `--force`.
+pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
+    let found = Found::read(dir)?;
+    let mut destroys = Vec::new();
+    let numbers = number(config, &found, &mut destroys)?;
+    refuse_crowd(config, &found, &numbers)?;
+    let (memory, rooms) = plane::room(dir, &config.sizes)?;
+    refuse_cost(&memory)?;
+    for room in rooms {
+        let entries = found.named.entries(room.name);
+        if entries > u64::from(room.wanted) {
+            let lost = entries - u64::from(room.wanted);
+            destroys.push(format!("{} of {entries} entries of the table {} ({})", lost, room.name, worth(room.name)));
+        }
+    }
+    refuse_vips_of_others(config, dir)?;
+    Ok(Judged {
+        fresh: !found.there,
+        vips: change(config.vips.iter().map(|vip| endpoint(vip.address)), found.before.vips.iter().map(|(at, _)| *at)),
+        backends: change(asked(config), found.present().map(|(_, backend)| backend.endpoint)),
+        memory,
+        destroys,
+        warnings: warnings(config, dir, &found),
+        numbers,
+    })
+}
+
+impl Judged {
+    /// Refuses a start that would destroy what it finds.
+    pub(super) fn refuse_destruction(&self) -> Result<()> {
+        if self.destroys.is_empty() {
+            return Ok(());
+        }
+        bail!(
+            "this start would destroy {}: nothing was changed; --force does it all the same",
+            self.destroys.join(", ")
+        )
+    }
+}
+
+/// What a start finds.
+struct Found {
+    there: bool,
+    before: Before,
+    named: Named,
+}
+
+impl Found {
+    fn read(dir: &PinDir) -> Result<Self> {
+        if !dir.map("configured").exists() {
+            let nothing = Before { vips: Vec::new(), backends: Vec::new(), configured: Vec::new() };
+            return Ok(Self { there: false, before: nothing, named: Named::default() });
+        }
+        let plane = Plane::open(dir)?;
+        // What a start that did not get through changed is put back before this one begins.
+        let before = match Before::kept(dir)? {
+            Some(before) => before,
+            None => Before::read(&plane)?,
+        };
+        let named = Named::read(&plane, &before)?;
+        Ok(Self { there: true, before, named })
+    }
+
+    fn present(&self) -> impl Iterator<Item = &(u32, Backend)> {
+        self.before.backends.iter().filter(|(_, backend)| backend.flags & BACKEND_PRESENT != 0)
+    }
+
+    /// Whether the configuration before said this of a backend: then leaving it out removes it.
+    fn was_configured(&self, at: &Endpoint) -> bool {
+        self.before.configured.iter().any(|(configured, _)| configured == at)
+    }
+
+    fn vip(&self, at: &Endpoint) -> Option<&Vip> {
+        self.before.vips.iter().find(|(known, _)| known == at).map(|(_, vip)| vip)
+    }
+}
+
+fn asked(config: &Config) -> impl Iterator<Item = Endpoint> + Clone {
+    config.vips.iter().flat_map(|vip| &vip.backends).map(|backend| endpoint(backend.address))
+}
+
+fn change(asked: impl Iterator<Item = Endpoint>, there: impl Iterator<Item = Endpoint>) -> Change {
+    let (asked, there) = (asked.collect::<HashSet<_>>(), there.collect::<HashSet<_>>());
+    Change { asked: asked.len(), new: asked.difference(&there).count(), gone: there.difference(&asked).count() }
+}
+
+/// Gives numbers to what has none: free ones first, then those of what the configuration leaves out, if no connection uses
+/// them any more. Sessions alone that would be lost by that are destroyed.
+fn number(config: &Config, found: &Found, destroys: &mut Vec<String>) -> Result<Numbers> {
+    let vips = number_vips(config, found)?;
+    let backends = number_backends(config, found)?;
+    let lost = vips.sessions + backends.sessions;
+    if lost > 0 {
+        destroys.push(format!(
+            "{lost} sessions of VIPs and backends that the configuration leaves out, whose numbers others need"
+        ));
+    }
+    let known = |vip: &crate::config::Vip| found.vip(&endpoint(vip.address)).map(|vip| vip.id);
+    let mut fresh = vips.given.iter().map(|number| *number as u16);
+    Ok(Numbers {
+        vips: config.vips.iter().filter_map(|vip| known(vip).or_else(|| fresh.next())).collect(),
+        backends: new_backends(config, found).into_iter().zip(backends.given).collect(),
+        reused_vips: vips.reused.iter().map(|number| *number as u16).collect(),
+        reused_backends: backends.reused.iter().map(|number| *number as u16).collect(),
+    })
+}
+
+/// Numbers that were given.
+#[derive(Default, Debug, PartialEq)]
+struct Given {
+    given: Vec<u32>,
+    reused: Vec<u32>,
+    /// Sessions that name one of the reused.
+    sessions: u64,
+}
+
+/// A number that may be given away.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Candidate {
+    /// Sessions that name it, stale ones left out.
+    sessions: u64,
+    /// It belongs to something that goes.
+    owned: bool,
+    /// Something names it, be it stale.
+    named: bool,
+    number: u32,
+}
+
+/// Takes as many of the candidates as are wanted, those first that cost least.
+fn give(what: &str, wanted: usize, mut candidates: Vec<Candidate>, in_use: usize, most: u32) -> Result<Given> {
+    candidates.sort_unstable();
+    if wanted > candidates.len() {
+        bail!(
+            "{} numbers for {what} are short: the configuration needs {wanted} more, {} of all {most} can be given, and {in_use} \
+             that it leaves out are in use by connections; wait until these end, take it in two steps with a start between, \
+             or end all by `steer detach`",
+            wanted - candidates.len(),
+            candidates.len(),
+        );
+    }
+    candidates.truncate(wanted);
+    let reused = candidates.iter().filter(|candidate| candidate.owned || candidate.named).map(|c| c.number).collect();
+    let sessions = candidates.iter().map(|candidate| candidate.sessions).sum();
+    Ok(Given { given: candidates.iter().map(|candidate| candidate.number).collect(), reused, sessions })
+}
+
+fn number_vips(config: &Config, found: &Found) -> Result<Given> {
+    let kept = config.vips.iter().filter_map(|vip| found.vip(&endpoint(vip.address))).map(|vip| vip.id);
+    let kept = kept.collect::<HashSet<_>>();
+    let wanted = config.vips.len() - kept.len();
+    let (mut candidates, mut in_use) = (Vec::new(), 0);
+    for number in (0..MAX_VIPS as u16).filter(|number| !kept.contains(number)) {
+        let use_ = found.named.vip(number);
+        if use_.connections > 0 {
+            in_use += 1;
+            continue;
+        }
+        let owned = found.before.vips.iter().any(|(_, vip)| vip.id == number);
+        candidates.push(Candidate { sessions: use_.sessions, owned, named: use_.named, number: number.into() });
+    }
+    give("VIPs", wanted, candidates, in_use, MAX_VIPS)
+}
+
+/// Backends of the configuration that have no number.
+fn new_backends(config: &Config, found: &Found) -> Vec<Endpoint> {
+    let numbered = found.before.backends.iter().map(|(_, backend)| backend.endpoint).collect::<HashSet<_>>();
+    asked(config).filter(|at| !numbered.contains(at)).collect()
+}
+
+fn number_backends(config: &Config, found: &Found) -> Result<Given> {
+    let asked = asked(config).collect::<HashSet<_>>();
+    let vips = config.vips.iter().map(|vip| endpoint(vip.address)).collect::<HashSet<_>>();
+    let stays = |backend: &Backend| {
+        // What an operator added stays as long as its VIP does.
+        let added = backend.flags & BACKEND_PRESENT != 0 && !found.was_configured(&backend.endpoint);
+        asked.contains(&backend.endpoint) || added && vips.contains(&backend.vip)
+    };
+    let owners = found.before.backends.iter().map(|(id, backend)| (*id, backend)).collect::<HashMap<_, _>>();
+    let (mut candidates, mut in_use) = (Vec::new(), 0);
+    for number in 0..MAX_BACKENDS {
+        let owner = owners.get(&number);
+        if owner.is_some_and(|backend| stays(backend)) {
+            continue;
+        }
+        let use_ = found.named.backend(number as u16);
+        if use_.connections > 0 {
+            in_use += 1;
+            continue;
+        }
+        let owned = owner.is_some();
+        candidates.push(Candidate { sessions: use_.sessions, owned, named: use_.named, number });
+    }
+    give("backends", new_backends(config, found).len(), candidates, in_use, MAX_BACKENDS)
+}
+
+/// Refuses addresses and ports that have no place in the directory together.
+fn refuse_crowd(config: &Config, found: &Found, numbers: &Numbers) -> Result<()> {
+    let vips = config.vips.iter().zip(&numbers.vips).map(|(vip, id)| {
+        let record = Vip { id: *id, ..Vip::default() };
+        (endpoint(vip.address), record)
+    });
+    let old = found.before.backends.iter();
+    let old = old.filter(|(id, _)| !numbers.reused_backends.contains(&(*id as u16)));
+    let mut backends = old.map(|(id, backend)| (backend.endpoint, *id)).collect::<HashMap<_, _>>();
+    backends.extend(numbers.backends.iter().map(|(at, id)| (*at, *id)));
+    plane::half(&vips.collect::<Vec<_>>(), &backends.into_iter().collect::<Vec<_>>()).map(drop)
+}
+
+fn refuse_cost(memory: &Memory) -> Result<()> {
+    match memory.available {
+        Some(available) if memory.new > available => bail!(
+            "the tables take {} of memory and the machine has {} left: make [sizes] smaller ({} alone takes {})",
+            size(memory.new),
+            size(available),
+            memory.largest.0,
+            size(memory.largest.1)
+        ),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Bytes as people read them.
+pub fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        few if few < 1e6 => format!("{:.1} kB", few / 1e3),
+        some if some < 1e9 => format!("{:.1} MB", some / 1e6),
+        many => format!("{:.1} GB", many / 1e9),
+    }
+}
+
+/// What an entry is worth to somebody.
+fn worth(table: &str) -> &'static str {
+    match table {
+        "sessions" => "their clients make a full handshake next time",
+        "splices" => "their connections break",
+        "flows" | "handshakes" => "their connections may break",
+        "pending" => "their clients repeat what was buffered",
+        _ => "they start at zero",
+    }
+}
+
+/// Refuses a VIP that another gateway on the same interfaces has.
+fn refuse_vips_of_others(config: &Config, dir: &PinDir) -> Result<()> {
+    let interfaces = config.interfaces.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>();
+    for other in plane::gateways(dir) {
+        if !other.interfaces.iter().any(|name| interfaces.contains(&name.as_str())) {
+            continue;
+        }
+        if let Some(vip) = config.vips.iter().find(|vip| other.vips.contains(&vip.address)) {
+            bail!(
+                "{} is a VIP of the gateway at {} already, which has interfaces in common with this one",
+                vip.address,
+                other.pin_dir.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<String> {
+    let names = config.interfaces.iter().map(|interface| interface.name.as_str());
+    let missing = names.clone().filter(|name| plane::ifindex(name).is_none());
+    let mut warnings: Vec<_> = missing.map(|name| format!("there is no interface {name}: it is waited for")).collect();
+    let vips = config.vips.iter().map(|vip| vip.address).collect::<Vec<SocketAddr>>();
+    for other in plane::gateways(dir) {
+        let both = other.interfaces.iter().filter(|name| names.clone().any(|own| own == name.as_str()));
+        let both = both.cloned().collect::<Vec<_>>();
+        let place = other.pin_dir.display();
+        if !both.is_empty() {
+            warnings.push(format!(
+                "the gateway at {place} manages {} too: packets meet the programs of both",
+                both.join(", ")
+            ));
+        }
+        let same = other.vips.iter().filter(|vip| vips.contains(vip)).map(ToString::to_string).collect::<Vec<_>>();
+        if !same.is_empty() {
+            warnings.push(format!("the gateway at {place} has the VIP {} too", same.join(", ")));
+        }
+    }
+    for (at, vip) in found.before.vips.iter().filter(|(at, _)| !vips.contains(&socket(at))) {
+        let connections = found.named.vip(vip.id).connections;
+        if connections > 0 {
+            let address = socket(at);
+            warnings.push(format!("the VIP {address} is left out: its {connections} connections are steered no more"));
+        }
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn free(number: u32) -> Candidate {
+        Candidate { sessions: 0, owned: false, named: false, number }
+    }
+
+    #[test]
+    fn numbers_are_taken_where_they_cost_least() {
+        let owned = Candidate { owned: true, ..free(0) };
+        let with_sessions = Candidate { sessions: 3, owned: true, named: true, ..free(1) };
+        let candidates = vec![with_sessions, owned, free(7)];
+        let given = |wanted| give("VIPs", wanted, candidates.clone(), 2, 64).unwrap();
+        assert_eq!(given(1), Given { given: vec![7], reused: vec![], sessions: 0 });
+        assert_eq!(given(2), Given { given: vec![7, 0], reused: vec![0], sessions: 0 });
+        assert_eq!(given(3), Given { given: vec![7, 0, 1], reused: vec![0, 1], sessions: 3 });
+    }
+
+    #[test]
+    fn too_few_numbers_are_refused_with_how_many_are_short() {
+        let error = give("backends", 5, vec![free(1), free(2)], 600, 1024).unwrap_err().to_string();
+        assert!(
+            error.starts_with("3 numbers for backends are short: the configuration needs 5 more, 2 of all"),
+            "{error}"
+        );
+        assert!(error.contains("600 that it leaves out are in use") && error.contains("steer detach"), "{error}");
+    }
+}

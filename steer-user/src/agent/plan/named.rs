@@ -1,0 +1,144 @@
+//! Which numbers of VIPs and backends the tables name, and by what.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::Result;
+use steer_common::shared::{Flow, FlowKey, NO_BACKEND, SERVICE_BACKEND, SERVICE_WAY_THERE, SessionKey};
+
+use crate::{
+    agent::sweep::Rules,
+    plane::{Before, Plane, Table},
+};
+
+/// What names one number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(in crate::agent) struct Use {
+    /// Connections that are not over.
+    pub(in crate::agent) connections: u64,
+    /// Sessions that are not too old.
+    pub(in crate::agent) sessions: u64,
+    /// Whether there is anything at all, be it stale.
+    pub(in crate::agent) named: bool,
+}
+
+/// What the tables name, and how many entries of each are not stale.
+#[derive(Clone, Debug, Default)]
+pub(in crate::agent) struct Named {
+    vips: HashMap<u16, Use>,
+    backends: HashMap<u16, Use>,
+    entries: HashMap<&'static str, u64>,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, PartialEq)]
+enum Entry {
+    Connection,
+    Session,
+    Stale,
+}
+
+impl Named {
+    /// Walks every table and removes nothing.
+    pub(in crate::agent) fn read(plane: &Plane, before: &Before) -> Result<Self> {
+        let rules = Rules::new(&before.vips, &before.backends);
+        let mut named = Self::default();
+        plane.sessions.for_each(|key, session| {
+            let is = if rules.session_is_stale(&key, &session) { Entry::Stale } else { Entry::Session };
+            named.note("sessions", is, key.vip, [session.owner, NO_BACKEND]);
+        })?;
+        for table in [&plane.key_names, &plane.key_name_tries] {
+            table.for_each(|key, name| named.note("key_names", Entry::Stale, key.vip, [name.owner, NO_BACKEND]))?;
+        }
+        plane.sources.for_each(|key, _| named.note("sources", Entry::Stale, key.vip, [NO_BACKEND; 2]))?;
+        for (name, table) in [("flows", &plane.flows), ("splices", &plane.splices), ("handshakes", &plane.handshakes)] {
+            table.for_each(|key, flow| {
+                let open =
+                    if name == "handshakes" { rules.is_opening(&key, &flow) } else { rules.is_open(&key, &flow) };
+                let is = if open { Entry::Connection } else { Entry::Stale };
+                named.note_flow(name, is, &key, [flow.first, flow.owner]);
+            })?;
+        }
+        // A connection that is not steer's needs its record, but not the number of a backend that it names.
+        plane.foreign.for_each(|key, _| named.note_flow("foreign", Entry::Stale, &key, [NO_BACKEND; 2]))?;
+        plane.legs.for_each(|key, _| {
+            let is = if key.service & SERVICE_WAY_THERE != 0 { Entry::Stale } else { Entry::Connection };
+            named.note_flow("legs", is, &key, [NO_BACKEND; 2]);
+        })?;
+        Ok(named)
+    }
+
+    fn note_flow(&mut self, table: &'static str, is: Entry, key: &FlowKey, backends: [u16; 2]) {
+        match backend_of(key.service) {
+            Some(backend) => self.note(table, is, u16::MAX, [backend, backends[1]]),
+            None => self.note(table, is, key.service, backends),
+        }
+    }
+
+    fn note(&mut self, table: &'static str, is: Entry, vip: u16, backends: [u16; 2]) {
+        if is != Entry::Stale {
+            *self.entries.entry(table).or_default() += 1;
+        }
+        self.vips.entry(vip).or_default().count(is);
+        let [first, second] = backends;
+        self.backends.entry(first).or_default().count(is);
+        if second != first {
+            self.backends.entry(second).or_default().count(is);
+        }
+    }
+
+    /// What names a VIP.
+    pub(in crate::agent) fn vip(&self, number: u16) -> Use {
+        self.vips.get(&number).copied().unwrap_or_default()
+    }
+
+    /// What names a backend.
+    pub(in crate::agent) fn backend(&self, number: u16) -> Use {
+        self.backends.get(&number).copied().unwrap_or_default()
+    }
+
+    /// Entries of a table that are not stale.
+    pub(in crate::agent) fn entries(&self, table: &str) -> u64 {
+        self.entries.get(table).copied().unwrap_or_default()
+    }
+}
+
+impl Use {
+    fn count(&mut self, is: Entry) {
+        self.named = true;
+        match is {
+            Entry::Connection => self.connections += 1,
+            Entry::Session => self.sessions += 1,
+            Entry::Stale => {}
+        }
+    }
+}
+
+/// The backend that a service names, if it names one.
+fn backend_of(service: u16) -> Option<u16> {
+    (service & SERVICE_BACKEND != 0).then_some(service & !(SERVICE_BACKEND | SERVICE_WAY_THERE))
+}
+
+/// Forgets everything that names one of these numbers: they are somebody else's from now on.
+pub(in crate::agent) fn purge(plane: &mut Plane, vips: &HashSet<u16>, backends: &HashSet<u16>) -> Result<u64> {
+    if vips.is_empty() && backends.is_empty() {
+        return Ok(0);
+    }
+    let of_vip = |key: &SessionKey| vips.contains(&key.vip);
+    let of_flow = |key: &FlowKey| match backend_of(key.service) {
+        Some(backend) => backends.contains(&backend),
+        None => vips.contains(&key.service),
+    };
+    let mut removed = plane.sessions.remove_stale(|key, session| of_vip(key) || backends.contains(&session.owner))?;
+    removed += plane.key_names.remove_stale(|key, name| of_vip(key) || backends.contains(&name.owner))?;
+    removed += plane
+        .key_name_tries
+        .remove_stale(|key, name| of_vip(key) || name.tried.iter().any(|tried| backends.contains(tried)))?;
+    removed += plane.sources.remove_stale(|key, _| vips.contains(&key.vip))?;
+    let flows = |table: &mut Table<FlowKey, Flow>| {
+        table.remove_stale(|key, flow| of_flow(key) || backends.contains(&flow.first) || backends.contains(&flow.owner))
+    };
+    removed += flows(&mut plane.flows)? + flows(&mut plane.splices)? + flows(&mut plane.handshakes)?;
+    removed += plane.foreign.remove_stale(|key, _| of_flow(key))?;
+    removed += plane.legs.remove_stale(|key, _| of_flow(key))?;
+    Ok(removed)
+}

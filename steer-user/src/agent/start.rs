@@ -1,0 +1,209 @@
+//! A start is a transaction: judged, tried, written, switched to; what fails before the switch is undone.
+//!
+//! 1. [`plan::judge`] reads and refuses; nothing is touched.
+//! 2. Programs are loaded, tables of new sizes are made beside the old ones, and new links are made without pins: all of it
+//!    goes when the process does.
+//! 3. What was there is kept ([`Before`]); pools are written. An agent that dies from here on leaves what the next one puts
+//!    back first, whatever file it has.
+//! 4. The programs behind the links are replaced, what is not asked for any more goes, and what was kept is forgotten.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::time;
+
+use super::{
+    Pools, addresses,
+    interfaces::{self, Interfaces},
+    plan::{self, Judged},
+    sweep,
+};
+use crate::{
+    address::socket,
+    clock,
+    config::Config,
+    crash::{Step, reached},
+    plane::{self, Attachment, Before, Lock, PinDir, Plane, Programs, Target, Xdp},
+};
+
+/// How long an agent that is ending may hold its lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// MTU of Ethernet, bytes: where no interface is there that could tell its own.
+const ETHERNET_MTU: u32 = 1500;
+
+/// What a start made.
+pub(super) struct Up {
+    pub(super) pools: Pools,
+    pub(super) programs: Programs,
+    pub(super) attached: Vec<Attachment>,
+}
+
+/// Becomes the agent of this directory; one that is just ending is waited for.
+pub(super) async fn lock(dir: &PinDir) -> Result<Lock> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(lock) = dir.lock()? {
+            return Ok(lock);
+        }
+        time::sleep(Duration::from_millis(50)).await;
+    }
+    bail!("an agent runs already for {}", dir.root().display())
+}
+
+/// Puts back what a start changed that did not get through, then judges this one.
+pub(super) async fn judge(config: &Config, dir: &PinDir, force: bool) -> Result<(Judged, Interfaces)> {
+    let interfaces = present(config).await?;
+    put_back(config, dir, interfaces.mtu).context("put back what a start left half done")?;
+    let judged = plan::judge(config, dir)?;
+    if !force {
+        judged.refuse_destruction()?;
+    }
+    for warning in &judged.warnings {
+        log::warn!("{warning}");
+    }
+    for lost in judged.destroys.iter().filter(|_| force) {
+        log::warn!("--force: this start destroys {lost}");
+    }
+    Ok((judged, interfaces))
+}
+
+/// The interfaces of the configuration that are there; the others are waited for.
+pub(super) async fn present(config: &Config) -> Result<Interfaces> {
+    let there = config.interfaces.iter().filter(|interface| plane::ifindex(&interface.name).is_some());
+    let mut found = Interfaces::find(&Config { interfaces: there.cloned().collect(), ..config.clone() }).await?;
+    if found.targets.is_empty() {
+        found.mtu = ETHERNET_MTU;
+    }
+    Ok(found)
+}
+
+fn put_back(config: &Config, dir: &PinDir, mtu: u32) -> Result<()> {
+    if let Some(before) = Before::kept(dir)? {
+        log::warn!("a start before this one did not get through: what it changed is put back");
+        Pools::open(Plane::open(dir)?, config, mtu)?.restore(&before)?;
+    }
+    Before::forget(dir)
+}
+
+/// Loads, tries, writes and switches; undoes what it did where that fails.
+pub(super) async fn bring_up(config: &Config, dir: &PinDir, judged: &Judged, interfaces: &Interfaces) -> Result<Up> {
+    if !judged.fresh {
+        // What is too old shall not take the place of anything in tables that get smaller.
+        sweep(&mut Plane::open(dir)?)?;
+    }
+    let mut programs = Programs::load(dir, &config.sizes)?;
+    match prepare(config, dir, judged, interfaces, &mut programs) {
+        Ok((pools, reserved)) => {
+            switch(config, dir, interfaces, Up { pools, programs, attached: Vec::new() }, reserved).await
+        }
+        Err(error) => {
+            programs.abandon(dir)?;
+            Err(error)
+        }
+    }
+}
+
+/// Everything before the first program is replaced.
+fn prepare(
+    config: &Config,
+    dir: &PinDir,
+    judged: &Judged,
+    interfaces: &Interfaces,
+    programs: &mut Programs,
+) -> Result<(Pools, plane::Reserved)> {
+    let reserved = programs.reserve(dir, &interfaces.targets)?;
+    reached(Step::LinksReserved);
+    let plane = Plane::open(dir)?;
+    let before = Before::read(&plane)?;
+    before.keep(dir)?;
+    reached(Step::UndoKept);
+    let mut pools = Pools::open(plane, config, interfaces.mtu)?;
+    let written = write(config, dir, judged, &mut pools).and_then(|()| programs.prepare_switch(dir));
+    if let Err(error) = written {
+        pools.restore(&before).context("undo a start that failed")?;
+        Before::forget(dir)?;
+        return Err(error);
+    }
+    Ok((pools, reserved))
+}
+
+fn write(config: &Config, dir: &PinDir, judged: &Judged, pools: &mut Pools) -> Result<()> {
+    pools.adopt(&judged.numbers)?;
+    reached(Step::PoolsWritten);
+    let mut settings = pools.plane().settings()?;
+    if settings.secret == 0 {
+        settings.secret = getrandom::u64().context("get random bytes")?.max(1);
+        settings.takeover_until = takeover_until(config);
+        pools.plane_mut().set_settings(&settings)?;
+    }
+    let names = config.interfaces.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>();
+    dir.set_managed(&names)?;
+    dir.set_place(&config.socket)?;
+    reached(Step::SettingsWritten);
+    Ok(())
+}
+
+/// Until when flows of another gateway are taken over, from a fresh start on.
+fn takeover_until(config: &Config) -> u32 {
+    let seconds = |limit: Duration| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
+    config.takeover.map_or(0, |limit| clock::seconds().saturating_add(seconds(limit)))
+}
+
+/// From the first program that is replaced on: an interface that cannot be served now is looked after later.
+async fn switch(
+    config: &Config,
+    dir: &PinDir,
+    interfaces: &Interfaces,
+    mut up: Up,
+    reserved: plane::Reserved,
+) -> Result<Up> {
+    up.attached = up.programs.switch(dir, reserved, &interfaces.targets);
+    logged(plane::detach_unasked(dir, &asked(config, &interfaces.targets, &up.attached)));
+    reached(Step::UnaskedDetached);
+    if up.programs.finish_resize(dir)? {
+        *up.pools.plane_mut() = Plane::open(dir)?;
+    }
+    let filled = logged(interfaces::fill_interfaces(up.pools.plane_mut()).await);
+    set_xdp(&mut up.pools, filled && up.attached.iter().any(|attachment| attachment.xdp))?;
+    let vips = up.pools.plane().vips()?;
+    logged(addresses::withdraw(config, vips.iter().map(|(key, _)| socket(key).ip())).await);
+    reached(Step::VipsWithdrawn);
+    up.pools.remove_vips()?;
+    Before::forget(dir)?;
+    reached(Step::UndoForgotten);
+    for Attachment { interface, tc, xdp } in &up.attached {
+        match (tc, xdp) {
+            (true, true) => log::info!("{interface}: XDP and TC"),
+            (true, false) => log::info!("{interface}: TC"),
+            (false, _) => log::error!("{interface}: nothing is attached"),
+        }
+    }
+    logged(addresses::assign(config).await);
+    reached(Step::VipsAssigned);
+    Ok(up)
+}
+
+/// Whether it went well; what did not is said, and tried again later.
+fn logged(done: Result<()>) -> bool {
+    done.inspect_err(|error| log::error!("{error:#}")).is_ok()
+}
+
+/// Every interface of the configuration, and whether XDP is asked for there. An interface that is away keeps what it has.
+fn asked<'a>(config: &'a Config, targets: &[Target], attached: &[Attachment]) -> Vec<(&'a str, bool)> {
+    let wants_xdp = |name: &str| match targets.iter().find(|target| target.interface == name) {
+        Some(target) => {
+            target.xdp != Xdp::Never && attached.iter().any(|attachment| attachment.interface == name && attachment.xdp)
+        }
+        None => true,
+    };
+    config.interfaces.iter().map(|interface| (interface.name.as_str(), wants_xdp(&interface.name))).collect()
+}
+
+/// Tells the XDP programs whether they forward.
+pub(super) fn set_xdp(pools: &mut Pools, xdp: bool) -> Result<()> {
+    let settings = pools.plane().settings()?;
+    if settings.xdp == u32::from(xdp) {
+        return Ok(());
+    }
+    pools.plane_mut().set_settings(&steer_common::shared::Settings { xdp: u32::from(xdp), ..settings })
+}

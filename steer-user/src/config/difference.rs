@@ -1,0 +1,263 @@
+//! What another file would change, as sentences.
+
+use std::{fmt::Display, time::Duration};
+
+use super::{Backend, Config, Fallback, Health, Hook, Interface, Mode, ReturnPath, Sizes, TicketKeyName, Vip};
+
+/// What applying `new` over `now` would change, one sentence a difference; none: nothing.
+pub fn differences(now: &Config, new: &Config) -> Vec<String> {
+    let mut said = Vec::new();
+    value(&mut said, "pin_dir", now.pin_dir.display(), new.pin_dir.display());
+    value(&mut said, "socket", now.socket.display(), new.socket.display());
+    value(&mut said, "metrics", metrics(now), metrics(new));
+    value(&mut said, "takeover.for", time(now.takeover), time(new.takeover));
+    sizes(&mut said, &now.sizes, &new.sizes);
+    interfaces(&mut said, &now.interfaces, &new.interfaces);
+    vips(&mut said, &now.vips, &new.vips);
+    said
+}
+
+/// A sentence where a value differs.
+fn value(said: &mut Vec<String>, name: &str, now: impl Display, new: impl Display) {
+    let (now, new) = (now.to_string(), new.to_string());
+    if now != new {
+        said.push(format!("{name} would be {new} instead of {now}"));
+    }
+}
+
+fn metrics(config: &Config) -> String {
+    config.metrics.map_or("off".to_owned(), |address| address.to_string())
+}
+
+fn time(time: Option<Duration>) -> String {
+    time.map_or("off".to_owned(), |time| humantime::format_duration(time).to_string())
+}
+
+fn sizes(said: &mut Vec<String>, now: &Sizes, new: &Sizes) {
+    for ((name, now), (_, new)) in now.named().into_iter().zip(new.named()) {
+        value(said, &format!("sizes.{name}"), now, new);
+    }
+}
+
+fn interfaces(said: &mut Vec<String>, now: &[Interface], new: &[Interface]) {
+    for interface in new {
+        let Interface { name, hook } = interface;
+        match now.iter().find(|other| other.name == *name) {
+            None => said.push(format!("interface {name} would be added (hook {})", hook.word())),
+            Some(other) => value(said, &format!("interface {name}: hook"), other.hook.word(), hook.word()),
+        }
+    }
+    let gone = now.iter().filter(|interface| new.iter().all(|other| other.name != interface.name));
+    said.extend(gone.map(|interface| format!("interface {} would be removed", interface.name)));
+}
+
+fn vips(said: &mut Vec<String>, now: &[Vip], new: &[Vip]) {
+    for vip in new {
+        match now.iter().find(|other| other.address == vip.address) {
+            None => {
+                let n = vip.backends.len();
+                let backends = if n == 1 { "backend" } else { "backends" };
+                said.push(format!("VIP {} would be added, with {n} {backends}", vip.address));
+            }
+            Some(other) => settings(said, other, vip),
+        }
+    }
+    let gone = now.iter().filter(|vip| new.iter().all(|other| other.address != vip.address));
+    said.extend(gone.map(|vip| format!("VIP {} would be removed, with its backends and sessions", vip.address)));
+}
+
+fn settings(said: &mut Vec<String>, now: &Vip, new: &Vip) {
+    let at = format!("VIP {}: ", new.address);
+    let mut differs = |name: &str, now: &dyn Display, new: &dyn Display| value(said, &format!("{at}{name}"), now, new);
+    differs("mode", &now.mode.word(), &new.mode.word());
+    let seconds = |time| humantime::format_duration(time).to_string();
+    differs("session_timeout", &seconds(now.session_timeout), &seconds(new.session_timeout));
+    differs("session_limit", &seconds(now.session_limit), &seconds(new.session_limit));
+    differs("flow_timeout", &seconds(now.flow_timeout), &seconds(new.flow_timeout));
+    differs("ticket_key_name", &now.ticket_key_name, &new.ticket_key_name);
+    differs("key_name_timeout", &seconds(now.key_name_timeout), &seconds(new.key_name_timeout));
+    differs("learn_without_certificate", &now.learn_without_certificate, &new.learn_without_certificate);
+    differs("sessions_per_source", &now.sessions_per_source, &new.sessions_per_source);
+    differs("fallback", &now.fallback.word(), &new.fallback.word());
+    differs("owner_tries", &now.owner_tries, &new.owner_tries);
+    differs("swallow", &now.swallow, &new.swallow);
+    differs("assign", &now.assign, &new.assign);
+    differs("return_path", &now.return_path.word(), &new.return_path.word());
+    let Health { enabled, interval, timeout, rise, fall } = new.health;
+    differs("health.enabled", &now.health.enabled, &enabled);
+    differs("health.interval", &seconds(now.health.interval), &seconds(interval));
+    differs("health.timeout", &seconds(now.health.timeout), &seconds(timeout));
+    differs("health.rise", &now.health.rise, &rise);
+    differs("health.fall", &now.health.fall, &fall);
+    backends(said, &at, &now.backends, &new.backends);
+}
+
+fn backends(said: &mut Vec<String>, at: &str, now: &[Backend], new: &[Backend]) {
+    for backend in new {
+        let Backend { address, weight, key_names } = backend;
+        match now.iter().find(|other| other.address == *address) {
+            None => said.push(format!("{at}backend {address} would be added, with weight {weight}")),
+            Some(other) => {
+                value(said, &format!("{at}backend {address}: weight"), other.weight, weight);
+                if other.key_names != *key_names {
+                    said.push(format!("{at}backend {address} would have other key_names"));
+                }
+            }
+        }
+    }
+    let gone = now.iter().filter(|backend| new.iter().all(|other| other.address != backend.address));
+    said.extend(gone.map(|backend| format!("{at}backend {} would be removed", backend.address)));
+}
+
+impl Hook {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Xdp => "xdp",
+            Self::Tc => "tc",
+        }
+    }
+}
+
+impl Mode {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Steer => "steer",
+            Self::Observe => "observe",
+        }
+    }
+}
+
+impl Fallback {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Source => "source",
+            Self::Flow => "flow",
+        }
+    }
+}
+
+impl ReturnPath {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Hop => "hop",
+            Self::Route => "route",
+        }
+    }
+}
+
+impl Display for TicketKeyName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::At(layout) => super::LayoutWord(*layout).fmt(f),
+            Self::Auto => f.write_str("auto"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const NOW: &str = r#"
+[[interface]]
+name = "eth0"
+[[interface]]
+name = "eth1"
+[[vip]]
+address = "198.51.100.10:443"
+[[vip.backend]]
+address = "10.0.0.1:443"
+[[vip.backend]]
+address = "10.0.0.2:443"
+[[vip]]
+address = "198.51.100.11:443"
+[[vip.backend]]
+address = "10.0.1.1:443"
+"#;
+
+    const NEW: &str = r#"
+metrics = "127.0.0.1:9464"
+[sizes]
+sessions = 1000
+[[interface]]
+name = "eth0"
+hook = "tc"
+[[interface]]
+name = "eth2"
+[[vip]]
+address = "198.51.100.10:443"
+session_timeout = "5m"
+fallback = "flow"
+[[vip.backend]]
+address = "10.0.0.2:443"
+weight = 3
+key_names = ["000102030405060708090a0b0c0d0e0f"]
+[[vip.backend]]
+address = "10.0.0.3:443"
+[vip.health]
+interval = "1s"
+[[vip]]
+address = "198.51.100.12:443"
+[[vip.backend]]
+address = "10.0.2.1:443"
+"#;
+
+    fn config(text: &str) -> Config {
+        Config::parse(Path::new("steer.toml"), text).unwrap()
+    }
+
+    #[test]
+    fn every_difference_is_one_sentence() {
+        assert_eq!(
+            differences(&config(NOW), &config(NEW)),
+            [
+                "metrics would be 127.0.0.1:9464 instead of off",
+                "sizes.sessions would be 1000 instead of 262144",
+                "interface eth0: hook would be tc instead of auto",
+                "interface eth2 would be added (hook auto)",
+                "interface eth1 would be removed",
+                "VIP 198.51.100.10:443: session_timeout would be 5m instead of 10m",
+                "VIP 198.51.100.10:443: fallback would be flow instead of auto",
+                "VIP 198.51.100.10:443: health.interval would be 1s instead of 2s",
+                "VIP 198.51.100.10:443: backend 10.0.0.2:443: weight would be 3 instead of 1",
+                "VIP 198.51.100.10:443: backend 10.0.0.2:443 would have other key_names",
+                "VIP 198.51.100.10:443: backend 10.0.0.3:443 would be added, with weight 1",
+                "VIP 198.51.100.10:443: backend 10.0.0.1:443 would be removed",
+                "VIP 198.51.100.12:443 would be added, with 1 backend",
+                "VIP 198.51.100.11:443 would be removed, with its backends and sessions",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_same_file_differs_in_nothing_and_no_difference_goes_unsaid() {
+        assert_eq!(differences(&config(NEW), &config(NEW)), [""; 0]);
+        let lines = [
+            "mode = \"observe\"",
+            "session_timeout = 9",
+            "session_limit = 99999",
+            "flow_timeout = 9",
+            "key_name_timeout = 9",
+            "ticket_key_name = \"auto\"",
+            "learn_without_certificate = true",
+            "sessions_per_source = 9",
+            "fallback = \"source\"",
+            "owner_tries = 9",
+            "swallow = true",
+            "assign = true",
+            "return_path = \"route\"",
+            "health = {enabled = false}",
+            "health = {timeout = 2}",
+            "health = {rise = 9}",
+            "health = {fall = 9}",
+        ];
+        for line in lines {
+            let changed = NOW.replacen("10:443\"\n", &format!("10:443\"\n{line}\n"), 1);
+            assert_eq!(differences(&config(NOW), &config(&changed)).len(), 1, "{line}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Settings of the machine are looked at for as long as the agent runs.
+
+use anyhow::{Result, ensure};
+use steer_tests::{
+    agent::{Agent, Hook},
+    scenario::Scenario,
+    topology::Family,
+};
+
+use crate::{METRICS, calm, logged, metered, metrics, warned};
+
+fn two_backends() -> Scenario {
+    let mut scenario = Scenario::new(Hook::Tc, Family::V4).backends(2);
+    scenario.steer.top.push(format!("metrics = \"{METRICS}\""));
+    scenario
+}
+
+#[test]
+fn settings_that_change_under_a_running_agent_are_named_and_forgotten_when_they_are_right_again() -> Result<()> {
+    let run = two_backends().start()?;
+    let steer = run.agent()?;
+    let gateway = run.lab.gateway();
+    for (sysctl, wrong, right, words, kind) in [
+        ("ipv4/conf/b0/forwarding", "0", "1", "net.ipv4.conf.b0.forwarding is 0", "forwarding"),
+        ("ipv6/conf/clients/forwarding", "0", "1", "net.ipv6.conf.clients.forwarding is 0", "forwarding"),
+        ("ipv4/conf/clients/rp_filter", "1", "0", "rp_filter is strict on clients", "reverse-path"),
+    ] {
+        calm(&steer, words)?;
+        gateway.sysctl(sysctl, wrong)?;
+        warned(&steer, words)?;
+        logged(&steer, words)?;
+        metered(&run, kind, 1)?;
+        gateway.sysctl(sysctl, right)?;
+        metered(&run, kind, 0)?;
+        calm(&steer, words)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn ipsec_policies_that_cover_backends_are_named() -> Result<()> {
+    let run = two_backends().start()?;
+    let steer = run.agent()?;
+    let gateway = run.lab.gateway();
+    gateway.ip("xfrm policy add src 10.64.0.0/24 dst 10.9.0.0/24 dir fwd action block\n")?;
+    metered(&run, "ipsec", 0)?;
+    gateway.ip("xfrm policy add src 10.64.0.0/24 dst 10.2.0.0/16 dir fwd action block\n")?;
+    metered(&run, "ipsec", 1)?;
+    warned(&steer, "(fwd, 10.64.0.0/24 to 10.2.0.0/16, block)")?;
+    gateway.ip("xfrm policy flush\n")?;
+    metered(&run, "ipsec", 0)
+}
+
+#[test]
+fn an_interface_without_ethernet_header_is_refused_by_name() -> Result<()> {
+    let run = two_backends().start()?;
+    run.lab.gateway().ip("tuntap add mode tun name tun0\nlink set tun0 up\n")?;
+    let steer = Agent::prepare(&run.lab, &run.steer)?;
+    let text = std::fs::read_to_string(steer.config_path())?;
+    std::fs::write(steer.config_path(), text.replace("name = \"clients\"", "name = \"tun0\""))?;
+    ensure!(!steer.launch_to_end(&[], &[])?.success());
+    ensure!(steer.log().contains("tun0 carries no Ethernet header"), "{}", steer.log());
+    Ok(())
+}
+
+#[test]
+fn metrics_tell_capacities_switches_and_the_build() -> Result<()> {
+    let run = two_backends().size("splices = 77").start()?;
+    let steer = run.agent()?;
+    let text = metrics(&run)?;
+    for line in ["steer_table_max_entries{table=\"splices\"} 77\n", "steer_bypass 0\n", "steer_leave 0\n"] {
+        ensure!(text.contains(line), "{line} in {text}");
+    }
+    ensure!(
+        text.contains("steer_build_info{version=\"") && text.contains("steer_agent_start_time_seconds 1"),
+        "{text}"
+    );
+    steer.steer("bypass on")?;
+    ensure!(metrics(&run)?.contains("steer_bypass 1\n"));
+    Ok(())
+}
