@@ -62,7 +62,7 @@ counters! {
     Syn = "syn",
     /// SYNs repeated: sent to the same first backend.
     SynRepeated = "syn-repeated",
-    /// SYNs on a known live flow: sent to its backend, the flow unchanged.
+    /// SYNs on a known live flow, or on a handshake that its first backend just answered: sent to that backend, nothing changed.
     SynKnownFlow = "syn-known-flow",
     /// Options that would keep a flow from moving, replaced by NOP in a SYN.
     OptionCleared = "option-cleared",

@@ -13,7 +13,8 @@ use steer_common::{
     rehome::{self, ClientAct},
     shared::{
         BACKEND_PRESENT, BACKEND_UP, FLOW_ACK_SWALLOWED, FLOW_CLOSED, FLOW_COLLIDED, FLOW_HOP_WANTED, FLOW_LEARNED,
-        FLOW_MADE, FLOW_RESET, Flow, NO_BACKEND, SWITCH_LEAVE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, options,
+        FLOW_MADE, FLOW_RESET, Flow, NO_BACKEND, SWITCH_LEAVE, SWITCH_RESIZING, VIP_OBSERVE, VIP_RETURN_BY_ROUTE,
+        VIP_SWALLOW, options,
     },
     wire::{
         ip::Part,
@@ -63,7 +64,10 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
             return next::PLAIN | id as i32;
         }
         // Another handshake with these addresses is on its way: whichever is the client's, both can go on.
-        Repeated::Other(id) => return next::PLAIN | id as i32,
+        Repeated::Other(id) => {
+            count(Counter::SynKnownFlow);
+            return next::PLAIN | id as i32;
+        }
         Repeated::No => lookup(scratch),
     };
     if first == NO_BACKEND {
@@ -79,7 +83,7 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
     count(Counter::Syn);
     count_backend(first as u32, |stats| stats.syns += 1);
     remember(skb, scratch, first);
-    if is_young(scratch) {
+    if leaves_syn_traces(scratch) {
         enter_syn_trace(first as u32);
     }
     next::PLAIN | first as i32
@@ -264,6 +268,13 @@ fn is_young(scratch: &Scratch) -> bool {
     vip.since != 0 && (scratch.facts.seconds.wrapping_sub(vip.since) as i32) <= vip.flow_timeout as i32
 }
 
+/// Whether a handshake's record alone does not tell a connection of this gateway from another: while older ones may live, or
+/// while the interface that the other side's packets come by may have other tables.
+#[inline(always)]
+pub(crate) fn leaves_syn_traces(scratch: &Scratch) -> bool {
+    is_young(scratch) || switch(SWITCH_RESIZING)
+}
+
 /// Whether the operator said that this gateway takes over the flows of another one, and that time is not up.
 #[inline(always)]
 pub(crate) fn taking_over(scratch: &Scratch) -> bool {
@@ -352,7 +363,7 @@ fn unknown(scratch: &mut Scratch) -> Result<*mut Flow, i32> {
         return restore(scratch, first).ok_or(next::PLAIN | first as i32);
     }
     let Some(handshake) = handshake else {
-        if is_young(scratch) && scratch.facts.flags & flags::RST == 0 {
+        if leaves_syn_traces(scratch) && scratch.facts.flags & flags::RST == 0 {
             let first = find_syn_trace() as u16;
             if first != NO_BACKEND {
                 count(Counter::NoFlowForwarded);

@@ -10,7 +10,8 @@ use steer_common::{
     ranges,
     rehome::{self, ServerAct},
     shared::{
-        FLOW_CLOSED, FLOW_COLLIDED, FLOW_LEARNED, FLOW_MADE, FLOW_RESET, Flow, SERVICE_BACKEND, VIP_OBSERVE, options,
+        FLOW_CLOSED, FLOW_COLLIDED, FLOW_LEARNED, FLOW_MADE, FLOW_RESET, Flow, SERVICE_BACKEND, SWITCH_RESIZING,
+        VIP_OBSERVE, options,
     },
     splice,
     wire::{
@@ -20,7 +21,7 @@ use steer_common::{
 };
 
 use crate::{
-    client::{copy_flow, forget, known, lookup, nothing_to_learn, segment, settle, taking_over},
+    client::{copy_flow, forget, known, leaves_syn_traces, lookup, nothing_to_learn, segment, settle, taking_over},
     foreign::{self, at_backend},
     forward::{ask, fib},
     hook::tc::Tc,
@@ -28,13 +29,13 @@ use crate::{
     lock::{self, mark, unlock},
     maps::{
         FLOWS, HANDSHAKES, PENDING, Reset, SPLICES, Scratch, VIPS, backend, backend_path, count, count_backend,
-        count_index, scratch,
+        count_index, scratch, switch,
     },
     next::{self, drop, pass},
     options::read_options,
     rehome::tell,
     stamps::AHEAD,
-    traces::{find_trace, forget_trace, restore},
+    traces::{find_syn_trace, find_trace, forget_trace, restore},
 };
 
 /// Bits of [`options`] that a hello's agreement is about.
@@ -249,6 +250,7 @@ fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
     {
         match of_handshake(scratch, handshake) {
             Whose::Its => return next::PLAIN | id as i32,
+            Whose::Others if switch(SWITCH_RESIZING) && find_syn_trace() as u32 == id => {}
             Whose::Others => {
                 mark(handshake, FLOW_COLLIDED);
                 return pass(Counter::BackendPassed);
@@ -264,6 +266,11 @@ fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
         && restore(scratch, id as u16).is_some()
     {
         return next::FORWARD | next::FRESH;
+    }
+    // The handshake's record was pushed out, or another interface's programs have it.
+    if leaves_syn_traces(scratch) && find_syn_trace() as u32 == id && !has_another(scratch, id) {
+        count(Counter::NoFlowTranslated);
+        return next::PLAIN | id as i32;
     }
     let syn = scratch.facts.flags & flags::SYN != 0;
     if syn || !taking_over(scratch) || lookup(scratch) as u32 != id || is_local(skb) != 0 {

@@ -120,6 +120,17 @@ impl<'a> Agent<'a> {
         Ok(start.elapsed())
     }
 
+    /// As [`Agent::launch`] with `--force`; does not wait for its backends.
+    ///
+    /// # Errors
+    /// As [`Agent::launch`].
+    pub fn launch_forced(&mut self) -> Result<()> {
+        self.server = Some(self.spawn_with(&["--force"], &[], &[])?);
+        let dir = PinDir::new(&self.pin_dir);
+        let answered = eventually(START, || ask_about(&dir, &self.socket()));
+        answered.map(drop).with_context(|| format!("the agent does not answer; its log: {}", self.log()))
+    }
+
     /// The process id of a running agent.
     pub fn process(&self) -> Option<u32> {
         self.server.as_ref().map(Server::id)
@@ -136,6 +147,10 @@ impl<'a> Agent<'a> {
     }
 
     fn spawn(&self, before: &[&str], environment: &[(&str, &str)]) -> Result<Server> {
+        self.spawn_with(&[], before, environment)
+    }
+
+    fn spawn_with(&self, words: &[&str], before: &[&str], environment: &[(&str, &str)]) -> Result<Server> {
         let log = fs::File::create(self.log_path()).context("open the agent's log")?;
         let mut command = match before.split_first() {
             Some((program, words)) => {
@@ -145,7 +160,7 @@ impl<'a> Agent<'a> {
             }
             None => mortal(&self.steer),
         };
-        command.arg("agent").arg("--config").arg(self.config_path()).envs(self.environment.iter().cloned());
+        command.arg("agent").arg("--config").arg(self.config_path()).args(words).envs(self.environment.iter().cloned());
         command.envs(environment.iter().copied()).stdout(log.try_clone()?).stderr(log);
         self.lab.gateway().spawn(command)
     }
@@ -260,13 +275,14 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// Programs on every interface, both VIPs in the map, every backend up.
+    /// The agent answers, so that its start is through; programs on every interface, both VIPs in the map, every backend up.
     fn is_ready(&self) -> Result<bool> {
         let status = self.json("status")?;
         let n = |list: &str| status[list].as_array().map_or(0, Vec::len);
         let list = self.json("backends list")?;
         let backends = list["backends"].as_array().context("steer backends list: no list")?;
-        Ok(n("interfaces") == self.lab.gateway_interfaces().len()
+        Ok(!status["agent"]["pid"].is_null()
+            && n("interfaces") == self.lab.gateway_interfaces().len()
             && n("vips") == 2
             && backends.len() == 2 * self.lab.n_backends()
             && backends.iter().all(|backend| backend["state"] == "up"))

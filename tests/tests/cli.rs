@@ -129,7 +129,10 @@ fn without_an_agent_verbs_that_read_work_and_say_so_and_a_new_one_adopts_everyth
         assert!(output.status.success() && said(&output).contains("no agent runs"), "{words}: {output:?}");
     }
     assert!(steer.steer("status")?.starts_with("agent     does not run"));
-    assert_eq!(steer.json("status")?["agent"], json!({"running": false, "pid": null, "version": null}));
+    assert_eq!(
+        steer.json("status")?["agent"],
+        json!({"running": false, "starting": false, "pid": null, "version": null})
+    );
     assert!(error(steer.steer(&format!("backends drain {other}"))).contains("needs a running agent"));
     steer.launch()?;
     assert_eq!(steer.json("sessions list")?["total"], sessions);

@@ -53,7 +53,7 @@ fn configured_names_stand_for_as_long_as_the_configuration_has_them() -> Result<
     let back = back.context("what was evicted is not put back")?;
 
     plane.key_names.insert(&second, &KeyName { flags: back.flags | KEY_NAME_SHARED, ..back })?;
-    let warned = || steer.log().contains(&format!("{SECOND} of {owner} is used by another backend")).then_some(());
+    let warned = || steer.log().contains(&format!("{SECOND} among them")).then_some(());
     eventually(SWEPT, warned).context("the agent does not warn of a shared name")?;
     let status = steer.json("status")?["warnings"].to_string();
     ensure!(status.contains("several backends use the same ticket keys"), "{status}");

@@ -222,8 +222,11 @@ pub const SWITCH_LEAVE: u32 = 1;
 pub const SWITCH_FOREIGN: u32 = 2;
 /// Index into `switches`: 1 there means that `legs` may hold something. Set by the programs, cleared by the agent.
 pub const SWITCH_LEGS: u32 = 3;
+/// Index into `switches`: 1 there means that some interfaces may have programs with other tables than the rest, for tables
+/// get another size: handshakes leave traces meanwhile. Written by the agent.
+pub const SWITCH_RESIZING: u32 = 4;
 /// Entries of `switches`.
-pub const SWITCHES: u32 = 4;
+pub const SWITCHES: u32 = 5;
 
 /// Bit of an interface in `interfaces`: XDP may redirect to it.
 pub const INTERFACE_TAKES_XDP: u32 = 1;

@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use steer_common::shared::SWITCH_RESIZING;
 use tokio::time;
 
 use super::{
@@ -118,7 +119,9 @@ fn prepare(
     before.keep(dir)?;
     reached(Step::UndoKept);
     let mut pools = Pools::open(plane, config, interfaces.mtu)?;
-    let written = write(config, dir, judged, &mut pools).and_then(|()| programs.prepare_switch(dir));
+    let written = write(config, dir, judged, &mut pools)
+        .and_then(|()| pools.plane_mut().set_switch(SWITCH_RESIZING, programs.resizes()))
+        .and_then(|()| programs.prepare_switch(dir));
     if let Err(error) = written {
         pools.restore(&before).context("undo a start that failed")?;
         Before::forget(dir)?;
@@ -163,6 +166,7 @@ async fn switch(
     if up.programs.finish_resize(dir)? {
         *up.pools.plane_mut() = Plane::open(dir)?;
     }
+    up.pools.plane_mut().set_switch(SWITCH_RESIZING, false)?;
     let filled = logged(interfaces::fill_interfaces(up.pools.plane_mut()).await);
     set_xdp(&mut up.pools, filled && up.attached.iter().any(|attachment| attachment.xdp))?;
     let vips = up.pools.plane().vips()?;

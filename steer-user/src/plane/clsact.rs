@@ -23,9 +23,9 @@ const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// Puts the filter in place, replacing the one of an agent before at once.
 pub(super) fn attach(program: &mut SchedClassifier, dir: &PinDir, interface: &str) -> Result<()> {
-    mark(marker(dir, interface))?;
+    dir.mark(&format!("{PREFIX}{}", file_name(interface)))?;
     match tc::qdisc_add_clsact(interface) {
-        Ok(()) => mark(dir.map(&format!("{QDISC_PREFIX}{}", file_name(interface))))?,
+        Ok(()) => dir.mark(&format!("{QDISC_PREFIX}{}", file_name(interface)))?,
         Err(error) => log::debug!("{interface}: clsact is there already ({error})"),
     }
     let replaced = filter(interface).map(|old| program.attach_to_link(old));
@@ -81,10 +81,6 @@ pub(super) fn interfaces(dir: &PinDir) -> Vec<String> {
 /// The interfaces whose clsact was not there before.
 pub(super) fn own_qdiscs(dir: &PinDir) -> Vec<String> {
     markers(dir, QDISC_PREFIX).into_iter().map(|(interface, _)| interface).collect()
-}
-
-fn mark(marker: PathBuf) -> Result<()> {
-    fs::create_dir_all(&marker).with_context(|| format!("create {}", marker.display()))
 }
 
 fn markers(dir: &PinDir, prefix: &str) -> Vec<(String, PathBuf)> {

@@ -102,8 +102,7 @@ impl Programs {
         if left > 0 {
             log::warn!("{left} entries did not fit the tables' new sizes");
         }
-        let marker = dir.map(SWITCHING);
-        fs::create_dir_all(&marker).with_context(|| format!("create {}", marker.display()))
+        dir.mark(SWITCHING)
     }
 
     /// Ends the change of sizes, once the new programs run: takes over what the old ones wrote meanwhile, and gives the
@@ -125,7 +124,7 @@ impl Programs {
     }
 
     /// Whether a table gets another size.
-    pub(super) fn resizes(&self) -> bool {
+    pub(crate) fn resizes(&self) -> bool {
         !self.resized.is_empty()
     }
 

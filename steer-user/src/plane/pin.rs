@@ -220,11 +220,17 @@ impl PinDir {
         own.is_some() && own == fs::read_link(self.map(NETNS)).ok()
     }
 
+    /// Makes a marker, an empty directory; one that is there stays.
+    pub(super) fn mark(&self, name: &str) -> Result<()> {
+        let marker = self.map(name);
+        let made = DirBuilder::new().recursive(true).mode(MODE).create(&marker);
+        made.with_context(|| format!("create {}", marker.display()))
+    }
+
     /// Notes the interfaces that the configuration names, and forgets others.
     pub(crate) fn set_managed(&self, interfaces: &[&str]) -> Result<()> {
         for interface in interfaces {
-            let marker = self.map(&format!("{MANAGED}{}", file_name(interface)));
-            fs::create_dir_all(&marker).with_context(|| format!("create {}", marker.display()))?;
+            self.mark(&format!("{MANAGED}{}", file_name(interface)))?;
         }
         for gone in self.managed().into_iter().filter(|name| !interfaces.contains(&name.as_str())) {
             remove_empty(&self.map(&format!("{MANAGED}{}", file_name(&gone))))?;

@@ -19,6 +19,13 @@ use steer_common::shared::{Backend, Endpoint, Vip};
 
 use super::{Configured, PinDir, Plane, Table};
 
+impl PinDir {
+    /// Whether a start is changing what is there, or was broken off while it did.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.map(UNDO).exists()
+    }
+}
+
 /// The directory of the records, below that of the state.
 const UNDO: &str = "undo";
 /// The same while it is written, and while it is removed.

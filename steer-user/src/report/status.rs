@@ -153,11 +153,12 @@ fn not_whole(dir: &PinDir) -> String {
     )
 }
 
-/// An agent that answers has started; one that does not and has not written its VIPs either has not.
+/// An agent that answers has started; one that does not, and has not written its VIPs or is just changing what is there, has
+/// not.
 fn agent(dir: &PinDir, socket: &Path, has_vips: bool) -> AgentReport {
     let running = dir.agent_runs();
     let (pid, version) = control::ask_about(dir, socket).filter(|_| running).unzip();
-    AgentReport { running, starting: running && pid.is_none() && !has_vips, pid, version }
+    AgentReport { running, starting: running && pid.is_none() && (!has_vips || dir.is_changing()), pid, version }
 }
 
 /// A program counts where it is attached, whatever is pinned.

@@ -81,11 +81,23 @@ impl Connection {
     /// # Errors
     /// When the connection breaks or the server does not take it.
     pub fn put(&mut self, path: &str, body: &[u8]) -> Result<Response> {
+        self.put_watched(path, body, |_| {})
+    }
+
+    /// As [`Connection::put`]; `progress` is told how many bytes of the body are sent, before each 16 KiB.
+    ///
+    /// # Errors
+    /// When the connection breaks or the server does not take it.
+    pub fn put_watched(&mut self, path: &str, body: &[u8], mut progress: impl FnMut(usize)) -> Result<Response> {
+        const CHUNK: usize = 16 * 1024;
         let len = body.len();
-        self.send(
-            &format!("PUT {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n"),
-            body,
-        )?;
+        let head = format!("PUT {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n");
+        self.send(&head, &[])?;
+        for (number, chunk) in body.chunks(CHUNK).enumerate() {
+            progress(number * CHUNK);
+            self.stream.write_all(chunk).context("send a body")?;
+        }
+        self.stream.flush().context("send a request")?;
         self.answer(|_| {}).with_context(|| format!("put {path}"))
     }
 

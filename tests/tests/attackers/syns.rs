@@ -95,7 +95,7 @@ fn a_handshake_that_a_flood_pushes_out_within_its_round_trip_gets_its_first_back
         })?;
         round_trip(setting, 4 * SMALL, |case| {
             case.stays(&case.dial)?;
-            ensure!(case.counted(Counter::NoFlowForwarded)? > 0 && case.counted(Counter::NoFlowTranslated)? > 0);
+            ensure!(case.counted(Counter::NoFlowForwarded)? > 0 && case.counted(Counter::TraceFound)? > 0);
             case.expect(&[(Counter::SpliceOpened, 0), (Counter::FlowEstablished, 0)])
         })
     })

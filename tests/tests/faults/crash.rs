@@ -103,6 +103,7 @@ fn agents_that_die_at_any_step_of_adopting_a_gateway_leave_its_flows_going() -> 
 /// An agent dies at a step, the download goes on, new clients see no error; the next agent adopts, and sessions are
 /// resumed again.
 fn adopts(case: &mut Case<'_>, number: usize, step: Step, read: &AtomicUsize) -> Result<()> {
+    println!("dies at {}", step.word());
     case.steer.end(Signal::SIGKILL)?;
     let flows = 5001 + number as u32;
     case.steer.configure(&with_flows(&case.run.steer, flows))?;

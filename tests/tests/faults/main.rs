@@ -20,5 +20,6 @@ mod refusals;
 mod reuse;
 mod tables;
 mod timing;
+mod transaction;
 mod weather;
 mod xdp;

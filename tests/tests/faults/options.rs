@@ -1,11 +1,14 @@
 //! TCP options: what client, first backend and owner do not have in common.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use steer_common::counters::Counter;
 use steer_tests::{
     case::{Case, FIRST, OWNER},
     netns::NetNs,
     payload,
+    process::eventually,
     scenario::{Run, Scenario},
     setting::{Setting, in_settings},
 };
@@ -42,7 +45,11 @@ fn an_owner_without_ecn_leaves_the_flow_to_the_first_backend() -> Result<()> {
 fn an_owner_with_a_smaller_mss_takes_the_flow_because_clients_are_told_the_smallest() -> Result<()> {
     in_settings(17, |setting| {
         let run = setting.scenario().backend_mss(OWNER, 900).start()?;
-        let case = Case::start(&run)?;
+        let mut case = Case::start(&run)?;
+        // A backend's SYN-ACKs tell what it takes, and the agent has clients told within seconds.
+        let told = || case.steer.log().contains("are told an MSS of 900").then_some(());
+        eventually(Duration::from_secs(10), told).context("clients are not told")?;
+        case.count_from_here()?;
         moves_both_ways(&case)?;
         case.expect(&[(Counter::MssClamped, 2), (Counter::SpliceOpened, 2), (Counter::OwnerIncompatible, 0)])?;
         case.unharmed(2)

@@ -1,11 +1,11 @@
 //! Connections on addresses and ports that a backend or the gateway still remembers.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use anyhow::Result;
 use steer_common::counters::Counter;
 use steer_tests::{
-    case::{Case, OWNER},
+    case::{Case, FIRST, OWNER},
     client::Dial,
     process::eventually,
     scenario::Run,
@@ -63,22 +63,51 @@ fn an_owner_in_time_wait_takes_the_flow() -> Result<()> {
     })
 }
 
-/// RFC 5961 4: the owner challenges the SYN; it is reset, and the first backend keeps the flow.
 #[test]
-fn an_owner_that_still_holds_a_connection_of_these_addresses_leaves_the_flow_to_the_first_backend() -> Result<()> {
+fn an_owner_to_which_the_client_has_a_connection_from_the_same_port_takes_the_flow_under_another_one() -> Result<()> {
     in_settings(51, |setting| {
         let run = setting.scenario().start()?;
         let case = Case::start(&run)?;
         let dial = Dial { source_port: Some(PORT), ..case.dial.clone() };
-        let stranger = run.new_client()?;
-        run.connect(&stranger, &straight(&run, &dial), |_old| {
-            let handshake = case.stays(&dial)?;
-            assert!(handshake.time < TIMER, "{handshake:?}");
-            Ok(())
+        run.connect(&run.new_client()?, &straight(&run, &dial), |old| {
+            case.moves(&dial)?;
+            old.get("/")?;
+            old.finish()
         })?;
-        case.expect(&[(Counter::OwnerChallenge, 1), (Counter::OwnerReset, 1), (Counter::Flushed, 1)])?;
-        case.unharmed_but_for_resets()
+        case.expect(&[(Counter::LegTranslated, 1), (Counter::OwnerChallenge, 0), (Counter::OwnerReset, 0)])?;
+        case.unharmed(1)
     })
+}
+
+/// RFC 5961 4: the owner challenges the SYN. What it holds is older than the gateway and is not reset; the first backend keeps
+/// the flow, and the next one from there moves under another port.
+#[test]
+fn an_owner_that_challenges_leaves_the_flow_to_the_first_backend_and_keeps_what_it_holds() -> Result<()> {
+    in_settings(151, |setting| {
+        let run = setting.scenario().start()?;
+        // An agent tells from where FIRST is reached, and is detached.
+        let source = run.agent().and_then(|_found_out| run.source_of(FIRST))?;
+        let port = Dial { source_port: Some(PORT), ..run.dial(source) };
+        run.connect(&run.new_client()?, &straight(&run, &port), |old| {
+            // In a thread of its own: this one is in the clients' network namespace.
+            let judged = thread::scope(|scope| scope.spawn(|| challenged(&run, &port)).join());
+            judged.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            old.get("/").map(drop)
+        })
+        .map(drop)
+    })
+}
+
+/// Starts an agent; the first dial from this port is challenged, the second moves.
+fn challenged(run: &Run, dial: &Dial) -> Result<()> {
+    let mut case = Case::start(run)?;
+    let handshake = case.stays(dial)?;
+    assert!(handshake.time < TIMER, "{handshake:?}");
+    case.expect(&[(Counter::OwnerChallenge, 1), (Counter::OwnerReset, 0), (Counter::Flushed, 1)])?;
+    case.renew()?;
+    case.moves(dial)?;
+    case.expect(&[(Counter::OwnerChallenge, 0), (Counter::LegTranslated, 1)])?;
+    case.unharmed_but_for_resets()
 }
 
 /// The same dial to the owner itself, past the VIP: for the owner these are the addresses of the re-homed flow.

@@ -69,12 +69,10 @@ fn a_refused_configuration_leaves_the_gateway_as_it_was() -> Result<()> {
     for (text, because) in [
         (String::new(), "no [[interface]]"),
         (good.replace("[[vip]]", "[[vip]"), "expected"),
-        (good.clone() + "[[interface]]\nname = \"none\"\n", "there is no interface none"),
         (format!("{good}[sizes]\n{sizes}"), "pending"),
         (format!("{good}[sizes]\n{sizes}# again\n"), "pending"),
         (format!("metrics = \"127.0.0.1:9464\"\n{good}"), "listen for metrics"),
         (good.replace("steer.sock\"", &format!("{}\"", "x".repeat(120))), "listen at"),
-        (good.replace("hook = \"tc\"", "hook = \"xdp\"").replace("name = \"", "name = \"no"), "there is no interface"),
     ] {
         fs::write(steer.config_path(), &text)?;
         refused(&agent(&run, &steer, &[])?, because)?;

@@ -43,8 +43,8 @@ pub(super) async fn probe(address: SocketAddr, timeout: Duration) -> (SocketAddr
     (address, outcome)
 }
 
-/// Errors of connect(2) and socket(2) that tell of this machine, not of its peer: no descriptor, no memory, no port, no
-/// route, forbidden by a local rule.
+/// Errors of connect(2) and socket(2) that tell of this process, not of its peer: no descriptor, no memory, no port, forbidden
+/// by a local rule. A backend without a route is not among them: its clients' packets have none, either.
 fn is_ours(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -55,8 +55,6 @@ fn is_ours(error: &io::Error) -> bool {
                 | libc::ENOMEM
                 | libc::EAGAIN
                 | libc::EADDRNOTAVAIL
-                | libc::ENETUNREACH
-                | libc::ENETDOWN
                 | libc::EPERM
                 | libc::EACCES
                 | libc::EAFNOSUPPORT
@@ -95,10 +93,10 @@ mod tests {
 
     #[test]
     fn what_this_machine_lacks_is_no_fault_of_a_backend() {
-        for ours in [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::ENETUNREACH, libc::EPERM, libc::EACCES] {
+        for ours in [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::EPERM, libc::EACCES] {
             assert!(is_ours(&io::Error::from_raw_os_error(ours)), "{ours}");
         }
-        for theirs in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ETIMEDOUT, libc::ECONNRESET] {
+        for theirs in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::ETIMEDOUT, libc::ECONNRESET] {
             assert!(!is_ours(&io::Error::from_raw_os_error(theirs)), "{theirs}");
         }
     }
