@@ -12,6 +12,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use steer_common::{
+    checksum::{replaced32, update},
     flow::{State, Word},
     shared::{
         Address, BENCH_FRAME, BENCH_NEW_LESSON, BENCH_RESET_FLOW, BENCH_RESET_HANDSHAKE, BENCH_RESET_SESSION, Bench,
@@ -132,10 +133,17 @@ fn undo(bench: &mut Bench) {
     }
 }
 
-/// Writes a word into the frame.
+/// Writes a word into the frame, at an even offset, and corrects its TCP checksum.
 #[inline(always)]
 fn put(bench: &mut Bench, at: u32, word: u32) {
     let at = mask::<{ BENCH_FRAME as i32 - 1 }>(at as usize);
-    // SAFETY: the offset is below the frame's length, and behind the frame there is room.
-    unsafe { bench.frame.as_mut_ptr().add(at).cast::<u32>().write_unaligned(word) };
+    let check_at = mask::<{ BENCH_FRAME as i32 - 1 }>(bench.check_at as usize);
+    // SAFETY: the offsets are below the frame's length, and behind the frame there is room.
+    unsafe {
+        let (at, check) =
+            (bench.frame.as_mut_ptr().add(at).cast::<u32>(), bench.frame.as_mut_ptr().add(check_at).cast::<u16>());
+        let difference = replaced32(at.read_unaligned(), word);
+        at.write_unaligned(word);
+        check.write_unaligned(update(check.read_unaligned(), difference));
+    }
 }

@@ -36,6 +36,10 @@ pub struct Bench {
     /// Where the same random bits are written once more, big-endian (a session ID), bytes from the frame's start; 0:
     /// nowhere.
     pub id_at: u32,
+    /// Where the TCP checksum stands, which covers those words, bytes from the frame's start.
+    pub check_at: u32,
+    /// Always zero.
+    pub zero: u32,
     /// Any of `BENCH_*`.
     pub reset: u32,
     /// The flow of the run before.

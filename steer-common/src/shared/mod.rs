@@ -62,7 +62,7 @@ no_padding!(FragmentKey, 16, 16, 4);
 no_padding!(FragmentRoute, 16, 4, 24, 4);
 no_padding!(Event, 8, 20, 2, 2, 2, 2, 4, 32);
 no_padding!(Outcomes, 8 * 3);
-no_padding!(Bench, 8, 8, 4 * 6, 20, 36, 224, BENCH_FRAME + BENCH_SLACK);
+no_padding!(Bench, 8, 8, 4 * 8, 20, 36, 224, BENCH_FRAME + BENCH_SLACK);
 no_padding!(BackendStats, 8 * 8, 24, 24);
 
 #[cfg(feature = "user")]

@@ -78,10 +78,13 @@ fn run(tables: &mut Tables, case: &Case, hook: Hook, state: State, steer: bool) 
     tables.begin(case, &bench, hook, steer)?;
     let counter = case.counter(hook).filter(|_| steer);
     let before = counter.map_or(Ok(0), |counter| tables.counter(counter))?;
-    let came_by = came_by();
-    let context_in = (hook == Hook::Tc).then_some(&came_by[..]);
+    let index = tables::link_index()?;
+    let came_by = match hook {
+        Hook::Tc => came_by_tc(index),
+        Hook::Xdp => came_by_xdp(index, case.frame.len()),
+    };
     let options =
-        TestRunOptions { data_in: Some(&case.frame), ctx_in: context_in, repeat: runs, ..TestRunOptions::new() };
+        TestRunOptions { data_in: Some(&case.frame), ctx_in: Some(&came_by), repeat: runs, ..TestRunOptions::new() };
     let context = || format!("run {} on {hook:?}", case.name);
     let ran = match hook {
         Hook::Tc => {
@@ -99,13 +102,15 @@ fn run(tables: &mut Tables, case: &Case, hook: Hook, state: State, steer: bool) 
     Ok(ran.as_nanos() as f64 - told.own as f64 / told.runs as f64)
 }
 
-/// The interface that frames come in by: the loopback, for XDP runs on no other.
-const INGRESS: u32 = 1;
+/// `struct __sk_buff` with the interface that frames come in by (`ingress_ifindex`, `ifindex`: words 9 and 10).
+fn came_by_tc(index: u32) -> Vec<u8> {
+    let mut words = [0; 48];
+    (words[9], words[10]) = (index, index);
+    words.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect()
+}
 
-/// `struct __sk_buff` with the interface (`ingress_ifindex`, `ifindex`: words 9 and 10).
-fn came_by() -> [u8; 48 * 4] {
-    let mut context = [0; 48 * 4];
-    context[9 * 4..10 * 4].copy_from_slice(&INGRESS.to_ne_bytes());
-    context[10 * 4..11 * 4].copy_from_slice(&INGRESS.to_ne_bytes());
-    context
+/// `struct xdp_md` with the interface and the frame's length: `data`, `data_end`, `data_meta`, `ingress_ifindex`,
+/// `rx_queue_index`, `egress_ifindex`.
+fn came_by_xdp(index: u32, frame_len: usize) -> Vec<u8> {
+    [0, frame_len as u32, 0, index, 0, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect()
 }

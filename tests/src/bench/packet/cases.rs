@@ -104,6 +104,8 @@ impl Case {
             client: self.client,
             client_at: if self.to_client { destination } else { source },
             id_at: self.id_at,
+            check_at: if v6 { 14 + 40 + 16 } else { 14 + 20 + 16 },
+            zero: 0,
             reset,
             key: self.ends.key(),
             session_key: session(self.ends.vip_id, &lesson().lesson),

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray},
-    programs::{Program, SchedClassifier, Xdp},
+    programs::{Program, SchedClassifier, Xdp, XdpMode},
 };
 use steer_common::{
     counters::Counter,
@@ -12,13 +12,13 @@ use steer_common::{
     flow::{State as FlowState, Word},
     shared::{
         Address, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Bench, Endpoint, Flow, FlowKey, HOP_TAKES_XDP, Hop,
-        LOOKUP_HALVES, LOOKUP_SLOTS, Listed, PATH_RETURN_SEEN, Session, SessionKey, Settings, Vip,
+        INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS, Listed, PATH_RETURN_SEEN, Session, SessionKey, Settings, Vip,
     },
 };
 use steer_user::{clock, plane::half};
 
 use super::{
-    Hook, INGRESS,
+    Hook,
     cases::{Case, known_session},
 };
 use crate::{
@@ -77,6 +77,8 @@ impl Tables {
         for name in ["steer_xdp", "bench_empty_xdp", "bench_shim_xdp"] {
             tables.program::<Xdp>(name)?.load().with_context(|| format!("load {name}"))?;
         }
+        // The kernel runs XDP programs on interfaces alone that have one.
+        tables.program::<Xdp>("bench_empty_xdp")?.attach(LINK, XdpMode::Driver).context("attach XDP to the link")?;
         tables.pool(ends, link_index()?)?;
         tables.fill(ends, state, cases)?;
         Ok(tables)
@@ -92,7 +94,7 @@ impl Tables {
 
     /// The shim's next orders, and the program it runs.
     pub(super) fn begin(&mut self, case: &Case, bench: &Bench, hook: Hook, steer: bool) -> Result<()> {
-        let flow = live(&bench.flow);
+        let flow = live(&bench.flow, link_index()?);
         self.array::<Bench>("bench")?.set(0, Bench { flow, ..*bench }, 0).context("write the map bench")?;
         let (map, name) = match (hook, steer) {
             (Hook::Tc, true) => ("bench_tc_next", "steer_tc"),
@@ -134,6 +136,7 @@ impl Tables {
     /// One VIP, its two backends, and a lookup table that names the first.
     fn pool(&mut self, ends: &Ends, ifindex: u32) -> Result<()> {
         self.array::<Settings>("settings")?.set(0, Settings { xdp: 1, ..Settings::default() }, 0)?;
+        self.table::<u32, u32>("interfaces")?.insert(ifindex, INTERFACE_TAKES_XDP, 0)?;
         let lookup_base = u32::from(ends.vip_id) * LOOKUP_HALVES * LOOKUP_SLOTS;
         let mut lookup = self.array::<u16>("lookup")?;
         for slot in 0..LOOKUP_SLOTS {
@@ -183,9 +186,9 @@ impl Tables {
         for case in cases {
             let Some(flow) = case.flow else { continue };
             let spliced = Word(flow.word).state() == FlowState::Spliced;
-            self.fill_flows("flows", case, live(&flow), state)?;
+            self.fill_flows("flows", case, live(&flow, link_index()?), state)?;
             if spliced {
-                self.fill_flows("splices", case, live(&flow), state)?;
+                self.fill_flows("splices", case, live(&flow, link_index()?), state)?;
             }
         }
         let session = Session {
@@ -235,21 +238,21 @@ fn key(ends: &Ends, client: u32) -> FlowKey {
 }
 
 /// A record as a packet a moment ago left it.
-fn live(flow: &Flow) -> Flow {
+fn live(flow: &Flow, ifindex: u32) -> Flow {
     let ethernet = Hop::stations(CLIENT_MAC, GATE_MAC);
-    let hop = Hop { ifindex: INGRESS, ethernet, mtu: 1500, flags: HOP_TAKES_XDP, asked: clock::seconds() };
+    let hop = Hop { ifindex, ethernet, mtu: 1500, flags: HOP_TAKES_XDP, asked: clock::seconds() };
     Flow { seen: clock::seconds(), client_hop: hop, ..*flow }
 }
 
 const LINK: &str = "eth0";
 
-fn link_index() -> Result<u32> {
+pub(super) fn link_index() -> Result<u32> {
     nix::net::if_::if_nametoindex(LINK).context("look up the link")
 }
 
 /// A link with routes and neighbours for all backends, whose next hops the programs ask for once a second.
 pub(super) fn lay_link(ns: &NetNs) -> Result<()> {
-    let mac = BACKEND_MAC.map(|byte| format!("{byte:02x}")).join(":");
+    let [mac, own] = [BACKEND_MAC, GATE_MAC].map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
     let neighbours = families().iter().flat_map(|ends| [ends.first, ends.owner]).fold(String::new(), |all, at| {
         let (address, bits) = (at.ip(), if at.is_ipv4() { 32 } else { 128 });
         format!(
@@ -257,7 +260,7 @@ pub(super) fn lay_link(ns: &NetNs) -> Result<()> {
         )
     });
     ns.ip(&format!(
-        "link add {LINK} type veth peer name far0\nlink set {LINK} up\nlink set far0 up\nlink set lo up\n{neighbours}"
+        "link add {LINK} address {own} type veth peer name far0\nlink set {LINK} up\nlink set far0 up\nlink set lo up\n{neighbours}"
     ))?;
     ns.sysctl("ipv4/ip_forward", "1")?;
     ns.sysctl("ipv6/conf/all/forwarding", "1")
