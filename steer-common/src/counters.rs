@@ -54,8 +54,6 @@ counters! {
     FragmentForwarded = "fragment-forwarded",
     /// IP fragments passed untouched: no first fragment of a steered flow was seen.
     FragmentPassed = "fragment-passed",
-    /// IP fragments that came before their first one: held until it comes.
-    FragmentHeld = "fragment-held",
 
     // ---- plain layer 4
     /// SYNs of new flows.

@@ -7,7 +7,8 @@
 use crate::shared::{Address, Endpoint, Listed, ROLE_NONE};
 
 /// Slots of one half: a power of two, several times what can be listed.
-pub const SLOTS: u32 = 8192;
+pub const SLOTS: u32 = 1 << SLOT_BITS;
+const SLOT_BITS: u32 = 13;
 /// Slots that an endpoint may stand in, from its own on.
 pub const PROBES: u32 = 8;
 /// Entries of the map: the head, two halves, and room behind the second one's last slot.
@@ -36,18 +37,21 @@ pub const fn half(head: u32) -> u32 {
 #[inline(always)]
 pub const fn own_slot(address: &Address, port: [u8; 2], seed: u32) -> u32 {
     let w = address.words();
-    // Multipliers of xxHash32 (BSD licence). The words of an address are mixed one after the other: sums of products would
-    // cancel for addresses that count in two places at once.
-    let hash = (w[3] ^ seed).wrapping_mul(0x9e37_79b1);
-    let hash = (hash ^ hash >> 15 ^ w[0] ^ w[1] ^ w[2]).wrapping_mul(0x85eb_ca77);
-    let hash = (hash ^ hash >> 13 ^ u16::from_ne_bytes(port) as u32).wrapping_mul(0xc2b2_ae3d);
-    (hash ^ hash >> 15) >> 7 & (SLOTS - 1)
+    // Two rounds of a multiply-xorshift hash (constants of splitmix64, public domain): products alone would cancel for
+    // addresses that count in two places at once.
+    let high = w[0] ^ w[1] ^ w[2] ^ u16::from_ne_bytes(port) as u32;
+    let hash = ((w[3] ^ seed) as u64 | (high as u64) << 32).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    ((hash ^ hash >> 32).wrapping_mul(0x94d0_49bb_1331_11eb) >> (64 - SLOT_BITS)) as u32
 }
 
-/// Finds who stands at an endpoint. `entry` reads the map.
+/// Finds who stands at an endpoint, under the head that the first entry has. `entry` reads the map.
 #[inline(always)]
-pub fn find<'a>(address: &Address, port: [u8; 2], entry: impl Fn(u32) -> Option<&'a Listed>) -> Option<&'a Listed> {
-    let head = entry(0)?.head;
+pub fn find<'a>(
+    head: u32,
+    address: &Address,
+    port: [u8; 2],
+    entry: impl Fn(u32) -> Option<&'a Listed>,
+) -> Option<&'a Listed> {
     let first = half(head) + own_slot(address, port, seed(head));
     for probe in 0..PROBES {
         let listed = entry(first + probe)?;

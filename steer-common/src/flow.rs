@@ -2,7 +2,7 @@
 
 use crate::shared::{Flow, FlowKey};
 
-/// Where a flow stands. Values 1, 2 and 9 live in `handshakes`, the others in `flows`.
+/// Where a flow stands. Values 1, 2 and 8 live in `handshakes`, the others in `flows`.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub enum State {
@@ -21,7 +21,7 @@ pub enum State {
     /// The first backend holds the flow for good; addresses are translated.
     First = 7,
     /// A client's packet to the VIP of a flow that nothing is known of: it went to the backend that is its first here.
-    Adopted = 9,
+    Adopted = 8,
 }
 
 impl State {
@@ -36,7 +36,7 @@ impl State {
             5 => Some(State::Wait),
             6 => Some(State::Spliced),
             7 => Some(State::First),
-            9 => Some(State::Adopted),
+            8 => Some(State::Adopted),
             _ => None,
         }
     }
@@ -88,6 +88,19 @@ impl Word {
         }
     }
 
+    /// Whether this is the state: as comparing [`Word::state`], without finding out which other one it is.
+    #[inline(always)]
+    pub const fn is(self, state: State) -> bool {
+        self.0 as u8 == state as u8
+    }
+
+    /// Whether the flow has a backend for good and no CPU is changing it.
+    #[inline(always)]
+    pub const fn is_settled(self) -> bool {
+        const { assert!(State::Spliced as u8 | 1 == State::First as u8) };
+        self.0 & (Self::LOCK | 0xfe) == State::Spliced as u64
+    }
+
     /// The client's initial sequence number.
     #[inline(always)]
     pub const fn isn(self) -> u32 {
@@ -111,13 +124,19 @@ impl Flow {
     /// The backend that holds the flow now.
     #[inline(always)]
     pub const fn holder(&self) -> u16 {
-        if matches!(Word(self.word).state(), State::Spliced) { self.owner } else { self.first }
+        if Word(self.word).is(State::Spliced) { self.owner } else { self.first }
+    }
+
+    /// The backend that holds the flow now, and the client's port there as [`Flow::port_at_holder`] has it.
+    #[inline(always)]
+    pub const fn holding(&self) -> (u16, [u8; 2]) {
+        if Word(self.word).is(State::Spliced) { (self.owner, self.owner_port) } else { (self.first, self.first_port) }
     }
 
     /// The client's port at the backend that holds the flow, big-endian; 0: its own.
     #[inline(always)]
     pub const fn port_at_holder(&self) -> [u8; 2] {
-        if matches!(Word(self.word).state(), State::Spliced) { self.owner_port } else { self.first_port }
+        if Word(self.word).is(State::Spliced) { self.owner_port } else { self.first_port }
     }
 
     /// The client's port, big-endian, by which a backend of this flow knows it (0: its own); `None` of any other backend.

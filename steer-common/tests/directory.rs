@@ -45,7 +45,7 @@ impl Directory {
     }
 
     fn find(&self, at: &Endpoint) -> Option<&Listed> {
-        find(&at.address, at.port, |index| self.entries.get(index as usize))
+        find(self.entries[0].head, &at.address, at.port, |index| self.entries.get(index as usize))
     }
 }
 

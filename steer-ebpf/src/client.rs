@@ -12,9 +12,9 @@ use steer_common::{
     flow::{State, Word},
     rehome::{self, ClientAct},
     shared::{
-        BACKEND_PRESENT, BACKEND_UP, FLOW_ACK_SWALLOWED, FLOW_CLOSED, FLOW_COLLIDED, FLOW_HOP_WANTED, FLOW_LEARNED,
-        FLOW_MADE, FLOW_RESET, Flow, NO_BACKEND, SWITCH_LEAVE, SWITCH_RESIZING, VIP_OBSERVE, VIP_RETURN_BY_ROUTE,
-        VIP_SWALLOW, options,
+        BACKEND_PRESENT, BACKEND_UP, FLOW_ACK_SWALLOWED, FLOW_CLOSED, FLOW_COLLIDED, FLOW_LEARNED, FLOW_MADE,
+        FLOW_RESET, Flow, NO_BACKEND, SWITCH_LEAVE, SWITCH_RESIZING, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW,
+        options,
     },
     wire::{
         ip::Part,
@@ -334,8 +334,7 @@ pub(crate) extern "C" fn settled_client(skb: *mut __sk_buff, flow: *mut Flow) ->
     if carries && record.flags & FLOW_LEARNED == 0 {
         again = hear_answer(skb, flow);
     }
-    let follows = record.client_hop.ifindex != 0 || record.flags & FLOW_HOP_WANTED != 0;
-    let moved = follows && scratch.facts.seq == record.client_next && !comes_by(&Tc(skb), &record.client_hop);
+    let moved = scratch.facts.seq == record.client_next && !comes_by(&Tc(skb), record);
     if moved && is_sound(skb) != 0 {
         note_hop(&Tc(skb), &mut record.client_hop);
     }

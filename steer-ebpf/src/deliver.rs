@@ -26,8 +26,8 @@ pub(crate) struct Plan {
     pub(crate) flow: *mut Flow,
     /// The direction.
     pub(crate) to_client: bool,
-    /// The client and the backend dialled one another: nothing but the client's port changes.
-    pub(crate) direct: bool,
+    /// The client gets it from the VIP; else from the backend itself, which it dialled.
+    pub(crate) from_vip: bool,
     /// The client's port on the other side of the gateway, big-endian; 0: the same.
     pub(crate) client_port: [u8; 2],
     /// Now, seconds.
@@ -37,7 +37,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// Nothing is planned.
     pub(crate) const EMPTY: Self =
-        Self { id: 0, flow: core::ptr::null_mut(), to_client: false, direct: false, client_port: [0; 2], seconds: 0 };
+        Self { id: 0, flow: core::ptr::null_mut(), to_client: false, from_vip: false, client_port: [0; 2], seconds: 0 };
 }
 
 /// Sends a packet on to its backend or its client, spliced where its flow is.
@@ -54,9 +54,9 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
     if backend.endpoint.port() == 0 {
         return Err(Refused::Dropped(Counter::NoBackend));
     }
-    let to = if plan.to_client && !plan.direct { &backend.vip } else { &backend.endpoint };
+    let to = if plan.from_vip { &backend.vip } else { &backend.endpoint };
     scratch.change = Change::of_addresses(to, plan.to_client, plan.client_port, !unfinished && !hook.aggregated());
-    if plan.to_client && !plan.direct && path.flags & PATH_RETURN_SEEN == 0 {
+    if plan.from_vip && path.flags & PATH_RETURN_SEEN == 0 {
         path.flags |= PATH_RETURN_SEEN;
     }
     scratch.hop.ifindex = 0;
@@ -70,7 +70,7 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
         if plan.to_client && flow.client_hop.ifindex != 0 {
             hop = &raw mut flow.client_hop;
         }
-        if Word(flow.word).state() == State::Spliced && flow.owner as u32 == plan.id {
+        if Word(flow.word).is(State::Spliced) && flow.owner as u32 == plan.id {
             scratch.change.splice(flow);
         }
     }

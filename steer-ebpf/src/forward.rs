@@ -183,14 +183,11 @@ pub(crate) fn rewrite<H: OptionsHook>(
         h[0] = ((less as u32) << 16 | sum as u32).to_be();
     }
     let tcp = window.words_mut::<{ TCP_LEN / 4 }>(ip.l4).ok_or(CUT)?;
-    let port = u16::from_be_bytes(change.port) as u32;
-    let mut ports = u32::from_be(tcp[0]);
-    ports = if change.source { port << 16 | ports & 0xffff } else { ports & 0xffff_0000 | port };
-    let port = u16::from_be_bytes(change.client_port) as u32;
-    if port != 0 {
-        ports = if change.source { ports & 0xffff_0000 | port } else { port << 16 | ports & 0xffff };
+    let mut ports = with_port(tcp[0], change.port, change.source);
+    if u16::from_ne_bytes(change.client_port) != 0 {
+        ports = with_port(ports, change.client_port, !change.source);
     }
-    difference.segment += replace(&mut tcp[0], ports.to_be());
+    difference.segment += replace(&mut tcp[0], ports);
     if change.spliced {
         difference.segment += splice_header(tcp, change);
     }
@@ -199,6 +196,16 @@ pub(crate) fn rewrite<H: OptionsHook>(
     } else {
         Err(Refused::Dropped(Counter::EmitFailed))
     }
+}
+
+/// The first word of a TCP header with another source or destination port.
+#[inline(always)]
+fn with_port(ports: u32, port: [u8; 2], source: bool) -> u32 {
+    // Where the source port stands in the word as memory holds it.
+    const SOURCE_AT: u32 = if cfg!(target_endian = "little") { 0 } else { 16 };
+    let port = u16::from_ne_bytes(port) as u32;
+    let at = if source { SOURCE_AT } else { 16 - SOURCE_AT };
+    ports & !(0xffff << at) | port << at
 }
 
 /// Replaces a word and says what that does to a sum.

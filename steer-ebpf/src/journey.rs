@@ -56,6 +56,9 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
     let Some(scratch) = scratch() else { return ON };
     let Some(role) = classify(scratch) else { return ON };
     let mut plan = Plan::EMPTY;
+    if matches!(role, Role::Direct(_)) {
+        return Outcome::Pass(Counter::XdpToTc);
+    }
     let slow = scratch.segment.any(SLOW) || begins_hello(hook, scratch, &role);
     if slow || !enter_key(scratch, &role) || !settled_flow(hook, scratch, &role, &mut plan) {
         return Outcome::Pass(Counter::XdpToTc);
@@ -164,6 +167,7 @@ fn make(skb: *mut __sk_buff, said: i32) -> i32 {
 fn enter_plan(said: i32, flow: *mut Flow, plan: &mut Plan) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
     plan.to_client = scratch.facts.from_server != 0;
+    plan.from_vip = plan.to_client;
     plan.seconds = scratch.facts.seconds;
     // A backend that knows its client under another port.
     let own = scratch.key.client_port;
@@ -171,8 +175,8 @@ fn enter_plan(said: i32, flow: *mut Flow, plan: &mut Plan) -> i32 {
     plan.client_port = if translated { own } else { [0; 2] };
     if said & (next::PLAIN | next::DIRECT_PLAIN) != 0 {
         plan.id = said as u32 & 0xffff;
-        plan.direct = said & next::DIRECT_PLAIN != 0;
-        let handshake = if plan.to_client && !plan.direct { HANDSHAKES.get_ptr_mut(&scratch.key) } else { None };
+        plan.from_vip &= said & next::DIRECT_PLAIN == 0;
+        let handshake = if plan.from_vip { HANDSHAKES.get_ptr_mut(&scratch.key) } else { None };
         plan.flow = handshake.unwrap_or(null_mut());
         if !plan.to_client {
             plan.client_port = scratch.first_port;
@@ -252,6 +256,12 @@ fn tc_settled(skb: *mut __sk_buff, plan: &mut Plan) -> i32 {
     if !enter_key(scratch, &role) {
         return next::PASS;
     }
+    if let Role::Direct(id) = role {
+        let seconds = seconds(scratch);
+        scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
+        scratch.backend = id;
+        return next::DIRECT;
+    }
     let syn = scratch.segment.any(flags::SYN);
     if !scratch.segment.any(SLOW) && !begins_hello(hook, scratch, &role) {
         if settled_flow(hook, scratch, &role, plan) {
@@ -274,10 +284,7 @@ fn tc_settled(skb: *mut __sk_buff, plan: &mut Plan) -> i32 {
             scratch.backend = id;
             next::SERVER
         }
-        Role::Direct(id) => {
-            scratch.backend = id;
-            next::DIRECT
-        }
+        Role::Direct(_) => next::PASS,
     }
 }
 
@@ -309,32 +316,31 @@ fn tc_deliver(skb: *mut __sk_buff, plan: &Plan) -> i32 {
 /// flow it enters the record. False where the packet is not such a one.
 #[inline(always)]
 fn settled_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role, plan: &mut Plan) -> bool {
-    if matches!(role, Role::Direct(_)) {
-        return false;
-    }
     let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) else { return false };
     plan.flow = flow;
     // SAFETY: a map value; each field is read and written as a word, and a lost race costs one stamp.
     let record = unsafe { &*flow };
     let word = lock::read(record);
     const WANTED: u32 = FLOW_LEARNED | FLOW_CLOSED;
-    if word.locked() || !matches!(word.state(), State::Spliced | State::First) || record.flags & WANTED != FLOW_LEARNED
-    {
+    if !word.is_settled() || record.flags & WANTED != FLOW_LEARNED {
         return false;
     }
-    plan.id = record.holder() as u32;
-    plan.to_client = matches!(role, Role::Server(_));
+    let (holder, port) = record.holding();
+    plan.id = holder as u32;
     plan.seconds = seconds(scratch);
     match role {
         Role::Client(vip) => {
-            plan.client_port = record.port_at_holder();
+            plan.client_port = port;
             // SAFETY: as above.
             let timeout = unsafe { (**vip).flow_timeout };
-            idle(record, plan.seconds) <= timeout && comes_by(hook, &record.client_hop)
+            // The way back follows only what stands at the exact number.
+            let follows = H::XDP || scratch.segment.seq == record.client_next;
+            idle(record, plan.seconds) <= timeout && (!follows || comes_by(hook, record))
         }
         // What its backend sends to the client's own port is another connection's where the flow has another port there.
         Role::Server(from) => {
-            *from == plan.id && record.port_at_holder() == [0; 2] && (!H::XDP || is_for_us(hook, plan.id))
+            (plan.to_client, plan.from_vip) = (true, true);
+            *from == plan.id && u16::from_ne_bytes(port) == 0 && (!H::XDP || is_for_us(hook, plan.id))
         }
         Role::Direct(_) => false,
     }

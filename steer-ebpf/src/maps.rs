@@ -332,12 +332,19 @@ pub(crate) fn count_backend(backend: u32, change: impl FnOnce(&mut BackendStats)
     }
 }
 
+/// The head of the directory, which [`listed`] wants.
+#[inline(always)]
+pub(crate) fn directory_head() -> Option<u32> {
+    // SAFETY: an array's element; one word.
+    DIRECTORY.get_ptr(0).map(|first| unsafe { (*first).head })
+}
+
 /// Who stands at an endpoint.
 #[inline(always)]
-pub(crate) fn listed(address: &Address, port: [u8; 2]) -> Option<&'static Listed> {
+pub(crate) fn listed(head: u32, address: &Address, port: [u8; 2]) -> Option<&'static Listed> {
     // SAFETY: array elements live as long as the program; the agent writes only those that no packet is told to read.
     let entry = |index| DIRECTORY.get_ptr(index).map(|listed| unsafe { &*listed });
-    directory::find(address, port, entry)
+    directory::find(head, address, port, entry)
 }
 
 /// The record of a backend.

@@ -16,7 +16,7 @@ use steer_common::{
 
 use crate::{
     hook::{Hook, tc::Tc},
-    maps::{Facts, Scratch, backend, listed, scratch},
+    maps::{Facts, Scratch, backend, directory_head, listed, scratch},
     next::{self, drop, pass},
 };
 
@@ -82,13 +82,14 @@ pub(crate) fn read<H: Hook>(hook: &H) -> Result<(), Counter> {
 #[inline(always)]
 pub(crate) fn classify(scratch: &Scratch) -> Option<Role> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
-    let dialled = listed(&ip.destination, segment.destination_port);
+    let head = directory_head()?;
+    let dialled = listed(head, &ip.destination, segment.destination_port);
     if let Some(dialled) = dialled
         && dialled.role == ROLE_VIP
     {
         return Some(Role::Client(&raw const dialled.vip));
     }
-    if let Some(sender) = listed(&ip.source, segment.source_port)
+    if let Some(sender) = listed(head, &ip.source, segment.source_port)
         && sender.role == ROLE_BACKEND
     {
         return Some(Role::Server(sender.id as u32));
@@ -115,10 +116,10 @@ pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> i32 {
     }
     // Behind an IPv6 header that can be read: extension headers that lie, or are more than are walked.
     let (ethernet, ipv6) = (window.words::<1>(12), window.words::<4>(ETHERNET_LEN + 24));
-    if let (Some([kind]), Some(destination)) = (ethernet, ipv6)
+    if let (Some([kind]), Some(destination), Some(head)) = (ethernet, ipv6, directory_head())
         && upper(kind) == ETHERTYPE_IPV6
         && byte(kind, 2) >> 4 == 6
-        && listed(&Address::from_words(destination), [0; 2])
+        && listed(head, &Address::from_words(destination), [0; 2])
             .is_some_and(|at| at.role == ROLE_ADDRESS && at.id & ADDRESS_OF_VIP != 0)
     {
         return drop(Counter::MalformedDropped);
@@ -142,8 +143,12 @@ pub(crate) fn enter_key(scratch: &mut Scratch, role: &Role) -> bool {
     let (to_client, vip_id) = match role {
         // SAFETY: a map value; one aligned half-word.
         Role::Client(vip) => (false, unsafe { (**vip).id }),
-        Role::Server(id) | Role::Direct(id) => match backend(*id) {
-            Some(backend) => (matches!(role, Role::Server(_)), backend.vip_id),
+        Role::Server(id) => match backend(*id) {
+            Some(backend) => (true, backend.vip_id),
+            None => return false,
+        },
+        Role::Direct(id) => match backend(*id) {
+            Some(backend) => (false, backend.vip_id),
             None => return false,
         },
     };

@@ -3,7 +3,9 @@
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     flow::{State, Word},
-    shared::{FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, Hop, answered},
+    shared::{
+        FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, Hop, answered,
+    },
     wire::{
         Packet,
         tcp::{Segment, flags},
@@ -18,15 +20,18 @@ use crate::{
     traces::forget_trace,
 };
 
-/// Whether a client's packet comes the way that its flow's did before. XDP, which is not told for which station a frame
-/// is, takes no others.
+/// Whether a client's packet comes the way that its flow's did before, or none is to be remembered. XDP, which is not told for
+/// which station a frame is, takes no others than those that come a way that is known.
 #[inline(always)]
-pub(crate) fn comes_by<H: Hook>(hook: &H, hop: &Hop) -> bool {
+pub(crate) fn comes_by<H: Hook>(hook: &H, flow: &Flow) -> bool {
+    let hop = &flow.client_hop;
     if hop.ifindex == 0 {
-        return !H::XDP;
+        return !H::XDP && flow.flags & FLOW_HOP_WANTED == 0;
     }
     let Some(ethernet) = hook.window().words::<3>(0) else { return false };
-    hop.ifindex == hook.ingress() && hop.words() == answered(ethernet)
+    let (known, back) = (hop.words(), answered(ethernet));
+    let differ = (known[0] ^ back[0]) | (known[1] ^ back[1]) | (known[2] ^ back[2]);
+    hop.ifindex == hook.ingress() && differ == 0
 }
 
 /// Seconds since the flow's last packet.
@@ -46,7 +51,7 @@ pub(crate) const AHEAD: u32 = 1 << 24;
 fn acknowledges(flow: &Flow, segment: &Segment, to_client: bool) -> bool {
     let sent = if to_client {
         flow.client_next
-    } else if Word(flow.word).state() == State::Spliced {
+    } else if Word(flow.word).is(State::Spliced) {
         flow.server_next.wrapping_add(flow.delta)
     } else {
         flow.server_next
@@ -72,8 +77,8 @@ fn advance(next: &mut u32, segment: &Segment) -> bool {
 /// nothing is known that could move.
 #[inline(always)]
 pub(crate) fn note(key: &FlowKey, flow: &mut Flow, segment: &Segment, to_client: bool, seconds: u32) -> bool {
-    let state = Word(flow.word).state();
-    if matches!(state, State::Syn | State::SynAck | State::Adopted) {
+    let word = Word(flow.word);
+    if word.is(State::Syn) || word.is(State::SynAck) || word.is(State::Adopted) {
         return true;
     }
     let exact = segment.seq == if to_client { flow.server_next } else { flow.client_next };
@@ -81,7 +86,7 @@ pub(crate) fn note(key: &FlowKey, flow: &mut Flow, segment: &Segment, to_client:
         && advance(if to_client { &mut flow.server_next } else { &mut flow.client_next }, segment);
     if flow.seen != seconds {
         flow.seen = seconds;
-        if state == State::Spliced {
+        if word.is(State::Spliced) {
             stamp_splice(key, flow);
         }
     }

@@ -90,7 +90,9 @@ fn name(found: &mut [ForeignProgram]) {
     }
     for program in loaded_programs().flatten() {
         let named = found.iter_mut().filter(|foreign| foreign.id == program.id());
-        named.for_each(|foreign| foreign.name = program.name_as_str().map(str::to_owned));
+        named.for_each(|foreign| {
+            foreign.name = program.name_as_str().filter(|name| !name.is_empty()).map(str::to_owned);
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use super::{BackendState, Backends, Keys};
 use crate::{
     address::socket,
     agent::{
-        checks::{self, Machine, Warning},
+        checks::{self, Kind, Machine, Warning},
         takes_xdp,
     },
     control,
@@ -115,6 +115,8 @@ impl Status {
         let agent = agent(dir, socket, !vips.is_empty());
         let seen = if agent.pid.is_some() { control::ask_warnings(socket) } else { Vec::new() };
         let now = warnings(dir, &interfaces, &vips, &backends, &Keys::read(&plane, None)?);
+        // The agent, which may not look at every program, has no names for those of others.
+        let seen = seen.into_iter().filter(|warning| warning.kind != Kind::OtherProgram);
         let all = now.into_iter().chain(seen).collect::<BTreeSet<_>>();
         Ok(Self {
             pin_dir: dir.root().to_owned(),

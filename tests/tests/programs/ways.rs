@@ -1,12 +1,19 @@
 //! The way to a client: the one that its packets come by, and now and then the forwarding table's.
 
 use anyhow::Result;
-use steer_common::counters::Counter;
-use steer_tests::{packets::Segment, programs::Program};
+use steer_common::{
+    counters::Counter,
+    shared::{FLOW_HOP_WANTED, FLOW_LEARNED, Flow, Hop},
+};
+use steer_tests::{
+    ends::{CLIENT_MAC, GATE_MAC},
+    packets::Segment,
+    programs::Program,
+};
 
 use crate::world::{
     Asked, CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, TC_REDIRECT, World, XDP_PASS, XDP_REDIRECT, families, family,
-    from_backend, to_client,
+    from_backend, from_client, to_client,
 };
 
 /// Longer than the way to a client is taken for fresh, seconds.
@@ -66,6 +73,26 @@ fn the_first_packets_to_a_client_and_whatever_is_new_go_the_way_its_packets_came
             let given = Given { way_asked, ..given };
             world.judge(&ends, &[Case { what, frame: from_backend(&segment), given, tc: sent, xdp, counts: None }])?;
             assert_eq!(asked(&world)?, before, "{what}, {}", family(&ends));
+        }
+    }
+    Ok(())
+}
+
+/// As `traces` puts it back into `flows`. A packet from elsewhere in the stream may be anybody's.
+#[test]
+fn a_record_without_a_way_back_gets_it_from_its_clients_next_packet() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        for (ahead, noted) in [(0, true), (1000, false)] {
+            let flow = Flow { flags: FLOW_LEARNED | FLOW_HOP_WANTED, ..ends.settled() };
+            world.prepare(&ends, &Given::flow(flow))?;
+            let record = Flow { client_hop: Hop::default(), ..world.flow(&ends)? };
+            world.loaded.plane.flows.insert(&ends.key(), &record)?;
+            let segment = ends.up(record.client_next + ahead).ack(FIRST_ISN + 1).payload(b"data");
+            world.run(Program::Tc, &from_client(&segment))?;
+            let hop = world.flow(&ends)?.client_hop;
+            let known = hop.ifindex == world.ifindex && hop.ethernet == Hop::stations(CLIENT_MAC, GATE_MAC);
+            assert_eq!(known, noted, "{ahead} bytes ahead, {}: {hop:?}", family(&ends));
         }
     }
     Ok(())
