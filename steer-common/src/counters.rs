@@ -92,7 +92,7 @@ counters! {
     LegTranslated = "leg-translated",
     /// Fallback: the client's port is taken at the owner, and no other port is free.
     LegTaken = "leg-taken",
-    /// SYNs dropped: the client's port is taken at their backend, and no other port is free.
+    /// SYNs whose client's port is taken at their backend, and for which no other port was free: they went with their own.
     LegCollided = "leg-collided",
     /// Backend packets passed untouched: of no flow of ours (health checks, direct access).
     BackendPassed = "backend-passed",

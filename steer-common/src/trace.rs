@@ -4,7 +4,7 @@
 //! backend may still speak, and a packet of a backend does not say whether it belongs to a VIP's flow or to a connection
 //! that its client dialled itself. So every flow leaves eight bytes in a table of its own, an array in which a flow's line
 //! follows from its key: a fingerprint, the backend and a time. A trace is evidence (two different flows have the same
-//! fingerprint in the same line once in 2^32), unlike the lookup table, which is a guess.
+//! fingerprint in the same line once in 2^28), unlike the lookup table, which is a guess.
 
 use crate::shared::{FlowKey, TRACE_WAYS, TraceLine};
 

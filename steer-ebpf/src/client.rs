@@ -38,7 +38,7 @@ use crate::{
     rehome::first_data,
     stamps::{comes_by, idle, note_end, note_hop},
     sums::is_sound,
-    traces::{enter_syn_trace, enter_trace, find_syn_trace, find_trace, forget_trace, restore},
+    traces::{enter_syn_trace, enter_trace, find_syn_trace, find_trace, forget_syn_trace, forget_trace, restore},
 };
 
 /// A SYN: the same first backend for a repeated one, the holder for a known flow, else as the lookup table says.
@@ -53,7 +53,7 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
         count(Counter::SynKnownFlow);
         return on_known(skb, scratch, id);
     }
-    if switch(SWITCH_LEAVE) {
+    if switch(SWITCH_LEAVE) && !is_of_handshake(scratch) {
         return pass(Counter::Left);
     }
     prepare_offer(skb, scratch);
@@ -74,10 +74,8 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
         return drop(Counter::NoBackend);
     }
     if collided(scratch, first) {
+        // Where there is none its own has to do: whose record says that it is taken may be gone.
         let port = take_leg(first as u32, scratch.key.service as u32, scratch.facts.seq) as u16;
-        if port == 0 {
-            return next::DROP;
-        }
         scratch.first_port = port.to_ne_bytes();
     }
     count(Counter::Syn);
@@ -100,6 +98,14 @@ fn prepare_offer(skb: *mut __sk_buff, scratch: &mut Scratch) {
     if scratch.facts.accurate_ecn != 0 && !observes {
         clear_accurate_ecn(skb, &scratch.facts);
     }
+}
+
+/// Whether this very SYN was seen before.
+#[inline(always)]
+fn is_of_handshake(scratch: &Scratch) -> bool {
+    // SAFETY: one word is read.
+    let known = unsafe { HANDSHAKES.get(&scratch.key) };
+    known.is_some_and(|known| Word(known.word).isn() == scratch.facts.seq)
 }
 
 /// What is known of a SYN from one before.
@@ -449,6 +455,9 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
         count_backend(first as u32, |stats| stats.flows += 1);
         enter_trace(first as u32);
         foreign::forget(&scratch.key);
+        if leaves_syn_traces(scratch) {
+            forget_syn_trace();
+        }
     }
     Some(FLOWS.get_ptr_mut(&scratch.key).ok_or(next::PLAIN | first as i32))
 }

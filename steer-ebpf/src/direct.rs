@@ -4,10 +4,12 @@
 use steer_common::{counters::Counter, wire::tcp::flags};
 
 use crate::{
+    client::leaves_syn_traces,
     foreign::{self, at_backend},
     legs,
     maps::{FLOWS, Scratch, VIPS, backend, count, scratch},
-    next::{self, drop, pass},
+    next::{self, pass},
+    traces::forget_syn_trace,
 };
 
 /// A packet to backend `scratch.backend` itself.
@@ -39,7 +41,7 @@ fn syn(scratch: &mut Scratch, id: u32) -> i32 {
     count(Counter::DirectAccess);
     if legs::is_a_flows(scratch, id) || legs::has(&at_backend(scratch, id)) {
         if legs::take_direct_leg(id) == 0 {
-            return drop(Counter::LegCollided);
+            return next::PASS;
         }
         if let Some(leg) = legs::way_there(scratch, id, true) {
             scratch.first_port = leg.port;
@@ -52,5 +54,8 @@ fn syn(scratch: &mut Scratch, id: u32) -> i32 {
         let _ = FLOWS.remove(&scratch.key);
     }
     foreign::remember(&at_backend(scratch, id), scratch.facts.seconds);
+    if leaves_syn_traces(scratch) {
+        forget_syn_trace();
+    }
     next::PASS
 }

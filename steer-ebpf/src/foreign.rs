@@ -26,6 +26,14 @@ pub(crate) fn forget(key: &FlowKey) {
     }
 }
 
+/// As [`is_known`], asked by another connection's packet: nothing is stamped.
+#[inline(always)]
+pub(crate) fn is_there(key: &FlowKey, seconds: u32, timeout: u32) -> bool {
+    // SAFETY: one word is read.
+    let seen = || unsafe { FOREIGN.get(key) }.map(|foreign| foreign.seen);
+    switch(SWITCH_FOREIGN) && seen().is_some_and(|seen| seconds.wrapping_sub(seen) as i32 <= timeout as i32)
+}
+
 /// Whether a connection is known that was seen within `timeout` seconds; it is stamped.
 #[inline(always)]
 pub(crate) fn is_known(key: &FlowKey, seconds: u32, timeout: u32) -> bool {

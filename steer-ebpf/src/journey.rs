@@ -5,7 +5,6 @@ use core::ptr::null_mut;
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
-    flow::State,
     shared::{FLOW_CLOSED, FLOW_LEARNED, Flow, answered},
     wire::{Packet as _, ip::Part, lower, tcp::flags},
 };

@@ -60,7 +60,7 @@ pub(crate) fn has(key: &FlowKey) -> bool {
 pub(crate) fn is_taken(scratch: &Scratch, id: u32) -> bool {
     let key = foreign::at_backend(scratch, id);
     let (seconds, timeout) = (scratch.facts.seconds, scratch.vip.flow_timeout);
-    has(&key) || foreign::is_known(&key, seconds, timeout)
+    has(&key) || foreign::is_there(&key, seconds, timeout)
 }
 
 /// Whether a VIP's flow has the port of the client in `scratch.key` at a backend; the key's service is the VIP.
@@ -103,13 +103,13 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
     let leg = Leg { seen: scratch.facts.seconds, port: scratch.key.client_port, service: service as u16 };
     for attempt in 0..limit::<{ TRIES as i32 }>() {
         let mut key = foreign::at_backend(scratch, id);
-        key.client_port = candidate(&scratch.key, number, attempt as u32);
+        key.client_port = candidate(&scratch.key, number, attempt);
         // SAFETY: only asked whether they are there.
         let others = unsafe {
             let of_vip = FlowKey { client_port: key.client_port, ..scratch.key };
             FLOWS.get(&of_vip).is_some() || HANDSHAKES.get(&of_vip).is_some()
         };
-        if others || foreign::is_known(&key, scratch.facts.seconds, u32::MAX / 2) {
+        if others || foreign::is_there(&key, scratch.facts.seconds, u32::MAX / 2) {
             continue;
         }
         if LEGS.insert(&key, &leg, ONLY_NEW).is_ok() {

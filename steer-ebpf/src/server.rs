@@ -269,7 +269,7 @@ fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
     }
     // The handshake's record was pushed out, or another interface's programs have it.
     if leaves_syn_traces(scratch) && find_syn_trace() as u32 == id && !has_another(scratch, id) {
-        count(Counter::NoFlowTranslated);
+        count(Counter::TraceFound);
         return next::PLAIN | id as i32;
     }
     let syn = scratch.facts.flags & flags::SYN != 0;

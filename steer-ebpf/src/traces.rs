@@ -8,8 +8,9 @@ use steer_common::{
 };
 
 use crate::{
+    client::leaves_syn_traces,
     legs,
-    maps::{FLOWS, SETTINGS, SYN_TRACES, Scratch, TRACES, count, scratch},
+    maps::{FLOWS, SETTINGS, SYN_TRACES, Scratch, TRACES, backend, count, scratch},
 };
 
 /// The place of the flow in `scratch.key`.
@@ -32,6 +33,13 @@ fn syn_place(scratch: &Scratch) -> Option<(&'static mut TraceLine, Place)> {
     Some((line, place))
 }
 
+/// A trace's backend, or [`NO_BACKEND`] where that number is another VIP's by now.
+#[inline(always)]
+fn of_its_vip(scratch: &Scratch, found: Option<u16>) -> i32 {
+    let its = |id: &u16| backend(*id as u32).is_some_and(|backend| backend.vip_id == scratch.key.service);
+    found.filter(its).unwrap_or(NO_BACKEND) as i32
+}
+
 /// Leaves the handshake in `scratch.key`, which went to `backend`.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -44,6 +52,17 @@ pub(crate) extern "C" fn enter_syn_trace(backend: u32) -> i32 {
     0
 }
 
+/// Forgets the handshake in `scratch.key`: a flow was made of it, or its client uses the port for something else.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn forget_syn_trace() -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    if let Some((line, place)) = syn_place(scratch) {
+        trace::forget(line, place.fingerprint);
+    }
+    0
+}
+
 /// The backend that the handshake in `scratch.key` went to, or [`NO_BACKEND`].
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -51,7 +70,7 @@ pub(crate) extern "C" fn find_syn_trace() -> i32 {
     let Some(scratch) = scratch() else { return NO_BACKEND as i32 };
     let seconds = scratch.facts.seconds;
     let found = syn_place(scratch).and_then(|(line, place)| trace::find(line, place.fingerprint, seconds));
-    found.unwrap_or(NO_BACKEND) as i32
+    of_its_vip(scratch, found)
 }
 
 /// Leaves the flow in `scratch.key`, which `backend` holds.
@@ -84,7 +103,7 @@ pub(crate) extern "C" fn find_trace() -> i32 {
     let Some(scratch) = scratch() else { return NO_BACKEND as i32 };
     let seconds = scratch.facts.seconds;
     let found = place(scratch).and_then(|(line, place)| trace::find(line, place.fingerprint, seconds));
-    found.unwrap_or(NO_BACKEND) as i32
+    of_its_vip(scratch, found)
 }
 
 /// Puts the flow in `scratch.key` back into `flows`: backend `first` holds it, and where it stands the packet at hand says.
@@ -106,6 +125,9 @@ pub(crate) fn restore(scratch: &mut Scratch, first: u16) -> Option<*mut Flow> {
     const ONLY_NEW: u64 = 1;
     if FLOWS.insert(&scratch.key, &*flow, ONLY_NEW).is_ok() {
         count(Counter::TraceFound);
+        if leaves_syn_traces(scratch) {
+            forget_syn_trace();
+        }
     }
     FLOWS.get_ptr_mut(&scratch.key)
 }

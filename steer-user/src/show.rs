@@ -137,7 +137,11 @@ fn status_text(status: &Status) -> String {
         (true, None) => "runs, but does not answer at this --socket".to_owned(),
         (false, _) => "does not run: traffic goes on, health checks and ageing do not".to_owned(),
     };
-    let steering = if status.bypass { "off (bypass)" } else { "on" };
+    let steering = match (status.leave, status.bypass) {
+        (true, _) => "off (leave): new connections pass to the kernel's own rules",
+        (false, true) => "off (bypass)",
+        (false, false) => "on",
+    };
     let head = format!("agent     {agent}\nsteering  {steering}\npins      {}", status.pin_dir.display());
     if status.agent.starting && status.tables.is_empty() {
         return head;

@@ -184,6 +184,30 @@ fn an_interface_that_went_and_came_back_gets_its_programs_again() -> Result<()> 
     Ok(())
 }
 
+/// A machine that boots, or a name with a slip of the pen: the rest is served, and what is missing is named.
+#[test]
+fn an_interface_that_is_not_there_yet_is_named_and_served_when_it_comes() -> Result<()> {
+    let run = Scenario::new(Hook::Xdp, Family::V4).offloads(Offloads::On).backends(2).start()?;
+    let (interface, address) = (backend_side(1), run.backend_address(1).to_string());
+    let mut steer = Agent::prepare(&run.lab, &run.steer)?;
+    run.lab.gateway().ip(&format!("link del {interface}\n"))?;
+    steer.launch_timed()?;
+    assert!(steer.log().contains(&format!("there is no interface {interface}: it is waited for")), "{}", steer.log());
+    let named = || steer.json("status").ok().filter(|status| status["warnings"].to_string().contains("b1 is gone"));
+    eventually(TEN_SECONDS, named).context("status does not name it")?;
+    let is = |state: &str| backend(&steer, &address).ok().filter(|backend| backend["state"] == state);
+    eventually(TEN_SECONDS, || is("down")).context("the health checks do not miss it")?;
+    assert!(!run.visit(&run.new_client()?, &run.dial(0))?.resumed, "the other backend serves");
+    wire_again(&run)?;
+    let attached = || programs(&run, &interface).ok().filter(|(tc, xdp)| *tc && *xdp);
+    eventually(TEN_SECONDS, attached).context("the programs do not come")?;
+    eventually(TEN_SECONDS, || is("up")).context("the health checks do not see it come")?;
+    let client = run.new_client()?;
+    run.session_at(&client, 1)?;
+    assert!(run.visit(&client, &run.dial(run.source_not_of(1)?))?.resumed);
+    Ok(())
+}
+
 #[test]
 fn config_check_names_file_line_and_key() -> Result<()> {
     let directory = tempfile::tempdir()?;
@@ -194,6 +218,10 @@ fn config_check_names_file_line_and_key() -> Result<()> {
     };
     let good = check(GOOD)?;
     assert!(good.status.success() && String::from_utf8_lossy(&good.stdout).contains("good"), "{good:?}");
+    // The file is good, and the machine has not the memory.
+    let large = check(&format!("{GOOD}[sizes]\npending = 134217728\n"))?;
+    let told = String::from_utf8_lossy(&large.stderr).into_owned();
+    assert!(large.status.code() == Some(1) && told.contains("a start would be refused: the tables take"), "{told}");
     for (from, to, place) in [
         ("name = \"eth0\"", "name = \"eth0\"\nhook = \"fast\"", "3: interface.hook: "),
         ("198.51.100.10:443", "198.51.100.10", "5: vip.address: "),

@@ -6,7 +6,7 @@ mod netdev;
 use anyhow::{Context as _, Result, bail};
 pub use egress::fill_interfaces;
 pub(crate) use egress::takes_xdp;
-pub(super) use egress::watch;
+pub(super) use egress::{watch, xdp_rests};
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 

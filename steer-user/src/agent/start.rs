@@ -203,8 +203,9 @@ fn asked<'a>(config: &'a Config, targets: &[Target], attached: &[Attachment]) ->
     config.interfaces.iter().map(|interface| (interface.name.as_str(), wants_xdp(&interface.name))).collect()
 }
 
-/// Tells the XDP programs whether they forward.
+/// Tells the XDP programs whether they forward; not while they rest.
 pub(super) fn set_xdp(pools: &mut Pools, xdp: bool) -> Result<()> {
+    let xdp = xdp && !interfaces::xdp_rests();
     let settings = pools.plane().settings()?;
     if settings.xdp == u32::from(xdp) {
         return Ok(());

@@ -1,16 +1,16 @@
-//! `steer config`: needs no rights.
+//! `steer config`: needs rights only to see a gateway that is pinned already.
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Subcommand;
 
-use super::Place;
-use crate::{config, show};
+use super::{Place, note};
+use crate::{agent::plan, config, plane::PinDir, show};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Config {
-    /// Check a file: an error names line, key and what was expected
+    /// Check a file and what a start with it would do here: an error names line, key and what was expected
     Check {
         /// The file
         file: PathBuf,
@@ -21,6 +21,14 @@ impl Config {
     pub(super) fn run(self, place: &Place) -> Result<()> {
         let Config::Check { file } = self;
         let config = config::Config::load(&file)?;
+        let judged = plan::judge(&config, &PinDir::new(&config.pin_dir));
+        let judged = judged.with_context(|| format!("{}: a start would be refused", file.display()))?;
+        for warning in &judged.warnings {
+            note(format_args!("warning: {warning}"));
+        }
+        for lost in &judged.destroys {
+            note(format_args!("warning: a start needs --force, for it would destroy {lost}"));
+        }
         let backends = config.vips.iter().map(|vip| vip.backends.len()).sum::<usize>();
         let (interfaces, vips) = (config.interfaces.len(), config.vips.len());
         let done = format!("{}: good (interfaces {interfaces}, VIPs {vips}, backends {backends})", file.display());

@@ -190,11 +190,15 @@ fn owner_tries(tries: Option<Spanned<u16>>, source: &Source<'_>) -> Result<u16> 
     }
 }
 
+/// No backend is checked more seldom.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 fn health(Spanned0(health, span): Spanned0<Health>, source: &Source<'_>) -> Result<Health> {
     let Health { interval, timeout, rise, fall, .. } = health;
     let refuse = |message: &str| Err(source.error(&span, message));
     match () {
         () if interval.is_zero() || timeout.is_zero() => refuse("interval or timeout is 0; expected more"),
+        () if interval > DAY || timeout > DAY => refuse("interval or timeout is longer than a day"),
         () if rise == 0 || fall == 0 => refuse("rise or fall is 0; expected at least 1"),
         () => Ok(health),
     }

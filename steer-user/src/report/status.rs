@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use steer_common::shared::{BACKEND_PRESENT, LAYOUT_VERSION, SWITCH_BYPASS, VIP_OBSERVE};
+use steer_common::shared::{BACKEND_PRESENT, LAYOUT_VERSION, SWITCH_BYPASS, SWITCH_LEAVE, VIP_OBSERVE};
 
 use super::{BackendState, Backends, Keys};
 use crate::{
@@ -32,6 +32,8 @@ pub struct Status {
     pub agent: AgentReport,
     /// Whether steering is off.
     pub bypass: bool,
+    /// New connections pass to the kernel's own rules.
+    pub leave: bool,
     /// Where its programs are attached.
     pub interfaces: Vec<InterfaceReport>,
     /// Its VIPs.
@@ -123,6 +125,7 @@ impl Status {
             layout: LAYOUT_VERSION,
             agent,
             bypass: plane.switch(SWITCH_BYPASS)?,
+            leave: plane.switch(SWITCH_LEAVE)?,
             warnings: all.into_iter().map(|warning| warning.text).collect(),
             tables: tables(&plane)?,
             drift: drift(&plane, &backends)?,
@@ -138,6 +141,7 @@ impl Status {
             layout: LAYOUT_VERSION,
             agent: AgentReport { running: true, starting: true, pid: None, version: None },
             bypass: false,
+            leave: false,
             interfaces: Vec::new(),
             vips: Vec::new(),
             tables: Vec::new(),

@@ -136,6 +136,7 @@ fn status_has_the_documented_shape() {
         layout: 1,
         agent: AgentReport { running: false, starting: false, pid: None, version: None },
         bypass: false,
+        leave: false,
         interfaces: vec![InterfaceReport { name: "eth0".into(), tc: true, xdp: false, takes_xdp: false }],
         vips: vec![VipReport {
             id: 0,
@@ -150,7 +151,7 @@ fn status_has_the_documented_shape() {
         warnings: Vec::new(),
     };
     let value = serde_json::to_value(status).unwrap();
-    let all = ["agent", "bypass", "drift", "interfaces", "layout", "pin_dir", "tables", "vips", "warnings"];
+    let all = ["agent", "bypass", "drift", "interfaces", "layout", "leave", "pin_dir", "tables", "vips", "warnings"];
     assert_eq!(keys(&value), all);
     assert_eq!(keys(&value["agent"]), ["pid", "running", "starting", "version"]);
     assert_eq!(value["interfaces"][0], json!({"name": "eth0", "tc": true, "xdp": false, "takes_xdp": false}));

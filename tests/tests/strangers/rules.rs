@@ -1,6 +1,10 @@
 //! Connections that the kernel's own rules carry, or a program on the gateway: what was there before the cut-over.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
@@ -53,6 +57,56 @@ fn conversations_that_rules_carry_go_on_whatever_becomes_of_the_agent() -> Resul
         back.goes_on();
         older.end()?;
         back.end()
+    })
+}
+
+/// Back to the rules without a loss: what is steer's ends in peace, what is new is the rules' own, and what they took
+/// meanwhile stays theirs where steer is to have new ones again.
+#[test]
+fn a_gateway_that_is_left_keeps_its_conversations_until_they_end() -> Result<()> {
+    in_settings(226, |setting| {
+        let street = Street::build(setting)?;
+        let _rules = PlainL4::start(&street.lab)?;
+        let steer = street.agent()?;
+        let own = are_steers(&street, &steer)?;
+        steer.steer("leave on")?;
+        ensure!(steer.json("status")?["leave"] == true, "status does not tell");
+        let since = Since::now(&steer)?;
+        let of_rules = street.to_vip(0..CROWD / 2)?;
+        own.goes_on();
+        of_rules.goes_on();
+        ensure!(since.of(Counter::Syn)? == 0 && since.of(Counter::Left)? > 0, "new ones pass to the rules");
+
+        steer.steer("leave off")?;
+        let again = street.dials(CROWD / 2..CROWD, |_| street.vip())?;
+        ensure!(since.of(Counter::Syn)? >= (CROWD / 2) as u64, "new ones are steer's again");
+        of_rules.goes_on();
+        Crowd::of(again).end()?;
+
+        thread::scope(|scope| {
+            let detach = scope.spawn(|| steer.steer("detach --wait 1m"));
+            thread::sleep(Duration::from_secs(3));
+            ensure!(!detach.is_finished(), "it did not wait");
+            own.goes_on();
+            own.end()?;
+            let said = detach.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            ensure!(said.contains("removed the state"), "{said}");
+            of_rules.goes_on();
+            of_rules.end()
+        })
+    })
+}
+
+#[test]
+fn a_detach_that_waits_in_vain_removes_nothing() -> Result<()> {
+    in_settings(227, |setting| {
+        let street = Street::build(setting)?;
+        let steer = street.agent()?;
+        let own = are_steers(&street, &steer)?;
+        let said = steer.steer("detach --wait 2s").unwrap_or_else(|error| format!("{error:#}"));
+        ensure!(said.contains("still open after 2s: nothing was removed"), "{said}");
+        own.goes_on();
+        own.end()
     })
 }
 

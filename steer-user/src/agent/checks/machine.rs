@@ -82,10 +82,7 @@ impl Sysctls<'_> {
         let off = |sysctl: &str| self.read(sysctl) == Some(0);
         let warning = |sysctl: &str| {
             let name = name(sysctl);
-            let text = format!(
-                "{name} is 0: the kernel does not look up routes for us, and the gateway's own connections to backends \
-                 break, too; set {name}=1"
-            );
+            let text = format!("{name} is 0: the kernel does not look up routes for us; set {name}=1");
             Warning::new(Kind::Forwarding, text)
         };
         if off(all) {

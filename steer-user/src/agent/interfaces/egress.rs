@@ -5,7 +5,8 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::Duration,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -27,6 +28,15 @@ const BREATH: Duration = Duration::from_millis(100);
 /// XDP rests for so long when an interface stops to take its frames: the programs remember the answer in a next hop for
 /// up to 2 s.
 const REST: Duration = Duration::from_secs(3);
+
+/// Until when XDP rests.
+static RESTS_UNTIL: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Whether XDP rests: nobody may let it forward before that is over.
+pub(in crate::agent) fn xdp_rests() -> bool {
+    let until = *RESTS_UNTIL.lock().unwrap_or_else(PoisonError::into_inner);
+    until.is_some_and(|until| Instant::now() < until)
+}
 
 /// Fills the map `interfaces` with what the kernel says now. Takes [`REST`] where an interface stopped to take frames of
 /// XDP since the map was filled last, and XDP is on.
@@ -146,6 +156,7 @@ fn apply(plane: &mut Plane, found: &HashMap<u32, u32>) -> Result<Pause> {
     let difference = difference(&plane.interfaces.entries()?, found);
     let mut pause = Pause::None;
     if !difference.lost.is_empty() && plane.settings()?.xdp != 0 {
+        *RESTS_UNTIL.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + REST);
         set_xdp(plane, 0)?;
         pause = Pause::Needed;
         let lost = difference.lost.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
