@@ -8,11 +8,11 @@ mod answers;
 mod ipsec;
 mod machine;
 mod source;
+mod warning;
 mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -21,101 +21,10 @@ use std::{
 };
 
 pub use machine::{Machine, machine, programs};
-use serde::{Deserialize, Serialize};
+pub use warning::{Kind, Warning};
 pub(super) use watch::{Watched, run};
 
 use crate::report::{BackendState, Backends, Keys, VipReport};
-
-/// Something that needs attention.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub struct Warning {
-    /// Of which kind it is.
-    pub kind: Kind,
-    /// What is wrong with whom, and what helps: the same words for as long as it lasts.
-    pub text: String,
-}
-
-/// Kinds of warnings: the labels of the metric `steer_warning`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// The kernel does not look up routes.
-    Forwarding,
-    /// The kernel drops packets whose way back leads elsewhere.
-    ReversePath,
-    /// The kernel tells hosts a way that leads past the gateway.
-    Redirects,
-    /// A managed interface is not there.
-    InterfaceGone,
-    /// A managed interface carries no Ethernet header.
-    NotEthernet,
-    /// A program that should be attached is not.
-    Detached,
-    /// A program of somebody else sees packets before ours.
-    OtherProgram,
-    /// Another gateway is at the same interface or VIP.
-    OtherGateway,
-    /// IPsec policies that steered packets pass by.
-    Ipsec,
-    /// Answers of a backend do not come back through here.
-    ReturnPath,
-    /// One source makes most flows of a VIP.
-    OneSource,
-    /// No backend of a VIP takes new flows.
-    NoBackend,
-    /// Several backends use one ticket key.
-    SharedKeyName,
-}
-
-impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 13] = [
-        Self::Forwarding,
-        Self::ReversePath,
-        Self::Redirects,
-        Self::InterfaceGone,
-        Self::NotEthernet,
-        Self::Detached,
-        Self::OtherProgram,
-        Self::OtherGateway,
-        Self::Ipsec,
-        Self::ReturnPath,
-        Self::OneSource,
-        Self::NoBackend,
-        Self::SharedKeyName,
-    ];
-
-    /// The word in metric and JSON.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Forwarding => "forwarding",
-            Self::ReversePath => "reverse-path",
-            Self::Redirects => "redirects",
-            Self::InterfaceGone => "interface-gone",
-            Self::NotEthernet => "not-ethernet",
-            Self::Detached => "detached",
-            Self::OtherProgram => "other-program",
-            Self::OtherGateway => "other-gateway",
-            Self::Ipsec => "ipsec",
-            Self::ReturnPath => "return-path",
-            Self::OneSource => "one-source",
-            Self::NoBackend => "no-backend",
-            Self::SharedKeyName => "shared-key-name",
-        }
-    }
-}
-
-impl Warning {
-    fn new(kind: Kind, text: impl Into<String>) -> Self {
-        Self { kind, text: text.into() }
-    }
-}
-
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
-    }
-}
 
 /// What is wrong right now, and how far it went, for all who ask the agent.
 #[derive(Clone, Default, Debug)]
