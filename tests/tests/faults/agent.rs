@@ -99,12 +99,15 @@ impl Progress<'_, '_> {
     }
 }
 
+/// Long enough for several agents to start, one after the other.
+const RECONNECTS: usize = 6000;
+
 fn ends_during_handshakes(setting: Setting, signal: Signal) -> Result<()> {
     let run = setting.scenario().start()?;
     let mut case = Case::start(&run)?;
     let before = case.steer.counts()?.of(Counter::Learned);
     let working = AtomicBool::new(true);
-    let load = Load { clients: 32, reconnects: 3000, parallel: 8 };
+    let load = Load { clients: 32, reconnects: RECONNECTS, parallel: 8 };
     let n_ended = thread::scope(|scope| -> Result<usize> {
         let seen = scope.spawn(|| {
             let seen = load.run(&run, "while the agent ends and comes back");
@@ -119,7 +122,7 @@ fn ends_during_handshakes(setting: Setting, signal: Signal) -> Result<()> {
         }
         let seen = seen.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         trouble?;
-        assert_eq!((seen.errors, seen.resumed, seen.on_owner), (0, 3000, 3000), "{:?}", seen.samples);
+        assert_eq!((seen.errors, seen.resumed, seen.on_owner), (0, RECONNECTS, RECONNECTS), "{:?}", seen.samples);
         Ok(n_ended)
     })?;
     assert!(n_ended >= 2, "it ended {n_ended} times");
