@@ -5,8 +5,7 @@
 mod request;
 #[path = "../src/user/request.rs"]
 mod target;
-// Only what `request` names of it is used.
-#[allow(dead_code)]
+#[expect(dead_code, reason = "only what `request` names of it is used")]
 #[path = "../../steer-user/src/agent/checks/warning.rs"]
 mod warning;
 
