@@ -22,7 +22,8 @@ pub const FIRST: usize = 1;
 /// Size of the file that every backend has, bytes: more than any initial window.
 const FILE: usize = 300_000;
 /// What no kernel may have to say about packets that steer made or changed.
-const HARM: [&str; 3] = ["Tcp.InCsumErrors", "TcpExt.PAWSEstab", SACK_DISCARD];
+const HARM: [&str; 3] = ["Tcp.InCsumErrors", PAWS, SACK_DISCARD];
+const PAWS: &str = "TcpExt.PAWSEstab";
 const SACK_DISCARD: &str = "TcpExt.TCPSACKDiscard";
 
 /// A client with a session of backend [`OWNER`], and a dial from an address whose flows go to backend [`FIRST`].
@@ -204,27 +205,20 @@ impl<'a> Case<'a> {
     /// When /proc cannot be read.
     #[track_caller]
     pub fn unharmed_but_for_resets(&self) -> Result<()> {
-        self.unharmed_but_for_late_segments(0)
-    }
-
-    /// As [`Case::unharmed_but_for_resets`], where the network held so many segments back that another copy of them came
-    /// first: an older timestamp than the last one's is counted then, and right so.
-    ///
-    /// # Errors
-    /// When /proc cannot be read.
-    #[track_caller]
-    pub fn unharmed_but_for_late_segments(&self, n_late: i64) -> Result<()> {
         for (end, (after, before)) in self.run.kernels()?.iter().zip(&self.kernels).enumerate() {
             let grown = after.since(before);
             for name in HARM {
-                // Linux doubts that a network duplicates, and may count such an acknowledgement here as well.
-                let doubted = end == 0 && name == SACK_DISCARD;
                 let limit = match name {
-                    _ if doubted => grown.of("TcpExt.TCPDSACKIgnoredDubious"),
-                    "TcpExt.PAWSEstab" => n_late,
+                    // Linux doubts that a network duplicates more than was sent twice, and counts a D-SACK here then.
+                    SACK_DISCARD => grown.of("TcpExt.TCPDSACKIgnoredDubious"),
+                    // A copy that a newer segment overtook is old by its timestamp, and right so. Its kernel had the
+                    // data, and answers with a D-SACK; for data that it lacks it would answer without (RFC 2883).
+                    // A bare acknowledgement may be overtaken between two CPUs: by the length of a transfer.
+                    PAWS => grown.of("TcpExt.TCPDSACKOldSent") + grown.of("Tcp.InSegs") / 200,
                     _ => 0,
                 };
-                assert!(grown.of(name) <= limit, "{name} {} of end {end} (0: the clients)", grown.of(name));
+                let seen = grown.of(name);
+                assert!(seen <= limit, "{name} {seen} of end {end} (0: the clients), {limit} of them explained");
             }
         }
         Ok(())

@@ -182,7 +182,7 @@ fn changes_address(setting: Setting, whose: fn(&Run) -> &NetNs) -> Result<()> {
         Ok(())
     })?;
     // A kernel that asks for a neighbour's address anew holds packets back meanwhile: some for each change.
-    case.unharmed_but_for_late_segments(30)
+    case.unharmed_but_for_resets()
 }
 
 /// Gives eth0 another MAC address, and tells the neighbours, as a router that takes over from another does.
