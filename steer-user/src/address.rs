@@ -32,11 +32,20 @@ pub fn unusable(socket: SocketAddr) -> Option<&'static str> {
     match socket.ip() {
         _ if socket.port() == 0 => Some("port 0; expected a port of 1 to 65535"),
         ip if ip.is_unspecified() || ip.is_multicast() => Some("expected a unicast address"),
+        ip if ip.is_loopback() => Some("a loopback address; expected one that other machines reach"),
+        IpAddr::V4(v4) if v4.is_broadcast() => Some("expected a unicast address"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() || scope(socket) != 0 => {
+            Some("an address of one link only; expected one that routes lead to")
+        }
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
             Some("expected the IPv4 address itself, not mapped into IPv6")
         }
         IpAddr::V4(_) | IpAddr::V6(_) => None,
     }
+}
+
+fn scope(socket: SocketAddr) -> u32 {
+    if let SocketAddr::V6(v6) = socket { v6.scope_id() } else { 0 }
 }
 
 #[cfg(test)]
@@ -53,11 +62,14 @@ mod tests {
 
     #[test]
     fn what_no_packet_can_be_sent_to_is_told_from_addresses() {
-        for text in ["10.0.0.1:0", "0.0.0.0:443", "224.0.0.1:443", "[::]:443", "[ff02::1]:443", "[::ffff:10.0.0.1]:443"]
-        {
+        let v4 =
+            ["10.0.0.1:0", "0.0.0.0:443", "224.0.0.1:443", "127.0.0.1:443", "127.9.9.9:443", "255.255.255.255:443"];
+        let v6 =
+            ["[::]:443", "[ff02::1]:443", "[::ffff:10.0.0.1]:443", "[::1]:443", "[fe80::1]:443", "[fd00::1%2]:443"];
+        for text in v4.into_iter().chain(v6) {
             assert!(unusable(text.parse().unwrap()).is_some(), "{text}");
         }
-        for text in ["10.0.0.1:1", "[2001:db8::1]:65535"] {
+        for text in ["10.0.0.1:1", "169.254.1.1:443", "[2001:db8::1]:65535", "[fd00::1]:443"] {
             assert_eq!(unusable(text.parse().unwrap()), None, "{text}");
         }
     }

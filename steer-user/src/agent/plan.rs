@@ -16,7 +16,7 @@ use steer_common::shared::{BACKEND_PRESENT, Backend, Endpoint, MAX_BACKENDS, MAX
 
 use crate::{
     address::{endpoint, socket},
-    config::Config,
+    config::{Config, Sizes},
     plane::{self, Before, Memory, PinDir, Plane},
 };
 
@@ -67,6 +67,7 @@ pub(super) struct Numbers {
 /// # Errors
 /// Where such a start would be refused, with or without `--force`.
 pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
+    dir.refuse_dots()?;
     let found = Found::read(dir)?;
     let mut destroys = Vec::new();
     let numbers = number(config, &found, &mut destroys)?;
@@ -87,7 +88,12 @@ pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
         backends: change(asked(config), found.present().map(|(_, backend)| backend.endpoint)),
         memory,
         destroys,
-        warnings: warnings(config, dir, &found),
+        warnings: [
+            raised_sizes(&config.sizes, plane::least_lru_entries()?),
+            low_metrics_port(config.metrics),
+            warnings(config, dir, &found),
+        ]
+        .concat(),
         numbers,
     })
 }
@@ -324,6 +330,27 @@ fn refuse_vips_of_others(config: &Config, dir: &PinDir) -> Result<()> {
     Ok(())
 }
 
+/// Tables that the file wants smaller than the running kernel can share out among the CPUs.
+fn raised_sizes(sizes: &Sizes, least: u32) -> Vec<String> {
+    let asked = sizes.named().into_iter().zip(Sizes::default().named());
+    let smaller = asked.filter(|((name, wanted), (_, usual))| *name != "splices" && wanted < usual && *wanted < least);
+    let told = smaller.map(|((name, wanted), _)| {
+        format!(
+            "[sizes] {name} = {wanted}: the table gets {least} entries, which Linux before 6.17 needs on so many CPUs"
+        )
+    });
+    told.collect()
+}
+
+/// The agent of the package's unit lacks CAP_NET_BIND_SERVICE.
+fn low_metrics_port(metrics: Option<SocketAddr>) -> Vec<String> {
+    let low = metrics.filter(|at| (1..1024).contains(&at.port()));
+    let told = low.map(|at| {
+        format!("metrics = \"{at}\": only an agent with CAP_NET_BIND_SERVICE may listen at port {}; steer.service gives it none", at.port())
+    });
+    told.into_iter().collect()
+}
+
 fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<String> {
     let names = config.interfaces.iter().map(|interface| interface.name.as_str());
     let missing = names.clone().filter(|name| plane::ifindex(name).is_none());
@@ -360,6 +387,25 @@ mod tests {
 
     fn free(number: u32) -> Candidate {
         Candidate { sessions: 0, owned: false, named: false, number }
+    }
+
+    #[test]
+    fn tables_that_the_kernel_needs_larger_than_the_file_says_are_told() {
+        let sizes = Sizes { pending: 64, splices: 1, ..Sizes::default() };
+        let told = "[sizes] pending = 64: the table gets 2304 entries, which Linux before 6.17 needs on so many CPUs";
+        assert_eq!(raised_sizes(&sizes, 2304), [told]);
+        assert_eq!(raised_sizes(&sizes, 1), [String::new(); 0]);
+        assert_eq!(raised_sizes(&Sizes::default(), 2304), [String::new(); 0]);
+    }
+
+    #[test]
+    fn a_metrics_port_that_needs_a_right_is_told() {
+        let told = |at: &str| low_metrics_port(Some(at.parse().unwrap())).len();
+        assert_eq!(
+            (told("127.0.0.1:80"), told("[::1]:1023"), told("127.0.0.1:1024"), told("127.0.0.1:9464")),
+            (1, 1, 0, 0)
+        );
+        assert_eq!(low_metrics_port(None), [String::new(); 0]);
     }
 
     #[test]

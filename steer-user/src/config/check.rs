@@ -30,6 +30,8 @@ const TAKEOVER_MAX: Duration = Duration::from_secs(3600);
 const OWNER_TRIES: u16 = 3;
 /// Most entries that the kernel takes for a hash map: 2^32 bytes of buckets (`htab_map_alloc` in kernel/bpf/hashtab.c).
 const SIZE_MAX: u32 = 1 << 27;
+/// Longest path of a UNIX socket, bytes (`sun_path` of unix(7) without the final zero).
+const SOCKET_PATH_MAX: usize = 107;
 /// Longest interface name, bytes (IFNAMSIZ without the final zero).
 const INTERFACE_NAME_MAX: usize = 15;
 
@@ -39,7 +41,7 @@ type Result<T> = std::result::Result<T, ConfigError>;
 pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Result<Config> {
     Ok(Config {
         pin_dir: path(raw.pin_dir, PIN_DIR, source)?,
-        socket: path(raw.socket, SOCKET, source)?,
+        socket: socket_path(raw.socket, source)?,
         metrics: raw.metrics.map(|socket| socket.0),
         sizes: sizes(raw.sizes, source)?,
         takeover: raw.takeover.map(|takeover| takeover_time(&takeover.time, source)).transpose()?,
@@ -60,6 +62,16 @@ fn path(path: Option<Spanned<PathBuf>>, default: &str, source: &Source<'_>) -> R
         None => Ok(default.into()),
         Some(path) if Path::is_absolute(path.get_ref()) => Ok(path.into_inner()),
         Some(path) => Err(source.error(&path.span(), "expected an absolute path")),
+    }
+}
+
+fn socket_path(raw: Option<Spanned<PathBuf>>, source: &Source<'_>) -> Result<PathBuf> {
+    let span = raw.as_ref().map(Spanned::span);
+    let path = path(raw, SOCKET, source)?;
+    let length = path.as_os_str().len();
+    match span.filter(|_| length > SOCKET_PATH_MAX) {
+        Some(span) => Err(source.error(&span, format!("{length} bytes; expected at most {SOCKET_PATH_MAX}"))),
+        None => Ok(path),
     }
 }
 
@@ -85,14 +97,22 @@ fn interfaces(raw: Vec<raw::Interface>, source: &Source<'_>) -> Result<Vec<Inter
     let mut seen = HashSet::new();
     for interface in &raw {
         let (name, span) = (interface.name.get_ref(), interface.name.span());
-        if name.is_empty() || name.len() > INTERFACE_NAME_MAX || name.contains(['/', ' ']) {
-            return Err(source.error(&span, format!("`{name}` is no interface name; expected 1 to 15 characters")));
+        if !may_name_an_interface(name) {
+            let expected = "expected 1 to 15 bytes without `/`, `:` and white space, not `.` or `..`";
+            return Err(source.error(&span, format!("{name:?} is no interface name; {expected}")));
         }
         if !seen.insert(name.clone()) {
             return Err(source.error(&span, format!("`{name}` stands here twice; expected each interface once")));
         }
     }
     Ok(raw.into_iter().map(|raw| Interface { name: raw.name.into_inner(), hook: raw.hook }).collect())
+}
+
+/// As the kernel judges (`dev_valid_name` in net/core/dev.c).
+fn may_name_an_interface(name: &str) -> bool {
+    (1..=INTERFACE_NAME_MAX).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && !name.contains(|c: char| matches!(c, '/' | ':') || c.is_ascii_whitespace() || c == '\u{b}')
 }
 
 fn vips(raw: Vec<Spanned<raw::Vip>>, source: &Source<'_>) -> Result<Vec<Vip>> {

@@ -71,6 +71,31 @@ fn refuses_a_word_that_is_no_choice() {
 }
 
 #[test]
+fn refuses_names_that_the_kernel_refuses() {
+    for name in ["", ".", "..", "e:h", "a/b", "a b", "a\\tb", "sixteen-letters."] {
+        refuses(&GOOD.replace("eth0", name), 4, "interface.name", "is no interface name");
+    }
+    for name in ["eth0.100", "fifteen-letters", "br-ü"] {
+        assert_eq!(parse(&GOOD.replace("eth0", name)).unwrap().interfaces[0].name, name);
+    }
+}
+
+#[test]
+fn refuses_a_socket_whose_path_is_too_long() {
+    let socket = |length: usize| format!("socket = \"/{}\"\n{GOOD}", "s".repeat(length - 1));
+    refuses(&socket(108), 1, "socket", "108 bytes; expected at most 107");
+    assert_eq!(parse(&socket(107)).unwrap().socket.as_os_str().len(), 107);
+}
+
+#[test]
+fn refuses_addresses_that_no_other_machine_reaches() {
+    for address in ["127.0.0.1:443", "255.255.255.255:443", "[fe80::12%2]:443", "[::1]:443"] {
+        refuses(&GOOD.replace("198.51.100.10:443", address), 7, "vip.address", "expected");
+        refuses(&GOOD.replace("10.0.0.1:443", address), 11, "vip.backend.address", "expected");
+    }
+}
+
+#[test]
 fn refuses_an_address_without_port() {
     refuses(&GOOD.replace("10.0.0.1:443", "10.0.0.1"), 11, "vip.backend.address", "expected ADDRESS:PORT");
 }

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::Result;
 use aya::maps::{MapInfo, MapType};
 
-use super::{PinDir, Spec, specs};
+use super::{PinDir, Spec, load::can_grow, specs};
 use crate::config::Sizes;
 
 /// Bytes of a hash table's entry besides key and value (`struct htab_elem`), and of a bucket (`struct bucket`).
@@ -40,14 +40,14 @@ pub struct Room {
 pub fn room(dir: &PinDir, sizes: &Sizes) -> Result<(Memory, Vec<Room>)> {
     let mut memory = Memory { total: 0, new: 0, largest: ("", 0), available: available() };
     let mut rooms = Vec::new();
-    for spec in specs(sizes) {
+    for spec in specs(sizes)? {
         let bytes = bytes(&spec);
         memory.total += bytes;
         if bytes > memory.largest.1 {
             memory.largest = (spec.name, bytes);
         }
         let there = MapInfo::from_pin(dir.map(spec.name)).ok().map(|info| info.max_entries());
-        if there != Some(spec.max_entries) {
+        if there.is_none_or(|now| now != spec.max_entries && can_grow(spec.name)) {
             memory.new += bytes;
             rooms.extend(there.map(|now| Room { name: spec.name, now, wanted: spec.max_entries }));
         }

@@ -8,7 +8,11 @@ use anyhow::{Context as _, Result, ensure};
 const OLDEST: [u32; 2] = [6, 1];
 /// The first kernel whose PREEMPT_RT can be built without the lock around softirqs.
 const LOCK_IS_OPTIONAL: [u32; 2] = [6, 18];
-/// What such a kernel must be built with.
+/// The first kernel that shares out a small LRU map by its size (upstream d4adf1c9ee77).
+const LRU_IS_SHARED_OUT: [u32; 2] = [6, 17];
+/// Entries of an LRU map that an older one hands to each CPU (`LOCAL_FREE_TARGET`), twice: what the others use is left.
+const LRU_ENTRIES_A_CPU: u32 = 2 * 128;
+/// What a PREEMPT_RT kernel from [`LOCK_IS_OPTIONAL`] on must be built with.
 const SOFTIRQ_LOCK: &str = "CONFIG_PREEMPT_RT_NEEDS_BH_LOCK=y";
 
 /// What `uname` says of a kernel.
@@ -59,6 +63,18 @@ impl Kernel {
         let number = leading_numbers(&self.release);
         let number = number.with_context(|| format!("read the kernel's number in its release {:?}", self.release))?;
         Ok(built_from.filter(|debian| debian[..2] == number[..2]).unwrap_or(number))
+    }
+
+    /// How many entries an LRU map needs on so many CPUs.
+    ///
+    /// Before 6.17 each CPU that inserts takes 128 free entries at once. One that comes when none are left evicts its
+    /// own last entry at each insertion, however empty the map is.
+    ///
+    /// # Errors
+    /// When the release does not begin with numbers.
+    pub fn least_lru_entries(&self, cpus: u32) -> Result<u32> {
+        let [major, minor, _] = self.number()?;
+        Ok(if [major, minor] < LRU_IS_SHARED_OUT { LRU_ENTRIES_A_CPU * cpus } else { 1 })
     }
 
     fn is_realtime(&self) -> bool {
@@ -141,6 +157,14 @@ mod tests {
     fn a_release_without_numbers_is_told() {
         let told = refused(&Kernel::new("mainline", "#1"));
         assert_eq!(told, "read the kernel's number in its release \"mainline\"");
+    }
+
+    #[test]
+    fn lru_maps_of_older_kernels_have_room_for_every_cpu() -> Result<()> {
+        let least = |release, cpus| Kernel::new(release, "#1 SMP").least_lru_entries(cpus);
+        assert_eq!((least("6.1.176", 9)?, least("6.12.118", 64)?, least("6.16.3", 2)?), (2304, 16_384, 512));
+        assert_eq!((least("6.17.0", 512)?, least("7.0.1", 9)?), (1, 1));
+        Ok(())
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub struct Programs {
 impl Programs {
     /// Loads the programs, making or adopting the pinned maps. Where that fails, no map of a new size is left behind.
     pub fn load(dir: &PinDir, sizes: &Sizes) -> Result<Self> {
-        let specs = specs(sizes);
+        let specs = specs(sizes)?;
         let pins = specs.iter().map(|spec| pin(dir, spec)).collect::<Result<Vec<_>>>()?;
         unmark_switching(dir)?;
         let loaded = Self::load_with(dir, &specs, &pins);
@@ -190,7 +190,9 @@ fn pin(dir: &PinDir, spec: &Spec) -> Result<Pin> {
     }
     let found = info(&own)?;
     refuse_other_kind(spec, &found, &own)?;
-    if found.max_entries() == spec.max_entries {
+    // With other CPUs online than at its making, a map has another size than today's: it stays as it is.
+    let by_cpus = matches!(spec.kind, MapType::LruHash) && !can_grow(spec.name);
+    if found.max_entries() == spec.max_entries || by_cpus {
         return Ok(Pin::Own(own));
     }
     if !can_grow(spec.name) {
@@ -225,7 +227,7 @@ fn refuse_other_kind(spec: &Spec, found: &MapInfo, pin: &Path) -> Result<()> {
 }
 
 /// Tables of the configuration's `sizes`, and the counters, whose number a new version may raise.
-fn can_grow(name: &str) -> bool {
+pub(super) fn can_grow(name: &str) -> bool {
     matches!(name, "sessions" | "flows" | "splices" | "handshakes" | "pending" | "counters")
 }
 

@@ -37,6 +37,7 @@ pub(crate) use attach::{detach_unasked, state};
 pub use cost::{Memory, Room, room};
 pub use directory::half;
 pub use gateways::{Gateway, gateways, shared};
+use kernel::Kernel;
 pub use load::Programs;
 pub use others::{ForeignProgram, foreign_programs};
 pub use pin::{Lock, PinDir};
@@ -77,8 +78,24 @@ const LEGS: u32 = 8192;
 /// Bytes of the `events` ring.
 const EVENTS_BYTES: u32 = 262_144;
 
-/// Every pinned map, with the sizes asked for.
-fn specs(sizes: &Sizes) -> Vec<Spec> {
+/// Every pinned map, with the sizes asked for, and as many entries of LRU maps as the running kernel needs.
+fn specs(sizes: &Sizes) -> Result<Vec<Spec>> {
+    let least = least_lru_entries()?;
+    let mut specs = asked(sizes);
+    for spec in specs.iter_mut().filter(|spec| matches!(spec.kind, aya::maps::MapType::LruHash)) {
+        spec.max_entries = spec.max_entries.max(least);
+    }
+    Ok(specs)
+}
+
+/// See [`Kernel::least_lru_entries`]; the CPUs are those that are there.
+pub(crate) fn least_lru_entries() -> Result<u32> {
+    let cpus = aya::util::online_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
+    Kernel::running().least_lru_entries(cpus.len() as u32)
+}
+
+/// Every pinned map as the configuration asks for it.
+fn asked(sizes: &Sizes) -> Vec<Spec> {
     use aya::maps::MapType::{Array, Hash, LruHash, PerCpuArray, RingBuf};
     vec![
         Spec::of::<SessionKey, Session>("sessions", LruHash, sizes.sessions),

@@ -85,6 +85,18 @@ impl PinDir {
         self.root.join(format!("v{}", self.layout))
     }
 
+    /// Refuses names of directories to be made that the BPF file system would refuse.
+    ///
+    /// # Errors
+    /// With the name.
+    pub fn refuse_dots(&self) -> Result<()> {
+        let missing = self.root.ancestors().take_while(|path| !path.exists());
+        let name = missing.filter_map(|path| path.file_name()?.to_str()).find(|name| name.contains('.'));
+        name.map_or(Ok(()), |name| {
+            bail!("pin_dir is {}: the BPF file system takes no dot in a name ({name})", self.root.display())
+        })
+    }
+
     /// Where a map is pinned.
     pub fn map(&self, name: &str) -> PathBuf {
         self.state().join(name)
@@ -312,6 +324,16 @@ fn require_bpf_fs(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directories_to_be_made_have_no_dots() -> Result<()> {
+        let there = tempfile::Builder::new().prefix("with.dot").tempdir()?;
+        let dir = |name: &str| PinDir::new(there.path().join(name));
+        assert!(dir("steer").refuse_dots().is_ok() && dir("").refuse_dots().is_ok());
+        let told = dir("v1.2/steer").refuse_dots().expect_err("accepted").to_string();
+        assert!(told.ends_with("the BPF file system takes no dot in a name (v1.2)"), "{told}");
+        Ok(())
+    }
 
     #[test]
     fn pins_of_vlan_interfaces_have_names_without_dots() {
