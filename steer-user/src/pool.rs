@@ -1,7 +1,7 @@
 //! The lookup table of a pool: Maglev hashing (Eisenbud et al., NSDI 2016, section 3.4) with weights.
 //!
-//! Slots spread over the backends in proportion to their weights, and most slots keep their backend when another comes
-//! or goes.
+//! Slots spread over the backends in proportion to their weights, each backend having at least one, and most slots keep
+//! their backend when another comes or goes.
 
 use steer_common::shared::{Endpoint, NO_BACKEND};
 
@@ -19,8 +19,8 @@ pub struct Member {
 /// Fills a table of `slots` (a prime); without members every slot says [`NO_BACKEND`].
 pub fn table(members: &[Member], slots: u32) -> Vec<u16> {
     let mut table = vec![NO_BACKEND; slots as usize];
-    let mut pickers = pickers(members, slots);
     let heaviest = members.iter().map(|member| u32::from(member.weight)).max().unwrap_or_default();
+    let mut pickers = pickers(members, heaviest, slots);
     let mut free = if heaviest == 0 { 0 } else { slots };
     while free > 0 {
         for picker in &mut pickers {
@@ -39,14 +39,15 @@ struct Picker {
     skip: u32,
 }
 
-/// Members in the order of their addresses: the same pool makes the same table.
-fn pickers(members: &[Member], slots: u32) -> Vec<Picker> {
-    let mut members = members.to_vec();
+/// Members in the order of their addresses: the same pool makes the same table. Each takes the first turn, however light
+/// it is beside the `heaviest`.
+fn pickers(members: &[Member], heaviest: u32, slots: u32) -> Vec<Picker> {
+    let mut members = members.iter().copied().filter(|member| member.weight > 0).collect::<Vec<_>>();
     members.sort_by_key(|member| (member.endpoint.address.octets(), member.endpoint.port));
     let picker = |member: &Member| Picker {
         id: member.id,
         weight: member.weight.into(),
-        credit: 0,
+        credit: heaviest - u32::from(member.weight),
         next: (hash(&member.endpoint, b"offset") % u64::from(slots)) as u32,
         skip: (hash(&member.endpoint, b"skip") % u64::from(slots - 1)) as u32 + 1,
     };
@@ -119,6 +120,14 @@ mod tests {
         let ratio = share(&table, 1) as f64 / share(&table, 2) as f64;
         assert!((2.9..3.1).contains(&ratio), "{ratio}");
         assert_eq!(share(&table, 3), 0);
+    }
+
+    #[test]
+    fn the_lightest_backend_gets_a_slot() {
+        let members = [member(1, 1), member(2, 20_000), member(3, 65_535)];
+        let table = table(&members, LOOKUP_SLOTS);
+        assert_eq!(share(&table, 1), 1);
+        assert!((3800..3900).contains(&share(&table, 2)), "{}", share(&table, 2));
     }
 
     #[test]

@@ -69,7 +69,11 @@ pub struct BackendKeys {
 pub fn generate(backends: &[SocketAddr], out: &Path) -> Result<Generated> {
     refuse_twice(backends)?;
     let out = std::path::absolute(out).with_context(|| format!("find {}", out.display()))?;
+    if out.to_str().is_none() {
+        bail!("{} is not UTF-8; expected a path that can be shown", out.display());
+    }
     files::create_private(&out)?;
+    let _lock = files::lock(&out)?;
     let plan = |address: &SocketAddr| Plan::make(*address, &out);
     let plans = backends.iter().map(plan).collect::<Result<Vec<_>>>()?;
     refuse_shared(&plans)?;
@@ -106,7 +110,7 @@ impl Plan {
 
     fn report(&self) -> BackendKeys {
         let (current, previous) = (self.directory.current_path(), self.directory.previous_path());
-        let line = |path: &Path| format!("ssl_session_ticket_key {};", path.display());
+        let line = |path: &Path| format!("ssl_session_ticket_key {};", nginx_word(&path.display().to_string()));
         let key_names = [self.current.name(), self.previous.name()];
         BackendKeys {
             address: self.address,
@@ -134,6 +138,15 @@ fn refuse_shared(plans: &[Plan]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A word of nginx's configuration, in quotation marks where it would end early or mean something else.
+fn nginx_word(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%=,~".contains(c);
+    if text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// `10.0.0.11_443`, `2001-db8--11_443`: without colons and brackets, which shells, `scp` and `rsync` take for something

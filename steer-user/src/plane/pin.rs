@@ -6,14 +6,11 @@
 
 use std::{
     ffi::CString,
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, TryLockError},
     io,
-    os::{
-        fd::AsRawFd as _,
-        unix::{
-            ffi::OsStrExt as _,
-            fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink},
-        },
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink},
     },
     path::{Path, PathBuf},
 };
@@ -161,25 +158,18 @@ impl PinDir {
     /// Becomes the one agent of this directory; `None` if there is one.
     pub fn lock(&self) -> Result<Option<Lock>> {
         let directory = File::open(self.state()).with_context(|| format!("open {}", self.state().display()))?;
-        Ok(self.flock(&directory, libc::LOCK_EX)?.then_some(Lock { _directory: directory }))
-    }
-
-    fn flock(&self, directory: &File, kind: libc::c_int) -> Result<bool> {
-        // SAFETY: the descriptor is open for the whole call.
-        if unsafe { libc::flock(directory.as_raw_fd(), kind | libc::LOCK_NB) } == 0 {
-            return Ok(true);
-        }
-        match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            error => Err(error).with_context(|| format!("lock {}", self.state().display())),
+        match directory.try_lock() {
+            Ok(()) => Ok(Some(Lock { _directory: directory })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", self.state().display())),
         }
     }
 
     /// Whether an agent holds this directory. Who looks shares the lock with others who look, and none takes another for
     /// an agent.
     pub fn agent_runs(&self) -> bool {
-        let shared = File::open(self.state()).map_err(anyhow::Error::from);
-        matches!(shared.and_then(|directory| self.flock(&directory, libc::LOCK_SH)), Ok(false))
+        let looked = File::open(self.state()).map(|directory| directory.try_lock_shared());
+        matches!(looked, Ok(Err(TryLockError::WouldBlock)))
     }
 
     /// The process that holds this directory, as this process sees it (proc(5), /proc/locks).

@@ -1,9 +1,9 @@
 //! The two key files of a backend, changed so that both are there at every moment.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,9 @@ use super::{KEY_LEN, Key};
 const FILE_MODE: u32 = 0o600;
 /// Only their owner looks where keys are.
 const DIRECTORY_MODE: u32 = 0o700;
+
+const OTHERS_WRITE: u32 = 0o002;
+const STICKY: u32 = 0o1000;
 
 const CURRENT: &str = "current.key";
 const PREVIOUS: &str = "previous.key";
@@ -74,6 +77,24 @@ impl Directory {
 pub(super) fn create_private(path: &Path) -> Result<()> {
     let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path);
     made.with_context(|| format!("create the directory {}", path.display()))
+}
+
+/// Keeps other runs out of a directory until the file is dropped.
+///
+/// # Errors
+/// When another run is in it, or when everybody may write to it.
+pub(super) fn lock(path: &Path) -> Result<File> {
+    let directory = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    let mode = directory.metadata().with_context(|| format!("look at {}", path.display()))?.mode();
+    // In a sticky directory, as /tmp is, nobody takes away what another put there.
+    if mode & (OTHERS_WRITE | STICKY) == OTHERS_WRITE {
+        bail!("everybody may write to {}: keys are kept in a directory of their owner's", path.display());
+    }
+    match directory.try_lock() {
+        Ok(()) => Ok(directory),
+        Err(TryLockError::WouldBlock) => bail!("another `steer keys generate` works in {}", path.display()),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+    }
 }
 
 fn new(path: &Path) -> PathBuf {

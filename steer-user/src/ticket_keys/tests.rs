@@ -116,6 +116,41 @@ fn a_key_of_two_backends_is_refused() {
 }
 
 #[test]
+fn of_runs_at_once_each_makes_keys_of_its_own_or_is_refused() {
+    let out = tempfile::tempdir().unwrap();
+    let backends = backends("10.0.0.11:443");
+    let runs = std::thread::scope(|scope| {
+        let runs = (0..8).map(|_| scope.spawn(|| generate(&backends, out.path()))).collect::<Vec<_>>();
+        runs.into_iter().map(|run| run.join().unwrap()).collect::<Vec<_>>()
+    });
+    let mut names = runs.iter().flatten().map(|made| made.backends[0].key_names.clone()).collect::<Vec<_>>();
+    let refusals = runs.iter().filter_map(|run| run.as_ref().err());
+    assert!(refusals.into_iter().all(|why| why.to_string().contains("another `steer keys generate` works in")));
+    // What the last of them told stands in the files, and each told the one before its own current key.
+    let last = generate(&backends, out.path()).unwrap().backends[0].key_names.clone();
+    names.push(last.clone());
+    let follows = |name: &str| names.iter().filter(|told| told[1] == *name).count();
+    assert!(names.iter().filter(|told| **told != last).all(|told| follows(&told[0]) == 1), "{names:?}");
+}
+
+#[test]
+fn a_directory_that_everybody_may_write_to_is_refused() {
+    let out = tempfile::tempdir().unwrap();
+    let mode = |mode| fs::set_permissions(out.path(), fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o777);
+    refuses(&backends("10.0.0.11:443"), out.path(), "everybody may write to");
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
+    mode(0o1777);
+    generate(&backends("10.0.0.11:443"), out.path()).unwrap();
+}
+
+#[test]
+fn lines_for_nginx_are_quoted_where_they_need_it() {
+    assert_eq!(nginx_word("/etc/nginx/keys/10.0.0.11_443/current.key"), "/etc/nginx/keys/10.0.0.11_443/current.key");
+    assert_eq!(nginx_word("/k d;x/\"{}\\"), r#""/k d;x/\"{}\\""#);
+}
+
+#[test]
 fn a_place_that_cannot_be_written_is_named() {
     let out = tempfile::tempdir().unwrap();
     let file = out.path().join("file");
