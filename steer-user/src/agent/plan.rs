@@ -3,6 +3,7 @@
 //!
 //! [`judge`] only reads. The start applies what it says; `steer config check` shows it.
 
+mod changes;
 mod named;
 
 use std::{
@@ -25,10 +26,8 @@ use crate::{
 pub struct Judged {
     /// Nothing is pinned yet.
     pub fresh: bool,
-    /// VIPs of the configuration, and those of them that the gateway does not have yet.
-    pub vips: Change,
-    /// Backends of the configuration, and those of them that the gateway does not have yet.
-    pub backends: Change,
+    /// What the configuration says otherwise than the one before, as sentences; none of a first start.
+    pub changes: Vec<String>,
     /// What the tables take.
     pub memory: Memory,
     /// What would be lost, as sentences: a start does it only with `--force`.
@@ -36,17 +35,6 @@ pub struct Judged {
     /// What deserves a look, as sentences.
     pub warnings: Vec<String>,
     pub(super) numbers: Numbers,
-}
-
-/// How many there will be, how many of them are new, and how many go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Change {
-    /// Of the configuration.
-    pub asked: usize,
-    /// Those that the gateway does not have yet.
-    pub new: usize,
-    /// Those that it has and the configuration does not.
-    pub gone: usize,
 }
 
 /// The numbers that a start gives.
@@ -84,8 +72,7 @@ pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
     refuse_vips_of_others(config, dir)?;
     Ok(Judged {
         fresh: !found.there,
-        vips: change(config.vips.iter().map(|vip| endpoint(vip.address)), found.before.vips.iter().map(|(at, _)| *at)),
-        backends: change(asked(config), found.present().map(|(_, backend)| backend.endpoint)),
+        changes: if found.there { changes::changes(config, &found.before) } else { Vec::new() },
         memory,
         destroys,
         warnings: [
@@ -134,10 +121,6 @@ impl Found {
         Ok(Self { there: true, before, named })
     }
 
-    fn present(&self) -> impl Iterator<Item = &(u32, Backend)> {
-        self.before.backends.iter().filter(|(_, backend)| backend.flags & BACKEND_PRESENT != 0)
-    }
-
     /// Whether the configuration before said this of a backend: then leaving it out removes it.
     fn was_configured(&self, at: &Endpoint) -> bool {
         self.before.configured.iter().any(|(configured, _)| configured == at)
@@ -150,11 +133,6 @@ impl Found {
 
 fn asked(config: &Config) -> impl Iterator<Item = Endpoint> + Clone {
     config.vips.iter().flat_map(|vip| &vip.backends).map(|backend| endpoint(backend.address))
-}
-
-fn change(asked: impl Iterator<Item = Endpoint>, there: impl Iterator<Item = Endpoint>) -> Change {
-    let (asked, there) = (asked.collect::<HashSet<_>>(), there.collect::<HashSet<_>>());
-    Change { asked: asked.len(), new: asked.difference(&there).count(), gone: there.difference(&asked).count() }
 }
 
 /// Gives numbers to what has none: free ones first, then those of what the configuration leaves out, if no connection uses

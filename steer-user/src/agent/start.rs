@@ -59,6 +59,12 @@ pub(super) async fn judge(config: &Config, dir: &PinDir, force: bool) -> Result<
     if !force {
         judged.refuse_destruction()?;
     }
+    let backends = config.vips.iter().map(|vip| vip.backends.len()).sum::<usize>();
+    let (version, vips) = (env!("CARGO_PKG_VERSION"), config.vips.len());
+    log::info!("steer {version} starts for {}: VIPs {vips}, backends {backends}", dir.root().display());
+    for change in &judged.changes {
+        log::info!("{change}");
+    }
     for warning in &judged.warnings {
         log::warn!("{warning}");
     }

@@ -23,6 +23,9 @@ impl Config {
         let config = config::Config::load(&file)?;
         let judged = plan::judge(&config, &PinDir::new(&config.pin_dir));
         let judged = judged.with_context(|| format!("{}: a start would be refused", file.display()))?;
+        for change in &judged.changes {
+            note(format_args!("a start would change: {change}"));
+        }
         for warning in &judged.warnings {
             note(format_args!("warning: {warning}"));
         }

@@ -106,7 +106,16 @@ pub(crate) async fn serve(
         let (pools, stop, standing) = (Arc::clone(&pools), Arc::clone(&stop), standing.clone());
         let pin_dir = listener.pin_dir.clone();
         let conversation = async move {
-            let answer = |request| answer(request, &pin_dir, &pools, &stop, &standing);
+            let who = asker(&stream);
+            let answer = |request| {
+                let (asked, level) = (serde_json::to_string(&request).unwrap_or_default(), level(&request));
+                let reply = answer(request, &pin_dir, &pools, &stop, &standing);
+                match &reply {
+                    Reply::Refused { error } => log::warn!("{who} asked {asked}: refused: {error}"),
+                    _ => log::log!(level, "{who} asked {asked}: done"),
+                }
+                reply
+            };
             if let Err(error) = converse(stream, answer).await {
                 log::debug!("control socket: {error:#}");
             }
@@ -137,10 +146,20 @@ async fn converse(stream: UnixStream, mut answer: impl FnMut(Request) -> Reply) 
     }
 }
 
+/// Who is at the other end, for the log (SO_PEERCRED of unix(7)).
+fn asker(stream: &UnixStream) -> String {
+    stream.peer_cred().map_or_else(
+        |_| "somebody".to_owned(),
+        |who| format!("user {} (process {})", who.uid(), who.pid().unwrap_or_default()),
+    )
+}
+
+/// What only looks is told to who debugs.
+fn level(request: &Request) -> log::Level {
+    if matches!(request, Request::Agent {} | Request::Warnings {}) { log::Level::Debug } else { log::Level::Info }
+}
+
 fn answer(request: Request, pin_dir: &Path, pools: &Mutex<Pools>, stop: &Notify, standing: &Standing) -> Reply {
-    let level =
-        if matches!(request, Request::Agent {} | Request::Warnings {}) { log::Level::Debug } else { log::Level::Info };
-    log::log!(level, "asked: {request:?}");
     let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
     let done = match request {
         Request::Agent {} => {
