@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Longest wait for the agent to load its programs and see its backends up.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 
 /// A steer agent and its pins; both are gone when this is dropped.
 pub struct Agent<'a> {
@@ -172,6 +172,14 @@ impl<'a> Agent<'a> {
     pub fn end(&mut self, signal: Signal) -> Result<()> {
         let mut server = self.server.take().context("no agent runs")?;
         server.end(signal).map(drop)
+    }
+
+    /// As [`Agent::end`]; how it ended.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn ended_by(&mut self, signal: Signal) -> Result<ExitStatus> {
+        self.server.take().context("no agent runs")?.end(signal)
     }
 
     /// Its process id, while it runs.

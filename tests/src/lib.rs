@@ -6,8 +6,9 @@
 //! send segments that no kernel would, [`flood`] many of them, [`icmp_errors`] errors. [`programs`] runs packets through
 //! the loaded programs without any link, on flows of [`ends`]; [`detour`] reorders what clients send, [`weather`] and
 //! [`relay`] disturb both directions, [`traces`] tells what steer left on the machine. [`setting`] and [`case`] are what
-//! the tests of faults share, [`tables`] counts entries; [`talk`] holds both ends of plain TCP connections; [`demo`] is the whole of it for people, [`soak`] for minutes under
-//! chaos, [`matrix`] judges steer with other TLS stacks at both ends.
+//! the tests of faults share, [`tables`] counts entries; [`talk`] holds both ends of plain TCP connections; [`demo`] is the
+//! whole of it for people, [`soak`] for minutes under chaos, [`live`] in other kernels, [`matrix`] judges steer with other
+//! TLS stacks at both ends.
 
 pub mod agent;
 pub mod bench;
@@ -22,6 +23,7 @@ pub mod haproxy;
 pub mod icmp_errors;
 pub mod kernel_counters;
 pub mod l4;
+pub mod live;
 pub mod loss;
 pub mod matrix;
 pub mod netns;

@@ -23,7 +23,7 @@ use crate::{
     agent::{Hook, Settings},
     nginx::{self, Nginx},
     pki::Pki,
-    topology::{Family, Lab, Offloads, Plan, backend},
+    topology::{Family, Lab, Link, Offloads, Plan, backend},
 };
 
 /// What to build.
@@ -84,6 +84,13 @@ impl Scenario {
     #[must_use]
     pub fn backend_mtu(mut self, backend: usize, mtu: u32) -> Self {
         self.plan.backend_mtu.push((backend, mtu));
+        self
+    }
+
+    /// What the links are: the clients' first, then those of the backends.
+    #[must_use]
+    pub fn links(mut self, kinds: &[Link]) -> Self {
+        self.plan.links = kinds.iter().copied().enumerate().collect();
         self
     }
 

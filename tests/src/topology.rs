@@ -10,11 +10,13 @@
 
 mod addresses;
 mod batches;
+mod links;
 
 use anyhow::{Context, Result};
 
 use self::addresses::backend_net;
 pub use self::addresses::{CLIENT_SIDE, Family, PORT, backend, backend_side, mac, mac_text, source, vip};
+pub use self::links::Link;
 use crate::{netns::NetNs, process};
 
 /// What the virtual links leave to the receiver.
@@ -53,6 +55,8 @@ pub struct Plan {
     pub client_mtu: u32,
     /// MTU of the links to the backends, by backend; 1500 where it names none.
     pub backend_mtu: Vec<(usize, u32)>,
+    /// What the links are, by number: 0 is the clients', `i + 1` that of backend `i`; veth where it names none.
+    pub links: Vec<(usize, Link)>,
     /// Whether neighbours are known from the start; otherwise the kernel has to ask for them.
     pub neighbours_known: bool,
 }
@@ -64,6 +68,7 @@ impl Default for Plan {
             offloads: Offloads::On,
             client_mtu: 1500,
             backend_mtu: Vec::new(),
+            links: Vec::new(),
             neighbours_known: true,
         }
     }
@@ -139,12 +144,13 @@ impl Lab {
     }
 
     fn wire(&self, plan: &Plan) -> Result<()> {
-        let mut batch = batches::veth(CLIENT_SIDE, &self.client, plan.client_mtu, mac(0, 1), mac(0, 2));
-        for (index, backend) in self.backends.iter().enumerate() {
-            let mtu = plan.backend_mtu.iter().find(|(i, _)| *i == index).map_or(1500, |(_, mtu)| *mtu);
-            batch += &batches::veth(&backend_side(index), backend, mtu, mac(index + 1, 1), mac(index + 1, 2));
+        let ends = std::iter::once(&self.client).chain(&self.backends);
+        for (number, (name, far)) in self.gateway_interfaces().iter().zip(ends).enumerate() {
+            let kind = plan.links.iter().find(|(link, _)| *link == number).map_or(Link::Veth, |(_, kind)| *kind);
+            let mtu = plan.backend_mtu.iter().find(|(i, _)| i + 1 == number).map_or(1500, |(_, mtu)| *mtu);
+            let mtu = if number == 0 { plan.client_mtu } else { mtu };
+            links::wire(kind, number, name, mtu, &self.gateway, far).with_context(|| format!("wire {name}"))?;
         }
-        self.gateway.ip(&batch).context("wire the lab")?;
         self.set_mtu_of_far_ends(plan)?;
         plan.offloads.features().map_or(Ok(()), |features| self.set_features(features))
     }

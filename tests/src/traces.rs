@@ -1,15 +1,20 @@
-//! What steer leaves on a machine: pins, programs on interfaces, addresses.
+//! What steer leaves on a machine: pins, programs and qdiscs on interfaces, addresses.
 
 use std::fs;
 
 use anyhow::{Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
+use steer_user::plane::kernel::Kernel;
 
 use crate::{
     agent::Agent,
+    netns::NetNs,
     scenario::Run,
     topology::{Family, vip},
 };
+
+/// The first kernel with links at the TC hooks.
+const TCX: [u32; 3] = [6, 6, 0];
 
 /// All of it, at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +25,8 @@ pub struct Traces {
     pub tc: Vec<usize>,
     /// Whether an XDP program of steer sits there.
     pub xdp: Vec<bool>,
+    /// Interfaces with a qdisc clsact, in which programs sit before Linux 6.6.
+    pub clsact: Vec<String>,
     /// Which VIPs are addresses of the gateway.
     pub vips: Vec<Family>,
 }
@@ -35,12 +42,16 @@ impl Traces {
         let links = gateway.tool("ip link show")?;
         let addresses = gateway.tool("ip address show")?;
         let xdp = |name: &String| {
-            let of = links.split_once(&format!(": {name}@")).map_or("", |(_, rest)| rest);
+            let of = |end| links.split_once(&format!(": {name}{end}")).map(|(_, rest)| rest);
+            let of = of('@').or_else(|| of(':')).unwrap_or("");
             of.split("\n    link/").next().is_some_and(|first| first.contains(" xdp "))
         };
+        let qdiscs = gateway.tool("tc qdisc show")?;
+        let has_clsact = |name: &&String| qdiscs.contains(&format!("qdisc clsact ffff: dev {name} "));
         Ok(Self {
             pins: pins(steer)?,
-            tc: interfaces.iter().map(|name| gateway.run(|| n_programs(name))).collect::<Result<_>>()?,
+            tc: interfaces.iter().map(|name| n_programs(gateway, name)).collect::<Result<_>>()?,
+            clsact: interfaces.iter().filter(has_clsact).cloned().collect(),
             xdp: interfaces.iter().map(xdp).collect(),
             vips: [Family::V4, Family::V6]
                 .into_iter()
@@ -55,7 +66,8 @@ impl Traces {
     /// With what there is.
     pub fn none(&self) -> Result<()> {
         let programs = self.tc.iter().any(|n| *n > 0) || self.xdp.iter().any(|is| *is);
-        ensure!(self.pins.is_empty() && !programs && self.vips.is_empty(), "steer left {self:?}");
+        let other = [self.pins.is_empty(), self.clsact.is_empty(), self.vips.is_empty()].contains(&false);
+        ensure!(!programs && !other, "steer left {self:?}");
         Ok(())
     }
 }
@@ -74,8 +86,12 @@ fn pins(steer: &Agent<'_>) -> Result<Vec<String>> {
     Ok(pins)
 }
 
-/// TC programs by links (Linux 6.6 and newer, on which these tests run).
-fn n_programs(interface: &str) -> Result<usize> {
-    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?;
+/// TC programs of steer at an interface: by links since Linux 6.6, by filters before.
+fn n_programs(gateway: &NetNs, interface: &str) -> Result<usize> {
+    if Kernel::running().number()? < TCX {
+        let filters = gateway.tool(&format!("tc filter show dev {interface} ingress"))?;
+        return Ok(filters.matches(" steer_tc ").count());
+    }
+    let (_, programs) = gateway.run(|| Ok(SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?))?;
     Ok(programs.iter().filter(|program| program.name_as_str() == Some("steer_tc")).count())
 }

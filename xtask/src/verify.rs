@@ -82,15 +82,19 @@ impl ValueEnum for Target {
     }
 }
 
-/// A kernel boots in seconds and does the rest in tens of them, emulated.
-const TIMEOUT: Duration = Duration::from_secs(300);
+/// A kernel boots in seconds and does the rest in minutes, emulated.
+const TIMEOUT: Duration = Duration::from_secs(900);
 
 /// What links, hooks and disturbances in the guest need.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 19] = [
     "veth",
     "dummy",
     "8021q",
     "bridge",
+    "bonding",
+    "macvlan",
+    "virtio_pci",
+    "virtio_net",
     "sch_ingress",
     "cls_bpf",
     "act_bpf",
@@ -103,6 +107,9 @@ const MODULES: [&str; 15] = [
     "nft_hash",
     "nft_numgen",
 ];
+
+/// Pairs of NICs: one towards the clients, one to each of two backends.
+const WIRES: u8 = 3;
 
 /// Tools in the guest beside busybox.
 const PROGRAMS: [&str; 8] = ["ip", "tc", "ethtool", "nft", "bpftool", "setpriv", "openssl", "nginx"];
@@ -218,6 +225,7 @@ fn boot(tree: &Tree, series: Series, command: &str) -> Result<Outcome> {
         ],
         files,
         modules: MODULES.to_vec(),
+        wires: WIRES,
         command: command.to_owned(),
         timeout: TIMEOUT,
     };

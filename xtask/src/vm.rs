@@ -33,6 +33,9 @@ pub(crate) struct Guest {
     pub(crate) files: Vec<(PathBuf, PathBuf)>,
     /// Kernel modules, loaded before the command runs; what they depend on comes along.
     pub(crate) modules: Vec<&'static str>,
+    /// How many pairs of virtio NICs, each pair joined by a wire. Pair `n` has the addresses `02:57:ee:00:NN:01` and
+    /// `02:57:ee:00:NN:02`.
+    pub(crate) wires: u8,
     /// Command line for the guest's shell.
     pub(crate) command: String,
     /// How long the whole may take.
@@ -77,7 +80,7 @@ impl Guest {
         }
         let archive = image::pack(&self, kernel, &directory)?;
         let deadline = Instant::now() + self.timeout;
-        let mut qemu = boot(tree, kernel, &archive)?;
+        let mut qemu = boot(tree, kernel, &archive, self.wires)?;
         let outcome = listen(&mut qemu, deadline);
         // It may be gone already: that is what is wanted.
         let _ = qemu.kill();
@@ -87,8 +90,14 @@ impl Guest {
     }
 }
 
-fn boot(tree: &Tree, kernel: &Kernel, archive: &Path) -> Result<Child> {
+fn boot(tree: &Tree, kernel: &Kernel, archive: &Path, wires: u8) -> Result<Child> {
     let mut qemu = unpacked::emulator(tree);
+    for (wire, end) in (0..wires).flat_map(|wire| [(wire, 1), (wire, 2)]) {
+        let port = format!("wire{wire}end{end}");
+        qemu.args(["-netdev", &format!("hubport,id={port},hubid={wire}")]);
+        // Without a ROM to boot from, which is in a package of its own.
+        qemu.args(["-device", &format!("virtio-net-pci,netdev={port},mac=02:57:ee:00:{wire:02x}:{end:02x},romfile=")]);
+    }
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2", "-m", MEMORY])
         .args([
             "-nodefaults",

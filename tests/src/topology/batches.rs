@@ -4,15 +4,6 @@ use super::{
     CLIENT_SIDE, Plan,
     addresses::{backend_net, backend_side, mac, mac_text},
 };
-use crate::netns::NetNs;
-
-pub(super) fn veth(name: &str, far: &NetNs, mtu: u32, near_mac: [u8; 6], far_mac: [u8; 6]) -> String {
-    let (near_mac, far_mac, far) = (mac_text(near_mac), mac_text(far_mac), far.path());
-    format!(
-        "link add {name} mtu {mtu} address {near_mac} type veth peer name eth0 address {far_mac} netns {far}\n\
-         link set {name} up\n"
-    )
-}
 
 pub(super) fn client(plan: &Plan) -> String {
     "addr add 10.1.0.2/24 dev eth0\n\
