@@ -21,10 +21,6 @@ pub const FIRST: usize = 1;
 
 /// Size of the file that every backend has, bytes: more than any initial window.
 const FILE: usize = 300_000;
-/// What no kernel may have to say about packets that steer made or changed.
-const HARM: [&str; 3] = ["Tcp.InCsumErrors", PAWS, SACK_DISCARD];
-const PAWS: &str = "TcpExt.PAWSEstab";
-const SACK_DISCARD: &str = "TcpExt.TCPSACKDiscard";
 
 /// A client with a session of backend [`OWNER`], and a dial from an address whose flows go to backend [`FIRST`].
 pub struct Case<'a> {
@@ -206,20 +202,8 @@ impl<'a> Case<'a> {
     #[track_caller]
     pub fn unharmed_but_for_resets(&self) -> Result<()> {
         for (end, (after, before)) in self.run.kernels()?.iter().zip(&self.kernels).enumerate() {
-            let grown = after.since(before);
-            for name in HARM {
-                let limit = match name {
-                    // Linux doubts that a network duplicates more than was sent twice, and counts a D-SACK here then.
-                    SACK_DISCARD => grown.of("TcpExt.TCPDSACKIgnoredDubious"),
-                    // A copy that a newer segment overtook is old by its timestamp, and right so. Its kernel had the
-                    // data, and answers with a D-SACK; for data that it lacks it would answer without (RFC 2883).
-                    // A bare acknowledgement may be overtaken between two CPUs: by the length of a transfer.
-                    PAWS => grown.of("TcpExt.TCPDSACKOldSent") + grown.of("Tcp.InSegs") / 200,
-                    _ => 0,
-                };
-                let seen = grown.of(name);
-                assert!(seen <= limit, "{name} {seen} of end {end} (0: the clients), {limit} of them explained");
-            }
+            let harm = after.since(before).harm();
+            assert_eq!(harm, None, "of end {end} (0: the clients)");
         }
         Ok(())
     }

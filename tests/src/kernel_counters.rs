@@ -12,6 +12,11 @@ pub struct KernelCounters {
     values: BTreeMap<String, i64>,
 }
 
+const PAWS: &str = "TcpExt.PAWSEstab";
+const SACK_DISCARD: &str = "TcpExt.TCPSACKDiscard";
+/// How many bare acknowledgements may be overtaken in a short exchange.
+const OVERTAKEN: i64 = 3;
+
 impl KernelCounters {
     /// Reads those of a namespace.
     ///
@@ -40,6 +45,23 @@ impl KernelCounters {
             (name.clone(), value - before.values.get(name).copied().unwrap_or_default())
         };
         Self { values: self.values.iter().map(grown).collect() }
+    }
+
+    /// What a kernel may not have to say about packets that steer made or changed, if it did, given what grew.
+    pub fn harm(&self) -> Option<String> {
+        let explained = |name| match name {
+            // Linux doubts that a network duplicates more than was sent twice, and counts a D-SACK here then.
+            SACK_DISCARD => self.of("TcpExt.TCPDSACKIgnoredDubious"),
+            // A copy that a newer segment overtook is old by its timestamp, and right so. Its kernel had the data, and
+            // answers with a D-SACK; for data that it lacks it would answer without (RFC 2883). Bare acknowledgements are
+            // overtaken, too, when the work moves to another CPU: a few, and more the longer a transfer. Wrong timestamps
+            // would be those of all segments.
+            PAWS => self.of("TcpExt.TCPDSACKOldSent") + OVERTAKEN + self.of("Tcp.InSegs") / 200,
+            _ => 0,
+        };
+        let harm = ["Tcp.InCsumErrors", "Tcp.InErrs", PAWS, SACK_DISCARD];
+        let found = harm.into_iter().find(|name| self.of(name) > explained(name))?;
+        Some(format!("{found} {}, {} of them explained", self.of(found), explained(found)))
     }
 }
 
