@@ -9,6 +9,8 @@ mod flights;
 mod frames;
 mod hellos;
 mod layouts;
+mod leaving;
+mod legs;
 mod plain;
 mod race;
 mod random;

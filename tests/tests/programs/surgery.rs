@@ -95,6 +95,38 @@ fn a_hello_whose_session_another_backend_holds_becomes_a_syn_to_it() -> Result<(
     Ok(())
 }
 
+/// An outer balancer may say in front of a hello whose connection it is (the PROXY protocol, versions 1 and 2): the owner
+/// gets that with the rest.
+#[test]
+fn a_hello_behind_a_proxy_header_moves_with_its_header() -> Result<()> {
+    const ID: [u8; 32] = [0x42; 32];
+    let v1 = b"PROXY TCP4 192.0.2.1 198.51.100.10 47110 443\r\n".to_vec();
+    let v2 = |command: u8, family: u8, body: &[u8]| {
+        let signature = b"\r\n\r\n\0\r\nQUIT\n";
+        [&signature[..], &[0x20 | command, family], &(body.len() as u16).to_be_bytes(), body].concat()
+    };
+    let mut world = World::new()?;
+    for ends in families() {
+        for header in [v1.clone(), v2(1, 0x11, &[7; 12]), v2(1, 0x21, &[7; 36 + 90]), v2(0, 0, &[])] {
+            let data = [header, hello(&ID, 300)].concat();
+            // Whole, cut in the header, at its end, and in the hello.
+            for cut in [0, 9, data.len() - 300, data.len() - 250] {
+                world.prepare(&ends, &Given { session: Some(ID.to_vec()), ..Given::flow(ends.established()) })?;
+                let before = world.loaded.plane.counter(Counter::Rehome)?;
+                for (at, piece) in [(0, &data[..cut]), (cut, &data[cut..])] {
+                    let up = ends.up(CLIENT.wrapping_add(at as u32)).ack(TOLD).options(&stamps(HELLO_TS, FIRST_TS));
+                    if !piece.is_empty() {
+                        world.run(Program::Tc, &from_client(&up.payload(piece)))?;
+                    }
+                }
+                assert_eq!(world.loaded.plane.counter(Counter::Rehome)? - before, 1, "cut at {cut} of {}", data.len());
+                assert!(world.buffered(&ends)? == data, "the owner gets other bytes");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What a CPU remembers of one packet is nothing to the next one, of another flow.
 #[test]
 fn a_hello_in_pieces_is_decided_on_by_itself_whatever_came_between_them() -> Result<()> {

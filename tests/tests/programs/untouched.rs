@@ -1,6 +1,6 @@
 //! What is not ours leaves as it came, and what cannot be read is counted.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use steer_common::counters::Counter;
@@ -40,6 +40,28 @@ fn what_is_not_ours_passes_untouched() -> Result<()> {
             ("a SYN to another station", syn([2, 0, 0, 0, 0, 0x99])),
         ];
         world.judge(&ends, &cases.map(|(what, frame)| untouched(what, frame, Counter::OtherStation)))?;
+    }
+    Ok(())
+}
+
+/// ::ffff:192.0.2.7 in IPv6 headers is not 192.0.2.7 (RFC 4291 2.5.5.2): no VIP and no backend has such an address.
+#[test]
+fn mapped_addresses_are_nobodys() -> Result<()> {
+    let mut world = World::new()?;
+    let [ends, _] = families();
+    let mapped = |at: SocketAddr| match at.ip() {
+        IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), at.port()),
+        IpAddr::V6(_) => at,
+    };
+    for (from, to) in [(ends.client, ends.vip), (ends.client, ends.first), (ends.first, ends.client)] {
+        let syn = Segment::new(mapped(from), mapped(to), CLIENT_ISN).syn();
+        assert_eq!(from_client(&syn)[14] >> 4, 6, "an IPv6 header");
+        for given in [Given::nothing(), Given::flow(ends.settled())] {
+            for segment in [syn.clone(), Segment::new(mapped(from), mapped(to), 1).ack(1).payload(b"data")] {
+                let case = untouched("mapped", from_client(&segment), Counter::NotOurs);
+                world.judge(&ends, &[Case { given: given.clone(), counts: None, ..case }])?;
+            }
+        }
     }
     Ok(())
 }
