@@ -9,10 +9,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use steer_common::counters::Counter;
 use steer_tests::{
-    agent::{Agent, Hook},
+    agent::{Agent, Hook, Settings},
     process::eventually,
     scenario::{Run, Scenario},
-    topology::{Family, Offloads, backend_side, vip},
+    topology::{Family, Offloads, backend as backend_address, backend_side, vip},
 };
 
 const TEN_SECONDS: std::time::Duration = std::time::Duration::from_secs(10);
@@ -91,6 +91,58 @@ fn a_change_that_makes_no_sense_is_refused_with_a_sentence() -> Result<()> {
         let said = error(steer.steer(&words));
         assert!(said.contains(sentence), "{words}: {said}");
     }
+    Ok(())
+}
+
+#[test]
+fn no_word_forgets_every_session_but_the_one_that_says_so() -> Result<()> {
+    let run = two_backends()?;
+    let steer = run.agent()?;
+    run.session_at(&run.new_client()?, 0)?;
+    let sessions = || Ok::<_, anyhow::Error>(steer.json("sessions list")?["total"].clone());
+    let before = sessions()?;
+    for nothing in [&[""][..], &[], &["--owner", ""], &["zz"]] {
+        let mut command = steer.command("sessions remove");
+        let output = command.args(nothing).output()?;
+        assert_eq!(output.status.code(), Some(2), "{nothing:?}: {}", said(&output));
+    }
+    assert_eq!(sessions()?, before);
+    steer.steer("sessions remove --all")?;
+    assert_eq!(sessions()?, 0);
+    Ok(())
+}
+
+/// A second gateway on the same interfaces that has a VIP of the first, and what is done with the words for one of them.
+#[test]
+fn two_gateways_do_not_get_into_each_others_way() -> Result<()> {
+    let run = two_backends()?;
+    let steer = run.agent()?;
+    let mut second = Agent::prepare(&run.lab, &Settings::new(Hook::Tc))?;
+    let ended = second.launch_to_end(&[], &[])?;
+    let told = second.log();
+    assert!(!ended.success() && told.contains("has interfaces in common with this one"), "{told}");
+
+    let text = fs::read_to_string(second.config_path())?;
+    let other = |address: String| address.replace(":443", ":8443");
+    let text = [Family::V4, Family::V6].iter().fold(text, |text, family| {
+        let at = format!("address = \"{}\"", vip(*family));
+        text.replace(&at, &other(at.clone()))
+    });
+    let backends = (0..2).flat_map(|index| [Family::V4, Family::V6].map(|family| backend_address(family, index)));
+    let text = backends.fold(text, |text, at| text.replace(&format!("\"{at}\""), &other(format!("\"{at}\""))));
+    fs::write(second.config_path(), text)?;
+    second.launch()?;
+    let warned = second.json("status")?.to_string();
+    assert!(warned.contains("manages"), "{warned}");
+
+    // The directory says who its agent is, whatever socket is named.
+    let mut mixed = Command::new(binary()?);
+    mixed.arg("detach").arg("--pin-dir").arg(second.pin_dir()).arg("--socket").arg(steer.socket());
+    let output = run.lab.gateway().run(|| Ok(mixed.output()?))?;
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!second.pin_dir().join("v4").exists() && !second.socket().exists(), "the second one is gone");
+    assert!(steer.json("status")?["agent"]["running"] == true);
+    assert!(run.visit(&run.new_client()?, &run.dial(run.source_of(0)?)).is_ok(), "the first one serves");
     Ok(())
 }
 

@@ -65,6 +65,7 @@ fn the_log_says_what_a_restart_changed_and_who_asked_for_what() -> Result<()> {
     ensure!(steer.steer("backends drain 10.99.99.99:443").is_err());
     logged(&steer, r#""address":"10.99.99.99:443","seconds":null}: refused: "#)?;
 
+    steer.steer(&format!("backends undrain {backend}"))?;
     steer.end(Signal::SIGTERM)?;
     let text = fs::read_to_string(&file)?;
     fs::write(
