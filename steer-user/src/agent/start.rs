@@ -61,7 +61,8 @@ pub(super) async fn judge(config: &Config, dir: &PinDir, force: bool) -> Result<
     }
     let backends = config.vips.iter().map(|vip| vip.backends.len()).sum::<usize>();
     let (version, vips) = (env!("CARGO_PKG_VERSION"), config.vips.len());
-    log::info!("steer {version} starts for {}: VIPs {vips}, backends {backends}", dir.root().display());
+    let (file, place) = (config.file.display(), dir.root().display());
+    log::info!("steer {version} starts with {file} for {place}: VIPs {vips}, backends {backends}");
     for change in &judged.changes {
         log::info!("{change}");
     }

@@ -38,7 +38,6 @@ impl Agent {
             let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
             let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
             let config = self.load(place)?;
-            log::info!("configuration: {}", self.config.display());
             let shutdown = async {
                 tokio::select! {
                     _ = terminate.recv() => {}

@@ -40,6 +40,7 @@ type Result<T> = std::result::Result<T, ConfigError>;
 /// Turns a file into a configuration.
 pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Result<Config> {
     Ok(Config {
+        file: source.file.to_owned(),
         pin_dir: path(raw.pin_dir, PIN_DIR, source)?,
         socket: socket_path(raw.socket, source)?,
         metrics: raw.metrics.map(|socket| socket.0),

@@ -32,6 +32,8 @@ const FILE_MAX: usize = 1 << 20;
 /// A checked configuration.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
+    /// Where it was read.
+    pub file: PathBuf,
     /// Directory of the pins, on a BPF file system.
     pub pin_dir: PathBuf,
     /// The agent's control socket.

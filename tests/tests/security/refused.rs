@@ -72,7 +72,8 @@ fn a_refused_configuration_leaves_the_gateway_as_it_was() -> Result<()> {
         (format!("{good}[sizes]\n{sizes}"), "pending"),
         (format!("{good}[sizes]\n{sizes}# again\n"), "pending"),
         (format!("metrics = \"127.0.0.1:9464\"\n{good}"), "listen for metrics"),
-        (good.replace("steer.sock\"", &format!("{}\"", "x".repeat(120))), "listen at"),
+        (good.replace("steer.sock\"", &format!("{}\"", "x".repeat(120))), "expected at most 107"),
+        (good.replace("steer.sock\"", "steer.toml/steer.sock\""), "steer.toml"),
     ] {
         fs::write(steer.config_path(), &text)?;
         refused(&agent(&run, &steer, &[])?, because)?;

@@ -55,8 +55,8 @@ fn the_log_says_what_a_restart_changed_and_who_asked_for_what() -> Result<()> {
     let run = Scenario::new(Hook::Tc, Family::V4).backends(2).start()?;
     let mut steer = run.agent()?;
     let (backend, vip, file) = (run.backend_address(1), run.vip(), steer.config_path());
-    logged(&steer, &format!("steer {} starts for {}", env!("CARGO_PKG_VERSION"), steer.pin_dir().display()))?;
-    logged(&steer, &format!("configuration: {}", file.display()))?;
+    let (version, pins) = (env!("CARGO_PKG_VERSION"), steer.pin_dir().display());
+    logged(&steer, &format!("steer {version} starts with {} for {pins}", file.display()))?;
 
     steer.steer(&format!("backends drain {backend}"))?;
     let asked = format!(r#"asked {{"verb":"drain-backend","address":"{backend}","seconds":null}}: done"#);
