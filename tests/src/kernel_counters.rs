@@ -59,7 +59,7 @@ impl KernelCounters {
             PAWS => self.of("TcpExt.TCPDSACKOldSent") + OVERTAKEN + self.of("Tcp.InSegs") / 200,
             _ => 0,
         };
-        let harm = ["Tcp.InCsumErrors", "Tcp.InErrs", PAWS, SACK_DISCARD];
+        let harm = ["Tcp.InCsumErrors", PAWS, SACK_DISCARD];
         let found = harm.into_iter().find(|name| self.of(name) > explained(name))?;
         Some(format!("{found} {}, {} of them explained", self.of(found), explained(found)))
     }
