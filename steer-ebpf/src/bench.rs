@@ -20,9 +20,9 @@ use steer_common::{
 };
 
 use crate::{
-    client::copy_flow,
     hello,
     maps::{self, FLOWS, HANDSHAKES, Piece, SESSIONS},
+    unknown::copy_flow,
     verifier::{mask, size},
 };
 

@@ -4,12 +4,12 @@
 use steer_common::{counters::Counter, wire::tcp::flags};
 
 use crate::{
-    client::leaves_syn_traces,
     foreign::{self, at_backend},
     legs,
     maps::{FLOWS, Scratch, VIPS, backend, count, scratch},
     next::{self, pass},
     traces::forget_syn_trace,
+    unknown::leaves_syn_traces,
 };
 
 /// A packet to backend `scratch.backend` itself.

@@ -26,7 +26,7 @@ use crate::{
     read::{self, Role, begins_hello, classify, enter_key, facts, make_headers_linear, read},
     rehome, resegment, server,
     stamps::{comes_by, idle, note_end},
-    sums, too_big,
+    sums, syn, too_big,
 };
 
 /// What becomes of a packet.
@@ -101,7 +101,7 @@ fn stages(skb: *mut __sk_buff, mut said: i32, plan: &mut Plan) -> i32 {
     // Looked up once and handed down: a look-up costs as much as three stages.
     let mut flow = plan.flow;
     said = match said {
-        next::SYN => client::client_syn(skb),
+        next::SYN => syn::client_syn(skb),
         next::CLIENT => client::client_segment(skb, flow),
         next::SERVER => server::server_segment(skb, flow),
         next::ICMP => icmp::translate_error(skb),

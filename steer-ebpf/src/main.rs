@@ -50,8 +50,10 @@ mod server;
 mod sources;
 mod stamps;
 mod sums;
+mod syn;
 mod too_big;
 mod traces;
+mod unknown;
 mod verifier;
 
 use aya_ebpf::{

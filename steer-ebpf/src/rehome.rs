@@ -13,7 +13,7 @@ use steer_common::{
 use crate::{
     buffer::{new_buffer, store_in_buffer},
     certificate::expect_unread,
-    client::{copy_flow, forget, nothing_to_learn, settle},
+    client::{forget, nothing_to_learn, settle},
     emit::hop_to,
     hello::{look_at_packet, said, verdict},
     legs::{self, take_leg},
@@ -22,6 +22,7 @@ use crate::{
     next::{self, drop},
     options::read_options,
     sums::sum_payload,
+    unknown::copy_flow,
 };
 
 /// The data in `scratch.piece`, the first of a flow that this CPU holds: it is to be decided on, held, or the flow is

@@ -21,7 +21,7 @@ use steer_common::{
 };
 
 use crate::{
-    client::{copy_flow, forget, known, leaves_syn_traces, lookup, nothing_to_learn, segment, settle, taking_over},
+    client::{forget, lookup, nothing_to_learn, segment, settle},
     foreign::{self, at_backend},
     forward::{ask, fib},
     hook::tc::Tc,
@@ -36,6 +36,7 @@ use crate::{
     rehome::tell,
     stamps::AHEAD,
     traces::{find_syn_trace, find_trace, forget_trace, restore},
+    unknown::{copy_flow, known, leaves_syn_traces, taking_over},
 };
 
 /// Bits of [`options`] that a hello's agreement is about.

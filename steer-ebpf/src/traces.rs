@@ -8,9 +8,9 @@ use steer_common::{
 };
 
 use crate::{
-    client::leaves_syn_traces,
     legs,
     maps::{FLOWS, SETTINGS, SYN_TRACES, Scratch, TRACES, backend, count, scratch},
+    unknown::leaves_syn_traces,
 };
 
 /// The place of the flow in `scratch.key`.

@@ -1,0 +1,210 @@
+//! A client's SYN: which backend it goes to, by which port, and what is remembered of it.
+
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_skb_load_bytes, bpf_skb_store_bytes},
+};
+use steer_common::{
+    counters::Counter,
+    flow::{State, Word},
+    shared::{FLOW_COLLIDED, FLOW_MADE, Flow, NO_BACKEND, SWITCH_LEAVE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, options},
+    wire::tcp::flags,
+};
+
+use crate::{
+    client::{is_up, lookup},
+    hook::tc::Tc,
+    legs::{self, take_leg},
+    maps::{FLOWS, Facts, HANDSHAKES, SPLICES, Scratch, count, count_backend, scratch, switch},
+    next::{self, drop, pass},
+    options::read_options,
+    stamps::{idle, note_hop},
+    traces::{enter_syn_trace, find_trace},
+    unknown::{leaves_syn_traces, no_flow},
+};
+
+/// A SYN: the same first backend for a repeated one, the holder for a known flow, else as the lookup table says.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
+    let Some(scratch) = scratch() else { return next::DROP };
+    if scratch.facts.flags & (flags::ACK | flags::RST | flags::FIN) != 0 {
+        return no_flow(scratch);
+    }
+    if let Some(id) = holder(scratch) {
+        count(Counter::SynKnownFlow);
+        return on_known(skb, scratch, id);
+    }
+    if switch(SWITCH_LEAVE) && !is_of_handshake(scratch) {
+        return pass(Counter::Left);
+    }
+    prepare_offer(skb, scratch);
+    let first = match repeated(scratch) {
+        Repeated::At(id) => {
+            count(Counter::SynRepeated);
+            count_backend(id as u32, |stats| stats.syns += 1);
+            return next::PLAIN | id as i32;
+        }
+        // Another handshake with these addresses is on its way: whichever is the client's, both can go on.
+        Repeated::Other(id) => {
+            count(Counter::SynKnownFlow);
+            return next::PLAIN | id as i32;
+        }
+        Repeated::No => lookup(scratch),
+    };
+    if first == NO_BACKEND {
+        return drop(Counter::NoBackend);
+    }
+    if collided(scratch, first) {
+        // Where there is none its own has to do: whose record says that it is taken may be gone.
+        let port = take_leg(first as u32, scratch.key.service as u32, scratch.facts.seq) as u16;
+        scratch.first_port = port.to_ne_bytes();
+    }
+    count(Counter::Syn);
+    count_backend(first as u32, |stats| stats.syns += 1);
+    remember(skb, scratch, first);
+    if leaves_syn_traces(scratch) {
+        enter_syn_trace(first as u32);
+    }
+    next::PLAIN | first as i32
+}
+
+/// Reads what the SYN offers. Where the flow may move, what would keep it from moving is taken out.
+#[inline(always)]
+fn prepare_offer(skb: *mut __sk_buff, scratch: &mut Scratch) {
+    let observes = scratch.vip.flags & VIP_OBSERVE != 0;
+    let read = read_options(skb, 0);
+    if read == 0 && !observes && scratch.offer.cleared != 0 && scratch.offer.options & options::SIGNED == 0 {
+        read_options(skb, 1);
+    }
+    if scratch.facts.accurate_ecn != 0 && !observes {
+        clear_accurate_ecn(skb, &scratch.facts);
+    }
+}
+
+/// Whether this very SYN was seen before.
+#[inline(always)]
+fn is_of_handshake(scratch: &Scratch) -> bool {
+    // SAFETY: one word is read.
+    let known = unsafe { HANDSHAKES.get(&scratch.key) };
+    known.is_some_and(|known| Word(known.word).isn() == scratch.facts.seq)
+}
+
+/// What is known of a SYN from one before.
+enum Repeated {
+    /// The same one went to this backend, which is still up.
+    At(u16),
+    /// Another one did, and was answered a moment ago.
+    Other(u16),
+    No,
+}
+
+/// Whether a SYN of these addresses was seen before. One with another number is an attacker's or the next connection's: it
+/// must not take the place of a handshake that its client is about to complete.
+#[inline(always)]
+fn repeated(scratch: &mut Scratch) -> Repeated {
+    /// Seconds within which a client acknowledges what it got.
+    const PATIENCE: u32 = 2;
+    // SAFETY: the fields are read at once.
+    let Some(known) = (unsafe { HANDSHAKES.get(&scratch.key) }) else { return Repeated::No };
+    let (word, first, port, bits) = (Word(known.word), known.first, known.first_port, known.flags);
+    let fresh = idle(known, scratch.facts.seconds) <= PATIENCE;
+    if !is_up(first) || bits & FLOW_COLLIDED != 0 {
+        return Repeated::No;
+    }
+    match word.state() {
+        State::Syn | State::SynAck if word.isn() == scratch.facts.seq => {
+            scratch.first_port = port;
+            Repeated::At(first)
+        }
+        State::SynAck if fresh && bits & FLOW_MADE == 0 => {
+            scratch.first_port = port;
+            Repeated::Other(first)
+        }
+        _ => Repeated::No,
+    }
+}
+
+/// Whether the client's port is taken at a backend: by a connection that is known, or by one that the backend answered for
+/// when the SYN came first.
+#[inline(always)]
+fn collided(scratch: &Scratch, first: u16) -> bool {
+    // SAFETY: one word is read.
+    let answered = unsafe { HANDSHAKES.get(&scratch.key) }
+        .is_some_and(|known| known.flags & FLOW_COLLIDED != 0 && known.first == first);
+    answered || legs::is_taken(scratch, first as u32)
+}
+
+/// A SYN on a known live flow goes to the backend that has it, and is remembered in case that one takes it for a new one.
+#[inline(always)]
+fn on_known(skb: *mut __sk_buff, scratch: &mut Scratch, id: u16) -> i32 {
+    prepare_offer(skb, scratch);
+    if let Repeated::No = repeated(scratch) {
+        // SAFETY: the fields are read at once.
+        let flow = unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) };
+        scratch.first_port = flow.map_or([0; 2], |flow| flow.port_at_holder());
+        count(Counter::Syn);
+        remember(skb, scratch, id);
+    }
+    next::PLAIN | id as i32
+}
+
+/// The backend that holds a live flow of these addresses: a SYN must not move it, whoever sent it. A flow that both sides
+/// ended is not live: its ports are free for the next one, which goes where the lookup table says today.
+#[inline(always)]
+fn holder(scratch: &Scratch) -> Option<u16> {
+    // SAFETY: the fields are read at once.
+    let id = match unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) } {
+        Some(flow) => {
+            let live = !flow.closing() && idle(flow, scratch.facts.seconds) <= scratch.vip.flow_timeout;
+            if live { flow.holder() } else { NO_BACKEND }
+        }
+        None => find_trace() as u16,
+    };
+    (id != NO_BACKEND && is_up(id)).then_some(id)
+}
+
+/// Clears the request for AccECN (the AE bit): the servers then agree on classic ECN, which can be compared.
+#[inline(always)]
+fn clear_accurate_ecn(skb: *mut __sk_buff, facts: &Facts) {
+    let at = facts.l4 + 12;
+    let mut bytes = [0u8; 2];
+    // SAFETY: two bytes of the stack.
+    unsafe {
+        if bpf_skb_load_bytes(skb.cast(), at, (&raw mut bytes).cast(), 2) != 0 {
+            return;
+        }
+        let old = u16::from_ne_bytes(bytes);
+        bytes[0] &= !1;
+        let new = u16::from_ne_bytes(bytes);
+        if bpf_skb_store_bytes(skb, at, (&raw const bytes).cast(), 2, 0) == 0 {
+            let difference = steer_common::checksum::replaced16(old, new);
+            Tc(skb).replace_sums(facts.l4 as usize + 16, facts.v6 != 0, 0, difference);
+        }
+    }
+}
+
+/// Remembers what the SYN offers.
+#[inline(always)]
+fn remember(skb: *mut __sk_buff, scratch: &mut Scratch, first: u16) {
+    const ECN_SETUP: u8 = flags::ECE | flags::CWR;
+    let (facts, offer) = (&scratch.facts, &scratch.offer);
+    let ecn = if facts.flags & ECN_SETUP == ECN_SETUP { options::ECN } else { 0 };
+    let flow = &mut scratch.flow;
+    *flow = Flow::default();
+    flow.word = Word::new(State::Syn, facts.seq).0;
+    flow.first = first;
+    flow.owner = first;
+    flow.seen = facts.seconds;
+    flow.client_ts = offer.ts;
+    flow.syn_window = facts.window;
+    flow.client_mss = offer.mss;
+    flow.client_scale = offer.scale;
+    flow.offered = offer.options | ecn;
+    flow.first_port = scratch.first_port;
+    if scratch.vip.flags & VIP_RETURN_BY_ROUTE == 0 {
+        note_hop(&Tc(skb), &mut flow.client_hop);
+    }
+    // A full table forgets its oldest; the client then gets plain layer 4.
+    let _ = HANDSHAKES.insert(&scratch.key, &*flow, 0);
+}

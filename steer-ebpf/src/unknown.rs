@@ -1,0 +1,215 @@
+//! A client's packet whose flow has no record in `flows`: whose it is, and the record that is made where it is a flow's.
+
+use core::ptr::null_mut;
+
+use steer_common::{
+    counters::Counter,
+    flow::{State, Word},
+    shared::{
+        FLOW_ACK_SWALLOWED, FLOW_MADE, Flow, NO_BACKEND, SWITCH_LEAVE, SWITCH_RESIZING, VIP_OBSERVE, VIP_SWALLOW,
+    },
+    wire::{tcp::flags, tls::server_flight::Follow},
+};
+
+use crate::{
+    client::lookup,
+    foreign,
+    lock::mark,
+    maps::{FLOWS, HANDSHAKES, SETTINGS, SPLICES, Scratch, count, count_backend, switch},
+    next::{self, drop, pass},
+    stamps::idle,
+    traces::{enter_trace, find_syn_trace, find_trace, forget_syn_trace, restore},
+};
+
+/// A packet to a VIP of which nothing is known. While connections may live that are older than the gateway it is one of
+/// theirs, remembered and passed; and so it is where the gateway only looks, or is being left. Else it goes where the lookup
+/// table says and is remembered, so that what is answered is known.
+#[inline(always)]
+pub(crate) fn no_flow(scratch: &mut Scratch) -> i32 {
+    let ends = scratch.facts.flags & flags::RST != 0;
+    if !taking_over(scratch) {
+        let older = is_young(scratch);
+        if older && !ends {
+            foreign::remember(&scratch.key, scratch.facts.seconds);
+        }
+        if older || scratch.vip.flags & VIP_OBSERVE != 0 || switch(SWITCH_LEAVE) {
+            return pass(Counter::ForeignPassed);
+        }
+    }
+    let id = lookup(scratch);
+    if id == NO_BACKEND {
+        return drop(Counter::NoBackend);
+    }
+    count(Counter::NoFlowForwarded);
+    if !ends {
+        adopt(scratch, id);
+    }
+    next::PLAIN | id as i32
+}
+
+/// Whether connections to the VIP that are older than the gateway may live: one that says nothing for as long as a flow may
+/// be idle is gone.
+#[inline(always)]
+fn is_young(scratch: &Scratch) -> bool {
+    let vip = &scratch.vip;
+    vip.since != 0 && (scratch.facts.seconds.wrapping_sub(vip.since) as i32) <= vip.flow_timeout as i32
+}
+
+/// Whether a handshake's record alone does not tell a connection of this gateway from another: while older ones may live, or
+/// while the interface that the other side's packets come by may have other tables.
+#[inline(always)]
+pub(crate) fn leaves_syn_traces(scratch: &Scratch) -> bool {
+    is_young(scratch) || switch(SWITCH_RESIZING)
+}
+
+/// Whether the operator said that this gateway takes over the flows of another one, and that time is not up.
+#[inline(always)]
+pub(crate) fn taking_over(scratch: &Scratch) -> bool {
+    let until = SETTINGS.get(0).map_or(0, |settings| settings.takeover_until);
+    until != 0 && (until.wrapping_sub(scratch.facts.seconds) as i32) > 0
+}
+
+/// Remembers the flow in `scratch.key` as one that went to a backend, and of which nothing else is known. Its place is
+/// among handshakes, which anybody can fill.
+#[inline(always)]
+fn adopt(scratch: &mut Scratch, first: u16) {
+    let (seconds, flow) = (scratch.facts.seconds, &mut scratch.flow);
+    *flow = Flow::default();
+    flow.word = Word::new(State::Adopted, 0).0;
+    flow.first = first;
+    flow.owner = first;
+    flow.seen = seconds;
+    let _ = HANDSHAKES.insert(&scratch.key, &*flow, 0);
+}
+
+/// A client's packet whose flow has no record: one is made where it completes a handshake, or where a trace is left of the
+/// flow. `Err` says what else becomes of the packet.
+#[inline(always)]
+pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, i32> {
+    let handshake = HANDSHAKES.get_ptr_mut(&scratch.key);
+    if let Some(handshake) = handshake
+        && let Some(made) = establish(scratch, handshake)
+    {
+        return made;
+    }
+    if foreign::is_known(&scratch.key, scratch.facts.seconds, scratch.vip.flow_timeout) {
+        if scratch.facts.flags & flags::RST != 0 {
+            foreign::forget(&scratch.key);
+        }
+        return Err(pass(Counter::ForeignPassed));
+    }
+    let first = find_trace() as u16;
+    if first != NO_BACKEND {
+        return restore(scratch, first).ok_or(next::PLAIN | first as i32);
+    }
+    let Some(handshake) = handshake else {
+        if leaves_syn_traces(scratch) && scratch.facts.flags & flags::RST == 0 {
+            let first = find_syn_trace() as u16;
+            if first != NO_BACKEND {
+                count(Counter::NoFlowForwarded);
+                adopt(scratch, first);
+                return Err(next::PLAIN | first as i32);
+            }
+        }
+        return Err(no_flow(scratch));
+    };
+    // SAFETY: a map value; a lost race costs one stamp.
+    let handshake = unsafe { &mut *handshake };
+    scratch.first_port = handshake.first_port;
+    if Word(handshake.word).state() != State::Adopted {
+        count(Counter::HandshakeMismatch);
+    }
+    handshake.seen = scratch.facts.seconds;
+    Err(next::PLAIN | handshake.first as i32)
+}
+
+/// The flow's record, `flow` where `flows` has it; where only `splices` has it, it is put back into `flows`. Null where
+/// nobody has it.
+#[inline(always)]
+pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
+    if !flow.is_null() {
+        // SAFETY: a whole map value.
+        if idle(unsafe { &*flow }, scratch.facts.seconds) <= scratch.vip.flow_timeout {
+            return flow;
+        }
+        let _ = FLOWS.remove(&scratch.key);
+        let _ = SPLICES.remove(&scratch.key);
+        return null_mut();
+    }
+    let Some(kept) = SPLICES.get_ptr_mut(&scratch.key) else { return null_mut() };
+    // SAFETY: map values of the same type.
+    unsafe {
+        (*kept).seen = scratch.facts.seconds;
+        if FLOWS.insert(&scratch.key, &*kept, 0).is_err() {
+            return null_mut();
+        }
+    }
+    FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut())
+}
+
+/// Makes a flow of a handshake whose first backend this segment acknowledges, `None` where it does not; `Err` says what
+/// becomes of the packet.
+#[inline(always)]
+fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow, i32>> {
+    /// A first segment further ahead than any window without scale is not of this handshake, bytes.
+    const REACH: u32 = u16::MAX as u32;
+    // SAFETY: a map value; copied at once.
+    unsafe { copy_flow(&mut scratch.flow, known) };
+    let (facts, flow) = (&scratch.facts, &mut scratch.flow);
+    let isn = Word(flow.word).isn();
+    // A keepalive stands one before the first byte.
+    let ahead = facts.seq.wrapping_sub(isn);
+    if Word(flow.word).state() != State::SynAck
+        || facts.flags & flags::ACK == 0
+        || facts.flags & flags::RST != 0
+        || facts.ack != flow.first_isn.wrapping_add(1)
+        || ahead > REACH
+    {
+        return None;
+    }
+    let bare = facts.payload_len == 0 && facts.flags & flags::FIN == 0;
+    if bare && scratch.vip.flags & VIP_SWALLOW != 0 && flow.flags & FLOW_ACK_SWALLOWED == 0 {
+        // SAFETY: as above; a lost race swallows another bare acknowledgement.
+        unsafe { (*known).flags |= FLOW_ACK_SWALLOWED };
+        count(Counter::AckSwallowed);
+        return Some(Err(next::DROP));
+    }
+    // What a handshake was marked with is not the flow's: a refused SYN, say, ends no connection.
+    flow.flags = 0;
+    flow.word = Word::new(State::Established, isn).0;
+    flow.seen = facts.seconds;
+    flow.client_next = isn.wrapping_add(1);
+    flow.server_next = flow.first_isn.wrapping_add(1);
+    flow.follow = Follow::new(flow.server_next);
+    let first = flow.first;
+    // Where two CPUs race, one inserts and both go on with what is there.
+    const ONLY_NEW: u64 = 1;
+    if FLOWS.insert(&scratch.key, &*flow, ONLY_NEW).is_ok() {
+        mark(known, FLOW_MADE);
+        count(Counter::FlowEstablished);
+        count_backend(first as u32, |stats| stats.flows += 1);
+        enter_trace(first as u32);
+        foreign::forget(&scratch.key);
+        if leaves_syn_traces(scratch) {
+            forget_syn_trace();
+        }
+    }
+    Some(FLOWS.get_ptr_mut(&scratch.key).ok_or(next::PLAIN | first as i32))
+}
+
+/// Copies a flow's record word by word: as one assignment it would pass through the stack.
+///
+/// # Safety
+///
+/// Both point to whole records.
+#[inline(always)]
+pub(crate) unsafe fn copy_flow(to: *mut Flow, from: *const Flow) {
+    const WORDS: usize = size_of::<Flow>() / 8;
+    // SAFETY: the caller vouches for both; the type is a multiple of eight bytes and so aligned.
+    unsafe {
+        let (to, from) = (to.cast::<u64>(), from.cast::<u64>());
+        for i in 0..WORDS {
+            to.add(i).write_volatile(from.add(i).read_volatile());
+        }
+    }
+}
