@@ -150,4 +150,30 @@ impl BackendReport {
             bytes: stats.bytes,
         })
     }
+
+    /// One that is up and has done nothing yet.
+    #[cfg(test)]
+    pub(crate) fn idle() -> Self {
+        let nothing = Resumptions { accepted: 0, rejected: 0, not_offered: 0 };
+        Self {
+            id: 0,
+            address: SocketAddr::from(([10, 0, 0, 1], 443)),
+            vip: SocketAddr::from(([198, 51, 100, 10], 443)),
+            state: BackendState::Up,
+            weight: 1,
+            drain_seconds: None,
+            return_path_seen: false,
+            syns: 0,
+            syn_acks: 0,
+            flows: 0,
+            rehomed: 0,
+            learned: 0,
+            hits: 0,
+            resumed: 0,
+            tls12: nothing,
+            tls13: nothing,
+            packets: 0,
+            bytes: 0,
+        }
+    }
 }

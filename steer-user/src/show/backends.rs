@@ -70,7 +70,6 @@ fn resumptions(backends: &Backends) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::BackendState;
 
     #[test]
     fn the_way_back_is_seen_not_seen_or_not_known() {
@@ -92,26 +91,14 @@ mod tests {
     }
 
     fn backend() -> BackendReport {
-        let nothing = Resumptions { accepted: 0, rejected: 0, not_offered: 0 };
         BackendReport {
-            id: 0,
-            address: "10.0.0.1:443".parse().unwrap(),
-            vip: "198.51.100.10:443".parse().unwrap(),
-            state: BackendState::Up,
-            weight: 1,
-            drain_seconds: None,
             return_path_seen: true,
             syns: 9,
             syn_acks: 9,
             flows: 9,
-            rehomed: 0,
-            learned: 0,
-            hits: 0,
             resumed: 2,
-            tls12: nothing,
             tls13: Resumptions { accepted: 2, rejected: 1, not_offered: 6 },
-            packets: 0,
-            bytes: 0,
+            ..BackendReport::idle()
         }
     }
 }

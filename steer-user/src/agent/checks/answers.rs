@@ -68,30 +68,9 @@ impl Answers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Resumptions;
 
     fn backend(syns: u64, syn_acks: u64) -> BackendReport {
-        let nothing = Resumptions { accepted: 0, rejected: 0, not_offered: 0 };
-        BackendReport {
-            id: 0,
-            address: "10.0.0.1:443".parse().unwrap(),
-            vip: "198.51.100.10:443".parse().unwrap(),
-            state: BackendState::Up,
-            weight: 1,
-            drain_seconds: None,
-            return_path_seen: false,
-            syns,
-            syn_acks,
-            flows: 0,
-            rehomed: 0,
-            learned: 0,
-            hits: 0,
-            resumed: 0,
-            tls12: nothing,
-            tls13: nothing,
-            packets: 0,
-            bytes: 0,
-        }
+        BackendReport { syns, syn_acks, ..BackendReport::idle() }
     }
 
     /// Whether each look in turn finds it silent.
