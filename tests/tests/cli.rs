@@ -146,6 +146,25 @@ fn two_gateways_do_not_get_into_each_others_way() -> Result<()> {
     Ok(())
 }
 
+/// `ip netns exec` has a mount namespace of its own, with an empty /sys.
+#[test]
+fn a_gateway_whose_pins_are_hidden_is_not_called_absent() -> Result<()> {
+    let run = two_backends()?;
+    let steer = run.agent()?;
+    for words in ["status", "stats", "sessions list", "detach"] {
+        let verb = steer.command(words);
+        let mut hidden = Command::new("unshare");
+        hidden.args(["--mount", "sh", "-c", "mount -t tmpfs none /sys/fs/bpf && exec \"$@\"", "sh"]);
+        hidden.arg(verb.get_program()).args(verb.get_args());
+        let output = run.lab.gateway().run(|| Ok(hidden.output()?))?;
+        let told = said(&output);
+        assert!(output.status.code() == Some(1) && told.contains("this is another mount namespace"), "{words}: {told}");
+        assert!(told.contains("nsenter --net="), "{words}: {told}");
+    }
+    assert!(steer.json("status")?["agent"]["running"] == true);
+    Ok(())
+}
+
 #[test]
 fn bypass_and_removed_sessions_leave_a_flow_with_its_first_backend() -> Result<()> {
     let run = two_backends()?;

@@ -39,6 +39,7 @@ impl Detach {
     pub(super) fn run(self, place: &Place) -> Result<()> {
         plane::rights::require()?;
         let dir = place.dir();
+        place.refuse_hidden(&dir)?;
         if dir.layouts().is_empty() {
             dir.remove()?;
             return show::outcome(place.format(), format!("nothing is pinned at {}", dir.root().display()));

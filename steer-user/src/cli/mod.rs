@@ -19,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     config::{PIN_DIR, SOCKET},
+    control,
     plane::{PinDir, Plane, rights},
     show::{Format, note},
 };
@@ -115,8 +116,22 @@ impl Place {
     fn gateway(&self) -> Result<PinDir> {
         rights::require()?;
         let dir = self.dir();
+        self.refuse_hidden(&dir)?;
         dir.require()?;
         Ok(dir)
+    }
+
+    /// Refuses to call a gateway absent whose agent answers.
+    fn refuse_hidden(&self, dir: &PinDir) -> Result<()> {
+        let agent = if dir.layouts().is_empty() { control::ask_about(dir, &self.socket()) } else { None };
+        agent.map_or(Ok(()), |(process, _)| {
+            bail!(
+                "an agent (process {process}) runs for {root}, and nothing is to be seen there: this is another mount \
+                 namespace, as `ip netns exec` makes one (`nsenter --net=/run/netns/NAME steer ..` keeps /sys/fs/bpf; \
+                 `nsenter --target {process} --mount --net steer ..` is where the agent is)",
+                root = dir.root().display()
+            )
+        })
     }
 
     /// Opens the maps.
