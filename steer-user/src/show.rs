@@ -137,9 +137,12 @@ fn status_text(status: &Status) -> String {
         (true, None) => "runs, but does not answer at this --socket".to_owned(),
         (false, _) => "does not run: traffic goes on, health checks and ageing do not".to_owned(),
     };
+    let observed = status.vips.iter().filter(|vip| vip.mode == "observe").count();
     let steering = match (status.leave, status.bypass) {
         (true, _) => "off (leave): new connections pass to the kernel's own rules",
         (false, true) => "off (bypass)",
+        (false, false) if observed > 0 && observed == status.vips.len() => "off: every VIP is in observe mode",
+        (false, false) if observed > 0 => "on, but for VIPs in observe mode",
         (false, false) => "on",
     };
     let head = format!("agent     {agent}\nsteering  {steering}\npins      {}", status.pin_dir.display());
@@ -192,4 +195,37 @@ fn tables_table(status: &Status) -> String {
 fn section(name: &str, sentences: &[String]) -> Option<String> {
     let lines = sentences.iter().map(|sentence| format!("  {sentence}"));
     (!sentences.is_empty()).then(|| std::iter::once(format!("{name}:")).chain(lines).collect::<Vec<_>>().join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The line that tells whether the gateway steers, with VIPs in these modes.
+    fn steering(modes: &[&str]) -> Result<String> {
+        let vip = |mode: &&str| {
+            json!({
+                "id": 0, "address": "198.51.100.10:443", "mode": mode, "backends": 1, "backends_up": 1,
+                "session_timeout_seconds": 600
+            })
+        };
+        let status = serde_json::from_value(json!({
+            "pin_dir": "/sys/fs/bpf/steer", "layout": 4, "bypass": false, "leave": false,
+            "agent": { "running": true, "starting": false, "pid": 7, "version": "0.1.0" },
+            "vips": modes.iter().map(vip).collect::<Vec<_>>(),
+            "interfaces": [], "tables": [], "drift": [], "warnings": []
+        }))?;
+        let text = status_text(&status);
+        Ok(text.lines().find_map(|line| line.strip_prefix("steering  ")).unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn steering_is_not_called_on_where_every_vip_is_only_observed() -> Result<()> {
+        assert_eq!(steering(&["steer", "steer"])?, "on");
+        assert_eq!(steering(&["steer", "observe"])?, "on, but for VIPs in observe mode");
+        assert_eq!(steering(&["observe", "observe"])?, "off: every VIP is in observe mode");
+        Ok(())
+    }
 }

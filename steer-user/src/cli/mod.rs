@@ -56,7 +56,7 @@ enum Verb {
     Detach(detach::Detach),
     /// Leave new connections to the kernel's own rules, or take them again; open ones stay
     Leave(leave::Leave),
-    /// Turn steering off or on; spliced flows go on
+    /// Turn steering off or on; re-homed flows go on
     Bypass(bypass::Bypass),
     /// Show the gateway at a glance
     Status,
