@@ -100,7 +100,8 @@ fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: Stat
     match rehome::client(record, state, &segment, scratch.facts.ip_options != 0, highest) {
         ClientAct::Forward => {
             unlock(flow, state);
-            next::FORWARD
+            // An end is noted, so that nobody waits for the flow's.
+            if scratch.facts.flags & flags::RST != 0 { next::SETTLED } else { next::FORWARD }
         }
         ClientAct::Drop(reason) => {
             unlock(flow, state);
@@ -109,7 +110,7 @@ fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: Stat
         ClientAct::Settle(reason) => {
             settle(flow);
             count_index(reason as u32);
-            if state == State::Established { next::FORWARD } else { next::FLUSH }
+            if state == State::Established { next::SETTLED } else { next::FLUSH }
         }
         ClientAct::Reset => {
             mark(flow, FLOW_RESET | FLOW_CLOSED);

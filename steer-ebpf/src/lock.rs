@@ -1,6 +1,6 @@
 //! A flow's word: one CPU at a time changes a flow that is not yet settled.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_or};
+use core::intrinsics::{AtomicOrdering, atomic_and, atomic_cxchg, atomic_or};
 
 use steer_common::{
     counters::Counter,
@@ -100,4 +100,12 @@ pub(crate) fn mark(flow: *mut Flow, bits: u32) {
     const ORDER: AtomicOrdering = AtomicOrdering::Relaxed;
     // SAFETY: callers hold a pointer to a whole map value; the field is aligned.
     unsafe { atomic_or::<u32, u32, ORDER>(&raw mut (*flow).flags, bits) };
+}
+
+/// Clears bits of a flow's flags, as [`mark`] sets them.
+#[inline(always)]
+pub(crate) fn unmark(flow: *mut Flow, bits: u32) {
+    const ORDER: AtomicOrdering = AtomicOrdering::Relaxed;
+    // SAFETY: as in `mark`.
+    unsafe { atomic_and::<u32, u32, ORDER>(&raw mut (*flow).flags, !bits) };
 }

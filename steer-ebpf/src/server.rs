@@ -10,7 +10,7 @@ use steer_common::{
     ranges,
     rehome::{self, ServerAct},
     shared::{
-        FLOW_CLOSED, FLOW_COLLIDED, FLOW_LEARNED, FLOW_MADE, FLOW_RESET, Flow, SERVICE_BACKEND, SWITCH_RESIZING,
+        FLOW_ANSWERED_TWICE, FLOW_COLLIDED, FLOW_LEARNED, FLOW_MADE, Flow, SERVICE_BACKEND, SWITCH_RESIZING,
         VIP_OBSERVE, options,
     },
     splice,
@@ -117,12 +117,12 @@ fn is_elsewhere(flow: *mut Flow, id: u16, port: [u8; 2]) -> bool {
 /// again by a connection that is not steer's.
 #[inline(always)]
 fn is_over(scratch: &Scratch, flow: *mut Flow) -> bool {
-    /// How far a late segment may be from where its flow ended, bytes.
+    /// How far ahead of where its flow ended a segment may be, bytes; behind it, as far as a window reaches ([`AHEAD`]).
     const NEAR: u32 = 1 << 17;
     // SAFETY: a map value; fields are read as words.
     let flow = unsafe { &*flow };
     let facts = &scratch.facts;
-    let is_near = |a: u32, b: u32| a.wrapping_sub(b).wrapping_add(NEAR) < 2 * NEAR;
+    let is_near = |end: u32, seen: u32| seen.wrapping_sub(end).wrapping_add(AHEAD) < AHEAD + NEAR;
     let in_space = is_near(flow.server_next, facts.seq)
         && (facts.flags & flags::ACK == 0 || is_near(flow.client_next, facts.ack))
         && facts.flags & flags::SYN == 0;
@@ -251,7 +251,13 @@ fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
     {
         match of_handshake(scratch, handshake) {
             Whose::Its => return next::PLAIN | id as i32,
+            Whose::Another => {
+                mark(handshake, FLOW_ANSWERED_TWICE);
+                return next::PLAIN | id as i32;
+            }
             Whose::Others if switch(SWITCH_RESIZING) && find_syn_trace() as u32 == id => {}
+            // A SYN in a flow's name, forged or not, does not make its trace another's.
+            Whose::Others if is_traced(scratch, id) => {}
             Whose::Others => {
                 mark(handshake, FLOW_COLLIDED);
                 return pass(Counter::BackendPassed);
@@ -263,9 +269,7 @@ fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
     }
     // A leg is evidence, too.
     let by_leg = scratch.first_port != [0; 2];
-    if (by_leg || (find_trace() as u32 == id && legs::way_there(scratch, id, false).is_none()))
-        && restore(scratch, id as u16).is_some()
-    {
+    if (by_leg || is_traced(scratch, id)) && restore(scratch, id as u16).is_some() {
         return next::FORWARD | next::FRESH;
     }
     // The handshake's record was pushed out, or another interface's programs have it.
@@ -281,10 +285,18 @@ fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
     next::PLAIN | id as i32
 }
 
+/// Whether a flow left a trace at a backend, where it has its client's own port.
+#[inline(always)]
+fn is_traced(scratch: &Scratch, id: u32) -> bool {
+    find_trace() as u32 == id && legs::way_there(scratch, id, false).is_none()
+}
+
 /// Whose a first backend's packet is that answers no SYN as it should.
 enum Whose {
     /// The handshake's.
     Its,
+    /// The answer to another SYN of the same addresses, which stands in no record.
+    Another,
     /// Of a flow that was adopted: the backend vouches for it.
     Flows,
     /// Of another connection with this client's port.
@@ -300,13 +312,25 @@ fn of_handshake(scratch: &Scratch, handshake: &Flow) -> Whose {
     }
     let answers = facts.ack == word.isn().wrapping_add(1);
     let syn_ack = facts.flags & (flags::SYN | flags::ACK) == flags::SYN | flags::ACK;
-    if answers || syn_ack && !has_another(scratch, scratch.backend) {
-        // Also the answer to a SYN that another one took the place of.
+    if answers {
         return Whose::Its;
     }
     // What it sends behind its own SYN-ACK is of the connection that this opened.
     let ahead = facts.seq.wrapping_sub(handshake.first_isn.wrapping_add(1));
-    if word.state() == State::SynAck && !syn_ack && ahead < AHEAD { Whose::Its } else { Whose::Others }
+    if word.state() == State::SynAck && !syn_ack && ahead < AHEAD {
+        return Whose::Its;
+    }
+    let answered_twice = handshake.flags & FLOW_ANSWERED_TWICE != 0;
+    if !(syn_ack || answered_twice) || has_another(scratch, scratch.backend) {
+        return Whose::Others;
+    }
+    if syn_ack {
+        Whose::Another
+    } else if rst {
+        Whose::Its
+    } else {
+        Whose::Flows
+    }
 }
 
 /// Whether the packet's destination is this host's own address.
@@ -337,15 +361,11 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
             pass(Counter::BackendPassed)
         }
         ServerAct::Settle(reason) => {
-            if scratch.facts.flags & flags::RST != 0 {
-                mark(flow, FLOW_RESET | FLOW_CLOSED);
-                forget_trace();
-            }
             settle(flow);
             nothing_to_learn(flow);
             forget(scratch);
             count_index(reason as u32);
-            next::FORWARD
+            next::SETTLED
         }
         ServerAct::Drop(reason) => {
             unlock(flow, state);

@@ -4,7 +4,8 @@ use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     flow::{State, Word},
     shared::{
-        FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_RESET, FLOW_SERVER_FIN, Flow, FlowKey, Hop, answered,
+        FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_RESET, FLOW_SERVER_FIN, FLOW_UNCONFIRMED, Flow, FlowKey,
+        Hop, answered,
     },
     wire::{
         Packet,
@@ -14,7 +15,7 @@ use steer_common::{
 
 use crate::{
     hook::Hook,
-    lock::mark,
+    lock::{mark, unmark},
     maps::{SPLICES, scratch},
     sums::is_sound,
     traces::forget_trace,
@@ -86,6 +87,10 @@ pub(crate) fn note(key: &FlowKey, flow: &mut Flow, segment: &Segment, to_client:
         && advance(if to_client { &mut flow.server_next } else { &mut flow.client_next }, segment);
     if flow.seen != seconds {
         flow.seen = seconds;
+        if flow.flags & FLOW_UNCONFIRMED != 0 && to_client {
+            (flow.client_next, flow.server_next) = (segment.ack, segment.seq.wrapping_add(segment.payload_len as u32));
+            unmark(flow, FLOW_UNCONFIRMED);
+        }
         if word.is(State::Spliced) {
             stamp_splice(key, flow);
         }
@@ -124,7 +129,8 @@ pub(crate) extern "C" fn note_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     // A FIN stands behind its segment's data, a reset where the segment does.
     let fin = scratch.facts.flags & flags::FIN != 0;
     let exact = scratch.facts.seq == next || (fin && end == next);
-    if !exact || is_sound(skb) == 0 {
+    let confirmed = to_client || record.flags & FLOW_UNCONFIRMED == 0;
+    if !exact || !confirmed || is_sound(skb) == 0 {
         return 0;
     }
     let mut bits = 0;

@@ -19,7 +19,7 @@ use crate::{
     next::{self, drop, pass},
     options::read_options,
     stamps::{idle, note_hop},
-    traces::{enter_syn_trace, find_trace},
+    traces::{enter_syn_trace, find_trace, forget_syn_trace},
     unknown::{leaves_syn_traces, no_flow},
 };
 
@@ -36,6 +36,7 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
         return on_known(skb, scratch, id);
     }
     if switch(SWITCH_LEAVE) && !is_of_handshake(scratch) {
+        forget_over(scratch);
         return pass(Counter::Left);
     }
     prepare_offer(skb, scratch);
@@ -79,6 +80,18 @@ fn prepare_offer(skb: *mut __sk_buff, scratch: &mut Scratch) {
     }
     if scratch.facts.accurate_ecn != 0 && !observes {
         clear_accurate_ecn(skb, &scratch.facts);
+    }
+}
+
+/// Forgets what was there before on the ports of a connection that is left to the kernel, unless a flow on them may live.
+#[inline(always)]
+fn forget_over(scratch: &Scratch) {
+    // SAFETY: fields are read as words.
+    let flow = unsafe { FLOWS.get(&scratch.key) };
+    if flow.is_none_or(|flow| flow.closing()) && find_trace() as u16 == NO_BACKEND {
+        let _ = FLOWS.remove(&scratch.key);
+        let _ = HANDSHAKES.remove(&scratch.key);
+        forget_syn_trace();
     }
 }
 

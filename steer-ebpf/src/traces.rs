@@ -3,7 +3,7 @@
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
-    shared::{FLOW_HOP_WANTED, FLOW_LEARNED, Flow, NO_BACKEND, TraceLine, VIP_RETURN_BY_ROUTE},
+    shared::{FLOW_HOP_WANTED, FLOW_LEARNED, FLOW_UNCONFIRMED, Flow, NO_BACKEND, TraceLine, VIP_RETURN_BY_ROUTE},
     trace::{self, Place},
 };
 
@@ -106,15 +106,24 @@ pub(crate) extern "C" fn find_trace() -> i32 {
     of_its_vip(scratch, found)
 }
 
+/// The client's port at a backend: its own (0), or that of its leg.
+#[inline(always)]
+pub(crate) fn port_there(scratch: &Scratch, id: u16) -> [u8; 2] {
+    legs::way_there(scratch, id as u32, false).map_or([0; 2], |leg| leg.port)
+}
+
 /// Puts the flow in `scratch.key` back into `flows`: backend `first` holds it, and where it stands the packet at hand says.
 #[inline(always)]
 pub(crate) fn restore(scratch: &mut Scratch, first: u16) -> Option<*mut Flow> {
-    let there = legs::way_there(scratch, first as u32, false).map_or([0; 2], |leg| leg.port);
+    let there = port_there(scratch, first);
     let (facts, by_route) = (&scratch.facts, scratch.vip.flags & VIP_RETURN_BY_ROUTE != 0);
     let flow = &mut scratch.flow;
     *flow = Flow::default();
     flow.word = Word::new(State::First, 0).0;
     flow.flags = FLOW_LEARNED | if by_route { 0 } else { FLOW_HOP_WANTED };
+    if facts.from_server == 0 {
+        flow.flags |= FLOW_UNCONFIRMED;
+    }
     flow.seen = facts.seconds;
     flow.first = first;
     flow.owner = first;

@@ -18,15 +18,15 @@ use crate::{
     maps::{FLOWS, HANDSHAKES, SETTINGS, SPLICES, Scratch, count, count_backend, switch},
     next::{self, drop, pass},
     stamps::idle,
-    traces::{enter_trace, find_syn_trace, find_trace, forget_syn_trace, restore},
+    traces::{enter_trace, find_syn_trace, find_trace, forget_syn_trace, port_there, restore},
 };
 
-/// A packet to a VIP of which nothing is known. While connections may live that are older than the gateway it is one of
+/// A packet to a VIP of which nothing is known. A SYN here is one with other flags, which opens nothing. While connections may live that are older than the gateway it is one of
 /// theirs, remembered and passed; and so it is where the gateway only looks, or is being left. Else it goes where the lookup
 /// table says and is remembered, so that what is answered is known.
 #[inline(always)]
 pub(crate) fn no_flow(scratch: &mut Scratch) -> i32 {
-    let ends = scratch.facts.flags & flags::RST != 0;
+    let ends = scratch.facts.flags & (flags::RST | flags::SYN) != 0;
     if !taking_over(scratch) {
         let older = is_young(scratch);
         if older && !ends {
@@ -93,13 +93,15 @@ pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, i32> {
         return made;
     }
     if foreign::is_known(&scratch.key, scratch.facts.seconds, scratch.vip.flow_timeout) {
-        if scratch.facts.flags & flags::RST != 0 {
-            foreign::forget(&scratch.key);
-        }
         return Err(pass(Counter::ForeignPassed));
     }
     let first = find_trace() as u16;
     if first != NO_BACKEND {
+        // Whether a reset is its client's its backend can tell.
+        if scratch.facts.flags & flags::RST != 0 {
+            scratch.first_port = port_there(scratch, first);
+            return Err(next::PLAIN | first as i32);
+        }
         return restore(scratch, first).ok_or(next::PLAIN | first as i32);
     }
     let Some(handshake) = handshake else {

@@ -290,11 +290,14 @@ fn ends_are_marked_only_at_the_exact_number_with_a_right_checksum() -> Result<()
             ("a server's reset that was damaged", broken(from_backend(&down(server).rst().options(&[1, 1, 1, 1]))), 0),
         ];
         for (what, frame, mark) in cases {
-            world.prepare(&ends, &Given::flow(ends.settled()))?;
-            let ran = world.run(Program::Tc, &frame)?;
-            assert_eq!(ran.action, TC_REDIRECT, "{what} goes on");
-            let flags = world.flow(&ends)?.flags & (FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_RESET);
-            assert_eq!(flags, mark, "{what}");
+            // Also before the first data: who checks a VIP connects and ends.
+            for flow in [ends.settled(), ends.established()] {
+                world.prepare(&ends, &Given::flow(flow))?;
+                let ran = world.run(Program::Tc, &frame)?;
+                assert_eq!(ran.action, TC_REDIRECT, "{what} goes on");
+                let flags = world.flow(&ends)?.flags & (FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_RESET);
+                assert_eq!(flags, mark, "{what}");
+            }
             world.prepare_for(Program::Xdp, &ends, &Given::flow(ends.settled()))?;
             let ran = world.run(Program::Xdp, &frame)?;
             assert_eq!(ran.action == XDP_PASS, what != "data", "XDP leaves ends to TC: {what}");
