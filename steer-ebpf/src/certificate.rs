@@ -130,7 +130,7 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
         return 0;
     }
     // What the first backend took for the client's hello may be this copy of it, and not the one that was read.
-    if again && Word(record.word).state() == State::First {
+    if (again || repeats) && Word(record.word).state() == State::First {
         record.offered_kind = 0;
     }
     // A hello that comes again must end where the first one did: its backend may have taken either.

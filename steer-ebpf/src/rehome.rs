@@ -140,9 +140,10 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     };
     let Piece { offset, from, len, .. } = scratch.piece;
     // SAFETY: a whole map value; the flow that it belongs to is locked.
-    let (inserted, grown_at) = unsafe {
+    let (decided, inserted, grown_at) = unsafe {
+        let decided = ranges::contiguous(&(*buffer).ranges);
         let inserted = ranges::insert(&mut (*buffer).ranges, offset, offset + len);
-        (inserted, (*buffer).grown_at)
+        (decided, inserted, (*buffer).grown_at)
     };
     if inserted == Inserted::Full {
         unlock(flow, if state == State::Established { State::Gather } else { state });
@@ -151,6 +152,11 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     scratch.piece.grown = (inserted == Inserted::Grown) as u32;
     scratch.piece.grown_at = grown_at;
     if inserted == Inserted::Grown {
+        // The owner gets this copy of what was decided on: what the other one offered teaches nothing.
+        if state == State::Wait && offset < decided {
+            // SAFETY: a whole map value that this CPU has locked.
+            unsafe { (*flow).offered_kind = 0 };
+        }
         if store_in_buffer(skb, buffer, offset, from, len) != 0 {
             settle(flow);
             forget(scratch);

@@ -250,7 +250,13 @@ fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
         && handshake.flags & FLOW_MADE == 0
     {
         match of_handshake(scratch, handshake) {
-            Whose::Its => return next::PLAIN | id as i32,
+            Whose::Its => {
+                // Its backend knows nothing of what was adopted: no connection is there.
+                if Word(handshake.word).state() == State::Adopted {
+                    let _ = HANDSHAKES.remove(&scratch.key);
+                }
+                return next::PLAIN | id as i32;
+            }
             Whose::Another => {
                 mark(handshake, FLOW_ANSWERED_TWICE);
                 return next::PLAIN | id as i32;

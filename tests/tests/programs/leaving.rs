@@ -221,3 +221,20 @@ fn a_syn_with_other_flags_leaves_a_handshake_as_it_is() -> Result<()> {
     }
     Ok(())
 }
+
+/// Whatever reaches the VIP without a connection is adopted, and its backend's reset ends that: nobody waits for it.
+#[test]
+fn what_a_backend_resets_is_not_taken_for_a_connection() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        world.prepare(&ends, &Given::nothing())?;
+        world.loaded.plane.handshakes.remove(&ends.key())?;
+        world.run(Program::Tc, &from_client(&ends.up(77).ack(99).payload(b"noise")))?;
+        let adopted = || Ok::<_, anyhow::Error>(world.loaded.plane.handshakes.find(&ends.key())?.is_some());
+        assert!(adopted()?, "adopted");
+        let reset = ends.down(ends.first, 99).rst();
+        assert_ne!(world.run(Program::Tc, &from_backend(&reset))?.action, TC_NEXT, "the client hears of it");
+        assert!(!adopted()?, "forgotten");
+    }
+    Ok(())
+}

@@ -180,6 +180,31 @@ fn a_hello_with_a_wrong_checksum_is_dropped() -> Result<()> {
     Ok(())
 }
 
+/// What a backend accepts may be another copy of the hello than the one that was read: that one's offer is no lesson then.
+#[test]
+fn another_copy_of_a_hello_that_was_decided_on_takes_its_offer_back() -> Result<()> {
+    const OFFERED: u8 = 2;
+    let mut world = World::new()?;
+    for ends in families() {
+        let first = hello(&[0x42; 32], 300);
+        let copy = [hello(&[0x24; 32], 300), vec![20, 3, 3, 0, 1, 1]].concat();
+        let offers = |flow| Flow { offered_kind: OFFERED, offered_len: 32, ..flow };
+        // One whose end is not known yet: a record that goes on behind it.
+        let settled = offers(Flow { flags: 0, hello_len: 0, ..ends.settled() });
+        for (what, flow, at, data, left) in [
+            ("waiting", offers(waiting(&ends)), 0, &copy[..], 0),
+            ("what follows the hello of one that waits", offers(waiting(&ends)), 300, &copy[300..], OFFERED),
+            ("settled", settled, 0, &copy[..], 0),
+        ] {
+            world.prepare(&ends, &Given { pending: Some(first.clone()), ..Given::flow(flow) })?;
+            let up = ends.up(CLIENT.wrapping_add(at)).ack(TOLD).options(&stamps(HELLO_TS, FIRST_TS)).payload(data);
+            world.run(Program::Tc, &from_client(&up))?;
+            assert_eq!(world.flow(&ends)?.offered_kind, left, "{what}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn the_owners_syn_ack_becomes_a_reset_to_the_first_backend_and_the_hello_in_segments() -> Result<()> {
     let mut world = World::new()?;
