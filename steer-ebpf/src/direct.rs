@@ -39,6 +39,7 @@ fn syn(scratch: &mut Scratch, id: u32) -> i32 {
     // SAFETY: a map value, copied at once.
     scratch.vip = unsafe { *vip };
     count(Counter::DirectAccess);
+    scratch.first_port = [0; 2];
     if legs::is_a_flows(scratch, id) || legs::has(&at_backend(scratch, id)) {
         if legs::take_direct_leg(id) == 0 {
             return next::PASS;

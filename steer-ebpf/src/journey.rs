@@ -255,7 +255,6 @@ fn tc_settled(skb: *mut __sk_buff, plan: &mut Plan) -> i32 {
     if !enter_key(scratch, &role) {
         return next::PASS;
     }
-    scratch.first_port = [0; 2];
     if let Role::Direct(id) = role {
         let seconds = seconds(scratch);
         scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
@@ -270,6 +269,7 @@ fn tc_settled(skb: *mut __sk_buff, plan: &mut Plan) -> i32 {
     } else if !syn || matches!(role, Role::Server(_)) {
         plan.flow = look_up();
     }
+    scratch.first_port = [0; 2];
     let seconds = seconds(scratch);
     scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
     match role {

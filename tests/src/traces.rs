@@ -90,7 +90,7 @@ fn pins(steer: &Agent<'_>) -> Result<Vec<String>> {
 fn n_programs(gateway: &NetNs, interface: &str) -> Result<usize> {
     if Kernel::running().number()? < TCX {
         let filters = gateway.tool(&format!("tc filter show dev {interface} ingress"))?;
-        return Ok(filters.matches(" steer_tc ").count());
+        return Ok(filters.lines().filter(|line| line.contains(" steer_tc ")).count());
     }
     let (_, programs) = gateway.run(|| Ok(SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?))?;
     Ok(programs.iter().filter(|program| program.name_as_str() == Some("steer_tc")).count())

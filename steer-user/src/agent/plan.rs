@@ -372,8 +372,8 @@ mod tests {
         let sizes = Sizes { pending: 64, splices: 1, ..Sizes::default() };
         let told = "[sizes] pending = 64: the table gets 2304 entries, which Linux before 6.17 needs on so many CPUs";
         assert_eq!(raised_sizes(&sizes, 2304), [told]);
-        assert_eq!(raised_sizes(&sizes, 1), [String::new(); 0]);
-        assert_eq!(raised_sizes(&Sizes::default(), 2304), [String::new(); 0]);
+        assert!(raised_sizes(&sizes, 1).is_empty());
+        assert!(raised_sizes(&Sizes::default(), 2304).is_empty());
     }
 
     #[test]
@@ -383,7 +383,7 @@ mod tests {
             (told("127.0.0.1:80"), told("[::1]:1023"), told("127.0.0.1:1024"), told("127.0.0.1:9464")),
             (1, 1, 0, 0)
         );
-        assert_eq!(low_metrics_port(None), [String::new(); 0]);
+        assert!(low_metrics_port(None).is_empty());
     }
 
     #[test]

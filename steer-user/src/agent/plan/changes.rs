@@ -72,6 +72,6 @@ mod tests {
             "the backend 10.0.0.4:443 of 198.51.100.10:443 is new",
         ];
         assert_eq!(backends(&now, &before), said);
-        assert_eq!(backends(&now, &now), [String::new(); 0]);
+        assert!(backends(&now, &now).is_empty());
     }
 }
