@@ -310,6 +310,31 @@ fn config_check_names_file_line_and_key() -> Result<()> {
     Ok(())
 }
 
+/// A file may be checked on another machine than its gateway: what this one would refuse is a warning.
+#[test]
+fn config_check_tells_what_a_start_here_would_be_refused_for() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("s.toml");
+    let taken = directory.path().join("file");
+    fs::write(&taken, "")?;
+    let check = |lines: &str| -> Result<String> {
+        fs::write(&file, format!("{lines}\n{GOOD}"))?;
+        let output = Command::new(binary()?).args(["config", "check"]).arg(&file).output()?;
+        assert!(output.status.success(), "{}", said(&output));
+        Ok(said(&output))
+    };
+    for (lines, told) in [
+        (format!("pin_dir = {:?}", directory.path().join("pins")), "is on no BPF file system"),
+        (format!("socket = {taken:?}"), "is there and is no socket"),
+        ("metrics = \"192.0.2.99:9464\"".to_owned(), "no interface has this address"),
+    ] {
+        let text = check(&lines)?;
+        assert!(text.contains("warning: here a start would be refused: ") && text.contains(told), "{lines}: {text}");
+    }
+    assert!(!check("")?.contains("would be refused"), "nothing is wrong with the rest");
+    Ok(())
+}
+
 #[test]
 fn without_root_one_sentence_says_what_is_needed() -> Result<()> {
     // The checkout may lie where only root can look.

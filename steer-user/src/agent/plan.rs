@@ -8,7 +8,8 @@ mod named;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::SocketAddr,
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener},
 };
 
 use anyhow::{Result, bail};
@@ -18,6 +19,7 @@ use steer_common::shared::{BACKEND_PRESENT, Backend, Endpoint, MAX_BACKENDS, MAX
 use crate::{
     address::{endpoint, socket},
     config::{Config, Sizes},
+    control::refuse_file_in_place,
     plane::{self, Before, Memory, PinDir, Plane},
 };
 
@@ -77,7 +79,7 @@ pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
         destroys,
         warnings: [
             raised_sizes(&config.sizes, plane::least_lru_entries()?),
-            low_metrics_port(config.metrics),
+            elsewhere(config, dir),
             warnings(config, dir, &found),
         ]
         .concat(),
@@ -320,13 +322,18 @@ fn raised_sizes(sizes: &Sizes, least: u32) -> Vec<String> {
     told.collect()
 }
 
-/// The agent of the package's unit lacks CAP_NET_BIND_SERVICE.
-fn low_metrics_port(metrics: Option<SocketAddr>) -> Vec<String> {
-    let low = metrics.filter(|at| (1..1024).contains(&at.port()));
-    let told = low.map(|at| {
-        format!("metrics = \"{at}\": only an agent with CAP_NET_BIND_SERVICE may listen at port {}; steer.service gives it none", at.port())
+/// What this machine would refuse a start for, where it may be another one than the gateway's.
+fn elsewhere(config: &Config, dir: &PinDir) -> Vec<String> {
+    let pins = dir.require_bpf_fs().err().map(|error| format!("here a start would be refused: pin_dir {error:#}"));
+    let socket = refuse_file_in_place(&config.socket).err();
+    let socket = socket.map(|error| format!("here a start would be refused: {error:#}"));
+    let metrics = config.metrics.and_then(|at| match TcpListener::bind(at) {
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+            Some(format!("here a start would be refused: metrics = \"{at}\": no interface has this address"))
+        }
+        Ok(_) | Err(_) => None,
     });
-    told.into_iter().collect()
+    [pins, socket, metrics].into_iter().flatten().collect()
 }
 
 fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<String> {
@@ -374,16 +381,6 @@ mod tests {
         assert_eq!(raised_sizes(&sizes, 2304), [told]);
         assert!(raised_sizes(&sizes, 1).is_empty());
         assert!(raised_sizes(&Sizes::default(), 2304).is_empty());
-    }
-
-    #[test]
-    fn a_metrics_port_that_needs_a_right_is_told() {
-        let told = |at: &str| low_metrics_port(Some(at.parse().unwrap())).len();
-        assert_eq!(
-            (told("127.0.0.1:80"), told("[::1]:1023"), told("127.0.0.1:1024"), told("127.0.0.1:9464")),
-            (1, 1, 0, 0)
-        );
-        assert!(low_metrics_port(None).is_empty());
     }
 
     #[test]

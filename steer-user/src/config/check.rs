@@ -43,7 +43,7 @@ pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Result<Config> {
         file: source.file.to_owned(),
         pin_dir: path(raw.pin_dir, PIN_DIR, source)?,
         socket: socket_path(raw.socket, source)?,
-        metrics: raw.metrics.map(|socket| socket.0),
+        metrics: raw.metrics.map(|at| metrics(&at, source)).transpose()?,
         sizes: sizes(raw.sizes, source)?,
         takeover: raw.takeover.map(|takeover| takeover_time(&takeover.time, source)).transpose()?,
         interfaces: interfaces(raw.interface, source)?,
@@ -74,6 +74,17 @@ fn socket_path(raw: Option<Spanned<PathBuf>>, source: &Source<'_>) -> Result<Pat
         Some(span) => Err(source.error(&span, format!("{length} bytes; expected at most {SOCKET_PATH_MAX}"))),
         None => Ok(path),
     }
+}
+
+/// The agent gives up the right to listen at ports below 1024 (CAP_NET_BIND_SERVICE) before it listens.
+fn metrics(at: &Spanned<raw::Socket>, source: &Source<'_>) -> Result<SocketAddr> {
+    let socket = at.get_ref().0;
+    if socket.port() >= 1024 {
+        return Ok(socket);
+    }
+    let message =
+        format!("port {}; expected one from 1024 on: the agent keeps no right to listen below", socket.port());
+    Err(source.error(&at.span(), message))
 }
 
 fn sizes(Spanned0(sizes, span): Spanned0<Sizes>, source: &Source<'_>) -> Result<Sizes> {
@@ -199,7 +210,8 @@ fn seconds(time: Option<Spanned<raw::Time>>, default: Duration, least: u64, sour
     let Some(time) = time else { return Ok(default) };
     let value = time.get_ref().0;
     let fits = (least..=u64::from(u32::MAX)).contains(&value.as_secs()) && value.subsec_nanos() == 0;
-    let message = format!("{value:?}; expected whole seconds, at least {least}");
+    let (told, most) = (humantime::format_duration(value), u32::MAX);
+    let message = format!("{told}; expected whole seconds, {least}s to {most}s");
     if fits { Ok(value) } else { Err(source.error(&time.span(), message)) }
 }
 

@@ -13,7 +13,7 @@ use crate::clock::deserialize_duration;
 pub(super) struct File {
     pub(super) pin_dir: Option<Spanned<PathBuf>>,
     pub(super) socket: Option<Spanned<PathBuf>>,
-    pub(super) metrics: Option<Socket>,
+    pub(super) metrics: Option<Spanned<Socket>>,
     #[serde(default)]
     pub(super) sizes: Spanned0<Sizes>,
     pub(super) takeover: Option<Takeover>,

@@ -81,6 +81,15 @@ fn refuses_names_that_the_kernel_refuses() {
 }
 
 #[test]
+fn refuses_a_metrics_port_that_the_agent_may_not_listen_at() {
+    for port in [0, 80, 1023] {
+        let text = GOOD.replace("127.0.0.1:9464", &format!("127.0.0.1:{port}"));
+        refuses(&text, 1, "metrics", "expected one from 1024 on");
+    }
+    assert!(parse(&GOOD.replace("127.0.0.1:9464", "[::1]:1024")).is_ok());
+}
+
+#[test]
 fn refuses_a_socket_whose_path_is_too_long() {
     let socket = |length: usize| format!("socket = \"/{}\"\n{GOOD}", "s".repeat(length - 1));
     refuses(&socket(108), 1, "socket", "108 bytes; expected at most 107");
@@ -189,7 +198,7 @@ fn refuses_a_place_of_key_names_that_is_none() {
         &GOOD.replace("session_timeout = \"10m\"", "key_name_timeout = 0"),
         8,
         "vip.key_name_timeout",
-        "at least 1",
+        "expected whole seconds, 1s to",
     );
 }
 

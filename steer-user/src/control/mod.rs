@@ -7,4 +7,4 @@ mod server;
 
 pub use client::{ask, ask_about, ask_warnings};
 pub use request::{REQUEST_MAX, Reply, Request};
-pub(crate) use server::{bind, remove_dead_socket, serve};
+pub(crate) use server::{bind, refuse_file_in_place, remove_dead_socket, serve};

@@ -51,9 +51,7 @@ pub(crate) fn bind(socket: &Path, pin_dir: &Path) -> Result<Listener> {
     if std::os::unix::net::UnixStream::connect(socket).is_ok() {
         bail!("another agent listens at {}; set socket to another path", socket.display());
     }
-    if fs::symlink_metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) {
-        bail!("{} is there and is no socket; set socket to another path", socket.display());
-    }
+    refuse_file_in_place(socket)?;
     if let Some(directory) = socket.parent() {
         let made = fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory);
         made.with_context(|| format!("create {}", directory.display()))?;
@@ -67,6 +65,14 @@ pub(crate) fn bind(socket: &Path, pin_dir: &Path) -> Result<Listener> {
     fs::set_permissions(&aside, fs::Permissions::from_mode(MODE)).context("restrict the control socket")?;
     fs::rename(&aside, socket).with_context(|| format!("listen at {}", socket.display()))?;
     Ok(Listener { inner, socket: socket.to_owned(), pin_dir: pin_dir.to_owned() })
+}
+
+/// Refuses to take the place of what is no socket.
+pub(crate) fn refuse_file_in_place(socket: &Path) -> Result<()> {
+    if fs::symlink_metadata(socket).is_ok_and(|found| !found.file_type().is_socket()) {
+        bail!("{} is there and is no socket; set socket to another path", socket.display());
+    }
+    Ok(())
 }
 
 /// Removes a socket at which nobody listens any more; anything else stays.

@@ -94,6 +94,14 @@ impl PinDir {
         })
     }
 
+    /// Refuses a place that is on no BPF file system.
+    ///
+    /// # Errors
+    /// With the place.
+    pub fn require_bpf_fs(&self) -> Result<()> {
+        require_bpf_fs(&self.root)
+    }
+
     /// Where a map is pinned.
     pub fn map(&self, name: &str) -> PathBuf {
         self.state().join(name)
