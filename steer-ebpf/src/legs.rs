@@ -4,7 +4,11 @@ use steer_common::{
     counters::Counter,
     flow::Word,
     legs::{TRIES, candidate},
-    shared::{FLOW_MADE, FlowKey, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE, SWITCH_LEGS},
+    shared::{
+        FLOW_MADE, FlowKey, LEG_BACKEND_ENDED, LEG_CLIENT_ENDED, LEG_ENDED, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE,
+        SWITCH_LEGS,
+    },
+    wire::tcp::flags,
 };
 
 use crate::{
@@ -131,4 +135,30 @@ pub(crate) extern "C" fn take_direct_leg(id: u32) -> i32 {
     let Some(scratch) = scratch() else { return 0 };
     let service = foreign::at_backend(scratch, id).service;
     (take_leg(id, service as u32, scratch.facts.seq) != 0) as i32
+}
+
+/// Notes the beginning or the end of a connection that the client in `scratch.key` dialled to a backend itself, in both of its
+/// entries. `own` is the client's port, `there` the one at the backend, both as they stand in memory. A lost race of two CPUs
+/// costs one bit: then the entries age as those of an idle connection.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn note_direct(id: u32, own: u32, there: u32) -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    let bits = scratch.facts.flags;
+    let ended = match scratch.facts.from_server != 0 {
+        true if bits & flags::RST != 0 => LEG_ENDED,
+        true => LEG_BACKEND_ENDED,
+        false => LEG_CLIENT_ENDED,
+    };
+    for (port, way) in [(there, 0), (own, SERVICE_WAY_THERE)] {
+        let mut key = foreign::at_backend(scratch, id);
+        key.service |= way;
+        key.client_port = (port as u16).to_ne_bytes();
+        if let Some(leg) = LEGS.get_ptr_mut(&key) {
+            // SAFETY: a map value; a half-word.
+            let service = unsafe { &mut (*leg).service };
+            *service = if bits & flags::SYN != 0 { *service & !LEG_ENDED } else { *service | ended };
+        }
+    }
+    0
 }

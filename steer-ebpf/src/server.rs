@@ -62,6 +62,10 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
         scratch.first_port = scratch.key.client_port;
         scratch.key.client_port = leg.port;
         if leg.service & SERVICE_BACKEND != 0 {
+            if scratch.facts.flags & (flags::SYN | flags::FIN | flags::RST) != 0 {
+                let there = u16::from_ne_bytes(scratch.first_port);
+                legs::note_direct(id, u16::from_ne_bytes(leg.port) as u32, there as u32);
+            }
             return next::DIRECT_PLAIN | id as i32;
         }
         let its = FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut());

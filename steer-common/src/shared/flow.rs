@@ -175,6 +175,13 @@ pub struct Foreign {
 /// Bit of [`FlowKey::service`] in `legs`: the way there, from the client's own port to the one at the backend.
 pub const SERVICE_WAY_THERE: u16 = 0x4000;
 
+/// Bit of [`Leg::service`]: the client of a connection to a backend itself sent a FIN or a reset.
+pub const LEG_CLIENT_ENDED: u16 = 0x1000;
+/// Bit of [`Leg::service`]: the backend sent a FIN. A reset of the backend sets both.
+pub const LEG_BACKEND_ENDED: u16 = 0x2000;
+/// Both ends of a connection to a backend itself ended it.
+pub const LEG_ENDED: u16 = LEG_CLIENT_ENDED | LEG_BACKEND_ENDED;
+
 /// A client's connection at a backend under another port than the client's own, because another live connection has that
 /// one there: value of `legs`. The key is (client, port at the backend, backend); for a connection that the client dials
 /// to the backend itself there is a second entry with [`SERVICE_WAY_THERE`] and the client's own port.
@@ -185,7 +192,7 @@ pub struct Leg {
     pub seen: u32,
     /// The client's own port (in the entry of the way there: the port at the backend), big-endian.
     pub port: [u8; 2],
-    /// What the client dialled, as in [`FlowKey::service`].
+    /// What the client dialled, as in [`FlowKey::service`]; of a backend with [`LEG_ENDED`] as far as it ended.
     pub service: u16,
 }
 

@@ -11,8 +11,8 @@ pub(super) use sources::Sources;
 use steer_common::{
     flow::{State, Word},
     shared::{
-        Backend, Endpoint, Flow, FlowKey, Foreign, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE, Session, SessionKey,
-        Source, SourceKey, Vip,
+        Backend, Endpoint, Flow, FlowKey, Foreign, LEG_ENDED, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE, Session,
+        SessionKey, Source, SourceKey, Vip,
     },
 };
 
@@ -111,7 +111,8 @@ pub fn open(plane: &Plane) -> Result<Open> {
     plane.legs.for_each(|key, leg| {
         // One with a flow is counted with it, one to a backend itself by its way back.
         let direct = key.service & SERVICE_WAY_THERE == 0 && leg.service & SERVICE_BACKEND != 0;
-        open.direct += u64::from(direct && !rules.leg_is_stale(&key, &leg, None));
+        let ended = leg.service & LEG_ENDED == LEG_ENDED;
+        open.direct += u64::from(direct && !ended && !rules.leg_is_stale(&key, &leg, None));
     })?;
     unread.map(|()| open)
 }
@@ -153,7 +154,7 @@ impl Rules {
     fn leg_is_stale(&self, key: &FlowKey, leg: &Leg, flow: Option<&Flow>) -> bool {
         let idle = clock::age(self.now, leg.seen);
         let direct = key.service & SERVICE_WAY_THERE != 0 || leg.service & SERVICE_BACKEND != 0;
-        let over = !direct && flow.is_none_or(|flow| flow.closing());
+        let over = if direct { leg.service & LEG_ENDED == LEG_ENDED } else { flow.is_none_or(Flow::closing) };
         idle > if over { LINGER } else { self.flow_timeout(leg.service) }
     }
 
@@ -278,7 +279,7 @@ fn newest(splice: &Flow, flow: &Flow) -> Flow {
 
 #[cfg(test)]
 mod tests {
-    use steer_common::shared::{FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN};
+    use steer_common::shared::{FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN, LEG_CLIENT_ENDED};
 
     use super::*;
 
@@ -354,6 +355,8 @@ mod tests {
         // A connection that dialled the backend itself has no flow.
         assert!(!rules().leg_is_stale(&key, &leg(7860, SERVICE_BACKEND | 3), None));
         assert!(rules().leg_is_stale(&key, &leg(7861, SERVICE_BACKEND | 3), None));
+        let ended = |bits, age| rules().leg_is_stale(&key, &leg(age, SERVICE_BACKEND | 3 | bits), None);
+        assert!(ended(LEG_ENDED, 61) && !ended(LEG_ENDED, 60) && !ended(LEG_CLIENT_ENDED, 61));
     }
 
     #[test]

@@ -209,6 +209,8 @@ fn tables(plane: &Plane) -> Result<Vec<TableReport>> {
         table("flows", plane.flows.count()?, plane.flows.max_entries()?),
         table("splices", plane.splices.count()?, plane.splices.max_entries()?),
         table("handshakes", plane.handshakes.count()?, plane.handshakes.max_entries()?),
+        table("foreign", plane.foreign.count()?, plane.foreign.max_entries()?),
+        table("legs", plane.legs.count()?, plane.legs.max_entries()?),
     ])
 }
 

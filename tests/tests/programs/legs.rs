@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use steer_common::{
     counters::Counter,
-    shared::{FlowKey, Leg, SERVICE_BACKEND},
+    shared::{FlowKey, LEG_CLIENT_ENDED, LEG_ENDED, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE},
 };
 use steer_tests::{packets::Segment, programs::Program};
 
@@ -95,6 +95,52 @@ fn a_forged_direct_syn_leaves_a_handshake_as_it_is() -> Result<()> {
             for segment in [ends.up(client).ack(told), ends.up(client).ack(told).payload(b"no TLS, as it is")] {
                 let ran = world.run(Program::Tc, &from_client(&segment))?;
                 assert_eq!((ran.action, ran.frame), (TC_REDIRECT, to_backend(segment, ends.first)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A direct connection with a leg gives it back once both sides ended it; another one on its port has it anew.
+#[test]
+fn the_ends_of_a_direct_connection_are_noted_in_both_its_entries() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        // A connection to the VIP has the port, so that the direct one has a leg.
+        world.prepare(&ends, &Given::flow(ends.settled()))?;
+        let port = port_in(&world.run(Program::Tc, &from_client(&direct(&ends)))?.frame)?;
+        let up = |segment: Segment| {
+            let mut segment = Segment { destination: ends.first, ..segment };
+            segment.tcp.destination_port = ends.first.port();
+            from_client(&segment)
+        };
+        let down = |mut segment: Segment| {
+            segment.destination.set_port(port);
+            segment.tcp.destination_port = port;
+            from_backend(&segment)
+        };
+        let fins = [
+            (up(ends.up(77_001).ack(9).fin()), LEG_CLIENT_ENDED),
+            (down(ends.down(ends.first, 9).ack(77_002)), LEG_CLIENT_ENDED),
+            (down(ends.down(ends.first, 9).ack(77_002).fin()), LEG_ENDED),
+            (up(ends.up(77_002).ack(10)), LEG_ENDED),
+            (from_client(&direct(&ends)), 0),
+            (up(ends.up(77_001).rst()), LEG_CLIENT_ENDED),
+            (down(ends.down(ends.first, 9).rst()), LEG_ENDED),
+        ];
+        for (step, (frame, wanted)) in fins.iter().enumerate() {
+            world.run(Program::Tc, frame)?;
+            let at_backend = FlowKey { service: SERVICE_BACKEND | ends.first_id, ..ends.key() };
+            let back = FlowKey { client_port: port.to_be_bytes(), ..at_backend };
+            let there = FlowKey { service: at_backend.service | SERVICE_WAY_THERE, ..at_backend };
+            for key in [back, there] {
+                let leg = world.loaded.plane.legs.find(&key)?.context("a leg")?;
+                assert_eq!(leg.service & LEG_ENDED, *wanted, "step {step}, {}", ends.client);
+            }
+        }
+        for key in [ends.key(), FlowKey { client_port: port.to_be_bytes(), ..ends.key() }] {
+            for service in [SERVICE_BACKEND, SERVICE_BACKEND | SERVICE_WAY_THERE] {
+                world.loaded.plane.legs.remove(&FlowKey { service: service | ends.first_id, ..key })?;
             }
         }
     }
