@@ -5,7 +5,10 @@ use anyhow::Result;
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
-    shared::{Backend, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN, Flow, SWITCH_LEAVE},
+    shared::{
+        Backend, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN, FLOW_UNCONFIRMED, Flow,
+        SWITCH_LEAVE,
+    },
 };
 use steer_tests::{packets::Segment, programs::Program};
 
@@ -110,6 +113,28 @@ fn nobody_who_forges_a_packet_takes_a_flow_from_its_trace() -> Result<()> {
         }
         let flags = world.flow(&ends)?.flags & (FLOW_RESET | FLOW_CLOSED | FLOW_CLIENT_FIN);
         assert_eq!(flags, 0, "ends at numbers that only they themselves told");
+    }
+    Ok(())
+}
+
+/// What a backend sends on a record that only its client's packet made says where both are; then ends count.
+#[test]
+fn a_backend_confirms_the_numbers_of_a_record_that_its_client_made() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        let (client, server) = (90_000_000, 80_000_000);
+        let guessed = Flow { flags: FLOW_LEARNED | FLOW_UNCONFIRMED, client_next: 7, server_next: 9, ..ends.settled() };
+        world.prepare(&ends, &Given::flow(guessed))?;
+        // As it stands a second later.
+        let older = world.flow(&ends)?;
+        world.loaded.plane.flows.insert(&ends.key(), &Flow { seen: older.seen - 1, ..older })?;
+        let down = ends.down(ends.first, server).ack(client).payload(b"data");
+        assert_eq!(world.run(Program::Tc, &from_backend(&down))?.action, TC_REDIRECT);
+        let told = world.flow(&ends)?;
+        assert_eq!((told.client_next, told.server_next), (client, server + 4));
+        assert_eq!(told.flags & FLOW_UNCONFIRMED, 0);
+        world.run(Program::Tc, &from_client(&ends.up(client).ack(server + 4).fin()))?;
+        assert_eq!(world.flow(&ends)?.flags & FLOW_CLIENT_FIN, FLOW_CLIENT_FIN, "an end counts now");
     }
     Ok(())
 }
