@@ -103,15 +103,16 @@ impl Sysctls<'_> {
         strict.then(|| Warning::new(Kind::ReversePath, text))
     }
 
-    /// The kernel sends redirects where the interface's value or the one for all says so.
+    /// The kernel sends redirects where the interface's value or the one for all says so; of one that is not there nobody can.
     fn redirects(&self, interface: &str) -> Option<Warning> {
-        let of = |name: &str| self.read(&format!("ipv4/conf/{name}/send_redirects")).unwrap_or_default() != 0;
+        let of = |name: &str| self.read(&format!("ipv4/conf/{name}/send_redirects"));
+        let own = of(interface)?;
         let setting = name(&format!("ipv4/conf/{interface}/send_redirects"));
         let text = format!(
             "{interface} carries packets of clients and of backends, and send_redirects is on: the kernel tells backends a \
              way to the clients that leads past this gateway; set net.ipv4.conf.all.send_redirects=0 and {setting}=0"
         );
-        (of("all") || of(interface)).then(|| Warning::new(Kind::Redirects, text))
+        (own != 0 || of("all") != Some(0)).then(|| Warning::new(Kind::Redirects, text))
     }
 
     fn read(&self, name: &str) -> Option<u32> {
@@ -189,6 +190,8 @@ mod tests {
         let told = said(&GOOD, &one_arm);
         assert!(told.len() == 1 && told[0].0 == Kind::Redirects && told[0].1.starts_with("eth0 carries"), "{told:?}");
         assert_eq!(said(&but(&[("ipv4/conf/eth0/send_redirects", 0)]), &one_arm), []);
+        let gone = Machine { both_sides: vec!["gone0".to_owned()], ..gateway("198.51.100.10:443") };
+        assert_eq!(said(&but(&[("ipv4/conf/all/send_redirects", 1)]), &gone), []);
     }
 
     #[test]
