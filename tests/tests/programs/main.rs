@@ -19,6 +19,7 @@ mod surgery;
 mod sweeping;
 mod syn_acks;
 mod turnover;
+mod unknown;
 mod untouched;
 mod ways;
 mod world;
