@@ -51,10 +51,12 @@ mod sources;
 mod stamps;
 mod sums;
 mod syn;
+mod syn_ack;
 mod too_big;
 mod traces;
 mod unknown;
 mod verifier;
+mod vouched;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS},

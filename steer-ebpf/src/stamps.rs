@@ -87,7 +87,7 @@ pub(crate) fn note(key: &FlowKey, flow: &mut Flow, segment: &Segment, to_client:
         && advance(if to_client { &mut flow.server_next } else { &mut flow.client_next }, segment);
     if flow.seen != seconds {
         flow.seen = seconds;
-        if flow.flags & FLOW_UNCONFIRMED != 0 && to_client {
+        if flow.flags & FLOW_UNCONFIRMED != 0 && to_client && segment.any(flags::ACK) {
             (flow.client_next, flow.server_next) = (segment.ack, segment.seq.wrapping_add(segment.payload_len as u32));
             unmark(flow, FLOW_UNCONFIRMED);
         }

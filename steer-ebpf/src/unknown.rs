@@ -26,10 +26,10 @@ use crate::{
 /// table says and is remembered, so that what is answered is known.
 #[inline(always)]
 pub(crate) fn no_flow(scratch: &mut Scratch) -> i32 {
-    let ends = scratch.facts.flags & (flags::RST | flags::SYN) != 0;
+    let opens_nothing = scratch.facts.flags & (flags::RST | flags::SYN) != 0;
     if !taking_over(scratch) {
         let older = is_young(scratch);
-        if older && !ends {
+        if older && !opens_nothing {
             foreign::remember(&scratch.key, scratch.facts.seconds);
         }
         if older || scratch.vip.flags & VIP_OBSERVE != 0 || switch(SWITCH_LEAVE) {
@@ -41,7 +41,7 @@ pub(crate) fn no_flow(scratch: &mut Scratch) -> i32 {
         return drop(Counter::NoBackend);
     }
     count(Counter::NoFlowForwarded);
-    if !ends {
+    if !opens_nothing {
         adopt(scratch, id);
     }
     next::PLAIN | id as i32

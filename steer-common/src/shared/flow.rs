@@ -149,16 +149,16 @@ pub const FLOW_HOP_WANTED: u32 = 0x1000;
 /// The first backend answered for another connection with this client's port: the flow's SYN goes elsewhere.
 pub const FLOW_COLLIDED: u32 = 0x2000;
 
-/// The first backend answered another SYN of the same addresses, too: what it says may be of the connection that this opened.
-pub const FLOW_ANSWERED_TWICE: u32 = 0x1_0000;
-/// Of the numbers only one packet of the client told, and nobody vouched for it: no end of the client's counts.
-pub const FLOW_UNCONFIRMED: u32 = 0x2_0000;
-
 /// A flow was made of this handshake.
 pub const FLOW_MADE: u32 = 0x4000;
 
 /// The client's second hello was seen, read or not.
 pub const FLOW_SECOND_HELLO: u32 = 0x8000;
+
+/// The first backend answered another SYN of the same addresses, too: what it says may be of the connection that this opened.
+pub const FLOW_ANSWERED_TWICE: u32 = 0x1_0000;
+/// Of the numbers only one packet of the client told, and nobody vouched for it: no end of the client's counts.
+pub const FLOW_UNCONFIRMED: u32 = 0x2_0000;
 
 /// A connection that is not steer's, known by a packet of its client: value of `foreign`. Its key is that of a flow; the
 /// service is the VIP whose address it dials (the kernel's own, older than the gateway) or, with [`SERVICE_BACKEND`], the

@@ -327,7 +327,7 @@ fn elsewhere(config: &Config, dir: &PinDir) -> Vec<String> {
     let pins = dir.require_bpf_fs().err().map(|error| format!("here a start would be refused: pin_dir {error:#}"));
     let socket = refuse_file_in_place(&config.socket).err();
     let socket = socket.map(|error| format!("here a start would be refused: {error:#}"));
-    let metrics = config.metrics.and_then(|at| match TcpListener::bind(at) {
+    let metrics = config.metrics.and_then(|at| match TcpListener::bind((at.ip(), 0)) {
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
             Some(format!("here a start would be refused: metrics = \"{at}\": no interface has this address"))
         }

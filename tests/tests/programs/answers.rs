@@ -7,11 +7,9 @@ use steer_common::{
 };
 use steer_tests::programs::Program;
 
-use crate::world::{CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, World, families, from_backend, from_client};
+use crate::world::{CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, World, families, from_backend, from_client};
 
 const ID: [u8; 32] = [0x1d; 32];
-/// NOP, NOP, timestamps, as agreed on.
-const STAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0x20, 1, 0, 0, 0x30, 1];
 /// Length of the client's hello with its record header, bytes.
 const HELLO: u32 = 209;
 

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use steer_common::{
+    counters::Counter,
     flow::{State, Word},
     shared::{
         Backend, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN, FLOW_UNCONFIRMED, Flow,
@@ -204,6 +205,74 @@ fn what_a_backend_resets_is_not_taken_for_a_connection() -> Result<()> {
         let reset = ends.down(ends.first, 99).rst();
         assert_ne!(world.run(Program::Tc, &from_backend(&reset))?.action, TC_NEXT, "the client hears of it");
         assert!(!adopted()?, "forgotten");
+    }
+    Ok(())
+}
+
+#[test]
+fn packets_of_no_flow_go_where_the_lookup_table_says() -> Result<()> {
+    let mut world = World::new()?;
+    world.ns.ip("addr add 192.0.2.1/24 dev eth0\naddr add 2001:db8::1/64 dev eth0 nodad\n")?;
+    world.ns.sysctl("ipv4/ip_forward", "1")?;
+    world.ns.sysctl("ipv6/conf/all/forwarding", "1")?;
+    let mac = "02:00:00:00:00:0c";
+    world
+        .ns
+        .ip(&format!("neigh add 192.0.2.7 lladdr {mac} dev eth0\nneigh add 2001:db8::7 lladdr {mac} dev eth0\n"))?;
+    for ends in families() {
+        let up = ends.up(77).ack(99).payload(b"data");
+        let down = ends.down(ends.first, 99).ack(77).payload(b"data");
+        let other = ends.down(ends.owner, 99).ack(77);
+        let given = Given::nothing;
+        let case = |what, frame, tc, counts| Case {
+            what,
+            frame,
+            given: given(),
+            tc,
+            xdp: Out::Untouched,
+            counts: Some(counts),
+        };
+        let cases = [
+            case(
+                "from a client",
+                from_client(&up),
+                Out::Sent(to_backend(up.clone(), ends.first)),
+                Counter::NoFlowForwarded,
+            ),
+            case(
+                "of a backend that the table does not name",
+                from_backend(&other),
+                Out::Untouched,
+                Counter::BackendPassed,
+            ),
+            case("of the one that it names", from_backend(&down), Out::Untouched, Counter::BackendPassed),
+            case(
+                "a backend's SYN",
+                from_backend(&ends.down(ends.first, 1).syn()),
+                Out::Untouched,
+                Counter::BackendPassed,
+            ),
+        ];
+        world.judge(&ends, &cases)?;
+        // The interface's own address is the source of what the forwarding table sends.
+        let goes_to_the_client = |world: &World, what: &str| -> Result<()> {
+            let ran = world.run(Program::Tc, &from_backend(&down))?;
+            assert_eq!(ran.action, TC_REDIRECT, "{what}");
+            assert_eq!(ran.frame[14..], to_client(down.clone(), ends.vip)[14..], "{what}");
+            Ok(())
+        };
+        world.prepare(&ends, &given())?;
+        world.run(Program::Tc, &from_client(&up))?;
+        goes_to_the_client(&world, "an answer to a client's packet of a flow that nobody knew")?;
+        goes_to_the_client(&world, "the next one")?;
+        let settings = world.loaded.plane.settings()?;
+        world.prepare(&ends, &given())?;
+        world.loaded.plane.set_settings(&steer_common::shared::Settings {
+            takeover_until: steer_user::clock::seconds() + 60,
+            ..settings
+        })?;
+        goes_to_the_client(&world, "in a takeover")?;
+        world.loaded.plane.set_settings(&settings)?;
     }
     Ok(())
 }

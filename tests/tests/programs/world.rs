@@ -31,6 +31,9 @@ pub(crate) const XDP_DROP: i32 = 1;
 pub(crate) const XDP_PASS: i32 = 2;
 pub(crate) const XDP_REDIRECT: i32 = 4;
 
+/// NOP, NOP, timestamps, as agreed on.
+pub(crate) const STAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0x20, 1, 0, 0, 0x30, 1];
+
 /// Where XDP runs in a test.
 const LOOPBACK: u32 = 1;
 
@@ -327,4 +330,9 @@ fn programs_seconds() -> u32 {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The number of the first byte behind a SYN.
+pub(crate) fn after(isn: u32) -> u32 {
+    isn.wrapping_add(1)
 }
