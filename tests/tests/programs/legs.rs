@@ -125,8 +125,9 @@ fn the_ends_of_a_direct_connection_are_noted_in_both_its_entries() -> Result<()>
             (down(ends.down(ends.first, 9).ack(77_002).fin()), LEG_ENDED),
             (up(ends.up(77_002).ack(10)), LEG_ENDED),
             (from_client(&direct(&ends)), 0),
-            (up(ends.up(77_001).rst()), LEG_CLIENT_ENDED),
             (down(ends.down(ends.first, 9).rst()), LEG_ENDED),
+            (from_client(&direct(&ends)), 0),
+            (up(ends.up(77_001).rst()), LEG_CLIENT_ENDED),
         ];
         for (step, (frame, wanted)) in fins.iter().enumerate() {
             world.run(Program::Tc, frame)?;
