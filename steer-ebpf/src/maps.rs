@@ -61,7 +61,7 @@ pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentRoute, 1024> = LruH
 pub(crate) static FOREIGN: LruHashMap<FlowKey, Foreign, 65_536> = LruHashMap::new();
 /// Connections that have another port at their backend than their client's own. Written here only; the agent ages it.
 #[btf_map(name = "legs")]
-pub(crate) static LEGS: HashMap<FlowKey, Leg, 8192> = HashMap::new();
+pub(crate) static LEGS: HashMap<FlowKey, Leg, 65_536> = HashMap::new();
 /// What is left of flows that `flows` forgot, as [`trace`] says. Written here only.
 #[btf_map(name = "traces")]
 pub(crate) static TRACES: Array<TraceLine, { trace::LINES as usize }> = Array::new();

@@ -11,8 +11,8 @@ pub(super) use sources::Sources;
 use steer_common::{
     flow::{State, Word},
     shared::{
-        Backend, Endpoint, Flow, FlowKey, Foreign, LEG_ENDED, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE, Session,
-        SessionKey, Source, SourceKey, Vip,
+        Backend, Endpoint, FLOW_MADE, Flow, FlowKey, Foreign, LEG_ENDED, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE,
+        Session, SessionKey, Source, SourceKey, Vip,
     },
 };
 
@@ -138,11 +138,12 @@ impl Rules {
         !flow.closing() && !self.flow_is_stale(key, flow)
     }
 
-    /// Whether a connection is being made, or goes on and is known by its handshake's entry alone.
+    /// Whether a connection is being made, or goes on and is known by its handshake's entry alone. One of which a flow was
+    /// made is known by that.
     pub(super) fn is_opening(&self, key: &FlowKey, flow: &Flow) -> bool {
         match Word(flow.word).state() {
             State::Adopted => self.is_open(key, flow),
-            _ => !flow.closing() && clock::age(self.now, flow.seen) <= OPENING,
+            _ => flow.flags & FLOW_MADE == 0 && !flow.closing() && clock::age(self.now, flow.seen) <= OPENING,
         }
     }
 
@@ -366,6 +367,7 @@ mod tests {
         assert!(!rules().is_open(&key, &flow(0, FLOW_RESET)));
         let syn = |age| Flow { word: Word::new(State::Syn, 1).0, ..flow(age, 0) };
         assert!(rules().is_opening(&key, &syn(10)) && !rules().is_opening(&key, &syn(11)));
+        assert!(!rules().is_opening(&key, &Flow { flags: FLOW_MADE, ..syn(0) }), "counted by its flow");
         let adopted = Flow { word: Word::new(State::Adopted, 1).0, ..flow(300, 0) };
         assert!(rules().is_opening(&key, &adopted));
     }

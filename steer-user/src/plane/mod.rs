@@ -74,7 +74,7 @@ const KEY_NAME_TRIES: u32 = 1024;
 /// Connections that are not steer's and known as such at a time.
 const FOREIGN: u32 = 65_536;
 /// Connections whose port is taken at their backend, at a time; two entries a connection at most.
-const LEGS: u32 = 8192;
+const LEGS: u32 = 65_536;
 /// Bytes of the `events` ring.
 const EVENTS_BYTES: u32 = 262_144;
 

@@ -151,16 +151,17 @@ fn the_ends_of_a_direct_connection_are_noted_in_both_its_entries() -> Result<()>
 /// Legs of other clients, until none fits any more.
 fn fill(world: &mut World, ends: &Ends) -> Result<()> {
     let legs = &mut world.loaded.plane.legs;
+    let room = legs.max_entries()?;
     let other = |number: u32| {
-        let mut key = FlowKey { service: SERVICE_BACKEND | ends.owner_id, ..ends.key() };
-        key.client_port = (number as u16).to_be_bytes();
-        key
+        let backend = ends.owner_id + (number >> 16) as u16;
+        let port = (number as u16).to_be_bytes();
+        FlowKey { service: SERVICE_BACKEND | backend, client_port: port, ..ends.key() }
     };
-    for number in 0..legs.max_entries()? {
+    for number in 0..room {
         if legs.insert(&other(number), &Leg::default()).is_err() {
             break;
         }
     }
-    let full = legs.insert(&other(u32::from(u16::MAX)), &Leg::default());
+    let full = legs.insert(&other(room), &Leg::default());
     full.err().map(drop).context("the table is not full")
 }
