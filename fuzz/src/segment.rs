@@ -2,13 +2,13 @@
 
 use steer_common::wire::{
     ETHERNET_LEN,
-    ip::{self, Frame, IPV4_LEN, IPV6_LEN, MAX_L4_OFFSET, PROTOCOL_TCP, Part},
+    ip::{self, IPV4_LEN, IPV6_LEN, MAX_L4_OFFSET, PROTOCOL_TCP, Part},
     tcp::{self, Edits, MAX_STEPS, OPTIONS_MAX, Offer, Step, TCP_LEN, Walker},
 };
 
 /// The bytes are an Ethernet frame.
 pub fn run(frame: &[u8]) {
-    let Frame::Ip(ip) = ip::parse(frame) else { return };
+    let Ok(ip) = ip::parse(frame) else { return };
     let header = if ip.v6 { IPV6_LEN } else { IPV4_LEN };
     assert!(ip.l4 >= ETHERNET_LEN + header && ip.l4 <= MAX_L4_OFFSET);
     assert!(frame.len() >= ETHERNET_LEN + header);

@@ -31,8 +31,8 @@ pub const fn replaced16(old: u16, new: u16) -> u64 {
     (!old) as u64 + new as u64
 }
 
-/// A checksum field (as memory holds it) after its data changed by `difference`.
+/// A checksum field (as memory holds it) after its data changed by `difference`, a sum of fewer than 2^31 changes.
 #[inline(always)]
 pub const fn update(field: u16, difference: u64) -> u16 {
-    !fold((!field) as u64 + fold32(difference) as u64)
+    !fold((!field) as u64 + difference)
 }

@@ -10,7 +10,7 @@ use steer_common::{
     shared::Address,
     wire::{
         ETHERNET_LEN, ETHERTYPE_SERVICE_VLAN,
-        ip::{self, Frame, Ip, MAX_L4_OFFSET, Part},
+        ip::{self, Ip, MAX_L4_OFFSET, NotIp, Part},
         tcp::{self, Segment},
     },
 };
@@ -33,7 +33,7 @@ fn tagged(frame: &[u8], ethertype: u16, id: u16) -> Vec<u8> {
 #[track_caller]
 fn parsed(frame: &[u8]) -> Ip {
     match ip::parse(frame) {
-        Frame::Ip(ip) => ip,
+        Ok(ip) => ip,
         other => panic!("{other:?}: {frame:02x?}"),
     }
 }
@@ -220,8 +220,8 @@ proptest! {
         for len in 0..whole.len() {
             let cut = &whole[..len];
             match (ip::parse(cut), expected) {
-                (Frame::Malformed, _) => {}
-                (Frame::Ip(ip), Frame::Ip(same)) => {
+                (Err(NotIp::Malformed), _) => {}
+                (Ok(ip), Ok(same)) => {
                     prop_assert_eq!(ip, same);
                     let segment = tcp::parse(cut, &ip);
                     prop_assert!(segment.is_none() || segment == tcp::parse(&whole[..], &ip));
@@ -237,7 +237,7 @@ proptest! {
             bytes[12..14].copy_from_slice(if v6 { &[0x86, 0xdd] } else { &[0x08, 0x00] });
             bytes[14] = if v6 { 0x60 } else { bytes[14] & 0xf | 0x40 };
         }
-        if let Frame::Ip(ip) = ip::parse(&bytes[..]) {
+        if let Ok(ip) = ip::parse(&bytes[..]) {
             prop_assert!(ip.l4 <= MAX_L4_OFFSET);
             if let Some(segment) = tcp::parse(&bytes[..], &ip) {
                 prop_assert_eq!(segment.header_len + segment.payload_len, ip.l4_len);
@@ -296,8 +296,8 @@ fn a_transport_header_too_deep_is_not_looked_for() {
         let extensions = Ipv6Extensions { destination_options: Some(raw(payload_len)), ..Ipv6Extensions::default() };
         ip::parse(&v6_with(extensions)[..])
     };
-    assert!(matches!(deep(198), Frame::Ip(ip) if ip.l4 == MAX_L4_OFFSET - 1 && ip.protocol == ip::PROTOCOL_TCP));
-    assert_eq!(deep(206), Frame::Malformed);
+    assert!(matches!(deep(198), Ok(ip) if ip.l4 == MAX_L4_OFFSET - 1 && ip.protocol == ip::PROTOCOL_TCP));
+    assert_eq!(deep(206), Err(NotIp::Malformed));
 }
 
 #[test]
@@ -323,8 +323,8 @@ fn nothing_behind_a_later_fragments_header_is_walked() {
 #[test]
 fn vlan_tags_in_the_frame_are_named_not_read() {
     let inner = tagged(&plain_v4(), EtherType::VLAN_TAGGED_FRAME.0, 7);
-    assert_eq!(ip::parse(&inner[..]), Frame::Vlan);
-    assert_eq!(ip::parse(&tagged(&inner, ETHERTYPE_SERVICE_VLAN, 8)[..]), Frame::Vlan);
+    assert_eq!(ip::parse(&inner[..]), Err(NotIp::Vlan));
+    assert_eq!(ip::parse(&tagged(&inner, ETHERTYPE_SERVICE_VLAN, 8)[..]), Err(NotIp::Vlan));
 }
 
 #[test]
@@ -337,16 +337,16 @@ fn the_tags_that_etherparse_writes_are_tags() {
     single.tcp_header(tcp.clone()).write(&mut one, b"hello").expect("a frame");
     let double = ethernet().double_vlan(id(8), id(7)).ipv4([192, 0, 2, 1], [198, 51, 100, 10], 64);
     double.tcp_header(tcp).write(&mut two, b"hello").expect("a frame");
-    assert_eq!(ip::parse(&one[..]), Frame::Vlan);
-    assert_eq!(ip::parse(&two[..]), Frame::Vlan);
+    assert_eq!(ip::parse(&one[..]), Err(NotIp::Vlan));
+    assert_eq!(ip::parse(&two[..]), Err(NotIp::Vlan));
 }
 
 #[test]
 fn other_protocols_are_not_ours() {
     let mut arp = plain_v4();
     arp[12..14].copy_from_slice(&EtherType::ARP.0.to_be_bytes());
-    assert_eq!(ip::parse(&arp[..]), Frame::Other);
-    assert_eq!(ip::parse(&[0; 13][..]), Frame::Malformed);
+    assert_eq!(ip::parse(&arp[..]), Err(NotIp::Other));
+    assert_eq!(ip::parse(&[0; 13][..]), Err(NotIp::Malformed));
 }
 
 /// Asserts what becomes of a frame in which one byte was changed.
@@ -354,8 +354,8 @@ fn other_protocols_are_not_ours() {
 fn assert_refused(mut frame: Vec<u8>, at: usize, byte: u8) {
     frame[at] = byte;
     let refused = match ip::parse(&frame[..]) {
-        Frame::Ip(ip) => tcp::parse(&frame[..], &ip).is_none(),
-        other => other == Frame::Malformed,
+        Ok(ip) => tcp::parse(&frame[..], &ip).is_none(),
+        other => other == Err(NotIp::Malformed),
     };
     assert!(refused, "byte {at} = {byte:#04x}");
 }

@@ -6,7 +6,7 @@ use steer_common::{counters::Counter, wire::tcp::flags};
 use crate::{
     foreign::{self, at_backend},
     legs,
-    maps::{FLOWS, Scratch, VIPS, backend, count, scratch},
+    maps::{FLOWS, Scratch, backend, count, scratch, vip_of},
     next::{self, pass},
     traces::forget_syn_trace,
     unknown::leaves_syn_traces,
@@ -39,7 +39,7 @@ pub(crate) extern "C" fn direct_segment() -> i32 {
 /// addresses is over.
 #[inline(always)]
 fn syn(scratch: &mut Scratch, id: u32) -> i32 {
-    let Some(vip) = backend(id).and_then(|backend| VIPS.get_ptr(&backend.vip)) else { return next::PASS };
+    let Some(vip) = backend(id).and_then(vip_of) else { return next::PASS };
     // SAFETY: a map value, copied at once.
     scratch.vip = unsafe { *vip };
     count(Counter::DirectAccess);

@@ -51,8 +51,8 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
         _ => return ON,
     }
     // What XDP passes on is counted by TC, which sees it next.
-    let Ok(()) = read(hook) else { return ON };
     let Some(scratch) = scratch() else { return ON };
+    let Ok(()) = read(hook, scratch) else { return ON };
     let Some(role) = classify(scratch) else { return ON };
     let mut plan = Plan::EMPTY;
     if matches!(role, Role::Direct(_)) {
@@ -77,17 +77,18 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
 #[inline(always)]
 pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
     let mut plan = Plan::EMPTY;
-    let mut said = tc_settled(skb, &mut plan);
+    let Some(scratch) = scratch() else { return DROP };
+    let mut said = tc_settled(skb, scratch, &mut plan);
     if said != next::FORWARD {
         said = stages(skb, said, &mut plan);
     }
     if said == next::FORWARD {
-        said = tc_deliver(skb, &plan);
+        said = tc_deliver(skb, scratch, &plan);
     }
     said = if said == next::TOO_BIG { too_big::too_big(skb) } else { said };
     said = if said == next::CUT { resegment::resegment(skb) } else { said };
     match said {
-        next::REDIRECT => scratch().map_or(DROP, |scratch| Tc(skb).redirect(scratch.redirect)),
+        next::REDIRECT => Tc(skb).redirect(scratch.redirect),
         next::PASS => NEXT,
         action if action & next::ACTION != 0 => action & 0xff,
         _ => DROP,
@@ -234,7 +235,7 @@ fn look_up() -> *mut Flow {
 
 /// Reads and classifies the packet: with a plan if its flow is settled, else names the stage that deals with it.
 #[inline(always)]
-fn tc_settled(skb: *mut __sk_buff, plan: &mut Plan) -> i32 {
+fn tc_settled(skb: *mut __sk_buff, scratch: &mut Scratch, plan: &mut Plan) -> i32 {
     let hook = &Tc(skb);
     if hook.tagged() {
         return pass(Counter::VlanPassed);
@@ -243,14 +244,13 @@ fn tc_settled(skb: *mut __sk_buff, plan: &mut Plan) -> i32 {
         return pass(Counter::OtherStation);
     }
     make_headers_linear(hook);
-    match read(hook) {
+    match read(hook, scratch) {
         Ok(()) => {}
         Err(Counter::IcmpPassed) => return next::ICMP,
         Err(Counter::FragmentPassed) => return next::FRAGMENT,
         Err(Counter::Malformed) => return next::UNREADABLE,
         Err(reason) => return pass(reason),
     }
-    let Some(scratch) = scratch() else { return next::DROP };
     let Some(role) = classify(scratch) else { return pass(Counter::NotOurs) };
     if !enter_key(scratch, &role) {
         return next::PASS;
@@ -289,8 +289,7 @@ fn tc_settled(skb: *mut __sk_buff, plan: &mut Plan) -> i32 {
 
 /// Forwards the packet; what became of it.
 #[inline(always)]
-fn tc_deliver(skb: *mut __sk_buff, plan: &Plan) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+fn tc_deliver(skb: *mut __sk_buff, scratch: &mut Scratch, plan: &Plan) -> i32 {
     match deliver(&Tc(skb), plan, scratch) {
         Ok(action) => {
             if scratch.ip.part == Part::First {

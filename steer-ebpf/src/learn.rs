@@ -286,19 +286,25 @@ fn refresh(scratch: &mut Scratch) -> i32 {
 /// The backend owns the session in `scratch.session`; false where its source may have no more.
 #[inline(always)]
 fn insert(scratch: &mut Scratch) -> bool {
+    const ONLY_NEW: u64 = 1;
     let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
-    // SAFETY: one number is read.
-    match unsafe { SESSIONS.get(&scratch.session) } {
-        Some(known) if known.owner as u32 != owner => count(Counter::OwnerChanged),
-        Some(_) => {}
-        None if admit_session() == 0 => return false,
-        None => {}
-    }
     let session = Session { owner: owner as u16, flags: 0, first_seen: seconds, last_seen: seconds, uses: 0 };
-    if SESSIONS.insert(&scratch.session, &session, 0).is_ok() {
-        count(Counter::Learned);
-        count_backend(owner, |stats| stats.learned += 1);
+    // SAFETY: only asked whether it is there.
+    let limited = scratch.vip.sessions_per_source != 0 && unsafe { SESSIONS.get(&scratch.session) }.is_none();
+    if limited && admit_session() == 0 {
+        return false;
     }
+    if SESSIONS.insert(&scratch.session, &session, ONLY_NEW).is_err() {
+        let Some(known) = SESSIONS.get_ptr_mut(&scratch.session) else { return true };
+        // SAFETY: a map value; a lost race costs one stamp.
+        let known = unsafe { &mut *known };
+        if known.owner as u32 != owner {
+            count(Counter::OwnerChanged);
+        }
+        *known = session;
+    }
+    count(Counter::Learned);
+    count_backend(owner, |stats| stats.learned += 1);
     true
 }
 

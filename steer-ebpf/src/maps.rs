@@ -13,7 +13,7 @@ use steer_common::{
     shared::{
         Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign, FragmentKey,
         FragmentRoute, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending,
-        SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
+        ROLE_VIP, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
     trace,
     wire::{
@@ -345,6 +345,13 @@ pub(crate) fn listed(head: u32, address: &Address, port: [u8; 2]) -> Option<&'st
     // SAFETY: array elements live as long as the program; the agent writes only those that no packet is told to read.
     let entry = |index| DIRECTORY.get_ptr(index).map(|listed| unsafe { &*listed });
     directory::find(head, address, port, entry)
+}
+
+/// The record of the VIP that a backend serves.
+#[inline(always)]
+pub(crate) fn vip_of(backend: &Backend) -> Option<*const Vip> {
+    let at = listed(directory_head()?, &backend.vip.address, backend.vip.port)?;
+    (at.role == ROLE_VIP).then_some(&raw const at.vip)
 }
 
 /// The record of a backend.

@@ -6,7 +6,7 @@ use steer_common::{
     shared::{ADDRESS_OF_VIP, Address, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP, Vip},
     wire::{
         ETHERNET_LEN, ETHERTYPE_IPV6, Packet as _, byte,
-        ip::{self, Frame, Ip, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
+        ip::{self, Ip, NotIp, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
         lower,
         tcp::{self, Segment},
         tls::client_hello,
@@ -45,34 +45,28 @@ pub(crate) fn make_headers_linear(hook: &Tc) {
 /// Reads the headers into `scratch.ip` and `scratch.segment` (as locals they would not fit on the stack); `Err` says why
 /// the packet is no TCP segment to look at.
 #[inline(always)]
-pub(crate) fn read<H: Hook>(hook: &H) -> Result<(), Counter> {
-    let Some(scratch) = scratch() else { return Err(Counter::EmitFailed) };
+pub(crate) fn read<H: Hook>(hook: &H, scratch: &mut Scratch) -> Result<(), Counter> {
     let window = hook.window();
-    let ip = match ip::parse_aggregate(&window, || hook.aggregate_len()) {
-        Frame::Ip(ip) => ip,
-        Frame::Other => return Err(Counter::NotOurs),
-        Frame::Vlan => return Err(Counter::VlanPassed),
-        Frame::Malformed => {
-            scratch.ip.protocol = 0;
+    let ip = &mut scratch.ip;
+    match ip::parse_into(&window, || hook.aggregate_len(), ip) {
+        Ok(()) => {}
+        Err(NotIp::Other) => return Err(Counter::NotOurs),
+        Err(NotIp::Vlan) => return Err(Counter::VlanPassed),
+        Err(NotIp::Malformed) => {
+            ip.protocol = 0;
             return Err(Counter::Malformed);
         }
-    };
+    }
     if ip.protocol == PROTOCOL_ICMP || ip.protocol == PROTOCOL_ICMPV6 {
-        scratch.ip = ip;
         return Err(Counter::IcmpPassed);
     }
     if ip.protocol != PROTOCOL_TCP {
         return Err(Counter::NotOurs);
     }
     if ip.part == Part::Later || (H::XDP && ip.part == Part::First) {
-        scratch.ip = ip;
         return Err(Counter::FragmentPassed);
     }
-    let Some(segment) = tcp::parse(&window, &ip) else {
-        scratch.ip = ip;
-        return Err(Counter::Malformed);
-    };
-    scratch.ip = ip;
+    let Some(segment) = tcp::parse(&window, ip) else { return Err(Counter::Malformed) };
     scratch.segment = segment;
     Ok(())
 }

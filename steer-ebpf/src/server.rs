@@ -19,8 +19,8 @@ use crate::{
     legs,
     lock::{self, unlock},
     maps::{
-        FLOWS, PENDING, Reset, SPLICES, Scratch, VIPS, backend, backend_path, count, count_backend, count_index,
-        scratch,
+        FLOWS, PENDING, Reset, SPLICES, Scratch, backend, backend_path, count, count_backend, count_index, scratch,
+        vip_of,
     },
     next::{self, drop, pass},
     options::read_options,
@@ -39,7 +39,7 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     let Some(scratch) = scratch() else { return next::DROP };
     let id = scratch.backend;
     let Some(backend) = backend(id) else { return next::PASS };
-    let Some(vip) = VIPS.get_ptr(&backend.vip) else { return next::PASS };
+    let Some(vip) = vip_of(backend) else { return next::PASS };
     // SAFETY: a map value, copied at once.
     scratch.vip = unsafe { *vip };
     let was = flow;

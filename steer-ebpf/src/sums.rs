@@ -12,16 +12,17 @@ use steer_common::{
     shared::{PENDING_MAX, Pending},
     wire::{
         ETHERNET_LEN,
-        ip::{IPV4_LEN, IPV6_LEN, PROTOCOL_TCP},
+        ip::{IPV4_LEN, IPV6_LEN},
         tcp::{OPTIONS_MAX, TCP_LEN},
     },
 };
 
 use crate::{
+    forward::pseudo_sum,
     hook::{Hook as _, tc::Tc},
-    maps::{Scratch, scratch, spare},
+    maps::{scratch, spare},
     rebuild::SEGMENT_MAX,
-    verifier::{limit, opaque, size},
+    verifier::{limit, mask, opaque, size},
 };
 
 /// bpf_csum_diff takes no more at once before Linux 6.14, bytes.
@@ -34,20 +35,24 @@ unsafe fn sum(from: *const c_void, len: u32, seed: u32) -> u32 {
     unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from.cast_mut().cast(), len, seed) as u32 }
 }
 
-/// The progress of a sum over a packet's payload.
+/// The progress of a sum over a segment.
 struct Summing {
     skb: *mut __sk_buff,
     buffer: *mut Pending,
     offset: u32,
     left: u32,
+    /// Bytes of the piece at hand that are not summed: those of the header.
+    skip: u32,
     sum: u32,
     failed: u32,
 }
 
-unsafe extern "C" fn sum_step(_index: u32, context: *mut c_void) -> core::ffi::c_long {
-    // SAFETY: bpf_loop hands back the context it was given; the buffer is a whole map value.
+/// Loads the next [`SUM_MAX`] bytes or what is left, and sums them but for those to be skipped; 1 where there are no more, or
+/// nothing can be read.
+#[inline(always)]
+unsafe fn sum_piece(s: *mut Summing) -> core::ffi::c_long {
+    // SAFETY: the caller's; the buffer is a whole map value.
     unsafe {
-        let s = context.cast::<Summing>();
         let left = (*s).left as usize;
         let piece = if left > SUM_MAX { SUM_MAX } else { left };
         let Some(n) = size::<SUM_MAX>(piece) else { return 1 };
@@ -58,12 +63,20 @@ unsafe extern "C" fn sum_step(_index: u32, context: *mut c_void) -> core::ffi::c
             (*s).failed = 1;
             return 1;
         }
-        let Some(padded) = size::<{ SUM_MAX / 4 }>(n.div_ceil(4) as usize) else { return 1 };
-        (*s).sum = sum(data.cast(), padded * 4, (*s).sum);
         (*s).offset += n;
         (*s).left = (left - n as usize) as u32;
+        let skip = mask::<0x3f>((*s).skip as usize);
+        (*s).skip = 0;
+        if let Some(words) = size::<{ SUM_MAX / 4 }>((n as usize).wrapping_sub(skip).div_ceil(4)) {
+            (*s).sum = sum(data.add(skip).cast(), words * 4, (*s).sum);
+        }
         if (*s).left == 0 { 1 } else { 0 }
     }
+}
+
+unsafe extern "C" fn sum_step(_index: u32, context: *mut c_void) -> core::ffi::c_long {
+    // SAFETY: bpf_loop hands back the context it was given.
+    unsafe { sum_piece(context.cast()) }
 }
 
 /// Sums the payload of the packet at hand into `facts.payload_sum`, unless that was done, and checks its TCP checksum (RFC
@@ -76,9 +89,17 @@ pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
     if facts.summed != 0 {
         return 0;
     }
-    let mut summing =
-        Summing { skb, buffer, offset: facts.l4 + facts.header_len, left: facts.payload_len, sum: 0, failed: 0 };
-    if facts.payload_len != 0 {
+    let left = facts.header_len + facts.payload_len;
+    let mut summing = Summing { skb, buffer, offset: facts.l4, left, skip: facts.header_len, sum: 0, failed: 0 };
+    // SAFETY: the segment's start is in the buffer then; the header's length is checked.
+    let more = unsafe { sum_piece(&raw mut summing) } == 0;
+    let Some(header_len) = size::<60>(facts.header_len as usize & !3) else { return -1 };
+    // SAFETY: as above.
+    let (header, field) = unsafe {
+        let data = (&raw const (*buffer).data).cast::<u8>();
+        (sum(data.cast(), header_len, 0), data.add(16).cast::<u16>().read())
+    };
+    if more {
         const PIECES: u32 = (u16::MAX as usize).div_ceil(SUM_MAX) as u32;
         // SAFETY: the callback matches the helper's signature, the context outlives the call.
         unsafe { bpf_loop(PIECES, sum_step as *mut c_void, (&raw mut summing).cast(), 0) };
@@ -90,9 +111,11 @@ pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
         return -1;
     }
     facts.payload_sum = payload;
-    let good = load_old(skb, scratch) == 0 && sum_is_good(scratch);
-    scratch.facts.sum_good = good as u8;
-    scratch.facts.summed = 1;
+    let pseudo = pseudo_sum(&scratch.ip);
+    // Right, or not finished yet.
+    let good = fold(pseudo + header as u64 + payload as u64) == 0xffff || fold(pseudo) == field;
+    facts.sum_good = good as u8;
+    facts.summed = 1;
     0
 }
 
@@ -109,25 +132,6 @@ pub(crate) extern "C" fn is_sound(skb: *mut __sk_buff) -> i32 {
     if sum_payload(skb) != 0 { 0 } else { scratch.facts.sum_good as i32 }
 }
 
-/// Whether the old headers and the payload's sum agree with the checksum, or the checksum is unfinished.
-#[inline(always)]
-fn sum_is_good(scratch: &Scratch) -> bool {
-    let (make, facts) = (&scratch.make, &scratch.facts);
-    let len = facts.header_len + facts.payload_len;
-    // SAFETY: whole arrays of a map value.
-    let (addresses, header) = unsafe {
-        let addresses = if facts.v6 != 0 {
-            sum((&raw const make.old_ip).cast::<u8>().add(8).cast(), 32, 0)
-        } else {
-            sum((&raw const make.old_ip).cast::<u8>().add(12).cast(), 8, 0)
-        };
-        (addresses, sum((&raw const make.old_tcp).cast(), 64, 0))
-    };
-    let pseudo = addresses as u64 + (len as u16).to_be() as u64 + (PROTOCOL_TCP as u16).to_be() as u64;
-    let field = checksum_field(&make.old_tcp);
-    fold(pseudo + header as u64 + facts.payload_sum as u64) == 0xffff || fold(pseudo) == field
-}
-
 /// The checksum of a TCP header in words, as memory holds it.
 #[inline(always)]
 pub(crate) fn checksum_field(tcp: &[u32; 16]) -> u16 {
@@ -140,11 +144,6 @@ pub(crate) fn checksum_field(tcp: &[u32; 16]) -> u16 {
 #[inline(never)]
 pub(crate) extern "C" fn load_old_headers(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return -1 };
-    load_old(skb, scratch)
-}
-
-#[inline(always)]
-fn load_old(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let (make, facts) = (&mut scratch.make, &scratch.facts);
     let plain = (ETHERNET_LEN + if facts.v6 != 0 { IPV6_LEN } else { IPV4_LEN }) as u32;
     if facts.l4 != plain {

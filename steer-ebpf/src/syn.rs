@@ -40,7 +40,7 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
         return pass(Counter::Left);
     }
     prepare_offer(skb, scratch);
-    let first = match repeated(scratch) {
+    let (first, taken_at) = match repeated(scratch) {
         Repeated::At(id) => {
             count(Counter::SynRepeated);
             count_backend(id as u32, |stats| stats.syns += 1);
@@ -51,12 +51,12 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
             count(Counter::SynKnownFlow);
             return next::PLAIN | id as i32;
         }
-        Repeated::No => lookup(scratch),
+        Repeated::No { taken_at } => (lookup(scratch), taken_at),
     };
     if first == NO_BACKEND {
         return drop(Counter::NoBackend);
     }
-    if collided(scratch, first) {
+    if taken_at == first || legs::is_taken(scratch, first as u32) {
         // Where there is none its own has to do: whose record says that it is taken may be gone.
         let port = take_leg(first as u32, scratch.key.service as u32, scratch.facts.seq) as u16;
         scratch.first_port = port.to_ne_bytes();
@@ -109,7 +109,8 @@ enum Repeated {
     At(u16),
     /// Another one did, and was answered a moment ago.
     Other(u16),
-    No,
+    /// It was not. The client's port is taken at this backend, which answered for another connection when a SYN came before.
+    No { taken_at: u16 },
 }
 
 /// Whether a SYN of these addresses was seen before. One with another number is an attacker's or the next connection's: it
@@ -119,11 +120,13 @@ fn repeated(scratch: &mut Scratch) -> Repeated {
     /// Seconds within which a client acknowledges what it got.
     const PATIENCE: u32 = 2;
     // SAFETY: the fields are read at once.
-    let Some(known) = (unsafe { HANDSHAKES.get(&scratch.key) }) else { return Repeated::No };
+    let known = unsafe { HANDSHAKES.get(&scratch.key) };
+    let Some(known) = known else { return Repeated::No { taken_at: NO_BACKEND } };
     let (word, first, port, bits) = (Word(known.word), known.first, known.first_port, known.flags);
     let fresh = idle(known, scratch.facts.seconds) <= PATIENCE;
-    if !is_up(first) || bits & FLOW_COLLIDED != 0 {
-        return Repeated::No;
+    let taken_at = if bits & FLOW_COLLIDED != 0 { first } else { NO_BACKEND };
+    if taken_at != NO_BACKEND || !is_up(first) {
+        return Repeated::No { taken_at };
     }
     match word.state() {
         State::Syn | State::SynAck if word.isn() == scratch.facts.seq => {
@@ -134,25 +137,15 @@ fn repeated(scratch: &mut Scratch) -> Repeated {
             scratch.first_port = port;
             Repeated::Other(first)
         }
-        _ => Repeated::No,
+        _ => Repeated::No { taken_at },
     }
-}
-
-/// Whether the client's port is taken at a backend: by a connection that is known, or by one that the backend answered for
-/// when the SYN came first.
-#[inline(always)]
-fn collided(scratch: &Scratch, first: u16) -> bool {
-    // SAFETY: one word is read.
-    let answered = unsafe { HANDSHAKES.get(&scratch.key) }
-        .is_some_and(|known| known.flags & FLOW_COLLIDED != 0 && known.first == first);
-    answered || legs::is_taken(scratch, first as u32)
 }
 
 /// A SYN on a known live flow goes to the backend that has it, and is remembered in case that one takes it for a new one.
 #[inline(always)]
 fn on_known(skb: *mut __sk_buff, scratch: &mut Scratch, id: u16) -> i32 {
     prepare_offer(skb, scratch);
-    if let Repeated::No = repeated(scratch) {
+    if let Repeated::No { .. } = repeated(scratch) {
         // SAFETY: the fields are read at once.
         let flow = unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) };
         scratch.first_port = flow.map_or([0; 2], |flow| flow.port_at_holder());

@@ -28,7 +28,7 @@ pub const IPV4_LEN: usize = 20;
 
 /// IP header of a frame, both families.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ip {
     /// Source address.
     pub source: Address,
@@ -56,9 +56,10 @@ pub struct Ip {
 
 /// Which part of a datagram a packet is.
 #[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Part {
     /// All of it.
+    #[default]
     Whole,
     /// The first fragment, which carries the transport header.
     First,
@@ -77,11 +78,9 @@ impl Part {
     }
 }
 
-/// What a frame is, before anyone looks at its transport header.
+/// Why a frame is not read as IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Frame {
-    /// IPv4 or IPv6.
-    Ip(Ip),
+pub enum NotIp {
     /// Another protocol.
     Other,
     /// A VLAN tag in the frame itself.
@@ -91,39 +90,47 @@ pub enum Frame {
 }
 
 /// Reads a frame from its Ethernet header to its transport header.
+///
+/// # Errors
+/// What the frame is instead.
 #[inline(always)]
-pub fn parse<P: Packet + ?Sized>(packet: &P) -> Frame {
-    parse_aggregate(packet, || 0)
+pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Ip, NotIp> {
+    let mut ip = Ip::default();
+    parse_into(packet, || 0, &mut ip)?;
+    Ok(ip)
 }
 
-/// As [`parse`], for a frame that may be several segments in one: such a packet above 64 KB says 0 for its length (Linux
-/// "BIG TCP", for IPv6 with or without the jumbo payload option of RFC 2675). `whole` says how long the frame is then,
-/// bytes; 0 where it is no such frame.
+/// As [`parse`], in place, for a frame that may be several segments in one: such a packet above 64 KB says 0 for its length
+/// (Linux "BIG TCP", for IPv6 with or without the jumbo payload option of RFC 2675). `whole` says how long the frame is
+/// then, bytes; 0 where it is no such frame.
+///
+/// # Errors
+/// What the frame is instead; nothing in `ip` counts then.
 #[inline(always)]
-pub fn parse_aggregate<P: Packet + ?Sized>(packet: &P, whole: impl Fn() -> usize) -> Frame {
+pub fn parse_into<P: Packet + ?Sized>(packet: &P, whole: impl Fn() -> usize, ip: &mut Ip) -> Result<(), NotIp> {
     match packet.be16(12) {
-        None => Frame::Malformed,
-        Some(ETHERTYPE_IPV4) => ipv4(packet, ETHERNET_LEN, whole),
-        Some(ETHERTYPE_IPV6) => ipv6(packet, ETHERNET_LEN, whole),
-        Some(ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN) => Frame::Vlan,
-        Some(_) => Frame::Other,
+        None => Err(NotIp::Malformed),
+        Some(ETHERTYPE_IPV4) => ipv4(packet, ETHERNET_LEN, whole, ip),
+        Some(ETHERTYPE_IPV6) => ipv6(packet, ETHERNET_LEN, whole, ip),
+        Some(ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN) => Err(NotIp::Vlan),
+        Some(_) => Err(NotIp::Other),
     }
 }
 
 #[inline(always)]
-fn ipv4<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize) -> Frame {
-    let Some(h) = packet.words::<{ IPV4_LEN / 4 }>(l3) else { return Frame::Malformed };
+fn ipv4<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize, ip: &mut Ip) -> Result<(), NotIp> {
+    let Some(h) = packet.words::<{ IPV4_LEN / 4 }>(l3) else { return Err(NotIp::Malformed) };
     let (version_len, mut total) = (byte(h[0], 0), lower(h[0]) as usize);
     if total == 0 {
         total = whole().saturating_sub(l3);
     }
     let header_len = (version_len & 0xf) as usize * 4;
     if version_len >> 4 != 4 || header_len < IPV4_LEN || total < header_len {
-        return Frame::Malformed;
+        return Err(NotIp::Malformed);
     }
     // RFC 791 3.1: flags are the upper three bits (0x2000: more fragments), the offset the lower 13.
     let flags_offset = lower(h[1]);
-    Frame::Ip(Ip {
+    *ip = Ip {
         source: Address::from_words([0, 0, MAPPED, h[3]]),
         destination: Address::from_words([0, 0, MAPPED, h[4]]),
         v6: false,
@@ -135,28 +142,29 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize) ->
         may_fragment: flags_offset & 0x4000 == 0,
         part: Part::of(flags_offset & 0x3fff != 0, flags_offset & 0x1fff),
         fragment_id: upper(h[1]) as u32,
-    })
+    };
+    Ok(())
 }
 
 /// Third word of a mapped IPv4 address.
 const MAPPED: u32 = 0x0000_ffff_u32.to_be();
 
 #[inline(always)]
-fn ipv6<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize) -> Frame {
-    let Some(h) = packet.words::<{ IPV6_LEN / 4 }>(l3) else { return Frame::Malformed };
+fn ipv6<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize, ip: &mut Ip) -> Result<(), NotIp> {
+    let Some(h) = packet.words::<{ IPV6_LEN / 4 }>(l3) else { return Err(NotIp::Malformed) };
     if byte(h[0], 0) >> 4 != 6 {
-        return Frame::Malformed;
+        return Err(NotIp::Malformed);
     }
     // A mapped address never stands on the wire (RFC 4291 2.5.5.2 has it for sockets); here it is an IPv4 flow's.
     let mapped = |words: &[u32]| words[0] == 0 && words[1] == 0 && words[2] == MAPPED;
     if mapped(&[h[2], h[3], h[4]]) || mapped(&[h[6], h[7], h[8]]) {
-        return Frame::Other;
+        return Err(NotIp::Other);
     }
     let mut payload = upper(h[1]) as usize;
     if payload == 0 {
         payload = whole().saturating_sub(l3 + IPV6_LEN);
     }
-    let mut ip = Ip {
+    *ip = Ip {
         source: Address::from_words([h[2], h[3], h[4], h[5]]),
         destination: Address::from_words([h[6], h[7], h[8], h[9]]),
         v6: true,
@@ -170,7 +178,7 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize) ->
         fragment_id: 0,
     };
     if ip.protocol == PROTOCOL_TCP || ip.protocol == PROTOCOL_ICMPV6 {
-        return Frame::Ip(ip);
+        return Ok(());
     }
     // RFC 8200 4.1: each extension header names the next one; a bounded walk, deeper chains are not ours.
     for _ in 0..MAX_EXTENSIONS {
@@ -178,14 +186,14 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize) ->
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT => {}
             _ => break,
         }
-        if !skip_extension(packet, &mut ip) {
-            return Frame::Malformed;
+        if !skip_extension(packet, ip) {
+            return Err(NotIp::Malformed);
         }
         if ip.part == Part::Later {
             break;
         }
     }
-    Frame::Ip(ip)
+    Ok(())
 }
 
 /// Steps over one extension header; false where it lies about its length or reaches too deep.
