@@ -52,8 +52,11 @@ counters! {
     XdpEgress = "xdp-egress",
     /// IP fragments of steered flows forwarded by what their first fragment said.
     FragmentForwarded = "fragment-forwarded",
-    /// IP fragments passed untouched: no first fragment of a steered flow was seen.
+    /// IP fragments passed untouched: their datagram is no steered flow's.
     FragmentPassed = "fragment-passed",
+    /// IP fragments held because they overtook the first one of their datagram; they come in again behind it, or are lost
+    /// with it, and the sender repeats the segment.
+    FragmentHeld = "fragment-held",
 
     // ---- plain layer 4
     /// SYNs of new flows.

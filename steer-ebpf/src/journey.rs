@@ -251,6 +251,10 @@ fn tc_settled(skb: *mut __sk_buff, scratch: &mut Scratch, plan: &mut Plan) -> i3
         Err(Counter::Malformed) => return next::UNREADABLE,
         Err(reason) => return pass(reason),
     }
+    if scratch.ip.part == Part::First && fragment::begin(skb) != 0 {
+        // It comes in again.
+        return next::DROP;
+    }
     let Some(role) = classify(scratch) else { return pass(Counter::NotOurs) };
     if !enter_key(scratch, &role) {
         return next::PASS;

@@ -12,8 +12,8 @@ use steer_common::{
     flow::State,
     shared::{
         Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign, FragmentKey,
-        FragmentRoute, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending,
-        ROLE_VIP, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
+        FragmentRoute, Held, HeldKey, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES,
+        MAX_VIPS, Pending, ROLE_VIP, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
     trace,
     wire::{
@@ -53,9 +53,12 @@ pub(crate) static HANDSHAKES: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::ne
 /// Client data that no backend has seen yet.
 #[btf_map(name = "pending")]
 pub(crate) static PENDING: LruHashMap<FlowKey, Pending, 1024> = LruHashMap::new();
-/// Datagrams whose first fragment was steered. Written here only.
+/// Datagrams whose first fragment was seen, and where it went. Written here only.
 #[btf_map(name = "fragments")]
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentRoute, 1024> = LruHashMap::new();
+/// Later fragments that overtook the first one of their datagram. Written here only.
+#[btf_map(name = "held_fragments")]
+pub(crate) static HELD: LruHashMap<HeldKey, Held, 512> = LruHashMap::new();
 /// Connections that are not steer's and known by a packet of their client. Written here only; the agent ages it.
 #[btf_map(name = "foreign")]
 pub(crate) static FOREIGN: LruHashMap<FlowKey, Foreign, 65_536> = LruHashMap::new();

@@ -17,6 +17,7 @@ use anyhow::Result;
 
 use crate::{
     frames::{Tap, Twins},
+    pieces::fragments,
     scenario::Run,
     topology::{Family, mac, mac_text, vip},
 };
@@ -52,6 +53,8 @@ pub enum Fate {
     Corrupt,
     /// It goes on twice at the same time, from two CPUs.
     FromBothCpus,
+    /// It goes on in fragments of its datagram, the last one first; of this many bytes (a multiple of eight) at the most.
+    FragmentsReversed(usize),
     /// It waits for the next one; both go on at the same time, from two CPUs.
     BesideNext,
 }
@@ -79,6 +82,7 @@ impl<'a> Detour<'a> {
             rule,
             n_frames: 0,
             n_data: 0,
+            n_cut: 0,
             held: None,
             beside: None,
         };
@@ -127,6 +131,7 @@ struct Road<R> {
     rule: R,
     n_frames: usize,
     n_data: usize,
+    n_cut: u16,
     held: Option<Vec<u8>>,
     beside: Option<Vec<u8>>,
 }
@@ -169,6 +174,11 @@ impl<R: FnMut(Seen) -> Fate> Road<R> {
                 }
                 self.go_on(&frame)?;
             }
+            Fate::FragmentsReversed(len) => {
+                self.n_cut = self.n_cut.wrapping_add(1);
+                let cuts: Vec<_> = (1..ip_payload_len(&frame).div_ceil(len)).map(|n| n * len).collect();
+                fragments(&frame, &cuts, self.n_cut).iter().rev().try_for_each(|piece| self.go_on(piece))?;
+            }
             Fate::FromBothCpus => self.twins.send([frame.clone(), frame])?,
             Fate::BesideNext => self.beside = Some(frame),
         }
@@ -191,6 +201,11 @@ impl<R: FnMut(Seen) -> Fate> Road<R> {
         self.n_frames += 1;
         seen
     }
+}
+
+/// Bytes behind a plain IP header.
+fn ip_payload_len(frame: &[u8]) -> usize {
+    frame.len() - if frame[14] >> 4 == 4 { 14 + 20 } else { 14 + 40 }
 }
 
 /// Length of a TCP segment's payload, and whether it is a SYN; `etherparse` judges, not steer's own parser.

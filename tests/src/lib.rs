@@ -30,6 +30,7 @@ pub mod netns;
 pub mod nginx;
 pub mod packets;
 pub mod payload;
+pub mod pieces;
 pub mod pki;
 pub mod process;
 pub mod programs;

@@ -236,7 +236,7 @@ pub struct Pending {
     pub data: [u8; PENDING_MAX + PENDING_SLACK],
 }
 
-/// A datagram whose first fragment was steered: key of `fragments` (RFC 791 3.2, RFC 8200 4.5).
+/// A datagram whose first fragment was seen: key of `fragments` (RFC 791 3.2, RFC 8200 4.5).
 #[repr(C, align(4))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FragmentKey {
@@ -248,6 +248,33 @@ pub struct FragmentKey {
     pub id: u32,
 }
 
+/// A later fragment that overtook the first one of its datagram: key of `held_fragments`.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HeldKey {
+    /// Its datagram.
+    pub datagram: FragmentKey,
+    /// How many of the datagram were held before it, below [`HELD_FRAGMENTS`].
+    pub number: u32,
+}
+
+/// Later fragments of one datagram that are held at most.
+pub const HELD_FRAGMENTS: u32 = 8;
+/// Longest frame that is held, bytes.
+pub const HELD_MAX: usize = 2048;
+
+/// Such a fragment, as it came: value of `held_fragments`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// When it came, seconds of CLOCK_MONOTONIC.
+    pub seen: u32,
+    /// Length of the frame, bytes.
+    pub len: u32,
+    /// The frame.
+    pub frame: [u8; HELD_MAX],
+}
+
 /// Where the later fragments of a datagram go: value of `fragments`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -256,7 +283,7 @@ pub struct FragmentRoute {
     pub address: Address,
     /// 1: the source is replaced.
     pub source: u32,
-    /// Next hop.
+    /// Next hop; without interface: its first fragment was seen, and the others pass as it did.
     pub hop: Hop,
     /// When the first fragment went, seconds of CLOCK_MONOTONIC.
     pub seen: u32,

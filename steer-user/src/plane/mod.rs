@@ -25,9 +25,9 @@ use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use steer_common::{
     counters::Counter,
     shared::{
-        Backend, BackendPath, BackendStats, Endpoint, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, KeyName,
-        LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Outcomes, Pending, SWITCH_LEAVE, SWITCHES,
-        Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
+        Backend, BackendPath, BackendStats, Endpoint, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held,
+        HeldKey, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Outcomes, Pending,
+        SWITCH_LEAVE, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
     trace,
 };
@@ -65,6 +65,8 @@ impl Spec {
 const ONE: u32 = 1;
 /// Datagrams whose fragments are followed at a time.
 const FRAGMENTS: u32 = 1024;
+/// Fragments that overtook the first one of their datagram, at a time.
+const HELD_FRAGMENTS: u32 = 512;
 /// Names of ticket keys: a handful a backend, unless its tickets have none and each looks like another.
 const KEY_NAMES: u32 = 16_384;
 /// Sources of clients whose sessions are counted at a time.
@@ -107,6 +109,7 @@ fn asked(sizes: &Sizes) -> Vec<Spec> {
         Spec::of::<FlowKey, Flow>("handshakes", LruHash, sizes.handshakes),
         Spec::of::<FlowKey, Pending>("pending", LruHash, sizes.pending),
         Spec::of::<FragmentKey, FragmentRoute>("fragments", LruHash, FRAGMENTS),
+        Spec::of::<HeldKey, Held>("held_fragments", LruHash, HELD_FRAGMENTS),
         Spec::of::<FlowKey, Foreign>("foreign", LruHash, FOREIGN),
         Spec::of::<FlowKey, Leg>("legs", Hash, LEGS),
         Spec::of::<u32, TraceLine>("traces", Array, trace::LINES),

@@ -8,10 +8,11 @@ use steer_common::counters::Counter;
 use steer_tests::{
     case::{Case, OWNER},
     client::{Dial, Handshake},
+    detour::{Detour, Fate, Seen},
     payload,
     process::eventually,
     relay::{Delay, Relay},
-    setting::{Setting, in_numbered_setting},
+    setting::{Setting, in_numbered_setting, in_settings},
     weather::{Percent, Weather},
 };
 
@@ -46,6 +47,25 @@ fn transfers_and_handshakes_survive_10_to_20_ms_of_delay_and_the_reordering_it_m
         ensure!(relay.overtaken() > 500, "{} frames were overtaken", relay.overtaken());
         ensure!(handshakes.iter().all(|handshake| handshake.resumed), "{handshakes:?}");
         case.expect(&[(Counter::SpliceOpened, 22), (Counter::OwnerSilent, 0)])?;
+        right(&case)
+    })
+}
+
+/// A path whose routers cut what is longer than they take, and bring the last piece first, always.
+#[test]
+fn uploads_arrive_over_a_path_that_brings_fragments_in_the_wrong_order() -> Result<()> {
+    in_settings(156, |setting| {
+        let run = unchecked(setting.finished()).start()?;
+        let case = Case::start(&run)?;
+        let cut = |seen: Seen| if seen.data.is_some_and(|n| n > 4) { Fate::FragmentsReversed(512) } else { Fate::Pass };
+        let detour = Detour::start(&run, cut)?;
+        let handshake = case.upload(&case.dial, &payload::bytes(200_000, 7))?;
+        drop(detour);
+        ensure!(handshake.resumed, "{handshake:?}");
+        // Of three pieces of a whole segment two are held, of all but what came before the detour.
+        let (held, forwarded) = (case.counted(Counter::FragmentHeld)?, case.counted(Counter::FragmentForwarded)?);
+        ensure!(held > 200 && forwarded > held, "{held} held, {forwarded} forwarded");
+        case.expect(&[(Counter::SpliceOpened, 1), (Counter::FragmentPassed, 0)])?;
         right(&case)
     })
 }

@@ -39,52 +39,7 @@ pub(crate) fn whole_length(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// Puts an extension header (a multiple of eight bytes, its first byte to be filled) behind the IPv6 header.
-pub(crate) fn with_extension(frame: &[u8], kind: u8, header: &[u8]) -> Vec<u8> {
-    let mut frame = frame.to_vec();
-    let mut header = header.to_vec();
-    header[0] = frame[ETHERNET + 6];
-    frame[ETHERNET + 6] = kind;
-    let len = u16::from_be_bytes([frame[ETHERNET + 4], frame[ETHERNET + 5]]) + header.len() as u16;
-    frame[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&len.to_be_bytes());
-    frame.splice(ETHERNET + IPV6..ETHERNET + IPV6, header);
-    frame
-}
-
-/// Cuts a datagram in two behind `cut` bytes (a multiple of eight) of its payload.
-pub(crate) fn fragments(frame: &[u8], cut: usize) -> [Vec<u8>; 2] {
-    if frame[ETHERNET] >> 4 == 4 { fragments_v4(frame, cut) } else { fragments_v6(frame, cut) }
-}
-
-fn fragments_v4(frame: &[u8], cut: usize) -> [Vec<u8>; 2] {
-    let (mut header, _) = Ipv4Header::from_slice(&frame[ETHERNET..]).expect("an IPv4 header");
-    let payload = &frame[ETHERNET + IPV4..];
-    let mut piece = |part: &[u8], offset: usize, more: bool| {
-        header.identification = 77;
-        header.dont_fragment = false;
-        header.more_fragments = more;
-        header.fragment_offset = ((offset / 8) as u16).try_into().expect("an offset");
-        header.set_payload_len(part.len()).expect("a length");
-        header.header_checksum = header.calc_header_checksum();
-        [&frame[..ETHERNET], &header.to_bytes(), part].concat()
-    };
-    [piece(&payload[..cut], 0, true), piece(&payload[cut..], cut, false)]
-}
-
-fn fragments_v6(frame: &[u8], cut: usize) -> [Vec<u8>; 2] {
-    const FRAGMENT: u8 = 44;
-    let piece = |from: usize, to: usize, more: u16| {
-        let mut whole = frame[..ETHERNET + IPV6].to_vec();
-        whole.extend(&frame[ETHERNET + IPV6 + from..ETHERNET + IPV6 + to]);
-        whole[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&((to - from) as u16).to_be_bytes());
-        let place = (from as u16 | more).to_be_bytes();
-        with_extension(&whole, FRAGMENT, &[0, 0, place[0], place[1], 0, 0, 0, 77])
-    };
-    let len = frame.len() - ETHERNET - IPV6;
-    [piece(0, cut, 1), piece(cut, len, 0)]
-}
-
-/// Puts two fragments together again.
+/// Puts two fragments together again, of which the second may be several.
 pub(crate) fn whole(first: &[u8], later: &[u8]) -> Vec<u8> {
     if first[ETHERNET] >> 4 == 4 {
         let (mut header, _) = Ipv4Header::from_slice(&first[ETHERNET..]).expect("an IPv4 header");

@@ -6,6 +6,7 @@ mod answers;
 mod entries;
 mod errors;
 mod flights;
+mod fragments;
 mod frames;
 mod handshakes;
 mod hellos;

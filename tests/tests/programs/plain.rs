@@ -1,16 +1,16 @@
 //! Plain layer 4: flows that stay, and how they end.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use steer_common::{
     counters::Counter,
     shared::{FLOW_CLIENT_FIN, FLOW_RESET, FLOW_SERVER_FIN, Flow},
 };
-use steer_tests::{packets::judge_checksums, programs::Program};
+use steer_tests::{pieces, programs::Program};
 
 use crate::{
     frames,
     world::{
-        CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, STAMPS, TC_REDIRECT, World, XDP_PASS, after, families, family,
+        CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, STAMPS, TC_REDIRECT, World, XDP_PASS, after, families,
         from_backend, from_client, to_backend, to_client,
     },
 };
@@ -59,32 +59,9 @@ fn ip_options_and_extension_headers_are_carried_along() -> Result<()> {
     let came = frames::whole_length(from_client(&with_options));
     world.judge(&v4, &[both_hooks("IPv4 options", came, v4.settled(), left)])?;
 
-    let came = frames::with_extension(&from_client(&up(&v6)), DESTINATION_OPTIONS, &PADDED);
-    let left = frames::with_extension(&to_backend(up(&v6), v6.first), DESTINATION_OPTIONS, &PADDED);
+    let came = pieces::with_extension(&from_client(&up(&v6)), DESTINATION_OPTIONS, &PADDED);
+    let left = pieces::with_extension(&to_backend(up(&v6), v6.first), DESTINATION_OPTIONS, &PADDED);
     world.judge(&v6, &[both_hooks("an extension header", came, v6.settled(), Out::Sent(left))])
-}
-
-#[test]
-fn fragments_follow_the_first_one_and_make_a_right_segment() -> Result<()> {
-    let mut world = World::new()?;
-    for ends in families() {
-        let segment = ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN)).options(&STAMPS).payload(&[0x5a; 501]);
-        let [first, later] = frames::fragments(&from_client(&segment), 128);
-        for program in [Program::Tc, Program::TcComplete] {
-            world.prepare(&ends, &Given::flow(ends.settled()))?;
-            let first = world.run(program, &first).with_context(|| format!("first, {}", family(&ends)))?;
-            let later = world.run(program, &later).with_context(|| format!("later, {}", family(&ends)))?;
-            assert_eq!((first.action, later.action), (TC_REDIRECT, TC_REDIRECT), "{program:?}");
-            let whole = frames::whole(&first.frame, &later.frame);
-            judge_checksums(&whole)?;
-            assert_eq!(whole[whole.len() - 501..], [0x5a; 501]);
-        }
-        for fragment in [&first, &later] {
-            let ran = world.run(Program::Xdp, fragment)?;
-            assert_eq!((ran.action, &ran.frame), (XDP_PASS, fragment), "XDP leaves fragments to TC");
-        }
-    }
-    Ok(())
 }
 
 #[test]

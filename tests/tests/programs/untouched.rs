@@ -122,7 +122,10 @@ fn untouched(what: &'static str, frame: Vec<u8>, counts: Counter) -> Case {
 
 fn other_fragment(ends: &Ends) -> Vec<u8> {
     let other = SocketAddr::new(ends.first.ip(), 80);
-    let [_, later] =
-        frames::fragments(&from_client(&Segment::new(ends.client, other, 1).ack(1).payload(&[7; 100])), 64);
-    later
+    steer_tests::pieces::fragments(
+        &from_client(&Segment::new(ends.client, other, 1).ack(1).payload(&[7; 100])),
+        &[64],
+        77,
+    )
+    .remove(1)
 }
