@@ -1,5 +1,7 @@
 //! A client's packet of a flow that is not settled: the data that decides.
 
+use core::ptr::null_mut;
+
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
@@ -22,8 +24,9 @@ use crate::{
     rehome::first_data,
     stamps::{comes_by, note_end, note_hop},
     sums::is_sound,
+    syn_ack::replace,
     traces::forget_trace,
-    unknown::{known, make_record},
+    unknown::{known, make_record, rival_completed},
 };
 
 /// Any other segment of a client.
@@ -33,6 +36,10 @@ pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     let Some(scratch) = scratch() else { return next::DROP };
     let was = flow;
     let mut flow = known(scratch, was);
+    if !flow.is_null() && rival_completed(scratch, flow) {
+        replace(scratch);
+        flow = null_mut();
+    }
     if flow.is_null() {
         flow = match make_record(scratch) {
             Ok(flow) => flow,

@@ -5,7 +5,7 @@ use core::ptr::null_mut;
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
-    shared::{FLOW_CLOSED, FLOW_LEARNED, Flow, answered},
+    shared::{FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, answered},
     wire::{Packet as _, ip::Part, lower, tcp::flags},
 };
 
@@ -323,7 +323,7 @@ fn settled_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role, plan: &mu
     // SAFETY: a map value; each field is read and written as a word, and a lost race costs one stamp.
     let record = unsafe { &*flow };
     let word = lock::read(record);
-    const WANTED: u32 = FLOW_LEARNED | FLOW_CLOSED;
+    const WANTED: u32 = FLOW_LEARNED | FLOW_CLOSED | FLOW_RIVALLED;
     if !word.is_settled() || record.flags & WANTED != FLOW_LEARNED {
         return false;
     }

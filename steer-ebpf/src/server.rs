@@ -8,7 +8,7 @@ use steer_common::{
     flow::{State, Word},
     ranges,
     rehome::{self, ServerAct},
-    shared::{FLOW_LEARNED, Flow, SERVICE_BACKEND, options},
+    shared::{FLOW_LEARNED, FLOW_RIVALLED, Flow, SERVICE_BACKEND, options},
     splice,
     wire::{tcp::flags, tls::server_flight::Follow},
 };
@@ -17,7 +17,7 @@ use crate::{
     client::{forget, nothing_to_learn, segment, settle},
     foreign::{self, at_backend},
     legs,
-    lock::{self, unlock},
+    lock::{self, mark, unlock},
     maps::{
         FLOWS, PENDING, Reset, SPLICES, Scratch, backend, backend_path, count, count_backend, count_index, scratch,
         vip_of,
@@ -66,7 +66,7 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     }
     let syn_ack = scratch.facts.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN | flags::ACK;
     if syn_ack && let Some(handshake) = answered(scratch, flow) {
-        return first_syn_ack(skb, handshake, !flow.is_null() as u32);
+        return first_syn_ack(skb, handshake, replaces(flow, id as u16, scratch.first_port) as u32);
     }
     if flow.is_null() || is_over(scratch, flow) {
         return no_flow(skb, scratch, id);
@@ -83,6 +83,23 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
         return pass(Counter::BackendPassed);
     }
     act(scratch, flow, state) | if flow == was { 0 } else { next::FRESH }
+}
+
+/// Whether a SYN-ACK to this port ends the flow of its addresses. A backend that has that flow there would have answered
+/// otherwise if it still knew it. Another one, which got the SYN because the flow's is down or gone, knows nothing of it: only the client can tell,
+/// by its acknowledgement.
+#[inline(always)]
+fn replaces(flow: *mut Flow, id: u16, port: [u8; 2]) -> bool {
+    if flow.is_null() {
+        return false;
+    }
+    // SAFETY: a map value; fields are read as words.
+    let (over, holder) = unsafe { ((*flow).closing(), (*flow).holding()) };
+    if over || holder == (id, port) {
+        return true;
+    }
+    mark(flow, FLOW_RIVALLED);
+    false
 }
 
 /// Whether a backend is one that a flow concerns, and knows it by this port.

@@ -43,17 +43,15 @@ pub(crate) fn answered(scratch: &Scratch, flow: *mut Flow) -> Option<*mut Flow> 
 }
 
 /// The first backend accepts a new connection: what it agreed to is remembered. An old flow on the same addresses ends
-/// here, and only here: the backend itself vouches for the new one.
+/// here, where its own backend vouches for the new one, or else with the client's acknowledgement
+/// ([`crate::unknown::rival_completed`]).
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn first_syn_ack(skb: *mut __sk_buff, handshake: *mut Flow, replaces: u32) -> i32 {
     let (Some(scratch), false) = (scratch(), handshake.is_null()) else { return next::DROP };
     let id = scratch.backend;
     if replaces != 0 {
-        let _ = FLOWS.remove(&scratch.key);
-        forget(scratch);
-        forget_trace();
-        count(Counter::FlowReplaced);
+        replace(scratch);
     }
     if read_options(skb, 0) != 0 {
         return next::PLAIN | id as i32;
@@ -74,6 +72,15 @@ pub(crate) extern "C" fn first_syn_ack(skb: *mut __sk_buff, handshake: *mut Flow
     note_mss(scratch, id);
     clamp_mss(skb, scratch, flow);
     next::PLAIN | id as i32
+}
+
+/// The flow on the addresses at hand is over: another one takes its place.
+#[inline(always)]
+pub(crate) fn replace(scratch: &Scratch) {
+    let _ = FLOWS.remove(&scratch.key);
+    forget(scratch);
+    forget_trace();
+    count(Counter::FlowReplaced);
 }
 
 /// ECN is agreed on where the SYN-ACK sets ECE and not CWR (RFC 3168 6.1.1).

@@ -6,7 +6,8 @@ use steer_common::{
     counters::Counter,
     flow::{State, Word},
     shared::{
-        FLOW_ACK_SWALLOWED, FLOW_MADE, Flow, NO_BACKEND, SWITCH_LEAVE, SWITCH_RESIZING, VIP_OBSERVE, VIP_SWALLOW,
+        FLOW_ACK_SWALLOWED, FLOW_MADE, FLOW_RIVALLED, Flow, NO_BACKEND, SWITCH_LEAVE, SWITCH_RESIZING, VIP_OBSERVE,
+        VIP_SWALLOW,
     },
     wire::{tcp::flags, tls::server_flight::Follow},
 };
@@ -14,8 +15,8 @@ use steer_common::{
 use crate::{
     client::lookup,
     foreign,
-    lock::mark,
-    maps::{FLOWS, HANDSHAKES, SETTINGS, SPLICES, Scratch, count, count_backend, switch},
+    lock::{mark, unmark},
+    maps::{FLOWS, Facts, HANDSHAKES, SETTINGS, SPLICES, Scratch, count, count_backend, switch},
     next::{self, drop, pass},
     stamps::idle,
     traces::{enter_trace, find_syn_trace, find_trace, forget_syn_trace, port_there, restore},
@@ -149,24 +150,50 @@ pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
     FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut())
 }
 
+/// Whether the client's packet completes another handshake than its flow's, which it thereby gave up. No such handshake is
+/// waited for longer than its backend repeats its answer.
+#[inline(always)]
+pub(crate) fn rival_completed(scratch: &Scratch, flow: *mut Flow) -> bool {
+    /// Seconds for which Linux repeats a SYN-ACK (`net.ipv4.tcp_synack_retries`), and a few more.
+    const PATIENCE: u32 = 70;
+    // SAFETY: not null, a map value; a word is read.
+    if unsafe { (*flow).flags } & FLOW_RIVALLED == 0 {
+        return false;
+    }
+    // SAFETY: fields are read as words.
+    match unsafe { HANDSHAKES.get(&scratch.key) } {
+        Some(rival) if idle(rival, scratch.facts.seconds) <= PATIENCE => completes(rival, &scratch.facts),
+        _ => {
+            unmark(flow, FLOW_RIVALLED);
+            false
+        }
+    }
+}
+
+/// Whether a client's segment acknowledges its first backend's SYN-ACK.
+#[inline(always)]
+fn completes(handshake: &Flow, facts: &Facts) -> bool {
+    /// A first segment further ahead than any window without scale is not of this handshake, bytes.
+    const REACH: u32 = u16::MAX as u32;
+    let word = Word(handshake.word);
+    // A keepalive stands one before the first byte.
+    let ahead = facts.seq.wrapping_sub(word.isn());
+    word.state() == State::SynAck
+        && facts.flags & flags::ACK != 0
+        && facts.flags & flags::RST == 0
+        && facts.ack == handshake.first_isn.wrapping_add(1)
+        && ahead <= REACH
+}
+
 /// Makes a flow of a handshake whose first backend this segment acknowledges, `None` where it does not; `Err` says what
 /// becomes of the packet.
 #[inline(always)]
 fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow, i32>> {
-    /// A first segment further ahead than any window without scale is not of this handshake, bytes.
-    const REACH: u32 = u16::MAX as u32;
     // SAFETY: a map value; copied at once.
     unsafe { copy_flow(&mut scratch.flow, known) };
     let (facts, flow) = (&scratch.facts, &mut scratch.flow);
     let isn = Word(flow.word).isn();
-    // A keepalive stands one before the first byte.
-    let ahead = facts.seq.wrapping_sub(isn);
-    if Word(flow.word).state() != State::SynAck
-        || facts.flags & flags::ACK == 0
-        || facts.flags & flags::RST != 0
-        || facts.ack != flow.first_isn.wrapping_add(1)
-        || ahead > REACH
-    {
+    if !completes(flow, facts) {
         return None;
     }
     let bare = facts.payload_len == 0 && facts.flags & flags::FIN == 0;

@@ -157,6 +157,8 @@ pub const FLOW_SECOND_HELLO: u32 = 0x8000;
 
 /// The first backend answered another SYN of the same addresses, too: what it says may be of the connection that this opened.
 pub const FLOW_ANSWERED_TWICE: u32 = 0x1_0000;
+/// Another backend than the flow's answered a SYN on its addresses: where the client acknowledges that, the flow is over.
+pub const FLOW_RIVALLED: u32 = 0x4_0000;
 /// Of the numbers only one packet of the client told, and nobody vouched for it: no end of the client's counts.
 pub const FLOW_UNCONFIRMED: u32 = 0x2_0000;
 

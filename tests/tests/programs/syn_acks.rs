@@ -8,7 +8,9 @@ use steer_common::{
 };
 use steer_tests::{flood::LINUX, programs::Program};
 
-use crate::world::{CLIENT_ISN, Ends, FIRST_ISN, Given, World, families, from_backend};
+use crate::world::{
+    CLIENT_ISN, Ends, FIRST_ISN, Given, TC_REDIRECT, World, after, families, from_backend, from_client, to_backend,
+};
 
 /// Sequence number of the newer SYN.
 const NEWER: u32 = CLIENT_ISN.wrapping_add(0x4000_0000);
@@ -49,6 +51,42 @@ fn a_late_or_forged_answer_leaves_the_flow_and_the_newer_syn_as_they_are() -> Re
         for isn in [CLIENT_ISN, NEWER.wrapping_sub(1), NEWER.wrapping_add(1), NEWER ^ 1 << 31] {
             assert_eq!(answered(&mut world, &ends, isn)?, (true, Some(State::Syn), 0), "{isn:#x}, {}", ends.client);
         }
+    }
+    Ok(())
+}
+
+/// The flow's backend is down, so a SYN in its client's name went to another one, which knows nothing of the flow: its answer
+/// ends nothing. Only where the client acknowledges it was the SYN the client's.
+#[test]
+fn another_backends_answer_ends_the_flow_only_where_the_client_acknowledges_it() -> Result<()> {
+    const ANSWER: u32 = 0x0bad_cafe;
+    let mut world = World::new()?;
+    for ends in families() {
+        let newer = Flow {
+            word: Word::new(State::Syn, NEWER).0,
+            first: ends.owner_id,
+            owner: ends.owner_id,
+            ..ends.handshake()
+        };
+        world.prepare(&ends, &Given { handshake: Some(newer), ..Given::flow(ends.settled()) })?;
+        let replaced = world.loaded.plane.counter(Counter::FlowReplaced)?;
+        let syn_ack = ends.down(ends.owner, ANSWER).syn().ack(NEWER.wrapping_add(1)).options(&LINUX);
+        assert_eq!(world.run(Program::Tc, &from_backend(&syn_ack))?.action, TC_REDIRECT, "{}", ends.client);
+        for seq in [CLIENT_ISN, NEWER] {
+            // Both what is the flow's and what is of the other handshake's numbers but acknowledges the flow's backend.
+            let data = ends.up(after(seq)).ack(after(FIRST_ISN)).payload(b"the flow's");
+            let ran = world.run(Program::Tc, &from_client(&data))?;
+            assert_eq!(ran.action, TC_REDIRECT, "{}", ends.client);
+            assert_eq!(ran.frame, to_backend(data, ends.first), "{}", ends.client);
+        }
+        assert_eq!(world.flow(&ends)?.first, ends.first_id);
+        assert_eq!(world.loaded.plane.counter(Counter::FlowReplaced)?, replaced);
+
+        let acknowledged = ends.up(after(NEWER)).ack(after(ANSWER));
+        let ran = world.run(Program::Tc, &from_client(&acknowledged))?;
+        assert_eq!(ran.frame, to_backend(acknowledged, ends.owner), "{}", ends.client);
+        assert_eq!(world.flow(&ends)?.first, ends.owner_id);
+        assert_eq!(world.loaded.plane.counter(Counter::FlowReplaced)? - replaced, 1);
     }
     Ok(())
 }
