@@ -1,12 +1,14 @@
 //! The managed interfaces as the kernel has them. Asked by netlink: /sys may show another network namespace.
 
 mod egress;
+mod foretold;
 mod netdev;
 
 use anyhow::{Context as _, Result, bail};
 pub use egress::fill_interfaces;
 pub(crate) use egress::takes_xdp;
 pub(super) use egress::{watch, xdp_rests};
+pub(crate) use foretold::refusals;
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 
@@ -33,7 +35,7 @@ impl Interfaces {
         let links = links().await?;
         let mut found = Self { targets: Vec::new(), mtu: u32::MAX };
         for interface in &config.interfaces {
-            let Some(link) = links.iter().find(|link| name(link) == Some(&interface.name)) else {
+            let Some(link) = named(&links, &interface.name) else {
                 bail!("there is no interface {}", interface.name);
             };
             if let Some(why) = not_ethernet(&interface.name, link) {
@@ -51,6 +53,11 @@ pub(super) async fn links() -> Result<Vec<LinkMessage>> {
     let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
     tokio::spawn(connection);
     handle.link().get().execute().try_collect().await.context("list the interfaces")
+}
+
+/// The interface of this name.
+pub(super) fn named<'a>(links: &'a [LinkMessage], interface: &str) -> Option<&'a LinkMessage> {
+    links.iter().find(|link| name(link).is_some_and(|name| name == interface))
 }
 
 /// Why an interface cannot be managed, if its frames have no Ethernet header.
@@ -103,7 +110,7 @@ pub(super) fn is_nic(link: &LinkMessage) -> bool {
     link.header.link_layer_type == LinkLayerType::Ether && !link.attributes.iter().any(has_kind)
 }
 
-pub(super) fn name(link: &LinkMessage) -> Option<&String> {
+fn name(link: &LinkMessage) -> Option<&String> {
     link.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(name),
         _ => None,

@@ -8,6 +8,7 @@ mod named;
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     io::ErrorKind,
     net::{SocketAddr, TcpListener},
 };
@@ -324,16 +325,21 @@ fn raised_sizes(sizes: &Sizes, least: u32) -> Vec<String> {
 
 /// What this machine would refuse a start for, where it may be another one than the gateway's.
 fn elsewhere(config: &Config, dir: &PinDir) -> Vec<String> {
-    let pins = dir.require_bpf_fs().err().map(|error| format!("here a start would be refused: pin_dir {error:#}"));
+    let pins = dir.require_bpf_fs().err().map(|error| refused_here(format_args!("pin_dir {error:#}")));
     let socket = refuse_file_in_place(&config.socket).err();
-    let socket = socket.map(|error| format!("here a start would be refused: {error:#}"));
+    let socket = socket.map(|error| refused_here(format_args!("{error:#}")));
     let metrics = config.metrics.and_then(|at| match TcpListener::bind((at.ip(), 0)) {
         Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
-            Some(format!("here a start would be refused: metrics = \"{at}\": no interface has this address"))
+            Some(refused_here(format_args!("metrics = \"{at}\": no interface has this address")))
         }
         Ok(_) | Err(_) => None,
     });
     [pins, socket, metrics].into_iter().flatten().collect()
+}
+
+/// The warning that this machine would refuse a start.
+pub(crate) fn refused_here(why: fmt::Arguments<'_>) -> String {
+    format!("here a start would be refused: {why}")
 }
 
 fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<String> {

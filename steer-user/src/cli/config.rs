@@ -6,7 +6,12 @@ use anyhow::{Context as _, Result};
 use clap::Subcommand;
 
 use super::{Place, note};
-use crate::{agent::plan, config, plane::PinDir, show};
+use crate::{
+    agent::{self, plan},
+    config,
+    plane::PinDir,
+    show,
+};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Config {
@@ -26,7 +31,7 @@ impl Config {
         for change in &judged.changes {
             note(format_args!("a start would change: {change}"));
         }
-        for warning in &judged.warnings {
+        for warning in judged.warnings.iter().chain(&refused_interfaces(&config)?) {
             note(format_args!("warning: {warning}"));
         }
         for lost in &judged.destroys {
@@ -37,4 +42,13 @@ impl Config {
         let done = format!("{}: good (interfaces {interfaces}, VIPs {vips}, backends {backends})", file.display());
         show::outcome(place.format(), done)
     }
+}
+
+/// Interfaces of this machine that would have it refuse a start, as warnings.
+fn refused_interfaces(config: &config::Config) -> Result<Vec<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    Ok(match runtime.block_on(agent::refusals(config)) {
+        Ok(refusals) => refusals.iter().map(|why| plan::refused_here(format_args!("{why}"))).collect(),
+        Err(error) => vec![plan::refused_here(format_args!("{error:#}"))],
+    })
 }

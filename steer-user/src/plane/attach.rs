@@ -208,10 +208,15 @@ impl Programs {
     fn fresh_xdp(&mut self, interface: &str) -> Result<FdLink> {
         let program = self.xdp()?;
         let attached = program.attach(interface, XdpMode::Driver);
-        let id = attached.with_context(|| format!("attach XDP to {interface} in its driver"))?;
+        let id = attached.with_context(|| attaching_xdp(interface))?;
         let link = program.take_link(id).context("take the xdp link")?;
         FdLink::try_from(link).context("make the xdp link one that can be pinned (Linux 5.9)")
     }
+}
+
+/// What is being done when a driver refuses XDP.
+pub(crate) fn attaching_xdp(interface: &str) -> String {
+    format!("attach XDP to {interface} in its driver")
 }
 
 fn fresh_tcx(program: &mut SchedClassifier, interface: &str) -> Result<FdLink> {

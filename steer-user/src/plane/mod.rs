@@ -33,7 +33,7 @@ use steer_common::{
 };
 
 pub use attach::{Attachment, Kind, LinkReport, LinkState, Reserved, Target, Xdp, ifindex, links};
-pub(crate) use attach::{detach_unasked, state};
+pub(crate) use attach::{attaching_xdp, detach_unasked, state};
 pub use cost::{Memory, Room, room};
 pub use directory::half;
 pub use gateways::{Gateway, gateways, shared};

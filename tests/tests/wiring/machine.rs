@@ -79,3 +79,41 @@ fn metrics_tell_capacities_switches_and_the_build() -> Result<()> {
     ensure!(metrics(&run)?.contains("steer_bypass 1\n"));
     Ok(())
 }
+
+/// Interfaces that a start takes or refuses, and `config check` with it, in the same words.
+#[test]
+fn config_check_says_of_every_interface_what_a_start_says() -> Result<()> {
+    const NO_XDP: &str = "in its driver";
+    let run = two_backends().start()?;
+    let gateway = run.lab.gateway();
+    gateway.ip("tuntap add mode tun name tun0\nlink add br0 type bridge\nlink add v0 type veth peer name v1\n")?;
+    for (name, hook, refused) in [
+        ("tun0", "tc", Some("tun0 carries no Ethernet header")),
+        ("lo", "xdp", Some(NO_XDP)),
+        ("br0", "xdp", Some(NO_XDP)),
+        ("br0", "auto", None),
+        ("lo", "tc", None),
+        ("v0", "xdp", None),
+    ] {
+        let mut settings = run.steer.clone();
+        settings.top.push(format!("[[interface]]\nname = \"{name}\"\nhook = \"{hook}\""));
+        let mut steer = Agent::prepare(&run.lab, &settings)?;
+        let mut check = steer.command("config check");
+        let checked = gateway.run(|| Ok(check.arg(steer.config_path()).output()?))?;
+        let told = String::from_utf8_lossy(&checked.stderr).into_owned();
+        ensure!(checked.status.success(), "{name}, {hook}: {told}");
+        match refused {
+            Some(why) => {
+                ensure!(!steer.launch_to_end(&[], &[])?.success(), "{name}, {hook}: {}", steer.log());
+                let warned = told.lines().find(|line| line.contains("warning: here a start would be refused: "));
+                let warned = warned.is_some_and(|line| line.contains(name) && line.contains(why));
+                ensure!(warned && steer.log().contains(why), "{name}, {hook}: {told}{}", steer.log());
+            }
+            None => {
+                ensure!(!told.contains("refused"), "{name}, {hook}: {told}");
+                steer.launch_timed().map_err(|error| error.context(format!("{name}, {hook}")))?;
+            }
+        }
+    }
+    Ok(())
+}

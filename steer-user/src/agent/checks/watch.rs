@@ -116,8 +116,7 @@ impl Watched {
     async fn not_ethernet(&self) -> Result<Vec<Warning>> {
         let links = interfaces::links().await?;
         let of = |name: &str| {
-            let link = links.iter().find(|link| interfaces::name(link).is_some_and(|other| other == name))?;
-            Some(Warning::new(Kind::NotEthernet, interfaces::not_ethernet(name, link)?))
+            Some(Warning::new(Kind::NotEthernet, interfaces::not_ethernet(name, interfaces::named(&links, name)?)?))
         };
         Ok(self.config.interfaces.iter().filter_map(|interface| of(&interface.name)).collect())
     }

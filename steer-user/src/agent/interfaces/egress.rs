@@ -96,7 +96,10 @@ fn news(netdev: Option<&Netdev>) -> Result<impl Stream<Item = ()> + Unpin + use<
 async fn look(netdev: Option<&Netdev>) -> Result<HashMap<u32, u32>> {
     let links = links().await?;
     let takers = match netdev {
-        Some(netdev) => netdev.takers().await?,
+        Some(netdev) => {
+            let devices = netdev.devices().await?.into_iter();
+            devices.filter(|device| device.takes_xdp()).map(|device| device.ifindex).collect()
+        }
         None => links.iter().filter(|link| has_xdp_in_driver(link)).map(|link| link.header.index).collect(),
     };
     Ok(links.iter().map(|link| (link.header.index, flags(link, &takers))).collect())

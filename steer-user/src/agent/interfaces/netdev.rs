@@ -1,10 +1,10 @@
-//! Asks the kernel which interfaces take frames that XDP redirects, and hears of changes: the generic netlink family
-//! `netdev` (Linux 6.3, Documentation/netlink/specs/netdev.yaml).
+//! Asks the kernel which interfaces run XDP programs and take frames that XDP redirects, and hears of changes: the generic
+//! netlink family `netdev` (Linux 6.3, Documentation/netlink/specs/netdev.yaml).
 //!
 //! Drivers report it as it is at the moment: virtio_net and the like only while they have an XDP program, veth only while
 //! its peer has GRO or XDP.
 
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::{Stream, StreamExt as _};
@@ -33,6 +33,8 @@ const DEV_GET: u8 = 1;
 const IFINDEX: u16 = 1;
 /// `NETDEV_A_DEV_XDP_FEATURES`, u64.
 const XDP_FEATURES: u16 = 3;
+/// `NETDEV_XDP_ACT_BASIC`: the interface's driver runs an XDP program.
+const BASIC: u64 = 1;
 /// `NETDEV_XDP_ACT_NDO_XMIT`: the interface takes frames that XDP redirects to it.
 const NDO_XMIT: u64 = 4;
 /// The multicast group that tells of interfaces that come, go and change.
@@ -80,11 +82,11 @@ impl Netdev {
         Some(Self { id: id?, group: group? })
     }
 
-    /// Who takes frames of XDP now, as indices of interfaces of this network namespace.
+    /// What every interface of this network namespace can do now.
     ///
     /// The kernel answers by many messages and does not say so (no `NLM_F_MULTI` in them): the connection takes the first for
     /// the whole answer, and the others for messages that nobody asked for. On this socket there are no such: both are read.
-    pub(super) async fn takers(&self) -> Result<HashSet<u32>> {
+    pub(super) async fn devices(&self) -> Result<Vec<Device>> {
         let opened = new_connection::<GenlMessage<Device>>(NETLINK_GENERIC);
         let (mut connection, handle, rest) = opened.context("open a generic netlink socket")?;
         connection.set_forward_done(true);
@@ -94,15 +96,13 @@ impl Netdev {
         let first = handle.request(request(ask, NLM_F_REQUEST | NLM_F_DUMP), kernel());
         let first = first.context("list what interfaces can do")?;
         let mut answers = first.chain(rest.map(|(message, _)| message));
-        let mut takers = HashSet::new();
+        let mut devices = Vec::new();
         loop {
             let answer = time::timeout(PATIENCE, answers.next()).await.context("list what interfaces can do")?;
             match answer.map(|message| message.payload) {
-                Some(NetlinkPayload::InnerMessage(GenlMessage { payload: device, .. })) if device.takes_xdp() => {
-                    takers.insert(device.ifindex);
-                }
+                Some(NetlinkPayload::InnerMessage(GenlMessage { payload: device, .. })) => devices.push(device),
                 Some(NetlinkPayload::Error(error)) => return Err(error.to_io()).context("list what interfaces can do"),
-                Some(NetlinkPayload::Done(_)) => return Ok(takers),
+                Some(NetlinkPayload::Done(_)) => return Ok(devices),
                 Some(_) => {}
                 None => bail!("list what interfaces can do: the kernel's answer has no end"),
             }
@@ -138,14 +138,22 @@ fn request<F: std::fmt::Debug + GenlFamily + Emitable>(
 
 /// What the kernel tells of one interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-struct Device {
-    ifindex: u32,
-    features: u64,
+pub(super) struct Device {
+    /// Its index.
+    pub(super) ifindex: u32,
+    /// Any of `NETDEV_XDP_ACT_*`.
+    pub(super) features: u64,
 }
 
 impl Device {
-    fn takes_xdp(self) -> bool {
+    /// Whether it takes frames that XDP redirects to it.
+    pub(super) fn takes_xdp(self) -> bool {
         self.ifindex != 0 && self.features & NDO_XMIT != 0
+    }
+
+    /// Whether its driver runs XDP programs.
+    pub(super) fn runs_xdp(self) -> bool {
+        self.features & BASIC != 0
     }
 }
 
@@ -199,7 +207,7 @@ mod tests {
 
     #[test]
     fn an_interface_takes_frames_of_xdp_where_the_kernel_sets_the_bit() {
-        assert!(parsed(&ANSWER).unwrap().takes_xdp());
+        assert!(parsed(&ANSWER).unwrap().takes_xdp() && parsed(&ANSWER).unwrap().runs_xdp());
         let mut without = ANSWER;
         without[12] = 0x63;
         assert!(!parsed(&without).unwrap().takes_xdp());
@@ -210,7 +218,8 @@ mod tests {
     async fn this_kernel_answers_and_its_loopback_takes_no_frames_of_xdp() {
         let Some(netdev) = Netdev::find().await.unwrap() else { return };
         assert!(netdev.id >= 0x10 && netdev.group > 0);
-        assert!(!netdev.takers().await.unwrap().contains(&1));
+        let devices = netdev.devices().await.unwrap();
+        assert!(devices.iter().any(|device| device.ifindex == 1 && !device.takes_xdp() && !device.runs_xdp()));
         assert!(netdev.changes().is_ok());
     }
 
