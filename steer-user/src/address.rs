@@ -1,6 +1,6 @@
 //! Addresses between the kernel's layout and what people write.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use steer_common::shared::{Address, Endpoint};
 
@@ -44,6 +44,14 @@ pub fn unusable(socket: SocketAddr) -> Option<&'static str> {
     }
 }
 
+/// Whether this machine has the address itself, in the network namespace of the calling thread: from there it talks to itself.
+/// Nothing is sent.
+pub fn is_own(ip: IpAddr) -> bool {
+    let any = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
+    let source = |probe: UdpSocket| probe.connect((ip, 1)).and_then(|()| probe.local_addr());
+    UdpSocket::bind((any, 0)).and_then(source).is_ok_and(|source| source.ip() == ip)
+}
+
 fn scope(socket: SocketAddr) -> u32 {
     if let SocketAddr::V6(v6) = socket { v6.scope_id() } else { 0 }
 }
@@ -57,6 +65,13 @@ mod tests {
         for text in ["198.51.100.10:443", "[2001:db8::10]:8443"] {
             let there: SocketAddr = text.parse().unwrap();
             assert_eq!(socket(&endpoint(there)).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn only_an_address_of_this_machine_is_its_own() {
+        for (text, own) in [("127.0.0.1", true), ("192.0.2.99", false), ("2001:db8::99", false)] {
+            assert_eq!(is_own(text.parse().unwrap()), own, "{text}");
         }
     }
 

@@ -18,7 +18,7 @@ pub(super) use named::{Named, purge};
 use steer_common::shared::{BACKEND_PRESENT, Backend, Endpoint, MAX_BACKENDS, MAX_VIPS, Vip};
 
 use crate::{
-    address::{endpoint, socket},
+    address::{endpoint, is_own, socket},
     config::{Config, Sizes},
     control::refuse_file_in_place,
     plane::{self, Before, Memory, PinDir, Plane},
@@ -81,6 +81,7 @@ pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
         warnings: [
             raised_sizes(&config.sizes, plane::least_lru_entries()?),
             elsewhere(config, dir),
+            own_backends(config),
             warnings(config, dir, &found),
         ]
         .concat(),
@@ -340,6 +341,20 @@ fn elsewhere(config: &Config, dir: &PinDir) -> Vec<String> {
 /// The warning that this machine would refuse a start.
 pub(crate) fn refused_here(why: fmt::Arguments<'_>) -> String {
     format!("here a start would be refused: {why}")
+}
+
+/// Backends whose address this machine has itself, or is going to have as a VIP.
+fn own_backends(config: &Config) -> Vec<String> {
+    let assigned = |ip| config.vips.iter().any(|vip| vip.assign && vip.address.ip() == ip);
+    let backends = config.vips.iter().flat_map(|vip| &vip.backends).map(|backend| backend.address);
+    let own = backends.filter(|at| assigned(at.ip()) || is_own(at.ip()));
+    let warning = |at| {
+        format!(
+            "backend {at}: this machine has the address itself, and a gateway forwards nothing to its own addresses: health \
+             checks count the backend as down; have the server on another machine"
+        )
+    };
+    own.map(warning).collect()
 }
 
 fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<String> {

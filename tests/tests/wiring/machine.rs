@@ -117,3 +117,27 @@ fn config_check_says_of_every_interface_what_a_start_says() -> Result<()> {
     }
     Ok(())
 }
+
+/// A server on the gateway itself answers health checks, and no client's packet is ever forwarded to it.
+#[test]
+fn a_backend_at_the_gateways_own_address_is_warned_of_and_counts_as_down() -> Result<()> {
+    let run = two_backends().start()?;
+    let _server = run.lab.gateway().run(|| Ok(std::net::TcpListener::bind("10.2.0.1:8443")?))?;
+    let mut settings = run.steer.clone();
+    let vip = "[[vip]]\naddress = \"192.0.2.50:443\"\n[[vip.backend]]\naddress = \"10.2.0.1:8443\"";
+    let assigned =
+        "[[vip]]\naddress = \"192.0.2.51:443\"\nassign = true\n[[vip.backend]]\naddress = \"192.0.2.51:8443\"";
+    settings.top.extend([vip.to_owned(), assigned.to_owned()]);
+    let mut steer = Agent::prepare(&run.lab, &settings)?;
+    let mut check = steer.command("config check");
+    let checked = run.lab.gateway().run(|| Ok(check.arg(steer.config_path()).output()?))?;
+    let told = String::from_utf8_lossy(&checked.stderr).into_owned();
+    steer.launch_timed()?;
+    for own in ["10.2.0.1:8443", "192.0.2.51:8443"] {
+        let words = format!("backend {own}: this machine has the address itself");
+        ensure!(checked.status.success() && told.contains(&format!("warning: {words}")), "{told}");
+        ensure!(steer.log().contains(&words), "{}", steer.log());
+    }
+    ensure!(told.matches("has the address itself").count() == 2, "{told}");
+    logged(&steer, "backend 10.2.0.1:8443 is down (this machine has the address itself")
+}

@@ -29,9 +29,12 @@ pub(crate) fn not_made() -> u64 {
     NOT_MADE.load(Ordering::Relaxed)
 }
 
-/// Probes once.
+/// Probes once. What this machine answers itself says nothing: no client's packet is forwarded to its own addresses.
 pub(super) async fn probe(address: SocketAddr, timeout: Duration) -> (SocketAddr, Outcome) {
     let outcome = match time::timeout(timeout, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) if stream.local_addr().is_ok_and(|own| own.ip() == address.ip()) => {
+            Outcome::Failed("this machine has the address itself: nothing is forwarded to it".to_owned())
+        }
         Ok(Ok(_)) => Outcome::Answered,
         Ok(Err(error)) if is_ours(&error) => {
             NOT_MADE.fetch_add(1, Ordering::Relaxed);
@@ -79,11 +82,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_probe_tells_an_answer_a_refusal_and_silence_apart() {
+    async fn a_probe_tells_its_own_answer_a_refusal_and_silence_apart() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let second = Duration::from_secs(1);
-        assert_eq!(probe(address, second).await, (address, Outcome::Answered));
+        let (_, own) = probe(address, second).await;
+        assert!(matches!(&own, Outcome::Failed(why) if why.contains("has the address itself")), "{own:?}");
         drop(listener);
         let (_, refused) = probe(address, second).await;
         assert!(matches!(&refused, Outcome::Failed(why) if why.contains("refused")), "{refused:?}");
