@@ -14,6 +14,7 @@ use steer_tests::{
     scenario::{Run, Scenario},
     topology::{Family, Offloads, backend as backend_address, backend_side, vip},
 };
+use steer_user::plane::PinDir;
 
 const TEN_SECONDS: std::time::Duration = std::time::Duration::from_secs(10);
 /// What `--json` prints, for readers.
@@ -233,6 +234,32 @@ fn sigterm_leaves_everything_in_place_and_detach_leaves_no_trace() -> Result<()>
     assert_eq!(vips()?, [false, false]);
     assert!(steer.steer("detach")?.contains("nothing is pinned"), "again does no harm");
     assert!(error(steer.steer("status")).contains("no gateway runs here"));
+    Ok(())
+}
+
+/// The agent makes the directories above `pin_dir`; one that was there before is somebody else's, empty or not.
+#[test]
+fn directories_that_were_made_for_the_pins_go_with_them() -> Result<()> {
+    let run = two_backends()?;
+    let steer = Agent::prepare(&run.lab, &run.steer)?;
+    let text = fs::read_to_string(steer.config_path())?;
+    let (top, old) = (steer.pin_dir().join("new"), steer.pin_dir());
+    let deep = top.join("er/est");
+    fs::write(steer.config_path(), text.replace(&format!("{old:?}"), &format!("{deep:?}")))?;
+    fs::create_dir(old)?;
+    let agent = || {
+        let mut command = Command::new(binary()?);
+        command.arg("agent").arg("--config").arg(steer.config_path());
+        run.lab.gateway().spawn(command)
+    };
+    let _server = agent()?;
+    let up = || PinDir::new(&deep).socket().filter(|_| deep.is_dir() && steer.socket().exists());
+    eventually(TEN_SECONDS * 3, up).context("the agent does not come up")?;
+    let mut detach = Command::new(binary()?);
+    detach.arg("detach").arg("--pin-dir").arg(&deep);
+    let output = run.lab.gateway().run(|| Ok(detach.output()?))?;
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(!top.exists() && old.is_dir() && fs::read_dir(old)?.next().is_none());
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! The pin directory: one state of one gateway, `PIN_DIR/v<layout>`.
 //!
 //! Beside maps and links it holds what other processes must know of the gateway, in the only forms that the BPF file system
-//! takes besides pins: a symbolic link `socket` to the agent's control socket and one `netns` that names the network
-//! namespace, and a directory `managed_<interface>` for each interface of the configuration.
+//! takes besides pins: a symbolic link `socket` to the agent's control socket, one `netns` that names the network
+//! namespace, where directories were made to hold `PIN_DIR` one
+//! `made` to the topmost of them, and a directory `managed_<interface>` for each interface of the configuration.
 
 use std::{
     ffi::CString,
@@ -33,6 +34,8 @@ const DOT: (&str, &str) = (".", ":");
 const SOCKET: &str = "socket";
 /// Names the network namespace of the gateway.
 const NETNS: &str = "netns";
+/// Points to the topmost directory that was made to hold the root, where that is not the root itself.
+const MADE: &str = "made";
 /// Marks an interface of the configuration, whether it is there or not.
 const MANAGED: &str = "managed_";
 /// Where the own network namespace is named, as `net:[4026531840]`.
@@ -143,12 +146,21 @@ impl PinDir {
         self.refuse_other_layouts()?;
         let fresh = !self.exists();
         require_bpf_fs(&self.root)?;
+        self.make()?;
+        Ok(fresh)
+    }
+
+    fn make(&self) -> Result<()> {
+        let topmost = self.root.ancestors().take_while(|path| !path.exists()).last().map(Path::to_owned);
         let made = DirBuilder::new().recursive(true).mode(MODE).create(self.state());
         made.with_context(|| format!("create {}", self.state().display()))?;
         // Whoever may open it could hold the lock; and one that an older version made was open to all.
         let private = fs::set_permissions(self.state(), fs::Permissions::from_mode(MODE));
         private.with_context(|| format!("make {} private", self.state().display()))?;
-        Ok(fresh)
+        if let Some(topmost) = topmost.filter(|topmost| *topmost != self.root) {
+            self.point(MADE, &topmost)?;
+        }
+        Ok(())
     }
 
     fn refuse_other_layouts(&self) -> Result<()> {
@@ -205,12 +217,21 @@ impl PinDir {
         remove_empty(&self.state())
     }
 
-    /// Removes every layout's pins and the directory itself where it is empty then.
+    /// Removes every layout's pins and the directory itself where it is empty then, and so those above it that were made for
+    /// it.
     pub fn remove(&self) -> Result<()> {
-        for layout in self.layouts() {
-            layout.remove_state()?;
-        }
-        remove_empty(&self.root)
+        let layouts = self.layouts();
+        let made = layouts.iter().flat_map(Self::made).map(Path::to_owned).collect::<Vec<_>>();
+        layouts.iter().try_for_each(Self::remove_state)?;
+        remove_empty(&self.root)?;
+        made.iter().try_for_each(|directory| remove_empty(directory))
+    }
+
+    /// The directories above the root that were made for this state, the innermost first.
+    fn made(&self) -> Vec<&Path> {
+        let Ok(topmost) = fs::read_link(self.map(MADE)) else { return Vec::new() };
+        let above = self.root.ancestors().skip(1);
+        above.take_while(|directory| directory.starts_with(&topmost)).collect()
     }
 
     /// Notes where the agent of this gateway listens and in which network namespace it is.
@@ -330,6 +351,31 @@ mod tests {
         assert!(dir("steer").refuse_dots().is_ok() && dir("").refuse_dots().is_ok());
         let told = dir("v1.2/steer").refuse_dots().expect_err("accepted").to_string();
         assert!(told.ends_with("the BPF file system takes no dot in a name (v1.2)"), "{told}");
+        Ok(())
+    }
+
+    /// Such links and directories are all that it takes: any file system has them.
+    #[test]
+    fn directories_above_that_were_made_go_with_the_state_and_no_others() -> Result<()> {
+        let there = tempfile::tempdir()?;
+        let state = |name: &str| -> Result<PinDir> {
+            let dir = PinDir::new(there.path().join(name));
+            dir.make()?;
+            Ok(dir)
+        };
+        fs::create_dir(there.path().join("old"))?;
+        let (deep, beside) = (state("new/a/b")?, state("new/c")?);
+        let (old, flat) = (state("old/d/e")?, state("flat")?);
+        deep.remove()?;
+        assert!(!there.path().join("new/a").exists() && beside.exists());
+        old.remove()?;
+        assert!(fs::read_dir(there.path().join("old"))?.next().is_none(), "somebody else's stays, empty");
+        flat.remove()?;
+        assert!(!flat.root().exists() && there.path().exists());
+        let again = state("other/f")?;
+        fs::create_dir(there.path().join("other/not-ours"))?;
+        again.remove()?;
+        assert!(there.path().join("other/not-ours").exists() && !again.root().exists());
         Ok(())
     }
 
