@@ -11,7 +11,7 @@ use steer_common::shared::{MAX_BACKENDS, MAX_VIPS};
 use toml::Spanned;
 
 use super::{
-    Backend, Config, ConfigError, Health, Interface, KeyName, PIN_DIR, SOCKET, Sizes, Vip,
+    Backend, Config, ConfigError, Health, Interface, KeyName, PIN_DIR, SOCKET, Vip,
     error::Source,
     key_name,
     raw::{self, Spanned0},
@@ -27,9 +27,6 @@ const KEY_NAME_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// By then clients have repeated what was on its way when the other gateway failed, and idle ones have spoken again or wait
 /// for their own timeouts.
 const TAKEOVER_MAX: Duration = Duration::from_secs(3600);
-const OWNER_TRIES: u16 = 3;
-/// Most entries that the kernel takes for a hash map: 2^32 bytes of buckets (`htab_map_alloc` in kernel/bpf/hashtab.c).
-const SIZE_MAX: u32 = 1 << 27;
 /// Longest path of a UNIX socket, bytes (`sun_path` of unix(7) without the final zero).
 const SOCKET_PATH_MAX: usize = 107;
 /// Longest interface name, bytes (IFNAMSIZ without the final zero).
@@ -44,7 +41,7 @@ pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Result<Config> {
         pin_dir: path(raw.pin_dir, PIN_DIR, source)?,
         socket: socket_path(raw.socket, source)?,
         metrics: raw.metrics.map(|at| metrics(&at, source)).transpose()?,
-        sizes: sizes(raw.sizes, source)?,
+        sizes: raw.sizes,
         takeover: raw.takeover.map(|takeover| takeover_time(&takeover.time, source)).transpose()?,
         interfaces: interfaces(raw.interface, source)?,
         vips: vips(raw.vip, source)?,
@@ -85,21 +82,6 @@ fn metrics(at: &Spanned<raw::Socket>, source: &Source<'_>) -> Result<SocketAddr>
     let message =
         format!("port {}; expected one from 1024 on: the agent keeps no right to listen below", socket.port());
     Err(source.error(&at.span(), message))
-}
-
-fn sizes(Spanned0(sizes, span): Spanned0<Sizes>, source: &Source<'_>) -> Result<Sizes> {
-    let Sizes { sessions, flows, splices, handshakes, pending } = sizes;
-    let all = [
-        ("sessions", sessions),
-        ("flows", flows),
-        ("splices", splices),
-        ("handshakes", handshakes),
-        ("pending", pending),
-    ];
-    match all.iter().find(|(_, size)| !(1..=SIZE_MAX).contains(size)) {
-        Some((name, size)) => Err(source.error(&span, format!("{name} is {size}; expected 1 to {SIZE_MAX} entries"))),
-        None => Ok(sizes),
-    }
 }
 
 fn interfaces(raw: Vec<raw::Interface>, source: &Source<'_>) -> Result<Vec<Interface>> {
@@ -196,7 +178,7 @@ fn vip(raw: Spanned<raw::Vip>, taken: &mut Taken<'_>, source: &Source<'_>) -> Re
         learn_without_certificate: raw.learn_without_certificate,
         sessions_per_source: raw.sessions_per_source,
         fallback: raw.fallback,
-        owner_tries: owner_tries(raw.owner_tries, source)?,
+        owner_tries: raw.owner_tries,
         swallow: raw.swallow,
         assign: raw.assign,
         return_path: raw.return_path,
@@ -215,24 +197,15 @@ fn seconds(time: Option<Spanned<raw::Time>>, default: Duration, least: u64, sour
     if fits { Ok(value) } else { Err(source.error(&time.span(), message)) }
 }
 
-fn owner_tries(tries: Option<Spanned<u16>>, source: &Source<'_>) -> Result<u16> {
-    match tries {
-        None => Ok(OWNER_TRIES),
-        Some(tries) if (1..=255).contains(tries.get_ref()) => Ok(tries.into_inner()),
-        Some(tries) => Err(source.error(&tries.span(), format!("{}; expected 1 to 255", tries.get_ref()))),
-    }
-}
-
 /// No backend is checked more seldom.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn health(Spanned0(health, span): Spanned0<Health>, source: &Source<'_>) -> Result<Health> {
-    let Health { interval, timeout, rise, fall, .. } = health;
+    let Health { interval, timeout, .. } = health;
     let refuse = |message: &str| Err(source.error(&span, message));
     match () {
         () if interval.is_zero() || timeout.is_zero() => refuse("interval or timeout is 0; expected more"),
         () if interval > DAY || timeout > DAY => refuse("interval or timeout is longer than a day"),
-        () if rise == 0 || fall == 0 => refuse("rise or fall is 0; expected at least 1"),
         () => Ok(health),
     }
 }
@@ -243,5 +216,5 @@ fn backend(raw: &raw::Backend, key_names: Vec<KeyName>, vip: SocketAddr, taken: 
         let message = format!("{address} behind {vip}: families do not mix; expected an address of the VIP's family");
         return Err(taken.source.error(&raw.address.span(), message));
     }
-    Ok(Backend { address, weight: raw.weight.unwrap_or(1), key_names })
+    Ok(Backend { address, weight: raw.weight, key_names })
 }

@@ -101,5 +101,5 @@ fn a_file_without_end_is_refused_and_a_directory_is_named() {
 #[test]
 fn sizes_that_no_kernel_takes_are_refused() {
     let sizes = "[[interface]]\nname = \"eth0\"\n[sizes]\nsessions = 134217729\n";
-    refused(sizes.as_bytes(), "3: sizes", "sessions is 134217729; expected 1 to 134217728");
+    refused(sizes.as_bytes(), "4: sizes.sessions", "`134217729`, expected a whole number from 1 to 134217728");
 }

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::words;
+
 /// Why a configuration is refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigError {
@@ -68,10 +70,18 @@ impl Source<'_> {
         ConfigError { file: self.file.into(), line: 1, key: String::new(), message: printable(&message.into()) }
     }
 
-    /// The parser's error in our form; it puts several sentences on several lines.
+    /// The parser's error in our form; it puts several sentences on several lines. A table above whose name is wrong is what
+    /// it comes of.
     pub(super) fn toml_error(&self, error: &toml::de::Error) -> ConfigError {
         let message = error.message().trim().replace('\n', ", ");
-        self.error(&error.span().unwrap_or(0..0), message)
+        let error = self.error(&error.span().unwrap_or(0..0), words::plain(&message));
+        let mut above = self.text.lines().take(error.line).enumerate();
+        match above.find_map(|(before, line)| Some((before + 1, table_name(line)?, words::wrong_table(line)?))) {
+            Some((line, table, message)) => {
+                ConfigError { line, key: printable(table), message: printable(&message), ..error }
+            }
+            None => error,
+        }
     }
 
     /// Line and key of an offset: the text before `=` on its line, or above where a list goes on over several lines,

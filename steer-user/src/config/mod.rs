@@ -7,6 +7,8 @@ mod difference;
 mod error;
 mod key_name;
 mod raw;
+mod whole;
+mod words;
 
 use std::{
     fs::File,
@@ -21,11 +23,16 @@ pub use difference::differences;
 pub use error::ConfigError;
 pub use key_name::{KeyName, LayoutWord, TicketKeyName};
 use serde::Deserialize;
+use whole::whole;
 
 /// Where maps and links are pinned unless told otherwise.
 pub const PIN_DIR: &str = "/sys/fs/bpf/steer";
 /// Where the agent listens unless told otherwise.
 pub const SOCKET: &str = "/run/steer/steer.sock";
+/// Most entries that the kernel takes for a hash map: 2^32 bytes of buckets (`htab_map_alloc` in kernel/bpf/hashtab.c).
+const SIZE_MAX: i64 = 1 << 27;
+/// Largest count that the maps can hold.
+const COUNT_MAX: i64 = u32::MAX as i64;
 /// Longest file, bytes: room for all VIPs, backends and key names that there can be, and for comments.
 const FILE_MAX: usize = 1 << 20;
 
@@ -55,14 +62,19 @@ pub struct Config {
 #[serde(deny_unknown_fields, default)]
 pub struct Sizes {
     /// Sessions remembered.
+    #[serde(deserialize_with = "whole::<_, _, 1, SIZE_MAX>")]
     pub sessions: u32,
     /// Established flows remembered.
+    #[serde(deserialize_with = "whole::<_, _, 1, SIZE_MAX>")]
     pub flows: u32,
     /// Re-homed flows at once; never evicted.
+    #[serde(deserialize_with = "whole::<_, _, 1, SIZE_MAX>")]
     pub splices: u32,
     /// Handshakes remembered.
+    #[serde(deserialize_with = "whole::<_, _, 1, SIZE_MAX>")]
     pub handshakes: u32,
     /// Flows whose first bytes are buffered at once.
+    #[serde(deserialize_with = "whole::<_, _, 1, SIZE_MAX>")]
     pub pending: u32,
 }
 
@@ -204,8 +216,10 @@ pub struct Health {
     #[serde(deserialize_with = "crate::clock::deserialize_duration")]
     pub timeout: Duration,
     /// Probes that must succeed in a row before a backend counts as up again.
+    #[serde(deserialize_with = "whole::<_, _, 1, COUNT_MAX>")]
     pub rise: u32,
     /// Probes that must fail in a row before a backend counts as down.
+    #[serde(deserialize_with = "whole::<_, _, 1, COUNT_MAX>")]
     pub fall: u32,
 }
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{Fallback, Health, Hook, Mode, ReturnPath, Sizes, TicketKeyName};
+use super::{COUNT_MAX, Fallback, Health, Hook, Mode, ReturnPath, Sizes, TicketKeyName, whole::whole};
 use crate::clock::deserialize_duration;
 
 #[derive(Deserialize)]
@@ -15,7 +15,7 @@ pub(super) struct File {
     pub(super) socket: Option<Spanned<PathBuf>>,
     pub(super) metrics: Option<Spanned<Socket>>,
     #[serde(default)]
-    pub(super) sizes: Spanned0<Sizes>,
+    pub(super) sizes: Sizes,
     pub(super) takeover: Option<Takeover>,
     #[serde(default)]
     pub(super) interface: Vec<Interface>,
@@ -64,11 +64,12 @@ pub(super) struct Vip {
     pub(super) key_name_timeout: Option<Spanned<Time>>,
     #[serde(default)]
     pub(super) learn_without_certificate: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole::<_, _, 0, COUNT_MAX>")]
     pub(super) sessions_per_source: u32,
     #[serde(default)]
     pub(super) fallback: Fallback,
-    pub(super) owner_tries: Option<Spanned<u16>>,
+    #[serde(default = "owner_tries", deserialize_with = "whole::<_, _, 1, 255>")]
+    pub(super) owner_tries: u16,
     #[serde(default)]
     pub(super) swallow: bool,
     #[serde(default)]
@@ -85,9 +86,18 @@ pub(super) struct Vip {
 #[serde(deny_unknown_fields)]
 pub(super) struct Backend {
     pub(super) address: Spanned<Socket>,
-    pub(super) weight: Option<u16>,
+    #[serde(default = "weight", deserialize_with = "whole::<_, _, 0, 65535>")]
+    pub(super) weight: u16,
     #[serde(default)]
     pub(super) key_names: Vec<Spanned<String>>,
+}
+
+fn owner_tries() -> u16 {
+    3
+}
+
+fn weight() -> u16 {
+    1
 }
 
 /// A duration with its place.

@@ -56,13 +56,13 @@ fn who_is_learned_is_a_matter_of_the_vip() {
         &GOOD.replace("session_timeout = \"10m\"", "sessions_per_source = -1"),
         8,
         "vip.sessions_per_source",
-        "u32",
+        "integer `-1`, expected a whole number from 0 to 4294967295",
     );
 }
 
 #[test]
 fn refuses_an_unknown_key() {
-    refuses(&GOOD.replace("session_timeout", "sesion_timeout"), 8, "vip.sesion_timeout", "unknown field");
+    refuses(&GOOD.replace("session_timeout", "sesion_timeout"), 8, "vip.sesion_timeout", "expected `session_timeout`");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn refuses_a_fraction_of_a_second_where_maps_count_seconds() {
 
 #[test]
 fn refuses_a_weight_that_does_not_fit() {
-    refuses(&GOOD.replace("weight = 3", "weight = 70000"), 15, "vip.backend.weight", "u16");
+    refuses(&GOOD.replace("weight = 3", "weight = 70000"), 15, "vip.backend.weight", "from 0 to 65535");
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn refuses_a_file_without_interfaces() {
 
 #[test]
 fn refuses_health_that_never_falls() {
-    refuses(&format!("{GOOD}[vip.health]\nfall = 0\n"), 16, "vip.health", "at least 1");
+    refuses(&format!("{GOOD}[vip.health]\nfall = 0\n"), 17, "vip.health.fall", "a whole number from 1 to");
 }
 
 #[test]
@@ -239,5 +239,40 @@ fn a_takeover_is_off_unless_asked_for_and_ends_within_an_hour() {
     for wrong in ["0", "\"61m\"", "\"1500ms\""] {
         refuses(&with(wrong), 2, "takeover.for", "expected whole seconds, 1s to 1h");
     }
-    refuses(&with("1\nuntil = 2"), 3, "takeover.until", "unknown field");
+    refuses(&with("1\nuntil = 2"), 3, "takeover.until", "unknown key `until`; expected `for`");
+}
+
+#[test]
+fn a_misspelt_table_is_named_at_its_own_line_with_the_right_name() {
+    refuses(&GOOD.replace("[[vip]]", "[[vips]]"), 6, "vips", "unknown table; expected [[vip]]");
+    refuses(&GOOD.replace("[[vip.backend]]", "[[vip.backends]]"), 10, "vip.backends", "expected [[vip.backend]]");
+    refuses(&GOOD.replace("[[vip]]", "[vip]"), 6, "vip", "wrong brackets; expected [[vip]]");
+    refuses(&GOOD.replace("[[interface]]", "[interface]"), 3, "interface", "expected [[interface]]");
+    refuses(&format!("{GOOD}[[sizes]]\nflows = 1\n"), 16, "sizes", "wrong brackets; expected [sizes]");
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_the_right_one_or_where_it_belongs() {
+    refuses(&GOOD.replace("weight", "wieght"), 15, "vip.backend.wieght", "unknown key `wieght`; expected `weight`");
+    refuses(&format!("sockets = \"/x\"\n{GOOD}"), 1, "sockets", "unknown key `sockets`; expected `socket`");
+    refuses(&format!("{GOOD}socket = \"/x\"\n"), 16, "vip.backend.socket", "expected above all tables");
+    refuses(
+        &format!("{GOOD}colour = 1\n"),
+        16,
+        "vip.backend.colour",
+        "expected one of `address`, `weight`, `key_names`",
+    );
+    refuses(&GOOD.replace("name = \"eth0\"", "hook = \"tc\""), 3, "interface", "missing key; expected `name`");
+}
+
+#[test]
+fn a_wrong_number_is_told_its_range_at_its_line() {
+    for wrong in ["-1", "0", "134217729", "5000000000", "99999999999999999999", "1.5", "\"10\""] {
+        let text = format!("{GOOD}[sizes]\nflows = 1\nsessions = {wrong}\n");
+        refuses(&text, 18, "sizes.sessions", "expected a whole number from 1 to 134217728");
+    }
+    for wrong in ["0", "256", "70000"] {
+        let text = GOOD.replace("session_timeout = \"10m\"", &format!("owner_tries = {wrong}"));
+        refuses(&text, 8, "vip.owner_tries", "expected a whole number from 1 to 255");
+    }
 }
