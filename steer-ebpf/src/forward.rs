@@ -116,7 +116,7 @@ pub(crate) fn send<H: OptionsHook>(
     if ip.hop_limit <= 1 {
         return Err(Refused::HopLimit);
     }
-    let headers = ip.l4 - ETHERNET_LEN + segment.header_len;
+    let headers = ip.header_on_wire() + segment.header_len;
     let mtu = hop.map_or(0, |hop| hop.mtu);
     if mtu != 0 && hook.wire_len(headers + segment.payload_len, headers) > mtu as usize {
         if let (Some(scratch), Some(hop)) = (scratch(), hop) {

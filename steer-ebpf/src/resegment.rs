@@ -66,7 +66,7 @@ extern "C" fn shrink(skb: *mut __sk_buff) -> i32 {
     const MAC: u32 = 1;
     const FIXED_GSO: u64 = 1;
     let Some(scratch) = scratch() else { return next::DROP };
-    let headers = scratch.ip.l4 - ETHERNET_LEN + scratch.segment.header_len;
+    let headers = scratch.ip.header_on_wire() + scratch.segment.header_len;
     let too_long = Tc(skb).wire_len(0, headers).saturating_sub(scratch.hop.mtu as usize);
     let Some(more) = size::<0x3ff>(too_long) else { return drop(Counter::TooBigDropped) };
     let more = more as i32;

@@ -10,7 +10,7 @@ use steer_common::{
     shared::answered,
     wire::{
         ETHERNET_LEN,
-        ip::{IPV4_LEN, IPV6_LEN, PROTOCOL_ICMP, PROTOCOL_ICMPV6},
+        ip::{IPV4_LEN, IPV6_LEN, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP},
         tcp::TCP_LEN,
     },
 };
@@ -38,7 +38,7 @@ pub(crate) extern "C" fn too_big(skb: *mut __sk_buff) -> i32 {
     if !quote_packet(skb, scratch) || !cut(skb, scratch.ip.v6) {
         return drop(Counter::TooBigDropped);
     }
-    let l4 = scratch.ip.l4 as u32;
+    let l4 = (ETHERNET_LEN + if scratch.ip.v6 { IPV6_LEN } else { IPV4_LEN }) as u32;
     let len = if scratch.ip.v6 { QUOTE_V6 } else { QUOTE_V4 };
     let (outer, message) = ((&raw const scratch.quote.outer).cast(), (&raw const scratch.quote.message).cast());
     // SAFETY: the sizes are those of the arrays or below.
@@ -65,26 +65,25 @@ pub(crate) extern "C" fn too_big(skb: *mut __sk_buff) -> i32 {
 const QUOTE_V4: u32 = (ICMP_LEN + IPV4_LEN + TCP_LEN) as u32;
 const QUOTE_V6: u32 = (ICMP_LEN + IPV6_LEN + TCP_LEN) as u32;
 
-/// Prepares the error: headers in `scratch.quote`, the way back in `scratch.make.old_ip` (three words).
+/// Prepares the error, which quotes the packet without its IP options or extension headers: headers in `scratch.quote`, the way back in `scratch.make.old_ip` (three words).
 #[inline(always)]
 fn quote_packet(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
     let v6 = scratch.ip.v6;
-    if scratch.ip.l4 != ETHERNET_LEN + if v6 { IPV6_LEN } else { IPV4_LEN } {
-        return false;
-    }
-    let mtu = scratch.hop.mtu as u32;
+    let (mtu, l4) = (scratch.hop.mtu as u32, scratch.ip.l4 as u32);
     let quote = &mut scratch.quote;
-    let inner = (&raw mut quote.message).cast::<u32>().wrapping_add(2).cast();
-    const V4: u32 = (IPV4_LEN + TCP_LEN) as u32;
-    const V6: u32 = (IPV6_LEN + TCP_LEN) as u32;
+    let inner = (&raw mut quote.message).cast::<u32>().wrapping_add(2);
     let mut ethernet = [0u32; 3];
     // SAFETY: two words into the array the rest of it holds 64 bytes; the frame's start is 12 bytes of the stack.
     let loaded = unsafe {
         bpf_skb_load_bytes(skb.cast(), 0, (&raw mut ethernet).cast(), 12) == 0
             && if v6 {
-                bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, inner, V6) == 0
+                let tcp = inner.wrapping_add(IPV6_LEN / 4);
+                bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, inner.cast(), IPV6_LEN as u32) == 0
+                    && bpf_skb_load_bytes(skb.cast(), l4, tcp.cast(), TCP_LEN as u32) == 0
             } else {
-                bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, inner, V4) == 0
+                let tcp = inner.wrapping_add(IPV4_LEN / 4);
+                bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, inner.cast(), IPV4_LEN as u32) == 0
+                    && bpf_skb_load_bytes(skb.cast(), l4, tcp.cast(), TCP_LEN as u32) == 0
             }
     };
     let back = answered(ethernet);
@@ -92,9 +91,14 @@ fn quote_packet(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
         scratch.make.old_ip[i] = back[i];
     }
     let (message, outer) = (&mut quote.message, &mut quote.outer);
+    // The quoted header is followed by TCP: next header of IPv6, header length of IPv4.
     if v6 {
+        let word = message[3].to_ne_bytes();
+        message[3] = u32::from_ne_bytes([word[0], word[1], PROTOCOL_TCP, word[3]]);
         write_v6(message, outer, mtu);
     } else {
+        let word = message[2].to_ne_bytes();
+        message[2] = u32::from_ne_bytes([0x45, word[1], word[2], word[3]]);
         write_v4(message, outer, mtu);
     }
     loaded

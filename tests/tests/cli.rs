@@ -169,11 +169,15 @@ fn a_gateway_whose_pins_are_hidden_is_not_called_absent() -> Result<()> {
 #[test]
 fn bypass_and_removed_sessions_leave_a_flow_with_its_first_backend() -> Result<()> {
     let run = two_backends()?;
-    let steer = run.agent()?;
+    let mut steer = run.agent()?;
     let client = run.new_client()?;
     let (at_owner, elsewhere) = (run.dial(run.source_of(0)?), run.dial(run.source_of(1)?));
     run.visit(&client, &at_owner)?;
     steer.steer("bypass on")?;
+    assert_eq!(steer.json("status")?["bypass"], true);
+    // A new agent leaves the switch as it is.
+    steer.end(Signal::SIGTERM)?;
+    steer.launch()?;
     assert_eq!(steer.json("status")?["bypass"], true);
     assert!(!run.visit(&client, &elsewhere)?.resumed, "the session is of backend 1 from here");
     steer.steer("bypass off")?;

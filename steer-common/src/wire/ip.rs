@@ -54,6 +54,17 @@ pub struct Ip {
     pub fragment_id: u32,
 }
 
+impl Ip {
+    /// Bytes of the IP header in each of the segments that a packet of several becomes on the wire. Linux puts the jumbo
+    /// payload option (RFC 2675) in front of those above 64 KB and takes it away again.
+    #[inline(always)]
+    pub const fn header_on_wire(&self) -> usize {
+        const JUMBO: usize = 8;
+        let header = self.l4 - ETHERNET_LEN;
+        if self.options && self.v6 && self.l4_len > u16::MAX as usize - JUMBO { header - JUMBO } else { header }
+    }
+}
+
 /// Which part of a datagram a packet is.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use steer_common::{
     counters::Counter,
     shared::{Flow, VIP_LEARN_WITHOUT_CERTIFICATE},
 };
-use steer_tests::programs::Program;
+use steer_tests::{pieces::fragments, programs::Program};
 
 use crate::world::{CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, World, families, from_backend, from_client};
 
@@ -103,9 +103,13 @@ impl Talk<'_> {
 
     /// The client's bytes at this place of its stream, counted from the end of its hello.
     fn client(&self, at: i32, bytes: &[u8]) -> Result<()> {
+        self.world.run(Program::Tc, &self.frame(at, bytes)).map(drop)
+    }
+
+    /// The frame that brings them.
+    fn frame(&self, at: i32, bytes: &[u8]) -> Vec<u8> {
         let seq = CLIENT_ISN.wrapping_add(1 + HELLO).wrapping_add_signed(at);
-        let segment = self.ends.up(seq).ack(FIRST_ISN.wrapping_add(1)).options(&STAMPS).payload(bytes);
-        self.world.run(Program::Tc, &from_client(&segment)).map(drop)
+        from_client(&self.ends.up(seq).ack(FIRST_ISN.wrapping_add(1)).options(&STAMPS).payload(bytes))
     }
 
     fn backend(&self, at: usize, bytes: &[u8]) -> Result<()> {
@@ -116,10 +120,19 @@ impl Talk<'_> {
 
     /// The whole handshake; what it was counted as.
     fn handshake(&self, asked: bool, pieces: &[Piece]) -> Result<Vec<Counter>> {
+        self.told(asked, || pieces.iter().try_for_each(|(at, bytes)| self.client(*at, bytes)))
+    }
+
+    /// As [`Talk::handshake`], of a client that is asked for a certificate and sends these frames.
+    fn handshake_of(&self, frames: &[Vec<u8>]) -> Result<Vec<Counter>> {
+        self.told(true, || frames.iter().try_for_each(|frame| self.world.run(Program::Tc, frame).map(drop)))
+    }
+
+    fn told(&self, asked: bool, client: impl Fn() -> Result<()>) -> Result<Vec<Counter>> {
         let before = self.counts()?;
         let flight = first_flight(asked);
         self.backend(0, &flight)?;
-        pieces.iter().try_for_each(|(at, bytes)| self.client(*at, bytes))?;
+        client()?;
         self.backend(flight.len(), &finished())?;
         let after = self.counts()?;
         Ok(COUNTED.into_iter().zip(before.into_iter().zip(after)).filter(|(_, (b, a))| a > b).map(|(c, _)| c).collect())
@@ -142,6 +155,26 @@ fn only_a_certificate_that_every_copy_has_is_learned_from() -> Result<()> {
                 assert_eq!(talk.handshake(true, &pieces)?, [counted], "{what}, moved: {spliced}");
             }
         }
+    }
+    Ok(())
+}
+
+/// Nobody but its receiver can read an answer in fragments, and a copy with a wrong checksum is nobody's.
+#[test]
+fn neither_fragments_nor_copies_with_a_wrong_checksum_are_a_certificate() -> Result<()> {
+    let mut world = World::new()?;
+    let (with, without) = (second_flight(700), second_flight(0));
+    for ends in families() {
+        let talk = Talk::begin(&mut world, ends, false, 0)?;
+        let mut damaged = talk.frame(0, &with);
+        *damaged.last_mut().expect("a byte") ^= 1;
+        let bad = [vec![damaged.clone()], vec![talk.frame(0, &without)]].concat();
+        assert_eq!(talk.handshake_of(&bad)?, [Counter::SessionNoCertificate], "{}", ends.client);
+        let talk = Talk::begin(&mut world, ends, false, 0)?;
+        assert_eq!(talk.handshake_of(&[damaged])?, [Counter::SessionCertificateUnseen], "{}", ends.client);
+        let talk = Talk::begin(&mut world, ends, false, 0)?;
+        let pieces = fragments(&talk.frame(0, &with), &[64], 7);
+        assert_eq!(talk.handshake_of(&pieces)?, [Counter::SessionCertificateUnseen], "{}", ends.client);
     }
     Ok(())
 }

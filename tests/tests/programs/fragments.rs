@@ -3,7 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use steer_common::counters::Counter;
+use aya::{
+    Pod,
+    maps::{HashMap, Map, MapData},
+};
+use steer_common::{
+    counters::Counter,
+    shared::{FragmentKey, FragmentRoute},
+};
 use steer_tests::{
     ends::Ends,
     frames::Tap,
@@ -79,6 +86,34 @@ fn fragments_that_overtake_the_first_one_come_in_again_behind_it() -> Result<()>
         }
     }
     Ok(())
+}
+
+/// A number that comes again is another datagram's.
+#[test]
+fn a_first_fragment_leads_no_later_one_that_comes_half_a_minute_after_it() -> Result<()> {
+    let mut world = World::new()?;
+    let mut routes = open::<FragmentKey, FragmentRoute>(&world, "fragments")?;
+    for ends in families() {
+        let pieces = fragments(&up(&ends).frame(CLIENT_MAC, GATE_MAC, &[])?, &[128], ID);
+        for (seconds, action) in [(25, TC_REDIRECT), (31, TC_DROP)] {
+            world.prepare(&ends, &Given::flow(ends.settled()))?;
+            world.run(Program::Tc, &pieces[0])?;
+            for key in routes.keys().collect::<Result<Vec<_>, _>>()? {
+                let route = routes.get(&key, 0)?;
+                routes.insert(key, FragmentRoute { seen: route.seen - seconds, ..route }, 0)?;
+            }
+            let held = world.loaded.plane.counter(Counter::FragmentHeld)?;
+            assert_eq!(world.run(Program::Tc, &pieces[1])?.action, action, "after {seconds} s, {}", family(&ends));
+            let held = world.loaded.plane.counter(Counter::FragmentHeld)? - held;
+            assert_eq!(held, u64::from(action == TC_DROP), "after {seconds} s, {}", family(&ends));
+        }
+    }
+    Ok(())
+}
+
+fn open<K: Pod, V: Pod>(world: &World, map: &str) -> Result<HashMap<MapData, K, V>> {
+    let map = MapData::from_pin(world.loaded.pin(map)).and_then(Map::from_map_data)?;
+    Ok(HashMap::try_from(map)?)
 }
 
 /// Only what may be of a VIP's flow is held, and what turns out to be somebody else's comes in again and passes.

@@ -4,10 +4,17 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use steer_common::counters::Counter;
-use steer_tests::{packets::judge_checksums, programs::Program};
+use steer_tests::{
+    packets::{Segment, judge_checksums},
+    pieces::with_extension,
+    programs::Program,
+};
 
-use crate::world::{
-    CLIENT_ISN, FIRST_ISN, Given, STAMPS, TC_REDIRECT, World, XDP_PASS, after, families, from_backend, from_client,
+use crate::{
+    frames,
+    world::{
+        CLIENT_ISN, FIRST_ISN, Given, STAMPS, TC_REDIRECT, World, XDP_PASS, after, families, from_backend, from_client,
+    },
 };
 
 #[test]
@@ -25,6 +32,16 @@ fn a_packet_larger_than_its_way_is_answered_with_the_mtu() -> Result<()> {
         // What the packet before was must not matter.
         world.run(Program::Tc, &other)?;
         let ran = world.run(Program::Tc, &from_client(&up))?;
+        assert_eq!(ran.action, TC_REDIRECT);
+        judge_too_big([ends.client, ends.vip], &ran.frame, MTU)?;
+        // One with IP options or an extension header as well: no router keeps silent about it.
+        let longer = if ends.client.is_ipv4() {
+            frames::whole_length(from_client(&Segment { ip_options: vec![1, 1, 1, 0], ..up.clone() }))
+        } else {
+            const DESTINATION_OPTIONS: u8 = 60;
+            with_extension(&from_client(&up), DESTINATION_OPTIONS, &[0, 0, 1, 4, 0, 0, 0, 0])
+        };
+        let ran = world.run(Program::Tc, &longer)?;
         assert_eq!(ran.action, TC_REDIRECT);
         judge_too_big([ends.client, ends.vip], &ran.frame, MTU)?;
 

@@ -1,16 +1,17 @@
 //! What is known of the path to one client is not what others are told.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, panic::resume_unwind, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use steer_common::{counters::Counter, shared::FlowKey};
 use steer_tests::{
-    agent::Agent,
+    agent::{Agent, Hook},
     case::{Case, OWNER},
+    frames::Tap,
     icmp_errors::{Teller, Trouble},
-    setting::in_settings,
+    setting::{Setting, in_settings},
     talk::Who,
-    topology::{Family, backend_side},
+    topology::{Family, Offloads, backend_side, mac},
 };
 use steer_user::{
     address::{address, endpoint},
@@ -61,6 +62,48 @@ fn a_servers_narrow_route_to_one_client_lowers_nobody_elses_mss() -> Result<()> 
         ensure!(told(&street)? == before, "others are told {:?} after a restart, it was {before:?}", told(&street)?);
         Ok(())
     })
+}
+
+/// "BIG TCP": stacks that make packets of more than 64 KB, which say 0 for their length.
+#[test]
+fn packets_above_64_kib_are_carried_both_ways() -> Result<()> {
+    const LARGE: usize = 65_536 + 14;
+    let street = Street::build(Setting { hook: Hook::Tc, family: Family::V6, offloads: Offloads::On })?;
+    let large = |interface: &str| format!("link set {interface} gso_max_size 150000\n");
+    let lab = &street.lab;
+    lab.gateway().ip(&lab.gateway_interfaces().iter().map(|name| large(name)).collect::<String>())?;
+    let ends = std::iter::once(lab.client()).chain((0..lab.n_backends()).map(|index| lab.backend(index)));
+    ends.into_iter().try_for_each(|ns| ns.ip(&large("eth0")))?;
+    let steer = street.agent()?;
+    let since = Since::now(&steer)?;
+    let mut conversation = street.dial(1, street.vip())?;
+    thread::scope(|scope| {
+        // What leaves the gateway towards the client and towards any backend.
+        let seen = lab.gateway_interfaces().into_iter().map(|interface| {
+            scope.spawn(move || {
+                let to_host = mac_of_host(&interface);
+                let large = move |frame: &[u8]| frame.len() > LARGE && frame.starts_with(&to_host);
+                Tap::open(lab.gateway(), &interface)?.await_frame(Duration::from_secs(10), large)
+            })
+        });
+        let seen = seen.collect::<Vec<_>>();
+        for _ in 0..20 {
+            conversation.exchange(1 << 20)?;
+        }
+        let seen = seen.into_iter().map(|seen| Ok(seen.join().unwrap_or_else(|panic| resume_unwind(panic))?.is_some()));
+        let seen = seen.collect::<Result<Vec<_>>>()?;
+        ensure!(seen[0] && seen[1..].contains(&true), "packets above 64 KiB, by interface: {seen:?}");
+        Ok(())
+    })?;
+    conversation.finish(Who::Client)?;
+    ensure!(since.of(Counter::Malformed)? + since.of(Counter::MalformedDropped)? == 0, "all of them were read");
+    Ok(())
+}
+
+/// The station at the far end of one of the gateway's links: of the clients, or of a backend.
+fn mac_of_host(interface: &str) -> [u8; 6] {
+    let backend = interface.strip_prefix('b').and_then(|number| number.parse::<usize>().ok());
+    mac(backend.map_or(0, |number| number + 1), 2)
 }
 
 /// What the owner knows of the path to a client is no limit of what the owner takes.
