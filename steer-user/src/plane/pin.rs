@@ -1,9 +1,9 @@
 //! The pin directory: one state of one gateway, `PIN_DIR/v<layout>`.
 //!
 //! Beside maps and links it holds what other processes must know of the gateway, in the only forms that the BPF file system
-//! takes besides pins: a symbolic link `socket` to the agent's control socket, one `netns` that names the network
-//! namespace, where directories were made to hold `PIN_DIR` one
-//! `made` to the topmost of them, and a directory `managed_<interface>` for each interface of the configuration.
+//! takes besides pins: a symbolic link `socket` to the agent's control socket, one `netns` that names the network namespace,
+//! one `made` to the topmost directory that was made to hold `PIN_DIR`, where any was, and a directory `managed_<interface>`
+//! for each interface of the configuration.
 
 use std::{
     ffi::CString,
