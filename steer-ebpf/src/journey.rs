@@ -235,7 +235,10 @@ fn look_up() -> *mut Flow {
 
 /// Reads and classifies the packet: with a plan if its flow is settled, else names the stage that deals with it.
 #[inline(always)]
-fn tc_settled(skb: *mut __sk_buff, scratch: &mut Scratch, plan: &mut Plan) -> i32 {
+fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> i32 {
+    // SAFETY: the caller's. Not a reference that is handed in: the compiler would take it for the only one, and what is called
+    // here looks the same memory up.
+    let scratch = unsafe { &mut *scratch };
     let hook = &Tc(skb);
     if hook.tagged() {
         return pass(Counter::VlanPassed);
@@ -293,7 +296,9 @@ fn tc_settled(skb: *mut __sk_buff, scratch: &mut Scratch, plan: &mut Plan) -> i3
 
 /// Forwards the packet; what became of it.
 #[inline(always)]
-fn tc_deliver(skb: *mut __sk_buff, scratch: &mut Scratch, plan: &Plan) -> i32 {
+fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &Plan) -> i32 {
+    // SAFETY: as in `tc_settled`.
+    let scratch = unsafe { &mut *scratch };
     match deliver(&Tc(skb), plan, scratch) {
         Ok(action) => {
             if scratch.ip.part == Part::First {

@@ -65,7 +65,8 @@ pub(crate) extern "C" fn too_big(skb: *mut __sk_buff) -> i32 {
 const QUOTE_V4: u32 = (ICMP_LEN + IPV4_LEN + TCP_LEN) as u32;
 const QUOTE_V6: u32 = (ICMP_LEN + IPV6_LEN + TCP_LEN) as u32;
 
-/// Prepares the error, which quotes the packet without its IP options or extension headers: headers in `scratch.quote`, the way back in `scratch.make.old_ip` (three words).
+/// Prepares the error, which quotes the packet without its IP options or extension headers: headers in `scratch.quote`, the
+/// way back in `scratch.make.old_ip` (three words).
 #[inline(always)]
 fn quote_packet(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
     let v6 = scratch.ip.v6;

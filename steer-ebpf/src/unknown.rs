@@ -22,9 +22,9 @@ use crate::{
     traces::{enter_trace, find_syn_trace, find_trace, forget_syn_trace, port_there, restore},
 };
 
-/// A packet to a VIP of which nothing is known. A SYN here is one with other flags, which opens nothing. While connections may live that are older than the gateway it is one of
-/// theirs, remembered and passed; and so it is where the gateway only looks, or is being left. Else it goes where the lookup
-/// table says and is remembered, so that what is answered is known.
+/// A packet to a VIP of which nothing is known. A SYN here is one with other flags, which opens nothing. While connections may
+/// live that are older than the gateway it is one of theirs, remembered and passed; and so it is where the gateway only looks,
+/// or is being left. Else it goes where the lookup table says and is remembered, so that what is answered is known.
 #[inline(always)]
 pub(crate) fn no_flow(scratch: &mut Scratch) -> i32 {
     let opens_nothing = scratch.facts.flags & (flags::RST | flags::SYN) != 0;
