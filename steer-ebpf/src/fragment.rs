@@ -40,6 +40,10 @@ pub(crate) extern "C" fn begin(skb: *mut __sk_buff) -> i32 {
         return 0;
     }
     enter_key(scratch);
+    // From here on none is held: what waits for a first fragment that comes in again would have it come in again for ever.
+    scratch.route.hop.ifindex = 0;
+    scratch.route.seen = seconds(scratch);
+    let _ = FRAGMENTS.insert(&scratch.fragment, &scratch.route, 0);
     // SAFETY: only asked whether it is there.
     if unsafe { HELD.get(&HeldKey { datagram: scratch.fragment, number: 0 }) }.is_some() {
         let ingress = Tc(skb).ingress();
@@ -51,9 +55,6 @@ pub(crate) extern "C" fn begin(skb: *mut __sk_buff) -> i32 {
         }
         return 1;
     }
-    scratch.route.hop.ifindex = 0;
-    scratch.route.seen = seconds(scratch);
-    let _ = FRAGMENTS.insert(&scratch.fragment, &scratch.route, 0);
     0
 }
 
