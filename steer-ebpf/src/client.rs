@@ -19,14 +19,14 @@ use crate::{
     certificate::hear_answer,
     hook::tc::Tc,
     lock::{self, mark, unlock},
-    maps::{Facts, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_index, scratch},
+    maps::{FLOWS, Facts, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_index, scratch},
     next::{self, drop},
     rehome::first_data,
     stamps::{comes_by, note_end, note_hop},
     sums::is_sound,
     syn_ack::replace,
     traces::forget_trace,
-    unknown::{known, make_record, rival_completed},
+    unknown::{is_rivalled, known, make_record, rival_completed},
 };
 
 /// Any other segment of a client.
@@ -36,9 +36,13 @@ pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     let Some(scratch) = scratch() else { return next::DROP };
     let was = flow;
     let mut flow = known(scratch, was);
-    if !flow.is_null() && rival_completed(scratch, flow) {
-        replace(scratch);
-        flow = null_mut();
+    if !flow.is_null() && is_rivalled(flow) {
+        // Another CPU may have made another one of it meanwhile.
+        flow = FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut());
+        if !flow.is_null() && rival_completed(scratch, flow) {
+            replace(scratch);
+            flow = null_mut();
+        }
     }
     if flow.is_null() {
         flow = match make_record(scratch) {

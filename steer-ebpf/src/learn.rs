@@ -295,13 +295,13 @@ fn insert(scratch: &mut Scratch) -> bool {
         return false;
     }
     if SESSIONS.insert(&scratch.session, &session, ONLY_NEW).is_err() {
-        let Some(known) = SESSIONS.get_ptr_mut(&scratch.session) else { return true };
-        // SAFETY: a map value; a lost race costs one stamp.
-        let known = unsafe { &mut *known };
-        if known.owner as u32 != owner {
+        // SAFETY: one number is read.
+        if unsafe { SESSIONS.get(&scratch.session) }.is_some_and(|known| known.owner as u32 != owner) {
             count(Counter::OwnerChanged);
         }
-        *known = session;
+        if SESSIONS.insert(&scratch.session, &session, 0).is_err() {
+            return true;
+        }
     }
     count(Counter::Learned);
     count_backend(owner, |stats| stats.learned += 1);

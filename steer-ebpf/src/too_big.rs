@@ -35,7 +35,7 @@ pub(crate) extern "C" fn too_big(skb: *mut __sk_buff) -> i32 {
     if scratch.ip.may_fragment {
         return next::CUT;
     }
-    if !quote_packet(skb, scratch) || !cut(skb, scratch.ip.v6) {
+    if !quote_packet(skb, scratch) || !cut(skb, scratch.ip.l4) {
         return drop(Counter::TooBigDropped);
     }
     let l4 = (ETHERNET_LEN + if scratch.ip.v6 { IPV6_LEN } else { IPV4_LEN }) as u32;
@@ -159,11 +159,11 @@ fn write_v6(message: &mut [u32; 18], outer: &mut [u32; 10], mtu: u32) {
 /// Cuts away the packet's headers behind its Ethernet header. The second cut begins behind the place where an
 /// unfinished TCP checksum was to start, at which the kernel forgets it: it must not be written into the error.
 #[inline(always)]
-fn cut(skb: *mut __sk_buff, v6: bool) -> bool {
+fn cut(skb: *mut __sk_buff, l4: usize) -> bool {
     /// `BPF_ADJ_ROOM_MAC`.
     const BEHIND_ETHERNET: u32 = 1;
     const SECOND: i32 = 4;
-    let first = if v6 { IPV6_LEN + TCP_LEN } else { IPV4_LEN + TCP_LEN } as i32;
+    let first = (l4 - ETHERNET_LEN + TCP_LEN) as i32;
     // SAFETY: helper calls on the program's context.
     unsafe {
         bpf_skb_adjust_room(skb, -first, BEHIND_ETHERNET, 0) == 0

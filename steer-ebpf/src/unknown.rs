@@ -156,8 +156,7 @@ pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
 pub(crate) fn rival_completed(scratch: &Scratch, flow: *mut Flow) -> bool {
     /// Seconds for which Linux repeats a SYN-ACK (`net.ipv4.tcp_synack_retries`), and a few more.
     const PATIENCE: u32 = 70;
-    // SAFETY: not null, a map value; a word is read.
-    if unsafe { (*flow).flags } & FLOW_RIVALLED == 0 {
+    if !is_rivalled(flow) {
         return false;
     }
     // SAFETY: fields are read as words.
@@ -168,6 +167,13 @@ pub(crate) fn rival_completed(scratch: &Scratch, flow: *mut Flow) -> bool {
             false
         }
     }
+}
+
+/// Whether another backend answered a SYN on the flow's addresses.
+#[inline(always)]
+pub(crate) fn is_rivalled(flow: *const Flow) -> bool {
+    // SAFETY: callers hold a pointer to a whole map value; a word is read.
+    unsafe { (*flow).flags & FLOW_RIVALLED != 0 }
 }
 
 /// Whether a client's segment acknowledges its first backend's SYN-ACK.

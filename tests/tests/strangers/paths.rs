@@ -95,6 +95,15 @@ fn packets_above_64_kib_are_carried_both_ways() -> Result<()> {
         ensure!(seen[0] && seen[1..].contains(&true), "packets above 64 KiB, by interface: {seen:?}");
         Ok(())
     })?;
+    // Where a way gets narrower, their senders hear of it.
+    let narrower = |interface: &String| format!("link set {interface} mtu 1400\n");
+    lab.gateway().ip(&lab.gateway_interfaces().iter().map(narrower).collect::<String>())?;
+    thread::sleep(Duration::from_secs(3));
+    for _ in 0..3 {
+        conversation.exchange(1 << 20)?;
+    }
+    let (answered, dropped) = (since.of(Counter::TooBig)?, since.of(Counter::TooBigDropped)?);
+    ensure!(answered >= 2 && dropped == 0, "{answered} answered, {dropped} dropped");
     conversation.finish(Who::Client)?;
     ensure!(since.of(Counter::Malformed)? + since.of(Counter::MalformedDropped)? == 0, "all of them were read");
     Ok(())
