@@ -6,7 +6,12 @@ use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
     shared::{FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, answered},
-    wire::{Packet as _, ip::Part, lower, tcp::flags},
+    wire::{
+        Packet as _,
+        ip::{PROTOCOL_TCP, Part},
+        lower,
+        tcp::flags,
+    },
 };
 
 use crate::{
@@ -87,6 +92,9 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
     }
     said = if said == next::TOO_BIG { too_big::too_big(skb) } else { said };
     said = if said == next::CUT { resegment::resegment(skb) } else { said };
+    if said == next::PASS && scratch.begun != 0 {
+        said = fragment::passed(skb);
+    }
     match said {
         next::REDIRECT => Tc(skb).redirect(scratch.redirect),
         next::PASS => NEXT,
@@ -239,6 +247,7 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> i3
     // SAFETY: the caller's. Not a reference that is handed in: the compiler would take it for the only one, and what is called
     // here looks the same memory up.
     let scratch = unsafe { &mut *scratch };
+    scratch.begun = 0;
     let hook = &Tc(skb);
     if hook.tagged() {
         return pass(Counter::VlanPassed);
@@ -251,12 +260,16 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> i3
         Ok(()) => {}
         Err(Counter::IcmpPassed) => return next::ICMP,
         Err(Counter::FragmentPassed) => return next::FRAGMENT,
-        Err(Counter::Malformed) => return next::UNREADABLE,
+        Err(Counter::Malformed) => {
+            if scratch.ip.protocol == PROTOCOL_TCP && scratch.ip.part == Part::First {
+                fragment::begin(scratch);
+            }
+            return next::UNREADABLE;
+        }
         Err(reason) => return pass(reason),
     }
-    if scratch.ip.part == Part::First && fragment::begin(skb) != 0 {
-        // It comes in again.
-        return next::DROP;
+    if scratch.ip.part == Part::First {
+        fragment::begin(scratch);
     }
     let Some(role) = classify(scratch) else { return pass(Counter::NotOurs) };
     if !enter_key(scratch, &role) {
@@ -302,7 +315,7 @@ fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &Plan) -> i32 {
     match deliver(&Tc(skb), plan, scratch) {
         Ok(action) => {
             if scratch.ip.part == Part::First {
-                fragment::remember_first();
+                return fragment::sent(skb, action as u32 & 0xff);
             }
             next::ACTION | (action & 0xff) as i32
         }

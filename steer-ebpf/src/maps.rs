@@ -147,6 +147,8 @@ pub(crate) struct Scratch {
     pub(crate) vip: Vip,
     pub(crate) facts: Facts,
     pub(crate) fragment: FragmentKey,
+    /// 1: the packet is the first fragment of that datagram, whose later ones wait to see what becomes of it.
+    pub(crate) begun: u32,
     pub(crate) route: FragmentRoute,
     pub(crate) change: Change,
     pub(crate) hop: Hop,

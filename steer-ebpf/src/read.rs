@@ -15,7 +15,6 @@ use steer_common::{
 };
 
 use crate::{
-    fragment,
     hook::{Hook, tc::Tc},
     maps::{Facts, Scratch, backend, directory_head, listed, scratch},
     next::{self, drop, pass},
@@ -98,10 +97,6 @@ pub(crate) fn classify(scratch: &Scratch) -> Option<Role> {
 #[inline(never)]
 pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return next::DROP };
-    let begins = scratch.ip.protocol == PROTOCOL_TCP && scratch.ip.part == Part::First;
-    if begins && fragment::begin(skb) != 0 {
-        return next::DROP;
-    }
     let window = Tc(skb).window();
     if scratch.ip.protocol == PROTOCOL_TCP {
         // The TCP header is cut short or its length lies; its ports can be read, or nobody reads anything.

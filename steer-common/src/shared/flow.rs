@@ -271,6 +271,8 @@ pub const HELD_MAX: usize = 2048;
 pub struct Held {
     /// When it came, seconds of CLOCK_MONOTONIC.
     pub seen: u32,
+    /// The interface that it came by.
+    pub ifindex: u32,
     /// Length of the frame, bytes.
     pub len: u32,
     /// The frame.
@@ -283,13 +285,20 @@ pub struct Held {
 pub struct FragmentRoute {
     /// Replaces the source (towards a client) or the destination (towards a backend).
     pub address: Address,
-    /// 1: the source is replaced.
-    pub source: u32,
-    /// Next hop; without interface: its first fragment was seen, and the others pass as it did.
+    /// Any of `FRAGMENTS_*`.
+    pub flags: u32,
+    /// Next hop, where the first fragment was sent on.
     pub hop: Hop,
     /// When the first fragment went, seconds of CLOCK_MONOTONIC.
     pub seen: u32,
 }
+
+/// The source address is replaced.
+pub const FRAGMENTS_FROM_BACKEND: u32 = 1;
+/// The first fragment passed, and so do the others.
+pub const FRAGMENTS_PASS: u32 = 2;
+/// The first fragment came, and what becomes of it is not known yet: the others wait.
+pub const FRAGMENTS_WAIT: u32 = 4;
 
 /// What the programs tell the agent: record of the `events` ring.
 #[repr(C)]

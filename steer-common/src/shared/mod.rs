@@ -61,7 +61,7 @@ no_padding!(Pending, 4, 4, 8, 8 * PENDING_RANGES, PENDING_MAX + PENDING_SLACK);
 no_padding!(FragmentKey, 16, 16, 4);
 no_padding!(FragmentRoute, 16, 4, 24, 4);
 no_padding!(HeldKey, 36, 4);
-no_padding!(Held, 4, 4, HELD_MAX);
+no_padding!(Held, 4, 4, 4, HELD_MAX);
 no_padding!(Event, 8, 20, 2, 2, 2, 2, 4, 32);
 no_padding!(Outcomes, 8 * 3);
 no_padding!(Bench, 8, 8, 4 * 8, 20, 36, 224, BENCH_FRAME + BENCH_SLACK);
