@@ -127,6 +127,8 @@ counters! {
     KeyNameShared = "key-name-shared",
     /// Hellos of an unknown key name that the first backend rejected before: another one is tried.
     KeyNameSearch = "key-name-search",
+    /// Hellos of an unknown key name sent to another backend than the first: the one that is next to come to a new key.
+    KeyNameDue = "key-name-due",
     /// Hellos of an unknown key name that every backend tried rejected: the search is over, the first backend.
     KeyNameGivenUp = "key-name-given-up",
     /// Hellos decided on before they were whole, at an exit of gathering.
@@ -139,6 +141,8 @@ counters! {
     OwnerDown = "owner-down",
     /// Sessions found whose draining owner is past its deadline: the first backend.
     OwnerDrained = "owner-drained",
+    /// Sessions found whose owner accepted none for an hour and refused many in a row: the first backend, but for one of sixteen.
+    OwnerRefuses = "owner-refuses",
     /// Sessions found at another backend, in observe mode: the flow stays.
     Observed = "observed",
     /// Hellos not steered because bypass is on.

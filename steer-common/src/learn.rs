@@ -6,8 +6,10 @@
 //! client later, inside of TLS: so where one was asked for, what the client answered counts too. In TLS 1.3 the acceptance of a PSK says the same at once: its binder was verified.
 
 use crate::{
+    flow::{State, Word},
+    refusals::Offer,
     session::Kind,
-    shared::{FLOW_HIT, Flow, Source, Vip},
+    shared::{FLOW_AT_OWNER, FLOW_HIT, FLOW_NAMED, Flow, Source, Vip},
     wire::tls::{client_certificate::Answer, server_flight::seen},
 };
 
@@ -64,6 +66,22 @@ pub fn taught(flow: &Flow) -> Taught {
     };
     let resumed = outcome == Outcome::Resumed || (outcome == Outcome::Unknown && echo);
     Taught { outcome, issued, used: resumed && flow.offered_kind != 0 && flow.flags & FLOW_HIT != 0 }
+}
+
+/// What the flow's backend was held to own by; `None` where it was not.
+#[inline(always)]
+pub fn offer(flow: &Flow) -> Option<Offer> {
+    let moved = matches!(Word(flow.word).state(), State::Spliced);
+    if flow.offered_kind == 0 || (!moved && flow.flags & FLOW_AT_OWNER == 0) {
+        return None;
+    }
+    if flow.flags & FLOW_HIT == 0 {
+        return Some(Offer::Guess);
+    }
+    if flow.flags & FLOW_NAMED != 0 {
+        return Some(Offer::KeyName);
+    }
+    Some(if flow.offered_kind == Kind::Ticket as u8 { Offer::Ticket } else { Offer::SessionId })
 }
 
 /// What is known of the certificate of a client that had a full handshake of TLS 1.2 or below.

@@ -2,7 +2,7 @@
 //! tests, the fuzzers and the offline tools.
 //!
 //! Modules stand in the order of a packet's journey: bytes are read ([`wire`]), named ([`directory`], [`flow`], [`session`]), decided on
-//! ([`decide`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]), traced ([`trace`]), learned from ([`learn`]) and counted ([`counters`]); [`shared`] holds
+//! ([`decide`], [`refusals`], [`rotation`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]), traced ([`trace`]), learned from ([`learn`]) and counted ([`counters`]); [`shared`] holds
 //! the layouts of the pinned maps.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
@@ -15,7 +15,9 @@ pub mod flow;
 pub mod learn;
 pub mod legs;
 pub mod ranges;
+pub mod refusals;
 pub mod rehome;
+pub mod rotation;
 pub mod session;
 pub mod shared;
 pub mod splice;

@@ -1,6 +1,6 @@
 //! What a session is found by.
 
-use crate::shared::SessionKey;
+use crate::shared::{SessionKey, VIP_TELL_TICKETS, Vip};
 
 /// The kinds of session key. The number is stored in [`SessionKey::kind`].
 #[repr(u8)]
@@ -54,11 +54,36 @@ pub struct NameLayout {
     pub len: u8,
 }
 
+/// Layouts that are tried at once while a VIP's is not known.
+pub const LAYOUTS: u32 = 3;
+/// Length of the longest of them, bytes.
+pub const LONGEST: u8 = 17;
+
 impl NameLayout {
-    /// Whether a ticket of `len` bytes has a name.
+    /// The `i`-th layout, below [`LAYOUTS`], that names in a VIP's tickets may have; without length where there is no more.
+    ///
+    /// While it is not known each that some stack has is tried, the longest first, for it tells most: 16 bytes behind a
+    /// version byte (s2n-tls; the byte is taken for a part of the name), 16 bytes, 4 bytes. What is no name under one of them
+    /// is soon seen at two backends, or in one ticket only.
     #[inline(always)]
-    pub const fn fits(self, len: u32) -> bool {
-        self.len != 0 && self.at as u32 + self.len as u32 <= len
+    pub const fn of(vip: &Vip, i: u32) -> Self {
+        if vip.flags & VIP_TELL_TICKETS != 0 {
+            let len = match i {
+                0 => LONGEST,
+                1 => 16,
+                _ => 4,
+            };
+            return Self { at: 0, len };
+        }
+        let len = if i == 0 { vip.name_len } else { 0 };
+        Self { at: vip.name_at & 31, len }
+    }
+
+    /// Whether a ticket of `len` bytes may have a name at all: one that is no longer than a session ID is the key to a
+    /// server's own store (RFC 8446 4.6.1), not a sealed session.
+    #[inline(always)]
+    pub const fn has_any(len: u32) -> bool {
+        len > SESSION_ID_MAX as u32
     }
 }
 

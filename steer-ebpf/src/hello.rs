@@ -59,7 +59,7 @@ pub(crate) fn verdict(said: i32) -> Verdict {
 /// The reasons that are given here.
 #[inline(always)]
 fn reason(index: u32) -> Counter {
-    const REASONS: [Counter; 13] = [
+    const REASONS: [Counter; 14] = [
         Counter::NotTls,
         Counter::HelloMalformed,
         Counter::HelloNoSession,
@@ -71,6 +71,7 @@ fn reason(index: u32) -> Counter {
         Counter::KeyNameGivenUp,
         Counter::OwnerDown,
         Counter::OwnerDrained,
+        Counter::OwnerRefuses,
         Counter::HelloCut,
         Counter::Bypassed,
     ];

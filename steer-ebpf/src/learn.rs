@@ -11,11 +11,12 @@ use steer_common::{
     counters::Counter,
     decide::note_tried,
     flow::{State, Word},
-    learn::{Certificate, Outcome, Psk, certificate, psk, taught},
-    session::Kind,
+    learn::{Certificate, Outcome, Psk, certificate, offer, psk, taught},
+    refusals, rotation as rotations,
+    session::{Kind, LAYOUTS, NameLayout, SESSION_ID_MAX},
     shared::{
-        Event, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_OFFERED, FLOW_RETRIED, Flow,
-        KEY_NAME_SHARED, KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, Outcomes, Session,
+        Event, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_NAMELESS, FLOW_OFFERED, FLOW_RETRIED,
+        Flow, KEY_NAME_SHARED, KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, Outcomes, ROTATION_BACKENDS, Session,
         VIP_LEARN_WITHOUT_CERTIFICATE, VIP_TELL_TICKETS,
     },
     wire::ip::Part,
@@ -24,7 +25,10 @@ use steer_common::{
 
 use crate::{
     lock::mark,
-    maps::{EVENTS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, WAKE, count, count_backend, now, scratch},
+    maps::{
+        EVENTS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, WAKE, count, count_backend, now, refusals, rotation,
+        scratch,
+    },
     next,
     offers::enter_name,
     sources::admit_session,
@@ -170,7 +174,7 @@ extern "C" fn finished(flow: *mut Flow) -> i32 {
     // SAFETY: not null, a whole map value.
     let flow = unsafe { &mut *flow };
     let taught = taught(flow);
-    count_outcome(scratch.backend, flow, taught.outcome, |stats| &mut stats.tls12);
+    count_outcome(scratch, flow, taught.outcome, |stats| &mut stats.tls12);
     let resumed = taught.outcome as u32 == Outcome::Resumed as u32;
     if taught.used {
         enter_key(scratch, flow.offered_kind, flow.offered_len, &flow.offered_bytes);
@@ -215,12 +219,12 @@ extern "C" fn tls13(flow: *mut Flow) -> i32 {
     let flow = unsafe { &mut *flow };
     let psk = psk(flow);
     let outcome = if psk as u32 == Psk::None as u32 { Outcome::Full } else { Outcome::Resumed };
-    count_outcome(scratch.backend, flow, outcome, |stats| &mut stats.tls13);
+    count_outcome(scratch, flow, outcome, |stats| &mut stats.tls13);
     match psk {
         Psk::None => rejected(scratch, flow),
         Psk::Other => count(Counter::PskOther),
         Psk::Accepted => {
-            if scratch.vip.name_len == 0 {
+            if NameLayout::of(&scratch.vip, 0).len == 0 || flow.flags & FLOW_NAMELESS != 0 {
                 // Without a name the ticket itself is all that can be known again, where clients use it twice.
                 enter_key(scratch, flow.offered_kind, flow.offered_len, &flow.offered_bytes);
                 if refresh(scratch) == 0 {
@@ -236,7 +240,7 @@ extern "C" fn tls13(flow: *mut Flow) -> i32 {
 /// Counts how the handshake of a hello that was read came out.
 #[inline(always)]
 fn count_outcome(
-    backend: u32,
+    scratch: &Scratch,
     flow: &Flow,
     outcome: Outcome,
     of: impl Fn(&mut steer_common::shared::BackendStats) -> &mut Outcomes,
@@ -244,7 +248,13 @@ fn count_outcome(
     if flow.flags & FLOW_HELLO == 0 {
         return;
     }
+    let (backend, seconds) = (scratch.backend, scratch.facts.seconds);
     let offered = flow.flags & FLOW_OFFERED != 0;
+    if let (Some(offer), Some(refusals)) = (offer(flow), refusals(backend))
+        && outcome as u32 != Outcome::Unknown as u32
+    {
+        refusals::note(refusals, offer, outcome as u32 == Outcome::Resumed as u32, seconds);
+    }
     match outcome {
         Outcome::Resumed => {
             count(Counter::Resumed);
@@ -319,11 +329,14 @@ extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a whole map value.
     let flow = unsafe { &mut *flow };
-    let (bytes, len) = if which == LESSON {
-        (&flow.follow.lesson, flow.follow.lesson_len as u32)
+    let (bytes, nameless) = if which == LESSON {
+        (&flow.follow.lesson, (flow.follow.lesson_len as usize) < SESSION_ID_MAX)
     } else {
-        (&flow.offered_bytes, flow.offered_len as u32)
+        (&flow.offered_bytes, flow.flags & FLOW_NAMELESS != 0)
     };
+    if nameless {
+        return 0;
+    }
     if scratch.vip.flags & VIP_TELL_TICKETS != 0 {
         scratch.event = Event {
             at: now(),
@@ -338,7 +351,23 @@ extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
         let told = EVENTS.output(&scratch.event, WAKE).is_ok();
         count(if told { Counter::TicketTold } else { Counter::EventsLost });
     }
-    if !enter_name(scratch, bytes, len) {
+    for i in 0..limit::<{ LAYOUTS as i32 }>() {
+        if learn_name(flow, which, i) == 0 {
+            break;
+        }
+    }
+    0
+}
+
+/// The backend has the key of a ticket: its name by the `i`-th layout is noted. 0 where there is no more.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
+    // SAFETY: not null, a whole map value.
+    let flow = unsafe { &*flow };
+    let bytes = if which == LESSON { &flow.follow.lesson } else { &flow.offered_bytes };
+    if !enter_name(scratch, bytes, i) {
         return 0;
     }
     let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
@@ -352,7 +381,7 @@ extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
             name.flags |= KEY_NAME_SHARED;
             count(Counter::KeyNameBecameShared);
         }
-        return 0;
+        return 1;
     }
     scratch.name = KeyName {
         owner: owner as u16,
@@ -365,20 +394,49 @@ extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
     };
     if KEY_NAMES.insert(&scratch.session, &scratch.name, 0).is_ok() {
         count(Counter::KeyNameLearned);
+        // What is no name looks as if it changed with every ticket.
+        let known = scratch.vip.flags & VIP_TELL_TICKETS == 0;
+        if let (true, Some(rotation)) = (known, rotation(scratch.vip.id)) {
+            rotations::note(rotation, limit::<{ ROTATION_BACKENDS as i32 }>(), owner as u16);
+        }
     }
     let _ = KEY_NAME_TRIES.remove(&scratch.session);
-    0
+    1
 }
 
-/// The backend could not open the client's ticket, of whose key nothing is known: it is not its key.
+/// The backend could not open the client's ticket: it has not its key, as far as that is not known better.
 #[inline(always)]
-fn rejected(scratch: &mut Scratch, flow: &Flow) {
-    if flow.flags & FLOW_NAMED != 0 {
+fn rejected(scratch: &Scratch, flow: &mut Flow) {
+    let named = flow.flags & FLOW_NAMED != 0;
+    if named {
         count(Counter::KeyNameRejected);
     }
-    let unknown = flow.offered_kind == Kind::Ticket as u8 && flow.flags & (FLOW_HIT | FLOW_ECH) == 0;
-    if !unknown || !enter_name(scratch, &flow.offered_bytes, flow.offered_len as u32) {
+    // What led it here may be no name while the layout is not known.
+    let guessed = named && scratch.vip.flags & VIP_TELL_TICKETS != 0;
+    let unknown = flow.flags & (FLOW_HIT | FLOW_ECH) == 0;
+    if flow.offered_kind != Kind::Ticket as u8 || flow.flags & FLOW_NAMELESS != 0 || !(guessed || unknown) {
         return;
+    }
+    for i in 0..limit::<{ LAYOUTS as i32 }>() {
+        if note_rejected(flow, i) == 0 {
+            break;
+        }
+    }
+}
+
+/// The backend rejected the flow's ticket: noted of its name by the `i`-th layout, unless that is known. 0 where there is no
+/// more.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn note_rejected(flow: *mut Flow, i: u32) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
+    // SAFETY: not null, a whole map value.
+    if !enter_name(scratch, unsafe { &(*flow).offered_bytes }, i) {
+        return 0;
+    }
+    // SAFETY: only asked whether it is there.
+    if unsafe { KEY_NAMES.get(&scratch.session) }.is_some() {
+        return 1;
     }
     let backend = scratch.backend as u16;
     if let Some(tries) = KEY_NAME_TRIES.get_ptr_mut(&scratch.session) {
@@ -386,7 +444,7 @@ fn rejected(scratch: &mut Scratch, flow: &Flow) {
         let tries = unsafe { &mut *tries };
         tries.last_seen = scratch.facts.seconds;
         note_tried(&mut tries.tried, backend);
-        return;
+        return 1;
     }
     let seconds = scratch.facts.seconds;
     scratch.name = KeyName {
@@ -400,4 +458,5 @@ fn rejected(scratch: &mut Scratch, flow: &Flow) {
     };
     scratch.name.tried[0] = backend;
     let _ = KEY_NAME_TRIES.insert(&scratch.session, &scratch.name, 0);
+    1
 }

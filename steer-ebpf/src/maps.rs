@@ -13,7 +13,8 @@ use steer_common::{
     shared::{
         Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign, FragmentKey,
         FragmentRoute, Held, HeldKey, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES,
-        MAX_VIPS, Pending, ROLE_VIP, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
+        MAX_VIPS, Pending, ROLE_VIP, Refusals, Rotation, SWITCHES, Session, SessionKey, Settings, Source, SourceKey,
+        TraceLine, Vip,
     },
     trace,
     wire::{
@@ -38,6 +39,13 @@ pub(crate) static KEY_NAMES: LruHashMap<SessionKey, KeyName, 16_384> = LruHashMa
 /// Key names whose owner is not known, and who rejected their tickets. Written here only.
 #[btf_map(name = "key_name_tries")]
 pub(crate) static KEY_NAME_TRIES: LruHashMap<SessionKey, KeyName, 1024> = LruHashMap::new();
+/// What backends made of the offers that they were held to own, by their number. Written here only, and emptied by the
+/// agent.
+#[btf_map(name = "refusals")]
+static REFUSALS: Array<Refusals, { MAX_BACKENDS as usize }> = Array::new();
+/// When the backends of each VIP came to new key names. Written here only.
+#[btf_map(name = "rotations")]
+static ROTATIONS: Array<Rotation, { MAX_VIPS as usize }> = Array::new();
 /// Sessions learned of each source, where a VIP limits them. Written here only; the agent ages it.
 #[btf_map(name = "sources")]
 pub(crate) static SOURCES: LruHashMap<SourceKey, Source, 16_384> = LruHashMap::new();
@@ -372,6 +380,20 @@ pub(crate) fn backend(id: u32) -> Option<&'static Backend> {
 pub(crate) fn backend_path(id: u32) -> Option<&'static mut BackendPath> {
     // SAFETY: as above; other CPUs may write fields at the same time, a cache whose tearing costs one packet.
     BACKEND_PATHS.get_ptr_mut(id).map(|p| unsafe { &mut *p })
+}
+
+/// What a backend made of the offers that it was held to own.
+#[inline(always)]
+pub(crate) fn refusals(id: u32) -> Option<&'static mut Refusals> {
+    // SAFETY: as above; a lost race costs one number.
+    REFUSALS.get_ptr_mut(id).map(|p| unsafe { &mut *p })
+}
+
+/// When the backends of a VIP came to new key names.
+#[inline(always)]
+pub(crate) fn rotation(vip: u16) -> Option<&'static mut Rotation> {
+    // SAFETY: as above; a lost race costs the order of two backends.
+    ROTATIONS.get_ptr_mut(vip as u32).map(|p| unsafe { &mut *p })
 }
 
 /// Whether a switch is on.

@@ -5,10 +5,12 @@ use core::mem::offset_of;
 use steer_common::{
     counters::Counter,
     decide::{self, Verdict},
-    session::{Kind, NameLayout},
+    refusals::{self, Offer},
+    session::{Kind, LAYOUTS, LONGEST, NameLayout},
     shared::{
-        FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, LOOKUP_SLOTS, NO_BACKEND, NO_PSK, Pending,
-        SessionKey, Vip,
+        FLOW_AT_OWNER, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_NAMELESS, FLOW_OFFERED, Flow, KEY_NAME_SHARED,
+        KEY_NAME_TRIES as TRIES, LOOKUP_SLOTS, NO_BACKEND, NO_PSK, Pending, ROTATION_BACKENDS, SessionKey,
+        VIP_TELL_TICKETS,
     },
     wire::tls::{
         Version,
@@ -19,15 +21,13 @@ use steer_common::{
 use crate::{
     client::is_up,
     hello::{first, said},
-    maps::{KEY_NAME_TRIES, KEY_NAMES, LOOKUP, SESSIONS, Scratch, backend, count, count_backend, joined, scratch},
+    lock::{mark, unmark},
+    maps::{
+        KEY_NAME_TRIES, KEY_NAMES, LOOKUP, SESSIONS, Scratch, backend, count, count_backend, joined, refusals,
+        rotation, scratch,
+    },
     verifier::{limit, opaque},
 };
-
-/// The name layout of a VIP's tickets.
-#[inline(always)]
-fn layout(vip: &Vip) -> NameLayout {
-    NameLayout { at: vip.name_at & 31, len: vip.name_len }
-}
 
 /// Looks up what the hello in `scratch.hello` offers, in this order: the ticket, its key's name, the PSK identities and
 /// their keys' names, the session ID.
@@ -117,17 +117,24 @@ fn note(flow: *mut Flow, flags: u32) {
 #[inline(never)]
 extern "C" fn look_up_ticket(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, index: u32) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return said::UNKNOWN };
-    let layout = layout(&scratch.vip);
     let mut found = said::UNKNOWN;
+    let named = NameLayout::has_any(len) && NameLayout::of(&scratch.vip, 0).len != 0;
     // Those of TLS 1.3 are known by themselves only where they have no name: clients offer each once.
-    if index == NO_PSK as u32 || layout.len == 0 {
+    if index == NO_PSK as u32 || !named {
         found = look_up(flow, text, at, len, Kind::Ticket as u32);
     }
     // A ticket may live longer than what is remembered of it: its key's name still tells whose it is.
-    if (found == said::UNKNOWN || found == first(Counter::SessionExpired)) && layout.fits(len) {
-        let named = look_up(flow, text, at + layout.at as u32, layout.len as u32, Kind::KeyName as u32);
-        if named != said::UNKNOWN {
-            found = named;
+    if named && (found == said::UNKNOWN || found == first(Counter::SessionExpired)) {
+        for i in 0..limit::<{ LAYOUTS as i32 }>() {
+            let layout = NameLayout::of(&scratch.vip, i);
+            if layout.len == 0 {
+                break;
+            }
+            let named = look_up(flow, text, at + layout.at as u32, layout.len as u32, Kind::KeyName as u32);
+            if named != said::UNKNOWN {
+                found = named;
+                break;
+            }
         }
     }
     // SAFETY: not null, a whole map value that this CPU has locked.
@@ -181,11 +188,15 @@ extern "C" fn offer(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind
     if flow.is_null() || text.is_null() || at as usize > STREAM {
         return 0;
     }
-    // SAFETY: not null, whole map values; this CPU has the flow locked.
-    let (flow, text) = unsafe { (&mut *flow, &(*text).data) };
-    flow.offered_kind = kind as u8;
-    flow.offered_len = identifier(text, at, len, &mut flow.offered_bytes);
-    flow.offered_index = NO_PSK;
+    let nameless = !NameLayout::has_any(len);
+    // SAFETY: not null, whole map values; only this client's segments write here.
+    let (record, text) = unsafe { (&mut *flow, &(*text).data) };
+    record.offered_kind = kind as u8;
+    record.offered_len = identifier(text, at, len, &mut record.offered_bytes);
+    record.offered_index = NO_PSK;
+    if nameless != (record.flags & FLOW_NAMELESS != 0) {
+        if nameless { mark(flow, FLOW_NAMELESS) } else { unmark(flow, FLOW_NAMELESS) }
+    }
     0
 }
 
@@ -209,35 +220,61 @@ extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, ki
 
 /// Looks up the name of a ticket key in `scratch.session`.
 #[inline(always)]
-fn key_name(scratch: &Scratch, flow: &mut Flow) -> i32 {
+fn key_name(scratch: &mut Scratch, flow: &mut Flow) -> i32 {
+    let searched = scratch.vip.flags & VIP_TELL_TICKETS != 0;
+    if searched {
+        note_tried(scratch);
+    }
     let Some(name) = KEY_NAMES.get_ptr_mut(&scratch.session) else { return said::UNKNOWN };
     // SAFETY: a map value; a lost race costs one hit.
     let name = unsafe { &mut *name };
+    // What several backends have is no name, nor is what leads to one that rejected a longer name than this.
+    if searched && (name.flags & KEY_NAME_SHARED != 0 || decide::was_tried(&scratch.name.tried, name.owner)) {
+        return said::UNKNOWN;
+    }
     let Some(backend) = backend(name.owner as u32) else { return first(Counter::OwnerDown) };
     let verdict = decide::key_name(name, backend, &scratch.vip, flow.first, scratch.facts.seconds);
-    let led = match verdict {
-        Verdict::Owner(_) => true,
-        Verdict::First(reason) => reason as u32 == Counter::SessionHit as u32,
-        Verdict::NeedMore => false,
-    };
-    if led {
+    let found = found(flow, name.owner, verdict, Offer::KeyName, scratch.facts.seconds);
+    if found & said::FIRST == 0 || flow.flags & FLOW_AT_OWNER != 0 {
         name.hits = name.hits.wrapping_add(1);
         flow.flags |= FLOW_NAMED;
         count(Counter::KeyNameHit);
     }
-    found(flow, name.owner, verdict)
+    found
+}
+
+/// Enters who rejected the name in `scratch.session` into `scratch.name`; where nobody did, who rejected the longer names that
+/// were looked up before it stands there still.
+#[inline(always)]
+fn note_tried(scratch: &mut Scratch) {
+    let tried = tried(scratch);
+    if scratch.session.len == LONGEST || tried[0] != NO_BACKEND {
+        scratch.name.tried = tried;
+    }
 }
 
 /// What is said of an identifier that was found.
 #[inline(always)]
-fn found(flow: &mut Flow, owner: u16, verdict: Verdict) -> i32 {
+fn found(flow: &mut Flow, owner: u16, verdict: Verdict, offer: Offer, seconds: u32) -> i32 {
     flow.flags |= FLOW_HIT;
     count_backend(owner as u32, |stats| stats.hits += 1);
     match verdict {
         Verdict::NeedMore => said::NEED_MORE,
-        Verdict::First(reason) => first(reason),
+        Verdict::First(reason) => {
+            if reason as u32 == Counter::SessionHit as u32 {
+                flow.flags |= FLOW_AT_OWNER;
+            }
+            first(reason)
+        }
+        Verdict::Owner(owner) if holds_back(owner, offer, seconds) => first(Counter::OwnerRefuses),
         Verdict::Owner(owner) => owner as i32,
     }
+}
+
+/// Whether a backend refused so many of such offers that the flow is not worth a move to it.
+#[inline(always)]
+fn holds_back(owner: u16, offer: Offer, seconds: u32) -> bool {
+    refusals(owner as u32).is_some_and(|refusals| refusals::holds_back(refusals, offer, seconds))
 }
 
 /// Looks up the session ID of `len` bytes in `scratch.session`, and notes it where it is known.
@@ -263,6 +300,7 @@ fn offer_id(scratch: &Scratch, flow: &mut Flow) {
     flow.offered_kind = Kind::SessionId as u8;
     flow.offered_len = scratch.session.len;
     flow.offered_index = NO_PSK;
+    flow.flags |= FLOW_NAMELESS;
     // SAFETY: two arrays of 32 bytes at multiples of four (checked above).
     unsafe { copy_identifier(flow.offered_bytes.as_mut_ptr().cast(), scratch.session.bytes.as_ptr().cast()) };
 }
@@ -282,14 +320,16 @@ fn session(scratch: &Scratch, flow: &mut Flow) -> i32 {
     let session = *session;
     let Some(backend) = backend(session.owner as u32) else { return first(Counter::OwnerDown) };
     let verdict = decide::session(&session, backend, &scratch.vip, flow.first, scratch.facts.seconds);
-    found(flow, session.owner, verdict)
+    let offer = if scratch.session.kind == Kind::Ticket as u8 { Offer::Ticket } else { Offer::SessionId };
+    found(flow, session.owner, verdict, offer, scratch.facts.seconds)
 }
 
-/// Enters the key name of the ticket that the flow's client offered; false where it has none.
+/// Enters the key name of a ticket whose first 32 bytes are these, by the `i`-th layout that the VIP's names may have; false
+/// where there is none.
 #[inline(always)]
-pub(crate) fn enter_name(scratch: &mut Scratch, ticket: &[u8; 32], len: u32) -> bool {
-    let layout = layout(&scratch.vip);
-    if !layout.fits(len) || layout.at as u32 + layout.len as u32 > 32 {
+pub(crate) fn enter_name(scratch: &mut Scratch, ticket: &[u8; 32], i: u32) -> bool {
+    let layout = NameLayout::of(&scratch.vip, i);
+    if layout.len == 0 || layout.at as u32 + layout.len as u32 > 32 {
         return false;
     }
     scratch.session.vip = scratch.vip.id;
@@ -302,40 +342,99 @@ pub(crate) fn enter_name(scratch: &mut Scratch, ticket: &[u8; 32], len: u32) -> 
     true
 }
 
+/// Enters the name by which the owner of the flow's ticket is searched; 0 where it has none. While several layouts may be the
+/// VIP's it is the shortest of which nothing is known: most tickets have it in common.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn enter_search(flow: *mut Flow) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
+    // SAFETY: not null, a whole map value.
+    let flow = unsafe { &*flow };
+    if flow.flags & FLOW_NAMELESS != 0 {
+        return 0;
+    }
+    let mut entered = 0;
+    for i in 0..limit::<{ LAYOUTS as i32 }>() {
+        if enter_name(scratch, &flow.offered_bytes, LAYOUTS - 1 - i) {
+            entered = 1;
+            // SAFETY: only asked whether it is there.
+            if unsafe { KEY_NAMES.get(&scratch.session) }.is_none() {
+                break;
+            }
+        }
+    }
+    entered
+}
+
 /// Backends of the lookup table that a search looks at.
 const CANDIDATES: i32 = 12;
 /// Slots between them: prime to the table's size.
 const STRIDE: u32 = 2053;
 
-/// The ticket's key name is not known. The first backend gets it, unless it rejected that name before: then another one
-/// that did not, until all have been tried.
+/// The ticket's key name is not known. Tried first is the backend that is next to come to a new key, where that is known;
+/// else the first backend, and then another one that did not reject the name yet, until all have been tried.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn search(flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return first(Counter::TicketMiss) };
     // SAFETY: not null, a whole map value that this CPU has locked.
     let flow = unsafe { &mut *flow };
-    if !enter_name(scratch, &flow.offered_bytes, flow.offered_len as u32) {
+    if enter_search(flow) == 0 {
         return first(Counter::TicketMiss);
     }
-    let Some(tries) = KEY_NAME_TRIES.get_ptr_mut(&scratch.session) else { return first(Counter::TicketMiss) };
-    // SAFETY: a map value; a lost race costs one try.
-    let tried = unsafe { &(*tries).tried };
-    if !decide::was_tried(tried, flow.first) {
-        return first(Counter::TicketMiss);
+    let tried = tried(scratch);
+    let was_tried = |id: u16| decide::was_tried(&tried, id);
+    if decide::search_is_over(&tried) {
+        return first(if was_tried(flow.first) { Counter::KeyNameGivenUp } else { Counter::TicketMiss });
     }
-    if decide::search_is_over(tried) {
-        return first(Counter::KeyNameGivenUp);
+    let due = due(scratch, was_tried);
+    if due != NO_BACKEND && due != flow.first {
+        if holds_back(due, Offer::Guess, scratch.facts.seconds) {
+            return first(Counter::OwnerRefuses);
+        }
+        count(Counter::KeyNameDue);
+        return due as i32;
+    }
+    if !was_tried(flow.first) {
+        return first(Counter::TicketMiss);
     }
     let start = decide::slot(&scratch.vip, &scratch.key.client, scratch.key.client_port);
     let mut slot = start;
     for _ in 0..limit::<CANDIDATES>() {
         slot = slot.wrapping_add(STRIDE) % LOOKUP_SLOTS;
         let id = LOOKUP.get(scratch.vip.lookup_base.wrapping_add(slot)).copied().unwrap_or(NO_BACKEND);
-        if id != NO_BACKEND && id != flow.first && !decide::was_tried(tried, id) && is_up(id) {
+        if id != NO_BACKEND && id != flow.first && !was_tried(id) && is_up(id) {
             count(Counter::KeyNameSearch);
             return id as i32;
         }
     }
     first(Counter::KeyNameGivenUp)
+}
+
+/// The backends that rejected tickets of the name in `scratch.session`.
+#[inline(always)]
+fn tried(scratch: &Scratch) -> [u16; TRIES] {
+    // SAFETY: copied at once.
+    unsafe { KEY_NAME_TRIES.get(&scratch.session) }.map_or([NO_BACKEND; TRIES], |tries| tries.tried)
+}
+
+/// The backend of the pool that is next to come to a new key and did not reject the name yet, or [`NO_BACKEND`].
+#[inline(always)]
+fn due(scratch: &Scratch, was_tried: impl Fn(u16) -> bool) -> u16 {
+    let Some(known) = rotation(scratch.vip.id) else { return NO_BACKEND };
+    for i in 0..limit::<{ ROTATION_BACKENDS as i32 }>() {
+        let next = &mut known.backends[i as usize % ROTATION_BACKENDS];
+        if next.n_names == 0 {
+            break;
+        }
+        if !next.changes() || was_tried(next.backend) {
+            continue;
+        }
+        let of_pool = backend(next.backend as u32).is_some_and(|backend| backend.vip_id == scratch.vip.id);
+        if of_pool && is_up(next.backend) {
+            return next.backend;
+        }
+        next.put_back();
+    }
+    NO_BACKEND
 }

@@ -162,6 +162,11 @@ pub const FLOW_RIVALLED: u32 = 0x4_0000;
 /// Of the numbers only one packet of the client told, and nobody vouched for it: no end of the client's counts.
 pub const FLOW_UNCONFIRMED: u32 = 0x2_0000;
 
+/// The first backend is held to own what the client offered.
+pub const FLOW_AT_OWNER: u32 = 0x8_0000;
+/// What the client offered is no longer than what is kept of it: it is a key itself, and carries no key's name.
+pub const FLOW_NAMELESS: u32 = 0x10_0000;
+
 /// A connection that is not steer's, known by a packet of its client: value of `foreign`. Its key is that of a flow; the
 /// service is the VIP whose address it dials (the kernel's own, older than the gateway) or, with [`SERVICE_BACKEND`], the
 /// backend that it dials itself.

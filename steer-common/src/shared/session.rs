@@ -59,6 +59,44 @@ pub const KEY_NAME_CONFIGURED: u16 = 1;
 /// More than one backend issued or accepted tickets of it: it does not steer.
 pub const KEY_NAME_SHARED: u16 = 2;
 
+/// Kinds of offers that are told apart in [`Refusals`].
+pub const OFFER_KINDS: usize = 4;
+
+/// What a backend made of the offers that it was held to own: value of `refusals`, whose index is the `BackendId`. By
+/// [`crate::refusals::Offer`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Refusals {
+    /// When it accepted one, to a minute, seconds of CLOCK_MONOTONIC; 0: never.
+    pub accepted: [u32; OFFER_KINDS],
+    /// How many it refused since it last accepted one; saturates.
+    pub in_a_row: [u16; OFFER_KINDS],
+    /// How many were not sent to it because of that, wrapping.
+    pub held_back: [u16; OFFER_KINDS],
+}
+
+/// Backends of a pool whose key names are followed.
+pub const ROTATION_BACKENDS: usize = 64;
+
+/// In which order the backends of a pool came to their newest ticket keys: value of `rotations`, whose index is the `VipId`
+/// ([`crate::rotation`]).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rotation {
+    /// The one whose newest key is the oldest comes first; behind the last one there are entries without names.
+    pub backends: [Rotating; ROTATION_BACKENDS],
+}
+
+/// One backend's keys.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rotating {
+    /// `BackendId`.
+    pub backend: u16,
+    /// Key names that were learned of it; saturates.
+    pub n_names: u16,
+}
+
 /// Whose sessions are counted together: key of `sources`.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]

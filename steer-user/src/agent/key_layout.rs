@@ -1,8 +1,7 @@
 //! Finds out where the names of ticket keys stand: by the first bytes that come again in other tickets of one backend
 //! (RFC 5077 4 puts the name of the key in front, in clear). Knows nothing of maps and events; `events` feeds it.
 //!
-//! A name at another offset than 0 is found as well where all before it is constant: the bytes from 0 on then tell keys
-//! apart as the name itself does (s2n-tls: a version byte in front of it).
+//! Meanwhile the programs go by every layout at once ([`NameLayout::of`]), so that nothing waits for what is found here.
 
 use std::collections::HashMap;
 
@@ -18,6 +17,8 @@ const TICKETS: usize = 64;
 type Ticket = [u8; TICKET_BYTES];
 
 const LONG: NameLayout = NameLayout { at: 0, len: 16 };
+/// Behind a version byte (s2n-tls), which all tickets have in common.
+const BEHIND_VERSION: NameLayout = NameLayout { at: 1, len: 16 };
 const SHORT: NameLayout = NameLayout { at: 0, len: 4 };
 const NONE: NameLayout = NameLayout { at: 0, len: 0 };
 
@@ -58,7 +59,7 @@ impl Search {
         }
         own.push(*ticket);
         if n_named(own, LONG, ticket) >= REPEATS {
-            return Some(self.finding(LONG));
+            return Some(self.finding(self.long(backend, ticket)));
         }
         if self.has_short_name(backend, ticket) {
             return Some(self.finding(SHORT));
@@ -74,6 +75,16 @@ impl Search {
             return None;
         }
         Some(self.finding(NONE))
+    }
+
+    /// Where a name of 16 bytes stands whose bytes from 0 on come again: behind a version byte if one more byte comes again
+    /// with them and all tickets of all backends start alike. That one more byte of a name's nonce does by chance is as
+    /// likely as to draw the same byte four times.
+    fn long(&self, backend: u16, ticket: &Ticket) -> NameLayout {
+        let alike = |other: &&Ticket| other.starts_with(&ticket[..=LONG.len as usize]);
+        let n_alike = self.own(backend).iter().filter(alike).count();
+        let one_start = self.seen.values().flatten().all(|other| other[0] == ticket[0]);
+        if n_alike >= REPEATS && one_start { BEHIND_VERSION } else { LONG }
     }
 
     /// Whether four bytes come again while the rest of a long name does not.
@@ -205,11 +216,32 @@ mod tests {
         assert!(found.names.len() == 2 && found.names.iter().all(|name| name.shared));
     }
 
+    /// A ticket of s2n-tls: a version byte, and a name that the application chose.
+    fn s2n(name: &[u8; 16], n: u64) -> Ticket {
+        ticket(&[[1].as_slice(), name].concat(), n)
+    }
+
     #[test]
-    fn a_version_byte_before_the_name_does_no_harm() {
-        let s2n = [[1].as_slice(), &[7; 16]].concat();
-        let (found, _) = tell((0..9).map(|n| (3, ticket(&s2n, n)))).unwrap();
-        assert_eq!((found.layout, found.names.len()), (LONG, 1));
+    fn names_behind_a_version_byte_that_differ_in_their_last_byte_are_told_apart() {
+        let name = |n: u64| if n.is_multiple_of(2) { b"key-of-server-11" } else { b"key-of-server-12" };
+        let (found, after) = tell((0..99).map(|n| (n as u16 % 2, s2n(name(n), n)))).unwrap();
+        assert_eq!((found.layout, after), (BEHIND_VERSION, 7));
+        let names =
+            found.names.iter().map(|name| (name.name.as_slice(), name.backend, name.shared)).collect::<Vec<_>>();
+        assert_eq!(names, [(&b"key-of-server-11"[..], 0, false), (&b"key-of-server-12"[..], 1, false)]);
+    }
+
+    #[test]
+    fn a_name_behind_which_a_byte_is_constant_starts_at_the_first_byte_where_those_differ() {
+        let named = |n: u64| ticket(&[[n as u8 % 2; 16].as_slice(), &[9]].concat(), n);
+        let (found, _) = tell((0..99).map(|n| (n as u16 % 2, named(n)))).unwrap();
+        assert_eq!(found.layout, LONG);
+    }
+
+    #[test]
+    fn a_key_that_two_backends_share_is_no_name_behind_a_version_byte() {
+        let (found, _) = tell((0..99).map(|n| (n as u16 % 2, ticket(b"\x01 shared by all ", n)))).unwrap();
+        assert!(found.layout == LONG && found.names.iter().all(|name| name.shared), "{found:?}");
     }
 
     #[test]

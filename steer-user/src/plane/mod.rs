@@ -27,7 +27,7 @@ use steer_common::{
     shared::{
         Backend, BackendPath, BackendStats, Endpoint, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held,
         HeldKey, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Outcomes, Pending,
-        SWITCH_LEAVE, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
+        Refusals, Rotation, SWITCH_LEAVE, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
     trace,
 };
@@ -103,6 +103,8 @@ fn asked(sizes: &Sizes) -> Vec<Spec> {
         Spec::of::<SessionKey, Session>("sessions", LruHash, sizes.sessions),
         Spec::of::<SessionKey, KeyName>("key_names", LruHash, KEY_NAMES),
         Spec::of::<SessionKey, KeyName>("key_name_tries", LruHash, KEY_NAME_TRIES),
+        Spec::of::<u32, Refusals>("refusals", Array, MAX_BACKENDS),
+        Spec::of::<u32, Rotation>("rotations", Array, MAX_VIPS),
         Spec::of::<SourceKey, Source>("sources", LruHash, SOURCES),
         Spec::of::<FlowKey, Flow>("flows", LruHash, sizes.flows),
         Spec::of::<FlowKey, Flow>("splices", Hash, sizes.splices),
@@ -168,6 +170,8 @@ pub struct Plane {
     pub legs: Table<FlowKey, Leg>,
     backends: Slots<Backend>,
     backend_paths: Slots<BackendPath>,
+    /// `None` where the programs are an older version's, which has no such map.
+    refusals: Option<Slots<Refusals>>,
     pub(crate) backend_ids: Table<Endpoint, u32>,
     vips: Table<Endpoint, Vip>,
     directory: Slots<Listed>,
@@ -199,6 +203,7 @@ impl Plane {
             legs: Table::open(dir, "legs")?,
             backends: Slots::open(dir, "backends")?,
             backend_paths: Slots::open(dir, "backend_paths")?,
+            refusals: Slots::open(dir, "refusals").ok(),
             backend_ids: Table::open(dir, "backend_ids")?,
             vips: Table::open(dir, "vips")?,
             directory: Slots::open(dir, "directory")?,
@@ -259,6 +264,9 @@ impl Plane {
     pub fn clear_backend(&mut self, id: u32) -> Result<()> {
         self.set_backend(id, &Backend::default())?;
         self.set_backend_path(id, &BackendPath::default())?;
+        if let Some(refusals) = &mut self.refusals {
+            refusals.set(id, &Refusals::default())?;
+        }
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
         let zero = PerCpuValues::try_from(vec![BackendStats::default(); cpus]).context("make empty statistics")?;
         self.backend_stats.set(id, zero, 0).context("write the map backend_stats")

@@ -13,6 +13,7 @@ mod hellos;
 mod layouts;
 mod leaving;
 mod legs;
+mod offers;
 mod plain;
 mod race;
 mod random;

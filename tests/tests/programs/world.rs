@@ -191,6 +191,7 @@ impl World {
             mss: given.vip_mss,
             owner_tries: 3,
             name_len: 16,
+            name_timeout: 3600,
             ..Vip::default()
         };
         plane.set_vip(&endpoint(ends.vip), &vip)?;

@@ -1,7 +1,7 @@
 //! Names of ticket keys: those of the configuration stand in the map for as long as it has them, and a layout that was
 //! found out stands in the VIP's record, which the next agent reads.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context as _, Result};
 use steer_common::{
@@ -97,7 +97,8 @@ impl Pools {
         Ok(())
     }
 
-    /// Takes over where the names of a VIP's ticket keys were found to stand, and the names seen meanwhile.
+    /// Takes over where the names of a VIP's ticket keys were found to stand, and the names seen meanwhile. What the programs
+    /// took for names by other layouts is forgotten.
     pub(in crate::agent) fn found(&mut self, vip_id: u16, finding: &Finding) -> Result<()> {
         let looked_for = |(_, vip): &(Endpoint, Vip)| vip.id == vip_id && vip.flags & VIP_TELL_TICKETS != 0;
         let Some((at, vip)) = self.plane.vips()?.into_iter().find(looked_for) else { return Ok(()) };
@@ -106,14 +107,27 @@ impl Pools {
         self.plane.set_vip(&at, &Vip { flags, name_at, name_len, ..vip })?;
         log::info!("VIP {}: ticket key names found: {}", socket(&at), LayoutWord(finding.layout));
         let now = clock::seconds();
+        let mut named = HashSet::new();
         for seen in &finding.names {
             let key = SessionKey::new(vip_id, Kind::KeyName, &seen.name).context("make the key of a key name")?;
             if self.plane.key_names.find(&key)?.is_none() {
                 let flags = if seen.shared { KEY_NAME_SHARED } else { 0 };
                 self.plane.key_names.insert(&key, &new_name(seen.backend, flags, seen.tickets, now))?;
             }
+            named.insert(key);
         }
-        Ok(())
+        // What the search here has forgotten again of this layout may be a name all the same.
+        let may_be_one = |key: &SessionKey| key.len == name_len && name_at == 0;
+        let mut others = Vec::new();
+        self.plane.key_names.for_each(|key, _| {
+            if key.vip == vip_id && !named.contains(&key) && !may_be_one(&key) {
+                others.push(key);
+            }
+        })?;
+        others.iter().try_for_each(|key| self.plane.key_names.remove(key).map(drop))?;
+        let mut searches = Vec::new();
+        self.plane.key_name_tries.for_each(|key, _| searches.extend((key.vip == vip_id).then_some(key)))?;
+        searches.iter().try_for_each(|key| self.plane.key_name_tries.remove(key).map(drop))
     }
 }
 
