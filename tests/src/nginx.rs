@@ -23,6 +23,8 @@ use crate::{
 /// How an nginx is set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The program, by its name in PATH or its path.
+    pub program: PathBuf,
     /// `ssl_protocols`.
     pub protocols: String,
     /// `ssl_session_timeout`.
@@ -39,6 +41,8 @@ pub struct Settings {
     pub curves: String,
     /// Additions to `listen`: `deferred`, `backlog=1`.
     pub listen: String,
+    /// Whether `/files/` takes uploads, for which not every build of nginx has the module.
+    pub uploads: bool,
 }
 
 /// Whose keys seal a backend's tickets.
@@ -62,6 +66,7 @@ pub fn key_name(index: usize) -> [u8; 16] {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            program: "nginx".into(),
             protocols: "TLSv1.2".to_owned(),
             session_timeout: "10m".to_owned(),
             tickets: false,
@@ -70,6 +75,7 @@ impl Default for Settings {
             one_certificate: false,
             curves: "X25519:prime256v1".to_owned(),
             listen: "backlog=4096".to_owned(),
+            uploads: true,
         }
     }
 }
@@ -79,6 +85,7 @@ pub struct Nginx {
     server: Mutex<Option<Server>>,
     directory: TempDir,
     address: SocketAddr,
+    program: PathBuf,
 }
 
 impl Nginx {
@@ -106,7 +113,7 @@ impl Nginx {
             fs::write(directory.path().join("ticket.key"), key).context("write ticket.key")?;
         }
         fs::create_dir(directory.path().join("files"))?;
-        let nginx = Self { server: Mutex::new(None), directory, address };
+        let nginx = Self { server: Mutex::new(None), directory, address, program: settings.program.clone() };
         nginx.restart(ns)?;
         Ok(nginx)
     }
@@ -117,7 +124,7 @@ impl Nginx {
     /// With nginx's own words when it does not start.
     pub fn restart(&self, ns: &NetNs) -> Result<()> {
         let prefix = self.directory.path().to_string_lossy().into_owned();
-        let mut command = mortal("nginx");
+        let mut command = mortal(&self.program);
         command.args(["-p", &prefix, "-c", "nginx.conf", "-e", "error.log"]);
         *self.server() = Some(ns.spawn(command)?);
         let answers = || TcpStream::connect_timeout(&self.address, Duration::from_millis(200)).ok();
@@ -196,6 +203,7 @@ fn config(name: &str, settings: &Settings) -> String {
     let Settings { protocols, session_timeout, listen, curves, verify_client, .. } = settings;
     let key = if settings.ticket_key == TicketKey::Private { "" } else { "ssl_session_ticket_key ticket.key;" };
     let tickets = if settings.tickets { "on" } else { "off" };
+    let uploads = if settings.uploads { "dav_methods PUT;" } else { "" };
     format!(
         r#"daemon off;
 master_process off;
@@ -228,7 +236,7 @@ http {{
     ssl_session_tickets {tickets};
     {key}
     location = / {{ return 200 "{name} $ssl_session_reused $ssl_client_verify\n"; }}
-    location /files/ {{ root .; dav_methods PUT; }}
+    location /files/ {{ root .; {uploads} }}
     location /slow/ {{ alias files/; limit_rate 100k; }}
   }}
 }}
