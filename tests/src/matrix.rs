@@ -1,21 +1,35 @@
 //! The matrix: TLS stacks at both ends, every way to the servers, and how many offered sessions each resumes.
 //!
-//! [`run`] does it. `cell` is what it is made of, `peers` lays out the other stacks' programs, `client` and `server` run
+//! [`run`] does it. `cell` is what it is made of, `stack` the table of the server stacks, `program` finds or installs what
+//! they are run by, `command` starts those that are processes, `peers` lays out their sources, `client` and `server` run
 //! them, `way` is what lies between them and what clients do on it, `report` is all that is printed on stdout.
 
 mod cell;
 mod client;
+mod command;
 mod peers;
+mod program;
 mod report;
 mod server;
+mod stack;
 mod way;
 
-use std::{process::Command, time::Instant};
+use std::{fmt::Display, time::Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-pub use self::cell::{Cell, ClientStack, Column, Mode, Protocol, ServerStack, Tally};
-use self::{client::Client, peers::Peers, server::Servers, way::Way};
+pub use self::{
+    cell::{Cell, ClientStack, Column, Mode, Protocol, Tally},
+    program::{Packages, Program},
+    stack::{STACKS, ServerStack},
+};
+use self::{
+    client::Client,
+    peers::Peers,
+    program::Found,
+    server::{Servers, Start},
+    way::Way,
+};
 use crate::{
     pki::Pki,
     process,
@@ -35,6 +49,8 @@ pub struct Options {
     pub reconnects: usize,
     /// One JSON object per cell instead of tables.
     pub json: bool,
+    /// Where the packages of the stacks are.
+    pub packages: Packages,
 }
 
 /// Runs the matrix and prints it; `true` if steer did all that can be done in every cell.
@@ -48,12 +64,20 @@ pub fn run(options: &Options) -> Result<bool> {
     let plan = Plan { offloads: Offloads::Off, ..Plan::default() };
     let lab = Lab::build(&plan)?;
     let pki = Pki::make(plan.n_backends)?;
-    let peers = Peers::prepare(&pki, plan.n_backends, &options.clients, &options.servers).context("build the peers")?;
-    let table = Table { options, lab: &lab, pki: &pki, peers: &peers, started };
+    let peers = Peers::prepare(&pki, plan.n_backends).context("lay out the peers")?;
+    let table = Table {
+        options,
+        lab: &lab,
+        pki: &pki,
+        peers: &peers,
+        started,
+        clients: found(&options.clients, |stack| stack.program(), &options.packages),
+        servers: found(&options.servers, |stack| stack.program, &options.packages),
+    };
     let mut clients = table.clients()?;
     let mut cells = Vec::new();
     for &mode in &options.modes {
-        for &server in &options.servers {
+        for server in &table.servers {
             let group = table.group(&mut clients, server, mode)?;
             if options.json {
                 report::print_json(&group);
@@ -62,7 +86,7 @@ pub fn run(options: &Options) -> Result<bool> {
         }
     }
     if !options.json {
-        report::print(&cells, &options.modes);
+        report::print(&cells, &options.modes, &table.versions());
     }
     table.progress("done");
     Ok(cells.iter().all(Cell::holds))
@@ -71,36 +95,100 @@ pub fn run(options: &Options) -> Result<bool> {
 /// Clients that run, in the order asked for.
 type Clients<'a> = Vec<(ClientStack, Box<dyn Client + 'a>)>;
 
+/// Stacks in the order asked for, each with its program, or why it is not run.
+type Stacks<S> = Vec<(S, Result<Found, String>)>;
+
+fn found<S: Copy + Display>(stacks: &[S], program: impl Fn(S) -> Program, packages: &Packages) -> Stacks<S> {
+    let find = |&stack: &S| {
+        let found = program(stack).find(packages).map_err(|error| format!("not run: {error:#}"));
+        if let Err(why) = &found {
+            eprintln!("matrix: {stack}: {why}");
+        }
+        (stack, found)
+    };
+    stacks.iter().map(find).collect()
+}
+
 struct Table<'a> {
     options: &'a Options,
     lab: &'a Lab,
     pki: &'a Pki,
     peers: &'a Peers,
     started: Instant,
+    clients: Stacks<ClientStack>,
+    servers: Stacks<ServerStack>,
 }
 
 impl<'a> Table<'a> {
     fn clients(&self) -> Result<Clients<'a>> {
-        let runs = |stack: &&ClientStack| stack.why_not_run().is_none();
-        let start = |&stack| Ok((stack, client::start(stack, self.lab, self.pki, self.peers)?));
-        self.options.clients.iter().filter(runs).map(start).collect()
+        let start = |(stack, found): &(ClientStack, Result<Found, String>)| {
+            let program = found.as_ref().ok()?;
+            let client = client::start(*stack, program, self.lab, self.pki, self.peers);
+            Some(client.with_context(|| format!("start the client {stack}")).map(|client| (*stack, client)))
+        };
+        self.clients.iter().filter_map(start).collect()
+    }
+
+    /// What each stack that runs says its version is.
+    fn versions(&self) -> Vec<(String, &str)> {
+        let clients = self.clients.iter().map(|(stack, found)| (format!("{stack} client"), found));
+        let servers = self.servers.iter().map(|(stack, found)| (format!("{stack} server"), found));
+        clients.chain(servers).filter_map(|(word, found)| Some((word, found.as_ref().ok()?.version.as_str()))).collect()
     }
 
     /// All clients against one server stack in one mode: its servers run as long as this.
-    fn group(&self, clients: &mut Clients<'_>, server: ServerStack, mode: Mode) -> Result<Vec<Cell>> {
-        let mut cells: Vec<_> = self.options.clients.iter().map(|client| Cell::new(*client, server, mode)).collect();
-        for cell in &mut cells {
-            cell.reason = cell.client.why_not_run().or_else(|| not_served(server, mode)).map(str::to_owned);
-        }
+    fn group(
+        &self,
+        clients: &mut Clients<'_>,
+        (server, program): &(ServerStack, Result<Found, String>),
+        mode: Mode,
+    ) -> Result<Vec<Cell>> {
+        let mut cells: Vec<_> =
+            self.clients.iter().map(|client| self.cell(client, (*server, program.as_ref()), mode)).collect();
+        let Ok(program) = program else { return Ok(cells) };
         if cells.iter().all(|cell| cell.reason.is_some()) {
             return Ok(cells);
         }
-        let servers = Servers::start(server, mode, self.lab, self.pki, self.peers)?;
-        for column in Column::ALL {
-            self.progress(&format!("{mode}: {server} servers, {column}"));
-            self.column(column, clients, &mut cells, &servers);
+        let start = Start { stack: *server, program, mode, lab: self.lab, pki: self.pki, peers: self.peers };
+        match start.start() {
+            Ok(servers) => {
+                for column in Column::ALL {
+                    self.progress(&format!("{mode}: {server} servers, {column}"));
+                    self.column(column, clients, &mut cells, &servers);
+                }
+            }
+            // A stack whose servers do not start is a failure of its cells, not of the others.
+            Err(error) => {
+                self.progress(&format!("{mode}: {server} servers: {error:#}"));
+                let failed = Tally::failed(self.options.reconnects, way::first_line(&error));
+                let open = cells.iter_mut().filter(|cell| cell.reason.is_none());
+                open.for_each(|cell| cell.take(Column::Direct, failed.clone()));
+            }
         }
         Ok(cells)
+    }
+
+    /// A cell, and why it is not measured, where that is known.
+    fn cell(
+        &self,
+        (client, by): &(ClientStack, Result<Found, String>),
+        (server, to): (ServerStack, Result<&Found, &String>),
+        mode: Mode,
+    ) -> Cell {
+        let mut cell = Cell::new(*client, server, mode);
+        match (by, to) {
+            (Ok(by), Ok(to)) => {
+                cell.versions = [by.version.clone(), to.version.clone()];
+                let loose = !server.one_version && client.offers_both() && mode.protocol() == Protocol::Tls12;
+                let loose = loose.then_some("both offer TLS 1.3, too, and take that");
+                cell.reason = server.why_not(mode, &to.version).or(loose).map(str::to_owned);
+            }
+            (Err(why), _) | (Ok(_), Err(why)) => {
+                cell.not_run = true;
+                cell.reason = Some(why.clone());
+            }
+        }
+        cell
     }
 
     fn column(&self, column: Column, clients: &mut Clients<'_>, cells: &mut [Cell], servers: &Servers) {
@@ -124,27 +212,4 @@ impl<'a> Table<'a> {
     fn progress(&self, what: &str) {
         eprintln!("matrix: {:>4} s: {what}", self.started.elapsed().as_secs());
     }
-}
-
-/// Why the gateway can know nothing of a server stack's sessions in a mode.
-fn not_served(server: ServerStack, mode: Mode) -> Option<&'static str> {
-    match (server, mode) {
-        (ServerStack::Gnutls | ServerStack::Go | ServerStack::Java, Mode::Named13) => {
-            Some("the server takes no ticket key whose name the operator chooses")
-        }
-        (ServerStack::Go, Mode::Ticket13) if go_minor().is_some_and(|minor| minor > LAST_GO_WITH_KEY_NAMES) => {
-            Some("tickets of Go 1.21 and later have no key name in clear")
-        }
-        (_, Mode::Id12 | Mode::Ticket12 | Mode::Ticket13 | Mode::Named13) => None,
-    }
-}
-
-/// Minor version of the last Go whose tickets begin with a key name.
-const LAST_GO_WITH_KEY_NAMES: u32 = 20;
-
-/// Minor version of the Go that is installed.
-fn go_minor() -> Option<u32> {
-    let said = process::run(Command::new("go").arg("version")).ok()?;
-    let (_, version) = said.split_once("go1.")?;
-    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }

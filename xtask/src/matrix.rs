@@ -27,7 +27,13 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let (_, mut matrix) = lab::program("matrix", Job::Matrix, arguments.no_install, &["--features", "post-quantum"])?;
+    let (tree, mut matrix) =
+        lab::program("matrix", Job::Matrix, arguments.no_install, &["--features", "post-quantum"])?;
+    // The stacks that apt does not have: the program installs them itself, for it has the table of the stacks.
+    matrix.arg("--packages").arg(tree.target().join("peers"));
+    if arguments.no_install {
+        matrix.arg("--no-install");
+    }
     if arguments.json {
         matrix.arg("--json");
     }

@@ -1,9 +1,9 @@
 //! `cargo xtask matrix`: TLS stacks at both ends, through plain layer 4, HAProxy and steer.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
-use steer_tests::matrix::{self, ClientStack, Mode, Options, ServerStack};
+use steer_tests::matrix::{self, ClientStack, Mode, Options, Packages, ServerStack};
 
 /// Runs TLS clients of several stacks against servers of several stacks, each directly, through plain kernel layer 4,
 /// through HAProxy's SSL-ID stick table, and through steer, and counts resumed sessions. Exit code 0 only if steer
@@ -26,6 +26,12 @@ struct Arguments {
     /// Print one JSON object per cell instead of tables.
     #[arg(long)]
     json: bool,
+    /// Folder of the packages that stacks are run by.
+    #[arg(long, value_name = "DIRECTORY", default_value = "target/peers")]
+    packages: PathBuf,
+    /// Install no package.
+    #[arg(long)]
+    no_install: bool,
 }
 
 fn all<T: ValueEnum + Clone>() -> Vec<T> {
@@ -40,8 +46,10 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { clients, servers, modes, reconnects, json } = Arguments::parse();
-    match matrix::run(&Options { clients, servers, modes, reconnects, json }) {
+    let Arguments { clients, servers, modes, reconnects, json, packages, no_install } = Arguments::parse();
+    let packages = std::path::absolute(&packages).unwrap_or(packages);
+    let packages = Packages { directory: packages, install: !no_install };
+    match matrix::run(&Options { clients, servers, modes, reconnects, json, packages }) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
             eprintln!("matrix: steer resumed fewer sessions than could be, see above");

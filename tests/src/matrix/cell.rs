@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::peers;
+use super::{
+    program::Program,
+    stack::{self, ServerStack},
+};
 
 /// A TLS client stack.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
@@ -22,21 +25,12 @@ pub enum ClientStack {
     Rustls,
     /// Python's ssl module.
     Python,
+    /// Node.js.
+    Node,
+    /// libcurl with OpenSSL.
+    Curl,
     /// Chromium without a window; only named where it is not installed.
     Chromium,
-}
-
-/// A TLS server stack.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
-pub enum ServerStack {
-    /// nginx with OpenSSL.
-    Nginx,
-    /// gnutls-serv.
-    Gnutls,
-    /// Go's crypto/tls.
-    Go,
-    /// JSSE of the JDK.
-    Java,
 }
 
 /// A TLS version and how its sessions are named.
@@ -80,9 +74,39 @@ impl Column {
 }
 
 impl ClientStack {
-    /// Why the stack is named but not run, where that is so.
-    pub fn why_not_run(self) -> Option<&'static str> {
-        (self == Self::Chromium && !peers::has_chromium()).then_some("not run: chromium or certutil is not installed")
+    /// What it is run by.
+    pub(super) fn program(self) -> Program {
+        match self {
+            Self::Openssl => Program::Machine { name: "openssl", asked: &["version"], with: &[] },
+            Self::Gnutls => stack::GNUTLS,
+            Self::Go => stack::GO,
+            Self::Java => stack::JAVA,
+            Self::Rustls => Program::Crate("rustls"),
+            Self::Python => Program::Machine {
+                name: "python3",
+                asked: &["-c", "import platform, ssl; print('Python', platform.python_version(), ssl.OPENSSL_VERSION)"],
+                with: &[],
+            },
+            Self::Node => stack::NODE,
+            Self::Curl => Program::Libraries {
+                package: "pycurl==7.49.0",
+                file: "pycurl.libs",
+                asked: "import ctypes, glob, sys; curl = ctypes.CDLL(glob.glob(sys.argv[1] + '/libcurl-*')[0]); \
+                        curl.curl_version.restype = ctypes.c_char_p; print(*curl.curl_version().decode().split()[:2])",
+            },
+            // As `tests/peers/chromium/client.py` starts it: without Debian's wrapper, which reads settings of the
+            // machine.
+            Self::Chromium => Program::Machine {
+                name: "/usr/lib/chromium/chromium",
+                asked: &["--version"],
+                with: &["certutil", "pk12util"],
+            },
+        }
+    }
+
+    /// Whether its hello offers TLS 1.2 and 1.3 in every mode.
+    pub(super) fn offers_both(self) -> bool {
+        self == Self::Chromium
     }
 }
 
@@ -112,12 +136,6 @@ impl Protocol {
 }
 
 impl fmt::Display for ClientStack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(word(self).as_str())
-    }
-}
-
-impl fmt::Display for ServerStack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(word(self).as_str())
     }
@@ -180,6 +198,10 @@ pub struct Cell {
     pub mode: Mode,
     /// Why no gateway could serve this, where that is so.
     pub reason: Option<String>,
+    /// Whether a stack of it is not to be had here, which is the reason then.
+    pub not_run: bool,
+    /// What the stacks say that their versions are: the client's and the server's.
+    pub versions: [String; 2],
     /// What was measured.
     pub tallies: BTreeMap<Column, Tally>,
 }
@@ -187,12 +209,15 @@ pub struct Cell {
 impl Cell {
     /// A cell in which nothing is measured yet.
     pub fn new(client: ClientStack, server: ServerStack, mode: Mode) -> Self {
-        Self { client, server, mode, reason: None, tallies: BTreeMap::new() }
-    }
-
-    /// Whether its client stack is only named.
-    pub fn is_not_run(&self) -> bool {
-        self.client.why_not_run().is_some()
+        Self {
+            client,
+            server,
+            mode,
+            reason: None,
+            not_run: false,
+            versions: [String::new(), String::new()],
+            tallies: BTreeMap::new(),
+        }
     }
 
     /// Takes what was measured on a way; two stacks that resume nothing directly cannot be served.
@@ -230,6 +255,8 @@ impl Cell {
         json!({
             "client": self.client.to_string(),
             "server": self.server.to_string(),
+            "client_version": self.versions[0],
+            "server_version": self.versions[1],
             "mode": self.mode.to_string(),
             "servable": self.reason.is_none(),
             "reason": self.reason,
@@ -245,9 +272,11 @@ impl Cell {
 mod tests {
     use super::*;
 
+    const NGINX: ServerStack = stack::STACKS[0];
+
     fn cell(mode: Mode, direct: usize, steer: usize) -> Cell {
         let tally = |resumed| Tally { offered: 200, resumed, ..Tally::default() };
-        let mut cell = Cell::new(ClientStack::Go, ServerStack::Nginx, mode);
+        let mut cell = Cell::new(ClientStack::Go, NGINX, mode);
         cell.take(Column::Direct, tally(direct));
         cell.take(Column::Steer, tally(steer));
         cell
@@ -277,7 +306,7 @@ mod tests {
 
     #[test]
     fn stacks_whose_direct_connections_fail_prove_nothing() {
-        let mut cell = Cell::new(ClientStack::Go, ServerStack::Go, Mode::Ticket12);
+        let mut cell = Cell::new(ClientStack::Go, NGINX, Mode::Ticket12);
         cell.take(Column::Direct, Tally::failed(12, "bad certificate".to_owned()));
         cell.take(Column::Steer, Tally { offered: 12, resumed: 12, ..Tally::default() });
         assert!(!cell.holds());
@@ -286,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_servable_cell_that_steer_never_ran_in_does_not_hold() {
-        let mut cell = Cell::new(ClientStack::Go, ServerStack::Nginx, Mode::Ticket12);
+        let mut cell = Cell::new(ClientStack::Go, NGINX, Mode::Ticket12);
         cell.take(Column::Direct, Tally { offered: 12, resumed: 12, ..Tally::default() });
         assert!(!cell.holds());
         assert_eq!(cell.object()["reason"], Value::Null);

@@ -13,6 +13,7 @@ use self::{openssl::OpenSsl, rustls::Rustls, talker::Talker};
 use super::{
     cell::{ClientStack, Protocol},
     peers::Peers,
+    program::Found,
 };
 use crate::{pki::Pki, topology::Lab};
 
@@ -47,12 +48,22 @@ pub(super) trait Client {
 }
 
 /// Starts a stack in the clients' namespace.
-pub(super) fn start<'a>(stack: ClientStack, lab: &'a Lab, pki: &'a Pki, peers: &Peers) -> Result<Box<dyn Client + 'a>> {
+pub(super) fn start<'a>(
+    stack: ClientStack,
+    program: &Found,
+    lab: &'a Lab,
+    pki: &'a Pki,
+    peers: &Peers,
+) -> Result<Box<dyn Client + 'a>> {
     Ok(match stack {
         ClientStack::Openssl => Box::new(OpenSsl::new(lab.client(), peers)?),
         ClientStack::Rustls => Box::new(Rustls::new(lab.client(), pki)),
-        ClientStack::Gnutls | ClientStack::Go | ClientStack::Java | ClientStack::Python | ClientStack::Chromium => {
-            Box::new(Talker::start(lab.client(), peers.client(stack)?)?)
-        }
+        ClientStack::Gnutls
+        | ClientStack::Go
+        | ClientStack::Java
+        | ClientStack::Python
+        | ClientStack::Node
+        | ClientStack::Curl
+        | ClientStack::Chromium => Box::new(Talker::start(lab.client(), peers.client(stack, program)?)?),
     })
 }

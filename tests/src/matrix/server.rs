@@ -1,9 +1,11 @@
-//! The servers: three of one stack, a process, a certificate and private ticket keys each.
+//! The servers behind the VIP: one stack at a time, one server in each backend's namespace, with a key of its own each.
+
+mod rustls;
 
 use std::{
     fs::{self, File},
     net::TcpStream,
-    path::PathBuf,
+    path::Path,
     process::Stdio,
     time::Duration,
 };
@@ -11,12 +13,16 @@ use std::{
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+use self::rustls::Rustls;
 use super::{
-    cell::{Mode, Protocol, ServerStack},
+    cell::{Mode, Protocol},
     peers::Peers,
+    program::Found,
+    stack::{Run, ServerStack, Site},
 };
 use crate::{
     nginx::{self, Nginx, TicketKey},
+    payload,
     pki::Pki,
     process::{Server, eventually},
     topology::{Family, Lab, backend},
@@ -27,69 +33,113 @@ const START: Duration = Duration::from_secs(20);
 
 /// The servers behind the VIP; stopped when dropped.
 pub(super) struct Servers {
-    nginx: Vec<Nginx>,
-    processes: Vec<Server>,
+    /// Guarded only.
+    _running: Vec<Running>,
     key_names: Vec<String>,
-    /// Logs.
-    directory: TempDir,
+    /// A directory each.
+    _directory: TempDir,
+}
+
+/// One of them; it ends when it is dropped.
+enum Running {
+    Nginx { _nginx: Nginx },
+    Rustls { _rustls: Rustls },
+    Process { process: Server },
+}
+
+/// What all servers of a stack are started by.
+pub(super) struct Start<'a> {
+    pub(super) stack: ServerStack,
+    pub(super) program: &'a Found,
+    pub(super) mode: Mode,
+    pub(super) lab: &'a Lab,
+    pub(super) pki: &'a Pki,
+    pub(super) peers: &'a Peers,
 }
 
 impl Servers {
-    /// Starts one in every backend's namespace and waits until all listen.
-    pub(super) fn start(stack: ServerStack, mode: Mode, lab: &Lab, pki: &Pki, peers: &Peers) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("steer-servers-").tempdir()?;
-        let mut servers = Self { nginx: Vec::new(), processes: Vec::new(), key_names: Vec::new(), directory };
-        if stack == ServerStack::Nginx {
-            servers.start_nginx(mode, lab, pki)?;
-        } else {
-            servers.start_processes(stack, mode, lab, peers)?;
-        }
-        Ok(servers)
-    }
-
     /// Names of the operator's ticket keys in hexadecimal, by backend; empty where there are none.
     pub(super) fn key_names(&self) -> &[String] {
         &self.key_names
     }
+}
 
-    fn start_nginx(&mut self, mode: Mode, lab: &Lab, pki: &Pki) -> Result<()> {
-        for index in 0..lab.n_backends() {
-            let mut settings = nginx::Settings { tickets: mode.tickets(), ..nginx::Settings::default() };
-            settings.protocols = match mode.protocol() {
-                Protocol::Tls12 => "TLSv1.2",
-                Protocol::Tls13 => "TLSv1.3",
-            }
-            .to_owned();
-            if mode == Mode::Named13 {
-                settings.ticket_key = TicketKey::Named;
-                self.key_names.push(nginx::key_name(index).iter().map(|byte| format!("{byte:02x}")).collect());
-            }
-            let address = backend(Family::V4, index);
-            self.nginx.push(Nginx::start(lab.backend(index), pki, index, address, &settings)?);
+impl Start<'_> {
+    /// Starts one in every backend's namespace and waits until all listen.
+    pub(super) fn start(&self) -> Result<Servers> {
+        let directory = tempfile::Builder::new().prefix("steer-servers-").tempdir()?;
+        let start = |index| self.one(index, &directory.path().join(format!("{index}")));
+        let mut running = (0..self.lab.n_backends()).map(start).collect::<Result<Vec<_>>>()?;
+        for (index, server) in running.iter_mut().enumerate() {
+            self.await_up(index, server, directory.path())?;
         }
-        Ok(())
+        let hexadecimal = |index| nginx::key_name(index).iter().map(|byte| format!("{byte:02x}")).collect();
+        let named = if self.mode == Mode::Named13 { self.lab.n_backends() } else { 0 };
+        Ok(Servers { _running: running, key_names: (0..named).map(hexadecimal).collect(), _directory: directory })
     }
 
-    fn start_processes(&mut self, stack: ServerStack, mode: Mode, lab: &Lab, peers: &Peers) -> Result<()> {
-        for index in 0..lab.n_backends() {
-            let mut command = peers.server(stack, index, mode.protocol(), mode.tickets())?;
-            let log = File::create(self.log(index)).context("open a server's log")?;
-            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-            self.processes.push(lab.backend(index).spawn(command)?);
-        }
-        (0..lab.n_backends()).try_for_each(|index| self.await_up(stack, lab, index))
+    fn one(&self, index: usize, directory: &Path) -> Result<Running> {
+        Ok(match self.stack.run {
+            Run::Nginx => Running::Nginx { _nginx: self.nginx(index)? },
+            Run::Rustls => {
+                Running::Rustls { _rustls: Rustls::start(self.lab.backend(index), self.pki, index, self.mode)? }
+            }
+            Run::Process(command) => {
+                fs::create_dir(directory).context("make a server's directory")?;
+                let [ca, cert, key] = self.peers.server_files(index);
+                let mut site = Site {
+                    word: self.stack.word,
+                    program: &self.program.path,
+                    ca,
+                    cert,
+                    key,
+                    peers: self.peers.directory(),
+                    directory,
+                    mode: self.mode,
+                    ticket_key: None,
+                };
+                if self.mode == Mode::Named13 {
+                    let file = directory.join("ticket.key");
+                    let key = [&nginx::key_name(index)[..], &payload::bytes(32, 100 + index as u64)].concat();
+                    fs::write(&file, key).context("write ticket.key")?;
+                    site.ticket_key = Some(file);
+                }
+                let mut command = command(&site)?;
+                let log = File::create(directory.join("log")).context("open a server's log")?;
+                command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+                Running::Process { process: self.lab.backend(index).spawn(command)? }
+            }
+        })
     }
 
-    fn await_up(&self, stack: ServerStack, lab: &Lab, index: usize) -> Result<()> {
+    fn nginx(&self, index: usize) -> Result<Nginx> {
+        let mut settings = nginx::Settings {
+            program: self.program.path.clone(),
+            tickets: self.mode.tickets(),
+            uploads: false,
+            ..nginx::Settings::default()
+        };
+        settings.protocols = match self.mode.protocol() {
+            Protocol::Tls12 => "TLSv1.2",
+            Protocol::Tls13 => "TLSv1.3",
+        }
+        .to_owned();
+        if self.mode == Mode::Named13 {
+            settings.ticket_key = TicketKey::Named;
+        }
+        Nginx::start(self.lab.backend(index), self.pki, index, backend(Family::V4, index), &settings)
+    }
+
+    fn await_up(&self, index: usize, server: &mut Running, directory: &Path) -> Result<()> {
         let address = backend(Family::V4, index);
         let answers = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
-        if lab.backend(index).run(|| Ok(eventually(START, answers).is_some()))? {
+        let up = self.lab.backend(index).run(|| Ok(eventually(START, answers).is_some()))?;
+        // Or another one answered.
+        let ended = if let Running::Process { process } = server { process.ended() } else { None };
+        if up && ended.is_none() {
             return Ok(());
         }
-        bail!("{stack} does not listen at {address}: {}", fs::read_to_string(self.log(index)).unwrap_or_default())
-    }
-
-    fn log(&self, index: usize) -> PathBuf {
-        self.directory.path().join(format!("{index}.log"))
+        let log = fs::read_to_string(directory.join(format!("{index}/log"))).unwrap_or_default();
+        bail!("{} does not listen at {address}: {log}", self.stack)
     }
 }

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    cell::{Column, Mode, Protocol, ServerStack, Tally},
+    cell::{Column, Mode, Protocol, Tally},
     client::{Client, Seen, Visit},
+    stack::ServerStack,
 };
 use crate::{
     agent::{Agent, Hook, Settings},
@@ -83,19 +84,11 @@ impl<'a> Way<'a> {
 fn steer(mode: Mode, server: ServerStack, key_names: &[String]) -> Settings {
     let mut settings = Settings::new(Hook::Tc);
     if mode.tickets() {
-        settings.vip.push(format!("ticket_key_name = \"{}\"", ticket_key_name(server)));
+        settings.vip.push(format!("ticket_key_name = \"{}\"", server.key_name));
     }
     settings.backend =
         key_names.iter().enumerate().map(|(index, name)| (index, format!("key_names = [\"{name}\"]"))).collect();
     settings
-}
-
-/// Length and offset of the key's name in the tickets of a stack.
-fn ticket_key_name(server: ServerStack) -> &'static str {
-    match server {
-        ServerStack::Nginx | ServerStack::Gnutls | ServerStack::Go => "16@0",
-        ServerStack::Java => "4@0",
-    }
 }
 
 /// A client stack on a way. A slot is a simulated client; its number is that of the address it first came from.
@@ -180,6 +173,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::matrix::stack::STACKS;
 
     /// Servers by address, as source-address persistence chooses them; a session is resumed where it was made.
     #[derive(Default)]
@@ -253,10 +247,11 @@ mod tests {
     #[test]
     fn steer_is_told_where_key_names_lie() {
         let names = ["00".repeat(16), "01".repeat(16)];
-        let named = steer(Mode::Named13, ServerStack::Nginx, &names);
+        let stack = |word: &str| STACKS.into_iter().find(|stack| stack.word == word).unwrap_or(STACKS[0]);
+        let named = steer(Mode::Named13, stack("nginx"), &names);
         assert_eq!(named.vip, ["ticket_key_name = \"16@0\""]);
         assert_eq!(named.backend[1], (1, format!("key_names = [\"{}\"]", names[1])));
-        assert_eq!(steer(Mode::Ticket13, ServerStack::Java, &[]).vip, ["ticket_key_name = \"4@0\""]);
-        assert!(steer(Mode::Id12, ServerStack::Nginx, &[]).vip.is_empty());
+        assert_eq!(steer(Mode::Ticket13, stack("java"), &[]).vip, ["ticket_key_name = \"4@0\""]);
+        assert!(steer(Mode::Id12, stack("nginx"), &[]).vip.is_empty());
     }
 }

@@ -51,7 +51,7 @@ const VERIFY: &[Job] = &[Job::Verify, Job::All];
 const BENCH: &[Job] = &[Job::Bench, Job::All, Job::Matrix];
 const MATRIX: &[Job] = &[Job::Matrix];
 
-static TOOLS: [Package; 15] = [
+static TOOLS: [Package; 19] = [
     Package::new("iproute2", "ip", "makes network namespaces and links", RUN),
     Package::new("ethtool", "ethtool", "sets offloads of virtual links", RUN),
     Package::new("nftables", "nft", "the plain gateway to compare with; drops packets in tests", RUN),
@@ -65,6 +65,10 @@ static TOOLS: [Package; 15] = [
     Package::new("golang-go", "go", "compiles Go's ends", MATRIX),
     Package::new("default-jdk-headless", "javac", "compiles and runs Java's ends", MATRIX),
     Package::new("python3", "python3", "the Python, GnuTLS and Chromium clients", MATRIX),
+    Package::new("python3-pip", "pip3", "installs the stacks that apt does not have", MATRIX).optional(),
+    Package::new("apache2-bin", "apache2", "a server", MATRIX).optional(),
+    Package::new("mosquitto", "mosquitto", "a server", MATRIX).optional(),
+    Package::new("erlang-ssl", "erl", "a server", MATRIX).optional(),
     Package::new("chromium", "chromium", "a client", MATRIX).optional(),
     Package::new("libnss3-tools", "certutil", "fills Chromium's certificate store", MATRIX).optional(),
 ];
@@ -103,7 +107,7 @@ done
 apt-get -q -y -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 install --no-install-recommends --no-remove "$@"
 if command -v systemctl >/dev/null; then
     for package in "$@"; do
-        case "$package" in nginx|haproxy) systemctl disable "$package.service" || true ;; esac
+        case "$package" in nginx|haproxy|mosquitto) systemctl disable "$package.service" || true ;; esac
     done
 fi
 "#;
