@@ -47,10 +47,18 @@ pub struct Options {
     pub modes: Vec<Mode>,
     /// Sessions offered per cell and way.
     pub reconnects: usize,
+    /// Compare `ticket_key_name = "auto"` with the right layout, from the first ticket on, instead of the ways.
+    pub layouts: bool,
     /// One JSON object per cell instead of tables.
     pub json: bool,
     /// Where the packages of the stacks are.
     pub packages: Packages,
+}
+
+impl Options {
+    fn columns(&self) -> &'static [Column] {
+        if self.layouts { &Column::LAYOUTS } else { &Column::WAYS }
+    }
 }
 
 /// Runs the matrix and prints it; `true` if steer did all that can be done in every cell.
@@ -86,7 +94,7 @@ pub fn run(options: &Options) -> Result<bool> {
         }
     }
     if !options.json {
-        report::print(&cells, &options.modes, &table.versions());
+        report::print(&cells, options, &table.versions());
     }
     table.progress("done");
     Ok(cells.iter().all(Cell::holds))
@@ -152,9 +160,9 @@ impl<'a> Table<'a> {
         let start = Start { stack: *server, program, mode, lab: self.lab, pki: self.pki, peers: self.peers };
         match start.start() {
             Ok(servers) => {
-                for column in Column::ALL {
+                for column in self.options.columns() {
                     self.progress(&format!("{mode}: {server} servers, {column}"));
-                    self.column(column, clients, &mut cells, &servers);
+                    self.column(*column, clients, &mut cells, &servers);
                 }
             }
             // A stack whose servers do not start is a failure of its cells, not of the others.
@@ -198,7 +206,7 @@ impl<'a> Table<'a> {
         for cell in cells.iter_mut().filter(|cell| cell.reason.is_none()) {
             let Some((_, client)) = clients.iter_mut().find(|(stack, _)| *stack == cell.client) else { continue };
             let measured = match &way {
-                Ok(way) => way.measure(client.as_mut(), mode, self.lab.n_backends(), n),
+                Ok(way) => way.measure(client.as_mut(), mode, self.lab.n_backends(), (n, self.options.layouts)),
                 Err(error) => Err(anyhow!(way::first_line(error))),
             };
             let tally = measured.unwrap_or_else(|error| Tally::failed(n, way::first_line(&error)));

@@ -21,6 +21,9 @@ pub(crate) struct Arguments {
     /// Sessions offered per cell and way.
     #[arg(long, value_name = "N")]
     reconnects: Option<String>,
+    /// Compare `ticket_key_name = "auto"` with the right layout instead of the ways.
+    #[arg(long)]
+    layouts: bool,
     /// Only report what is missing, install nothing.
     #[arg(long)]
     no_install: bool,
@@ -33,6 +36,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     matrix.arg("--packages").arg(tree.target().join("peers"));
     if arguments.no_install {
         matrix.arg("--no-install");
+    }
+    if arguments.layouts {
+        matrix.arg("--layouts");
     }
     if arguments.json {
         matrix.arg("--json");

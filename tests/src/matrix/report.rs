@@ -3,17 +3,18 @@
 use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use super::{
+    Options,
     cell::{Cell, Column, Mode},
     program,
 };
 
 /// Prints the tables.
-pub(super) fn print(cells: &[Cell], modes: &[Mode], stacks: &[(String, &str)]) {
+pub(super) fn print(cells: &[Cell], options: &Options, stacks: &[(String, &str)]) {
     println!("{}", versions(stacks));
     let (not_run, run): (Vec<_>, Vec<_>) = cells.iter().partition(|cell| cell.not_run);
-    for &mode in modes {
+    for &mode in &options.modes {
         let rows: Vec<_> = run.iter().copied().filter(|cell| cell.mode == mode).collect();
-        println!("\n{}", table(mode, &rows));
+        println!("\n{}", table(mode, options.columns(), &rows));
     }
     let not_run: BTreeSet<_> = not_run.iter().filter_map(|cell| cell.reason.as_deref()).collect();
     not_run.iter().for_each(|reason| println!("{reason}"));
@@ -27,22 +28,22 @@ pub(super) fn print_json(cells: &[Cell]) {
     cells.iter().for_each(|cell| println!("{}", cell.object()));
 }
 
-fn table(mode: Mode, cells: &[&Cell]) -> String {
+fn table(mode: Mode, columns: &[Column], cells: &[&Cell]) -> String {
     let mut text = format!("{mode}: sessions resumed\n{:<10}{:<12}", "client", "server");
-    for column in Column::ALL {
+    for column in columns {
         write!(text, "{column:>14}").unwrap_or_default();
     }
     for cell in cells {
-        write!(text, "\n{:<10}{:<12}{}", cell.client, cell.server, row(cell)).unwrap_or_default();
+        write!(text, "\n{:<10}{:<12}{}", cell.client, cell.server, row(columns, cell)).unwrap_or_default();
     }
     text
 }
 
-fn row(cell: &Cell) -> String {
+fn row(columns: &[Column], cell: &Cell) -> String {
     if let Some(reason) = &cell.reason {
         return format!("  not served: {reason}");
     }
-    let mut text: String = Column::ALL.iter().map(|column| format!("{:>14}", share(cell, *column))).collect();
+    let mut text: String = columns.iter().map(|column| format!("{:>14}", share(cell, *column))).collect();
     for (column, tally) in &cell.tallies {
         if let Some(sample) = &tally.sample {
             write!(text, "\n    {column}: {} errors, the first: {sample}", tally.errors).unwrap_or_default();
@@ -78,7 +79,7 @@ mod tests {
         cell.take(Column::Direct, tally(12));
         cell.take(Column::L4, tally(4));
         cell.take(Column::Steer, Tally::failed(12, "the agent ended".to_owned()));
-        let text = table(Mode::Ticket13, &[&cell]);
+        let text = table(Mode::Ticket13, &Column::WAYS, &[&cell]);
         let line = "java      nginx             12 of 12       4 of 12             -       0 of 12\n";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("steer: 1 errors, the first: the agent ended"), "{text}");
@@ -88,6 +89,6 @@ mod tests {
     fn a_cell_that_cannot_be_served_says_why() {
         let mut cell = Cell::new(ClientStack::Go, STACKS[0], Mode::Id12);
         cell.take(Column::Direct, Tally::default());
-        assert!(table(Mode::Id12, &[&cell]).contains("not served: the client gets no session to offer"));
+        assert!(table(Mode::Id12, &Column::WAYS, &[&cell]).contains("not served: the client gets no session to offer"));
     }
 }

@@ -41,7 +41,8 @@ impl<'a> Way<'a> {
             Column::Direct => Self::Direct,
             Column::L4 => Self::L4 { _rules: PlainL4::start(lab)? },
             Column::Haproxy => Self::Haproxy { _proxy: HaProxy::start(lab)? },
-            Column::Steer => Self::Steer { _agent: Agent::start(lab, &steer(mode, server, key_names))? },
+            Column::Steer => Self::Steer { _agent: Agent::start(lab, &steer(mode, server.key_name, key_names))? },
+            Column::Auto => Self::Steer { _agent: Agent::start(lab, &steer(mode, "auto", key_names))? },
         })
     }
 
@@ -55,14 +56,14 @@ impl<'a> Way<'a> {
     /// What a client stack gets on this way.
     ///
     /// First one client per server gets a session and resumes it once from the same address: a gateway that learns a
-    /// server's key from an accepted ticket knows it then. What is counted are the offers of new clients, whose sessions
-    /// were never resumed: each gets one at a server and offers it from other addresses.
+    /// server's key from an accepted ticket knows it then; not where it is `cold`. What is counted are the offers of new
+    /// clients, whose sessions were never resumed: each gets one at a server and offers it from other addresses.
     pub(super) fn measure(
         &self,
         client: &mut dyn Client,
         mode: Mode,
         n_servers: usize,
-        n_offers: usize,
+        (n_offers, cold): (usize, bool),
     ) -> Result<Tally> {
         let mut walk = Walk { client, protocol: mode.protocol(), target: self.target() };
         let homes = match self {
@@ -70,7 +71,7 @@ impl<'a> Way<'a> {
             Self::L4 { .. } | Self::Haproxy { .. } | Self::Steer { .. } => walk.homes(n_servers)?,
         };
         // Where the gateway was told the names it has nothing to learn.
-        if mode != Mode::Named13 {
+        if mode != Mode::Named13 && !cold {
             for &home in &homes {
                 walk.visit(home, home).with_context(|| format!("resume from address {home}"))?;
                 walk.first(home)?;
@@ -80,11 +81,11 @@ impl<'a> Way<'a> {
     }
 }
 
-/// steer's configuration for servers of this stack.
-fn steer(mode: Mode, server: ServerStack, key_names: &[String]) -> Settings {
+/// steer's configuration for servers whose key names stand there.
+fn steer(mode: Mode, key_name: &str, key_names: &[String]) -> Settings {
     let mut settings = Settings::new(Hook::Tc);
     if mode.tickets() {
-        settings.vip.push(format!("ticket_key_name = \"{}\"", server.key_name));
+        settings.vip.push(format!("ticket_key_name = \"{key_name}\""));
     }
     settings.backend =
         key_names.iter().enumerate().map(|(index, name)| (index, format!("key_names = [\"{name}\"]"))).collect();
@@ -247,11 +248,11 @@ mod tests {
     #[test]
     fn steer_is_told_where_key_names_lie() {
         let names = ["00".repeat(16), "01".repeat(16)];
-        let stack = |word: &str| STACKS.into_iter().find(|stack| stack.word == word).unwrap_or(STACKS[0]);
-        let named = steer(Mode::Named13, stack("nginx"), &names);
+        let place = |word: &str| STACKS.into_iter().find(|stack| stack.word == word).unwrap_or(STACKS[0]).key_name;
+        let named = steer(Mode::Named13, place("nginx"), &names);
         assert_eq!(named.vip, ["ticket_key_name = \"16@0\""]);
         assert_eq!(named.backend[1], (1, format!("key_names = [\"{}\"]", names[1])));
-        assert_eq!(steer(Mode::Ticket13, stack("java"), &[]).vip, ["ticket_key_name = \"4@0\""]);
-        assert!(steer(Mode::Id12, stack("nginx"), &[]).vip.is_empty());
+        assert_eq!(steer(Mode::Ticket13, place("java"), &[]).vip, ["ticket_key_name = \"4@0\""]);
+        assert!(steer(Mode::Id12, place("nginx"), &[]).vip.is_empty());
     }
 }
