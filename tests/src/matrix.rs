@@ -187,9 +187,8 @@ impl<'a> Table<'a> {
         match (by, to) {
             (Ok(by), Ok(to)) => {
                 cell.versions = [by.version.clone(), to.version.clone()];
-                let loose = !server.one_version && client.offers_both() && mode.protocol() == Protocol::Tls12;
-                let loose = loose.then_some("both offer TLS 1.3, too, and take that");
-                cell.reason = server.why_not(mode, &to.version).or(loose).map(str::to_owned);
+                let no_browser = if client.is_browser() { server.why_no_browser(mode) } else { None };
+                cell.reason = server.why_not(mode, &to.version).or(no_browser).map(str::to_owned);
             }
             (Err(why), _) | (Ok(_), Err(why)) => {
                 cell.not_run = true;

@@ -108,8 +108,8 @@ impl ClientStack {
         }
     }
 
-    /// Whether its hello offers TLS 1.2 and 1.3 in every mode.
-    pub(super) fn offers_both(self) -> bool {
+    /// Whether it loads pages, and offers TLS 1.2 and 1.3 in every mode.
+    pub(super) fn is_browser(self) -> bool {
         self == Self::Chromium
     }
 }

@@ -168,7 +168,7 @@ pub(super) fn haproxy(site: &Site<'_>) -> Result<Command> {
         site,
         "haproxy.cfg",
         &format!(
-            "global\n  user root\ndefaults\n  mode http\n  timeout client 10s\n  timeout server 10s\n  \
+            "global\n  user root\ndefaults\n  mode http\n  option httpclose\n  timeout client 10s\n  timeout server 10s\n  \
              timeout connect 10s\nfrontend lab\n  {bind}\n  \
              http-request return status 200 content-type text/plain string ok\n"
         ),
@@ -195,11 +195,13 @@ PidFile apache.pid
 ErrorLog error.log
 LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
 LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule alias_module /usr/lib/apache2/modules/mod_alias.so
 LoadModule socache_shmcb_module /usr/lib/apache2/modules/mod_socache_shmcb.so
 LoadModule ssl_module /usr/lib/apache2/modules/mod_ssl.so
 User www-data
 Group www-data
 KeepAlive off
+RedirectMatch 200 ^/
 Listen {PORT}
 SSLSessionCache shmcb:{directory}/cache(512000)
 SSLEngine on

@@ -28,8 +28,8 @@ pub struct ServerStack {
     cannot: &'static [(Mode, &'static str)],
     /// The version from which its TLS 1.3 tickets have no key name in clear.
     nameless_since: Option<(u32, u32)>,
-    /// Whether it is held to the version of a mode. If not, a client that offers both gets TLS 1.3.
-    pub(super) one_version: bool,
+    /// Modes that a browser cannot run.
+    no_browser: &'static [(Mode, &'static str)],
     pub(super) run: Run,
 }
 
@@ -68,6 +68,9 @@ const NO_IDS: (Mode, &str) = (Mode::Id12, "the server has no session cache");
 const ALWAYS_TICKETS: (Mode, &str) = (Mode::Id12, "its tickets cannot be turned off");
 const NO_TICKETS12: (Mode, &str) = (Mode::Ticket12, "it has no tickets in TLS 1.2");
 const NO_TLS13: (Mode, &str) = (Mode::Ticket13, "its server here has TLS 1.2 only");
+const BOTH_VERSIONS: &[(Mode, &str)] = &[(Mode::Id12, "both offer TLS 1.3, too, and take that")];
+const NO_HTTP: &[(Mode, &str)] =
+    &[(Mode::Ticket12, "the server does not speak HTTP"), (Mode::Ticket13, "the server does not speak HTTP")];
 const GO_NAMELESS: Option<(u32, u32)> = Some((1, 21));
 
 const fn machine(name: &'static str, asked: &'static [&'static str]) -> Program {
@@ -80,7 +83,7 @@ const fn wheel(package: &'static str, file: &'static str, asked: &'static [&'sta
 
 /// OpenSSL's layout, which most have.
 const fn stack(word: &'static str, program: Program, cannot: &'static [(Mode, &'static str)], run: Run) -> ServerStack {
-    ServerStack { word, program, key_name: "16@0", cannot, nameless_since: None, one_version: true, run }
+    ServerStack { word, program, key_name: "16@0", cannot, nameless_since: None, no_browser: &[], run }
 }
 
 /// Node.js, also a client.
@@ -136,7 +139,7 @@ pub static STACKS: [ServerStack; 19] = [
     ),
     stack("deno", DENO, &[ALWAYS_TICKETS, NO_KEY], Run::Process(command::deno)),
     ServerStack {
-        one_version: false,
+        no_browser: BOTH_VERSIONS,
         ..stack("deno-serve", DENO, &[NO_TICKETS12, STATEFUL, NO_KEY], Run::Process(command::deno_serve))
     },
     stack("rustls", Program::Crate("rustls"), &[NO_KEY], Run::Rustls),
@@ -145,7 +148,10 @@ pub static STACKS: [ServerStack; 19] = [
     stack("erlang", ERLANG, &[NO_TICKETS12, NO_NAME, NO_KEY], Run::Process(command::erlang)),
     stack("haproxy", machine("haproxy", &["-v"]), &[], Run::Process(command::haproxy)),
     stack("apache", machine("apache2", &["-v"]), &[], Run::Process(command::apache)),
-    stack("mosquitto", machine("mosquitto", &["-h"]), &[ALWAYS_TICKETS, NO_KEY], Run::Process(command::mosquitto)),
+    ServerStack {
+        no_browser: NO_HTTP,
+        ..stack("mosquitto", machine("mosquitto", &["-h"]), &[ALWAYS_TICKETS, NO_KEY], Run::Process(command::mosquitto))
+    },
 ];
 
 const ERLANG: Program = Program::Machine {
@@ -178,8 +184,12 @@ impl ServerStack {
     pub(super) fn why_not(&self, mode: Mode, version: &str) -> Option<&'static str> {
         let nameless =
             mode == Mode::Ticket13 && self.nameless_since.is_some_and(|since| numbers(version) >= Some(since));
-        let cannot = self.cannot.iter().find(|(cannot, _)| *cannot == mode).map(|(_, reason)| *reason);
-        cannot.or_else(|| nameless.then_some(NO_NAME.1))
+        reason(self.cannot, mode).or_else(|| nameless.then_some(NO_NAME.1))
+    }
+
+    /// Why a browser cannot run a mode.
+    pub(super) fn why_no_browser(&self, mode: Mode) -> Option<&'static str> {
+        reason(self.no_browser, mode)
     }
 }
 
@@ -201,6 +211,10 @@ impl Site<'_> {
     pub(super) fn tickets(&self) -> &'static str {
         if self.mode.tickets() { "on" } else { "off" }
     }
+}
+
+fn reason(reasons: &[(Mode, &'static str)], mode: Mode) -> Option<&'static str> {
+    reasons.iter().find(|(of, _)| *of == mode).map(|(_, reason)| *reason)
 }
 
 /// Major and minor number of the first version in a text.
