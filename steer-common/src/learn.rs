@@ -68,15 +68,15 @@ pub fn taught(flow: &Flow) -> Taught {
     Taught { outcome, issued, used: resumed && flow.offered_kind != 0 && flow.flags & FLOW_HIT != 0 }
 }
 
-/// What the flow's backend was held to own by; `None` where it was not.
+/// By what the flow's backend was held to own what it accepted or refused; `None` where it was not.
 #[inline(always)]
-pub fn offer(flow: &Flow) -> Option<Offer> {
+pub fn offer(flow: &Flow, accepted: bool) -> Option<Offer> {
     let moved = matches!(Word(flow.word).state(), State::Spliced);
     if flow.offered_kind == 0 || (!moved && flow.flags & FLOW_AT_OWNER == 0) {
         return None;
     }
     if flow.flags & FLOW_HIT == 0 {
-        return Some(Offer::Guess);
+        return if accepted { Some(Offer::KeyName) } else { None };
     }
     if flow.flags & FLOW_NAMED != 0 {
         return Some(Offer::KeyName);

@@ -12,13 +12,11 @@ pub enum Offer {
     SessionId = 0,
     /// A ticket that is known by itself.
     Ticket = 1,
-    /// The name of a ticket's key.
+    /// The name of a ticket's key. That a backend refused a name that nobody knows tells nothing: it was a guess.
     KeyName = 2,
-    /// A guess, for nobody knows the name.
-    Guess = 3,
 }
 
-const _: () = assert!(Offer::Guess as usize + 1 == OFFER_KINDS);
+const _: () = assert!(Offer::KeyName as usize + 1 == OFFER_KINDS);
 
 /// Refusals in a row after which a backend gets few.
 pub const REFUSED: u16 = 8;
@@ -63,7 +61,7 @@ mod tests {
     use super::*;
 
     const NOW: u32 = 500_000;
-    const ALL: [Offer; OFFER_KINDS] = [Offer::SessionId, Offer::Ticket, Offer::KeyName, Offer::Guess];
+    const ALL: [Offer; OFFER_KINDS] = [Offer::SessionId, Offer::Ticket, Offer::KeyName];
 
     /// A backend that refused so many offers.
     fn refused(offer: Offer, n: u16) -> Refusals {

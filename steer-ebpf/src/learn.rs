@@ -250,10 +250,11 @@ fn count_outcome(
     }
     let (backend, seconds) = (scratch.backend, scratch.facts.seconds);
     let offered = flow.flags & FLOW_OFFERED != 0;
-    if let (Some(offer), Some(refusals)) = (offer(flow), refusals(backend))
+    let accepted = outcome as u32 == Outcome::Resumed as u32;
+    if let (Some(offer), Some(refusals)) = (offer(flow, accepted), refusals(backend))
         && outcome as u32 != Outcome::Unknown as u32
     {
-        refusals::note(refusals, offer, outcome as u32 == Outcome::Resumed as u32, seconds);
+        refusals::note(refusals, offer, accepted, seconds);
     }
     match outcome {
         Outcome::Resumed => {

@@ -389,7 +389,7 @@ extern "C" fn search(flow: *mut Flow) -> i32 {
     }
     let due = due(scratch, was_tried);
     if due != NO_BACKEND && due != flow.first {
-        if holds_back(due, Offer::Guess, scratch.facts.seconds) {
+        if holds_back(due, Offer::KeyName, scratch.facts.seconds) {
             return first(Counter::OwnerRefuses);
         }
         count(Counter::KeyNameDue);

@@ -8,7 +8,7 @@
 //! [`relay`] disturb both directions, [`traces`] tells what steer left on the machine. [`setting`] and [`case`] are what
 //! the tests of faults share, [`tables`] counts entries; [`talk`] holds both ends of plain TCP connections; [`demo`] is the
 //! whole of it for people, [`soak`] for minutes under chaos, [`live`] in other kernels, [`matrix`] judges steer with other
-//! TLS stacks at both ends.
+//! TLS stacks at both ends, [`rotation`] with servers that change their ticket keys.
 
 pub mod agent;
 pub mod bench;
@@ -35,6 +35,7 @@ pub mod pki;
 pub mod process;
 pub mod programs;
 pub mod relay;
+pub mod rotation;
 pub mod scenario;
 pub mod setting;
 pub mod soak;

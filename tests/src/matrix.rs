@@ -14,7 +14,7 @@ mod server;
 mod stack;
 mod way;
 
-use std::{fmt::Display, time::Instant};
+use std::{fmt::Display, path::PathBuf, time::Instant};
 
 use anyhow::{Context, Result, anyhow};
 
@@ -98,6 +98,16 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     table.progress("done");
     Ok(cells.iter().all(Cell::holds))
+}
+
+/// The nginx that makes new ticket keys by itself (from 1.23.2 on), and its version in its own words.
+///
+/// # Errors
+/// When it cannot be had.
+pub fn current_nginx(packages: &Packages) -> Result<(PathBuf, String)> {
+    let stack = STACKS.iter().find(|stack| stack.word == "nginx-1.31").context("no such stack")?;
+    let Found { path, version } = stack.program.find(packages)?;
+    Ok((path, version))
 }
 
 /// Clients that run, in the order asked for.

@@ -10,6 +10,7 @@ mod fuzz;
 mod lab;
 mod matrix;
 mod rights;
+mod rotation;
 mod setup;
 mod soak;
 mod test;
@@ -42,6 +43,8 @@ enum Verb {
     Test(test::Arguments),
     /// Judge steer with other TLS stacks at both ends, beside plain layer 4 and HAProxy.
     Matrix(matrix::Arguments),
+    /// Measure what steer keeps where servers make new ticket keys by themselves.
+    Rotation(rotation::Arguments),
     /// Load the programs into the running kernel and into others, and compare what the verifier counted.
     Verify(verify::Arguments),
     /// Measure.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Matrix(arguments) => matrix::run(&arguments),
+        Verb::Rotation(arguments) => rotation::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Soak(arguments) => soak::run(&arguments),

@@ -60,7 +60,7 @@ pub const KEY_NAME_CONFIGURED: u16 = 1;
 pub const KEY_NAME_SHARED: u16 = 2;
 
 /// Kinds of offers that are told apart in [`Refusals`].
-pub const OFFER_KINDS: usize = 4;
+pub const OFFER_KINDS: usize = 3;
 
 /// What a backend made of the offers that it was held to own: value of `refusals`, whose index is the `BackendId`. By
 /// [`crate::refusals::Offer`].
