@@ -1,7 +1,11 @@
 //! How handshakes end otherwise, and what is remembered of them.
 
 use steer_common::{
-    learn::Psk,
+    flow::{State, Word},
+    learn::{Psk, offer},
+    refusals::Offer,
+    session::Kind,
+    shared::{FLOW_AT_OWNER, FLOW_HIT, FLOW_NAMED, Flow},
     wire::tls::server_flight::{End, GIVE_UP, seen},
 };
 
@@ -97,6 +101,30 @@ fn only_a_known_session_counts_as_used() {
     follower.flow.flags = 0;
     assert!(!follower.used());
     assert!(!whole(&stream, Offered::Nothing).used());
+}
+
+/// An answer counts for or against a backend as an owner only where it was held to be the owner.
+#[test]
+fn a_backend_is_judged_as_an_owner_where_it_was_held_to_be_one() {
+    let ticket = Kind::Ticket as u8;
+    let judged = |state, flags, offered_kind, accepted| {
+        let word = Word::new(state, 7).0;
+        offer(&Flow { word, flags, offered_kind, ..Flow::default() }, accepted)
+    };
+    for (state, flag) in [(State::Spliced, 0), (State::First, FLOW_AT_OWNER)] {
+        for accepted in [false, true] {
+            let judged = |flags, kind| judged(state, flag | flags, kind, accepted);
+            assert_eq!(judged(FLOW_HIT, Kind::SessionId as u8), Some(Offer::SessionId));
+            assert_eq!(judged(FLOW_HIT, ticket), Some(Offer::Ticket));
+            assert_eq!(judged(FLOW_HIT | FLOW_NAMED, ticket), Some(Offer::KeyName));
+            assert_eq!(judged(0, ticket), accepted.then_some(Offer::KeyName), "a guess");
+            assert_eq!(judged(FLOW_HIT | FLOW_NAMED, 0), None, "a second hello that was not read");
+        }
+    }
+    // The owner was down, or refused the connection: the first backend answers for itself.
+    for state in [State::First, State::Established] {
+        assert_eq!(judged(state, FLOW_HIT | FLOW_NAMED, ticket, false), None);
+    }
 }
 
 #[test]
