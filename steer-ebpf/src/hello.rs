@@ -10,7 +10,10 @@ use steer_common::{
     counters::Counter,
     decide::Verdict,
     session::SESSION_ID_MAX,
-    shared::{FLOW_HELLO, FLOW_OFFERED, Flow, PENDING_MAX, PENDING_SLACK, Pending},
+    shared::{
+        FLOW_AT_OWNER, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, PENDING_MAX, PENDING_SLACK,
+        Pending,
+    },
     wire::{
         Packet as _, byte, proxy,
         tls::client_hello::{self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, SESSION_ID_AT, STREAM, Start, Walk},
@@ -20,7 +23,7 @@ use steer_common::{
 use crate::{
     certificate::{expect_answer, expect_behind, expect_in, said_behind},
     hook::{Hook as _, Window, tc::Tc},
-    lock,
+    lock::{self, unmark},
     maps::{Look, PENDING, Piece, Scratch, count, joined, scratch, shifted, spare},
     next::{self, drop},
     offers::{enter_id, find_owner, identifier, look_up_id, offer_again},
@@ -84,6 +87,16 @@ fn reason(index: u32) -> Counter {
     found
 }
 
+/// Forgets what a look at the client's hello found before: another copy of it may say something else.
+#[inline(always)]
+fn forget_offer(flow: *mut Flow) {
+    const OFFER: u32 = FLOW_HIT | FLOW_NAMED | FLOW_AT_OWNER | FLOW_ECH | FLOW_OFFERED;
+    // SAFETY: callers hold a pointer to a whole map value; a word is read.
+    if unsafe { (*flow).flags } & OFFER != 0 {
+        unmark(flow, OFFER);
+    }
+}
+
 /// Looks at the client's first bytes in the packet, `scratch.piece`, for a session ID that is known, which decides; else
 /// copies them. Whether they are to be decided on.
 #[inline(always)]
@@ -93,6 +106,7 @@ pub(crate) fn look_at_packet(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut
     let flow = unsafe { &mut *flow };
     let Piece { from, len, .. } = scratch.piece;
     scratch.id_unknown = 0;
+    forget_offer(flow);
     let said = id_in_packet(&Tc(skb).window(), scratch, flow, from, len);
     if said != said::UNKNOWN {
         scratch.piece.said = said;
@@ -137,6 +151,7 @@ pub(crate) extern "C" fn decide(flow: *mut Flow) -> i32 {
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
+    forget_offer(flow);
     let (look, have) = (scratch.piece.look, scratch.piece.have);
     let buffered = look != Look::Packet as u32;
     let text = if buffered { PENDING.get_ptr_mut(&scratch.key) } else { spare() };
@@ -276,7 +291,6 @@ fn decide_hello(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pending, have
         return said::NEED_MORE;
     }
     record.offered_kind = 0;
-    record.flags &= !FLOW_OFFERED;
     let owner = find_owner(scratch, flow, text);
     record.flags |= FLOW_HELLO;
     count(Counter::Hello);

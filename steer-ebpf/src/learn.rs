@@ -15,8 +15,9 @@ use steer_common::{
     refusals, rotation as rotations,
     session::{Kind, LAYOUTS, NameLayout, SESSION_ID_MAX},
     shared::{
-        Event, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_NAMELESS, FLOW_OFFERED, FLOW_RETRIED,
-        Flow, KEY_NAME_SHARED, KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, Outcomes, ROTATION_BACKENDS, Session,
+        Event, FLOW_AT_OWNER, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_NAMELESS, FLOW_OFFERED,
+        FLOW_RETRIED, Flow, KEY_NAME_CONFIGURED, KEY_NAME_OPENED_TWO, KEY_NAME_PROVEN, KEY_NAME_SHARED,
+        KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, Outcomes, ROTATION_BACKENDS, Session,
         VIP_LEARN_WITHOUT_CERTIFICATE, VIP_TELL_TICKETS,
     },
     wire::ip::Part,
@@ -24,7 +25,7 @@ use steer_common::{
 };
 
 use crate::{
-    lock::mark,
+    lock::{mark, unmark},
     maps::{
         EVENTS, KEY_NAME_TRIES, KEY_NAMES, SESSIONS, Scratch, WAKE, count, count_backend, now, refusals, rotation,
         scratch,
@@ -134,6 +135,7 @@ extern "C" fn follow_step(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
         Told::Retry => {
             // What counts now is what the client's second hello offers (RFC 8446 4.1.4).
             flow.offered_kind = 0;
+            unmark(flow, FLOW_HIT | FLOW_NAMED | FLOW_AT_OWNER);
             mark(flow, FLOW_RETRIED);
             count(Counter::ServerRetry);
             TOLD_MORE
@@ -338,7 +340,8 @@ extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
     if nameless {
         return 0;
     }
-    if scratch.vip.flags & VIP_TELL_TICKETS != 0 {
+    // Behind ECH the client chooses what is read here.
+    if scratch.vip.flags & VIP_TELL_TICKETS != 0 && (which == LESSON || flow.flags & FLOW_ECH == 0) {
         scratch.event = Event {
             at: now(),
             flow: scratch.key,
@@ -352,37 +355,58 @@ extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
         let told = EVENTS.output(&scratch.event, WAKE).is_ok();
         count(if told { Counter::TicketTold } else { Counter::EventsLost });
     }
+    let mut learned = KNOWN_NAME;
     for i in 0..limit::<{ LAYOUTS as i32 }>() {
-        if learn_name(flow, which, i) == 0 {
+        learned = learn_name(flow, which, i, learned as u32);
+        if learned == NO_NAME {
             break;
         }
     }
     0
 }
 
-/// The backend has the key of a ticket: its name by the `i`-th layout is noted. 0 where there is no more.
+const NO_NAME: i32 = 0;
+const KNOWN_NAME: i32 = 1;
+const NEW_NAME: i32 = 2;
+
+/// The backend has the key of a ticket: its name by the `i`-th layout is noted. `longer` is what was said of the one before,
+/// which is longer.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32) -> i32 {
-    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
+extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32, longer: u32) -> i32 {
+    const ONLY_NEW: u64 = 1;
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return NO_NAME };
     // SAFETY: not null, a whole map value.
     let flow = unsafe { &*flow };
     let bytes = if which == LESSON { &flow.follow.lesson } else { &flow.offered_bytes };
     if !enter_name(scratch, bytes, i) {
-        return 0;
+        return NO_NAME;
     }
     let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
+    let tail = u16::from_ne_bytes([bytes[30], bytes[31]]);
+    // Behind ECH the client chooses what is read here, whatever it is that its backend accepted. And what is no name looks as
+    // if it changed with every ticket.
+    let vouched = which == LESSON || flow.flags & FLOW_ECH == 0;
+    let followed = scratch.vip.flags & VIP_TELL_TICKETS == 0 && vouched;
     if let Some(name) = KEY_NAMES.get_ptr_mut(&scratch.session) {
         // SAFETY: a map value; a lost race costs one stamp.
         let name = unsafe { &mut *name };
         name.last_seen = seconds;
         if name.owner as u32 == owner {
             name.accepted = name.accepted.wrapping_add(1);
-        } else if name.flags & KEY_NAME_SHARED == 0 {
+            let second = name.flags & (KEY_NAME_OPENED_TWO | KEY_NAME_CONFIGURED) == 0 && name.tried[0] != tail;
+            if longer as i32 == NEW_NAME {
+                name.flags |= KEY_NAME_PROVEN;
+            }
+            if second && followed {
+                name.flags |= KEY_NAME_OPENED_TWO;
+                rotate(owner, CONFIRM);
+            }
+        } else if name.flags & KEY_NAME_SHARED == 0 && vouched {
             name.flags |= KEY_NAME_SHARED;
             count(Counter::KeyNameBecameShared);
         }
-        return 1;
+        return KNOWN_NAME;
     }
     scratch.name = KeyName {
         owner: owner as u16,
@@ -393,16 +417,36 @@ extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32) -> i32 {
         accepted: 1,
         tried: [NO_BACKEND; TRIES],
     };
-    if KEY_NAMES.insert(&scratch.session, &scratch.name, 0).is_ok() {
+    scratch.name.tried[0] = tail;
+    if KEY_NAMES.insert(&scratch.session, &scratch.name, ONLY_NEW).is_ok() {
         count(Counter::KeyNameLearned);
-        // What is no name looks as if it changed with every ticket.
-        let known = scratch.vip.flags & VIP_TELL_TICKETS == 0;
-        if let (true, Some(rotation)) = (known, rotation(scratch.vip.id)) {
-            rotations::note(rotation, limit::<{ ROTATION_BACKENDS as i32 }>(), owner as u16);
+        if followed {
+            rotate(owner, LEARN);
         }
     }
     let _ = KEY_NAME_TRIES.remove(&scratch.session);
-    1
+    NEW_NAME
+}
+
+/// What [`rotate`] notes of a backend: a key name was learned of it, opened a second ticket, or was not the one of a ticket that
+/// the backend was given on a guess.
+const LEARN: u32 = 0;
+const CONFIRM: u32 = 1;
+const MISS: u32 = 2;
+
+/// Notes what is learned of a backend's keys in the order of its pool.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn rotate(backend: u32, what: u32) -> i32 {
+    const ALL: i32 = ROTATION_BACKENDS as i32;
+    let Some(scratch) = scratch() else { return 0 };
+    let Some(rotation) = rotation(scratch.vip.id) else { return 0 };
+    match what {
+        LEARN => rotations::note(rotation, limit::<ALL>(), backend as u16),
+        CONFIRM => rotations::confirm(rotation, limit::<ALL>(), backend as u16),
+        _ => rotations::miss(rotation, limit::<ALL>(), backend as u16),
+    }
+    0
 }
 
 /// The backend could not open the client's ticket: it has not its key, as far as that is not known better.
@@ -415,6 +459,10 @@ fn rejected(scratch: &Scratch, flow: &mut Flow) {
     // What led it here may be no name while the layout is not known.
     let guessed = named && scratch.vip.flags & VIP_TELL_TICKETS != 0;
     let unknown = flow.flags & (FLOW_HIT | FLOW_ECH) == 0;
+    let moved = Word(flow.word).state() == State::Spliced;
+    if unknown && moved {
+        rotate(scratch.backend, MISS);
+    }
     if flow.offered_kind != Kind::Ticket as u8 || flow.flags & FLOW_NAMELESS != 0 || !(guessed || unknown) {
         return;
     }

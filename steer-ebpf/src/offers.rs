@@ -8,9 +8,9 @@ use steer_common::{
     refusals::{self, Offer},
     session::{Kind, LAYOUTS, LONGEST, NameLayout},
     shared::{
-        FLOW_AT_OWNER, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_NAMELESS, FLOW_OFFERED, Flow, KEY_NAME_SHARED,
-        KEY_NAME_TRIES as TRIES, LOOKUP_SLOTS, NO_BACKEND, NO_PSK, Pending, ROTATION_BACKENDS, SessionKey,
-        VIP_TELL_TICKETS,
+        BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, FLOW_AT_OWNER, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED,
+        FLOW_NAMELESS, FLOW_OFFERED, Flow, KEY_NAME_PROVEN, KEY_NAME_SHARED, KEY_NAME_TRIES as TRIES, LOOKUP_SLOTS,
+        NO_BACKEND, NO_PSK, Pending, ROTATION_BACKENDS, SessionKey, VIP_TELL_TICKETS,
     },
     wire::tls::{
         Version,
@@ -228,8 +228,10 @@ fn key_name(scratch: &mut Scratch, flow: &mut Flow) -> i32 {
     let Some(name) = KEY_NAMES.get_ptr_mut(&scratch.session) else { return said::UNKNOWN };
     // SAFETY: a map value; a lost race costs one hit.
     let name = unsafe { &mut *name };
-    // What several backends have is no name, nor is what leads to one that rejected a longer name than this.
-    if searched && (name.flags & KEY_NAME_SHARED != 0 || decide::was_tried(&scratch.name.tried, name.owner)) {
+    // What several backends have is no name, nor is what leads to one that rejected a longer name than this, unless that one
+    // accepted different ones.
+    let rejected = name.flags & KEY_NAME_PROVEN == 0 && decide::was_tried(&scratch.name.tried, name.owner);
+    if searched && (name.flags & KEY_NAME_SHARED != 0 || rejected) {
         return said::UNKNOWN;
     }
     let Some(backend) = backend(name.owner as u32) else { return first(Counter::OwnerDown) };
@@ -389,9 +391,6 @@ extern "C" fn search(flow: *mut Flow) -> i32 {
     }
     let due = due(scratch, was_tried);
     if due != NO_BACKEND && due != flow.first {
-        if holds_back(due, Offer::KeyName, scratch.facts.seconds) {
-            return first(Counter::OwnerRefuses);
-        }
         count(Counter::KeyNameDue);
         return due as i32;
     }
@@ -423,18 +422,25 @@ fn tried(scratch: &Scratch) -> [u16; TRIES] {
 fn due(scratch: &Scratch, was_tried: impl Fn(u16) -> bool) -> u16 {
     let Some(known) = rotation(scratch.vip.id) else { return NO_BACKEND };
     for i in 0..limit::<{ ROTATION_BACKENDS as i32 }>() {
-        let next = &mut known.backends[i as usize % ROTATION_BACKENDS];
-        if next.n_names == 0 {
+        let next = &known.backends[i as usize % ROTATION_BACKENDS];
+        if next.backend == 0 {
             break;
         }
-        if !next.changes() || was_tried(next.backend) {
+        if !next.changes() || was_tried(next.id()) || !takes_new_sessions(next.id(), scratch.vip.id) {
             continue;
         }
-        let of_pool = backend(next.backend as u32).is_some_and(|backend| backend.vip_id == scratch.vip.id);
-        if of_pool && is_up(next.backend) {
-            return next.backend;
+        if !holds_back(next.id(), Offer::KeyName, scratch.facts.seconds) {
+            return next.id();
         }
-        next.put_back();
     }
     NO_BACKEND
+}
+
+/// Whether a backend of a VIP is up and may get clients that have no session there.
+#[inline(always)]
+fn takes_new_sessions(id: u16, vip: u16) -> bool {
+    const STATES: u16 = BACKEND_PRESENT | BACKEND_UP | BACKEND_DRAINING;
+    backend(id as u32).is_some_and(|backend| {
+        backend.vip_id == vip && backend.flags & STATES == BACKEND_PRESENT | BACKEND_UP && backend.weight != 0
+    })
 }

@@ -48,7 +48,7 @@ no_padding!(BackendPath, 24, 2, 2, 4, 4);
 no_padding!(KeyName, 2, 2, 4, 4, 4, 4, 2 * KEY_NAME_TRIES);
 no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2, 1, 1, 2, 4, 4, 4);
 no_padding!(Refusals, 4 * OFFER_KINDS, 2 * OFFER_KINDS, 2 * OFFER_KINDS);
-no_padding!(Rotating, 2, 2);
+no_padding!(Rotating, 2, 1, 1);
 no_padding!(Rotation, 4 * ROTATION_BACKENDS);
 no_padding!(SourceKey, 16, 2, 2);
 no_padding!(Source, 4, 4);

@@ -48,7 +48,8 @@ pub struct KeyName {
     pub hits: u32,
     /// Tickets of it that its owner issued (TLS 1.2) or accepted.
     pub accepted: u32,
-    /// Backends that rejected a ticket of it, [`NO_BACKEND`] in empty places; only in `key_name_tries`.
+    /// In `key_name_tries` the backends that rejected a ticket of it, [`NO_BACKEND`] in empty places. In `key_names` the first
+    /// number is the last two of the 32 bytes of the first ticket that was accepted: another one has others.
     pub tried: [u16; KEY_NAME_TRIES],
 }
 
@@ -58,6 +59,10 @@ pub const KEY_NAME_TRIES: usize = 6;
 pub const KEY_NAME_CONFIGURED: u16 = 1;
 /// More than one backend issued or accepted tickets of it: it does not steer.
 pub const KEY_NAME_SHARED: u16 = 2;
+/// Its owner accepted tickets with different longer names than this while the layout was not known: this may be the name.
+pub const KEY_NAME_PROVEN: u16 = 4;
+/// Its owner accepted two tickets of it.
+pub const KEY_NAME_OPENED_TWO: u16 = 8;
 
 /// Kinds of offers that are told apart in [`Refusals`].
 pub const OFFER_KINDS: usize = 3;
@@ -83,7 +88,7 @@ pub const ROTATION_BACKENDS: usize = 64;
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rotation {
-    /// The one whose newest key is the oldest comes first; behind the last one there are entries without names.
+    /// The one whose newest key is the oldest comes first; behind the last one there are empty entries.
     pub backends: [Rotating; ROTATION_BACKENDS],
 }
 
@@ -91,10 +96,12 @@ pub struct Rotation {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rotating {
-    /// `BackendId`.
+    /// `BackendId` and 1; 0: an empty entry.
     pub backend: u16,
-    /// Key names that were learned of it; saturates.
-    pub n_names: u16,
+    /// Key names of it that opened two tickets; saturates.
+    pub n_names: u8,
+    /// Tickets that it was given on a guess and refused since its newest name was learned; saturates.
+    pub missed: u8,
 }
 
 /// Whose sessions are counted together: key of `sources`.

@@ -24,7 +24,7 @@ pub use machine::{Machine, machine, programs};
 pub use warning::{Kind, Warning};
 pub(super) use watch::{Watched, run};
 
-use crate::report::{BackendState, Backends, Keys, VipReport};
+use crate::report::{BackendState, Backends, Keys, LayoutOrigin, VipReport};
 
 /// What is wrong right now, and how far it went, for all who ask the agent.
 #[derive(Clone, Default, Debug)]
@@ -75,7 +75,9 @@ pub fn traffic(vips: &[VipReport], backends: &Backends, keys: &Keys) -> Vec<Warn
 /// Key names that do not steer because several backends use them, as one sentence for each VIP.
 pub fn shared_names(keys: &Keys) -> Vec<String> {
     let mut vips = BTreeMap::<_, Vec<&str>>::new();
-    for name in keys.names.iter().filter(|name| name.shared) {
+    // While the layout is searched, what several backends have may be no name.
+    let searched = |vip| keys.layouts.iter().any(|at| Some(at.vip) == vip && at.origin == LayoutOrigin::Searched);
+    for name in keys.names.iter().filter(|name| name.shared && !searched(name.vip)) {
         vips.entry(name.vip).or_default().push(&name.name);
     }
     let sentence = |(vip, names): (Option<SocketAddr>, Vec<&str>)| {

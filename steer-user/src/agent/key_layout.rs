@@ -59,7 +59,7 @@ impl Search {
         }
         own.push(*ticket);
         if n_named(own, LONG, ticket) >= REPEATS {
-            return Some(self.finding(self.long(backend, ticket)));
+            return self.long(backend, ticket).map(|layout| self.finding(layout));
         }
         if self.has_short_name(backend, ticket) {
             return Some(self.finding(SHORT));
@@ -80,11 +80,18 @@ impl Search {
     /// Where a name of 16 bytes stands whose bytes from 0 on come again: behind a version byte if one more byte comes again
     /// with them and all tickets of all backends start alike. That one more byte of a name's nonce does by chance is as
     /// likely as to draw the same byte four times.
-    fn long(&self, backend: u16, ticket: &Ticket) -> NameLayout {
-        let alike = |other: &&Ticket| other.starts_with(&ticket[..=LONG.len as usize]);
-        let n_alike = self.own(backend).iter().filter(alike).count();
-        let one_start = self.seen.values().flatten().all(|other| other[0] == ticket[0]);
-        if n_alike >= REPEATS && one_start { BEHIND_VERSION } else { LONG }
+    /// `None` where that needs more tickets.
+    fn long(&self, backend: u16, ticket: &Ticket) -> Option<NameLayout> {
+        if self.seen.values().flatten().any(|other| other[0] != ticket[0]) {
+            return Some(LONG);
+        }
+        let own = self.own(backend);
+        let n_alike = |ticket: &Ticket| own.iter().filter(|other| other[..=16] == ticket[..=16]).count();
+        match own.iter().map(n_alike).max().unwrap_or_default() {
+            REPEATS.. => Some(BEHIND_VERSION),
+            2.. if own.len() < TICKETS => None,
+            _ => Some(LONG),
+        }
     }
 
     /// Whether four bytes come again while the rest of a long name does not.
@@ -229,6 +236,13 @@ mod tests {
         let names =
             found.names.iter().map(|name| (name.name.as_slice(), name.backend, name.shared)).collect::<Vec<_>>();
         assert_eq!(names, [(&b"key-of-server-11"[..], 0, false), (&b"key-of-server-12"[..], 1, false)]);
+    }
+
+    #[test]
+    fn two_names_of_one_backend_behind_a_version_byte_are_waited_for() {
+        let name = |n: u64| if n.is_multiple_of(2) { b"key-of-server-11" } else { b"key-of-server-12" };
+        let (found, after) = tell((0..99).map(|n| (3, s2n(name(n), n)))).unwrap();
+        assert_eq!((found.layout, after, found.names.len()), (BEHIND_VERSION, 7, 2));
     }
 
     #[test]

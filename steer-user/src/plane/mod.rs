@@ -24,6 +24,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use steer_common::{
     counters::Counter,
+    rotation,
     shared::{
         Backend, BackendPath, BackendStats, Endpoint, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held,
         HeldKey, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Outcomes, Pending,
@@ -172,6 +173,7 @@ pub struct Plane {
     backend_paths: Slots<BackendPath>,
     /// `None` where the programs are an older version's, which has no such map.
     refusals: Option<Slots<Refusals>>,
+    rotations: Option<Slots<Rotation>>,
     pub(crate) backend_ids: Table<Endpoint, u32>,
     vips: Table<Endpoint, Vip>,
     directory: Slots<Listed>,
@@ -204,6 +206,7 @@ impl Plane {
             backends: Slots::open(dir, "backends")?,
             backend_paths: Slots::open(dir, "backend_paths")?,
             refusals: Slots::open(dir, "refusals").ok(),
+            rotations: Slots::open(dir, "rotations").ok(),
             backend_ids: Table::open(dir, "backend_ids")?,
             vips: Table::open(dir, "vips")?,
             directory: Slots::open(dir, "directory")?,
@@ -266,6 +269,13 @@ impl Plane {
         self.set_backend_path(id, &BackendPath::default())?;
         if let Some(refusals) = &mut self.refusals {
             refusals.set(id, &Refusals::default())?;
+        }
+        if let Some(rotations) = &mut self.rotations {
+            for (vip, mut rotation) in (0..).zip(rotations.all()?) {
+                if rotation::forget(&mut rotation, id as u16) {
+                    rotations.set(vip, &rotation)?;
+                }
+            }
         }
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
         let zero = PerCpuValues::try_from(vec![BackendStats::default(); cpus]).context("make empty statistics")?;

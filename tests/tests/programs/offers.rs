@@ -6,8 +6,12 @@ use steer_common::{
     counters::Counter,
     decide,
     refusals::{REFUSED, TRIED},
+    rotation::MISSED,
     session::Kind,
-    shared::{Flow, LOOKUP_SLOTS, SessionKey, VIP_OBSERVE, VIP_TELL_TICKETS},
+    shared::{
+        BACKEND_DRAINING, BACKEND_UP, FLOW_HIT, FLOW_NAMED, Flow, LOOKUP_SLOTS, SessionKey, VIP_OBSERVE,
+        VIP_TELL_TICKETS,
+    },
     wire::tls::server_flight::Follow,
 };
 use steer_tests::{ends::endpoint, programs::Program};
@@ -20,6 +24,9 @@ use crate::{
 
 const CLIENT: u32 = CLIENT_ISN.wrapping_add(1);
 const FIRST: u32 = FIRST_ISN.wrapping_add(1);
+/// A backend's record, as the agent changes it.
+type Change = steer_common::shared::Backend;
+
 const OWNER: u32 = OWNER_ISN.wrapping_add(1);
 
 /// A client that connects through the gateway, and its two backends; new connections go to the first one.
@@ -27,6 +34,8 @@ struct Visits {
     world: World,
     ends: Ends,
     given: Given,
+    /// What is changed of the other backend before a hello.
+    change_other: Option<fn(&mut Change)>,
 }
 
 impl Visits {
@@ -39,7 +48,7 @@ impl Visits {
         let key = ends.key();
         table[decide::slot(&vip, &key.client, key.client_port) as usize] = ends.first_id;
         world.loaded.plane.lookup.write(vip.lookup_base, &table)?;
-        Ok(Self { world, ends, given })
+        Ok(Self { world, ends, given, change_other: None })
     }
 
     fn count(&self, counter: Counter) -> Result<u64> {
@@ -49,6 +58,14 @@ impl Visits {
     /// Says a hello; true where it is led to the other backend than the first.
     fn says(&mut self, hello: &[u8]) -> Result<bool> {
         self.world.prepare(&self.ends, &self.given)?;
+        if let Some(change) = self.change_other {
+            let id = u32::from(self.ends.owner_id);
+            let plane = &mut self.world.loaded.plane;
+            let all = plane.backends()?;
+            let (_, mut backend) = all.into_iter().find(|(other, _)| *other == id).context("the other backend")?;
+            change(&mut backend);
+            plane.set_backend(id, &backend)?;
+        }
         let before = self.count(Counter::Rehome)?;
         let frame = self.ends.up(CLIENT).ack(FIRST).options(&STAMPS).payload(hello);
         self.world.run(Program::Tc, &from_client(&frame))?;
@@ -209,29 +226,96 @@ fn a_refusal_counts_against_nobody_but_the_owner() -> Result<()> {
     Ok(())
 }
 
+/// A pool whose backends came to two key names each, the first backend before the other one.
+fn rotating(ends: Ends) -> Result<Visits> {
+    let mut visits = Visits::new(ends, 0)?;
+    for round in 0..2 {
+        for n in 0..2 {
+            visits.learns_of_first(&ticket(&[1 + 2 * round; 16], n))?;
+        }
+        for n in 0..2 {
+            visits.learns_of_other(&ticket(&[2 + 2 * round; 16], n))?;
+        }
+        assert_eq!(visits.count(Counter::KeyNameDue)?, 0);
+    }
+    // The first backend is next, then the other one.
+    visits.learns_of_first(&ticket(&[5; 16], 0))?;
+    Ok(visits)
+}
+
 #[test]
 fn an_unknown_key_name_goes_to_the_backend_whose_newest_one_is_the_oldest() -> Result<()> {
     for ends in families() {
-        let mut visits = Visits::new(ends, 0)?;
-        visits.learns_of_first(&ticket(&[1; 16], 1))?;
-        visits.learns_of_other(&ticket(&[2; 16], 2))?;
-        assert!(!visits.says(&hello13(&ticket(&[3; 16], 3)))?, "no key has changed yet");
-        visits.hears(false, &answer13(true))?;
-        visits.learns_of_other(&ticket(&[4; 16], 4))?;
-        // Both have changed their key now, the first backend before the other.
-        assert!(!visits.says(&hello13(&ticket(&[5; 16], 5)))?, "the first backend is next");
-        visits.hears(false, &answer13(true))?;
+        let mut visits = rotating(ends)?;
         assert!(visits.offers(&ticket(&[6; 16], 6), Backend::Other)?, "the other one is next");
         assert_eq!(visits.count(Counter::KeyNameDue)?, 1);
+        assert!(!visits.says(&hello13(&ticket(&[7; 16], 0)))?, "and then the first one");
+        visits.hears(false, &answer13(true))?;
         // Who is tried in vain is not tried again with that name.
-        assert!(!visits.offers(&ticket(&[7; 16], 7), Backend::Other)?, "a guess that is wrong");
-        assert!(visits.offers(&ticket(&[7; 16], 8), Backend::Other)?);
-        // However often the guess is wrong, it is no refusal of what the backend issued.
-        for n in 20..60 {
-            visits.offers(&ticket(&[n; 16], n.into()), Backend::First)?;
-        }
-        assert!(visits.offers(&ticket(&[60; 16], 60), Backend::Other)? && visits.count(Counter::OwnerRefuses)? == 0);
+        assert!(!visits.offers(&ticket(&[8; 16], 0), Backend::First)?, "a guess that is wrong");
+        assert!(visits.offers(&ticket(&[8; 16], 1), Backend::First)?);
     }
+    Ok(())
+}
+
+#[test]
+fn a_backend_that_refuses_what_it_is_given_on_a_guess_is_guessed_no_more_and_keeps_its_own() -> Result<()> {
+    let mut visits = rotating(families()[0])?;
+    let mut n_guessed = 0;
+    for n in 20..60 {
+        n_guessed += usize::from(visits.says(&hello13(&ticket(&[n; 16], n.into())))?);
+        visits.hears(n_guessed == usize::from(n - 19), &answer13(false))?;
+    }
+    assert_eq!(n_guessed, usize::from(MISSED));
+    assert!(visits.offers(&ticket(&[4; 16], 60), Backend::Other)?, "its known key leads there");
+    assert_eq!(visits.count(Counter::OwnerRefuses)?, 0);
+    Ok(())
+}
+
+#[test]
+fn a_backend_that_takes_no_new_sessions_is_no_guess() -> Result<()> {
+    for change in [
+        |backend: &mut Change| backend.flags |= BACKEND_DRAINING,
+        |backend: &mut Change| backend.flags &= !BACKEND_UP,
+        |backend: &mut Change| backend.weight = 0,
+    ] {
+        let mut visits = rotating(families()[0])?;
+        visits.change_other = Some(change);
+        assert!(!visits.says(&hello13(&ticket(&[6; 16], 6)))?);
+    }
+    Ok(())
+}
+
+#[test]
+fn tickets_without_names_move_nobody_under_the_usual_layout() -> Result<()> {
+    for ends in families() {
+        let mut visits = Visits::new(ends, 0)?;
+        for n in 0..10 {
+            visits.learns_of_other(&ticket(&[], n))?;
+            // One that is offered again is the same ticket, not another one of its name.
+            visits.learns_of_other(&ticket(&[], n))?;
+        }
+        let moved = (100..130).map(|n| visits.says(&hello13(&ticket(&[], n)))).collect::<Result<Vec<_>>>()?;
+        assert!(!moved.contains(&true), "{moved:?}");
+    }
+    Ok(())
+}
+
+/// Another copy of a hello says something else, and is judged by that alone.
+#[test]
+fn what_a_copy_with_a_wrong_checksum_offers_is_forgotten() -> Result<()> {
+    let ends = families()[0];
+    let mut visits = Visits::new(ends, 0)?;
+    visits.learns_of_other(&ticket(&[2; 16], 1))?;
+    visits.world.prepare(&ends, &visits.given)?;
+    let segment = |hello: &[u8]| from_client(&ends.up(CLIENT).ack(FIRST).options(&STAMPS).payload(hello));
+    let mut bad = segment(&hello13(&ticket(&[2; 16], 2)));
+    *bad.last_mut().context("a frame")? ^= 1;
+    visits.world.run(Program::Tc, &bad)?;
+    assert_eq!(visits.count(Counter::BadChecksum)?, 1);
+    visits.world.run(Program::Tc, &segment(&hello13(&ticket(&[9; 16], 3))))?;
+    let flags = visits.world.flow(&ends)?.flags;
+    assert_eq!(flags & (FLOW_HIT | FLOW_NAMED), 0, "{flags:#x}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use steer_common::shared::{
     BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_HALVES, LOOKUP_SLOTS,
     VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE,
-    VIP_SWALLOW, Vip,
+    VIP_SWALLOW, VIP_TELL_TICKETS, Vip,
 };
 
 use super::{Pools, names};
@@ -24,7 +24,8 @@ impl Pools {
     pub(super) fn write_vip(&mut self, vip: &config::Vip, id: u16) -> Result<()> {
         let old = self.plane.vip(&endpoint(vip.address))?;
         let (layout, origin) = names::layout(vip, old.as_ref());
-        if old.is_some_and(|old| names::layout_of(&old) != layout) {
+        let searched = |flags: u16| flags & VIP_TELL_TICKETS != 0;
+        if old.is_some_and(|old| names::layout_of(&old) != layout || searched(old.flags) != searched(origin)) {
             self.forget_names(id)?;
         }
         let wanted = Vip {

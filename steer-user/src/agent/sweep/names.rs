@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use steer_common::shared::{
-    BACKEND_PRESENT, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, NO_BACKEND, SessionKey,
+    BACKEND_PRESENT, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, NO_BACKEND, SessionKey, VIP_TELL_TICKETS,
 };
 
 use super::{Rules, Swept};
@@ -46,6 +46,10 @@ impl Rules {
         // Tickets of a VIP that is gone can never be presented again; a number without a backend opens none.
         let Some(vip) = self.vips.get(&key.vip) else { return true };
         let Some(owner) = self.backend(name.owner, key.vip) else { return true };
+        // What was taken for a name while the layout was not known.
+        if vip.flags & VIP_TELL_TICKETS == 0 && key.len != vip.name_len {
+            return true;
+        }
         let (idle, is) = (clock::age(self.now, name.last_seen), |flag| name.flags & flag != 0);
         if owner.flags & BACKEND_PRESENT == 0 {
             // As its sessions go. A name that others use as well goes at once: it may be theirs alone now.
@@ -81,7 +85,7 @@ mod tests {
 
     /// VIP 0 with backend 1 in its pool and backend 2 out of it.
     fn rules() -> Rules {
-        let vip = Vip { session_timeout: 600, name_timeout: 86_400, ..Vip::default() };
+        let vip = Vip { session_timeout: 600, name_timeout: 86_400, name_len: 16, ..Vip::default() };
         let backends = [(1, BACKEND_PRESENT), (2, 0)].map(|(id, flags)| (id, Backend { flags, ..Backend::default() }));
         Rules { now: NOW, vips: [(0, vip)].into(), backends: backends.into() }
     }
@@ -101,6 +105,15 @@ mod tests {
         assert!(!rules().name_is_stale(&KEY, &name(1, 0, 86_400)));
         assert!(rules().name_is_stale(&KEY, &name(1, 0, 86_401)));
         assert!(!rules().name_is_stale(&KEY, &name(1, KEY_NAME_CONFIGURED, 199_999)));
+    }
+
+    #[test]
+    fn what_was_taken_for_a_name_by_another_layout_goes() {
+        let other = SessionKey { len: 4, ..KEY };
+        assert!(rules().name_is_stale(&other, &name(1, 0, 0)));
+        let mut searched = rules();
+        searched.vips.get_mut(&0).unwrap().flags = VIP_TELL_TICKETS;
+        assert!(!searched.name_is_stale(&other, &name(1, 0, 0)) && !searched.name_is_stale(&KEY, &name(1, 0, 0)));
     }
 
     #[test]
