@@ -160,7 +160,7 @@ fn visits(
     started: Instant,
     outcome: &Mutex<Outcome>,
 ) -> Result<()> {
-    let (number, direct) = (index / 2, index % 2 == 0);
+    let (number, direct) = (index / 2, index.is_multiple_of(2));
     // Knuth's multiplicative hash; both ways of a client have the same times.
     let scattered = |n: usize| ((number * 7919 + n + 1).wrapping_mul(2_654_435_761) >> 8) & 0xffff;
     let part = |n: usize| scattered(n) as f64 / 65_536.0;
