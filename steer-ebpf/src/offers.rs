@@ -355,6 +355,9 @@ extern "C" fn enter_search(flow: *mut Flow) -> i32 {
     if flow.flags & FLOW_NAMELESS != 0 {
         return 0;
     }
+    if scratch.vip.flags & VIP_TELL_TICKETS == 0 {
+        return enter_name(scratch, &flow.offered_bytes, 0) as i32;
+    }
     let mut entered = 0;
     for i in 0..limit::<{ LAYOUTS as i32 }>() {
         if enter_name(scratch, &flow.offered_bytes, LAYOUTS - 1 - i) {
