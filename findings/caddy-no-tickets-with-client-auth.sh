@@ -32,7 +32,7 @@ look() {
     admin off
     auto_https off
 }
-https://localhost:$port {
+localhost:$port {
     bind 127.0.0.1
     tls $dir/cert.pem $dir/key.pem {
         protocols tls1.2 tls1.3

@@ -43,7 +43,7 @@ pub(crate) static KEY_NAME_TRIES: LruHashMap<SessionKey, KeyName, 1024> = LruHas
 /// agent.
 #[btf_map(name = "refusals")]
 static REFUSALS: Array<Refusals, { MAX_BACKENDS as usize }> = Array::new();
-/// When the backends of each VIP came to new key names. Written here only.
+/// In which order the backends of each VIP came to their newest key names. Written here; the agent takes out who is gone.
 #[btf_map(name = "rotations")]
 static ROTATIONS: Array<Rotation, { MAX_VIPS as usize }> = Array::new();
 /// Sessions learned of each source, where a VIP limits them. Written here only; the agent ages it.
