@@ -9,7 +9,7 @@ use steer_common::{
     rotation::MISSED,
     session::Kind,
     shared::{
-        BACKEND_DRAINING, BACKEND_UP, FLOW_HIT, FLOW_NAMED, Flow, LOOKUP_SLOTS, SessionKey, VIP_OBSERVE,
+        BACKEND_DRAINING, BACKEND_UP, FLOW_HIT, FLOW_NAMED, Flow, LOOKUP_SLOTS, Session, SessionKey, VIP_OBSERVE,
         VIP_TELL_TICKETS,
     },
     wire::tls::server_flight::Follow,
@@ -222,6 +222,15 @@ fn a_refusal_counts_against_nobody_but_the_owner() -> Result<()> {
     }
     visits.given.vip_flags = 0;
     assert!(visits.says(&surgery::hello(&ID, 300))?);
+    // Nor was it booked on the first one, which is an owner itself.
+    let own = [0x5c; 32];
+    let key = SessionKey::new(ends.vip_id, Kind::SessionId, &own).context("a session ID")?;
+    let now = steer_user::clock::seconds();
+    let session = Session { owner: ends.first_id, first_seen: now, last_seen: now, ..Session::default() };
+    visits.world.loaded.plane.sessions.insert(&key, &session)?;
+    let elsewhere = Flow { first: ends.owner_id, owner: ends.owner_id, ..ends.established() };
+    visits.given.flow = Some(elsewhere);
+    assert!(visits.says(&surgery::hello(&own, 300))?);
     assert_eq!(visits.count(Counter::OwnerRefuses)?, 0);
     Ok(())
 }
@@ -353,8 +362,11 @@ fn tickets_without_names_and_a_shared_key_are_led_nowhere_while_nobody_told_the_
     let ends = families()[0];
     for name in [&[][..], b"NSS!", &[7; 16]] {
         let mut visits = Visits::new(ends, VIP_TELL_TICKETS)?;
-        visits.learns_of_first(&ticket(name, 1))?;
-        visits.learns_of_other(&ticket(name, 2))?;
+        visits.learns_of_other(&ticket(name, 1))?;
+        // While the gateway only looks the first backend keeps the flow, and accepts a ticket of that name, too.
+        visits.given.vip_flags |= VIP_OBSERVE;
+        visits.learns_of_first(&ticket(name, 2))?;
+        visits.given.vip_flags &= !VIP_OBSERVE;
         let moved = (10..34).map(|n| visits.says(&hello13(&ticket(name, n)))).collect::<Result<Vec<_>>>()?;
         assert!(!moved.contains(&true), "{name:?}: {moved:?}");
         assert_eq!(visits.count(Counter::KeyNameDue)?, 0);
