@@ -2,8 +2,8 @@
 //! tests, the fuzzers and the offline tools.
 //!
 //! Modules stand in the order of a packet's journey: bytes are read ([`wire`]), named ([`directory`], [`flow`], [`session`]), decided on
-//! ([`decide`], [`refusals`], [`rotation`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]), traced ([`trace`]), learned from ([`learn`]) and counted ([`counters`]); [`shared`] holds
-//! the layouts of the pinned maps.
+//! ([`decide`], [`refusals`], [`rotation`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]), traced ([`trace`]), learned from ([`learn`]) and counted ([`counters`]); [`maps`] lists the
+//! pinned maps, [`shared`] holds their layouts.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
@@ -14,6 +14,7 @@ pub mod directory;
 pub mod flow;
 pub mod learn;
 pub mod legs;
+pub mod maps;
 pub mod ranges;
 pub mod refusals;
 pub mod rehome;

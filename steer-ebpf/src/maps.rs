@@ -10,6 +10,7 @@ use steer_common::{
     counters::Counter,
     directory,
     flow::State,
+    maps::entries,
     shared::{
         Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign, FragmentKey,
         FragmentRoute, Held, HeldKey, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES,
@@ -31,14 +32,15 @@ use crate::{emit::Emitting, forward::Change};
 
 /// Session key to its owner. Written by `learn`; the agent ages it.
 #[btf_map(name = "sessions")]
-pub(crate) static SESSIONS: LruHashMap<SessionKey, Session, 262_144> = LruHashMap::new();
+pub(crate) static SESSIONS: LruHashMap<SessionKey, Session, { entries("sessions") as usize }> = LruHashMap::new();
 /// Names of ticket keys to the backend that has the key. Written by `learn` and, where configured, by the agent, which
 /// ages it.
 #[btf_map(name = "key_names")]
-pub(crate) static KEY_NAMES: LruHashMap<SessionKey, KeyName, 16_384> = LruHashMap::new();
+pub(crate) static KEY_NAMES: LruHashMap<SessionKey, KeyName, { entries("key_names") as usize }> = LruHashMap::new();
 /// Key names whose owner is not known, and who rejected their tickets. Written here only.
 #[btf_map(name = "key_name_tries")]
-pub(crate) static KEY_NAME_TRIES: LruHashMap<SessionKey, KeyName, 1024> = LruHashMap::new();
+pub(crate) static KEY_NAME_TRIES: LruHashMap<SessionKey, KeyName, { entries("key_name_tries") as usize }> =
+    LruHashMap::new();
 /// What backends made of the offers that they were held to own, by their number. Written here only, and emptied by the
 /// agent.
 #[btf_map(name = "refusals")]
@@ -48,31 +50,32 @@ static REFUSALS: Array<Refusals, { MAX_BACKENDS as usize }> = Array::new();
 static ROTATIONS: Array<Rotation, { MAX_VIPS as usize }> = Array::new();
 /// Sessions learned of each source, where a VIP limits them. Written here only; the agent ages it.
 #[btf_map(name = "sources")]
-pub(crate) static SOURCES: LruHashMap<SourceKey, Source, 16_384> = LruHashMap::new();
+pub(crate) static SOURCES: LruHashMap<SourceKey, Source, { entries("sources") as usize }> = LruHashMap::new();
 /// Flows whose client acknowledged the first backend. Written here only.
 #[btf_map(name = "flows")]
-pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, 262_144> = LruHashMap::new();
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { entries("flows") as usize }> = LruHashMap::new();
 /// Re-homed flows, never evicted: what `flows` forgets is restored from here.
 #[btf_map(name = "splices")]
-pub(crate) static SPLICES: HashMap<FlowKey, Flow, 65_536> = HashMap::new();
+pub(crate) static SPLICES: HashMap<FlowKey, Flow, { entries("splices") as usize }> = HashMap::new();
 /// SYNs and SYN-ACKs seen; attackers may churn it.
 #[btf_map(name = "handshakes")]
-pub(crate) static HANDSHAKES: LruHashMap<FlowKey, Flow, 65_536> = LruHashMap::new();
+pub(crate) static HANDSHAKES: LruHashMap<FlowKey, Flow, { entries("handshakes") as usize }> = LruHashMap::new();
 /// Client data that no backend has seen yet.
 #[btf_map(name = "pending")]
-pub(crate) static PENDING: LruHashMap<FlowKey, Pending, 1024> = LruHashMap::new();
+pub(crate) static PENDING: LruHashMap<FlowKey, Pending, { entries("pending") as usize }> = LruHashMap::new();
 /// Datagrams whose first fragment was seen, and where it went. Written here only.
 #[btf_map(name = "fragments")]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentRoute, 1024> = LruHashMap::new();
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentRoute, { entries("fragments") as usize }> =
+    LruHashMap::new();
 /// Later fragments that overtook the first one of their datagram. Written here only.
 #[btf_map(name = "held_fragments")]
-pub(crate) static HELD: LruHashMap<HeldKey, Held, 512> = LruHashMap::new();
+pub(crate) static HELD: LruHashMap<HeldKey, Held, { entries("held_fragments") as usize }> = LruHashMap::new();
 /// Connections that are not steer's and known by a packet of their client. Written here only; the agent ages it.
 #[btf_map(name = "foreign")]
-pub(crate) static FOREIGN: LruHashMap<FlowKey, Foreign, 65_536> = LruHashMap::new();
+pub(crate) static FOREIGN: LruHashMap<FlowKey, Foreign, { entries("foreign") as usize }> = LruHashMap::new();
 /// Connections that have another port at their backend than their client's own. Written here only; the agent ages it.
 #[btf_map(name = "legs")]
-pub(crate) static LEGS: HashMap<FlowKey, Leg, 65_536> = HashMap::new();
+pub(crate) static LEGS: HashMap<FlowKey, Leg, { entries("legs") as usize }> = HashMap::new();
 /// What is left of flows that `flows` forgot, as [`trace`] says. Written here only.
 #[btf_map(name = "traces")]
 pub(crate) static TRACES: Array<TraceLine, { trace::LINES as usize }> = Array::new();
@@ -118,7 +121,7 @@ pub(crate) static BACKEND_STATS: PerCpuArray<BackendStats, { MAX_BACKENDS as usi
 pub(crate) const WAKE: u64 = BPF_RB_NO_WAKEUP as u64;
 /// Events for the agent.
 #[btf_map(name = "events")]
-pub(crate) static EVENTS: RingBuf<Event, 262_144> = RingBuf::new();
+pub(crate) static EVENTS: RingBuf<Event, { entries("events") as usize }> = RingBuf::new();
 /// Working memory of the packet at hand.
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();

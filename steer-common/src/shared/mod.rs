@@ -45,6 +45,7 @@ no_padding!(Session, 2, 2, 4, 4, 4);
 no_padding!(Hop, 4, 12, 2, 2, 4);
 no_padding!(Backend, 20, 20, 2, 2, 2, 2, 4);
 no_padding!(BackendPath, 24, 2, 2, 4, 4);
+no_padding!(Configured, 20, 4);
 no_padding!(KeyName, 2, 2, 4, 4, 4, 4, 2 * KEY_NAME_TRIES);
 no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2, 1, 1, 2, 4, 4, 4);
 no_padding!(Refusals, 4 * OFFER_KINDS, 2 * OFFER_KINDS, 2 * OFFER_KINDS);
@@ -93,6 +94,7 @@ mod pod {
         Source,
         Backend,
         BackendPath,
+        Configured,
         Vip,
         Listed,
         Settings,

@@ -200,6 +200,17 @@ pub const VIP_LEARN_WITHOUT_CERTIFICATE: u16 = 0x40;
 /// Choose by the flow's 4-tuple because one source makes most flows (`fallback = "auto"`); set with [`VIP_FALLBACK_FLOW`].
 pub const VIP_FALLBACK_FOUND: u16 = 0x80;
 
+/// What the configuration said about a backend last: the agent's own, so that a new one can tell a change of the file from a
+/// change by CLI.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Configured {
+    /// The VIP it stood behind.
+    pub vip: Endpoint,
+    /// Its weight.
+    pub weight: u32,
+}
+
 /// Settings of the whole gateway: the one value of `settings`, written by the agent.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

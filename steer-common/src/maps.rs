@@ -1,0 +1,159 @@
+//! The one list of maps: what each is, how many entries it has and who writes it. To add a map, add a line here, its static
+//! in `steer-ebpf/src/maps.rs` and its row in docs/maps.md; tests hold the three equal.
+
+use crate::{
+    counters::Counter,
+    directory,
+    shared::{
+        Backend, BackendPath, BackendStats, Configured, Endpoint, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute,
+        Held, HeldKey, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, Refusals,
+        Rotation, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
+    },
+    trace,
+};
+
+/// A pinned map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Map {
+    /// Its name, in the programs' object and in the pin directory.
+    pub name: &'static str,
+    /// How the kernel keeps it.
+    pub kind: Kind,
+    /// Its keys; of an array the index.
+    pub key: Type,
+    /// Its values.
+    pub value: Type,
+    /// How many entries it has unless the configuration says otherwise; of a ring its bytes.
+    pub entries: u32,
+    /// Whether that may change.
+    pub size: Size,
+    /// Who writes it.
+    pub writer: Writer,
+}
+
+/// The kind of a map, numbered as in the kernel (`enum bpf_map_type` in linux/bpf.h).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// A hash table that refuses entries when it is full.
+    Hash = 1,
+    /// An array.
+    Array = 2,
+    /// An array of which each CPU has its own.
+    PerCpuArray = 6,
+    /// A hash table that forgets the least recently used entry when it is full.
+    LruHash = 9,
+    /// A ring of records.
+    RingBuf = 27,
+}
+
+/// The type of a map's keys or values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Type {
+    /// Its name; `()` where the map has none.
+    pub name: &'static str,
+    /// Its size, bytes.
+    pub size: u32,
+}
+
+/// Whether a map may have another size at the next start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Size {
+    /// No. (A hash table of the LRU kind gets more entries where the kernel wants that for its CPUs.)
+    Fixed,
+    /// `[sizes]` of the configuration says it; entries are copied to the new size.
+    Sizable,
+    /// Another version of steer may have another one; the map starts at zero then.
+    Versioned,
+}
+
+/// Who writes a map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Writer {
+    /// The kernel programs.
+    Programs,
+    /// The agent, or the command line in its place.
+    Agent,
+    /// All of them.
+    Both,
+}
+
+/// Makes maps of `"name" Kind<Key, Value> entries, Size, Writer;` each.
+macro_rules! maps {
+    ($($name:literal $kind:ident<$key:ty, $value:ty> $entries:expr, $size:ident, $writer:ident;)+) => {
+        [$(Map {
+            name: $name,
+            kind: Kind::$kind,
+            key: Type { name: stringify!($key), size: size_of::<$key>() as u32 },
+            value: Type { name: stringify!($value), size: size_of::<$value>() as u32 },
+            entries: $entries,
+            size: Size::$size,
+            writer: Writer::$writer,
+        }),+]
+    };
+}
+
+/// Every map that the programs share with user space.
+pub const MAPS: &[Map] = &maps! {
+    "sessions"       LruHash<SessionKey, Session>         262_144,               Sizable,   Both;
+    // A handful a backend, unless its tickets have none and each looks like another.
+    "key_names"      LruHash<SessionKey, KeyName>         16_384,                Fixed,     Both;
+    "key_name_tries" LruHash<SessionKey, KeyName>         1024,                  Fixed,     Both;
+    "refusals"       Array<u32, Refusals>                 MAX_BACKENDS,          Fixed,     Both;
+    "rotations"      Array<u32, Rotation>                 MAX_VIPS,              Fixed,     Both;
+    "sources"        LruHash<SourceKey, Source>           16_384,                Fixed,     Both;
+    "flows"          LruHash<FlowKey, Flow>               262_144,               Sizable,   Both;
+    "splices"        Hash<FlowKey, Flow>                  65_536,                Sizable,   Both;
+    "handshakes"     LruHash<FlowKey, Flow>               65_536,                Sizable,   Both;
+    "pending"        LruHash<FlowKey, Pending>            1024,                  Sizable,   Programs;
+    "fragments"      LruHash<FragmentKey, FragmentRoute>  1024,                  Fixed,     Programs;
+    "held_fragments" LruHash<HeldKey, Held>               512,                   Fixed,     Programs;
+    "foreign"        LruHash<FlowKey, Foreign>            65_536,                Fixed,     Both;
+    // Two entries a connection at most.
+    "legs"           Hash<FlowKey, Leg>                   65_536,                Fixed,     Both;
+    "traces"         Array<u32, TraceLine>                trace::LINES,          Fixed,     Programs;
+    "syn_traces"     Array<u32, TraceLine>                trace::SYN_LINES,      Fixed,     Programs;
+    "backends"       Array<u32, Backend>                  MAX_BACKENDS,          Fixed,     Agent;
+    "backend_paths"  Array<u32, BackendPath>              MAX_BACKENDS,          Fixed,     Both;
+    "backend_ids"    Hash<Endpoint, u32>                  MAX_BACKENDS,          Fixed,     Agent;
+    "directory"      Array<u32, Listed>                   directory::ENTRIES,    Fixed,     Agent;
+    "vips"           Hash<Endpoint, Vip>                  MAX_VIPS,              Fixed,     Agent;
+    "lookup"         Array<u32, u16>                      LOOKUP_ENTRIES,        Fixed,     Agent;
+    "settings"       Array<u32, Settings>                 1,                     Fixed,     Agent;
+    "switches"       Array<u32, u32>                      SWITCHES,              Fixed,     Both;
+    "interfaces"     Hash<u32, u32>                       MAX_INTERFACES,        Fixed,     Agent;
+    "counters"       PerCpuArray<u32, u64>                Counter::COUNT as u32, Versioned, Programs;
+    "backend_stats"  PerCpuArray<u32, BackendStats>       MAX_BACKENDS,          Fixed,     Both;
+    "events"         RingBuf<(), ()>                      262_144,               Fixed,     Programs;
+};
+
+/// The agent's own map, which no program knows: what the configuration said last.
+pub const CONFIGURED: Map = {
+    let [map] = maps! { "configured" Hash<Endpoint, Configured> MAX_BACKENDS, Fixed, Agent; };
+    map
+};
+
+/// Maps that are not pinned: the programs' working memory, whose types nobody else knows.
+pub const UNPINNED: [&str; 2] = ["scratch", "spare"];
+
+/// How many entries a map of the list has by default. For constants: a name that is not in the list does not compile there.
+pub const fn entries(name: &str) -> u32 {
+    let mut rest = MAPS;
+    while let [map, others @ ..] = rest {
+        if is_same(map.name.as_bytes(), name.as_bytes()) {
+            return map.entries;
+        }
+        rest = others;
+    }
+    panic!("the list has no such map")
+}
+
+/// `==` for constants.
+const fn is_same(mut a: &[u8], mut b: &[u8]) -> bool {
+    while let ([first, a_rest @ ..], [second, b_rest @ ..]) = (a, b) {
+        if *first != *second {
+            return false;
+        }
+        (a, b) = (a_rest, b_rest);
+    }
+    a.is_empty() && b.is_empty()
+}
