@@ -15,7 +15,10 @@ use std::{
 
 use anyhow::{Result, bail};
 pub(super) use named::{Named, purge};
-use steer_common::shared::{BACKEND_PRESENT, Backend, Endpoint, MAX_BACKENDS, MAX_VIPS, Vip};
+use steer_common::{
+    maps::{Kind, MAPS},
+    shared::{BACKEND_PRESENT, Backend, Endpoint, MAX_BACKENDS, MAX_VIPS, Vip},
+};
 
 use crate::{
     address::{endpoint, is_own, socket},
@@ -314,11 +317,12 @@ fn refuse_vips_of_others(config: &Config, dir: &PinDir) -> Result<()> {
 
 /// Tables that the file wants smaller than the running kernel can share out among the CPUs.
 fn raised_sizes(sizes: &Sizes, least: u32) -> Vec<String> {
-    let asked = sizes.named().into_iter().zip(Sizes::default().named());
-    let smaller = asked.filter(|((name, wanted), (_, usual))| *name != "splices" && wanted < usual && *wanted < least);
-    let told = smaller.map(|((name, wanted), _)| {
+    let asked = MAPS.iter().filter(|map| map.kind == Kind::LruHash).map(|map| (map, sizes.of(map)));
+    let smaller = asked.filter(|(map, wanted)| *wanted < map.entries && *wanted < least);
+    let told = smaller.map(|(map, wanted)| {
         format!(
-            "[sizes] {name} = {wanted}: the table gets {least} entries, which Linux before 6.17 needs on so many CPUs"
+            "[sizes] {} = {wanted}: the table gets {least} entries, which Linux before 6.17 needs on so many CPUs",
+            map.name
         )
     });
     told.collect()

@@ -23,6 +23,7 @@ pub use difference::differences;
 pub use error::ConfigError;
 pub use key_name::{KeyName, LayoutWord, TicketKeyName};
 use serde::Deserialize;
+use steer_common::maps::{Map, entries};
 use whole::whole;
 
 /// Where maps and links are pinned unless told otherwise.
@@ -80,7 +81,15 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { sessions: 262_144, flows: 262_144, splices: 65_536, handshakes: 65_536, pending: 1024 }
+        const {
+            Self {
+                sessions: entries("sessions"),
+                flows: entries("flows"),
+                splices: entries("splices"),
+                handshakes: entries("handshakes"),
+                pending: entries("pending"),
+            }
+        }
     }
 }
 
@@ -95,6 +104,12 @@ impl Sizes {
             ("handshakes", handshakes),
             ("pending", pending),
         ]
+    }
+
+    /// The entries that a map is to have.
+    pub fn of(&self, map: &Map) -> u32 {
+        let asked = self.named().into_iter().find(|(name, _)| *name == map.name);
+        asked.map_or(map.entries, |(_, entries)| entries)
     }
 }
 

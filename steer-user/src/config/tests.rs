@@ -1,4 +1,7 @@
-use steer_common::session::NameLayout;
+use steer_common::{
+    maps::{MAPS, Size},
+    session::NameLayout,
+};
 
 use super::*;
 
@@ -275,4 +278,10 @@ fn a_wrong_number_is_told_its_range_at_its_line() {
         let text = GOOD.replace("session_timeout = \"10m\"", &format!("owner_tries = {wrong}"));
         refuses(&text, 8, "vip.owner_tries", "expected a whole number from 1 to 255");
     }
+}
+
+#[test]
+fn the_sizes_that_can_be_said_and_their_defaults_are_those_of_the_list_of_maps() {
+    let sizable = MAPS.iter().filter(|map| map.size == Size::Sizable).map(|map| (map.name, map.entries));
+    assert_eq!(Sizes::default().named().to_vec(), sizable.collect::<Vec<_>>());
 }

@@ -3,9 +3,10 @@
 use std::fs;
 
 use anyhow::Result;
-use aya::maps::{MapInfo, MapType};
+use aya::maps::MapInfo;
+use steer_common::maps::{Kind, Map, Size};
 
-use super::{PinDir, Spec, load::can_grow, specs};
+use super::{PinDir, wanted::wanted};
 use crate::config::Sizes;
 
 /// Bytes of a hash table's entry besides key and value (`struct htab_elem`), and of a bucket (`struct bucket`).
@@ -40,32 +41,32 @@ pub struct Room {
 pub fn room(dir: &PinDir, sizes: &Sizes) -> Result<(Memory, Vec<Room>)> {
     let mut memory = Memory { total: 0, new: 0, largest: ("", 0), available: available() };
     let mut rooms = Vec::new();
-    for spec in specs(sizes)? {
-        let bytes = bytes(&spec);
+    for map in wanted(sizes)? {
+        let bytes = bytes(&map);
         memory.total += bytes;
         if bytes > memory.largest.1 {
-            memory.largest = (spec.name, bytes);
+            memory.largest = (map.name, bytes);
         }
-        let there = MapInfo::from_pin(dir.map(spec.name)).ok().map(|info| info.max_entries());
-        if there.is_none_or(|now| now != spec.max_entries && can_grow(spec.name)) {
+        let there = MapInfo::from_pin(dir.map(map.name)).ok().map(|info| info.max_entries());
+        if there.is_none_or(|now| now != map.entries && map.size != Size::Fixed) {
             memory.new += bytes;
-            rooms.extend(there.map(|now| Room { name: spec.name, now, wanted: spec.max_entries }));
+            rooms.extend(there.map(|now| Room { name: map.name, now, wanted: map.entries }));
         }
     }
     Ok((memory, rooms))
 }
 
 /// Bytes of a map, as the kernel counts them (`bytes_memlock` of bpftool; `htab_map_mem_usage`, `array_map_mem_usage`).
-fn bytes(spec: &Spec) -> u64 {
-    let round = |size: usize| (size as u64).next_multiple_of(8);
-    let entries = u64::from(spec.max_entries);
-    match spec.kind {
-        MapType::Hash | MapType::LruHash => {
-            entries * (ELEMENT + round(spec.key_size) + round(spec.value_size)) + entries.next_power_of_two() * BUCKET
+fn bytes(map: &Map) -> u64 {
+    let round = |size: u32| u64::from(size).next_multiple_of(8);
+    let entries = u64::from(map.entries);
+    match map.kind {
+        Kind::Hash | Kind::LruHash => {
+            entries * (ELEMENT + round(map.key.size) + round(map.value.size)) + entries.next_power_of_two() * BUCKET
         }
-        MapType::PerCpuArray => entries * (8 + round(spec.value_size) * aya::util::nr_cpus().map_or(1, |n| n as u64)),
-        MapType::RingBuf => entries,
-        _ => entries * round(spec.value_size),
+        Kind::PerCpuArray => entries * (8 + round(map.value.size) * aya::util::nr_cpus().map_or(1, |n| n as u64)),
+        Kind::RingBuf => entries,
+        Kind::Array => entries * round(map.value.size),
     }
 }
 

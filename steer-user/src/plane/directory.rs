@@ -14,8 +14,6 @@ use steer_common::{
 
 use super::Plane;
 
-pub(super) use steer_common::directory::ENTRIES;
-
 impl Plane {
     /// The VIP at an address.
     pub fn vip(&self, at: &Endpoint) -> Result<Option<Vip>> {

@@ -17,12 +17,16 @@ use aya::{
     maps::{HashMap, MapData, MapInfo, MapType},
     programs::{SchedClassifier, Xdp},
 };
-use steer_common::shared::{Endpoint, Flow, FlowKey, MAX_BACKENDS, Pending, Session, SessionKey};
+use steer_common::{
+    maps::{CONFIGURED, Kind, Map, Size},
+    shared::{Configured, Endpoint},
+};
 
 use super::{
-    CONFIGURED, Configured, PinDir, Spec,
+    PinDir,
     pin::{NEXT, remove_empty},
-    resize, specs,
+    resize::{self, Copier},
+    wanted::wanted,
 };
 use crate::{
     clock,
@@ -31,7 +35,7 @@ use crate::{
 };
 
 /// The programs, compiled by the build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEER_BPF_OBJECT_PATH"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("STEER_BPF_OBJECT_PATH"));
 
 /// Names an object to load instead of [`OBJECT`].
 const OBJECT_VAR: &str = "STEER_BPF_OBJECT";
@@ -46,7 +50,7 @@ const SWITCHING: &str = "switching";
 /// The loaded programs; attached by `attach`.
 pub struct Programs {
     ebpf: Ebpf,
-    resized: Vec<&'static str>,
+    resized: Vec<Map>,
     /// When the new tables were made the same as the old ones last, seconds of CLOCK_MONOTONIC.
     mirrored: Option<u32>,
 }
@@ -54,20 +58,20 @@ pub struct Programs {
 impl Programs {
     /// Loads the programs, making or adopting the pinned maps. Where that fails, no map of a new size is left behind.
     pub fn load(dir: &PinDir, sizes: &Sizes) -> Result<Self> {
-        let specs = specs(sizes)?;
-        let pins = specs.iter().map(|spec| pin(dir, spec)).collect::<Result<Vec<_>>>()?;
+        let maps = wanted(sizes)?;
+        let pins = maps.iter().map(|map| pin(dir, map)).collect::<Result<Vec<_>>>()?;
         unmark_switching(dir)?;
-        let loaded = Self::load_with(dir, &specs, &pins);
+        let loaded = Self::load_with(dir, &maps, &pins);
         if loaded.is_err() {
-            drop_resized(dir, &resized(&specs, &pins))?;
+            drop_resized(dir, &resized(&maps, &pins))?;
         }
         loaded
     }
 
-    fn load_with(dir: &PinDir, specs: &[Spec], pins: &[Pin]) -> Result<Self> {
+    fn load_with(dir: &PinDir, maps: &[Map], pins: &[Pin]) -> Result<Self> {
         let mut loader = EbpfLoader::new();
-        for (spec, pin) in specs.iter().zip(pins) {
-            loader.map_max_entries(spec.name, spec.max_entries).map_pin_path(spec.name, pin.path());
+        for (map, pin) in maps.iter().zip(pins) {
+            loader.map_max_entries(map.name, map.entries).map_pin_path(map.name, pin.path());
         }
         let mut ebpf = loader.load(&object()?).context("load the programs and maps into the kernel")?;
         reached(Step::MapsMade);
@@ -78,7 +82,7 @@ impl Programs {
         reached(Step::ProgramsLoaded);
         create_configured(dir)?;
         reached(Step::ConfiguredMade);
-        let programs = Self { ebpf, resized: resized(specs, pins), mirrored: None };
+        let programs = Self { ebpf, resized: resized(maps, pins), mirrored: None };
         if !programs.resized.is_empty() {
             // The bulk of the entries, so that little is left to do in `prepare_switch`.
             programs.mirror(dir)?;
@@ -109,13 +113,13 @@ impl Programs {
     /// new maps their names. `true` if there was any.
     pub fn finish_resize(&mut self, dir: &PinDir) -> Result<bool> {
         let any = !self.resized.is_empty();
-        for name in &self.resized {
-            merge_to_next(dir, name, self.mirrored)?;
+        for map in &self.resized {
+            merge_to_next(dir, map, self.mirrored)?;
         }
         if any {
             settle(dir)?;
         }
-        for name in self.resized.drain(..) {
+        for Map { name, .. } in self.resized.drain(..) {
             rename_next(dir, name)?;
             reached(Step::SizeRenamed);
             log::info!("map {name} has its new size");
@@ -129,7 +133,7 @@ impl Programs {
     }
 
     fn mirror(&self, dir: &PinDir) -> Result<u64> {
-        self.resized.iter().map(|name| mirror_to_next(dir, name)).sum()
+        self.resized.iter().map(|map| mirror_to_next(dir, map)).sum()
     }
 
     /// The TC program.
@@ -177,11 +181,11 @@ impl Pin {
 }
 
 /// Looks at a map's pin and decides what to load.
-fn pin(dir: &PinDir, spec: &Spec) -> Result<Pin> {
-    let (own, next) = (dir.map(spec.name), next(dir, spec.name));
+fn pin(dir: &PinDir, map: &Map) -> Result<Pin> {
+    let (own, next) = (dir.map(map.name), next(dir, map.name));
     if next.exists() && dir.map(SWITCHING).exists() {
-        merge_to_next(dir, spec.name, None)?;
-        rename_next(dir, spec.name)?;
+        merge_to_next(dir, map, None)?;
+        rename_next(dir, map.name)?;
     } else if next.exists() {
         fs::remove_file(&next).with_context(|| format!("remove {}", next.display()))?;
     }
@@ -189,27 +193,27 @@ fn pin(dir: &PinDir, spec: &Spec) -> Result<Pin> {
         return Ok(Pin::Own(own));
     }
     let found = info(&own)?;
-    refuse_other_kind(spec, &found, &own)?;
+    refuse_other_kind(map, &found, &own)?;
     // With other CPUs online than at its making, a map has another size than today's: it stays as it is.
-    let by_cpus = matches!(spec.kind, MapType::LruHash) && !can_grow(spec.name);
-    if found.max_entries() == spec.max_entries || by_cpus {
+    let by_cpus = map.kind == Kind::LruHash && map.size == Size::Fixed;
+    if found.max_entries() == map.entries || by_cpus {
         return Ok(Pin::Own(own));
     }
-    if !can_grow(spec.name) {
+    if map.size == Size::Fixed {
         bail!(
             "{} has {} entries and this version of steer wants {}: run `steer detach` first, which ends its flows",
             own.display(),
             found.max_entries(),
-            spec.max_entries
+            map.entries
         );
     }
-    log::info!("map {}: {} entries become {}", spec.name, found.max_entries(), spec.max_entries);
+    log::info!("map {}: {} entries become {}", map.name, found.max_entries(), map.entries);
     Ok(Pin::Next(next))
 }
 
-fn refuse_other_kind(spec: &Spec, found: &MapInfo, pin: &Path) -> Result<()> {
-    let same = found.map_type().ok() == Some(spec.kind)
-        && (found.key_size() as usize, found.value_size() as usize) == (spec.key_size, spec.value_size);
+fn refuse_other_kind(map: &Map, found: &MapInfo, pin: &Path) -> Result<()> {
+    let same = found.map_type().is_ok_and(|kind| kind as u32 == map.kind as u32)
+        && (found.key_size(), found.value_size()) == (map.key.size, map.value.size);
     if same {
         return Ok(());
     }
@@ -220,27 +224,22 @@ fn refuse_other_kind(spec: &Spec, found: &MapInfo, pin: &Path) -> Result<()> {
         found.map_type().unwrap_or(MapType::Unspecified),
         found.key_size(),
         found.value_size(),
-        spec.kind,
-        spec.key_size,
-        spec.value_size
+        map.kind,
+        map.key.size,
+        map.value.size
     )
 }
 
-/// Tables of the configuration's `sizes`, and the counters, whose number a new version may raise.
-pub(super) fn can_grow(name: &str) -> bool {
-    matches!(name, "sessions" | "flows" | "splices" | "handshakes" | "pending" | "counters")
-}
-
 /// The tables that get another size.
-fn resized(specs: &[Spec], pins: &[Pin]) -> Vec<&'static str> {
-    let resized = specs.iter().zip(pins).filter(|(_, pin)| matches!(pin, Pin::Next(_)));
-    resized.map(|(spec, _)| spec.name).collect()
+fn resized(maps: &[Map], pins: &[Pin]) -> Vec<Map> {
+    let resized = maps.iter().zip(pins).filter(|(_, pin)| matches!(pin, Pin::Next(_)));
+    resized.map(|(map, _)| *map).collect()
 }
 
-fn drop_resized(dir: &PinDir, names: &[&str]) -> Result<()> {
-    names
+fn drop_resized(dir: &PinDir, resized: &[Map]) -> Result<()> {
+    resized
         .iter()
-        .map(|name| next(dir, name))
+        .map(|map| next(dir, map.name))
         .filter(|path| path.exists())
         .try_for_each(|path| fs::remove_file(&path).with_context(|| format!("remove {}", path.display())))
 }
@@ -250,31 +249,18 @@ fn unmark_switching(dir: &PinDir) -> Result<()> {
 }
 
 /// Makes the new map of a table the same as the old one; returns how many entries did not fit.
-fn mirror_to_next(dir: &PinDir, name: &str) -> Result<u64> {
-    let (from, to) = (dir.map(name), next(dir, name));
-    let mirrored = match name {
-        "sessions" => resize::mirror::<SessionKey, Session>(&from, &to),
-        "flows" | "splices" | "handshakes" => resize::mirror::<FlowKey, Flow>(&from, &to),
-        "pending" => resize::mirror::<FlowKey, Pending>(&from, &to),
-        // Counters of another version mean something else: they start at zero.
-        _ => Ok(0),
-    };
-    mirrored.with_context(|| format!("copy the map {name} to its new size"))
+fn mirror_to_next(dir: &PinDir, map: &Map) -> Result<u64> {
+    let Some(copier) = Copier::of(map) else { return Ok(0) };
+    let mirrored = (copier.mirror)(&dir.map(map.name), &next(dir, map.name));
+    mirrored.with_context(|| format!("copy the map {} to its new size", map.name))
 }
 
 /// Brings over what was written to the old map of a table since.
-fn merge_to_next(dir: &PinDir, name: &str, since: Option<u32>) -> Result<()> {
+fn merge_to_next(dir: &PinDir, map: &Map, since: Option<u32>) -> Result<()> {
+    let name = map.name;
     let (from, to) = (dir.map(name), next(dir, name));
-    if !from.exists() {
-        return Ok(());
-    }
-    let merged = match name {
-        "sessions" => resize::merge::<SessionKey, Session>(&from, &to, since),
-        "flows" | "splices" | "handshakes" => resize::merge::<FlowKey, Flow>(&from, &to, since),
-        "pending" => resize::merge::<FlowKey, Pending>(&from, &to, since),
-        _ => Ok(0),
-    };
-    let left = merged.with_context(|| format!("copy the map {name} to its new size"))?;
+    let Some(copier) = Copier::of(map).filter(|_| from.exists()) else { return Ok(()) };
+    let left = (copier.merge)(&from, &to, since).with_context(|| format!("copy the map {name} to its new size"))?;
     if left > 0 {
         log::warn!("map {name}: {left} entries did not fit its new size");
     }
@@ -301,11 +287,11 @@ fn info(pin: &Path) -> Result<MapInfo> {
 
 /// Makes the agent's own map beside those of the programs.
 fn create_configured(dir: &PinDir) -> Result<()> {
-    let pin = dir.map(CONFIGURED);
+    let pin = dir.map(CONFIGURED.name);
     if pin.exists() {
         return Ok(());
     }
     let map: HashMap<MapData, Endpoint, Configured> =
-        HashMap::create(MAX_BACKENDS, 0).context("create the map configured")?;
+        HashMap::create(CONFIGURED.entries, 0).context("create the map configured")?;
     map.pin(&pin).with_context(|| format!("pin {}", pin.display()))
 }

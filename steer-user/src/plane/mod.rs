@@ -17,6 +17,7 @@ pub mod rights;
 mod sys;
 mod table;
 mod undo;
+mod wanted;
 
 use std::{net::IpAddr, os::fd::AsFd as _};
 
@@ -24,13 +25,12 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use steer_common::{
     counters::Counter,
+    maps::CONFIGURED,
     rotation,
     shared::{
-        Backend, BackendPath, BackendStats, Endpoint, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held,
-        HeldKey, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Outcomes, Pending,
-        Refusals, Rotation, SWITCH_LEAVE, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
+        Backend, BackendPath, BackendStats, Configured, Endpoint, Flow, FlowKey, Foreign, KeyName, Leg, Listed,
+        Outcomes, Refusals, Rotation, SWITCH_LEAVE, Session, SessionKey, Settings, Source, SourceKey, Vip,
     },
-    trace,
 };
 
 pub use attach::{Attachment, Kind, LinkReport, LinkState, Reserved, Target, Xdp, ifindex, links};
@@ -38,116 +38,14 @@ pub(crate) use attach::{attaching_xdp, detach_unasked, state};
 pub use cost::{Memory, Room, room};
 pub use directory::half;
 pub use gateways::{Gateway, gateways, shared};
-use kernel::Kernel;
 pub use load::Programs;
 pub use others::{ForeignProgram, foreign_programs};
 pub use pin::{Lock, PinDir};
 pub use table::{Slots, Table};
 pub(crate) use undo::Before;
+pub(crate) use wanted::least_lru_entries;
 
-use crate::{address::socket, clock, config::Sizes};
-
-/// One map of `docs/maps.md`.
-struct Spec {
-    name: &'static str,
-    kind: aya::maps::MapType,
-    key_size: usize,
-    value_size: usize,
-    max_entries: u32,
-}
-
-impl Spec {
-    fn of<K, V>(name: &'static str, kind: aya::maps::MapType, max_entries: u32) -> Self {
-        Self { name, kind, key_size: size_of::<K>(), value_size: size_of::<V>(), max_entries }
-    }
-}
-
-/// Entries of the `settings` map.
-const ONE: u32 = 1;
-/// Datagrams whose fragments are followed at a time.
-const FRAGMENTS: u32 = 1024;
-/// Fragments that overtook the first one of their datagram, at a time.
-const HELD_FRAGMENTS: u32 = 512;
-/// Names of ticket keys: a handful a backend, unless its tickets have none and each looks like another.
-const KEY_NAMES: u32 = 16_384;
-/// Sources of clients whose sessions are counted at a time.
-const SOURCES: u32 = 16_384;
-/// Unknown key names whose owner is searched at a time.
-const KEY_NAME_TRIES: u32 = 1024;
-/// Connections that are not steer's and known as such at a time.
-const FOREIGN: u32 = 65_536;
-/// Connections whose port is taken at their backend, at a time; two entries a connection at most.
-const LEGS: u32 = 65_536;
-/// Bytes of the `events` ring.
-const EVENTS_BYTES: u32 = 262_144;
-
-/// Every pinned map, with the sizes asked for, and as many entries of LRU maps as the running kernel needs.
-fn specs(sizes: &Sizes) -> Result<Vec<Spec>> {
-    let least = least_lru_entries()?;
-    let mut specs = asked(sizes);
-    for spec in specs.iter_mut().filter(|spec| matches!(spec.kind, aya::maps::MapType::LruHash)) {
-        spec.max_entries = spec.max_entries.max(least);
-    }
-    Ok(specs)
-}
-
-/// See [`Kernel::least_lru_entries`]; the CPUs are those that are there.
-pub(crate) fn least_lru_entries() -> Result<u32> {
-    let cpus = aya::util::online_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
-    Kernel::running().least_lru_entries(cpus.len() as u32)
-}
-
-/// Every pinned map as the configuration asks for it.
-fn asked(sizes: &Sizes) -> Vec<Spec> {
-    use aya::maps::MapType::{Array, Hash, LruHash, PerCpuArray, RingBuf};
-    vec![
-        Spec::of::<SessionKey, Session>("sessions", LruHash, sizes.sessions),
-        Spec::of::<SessionKey, KeyName>("key_names", LruHash, KEY_NAMES),
-        Spec::of::<SessionKey, KeyName>("key_name_tries", LruHash, KEY_NAME_TRIES),
-        Spec::of::<u32, Refusals>("refusals", Array, MAX_BACKENDS),
-        Spec::of::<u32, Rotation>("rotations", Array, MAX_VIPS),
-        Spec::of::<SourceKey, Source>("sources", LruHash, SOURCES),
-        Spec::of::<FlowKey, Flow>("flows", LruHash, sizes.flows),
-        Spec::of::<FlowKey, Flow>("splices", Hash, sizes.splices),
-        Spec::of::<FlowKey, Flow>("handshakes", LruHash, sizes.handshakes),
-        Spec::of::<FlowKey, Pending>("pending", LruHash, sizes.pending),
-        Spec::of::<FragmentKey, FragmentRoute>("fragments", LruHash, FRAGMENTS),
-        Spec::of::<HeldKey, Held>("held_fragments", LruHash, HELD_FRAGMENTS),
-        Spec::of::<FlowKey, Foreign>("foreign", LruHash, FOREIGN),
-        Spec::of::<FlowKey, Leg>("legs", Hash, LEGS),
-        Spec::of::<u32, TraceLine>("traces", Array, trace::LINES),
-        Spec::of::<u32, TraceLine>("syn_traces", Array, trace::SYN_LINES),
-        Spec::of::<u32, Backend>("backends", Array, MAX_BACKENDS),
-        Spec::of::<u32, BackendPath>("backend_paths", Array, MAX_BACKENDS),
-        Spec::of::<Endpoint, u32>("backend_ids", Hash, MAX_BACKENDS),
-        Spec::of::<u32, Listed>("directory", Array, directory::ENTRIES),
-        Spec::of::<Endpoint, Vip>("vips", Hash, MAX_VIPS),
-        Spec::of::<u32, u16>("lookup", Array, LOOKUP_ENTRIES),
-        Spec::of::<u32, Settings>("settings", Array, ONE),
-        Spec::of::<u32, u32>("switches", Array, SWITCHES),
-        Spec::of::<u32, u32>("interfaces", Hash, MAX_INTERFACES),
-        Spec::of::<u32, u64>("counters", PerCpuArray, Counter::COUNT as u32),
-        Spec::of::<u32, BackendStats>("backend_stats", PerCpuArray, MAX_BACKENDS),
-        Spec::of::<(), ()>("events", RingBuf, EVENTS_BYTES),
-    ]
-}
-
-/// What the configuration last said about a backend, kept beside the maps so that a new agent can tell a change of the
-/// file from a change by CLI.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Configured {
-    /// The VIP it stood behind.
-    pub vip: Endpoint,
-    /// Its weight.
-    pub weight: u32,
-}
-
-// SAFETY: repr(C); 20 bytes and 4 bytes leave no padding; every bit pattern is valid.
-unsafe impl aya::Pod for Configured {}
-
-/// Name of the agent's own map of [`Configured`] backends.
-const CONFIGURED: &str = "configured";
+use crate::{address::socket, clock};
 
 /// Every pinned map.
 pub struct Plane {
@@ -214,7 +112,7 @@ impl Plane {
             settings: open(dir, "settings")?,
             switches: open(dir, "switches")?,
             interfaces: Table::open(dir, "interfaces")?,
-            configured: Table::open(dir, CONFIGURED)?,
+            configured: Table::open(dir, CONFIGURED.name)?,
             counters: open(dir, "counters")?,
             backend_stats: open(dir, "backend_stats")?,
         })

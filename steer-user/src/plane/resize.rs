@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result};
 use aya::Pod;
 use steer_common::{
     flow::{State, Word},
-    shared::{Flow, FlowKey, Pending, Session},
+    maps::Map,
+    shared::{Flow, FlowKey, Pending, Session, SessionKey},
 };
 
 use super::{Table, sys};
@@ -21,8 +22,31 @@ use super::{Table, sys};
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// How the entries of a table get into one of another size: by [`mirror`] and [`merge`].
+pub(super) struct Copier {
+    pub(super) mirror: fn(&Path, &Path) -> Result<u64>,
+    pub(super) merge: fn(&Path, &Path, Option<u32>) -> Result<u64>,
+}
+
+impl Copier {
+    /// That of a map, by what it holds. `None`: a map of another size starts empty, for counters of another version mean
+    /// something else.
+    pub(super) fn of(map: &Map) -> Option<Self> {
+        match map.value.name {
+            "Flow" => Some(Self::new::<FlowKey, Flow>()),
+            "Pending" => Some(Self::new::<FlowKey, Pending>()),
+            "Session" => Some(Self::new::<SessionKey, Session>()),
+            _ => None,
+        }
+    }
+
+    fn new<K: Pod, V: Entry>() -> Self {
+        Self { mirror: mirror::<K, V>, merge: merge::<K, V> }
+    }
+}
+
 /// A value of a table that may get another size.
-pub(super) trait Entry: Pod {
+trait Entry: Pod {
     /// The value without a lock.
     fn unlocked(self) -> Self;
 
@@ -124,7 +148,7 @@ impl Entry for Pending {
 }
 
 /// Makes a table the same as another, locks aside. Nobody else may write to it. Returns how many entries did not fit.
-pub(super) fn mirror<K: Pod, V: Entry>(from: &Path, to: &Path) -> Result<u64> {
+fn mirror<K: Pod, V: Entry>(from: &Path, to: &Path) -> Result<u64> {
     let (from, mut to) = (Table::<K, V>::open_pin(from)?, Table::<K, V>::open_pin(to)?);
     to.remove_stale(|key, _| matches!(from.find(key), Ok(None)))?;
     let (mut left, mut failed) = (0, Ok(()));
@@ -141,7 +165,7 @@ pub(super) fn mirror<K: Pod, V: Entry>(from: &Path, to: &Path) -> Result<u64> {
 /// Brings over what was written to a table since it was mirrored; others may write to the new one meanwhile. `since` is when
 /// the mirror was begun, seconds of CLOCK_MONOTONIC; without it everything that is missing is brought over, and nothing
 /// removed. Returns how many entries did not fit.
-pub(super) fn merge<K: Pod, V: Entry>(from: &Path, to: &Path, since: Option<u32>) -> Result<u64> {
+fn merge<K: Pod, V: Entry>(from: &Path, to: &Path, since: Option<u32>) -> Result<u64> {
     let (from, mut to) = (Table::<K, V>::open_pin(from)?, Table::<K, V>::open_pin(to)?);
     let (mut left, mut failed) = (0, Ok(()));
     from.for_each(|key, value| match bring(&mut to, &key, value, since) {
@@ -206,12 +230,22 @@ impl<K: Pod, V: Pod> Table<K, V> {
 
 #[cfg(test)]
 mod tests {
-    use steer_common::shared::{FLOW_CLIENT_FIN, FLOW_LEARNED};
+    use steer_common::{
+        maps::{MAPS, Size},
+        shared::{FLOW_CLIENT_FIN, FLOW_LEARNED},
+    };
 
     use super::*;
 
     fn flow(state: State, isn: u32, seen: u32) -> Flow {
         Flow { word: Word::new(state, isn).0, seen, ..Flow::default() }
+    }
+
+    #[test]
+    fn the_tables_whose_size_the_configuration_says_are_copied_and_no_others() {
+        for map in MAPS {
+            assert_eq!(Copier::of(map).is_some(), map.size == Size::Sizable, "{}", map.name);
+        }
     }
 
     #[test]

@@ -15,9 +15,9 @@ use aya::{
     Pod,
     maps::{HashMap, MapData},
 };
-use steer_common::shared::{Backend, Endpoint, Vip};
+use steer_common::shared::{Backend, Configured, Endpoint, Vip};
 
-use super::{Configured, PinDir, Plane, Table};
+use super::{PinDir, Plane, Table};
 
 impl PinDir {
     /// Whether a start is changing what is there, or was broken off while it did.

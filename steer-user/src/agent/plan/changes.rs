@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use steer_common::shared::Endpoint;
+use steer_common::shared::{Configured, Endpoint};
 
 use crate::{
     address::{endpoint, socket},
     config::Config,
-    plane::{Before, Configured},
+    plane::Before,
 };
 
 /// A sentence for each VIP and backend that comes, goes, or gets another weight; none where nothing was pinned.

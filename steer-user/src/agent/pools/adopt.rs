@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use steer_common::shared::{
-    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_SLOTS, Vip,
+    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Configured, Endpoint, LOOKUP_SLOTS, Vip,
 };
 
 use super::Pools;
@@ -19,7 +19,7 @@ use crate::{
     agent::plan::{Numbers, purge},
     config::{self, Config},
     crash::{Step, reached},
-    plane::{Before, Configured, Plane},
+    plane::{Before, Plane},
 };
 
 impl Pools {
