@@ -102,6 +102,21 @@ pub(super) fn erlang(site: &Site<'_>) -> Result<Command> {
     Ok(command)
 }
 
+/// The package's folder is that of its library, run by the machine's Python.
+pub(super) fn gunicorn(site: &Site<'_>) -> Result<Command> {
+    let mut command = mortal("python3");
+    command
+        .args(["-m", "gunicorn", "--chdir"])
+        .arg(site.peers)
+        .arg("--config")
+        .arg(site.peers.join("gunicorn_peer.py"));
+    command.args(["--bind", &format!("[::]:{PORT}"), "gunicorn_peer:application"]);
+    command.arg("--ca-certs").arg(site.ca).arg("--certfile").arg(site.cert).arg("--keyfile").arg(site.key);
+    command.env("TLS_VERSION", site.protocol()).env("TICKETS", site.tickets());
+    command.env("PYTHONPATH", site.program).env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok(command)
+}
+
 pub(super) fn wolfssl(site: &Site<'_>) -> Result<Command> {
     c_peer(site, "wolfssl.c", &["-lwolfssl"])
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// By the name that each has in the directory.
-const SOURCES: [(&str, &str); 12] = [
+const SOURCES: [(&str, &str); 13] = [
     ("main.go", include_str!("../../peers/go/main.go")),
     ("Peer.java", include_str!("../../peers/java/Peer.java")),
     ("python.py", include_str!("../../peers/python/client.py")),
@@ -30,6 +30,8 @@ const SOURCES: [(&str, &str); 12] = [
     ("client.mjs", include_str!("../../peers/js/client.mjs")),
     ("server.mjs", include_str!("../../peers/js/server.mjs")),
     ("serve.mjs", include_str!("../../peers/deno/serve.mjs")),
+    // A module of that name would be loaded in gunicorn's place.
+    ("gunicorn_peer.py", include_str!("../../peers/gunicorn/server.py")),
     ("wolfssl.c", include_str!("../../peers/c/wolfssl.c")),
     ("mbedtls.c", include_str!("../../peers/c/mbedtls.c")),
     ("server.escript", include_str!("../../peers/erlang/server.escript")),

