@@ -221,6 +221,16 @@ impl<'a> Agent<'a> {
         self.counts()?.of(counter).with_context(|| format!("steer stats knows no counter {}", counter.word()))
     }
 
+    /// Some counters of the programs with their words, for people.
+    ///
+    /// # Errors
+    /// When `steer stats` fails.
+    pub fn told(&self, counters: &[Counter]) -> Result<String> {
+        let counts = self.counts()?;
+        let told = counters.iter().filter_map(|&counter| Some(format!("{} {}", counter.word(), counts.of(counter)?)));
+        Ok(told.collect::<Vec<_>>().join(", "))
+    }
+
     /// What `steer backends list` says of a backend.
     ///
     /// # Errors

@@ -8,7 +8,8 @@
 //! [`relay`] disturb both directions, [`traces`] tells what steer left on the machine. [`setting`] and [`case`] are what
 //! the tests of faults share, [`tables`] counts entries; [`talk`] holds both ends of plain TCP connections; [`demo`] is the
 //! whole of it for people, [`soak`] for minutes under chaos, [`live`] in other kernels, [`matrix`] judges steer with other
-//! TLS stacks at both ends, [`rotation`] with servers that change their ticket keys.
+//! TLS stacks at both ends, [`rotation`] with servers that change their ticket keys, [`matrix::visits`] with clients that
+//! change their addresses.
 
 pub mod agent;
 pub mod bench;

@@ -2,7 +2,8 @@
 //!
 //! [`run`] does it. `cell` is what it is made of, `stack` the table of the server stacks, `program` finds or installs what
 //! they are run by, `command` starts those that are processes, `peers` lays out their sources, `client` and `server` run
-//! them, `way` is what lies between them and what clients do on it, `report` is all that is printed on stdout.
+//! them, `way` is what lies between them and what clients do on it, `report` is all that is printed on stdout. [`visits`]
+//! is another use of the same stacks: clients that keep their address for a number of visits.
 
 mod cell;
 mod client;
@@ -12,6 +13,7 @@ mod program;
 mod report;
 mod server;
 mod stack;
+pub mod visits;
 mod way;
 
 use std::{fmt::Display, path::PathBuf, time::Instant};

@@ -146,8 +146,7 @@ fn tell(steer: &Agent<'_>) -> Result<()> {
         Counter::TicketMiss,
         Counter::Rehome,
     ];
-    let told = counters.map(|counter| Ok(format!("{} {}", counter.word(), steer.count(counter)?)));
-    eprintln!("rotation: {}", told.into_iter().collect::<Result<Vec<_>>>()?.join(", "));
+    eprintln!("rotation: {}", steer.told(&counters)?);
     Ok(())
 }
 

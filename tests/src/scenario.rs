@@ -48,10 +48,9 @@ enum End {
 impl Scenario {
     /// Three backends; on XDP, links that finish their checksums as a wire does.
     pub fn new(hook: Hook, family: Family) -> Self {
-        let offloads = if hook == Hook::Xdp { Offloads::ChecksumsOff } else { Offloads::On };
         Self {
             family,
-            plan: Plan { offloads, ..Plan::default() },
+            plan: Plan { offloads: hook.offloads(), ..Plan::default() },
             sysctls: Vec::new(),
             announced_mss: Vec::new(),
             nginx: nginx::Settings::default(),

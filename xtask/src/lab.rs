@@ -1,5 +1,5 @@
-//! Programs of the tests package that work in network namespaces, one for each of the verbs `demo`, `bench`, `soak` and
-//! `matrix`.
+//! Programs of the tests package that work in network namespaces, one for each of the verbs `demo`, `bench`, `soak`,
+//! `matrix`, `rotation` and `visits`.
 
 use std::process::Command;
 

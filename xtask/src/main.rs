@@ -17,6 +17,7 @@ mod test;
 mod toolchain;
 mod tree;
 mod verify;
+mod visits;
 mod vm;
 
 use std::process::ExitCode;
@@ -45,6 +46,8 @@ enum Verb {
     Matrix(matrix::Arguments),
     /// Measure what steer keeps where servers make new ticket keys by themselves.
     Rotation(rotation::Arguments),
+    /// Measure clients whose addresses change, at servers whose sessions cannot be known or never resume.
+    Visits(visits::Arguments),
     /// Load the programs into the running kernel and into others, and compare what the verifier counted.
     Verify(verify::Arguments),
     /// Measure.
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Matrix(arguments) => matrix::run(&arguments),
         Verb::Rotation(arguments) => rotation::run(&arguments),
+        Verb::Visits(arguments) => visits::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Soak(arguments) => soak::run(&arguments),

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::Path};
 
 use clap::ValueEnum;
 
-use crate::topology::{Family, Lab, backend, vip};
+use crate::topology::{Family, Lab, Offloads, backend, vip};
 
 /// Which programs the gateway's interfaces get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -26,6 +26,11 @@ impl Hook {
             Self::Xdp => "xdp",
             Self::Auto => "auto",
         }
+    }
+
+    /// What links are like that it can be had with: on XDP they finish their checksums as a wire does.
+    pub fn offloads(self) -> Offloads {
+        if self == Self::Xdp { Offloads::ChecksumsOff } else { Offloads::On }
     }
 }
 

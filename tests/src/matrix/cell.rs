@@ -164,7 +164,7 @@ impl fmt::Display for Column {
 }
 
 /// The word on the command line.
-fn word(value: &impl ValueEnum) -> String {
+pub(super) fn word(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 

@@ -82,7 +82,7 @@ impl<'a> Way<'a> {
 }
 
 /// steer's configuration for servers whose key names stand there.
-fn steer(mode: Mode, key_name: &str, key_names: &[String]) -> Settings {
+pub(super) fn steer(mode: Mode, key_name: &str, key_names: &[String]) -> Settings {
     let mut settings = Settings::new(Hook::Tc);
     if mode.tickets() {
         settings.vip.push(format!("ticket_key_name = \"{key_name}\""));
@@ -155,7 +155,7 @@ impl Walk<'_> {
 }
 
 /// Another address than `last`, scattered so that no hash of addresses falls in step, and the same on every way.
-fn next_address(turn: usize, last: usize) -> usize {
+pub(super) fn next_address(turn: usize, last: usize) -> usize {
     // Knuth's multiplicative hash.
     let scattered = (turn + 1).wrapping_mul(2_654_435_761) >> 16;
     match scattered % N_SOURCES {
