@@ -95,6 +95,7 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
+/// What the kernel is told: one of the names that it takes for GPL-compatible, so that every helper may be called.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 4] = *b"GPL\0";
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -149,7 +149,7 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         kind: CLASSIFIER,
         n_instructions: program.len() as u32,
         instructions: program.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
     };
     // SAFETY: the instructions and the license outlive the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw mut attributes, size_of::<Load>()) };
