@@ -1,22 +1,17 @@
-//! Reads a hello, from the packet or from the buffer, and decides whose its flow is by what it offers ([`offers`]).
+//! Decides whose a flow is by what its client's hello offers ([`offers`]): in the packet, or in what is buffered of the stream
+//! ([`read_hello`]).
 //!
 //! [`offers`]: crate::offers
+//! [`read_hello`]: crate::read_hello
 
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::{bpf_probe_read_kernel, bpf_skb_load_bytes},
-};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
-    decide::Verdict,
     session::SESSION_ID_MAX,
-    shared::{
-        FLOW_AT_OWNER, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, PENDING_MAX, PENDING_SLACK,
-        Pending,
-    },
+    shared::{FLOW_AT_OWNER, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, Pending},
     wire::{
-        Packet as _, byte, proxy,
-        tls::client_hello::{self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, SESSION_ID_AT, STREAM, Start, Walk},
+        Packet as _, byte,
+        tls::client_hello::{self, SESSION_ID_AT, STREAM},
     },
 };
 
@@ -24,68 +19,14 @@ use crate::{
     certificate::{expect_answer, expect_behind, expect_in, said_behind},
     hook::{Hook as _, Window, tc::Tc},
     lock::{self, unmark},
-    maps::{Look, PENDING, Piece, Scratch, count, joined, scratch, shifted, spare},
+    maps::{Look, PENDING, Piece, Scratch, count, scratch, spare},
     next::{self, drop},
     offers::{enter_id, find_owner, identifier, look_up_id, offer_again},
+    read_hello::{HELLO_MALFORMED, HELLO_NOT_TLS, HELLO_WHOLE, Preamble, read_hello, skip_preamble},
     rehome::decided,
-    verifier::{limit, opaque, size},
+    verdict::{first, said},
+    verifier::size,
 };
-
-/// What is said of a hello: an owner's number, or one of these.
-pub(crate) mod said {
-    /// Too few bytes; `scratch.needed` says how many it takes.
-    pub(crate) const NEED_MORE: i32 = 0x2_0000;
-    /// The first backend; the counter's index in the lower 16 bits is the reason.
-    pub(crate) const FIRST: i32 = 0x1_0000;
-    /// An identifier is not known.
-    pub(crate) const UNKNOWN: i32 = 0x4_0000;
-}
-
-const _: () = assert!(STREAM == PENDING_MAX + PENDING_SLACK, "a hello is read where it is buffered");
-
-/// The first backend, for this reason.
-#[inline(always)]
-pub(crate) fn first(reason: Counter) -> i32 {
-    said::FIRST | reason as i32
-}
-
-/// What was said, as the state machine wants it.
-#[inline(always)]
-pub(crate) fn verdict(said: i32) -> Verdict {
-    match said {
-        first if first & said::FIRST != 0 => Verdict::First(reason(first as u32 & 0xffff)),
-        said::NEED_MORE => Verdict::NeedMore,
-        owner => Verdict::Owner(owner as u16),
-    }
-}
-
-/// The reasons that are given here.
-#[inline(always)]
-fn reason(index: u32) -> Counter {
-    const REASONS: [Counter; 14] = [
-        Counter::NotTls,
-        Counter::HelloMalformed,
-        Counter::HelloNoSession,
-        Counter::SessionMiss,
-        Counter::SessionExpired,
-        Counter::SessionHit,
-        Counter::TicketMiss,
-        Counter::KeyNameShared,
-        Counter::KeyNameGivenUp,
-        Counter::OwnerDown,
-        Counter::OwnerDrained,
-        Counter::OwnerRefuses,
-        Counter::HelloCut,
-        Counter::Bypassed,
-    ];
-    let mut found = Counter::SessionMiss;
-    for counter in REASONS {
-        if counter as u32 == index {
-            found = counter;
-        }
-    }
-    found
-}
 
 /// Forgets what a look at the client's hello found before: another copy of it may say something else.
 #[inline(always)]
@@ -181,78 +122,6 @@ pub(crate) extern "C" fn decide(flow: *mut Flow) -> i32 {
         unsafe { (*buffer).needed = scratch.needed };
     }
     next::HELD
-}
-
-/// What stands in front of a hello.
-enum Preamble {
-    /// Nothing that was not skipped: the hello begins with `text`, of which there are `have` bytes.
-    Skipped { text: *mut Pending, have: u32 },
-    /// Too little to tell.
-    NeedMore,
-}
-
-/// Skips the header that a proxy or balancer put in front of the client's stream, whose first `have` bytes lie in `text`:
-/// the hello behind it decides, and the header goes to whichever backend the flow goes to.
-#[inline(always)]
-fn skip_preamble(scratch: &mut Scratch, text: *mut Pending, have: u32) -> Preamble {
-    const RECORD: u8 = 22;
-    // SAFETY: a whole map value.
-    if have == 0 || unsafe { (*text).data[0] } == RECORD {
-        return Preamble::Skipped { text, have };
-    }
-    let len = preamble(text, have);
-    if len == PREAMBLE_CUT {
-        return Preamble::NeedMore;
-    }
-    let Some(shifted) = shifted() else { return Preamble::Skipped { text, have } };
-    if len <= 0 || shift(shifted, text, len as u32, have) != 0 {
-        return Preamble::Skipped { text, have };
-    }
-    scratch.preamble = len as u32;
-    count(Counter::ProxyHeader);
-    Preamble::Skipped { text: shifted, have: have - len as u32 }
-}
-
-const PREAMBLE_CUT: i32 = -1;
-
-/// Length of the header of the PROXY protocol at the start of `text`, bytes; 0 where there is none, or [`PREAMBLE_CUT`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn preamble(text: *mut Pending, have: u32) -> i32 {
-    if text.is_null() {
-        return 0;
-    }
-    // SAFETY: not null, a whole map value.
-    let text = unsafe { &(*text).data };
-    match proxy::start(|at| text[at], have) {
-        proxy::Start::Header { len } => len as i32,
-        proxy::Start::NeedMore => PREAMBLE_CUT,
-        proxy::Start::NotProxy | proxy::Start::Malformed => 0,
-    }
-}
-
-/// Copies `text[len .. have]` to the start of `to`; 0, or -1.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn shift(to: *mut Pending, text: *mut Pending, len: u32, have: u32) -> i32 {
-    if to.is_null() || text.is_null() {
-        return -1;
-    }
-    let from = opaque(len as usize);
-    if from > proxy::HEADER_MAX as usize {
-        return -1;
-    }
-    if have == len {
-        return 0;
-    }
-    const LONGEST: usize = STREAM - proxy::HEADER_MAX as usize;
-    let left = have.wrapping_sub(len) as usize;
-    let Some(n) = size::<LONGEST>(if left > LONGEST { LONGEST } else { left }) else { return -1 };
-    // SAFETY: `from + n` is at most the array's size; both are whole map values, and different ones.
-    unsafe {
-        let from = (&raw const (*text).data).cast::<u8>().add(from);
-        bpf_probe_read_kernel((&raw mut (*to).data).cast(), n, from.cast()) as i32
-    }
 }
 
 /// Decides on the first `have` bytes of the client's stream, which lie in `text`; with `last` there will be no more.
@@ -352,110 +221,4 @@ fn need_id(scratch: &mut Scratch, have: u32) {
     if have < WITH_ID && (scratch.needed > WITH_ID || scratch.needed == 0) {
         scratch.needed = if have < SESSION_ID_AT as u32 { have + 1 } else { WITH_ID };
     }
-}
-
-const HELLO_WHOLE: i32 = 0;
-const HELLO_CUT: i32 = 1;
-const HELLO_MALFORMED: i32 = 2;
-const HELLO_NOT_TLS: i32 = 3;
-
-/// Reads the hello at the start of `text` into `scratch.hello`.
-#[inline(always)]
-fn read_hello(scratch: *mut Scratch, text: *mut Pending, have: u32) -> i32 {
-    // SAFETY: the caller's; whole map values.
-    let (scratch, stream) = unsafe { (&mut *scratch, &(*text).data) };
-    match client_hello::start(|at| stream[at], have) {
-        Start::NeedMore => scratch.hello = client_hello::Hello::default(),
-        Start::NotTls => return HELLO_NOT_TLS,
-        Start::Malformed => return HELLO_MALFORMED,
-        Start::OneRecord { len } => {
-            const BASE: u32 = steer_common::wire::tls::RECORD_HEADER as u32;
-            scratch.needed = BASE + len;
-            scratch.hello.begin(BASE, len, have);
-            return walk(text);
-        }
-        Start::Split => return join(text, have),
-    }
-    HELLO_CUT
-}
-
-/// Joins a hello that is split over records and reads it.
-#[inline(always)]
-fn join(text: *mut Pending, have: u32) -> i32 {
-    let Some(scratch) = scratch() else { return HELLO_CUT };
-    scratch.framing = Framing { have, ..Framing::default() };
-    scratch.in_joined = 1;
-    for _ in 0..limit::<{ FRAMING_STEPS as i32 }>() {
-        match framing_step(text) {
-            JOINED_MORE => {}
-            JOINED_MALFORMED => return HELLO_MALFORMED,
-            _ => break,
-        }
-    }
-    scratch.needed = scratch.framing.needed;
-    let (len, got) = (scratch.framing.len, scratch.framing.joined);
-    scratch.hello.begin(0, len, got);
-    match joined() {
-        Some(joined) if len != 0 => walk(joined),
-        _ => HELLO_CUT,
-    }
-}
-
-const JOINED_MORE: i32 = 0;
-const JOINED_END: i32 = 1;
-const JOINED_MALFORMED: i32 = 2;
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn framing_step(text: *mut Pending) -> i32 {
-    let (Some(scratch), Some(joined), false) = (scratch(), joined(), text.is_null()) else { return JOINED_END };
-    // SAFETY: not null, whole map values, and different ones.
-    match scratch.framing.step(unsafe { &(*text).data }, unsafe { &mut (*joined).data }) {
-        Joined::More => JOINED_MORE,
-        Joined::Whole | Joined::NeedMore => JOINED_END,
-        Joined::Malformed => JOINED_MALFORMED,
-    }
-}
-
-/// Walks over the message that `scratch.hello` begins at.
-#[inline(always)]
-fn walk(text: *mut Pending) -> i32 {
-    let mut step = WALK_MORE;
-    for _ in 0..limit::<{ HELLO_STEPS as i32 / STEPS_A_CALL }>() {
-        if step != WALK_MORE {
-            break;
-        }
-        step = walk_on(text);
-    }
-    match step {
-        WALK_DONE => HELLO_WHOLE,
-        WALK_CUT => HELLO_CUT,
-        WALK_MALFORMED => HELLO_MALFORMED,
-        // More than any hello that we know: what was found counts.
-        _ => HELLO_WHOLE,
-    }
-}
-
-const WALK_MORE: i32 = 0;
-const WALK_DONE: i32 = 1;
-const WALK_CUT: i32 = 2;
-const WALK_MALFORMED: i32 = 3;
-
-/// Steps of a walk that one call takes: a call costs as much as a step.
-const STEPS_A_CALL: i32 = 16;
-
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn walk_on(text: *mut Pending) -> i32 {
-    let (Some(scratch), false) = (scratch(), text.is_null()) else { return WALK_CUT };
-    for _ in 0..limit::<STEPS_A_CALL>() {
-        // SAFETY: not null, a whole map value.
-        match scratch.hello.step(unsafe { &(*text).data }) {
-            Walk::More => {}
-            Walk::Done => return WALK_DONE,
-            Walk::Cut => return WALK_CUT,
-            Walk::Malformed => return WALK_MALFORMED,
-        }
-    }
-    WALK_MORE
 }

@@ -245,7 +245,7 @@ pub(crate) struct Piece {
     pub(crate) look: u32,
     /// How many they are.
     pub(crate) have: u32,
-    /// What was said of them (`hello::said`).
+    /// What was said of them (`verdict::said`).
     pub(crate) said: i32,
     /// 1: the buffered data grew by this piece.
     pub(crate) grown: u32,

@@ -20,12 +20,12 @@ use steer_common::{
 
 use crate::{
     client::is_up,
-    hello::{first, said},
     lock::{mark, unmark},
     maps::{
         KEY_NAME_TRIES, KEY_NAMES, LOOKUP, SESSIONS, Scratch, backend, count, count_backend, joined, refusals,
         rotation, scratch,
     },
+    verdict::{first, said},
     verifier::{limit, opaque},
 };
 

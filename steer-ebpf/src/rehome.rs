@@ -15,7 +15,7 @@ use crate::{
     certificate::expect_unread,
     client::{forget, nothing_to_learn, settle},
     emit::hop_to,
-    hello::{look_at_packet, said, verdict},
+    hello::look_at_packet,
     legs::{self, take_leg},
     lock::{self, unlock},
     maps::{EVENTS, Look, PENDING, Piece, SPLICES, Scratch, WAKE, count, count_index, now, scratch, switch},
@@ -23,6 +23,7 @@ use crate::{
     options::read_options,
     sums::sum_payload,
     unknown::copy_flow,
+    verdict::{said, verdict},
 };
 
 /// The data in `scratch.piece`, the first of a flow that this CPU holds: it is to be decided on, held, or the flow is
