@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     /// Visits of each client beside its first.
     #[arg(long, value_name = "N")]
     visits: Option<String>,
-    /// At every so manieth visit a client's address changes, separated by commas; 1,2,10 unless given.
+    /// A client's address changes at every N-th visit; several separated by commas, 1,2,10 unless given.
     #[arg(long, value_name = "N")]
     every: Option<String>,
     /// Values of the VIP's `fallback`; source,flow unless given.
