@@ -127,7 +127,8 @@ counters! {
     KeyNameShared = "key-name-shared",
     /// Hellos of an unknown key name that the first backend rejected before: another one is tried.
     KeyNameSearch = "key-name-search",
-    /// Hellos of an unknown key name sent to another backend than the first: the one that is next to come to a new key.
+    /// Hellos of an unknown key name sent to another backend than the first, in a pool whose keys change: the one that most likely
+    /// has come to a new key.
     KeyNameDue = "key-name-due",
     /// Hellos of an unknown key name that every backend tried rejected: the search is over, the first backend.
     KeyNameGivenUp = "key-name-given-up",

@@ -4,7 +4,7 @@ use crate::{
     counters::Counter,
     shared::{
         Address, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED,
-        KEY_NAME_TRIES, KeyName, LOOKUP_SLOTS, NO_BACKEND, Session, VIP_FALLBACK_FLOW, Vip,
+        KEY_NAME_TRIES, KeyName, LOOKUP_SLOTS, Session, VIP_FALLBACK_FLOW, Vip,
     },
 };
 
@@ -57,35 +57,10 @@ fn owned(owner: u16, backend: &Backend, vip: &Vip, first: u16, now: u32) -> Verd
     Verdict::Owner(owner)
 }
 
-/// Notes in a search that a backend rejected a ticket; `false` where the list is full.
+/// Whether a search is over: enough backends rejected tickets of this name.
 #[inline(always)]
-pub fn note_tried(tried: &mut [u16; KEY_NAME_TRIES], backend: u16) -> bool {
-    for place in tried {
-        if *place == backend {
-            return true;
-        }
-        if *place == NO_BACKEND {
-            *place = backend;
-            return true;
-        }
-    }
-    false
-}
-
-/// Whether a search has no room for another try: it is over.
-#[inline(always)]
-pub fn search_is_over(tried: &[u16; KEY_NAME_TRIES]) -> bool {
-    tried[KEY_NAME_TRIES - 1] != NO_BACKEND
-}
-
-/// Whether a backend rejected a ticket of this name before.
-#[inline(always)]
-pub fn was_tried(tried: &[u16; KEY_NAME_TRIES], backend: u16) -> bool {
-    let mut found = false;
-    for place in tried {
-        found |= *place == backend;
-    }
-    found
+pub const fn search_is_over(tried: u64) -> bool {
+    tried.count_ones() >= KEY_NAME_TRIES
 }
 
 /// Whether a session is past its idle timeout or its absolute limit.

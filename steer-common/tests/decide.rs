@@ -5,7 +5,7 @@ use steer_common::{
     decide::{self, Verdict},
     shared::{
         Address, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName,
-        LOOKUP_SLOTS, NO_BACKEND, Session, VIP_FALLBACK_FLOW, Vip,
+        LOOKUP_SLOTS, Session, VIP_FALLBACK_FLOW, Vip, backend_bit,
     },
 };
 
@@ -172,7 +172,7 @@ fn the_same_client_always_has_the_same_slot() {
 }
 
 fn name() -> KeyName {
-    KeyName { owner: OWNER, first_seen: NOW - 60, last_seen: NOW - 10, tried: [NO_BACKEND; 6], ..KeyName::default() }
+    KeyName { owner: OWNER, first_seen: NOW - 60, last_seen: NOW - 10, ..KeyName::default() }
 }
 
 #[track_caller]
@@ -205,18 +205,11 @@ fn a_learned_key_name_expires_and_a_configured_one_does_not() {
 }
 
 #[test]
-fn a_search_remembers_each_backend_once_and_ends_when_its_list_is_full() {
-    let mut tried = [NO_BACKEND; 6];
-    for backend in [4, 9, 4, 9, 9] {
-        assert!(decide::note_tried(&mut tried, backend));
-    }
-    assert!(!decide::search_is_over(&tried));
-    assert_eq!(tried, [4, 9, NO_BACKEND, NO_BACKEND, NO_BACKEND, NO_BACKEND]);
-    assert!(decide::was_tried(&tried, 9) && !decide::was_tried(&tried, 5));
-    for backend in 10..14 {
-        assert!(decide::note_tried(&mut tried, backend));
-    }
-    assert!(!decide::note_tried(&mut tried, 77) && !decide::was_tried(&tried, 77));
-    assert!(decide::note_tried(&mut tried, 13), "known already");
-    assert!(decide::search_is_over(&tried));
+fn a_search_remembers_each_backend_once_and_goes_through_a_pool_of_twenty() {
+    let tried = |backends: &[u16]| backends.iter().fold(0, |tried, backend| tried | backend_bit(*backend));
+    assert_eq!(tried(&[4, 9, 4, 9, 9]).count_ones(), 2);
+    let pool = (100..120).collect::<Vec<_>>();
+    assert_eq!(tried(&pool).count_ones(), 20, "numbers across a multiple of 64");
+    assert!(!decide::search_is_over(tried(&pool)));
+    assert!(decide::search_is_over(tried(&(0..64).collect::<Vec<_>>())));
 }

@@ -5,14 +5,12 @@
 
 use steer_common::{
     counters::Counter,
-    decide::note_tried,
     flow::{State, Word},
     rotation as rotations,
     session::{Kind, LAYOUTS, SESSION_ID_MAX},
     shared::{
         Event, FLOW_ECH, FLOW_HIT, FLOW_NAMED, FLOW_NAMELESS, Flow, KEY_NAME_CONFIGURED, KEY_NAME_OPENED_TWO,
-        KEY_NAME_PROVEN, KEY_NAME_SHARED, KEY_NAME_TRIES as TRIES, KeyName, NO_BACKEND, ROTATION_BACKENDS,
-        VIP_TELL_TICKETS,
+        KEY_NAME_PROVEN, KEY_NAME_SHARED, KeyName, NO_BACKEND, VIP_TELL_TICKETS, backend_bit,
     },
 };
 
@@ -95,13 +93,13 @@ extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32, longer: u32) -> i3
         name.last_seen = seconds;
         if name.owner as u32 == owner {
             name.accepted = name.accepted.wrapping_add(1);
-            let second = name.flags & (KEY_NAME_OPENED_TWO | KEY_NAME_CONFIGURED) == 0 && name.tried[0] != tail;
+            let second = name.flags & (KEY_NAME_OPENED_TWO | KEY_NAME_CONFIGURED) == 0 && name.tail != tail;
             if longer as i32 == NEW_NAME {
                 name.flags |= KEY_NAME_PROVEN;
             }
             if second && followed {
                 name.flags |= KEY_NAME_OPENED_TWO;
-                rotate(owner, CONFIRM);
+                rotate(scratch, owner, Turn::Confirmed);
             }
         } else if name.flags & KEY_NAME_SHARED == 0 && vouched {
             name.flags |= KEY_NAME_SHARED;
@@ -116,38 +114,44 @@ extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32, longer: u32) -> i3
         last_seen: seconds,
         hits: 0,
         accepted: 1,
-        tried: [NO_BACKEND; TRIES],
+        tail,
+        zero: 0,
+        tried: 0,
     };
-    scratch.name.tried[0] = tail;
     if KEY_NAMES.insert(&scratch.session, &scratch.name, ONLY_NEW).is_ok() {
         count(Counter::KeyNameLearned);
         if followed {
-            rotate(owner, LEARN);
+            rotate(scratch, owner, Turn::Learned);
         }
     }
     let _ = KEY_NAME_TRIES.remove(&scratch.session);
     NEW_NAME
 }
 
-/// What [`rotate`] notes of a backend: a key name was learned of it, opened a second ticket, or was not the one of a ticket that
-/// the backend was given on a guess.
-const LEARN: u32 = 0;
-const CONFIRM: u32 = 1;
-const MISS: u32 = 2;
+/// What is noted of a backend's keys.
+#[derive(Clone, Copy)]
+pub(crate) enum Turn {
+    /// It answered a hello of TLS 1.3.
+    Answered,
+    /// A key name of it was learned.
+    Learned,
+    /// A key name of it opened a second ticket.
+    Confirmed,
+    /// It refused a ticket that it was given on a guess.
+    Missed,
+}
 
-/// Notes what is learned of a backend's keys in the order of its pool.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn rotate(backend: u32, what: u32) -> i32 {
-    const ALL: i32 = ROTATION_BACKENDS as i32;
-    let Some(scratch) = scratch() else { return 0 };
-    let Some(rotation) = rotation(scratch.vip.id) else { return 0 };
-    match what {
-        LEARN => rotations::note(rotation, limit::<ALL>(), backend as u16),
-        CONFIRM => rotations::confirm(rotation, limit::<ALL>(), backend as u16),
-        _ => rotations::miss(rotation, limit::<ALL>(), backend as u16),
+/// Notes what is learned of the keys of a VIP's backend.
+#[inline(always)]
+pub(crate) fn rotate(scratch: &Scratch, backend: u32, turn: Turn) {
+    let Some(rotation) = rotation(scratch.vip.id) else { return };
+    let (backend, seconds) = (backend as u16, scratch.facts.seconds);
+    match turn {
+        Turn::Answered => rotations::answered(rotation, backend, seconds),
+        Turn::Learned => rotations::note(rotation, backend, seconds),
+        Turn::Confirmed => rotations::confirm(rotation, backend),
+        Turn::Missed => rotations::miss(rotation, backend),
     }
-    0
 }
 
 /// The backend could not open the client's ticket: it has not its key, as far as that is not known better.
@@ -162,7 +166,7 @@ pub(crate) fn rejected(scratch: &Scratch, flow: &mut Flow) {
     let unknown = flow.flags & (FLOW_HIT | FLOW_ECH) == 0;
     let moved = Word(flow.word).state() == State::Spliced;
     if unknown && moved {
-        rotate(scratch.backend, MISS);
+        rotate(scratch, scratch.backend, Turn::Missed);
     }
     if flow.offered_kind != Kind::Ticket as u8 || flow.flags & FLOW_NAMELESS != 0 || !(guessed || unknown) {
         return;
@@ -193,7 +197,7 @@ extern "C" fn note_rejected(flow: *mut Flow, i: u32) -> i32 {
         // SAFETY: a map value; a lost race costs one try.
         let tries = unsafe { &mut *tries };
         tries.last_seen = scratch.facts.seconds;
-        note_tried(&mut tries.tried, backend);
+        tries.tried |= backend_bit(backend);
         return 1;
     }
     let seconds = scratch.facts.seconds;
@@ -204,9 +208,10 @@ extern "C" fn note_rejected(flow: *mut Flow, i: u32) -> i32 {
         last_seen: seconds,
         hits: 0,
         accepted: 0,
-        tried: [NO_BACKEND; TRIES],
+        tail: 0,
+        zero: 0,
+        tried: backend_bit(backend),
     };
-    scratch.name.tried[0] = backend;
     let _ = KEY_NAME_TRIES.insert(&scratch.session, &scratch.name, 0);
     1
 }

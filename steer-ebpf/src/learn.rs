@@ -23,7 +23,7 @@ use steer_common::{
 };
 
 use crate::{
-    key_names::{LESSON, OFFERED, rejected, ticket},
+    key_names::{LESSON, OFFERED, Turn, rejected, rotate, ticket},
     lock::{mark, unmark},
     maps::{SESSIONS, Scratch, count, count_backend, refusals, scratch},
     next,
@@ -217,6 +217,7 @@ extern "C" fn tls13(flow: *mut Flow) -> i32 {
     let psk = psk(flow);
     let outcome = if psk as u32 == Psk::None as u32 { Outcome::Full } else { Outcome::Resumed };
     count_outcome(scratch, flow, outcome, |stats| &mut stats.tls13);
+    rotate(scratch, scratch.backend, Turn::Answered);
     match psk {
         Psk::None => rejected(scratch, flow),
         Psk::Other => count(Counter::PskOther),

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use steer_common::{
     session::Kind,
-    shared::{KEY_NAME_SHARED, KEY_NAME_TRIES, KeyName, NO_BACKEND, SessionKey},
+    shared::{KEY_NAME_SHARED, KeyName, SessionKey},
 };
 use steer_tests::{
     agent::{Agent, Hook},
@@ -185,8 +185,7 @@ fn learned(steer: &Agent<'_>, owner: SocketAddr) -> Result<KeyName> {
     let id = backends.iter().find(|backend| backend["address"] == owner.to_string()).and_then(|b| b["id"].as_u64());
     let owner = u16::try_from(id.context("no such backend")?)?;
     let now = clock::seconds();
-    let tried = [NO_BACKEND; KEY_NAME_TRIES];
-    Ok(KeyName { owner, flags: 0, first_seen: now, last_seen: now, hits: 7, accepted: 1, tried })
+    Ok(KeyName { owner, flags: 0, first_seen: now, last_seen: now, hits: 7, accepted: 1, tail: 0, zero: 0, tried: 0 })
 }
 
 fn key(run: &Run, plane: &Plane, digits: &str) -> Result<SessionKey> {

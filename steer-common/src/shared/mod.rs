@@ -13,8 +13,8 @@ mod session;
 pub use self::{address::*, bench::*, flow::*, pool::*, session::*};
 use crate::wire::tls::server_flight::Follow;
 
-/// Version of the map layouts; names the pin directory (`PIN_DIR/v4`). Any change to a type in here raises it.
-pub const LAYOUT_VERSION: u32 = 4;
+/// Version of the map layouts; names the pin directory (`PIN_DIR/v5`). Any change to a type in here raises it.
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Most backends of one gateway, over all VIPs; `BackendId` is an index below it.
 pub const MAX_BACKENDS: u32 = 1024;
@@ -46,11 +46,11 @@ no_padding!(Hop, 4, 12, 2, 2, 4);
 no_padding!(Backend, 20, 20, 2, 2, 2, 2, 4);
 no_padding!(BackendPath, 24, 2, 2, 4, 4);
 no_padding!(Configured, 20, 4);
-no_padding!(KeyName, 2, 2, 4, 4, 4, 4, 2 * KEY_NAME_TRIES);
+no_padding!(KeyName, 2, 2, 4, 4, 4, 4, 2, 2, 8);
 no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2, 1, 1, 2, 4, 4, 4);
 no_padding!(Refusals, 4 * OFFER_KINDS, 2 * OFFER_KINDS, 2 * OFFER_KINDS);
-no_padding!(Rotating, 2, 1, 1);
-no_padding!(Rotation, 4 * ROTATION_BACKENDS);
+no_padding!(Rotating, 2, 1, 1, 4, 4);
+no_padding!(Rotation, 12 * ROTATION_BACKENDS, 4);
 no_padding!(SourceKey, 16, 2, 2);
 no_padding!(Source, 4, 4);
 no_padding!(Listed, 20, 2, 2, 4, size_of::<Vip>());

@@ -48,13 +48,30 @@ pub struct KeyName {
     pub hits: u32,
     /// Tickets of it that its owner issued (TLS 1.2) or accepted.
     pub accepted: u32,
-    /// In `key_name_tries` the backends that rejected a ticket of it, [`NO_BACKEND`] in empty places. In `key_names` the first
-    /// number is the last two of the 32 bytes of the first ticket that was accepted: another one has others.
-    pub tried: [u16; KEY_NAME_TRIES],
+    /// In `key_names` the last two of the 32 bytes of the first ticket of it that was accepted: another one has others.
+    pub tail: u16,
+    /// Always zero.
+    pub zero: u16,
+    /// In `key_name_tries` the backends that rejected a ticket of it ([`backend_bit`]).
+    pub tried: u64,
 }
 
-/// Backends that a search for the owner of a key name remembers.
-pub const KEY_NAME_TRIES: usize = 6;
+/// Backends after whose refusals a search for the owner of a key name ends.
+pub const KEY_NAME_TRIES: u32 = 24;
+
+/// The bit of a backend in [`KeyName::tried`], and its place in [`Rotation`]. Of a pool of up to 64 backends that have consecutive
+/// numbers each has its own; two that share one count as one in a search.
+#[inline(always)]
+pub const fn backend_bit(backend: u16) -> u64 {
+    1 << backend_place(backend)
+}
+
+/// The place of a backend among the [`ROTATION_BACKENDS`] of [`Rotation`].
+#[inline(always)]
+pub const fn backend_place(backend: u16) -> usize {
+    backend as usize % ROTATION_BACKENDS
+}
+
 /// The operator named its owner.
 pub const KEY_NAME_CONFIGURED: u16 = 1;
 /// More than one backend issued or accepted tickets of it: it does not steer.
@@ -83,13 +100,15 @@ pub struct Refusals {
 /// Backends of a pool whose key names are followed.
 pub const ROTATION_BACKENDS: usize = 64;
 
-/// In which order the backends of a pool came to their newest ticket keys: value of `rotations`, whose index is the `VipId`
+/// When the backends of a pool came to their newest ticket keys: value of `rotations`, whose index is the `VipId`
 /// ([`crate::rotation`]).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rotation {
-    /// The one whose newest key is the oldest comes first; behind the last one there are empty entries.
+    /// By [`backend_place`].
     pub backends: [Rotating; ROTATION_BACKENDS],
+    /// 1: some backend's keys are known to change.
+    pub changes: u32,
 }
 
 /// One backend's keys.
@@ -102,6 +121,10 @@ pub struct Rotating {
     pub n_names: u8,
     /// Tickets that it was given on a guess and refused since its newest name was learned; saturates.
     pub missed: u8,
+    /// When its newest name was learned, or when it answered first where none was, seconds of CLOCK_MONOTONIC.
+    pub since: u32,
+    /// When it answered a hello of TLS 1.3 last, seconds of CLOCK_MONOTONIC: it issued tickets then.
+    pub active: u32,
 }
 
 /// Whose sessions are counted together: key of `sources`.

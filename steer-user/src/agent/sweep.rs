@@ -11,8 +11,8 @@ pub(super) use sources::Sources;
 use steer_common::{
     flow::{State, Word},
     shared::{
-        Backend, Endpoint, FLOW_MADE, Flow, FlowKey, Foreign, LEG_ENDED, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE,
-        Session, SessionKey, Source, SourceKey, Vip,
+        BACKEND_PRESENT, Backend, Endpoint, FLOW_MADE, Flow, FlowKey, Foreign, LEG_ENDED, Leg, SERVICE_BACKEND,
+        SERVICE_WAY_THERE, Session, SessionKey, Source, SourceKey, Vip, backend_bit,
     },
 };
 
@@ -122,15 +122,23 @@ pub(super) struct Rules {
     now: u32,
     vips: HashMap<u16, Vip>,
     backends: HashMap<u16, Backend>,
+    /// By VIP, the backends of its pool as a search knows them.
+    pools: HashMap<u16, u64>,
 }
 
 impl Rules {
     pub(super) fn new(vips: &[(Endpoint, Vip)], backends: &[(u32, Backend)]) -> Self {
-        Self {
-            now: clock::seconds(),
-            vips: vips.iter().map(|(_, vip)| (vip.id, *vip)).collect(),
-            backends: backends.iter().map(|(id, backend)| (*id as u16, *backend)).collect(),
+        let vips = vips.iter().map(|(_, vip)| (vip.id, *vip)).collect();
+        let backends = backends.iter().map(|(id, backend)| (*id as u16, *backend)).collect();
+        Self::at(clock::seconds(), vips, backends)
+    }
+
+    fn at(now: u32, vips: HashMap<u16, Vip>, backends: HashMap<u16, Backend>) -> Self {
+        let mut pools = HashMap::new();
+        for (id, backend) in backends.iter().filter(|(_, backend)| backend.flags & BACKEND_PRESENT != 0) {
+            *pools.entry(backend.vip_id).or_default() |= backend_bit(*id);
         }
+        Self { now, vips, backends, pools }
     }
 
     /// Whether a connection is not over.
@@ -288,7 +296,7 @@ mod tests {
 
     fn rules() -> Rules {
         let vip = Vip { session_timeout: 600, session_limit: 3600, flow_timeout: 7860, ..Vip::default() };
-        Rules { now: NOW, vips: [(0, vip)].into(), backends: HashMap::new() }
+        Rules::at(NOW, [(0, vip)].into(), HashMap::new())
     }
 
     fn flow(age: u32, flags: u32) -> Flow {

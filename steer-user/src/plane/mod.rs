@@ -69,9 +69,9 @@ pub struct Plane {
     pub legs: Table<FlowKey, Leg>,
     backends: Slots<Backend>,
     backend_paths: Slots<BackendPath>,
-    /// `None` where the programs are an older version's, which has no such map.
-    refusals: Option<Slots<Refusals>>,
-    rotations: Option<Slots<Rotation>>,
+    refusals: Slots<Refusals>,
+    /// When backends came to their newest ticket keys, by the VIP's number.
+    pub rotations: Slots<Rotation>,
     pub(crate) backend_ids: Table<Endpoint, u32>,
     vips: Table<Endpoint, Vip>,
     directory: Slots<Listed>,
@@ -103,8 +103,8 @@ impl Plane {
             legs: Table::open(dir, "legs")?,
             backends: Slots::open(dir, "backends")?,
             backend_paths: Slots::open(dir, "backend_paths")?,
-            refusals: Slots::open(dir, "refusals").ok(),
-            rotations: Slots::open(dir, "rotations").ok(),
+            refusals: Slots::open(dir, "refusals")?,
+            rotations: Slots::open(dir, "rotations")?,
             backend_ids: Table::open(dir, "backend_ids")?,
             vips: Table::open(dir, "vips")?,
             directory: Slots::open(dir, "directory")?,
@@ -165,14 +165,10 @@ impl Plane {
     pub fn clear_backend(&mut self, id: u32) -> Result<()> {
         self.set_backend(id, &Backend::default())?;
         self.set_backend_path(id, &BackendPath::default())?;
-        if let Some(refusals) = &mut self.refusals {
-            refusals.set(id, &Refusals::default())?;
-        }
-        if let Some(rotations) = &mut self.rotations {
-            for (vip, mut rotation) in (0..).zip(rotations.all()?) {
-                if rotation::forget(&mut rotation, id as u16) {
-                    rotations.set(vip, &rotation)?;
-                }
+        self.refusals.set(id, &Refusals::default())?;
+        for (vip, mut rotation) in (0..).zip(self.rotations.all()?) {
+            if rotation::forget(&mut rotation, id as u16) {
+                self.rotations.set(vip, &rotation)?;
             }
         }
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;

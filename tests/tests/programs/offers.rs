@@ -109,6 +109,14 @@ impl Visits {
         self.hears(true, &answer13(true))
     }
 
+    /// The newest names of all backends become ten seconds older.
+    fn passes_time(&mut self) -> Result<()> {
+        let (rotations, vip) = (&mut self.world.loaded.plane.rotations, u32::from(self.ends.vip_id));
+        let mut rotation = rotations.read(vip)?;
+        rotation.backends.iter_mut().for_each(|known| known.since = known.since.saturating_sub(10));
+        rotations.set(vip, &rotation)
+    }
+
     fn knows_name(&self, name: &[u8]) -> Result<bool> {
         let key = SessionKey::new(self.ends.vip_id, Kind::KeyName, name).expect("a name");
         Ok(self.world.loaded.plane.key_names.find(&key)?.is_some())
@@ -235,20 +243,24 @@ fn a_refusal_counts_against_nobody_but_the_owner() -> Result<()> {
     Ok(())
 }
 
-/// A pool whose backends came to two key names each, the first backend before the other one.
+/// A pool whose backends came to two key names each, the first backend before the other one, and to a third.
 fn rotating(ends: Ends) -> Result<Visits> {
     let mut visits = Visits::new(ends, 0)?;
     for round in 0..2 {
         for n in 0..2 {
             visits.learns_of_first(&ticket(&[1 + 2 * round; 16], n))?;
         }
+        visits.passes_time()?;
         for n in 0..2 {
             visits.learns_of_other(&ticket(&[2 + 2 * round; 16], n))?;
         }
-        assert_eq!(visits.count(Counter::KeyNameDue)?, 0);
+        visits.passes_time()?;
+        // From the first backend's second name on it is known that keys change here.
+        assert_eq!(visits.count(Counter::KeyNameDue)?, u64::from(round));
     }
     // The first backend is next, then the other one.
     visits.learns_of_first(&ticket(&[5; 16], 0))?;
+    visits.passes_time()?;
     Ok(visits)
 }
 
@@ -257,9 +269,11 @@ fn an_unknown_key_name_goes_to_the_backend_whose_newest_one_is_the_oldest() -> R
     for ends in families() {
         let mut visits = rotating(ends)?;
         assert!(visits.offers(&ticket(&[6; 16], 6), Backend::Other)?, "the other one is next");
-        assert_eq!(visits.count(Counter::KeyNameDue)?, 1);
+        assert_eq!(visits.count(Counter::KeyNameDue)?, 2);
+        visits.passes_time()?;
         assert!(!visits.says(&hello13(&ticket(&[7; 16], 0)))?, "and then the first one");
         visits.hears(false, &answer13(true))?;
+        visits.passes_time()?;
         // Who is tried in vain is not tried again with that name.
         assert!(!visits.offers(&ticket(&[8; 16], 0), Backend::First)?, "a guess that is wrong");
         assert!(visits.offers(&ticket(&[8; 16], 1), Backend::First)?);

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
-use steer_common::shared::{Flow, FlowKey, NO_BACKEND, SERVICE_BACKEND, SERVICE_WAY_THERE, SessionKey};
+use steer_common::shared::{Flow, FlowKey, NO_BACKEND, SERVICE_BACKEND, SERVICE_WAY_THERE, SessionKey, backend_bit};
 
 use crate::{
     agent::sweep::Rules,
@@ -132,7 +132,7 @@ pub(in crate::agent) fn purge(plane: &mut Plane, vips: &HashSet<u16>, backends: 
     removed += plane.key_names.remove_stale(|key, name| of_vip(key) || backends.contains(&name.owner))?;
     removed += plane
         .key_name_tries
-        .remove_stale(|key, name| of_vip(key) || name.tried.iter().any(|tried| backends.contains(tried)))?;
+        .remove_stale(|key, name| of_vip(key) || backends.iter().any(|id| name.tried & backend_bit(*id) != 0))?;
     removed += plane.sources.remove_stale(|key, _| vips.contains(&key.vip))?;
     let flows = |table: &mut Table<FlowKey, Flow>| {
         table.remove_stale(|key, flow| of_flow(key) || backends.contains(&flow.first) || backends.contains(&flow.owner))

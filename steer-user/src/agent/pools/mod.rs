@@ -15,7 +15,9 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail};
-use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, MAX_BACKENDS};
+use steer_common::shared::{
+    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, MAX_BACKENDS, backend_bit,
+};
 
 use crate::{
     address::{endpoint, socket, unusable},
@@ -60,7 +62,7 @@ impl Pools {
         self.refuse_crowd(address)?;
         let id = match self.ids.get(&endpoint(address)) {
             Some(id) => *id,
-            None => self.free_backend_id()?,
+            None => self.free_backend_id(&key)?,
         };
         self.put(id, &key, written.id, address, weight)?;
         self.rebuild(&key)?;
@@ -206,9 +208,9 @@ impl Pools {
         self.set(id, &new)
     }
 
-    fn free_backend_id(&self) -> Result<u32> {
-        let free = (0..MAX_BACKENDS).find(|id| !self.backends.contains_key(id));
-        free.ok_or_else(|| {
+    fn free_backend_id(&self, vip: &Endpoint) -> Result<u32> {
+        let pool = self.backends.iter().filter(|(_, backend)| backend.vip == *vip).map(|(id, _)| *id);
+        free_number(pool, |id| !self.backends.contains_key(&id)).ok_or_else(|| {
             let removed = self.backends.values().filter(|backend| backend.flags & BACKEND_PRESENT == 0).count();
             anyhow!(
                 "all {MAX_BACKENDS} numbers for backends are in use, {removed} of them by removed backends that sessions or \
@@ -216,6 +218,14 @@ impl Pools {
             )
         })
     }
+}
+
+/// The lowest free number for a backend: one that a search for the owner of a key name tells from the others of its pool
+/// ([`backend_bit`]), where there is such a one.
+fn free_number(pool: impl Iterator<Item = u32>, is_free: impl Fn(u32) -> bool) -> Option<u32> {
+    let taken = pool.fold(0, |taken, id| taken | backend_bit(id as u16));
+    let free = || (0..MAX_BACKENDS).filter(|id| is_free(*id));
+    free().find(|id| taken & backend_bit(*id as u16) == 0).or_else(|| free().next())
 }
 
 /// The deadline of a drain, in seconds of the maps' clock; one too far away is the last one. 0 stands for none.
@@ -227,6 +237,16 @@ fn drain_until(now: u32, limit: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backends_number_is_the_lowest_that_differs_from_its_pools_in_the_last_six_bits() {
+        let used = (0..70).collect::<Vec<_>>();
+        let number = |pool: &[u32]| free_number(pool.iter().copied(), |id| !used.contains(&id));
+        assert_eq!(number(&[]), Some(70));
+        assert_eq!(number(&[6, 7]), Some(72), "70 and 71 would share theirs");
+        assert_eq!(number(&(0..64).collect::<Vec<_>>()), Some(70), "no bit is left");
+        assert_eq!(free_number([3].into_iter(), |_| false), None);
+    }
 
     #[test]
     fn a_drain_ends_in_time_and_never_before() {

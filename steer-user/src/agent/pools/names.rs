@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use steer_common::{
     session::{Kind, NameLayout},
     shared::{
-        BACKEND_PRESENT, Endpoint, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KEY_NAME_TRIES, KeyName, NO_BACKEND,
-        SessionKey, VIP_NAME_FOUND, VIP_TELL_TICKETS, Vip,
+        BACKEND_PRESENT, Endpoint, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, SessionKey, VIP_NAME_FOUND,
+        VIP_TELL_TICKETS, Vip,
     },
 };
 
@@ -145,7 +145,7 @@ fn configured(found: Option<KeyName>, owner: u16, now: u32) -> Option<KeyName> {
 }
 
 fn new_name(owner: u16, flags: u16, accepted: u32, now: u32) -> KeyName {
-    KeyName { owner, flags, first_seen: now, last_seen: now, hits: 0, accepted, tried: [NO_BACKEND; KEY_NAME_TRIES] }
+    KeyName { owner, flags, first_seen: now, last_seen: now, hits: 0, accepted, tail: 0, zero: 0, tried: 0 }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use steer_common::shared::{
-    BACKEND_PRESENT, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, NO_BACKEND, SessionKey, VIP_TELL_TICKETS,
+    BACKEND_PRESENT, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, SessionKey, VIP_TELL_TICKETS,
 };
 
 use super::{Rules, Swept};
@@ -60,12 +60,8 @@ impl Rules {
 
     /// A search that counts on a backend which left its pool begins anew: its number may come back as another's.
     fn search_is_stale(&self, key: &SessionKey, tries: &KeyName) -> bool {
-        let is_gone = |id: &u16| {
-            let present = self.backend(*id, key.vip).is_some_and(|backend| backend.flags & BACKEND_PRESENT != 0);
-            *id != NO_BACKEND && !present
-        };
         let over = clock::age(self.now, tries.last_seen) > SEARCH;
-        over || !self.vips.contains_key(&key.vip) || tries.tried.iter().any(is_gone)
+        over || !self.vips.contains_key(&key.vip) || tries.tried & !self.pools.get(&key.vip).unwrap_or(&0) != 0
     }
 
     /// A backend by its number, if it stands behind that VIP.
@@ -76,7 +72,7 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
-    use steer_common::shared::Vip;
+    use steer_common::shared::{NO_BACKEND, Vip, backend_bit};
 
     use super::*;
 
@@ -87,7 +83,7 @@ mod tests {
     fn rules() -> Rules {
         let vip = Vip { session_timeout: 600, name_timeout: 86_400, name_len: 16, ..Vip::default() };
         let backends = [(1, BACKEND_PRESENT), (2, 0)].map(|(id, flags)| (id, Backend { flags, ..Backend::default() }));
-        Rules { now: NOW, vips: [(0, vip)].into(), backends: backends.into() }
+        Rules::at(NOW, [(0, vip)].into(), backends.into())
     }
 
     fn name(owner: u16, flags: u16, idle: u32) -> KeyName {
@@ -95,9 +91,7 @@ mod tests {
     }
 
     fn search(tried: u16, idle: u32) -> KeyName {
-        let mut search = KeyName { tried: [NO_BACKEND; _], ..name(NO_BACKEND, 0, idle) };
-        search.tried[1] = tried;
-        search
+        KeyName { tried: backend_bit(tried), ..name(NO_BACKEND, 0, idle) }
     }
 
     #[test]
