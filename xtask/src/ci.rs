@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use crate::{
-    command, fuzz, rights,
+    command, doc, fuzz, rights,
     setup::{self, Job},
     test, toolchain,
     tree::Tree,
@@ -34,6 +34,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let clippy = ["clippy", "--workspace", "--exclude", "steer-ebpf", "--all-targets", "--", "--deny", "warnings"];
     command::run(&mut tree.cargo(&clippy))?;
     lint_programs(&tree)?;
+    step("doc");
+    doc::build(&tree, false)?;
     step("test");
     test::all_defaults(&tree)?;
     step("fuzz");

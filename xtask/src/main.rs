@@ -6,6 +6,7 @@ mod build;
 mod ci;
 mod command;
 mod demo;
+mod doc;
 mod fuzz;
 mod lab;
 mod matrix;
@@ -56,6 +57,8 @@ enum Verb {
     Soak(soak::Arguments),
     /// Fuzz the parsers and the buffering.
     Fuzz(fuzz::Arguments),
+    /// Build the documentation of all crates but the programs; a warning is an error.
+    Doc(doc::Arguments),
     /// Run what must pass before a change is taken.
     Ci(ci::Arguments),
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Soak(arguments) => soak::run(&arguments),
         Verb::Fuzz(arguments) => fuzz::run(&arguments),
+        Verb::Doc(arguments) => doc::run(&arguments),
         Verb::Ci(arguments) => ci::run(&arguments),
     };
     match result {

@@ -36,7 +36,7 @@ pub struct Session {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KeyName {
-    /// `BackendId` of the owner; in `key_name_tries` [`NO_BACKEND`].
+    /// `BackendId` of the owner; in `key_name_tries` [`NO_BACKEND`](super::NO_BACKEND).
     pub owner: u16,
     /// Any of `KEY_NAME_*`.
     pub flags: u16,

@@ -117,8 +117,8 @@ pub mod kind {
 
 /// A position in the options of one header, advanced one step at a time.
 ///
-/// The walker lives wherever its caller keeps it (a map value in the kernel); each [`Walker::step`] is small and bounded,
-/// so that a verifier checks it once.
+/// The walker lives wherever its caller keeps it (a map value in the kernel); each step ([`Walker::translate`],
+/// [`Walker::read_offer`]) is small and bounded, so that a verifier checks it once.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Walker {

@@ -1,8 +1,8 @@
 //! What is wrong around the gateway, named: mistakes in the wiring and settings of the machine that cost connections while
 //! everything looks green.
 //!
-//! [`machine`] and [`traffic`] tell it from what they find at one moment; [`watch`] looks every few seconds and adds what takes
-//! two looks to see. Log, metric and `steer status` say the same sentences.
+//! [`mod@machine`] and [`traffic`] tell it from what they find at one moment; [`watch`] looks every few seconds and adds what
+//! takes two looks to see. Log, metric and `steer status` say the same sentences.
 
 mod answers;
 mod ipsec;

@@ -92,7 +92,7 @@ struct Running {
     lock: Lock,
 }
 
-/// Everything that can be refused is refused before anything is touched ([`start`]).
+/// Everything that can be refused is refused before anything is touched ([`mod@start`]).
 async fn start(config: &Config, dir: &PinDir, force: bool) -> Result<Running> {
     let lock = start::lock(dir).await?;
     reached(Step::Locked);
