@@ -6,10 +6,12 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    command, doc, fuzz, rights,
+    command, doc, fuzz,
+    report::{Outcome, Report},
+    rights,
     setup::{self, Job},
     test, toolchain,
     tree::Tree,
@@ -23,54 +25,74 @@ pub(crate) struct Arguments {
     no_install: bool,
 }
 
+type Step = fn(&Tree, &Arguments) -> Result<Outcome>;
+
+/// What is run, in this order: what fails soon comes first.
+const STEPS: [(&str, Step); 11] = [
+    ("set-up", set_up),
+    ("format", format),
+    ("lint", lint),
+    ("lint programs", lint_programs),
+    ("doc", document),
+    ("test", run_tests),
+    ("fuzz", fuzz_briefly),
+    ("miri", interpret),
+    ("verify", load_programs),
+    ("dependencies", check_dependencies),
+    ("advisories", check_advisories),
+];
+
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     rights::require("ci")?;
     let tree = Tree::find()?;
-    step("set-up");
-    setup::ensure(&tree, Job::All, arguments.no_install)?;
-    step("format");
-    command::run(&mut tree.cargo(&["fmt", "--all", "--check"]))?;
-    step("lint");
-    let clippy = ["clippy", "--workspace", "--exclude", "steer-ebpf", "--all-targets", "--", "--deny", "warnings"];
-    command::run(&mut tree.cargo(&clippy))?;
-    lint_programs(&tree)?;
-    step("doc");
-    doc::build(&tree, false)?;
-    step("test");
-    test::all_defaults(&tree)?;
-    step("fuzz");
-    match fuzz::missing() {
-        Some(why) => eprintln!("ci: skipped the fuzz targets: {why}"),
-        None => fuzz::smoke(&tree)?,
-    }
-    step("miri");
-    match miri() {
-        Ok(toolchain) => interpret(&tree, &toolchain)?,
-        Err(why) => eprintln!("ci: skipped miri: {why}"),
-    }
-    step("verify");
-    verify::all_defaults()?;
-    step("dependencies");
-    check_dependencies(&tree)
+    let mut report = Report::new(STEPS.map(|(name, _)| name));
+    let result = run_steps(&tree, arguments, &mut report);
+    eprint!("ci: what became of each step\n{report}");
+    result
 }
 
-fn step(name: &str) {
-    eprintln!("ci: {name}");
+/// Runs one step after the other up to the first that fails.
+fn run_steps(tree: &Tree, arguments: &Arguments, report: &mut Report) -> Result<()> {
+    for (name, step) in STEPS {
+        eprintln!("ci: {name}");
+        match step(tree, arguments) {
+            Ok(outcome) => report.done(name, outcome),
+            Err(error) => {
+                report.failed(name);
+                return Err(error).with_context(|| format!("the step \"{name}\" of ci failed"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn set_up(tree: &Tree, arguments: &Arguments) -> Result<Outcome> {
+    setup::ensure(tree, Job::All, arguments.no_install)?;
+    Ok(Outcome::Passed)
+}
+
+fn format(tree: &Tree, _: &Arguments) -> Result<Outcome> {
+    command::run(&mut tree.cargo(&["fmt", "--all", "--check"]))?;
+    Ok(Outcome::Passed)
+}
+
+fn lint(tree: &Tree, _: &Arguments) -> Result<Outcome> {
+    let clippy = ["clippy", "--workspace", "--exclude", "steer-ebpf", "--all-targets", "--", "--deny", "warnings"];
+    command::run(&mut tree.cargo(&clippy))?;
+    Ok(Outcome::Passed)
 }
 
 /// Lints the eBPF programs with the linter of the compiler that builds them.
-fn lint_programs(tree: &Tree) -> Result<()> {
+fn lint_programs(tree: &Tree, _: &Arguments) -> Result<Outcome> {
     if env::var_os(toolchain::OBJECT_VAR).is_some() {
-        eprintln!("ci: skipped the lints of the eBPF programs: {} names a ready object", toolchain::OBJECT_VAR);
-        return Ok(());
+        return Ok(Outcome::Skipped(format!("{} names a ready object", toolchain::OBJECT_VAR)));
     }
     let toolchain = match toolchain::choose(tree.root()) {
         Ok(toolchain) => toolchain,
         Err(missing) => bail!("{missing}"),
     };
     let Some(linter) = toolchain.compiler.linter() else {
-        eprintln!("ci: skipped the lints of the eBPF programs: {} has no clippy", toolchain.compiler.rustc.display());
-        return Ok(());
+        return Ok(Outcome::Skipped(format!("{} has no clippy", toolchain.compiler.rustc.display())));
     };
     // The build script's directory: `core` and the macros are compiled there already.
     let target_dir = tree.target().join("bpf");
@@ -79,11 +101,47 @@ fn lint_programs(tree: &Tree) -> Result<()> {
     cargo
         .env("RUSTC_WORKSPACE_WRAPPER", linter)
         .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
-    command::run(&mut cargo)
+    command::run(&mut cargo)?;
+    Ok(Outcome::Passed)
 }
 
 fn endian() -> &'static str {
     if cfg!(target_endian = "big") { "big" } else { "little" }
+}
+
+fn document(tree: &Tree, _: &Arguments) -> Result<Outcome> {
+    doc::build(tree, false)?;
+    Ok(Outcome::Passed)
+}
+
+fn run_tests(tree: &Tree, _: &Arguments) -> Result<Outcome> {
+    test::all_defaults(tree)?;
+    Ok(Outcome::Passed)
+}
+
+fn fuzz_briefly(tree: &Tree, _: &Arguments) -> Result<Outcome> {
+    if let Some(why) = fuzz::missing() {
+        return Ok(Outcome::Skipped(why.to_owned()));
+    }
+    fuzz::smoke(tree)?;
+    Ok(Outcome::Passed)
+}
+
+/// Interprets what is quick of the shared crate's tests: each of its own rules at least once.
+fn interpret(tree: &Tree, _: &Arguments) -> Result<Outcome> {
+    let toolchain = match miri() {
+        Ok(toolchain) => toolchain,
+        Err(why) => return Ok(Outcome::Skipped(why.to_owned())),
+    };
+    let mut cargo = in_miri(&toolchain);
+    cargo
+        .current_dir(tree.root())
+        .args(["miri", "test", "--locked", "--package", "steer-common", "--lib", "--test", "rehome"])
+        .env("CARGO_TARGET_DIR", tree.target().join("miri"))
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+        .env("PROPTEST_CASES", "4");
+    command::run(&mut cargo)?;
+    Ok(Outcome::Passed)
 }
 
 /// The toolchain that has miri and its library ready; nothing is fetched for it.
@@ -99,20 +157,8 @@ fn miri() -> Result<PathBuf, &'static str> {
     let setup = in_miri(&toolchain).args(["miri", "setup"]).env("CARGO_NET_OFFLINE", "true").output();
     match setup {
         Ok(output) if output.status.success() => Ok(toolchain),
-        _ => Err("its library cannot be built without the network"),
+        _ => Err("miri's library cannot be built without the network"),
     }
-}
-
-/// Interprets what is quick of the shared crate's tests: each of its own rules at least once.
-fn interpret(tree: &Tree, toolchain: &Path) -> Result<()> {
-    let mut cargo = in_miri(toolchain);
-    cargo
-        .current_dir(tree.root())
-        .args(["miri", "test", "--locked", "--package", "steer-common", "--lib", "--test", "rehome"])
-        .env("CARGO_TARGET_DIR", tree.target().join("miri"))
-        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
-        .env("PROPTEST_CASES", "4");
-    command::run(&mut cargo)
 }
 
 /// Cargo of a toolchain, deaf to the settings of the one that runs us.
@@ -125,22 +171,33 @@ fn in_miri(toolchain: &Path) -> Command {
     cargo
 }
 
-fn check_dependencies(tree: &Tree) -> Result<()> {
-    let Some(program) = setup::deny::find(tree) else {
-        eprintln!(
-            "ci: skipped the check of licences and advisories: cargo-deny is missing (cargo xtask setup --for deny)"
-        );
-        return Ok(());
-    };
-    let deny = |arguments: &[&str]| {
-        let mut deny = Command::new(&program);
-        deny.current_dir(tree.root()).args(arguments);
-        command::run(&mut deny)
-    };
-    deny(&["--locked", "check", "bans", "licenses", "sources"])?;
-    if deny(&["fetch", "db"]).is_err() {
-        eprintln!("ci: skipped the check of advisories: their database could not be fetched");
-        return Ok(());
+fn load_programs(_: &Tree, _: &Arguments) -> Result<Outcome> {
+    verify::all_defaults()?;
+    Ok(Outcome::Passed)
+}
+
+fn check_dependencies(tree: &Tree, _: &Arguments) -> Result<Outcome> {
+    let Some(mut deny) = deny(tree) else { return Ok(without_deny()) };
+    command::run(deny.args(["--locked", "check", "bans", "licenses", "sources"]))?;
+    Ok(Outcome::Passed)
+}
+
+fn check_advisories(tree: &Tree, _: &Arguments) -> Result<Outcome> {
+    let (Some(mut fetch), Some(mut check)) = (deny(tree), deny(tree)) else { return Ok(without_deny()) };
+    if command::run(fetch.args(["fetch", "db"])).is_err() {
+        return Ok(Outcome::Skipped("their database could not be fetched".to_owned()));
     }
-    deny(&["--locked", "--offline", "check", "advisories"])
+    command::run(check.args(["--locked", "--offline", "check", "advisories"]))?;
+    Ok(Outcome::Passed)
+}
+
+/// Starts a command line of cargo-deny, where it is there.
+fn deny(tree: &Tree) -> Option<Command> {
+    let mut deny = Command::new(setup::deny::find(tree)?);
+    deny.current_dir(tree.root());
+    Some(deny)
+}
+
+fn without_deny() -> Outcome {
+    Outcome::Skipped("cargo-deny is missing (cargo xtask setup --for deny)".to_owned())
 }

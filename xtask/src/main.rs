@@ -10,6 +10,7 @@ mod doc;
 mod fuzz;
 mod lab;
 mod matrix;
+mod report;
 mod rights;
 mod rotation;
 mod setup;
