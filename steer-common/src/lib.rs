@@ -2,7 +2,7 @@
 //! tests, the fuzzers and the offline tools.
 //!
 //! Modules stand in the order of a packet's journey: bytes are read ([`wire`]), named ([`directory`], [`flow`], [`session`]), decided on
-//! ([`decide`], [`refusals`], [`rotation`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]), traced ([`trace`]), learned from ([`learn`]) and counted ([`counters`]); [`maps`] lists the
+//! ([`stage`], [`decide`], [`refusals`], [`rotation`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]), traced ([`trace`]), learned from ([`learn`]) and counted ([`counters`]); [`maps`] lists the
 //! pinned maps, [`shared`] holds their layouts.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
@@ -22,5 +22,6 @@ pub mod rotation;
 pub mod session;
 pub mod shared;
 pub mod splice;
+pub mod stage;
 pub mod trace;
 pub mod wire;

@@ -119,7 +119,8 @@ fn run(n: usize, guess: Guess, seed: u64, outcome: &mut Outcome) {
     let mut tickets = [None::<Ticket>; CLIENTS];
     let mut visits = (0..CLIENTS).map(|_| EVERY * random.part()).collect::<Vec<_>>();
     loop {
-        let (client, now) = visits.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+        let (client, now) =
+            visits.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).expect("twelve clients");
         if now > LIFE * LIFETIMES {
             return;
         }
@@ -151,7 +152,7 @@ fn run(n: usize, guess: Guess, seed: u64, outcome: &mut Outcome) {
                     rotation::note(&mut gateway.rotation, to as u16, seconds);
                 }
                 (true, Some(_)) => {
-                    let opened = gateway.proven.get_mut(&name).unwrap();
+                    let opened = gateway.proven.get_mut(&name).expect("a known name");
                     *opened += 1;
                     if *opened == 2 {
                         rotation::confirm(&mut gateway.rotation, to as u16);

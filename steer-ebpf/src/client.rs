@@ -20,8 +20,8 @@ use crate::{
     hook::tc::Tc,
     lock::{self, mark, unlock},
     maps::{FLOWS, Facts, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_index, scratch},
-    next::{self, drop},
     rehome::first_data,
+    stage::{Stage, drop},
     stamps::{comes_by, note_end, note_hop},
     sums::is_sound,
     syn_ack::replace,
@@ -32,8 +32,8 @@ use crate::{
 /// Any other segment of a client.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     let was = flow;
     let mut flow = known(scratch, was);
     if !flow.is_null() && is_rivalled(flow) {
@@ -50,14 +50,14 @@ pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
             Err(said) => return said,
         };
     }
-    let fresh = if flow == was { 0 } else { next::FRESH };
+    scratch.fresh = (flow != was) as u32;
     scratch.held = lock::read(flow).isn();
     let Some(state) = State::from_number(lock::lock(flow) as u8) else { return drop(Counter::FlowBusy) };
     if !matches!(state, State::First | State::Spliced) {
-        return held(scratch, skb, flow, state) | fresh;
+        return held(scratch, skb, flow, state);
     }
     unlock(flow, state);
-    next::SETTLED | fresh
+    Stage::Settled
 }
 
 /// What else a client's packet says of its settled flow: an end, the client's certificate or its second hello, another way
@@ -98,7 +98,7 @@ pub(crate) fn lookup(scratch: &Scratch) -> u16 {
 /// A segment on an established, gathering or waiting flow, which this CPU holds; unlocks it unless the data is to be
 /// dealt with.
 #[inline(always)]
-fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: State) -> i32 {
+fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: State) -> Stage {
     // SAFETY: the caller's.
     let scratch = unsafe { &mut *scratch };
     let segment = segment(&scratch.facts);
@@ -112,7 +112,7 @@ fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: Stat
         ClientAct::Forward => {
             unlock(flow, state);
             // An end is noted, so that nobody waits for the flow's.
-            if scratch.facts.flags & flags::RST != 0 { next::SETTLED } else { next::FORWARD }
+            if scratch.facts.flags & flags::RST != 0 { Stage::Settled } else { Stage::Forward }
         }
         ClientAct::Drop(reason) => {
             unlock(flow, state);
@@ -121,7 +121,7 @@ fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: Stat
         ClientAct::Settle(reason) => {
             settle(flow);
             count_index(reason as u32);
-            if state == State::Established { next::SETTLED } else { next::FLUSH }
+            if state == State::Established { Stage::Settled } else { Stage::Flush }
         }
         ClientAct::Reset => {
             mark(flow, FLOW_RESET | FLOW_CLOSED);
@@ -130,12 +130,12 @@ fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: Stat
             forget(scratch);
             forget_trace();
             count(Counter::WaitReset);
-            next::RESET
+            Stage::Reset
         }
         ClientAct::Data(data) => {
             let from = scratch.facts.l4 + scratch.facts.header_len + data.skip;
             scratch.piece = Piece { offset: data.offset, from, len: data.len, state: state as u32, ..Piece::default() };
-            if state == State::Established { first_data(scratch, skb, flow) } else { next::DATA }
+            if state == State::Established { first_data(scratch, skb, flow) } else { Stage::Data }
         }
     }
 }

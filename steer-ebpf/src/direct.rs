@@ -7,7 +7,7 @@ use crate::{
     foreign::{self, at_backend},
     legs,
     maps::{FLOWS, Scratch, backend, count, scratch, vip_of},
-    next::{self, pass},
+    stage::{Stage, direct_plain, pass},
     traces::forget_syn_trace,
     unknown::leaves_syn_traces,
 };
@@ -15,8 +15,8 @@ use crate::{
 /// A packet to backend `scratch.backend` itself.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn direct_segment() -> i32 {
-    let Some(scratch) = scratch() else { return next::PASS };
+pub(crate) extern "C" fn direct_segment() -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Pass };
     let (id, bits) = (scratch.backend, scratch.facts.flags);
     if bits & (flags::FIN | flags::RST) != 0 {
         foreign::forget(&at_backend(scratch, id));
@@ -27,7 +27,7 @@ pub(crate) extern "C" fn direct_segment() -> i32 {
             legs::note_direct(id, own as u32, u16::from_ne_bytes(leg.port) as u32);
         }
         scratch.first_port = leg.port;
-        return next::DIRECT_PLAIN | id as i32;
+        return direct_plain(scratch, id);
     }
     if bits & (flags::SYN | flags::ACK) == flags::SYN {
         return syn(scratch, id);
@@ -38,20 +38,20 @@ pub(crate) extern "C" fn direct_segment() -> i32 {
 /// A SYN: the connection is remembered, so that nobody else is given its port. A flow of the VIP that ended on the same
 /// addresses is over.
 #[inline(always)]
-fn syn(scratch: &mut Scratch, id: u32) -> i32 {
-    let Some(vip) = backend(id).and_then(vip_of) else { return next::PASS };
+fn syn(scratch: &mut Scratch, id: u32) -> Stage {
+    let Some(vip) = backend(id).and_then(vip_of) else { return Stage::Pass };
     // SAFETY: a map value, copied at once.
     scratch.vip = unsafe { *vip };
     count(Counter::DirectAccess);
     scratch.first_port = [0; 2];
     if legs::is_a_flows(scratch, id) || legs::has(&at_backend(scratch, id)) {
         if legs::take_direct_leg(id) == 0 {
-            return next::PASS;
+            return Stage::Pass;
         }
         if let Some(leg) = legs::way_there(scratch, id, true) {
             scratch.first_port = leg.port;
         }
-        return next::DIRECT_PLAIN | id as i32;
+        return direct_plain(scratch, id);
     }
     // SAFETY: fields are read as words.
     let ended = unsafe { FLOWS.get(&scratch.key) }.is_some_and(|flow| flow.closing() && flow.holder() as u32 == id);
@@ -62,5 +62,5 @@ fn syn(scratch: &mut Scratch, id: u32) -> i32 {
     if leaves_syn_traces(scratch) {
         forget_syn_trace();
     }
-    next::PASS
+    Stage::Pass
 }

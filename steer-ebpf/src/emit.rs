@@ -17,8 +17,8 @@ use crate::{
     forward::{fib, refresh},
     hook::tc::Tc,
     maps::{FLOWS, PENDING, Scratch, backend, backend_path, count, scratch},
-    next::{self, drop},
     rebuild::{SEGMENT_MAX, rebuild},
+    stage::{Stage, drop},
     verifier::limit,
 };
 
@@ -105,8 +105,8 @@ fn write_ethernet(skb: *mut __sk_buff, id: u32) -> i32 {
 /// backend agreed to. A SYN that cannot be made now is made when the client repeats its hello.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn syn_to_owner(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn syn_to_owner(skb: *mut __sk_buff) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     let Some(flow) = FLOWS.get_ptr(&scratch.key) else { return drop(Counter::FlowBusy) };
     // SAFETY: a map value; what is read of it does not change while the flow waits.
     let flow = unsafe { &*flow };
@@ -144,14 +144,14 @@ pub(crate) extern "C" fn syn_to_owner(skb: *mut __sk_buff) -> i32 {
     if rebuild(skb, core::ptr::null_mut(), 0) != 0 || write_ethernet(skb, owner) != 0 {
         return drop(Counter::EmitFailed);
     }
-    next::REDIRECT
+    Stage::Redirect
 }
 
 /// The packet at hand becomes the reset in `scratch.reset` and leaves.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn reset_packet(skb: *mut __sk_buff) -> i32 {
-    if make_reset(skb) == 0 { next::REDIRECT } else { drop(Counter::EmitFailed) }
+pub(crate) extern "C" fn reset_packet(skb: *mut __sk_buff) -> Stage {
+    if make_reset(skb) == 0 { Stage::Redirect } else { drop(Counter::EmitFailed) }
 }
 
 /// A copy of the packet at hand leaves as the reset in `scratch.reset`; the packet stays at hand.
@@ -213,8 +213,8 @@ pub(crate) struct Emitting {
 /// hand. The packet's own data is part of it, or is repeated by its sender.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     expect_buffered();
     let Some(flow) = FLOWS.get_ptr(&scratch.key) else { return ended(scratch, to_owner, drop(Counter::EmitFailed)) };
     // SAFETY: a map value; what is read of it does not change once the flow is settled.
@@ -225,7 +225,7 @@ pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> i3
     // SAFETY: a map value; the flow's state says that nobody changes it any more.
     let have = unsafe { steer_common::ranges::contiguous(&(*buffer).ranges) };
     if have == 0 || have > PENDING_MAX as u32 {
-        return ended(scratch, to_owner, next::DROP);
+        return ended(scratch, to_owner, Stage::Drop);
     }
     let (backend, isn, ts_echo) = if to_owner != 0 {
         (flow.owner as u32, flow.owner_isn, flow.first_ts.wrapping_sub(flow.ts_delta))
@@ -257,16 +257,16 @@ pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> i3
         window: flow.hello_window as u32,
         ip_word: flow.ip_word,
     };
-    next::EMIT
+    Stage::Emit
 }
 
 /// Sends the segments of [`Emitting`]: copies of all but the last one, which stays at hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn emit_segments(skb: *mut __sk_buff) -> i32 {
+pub(crate) extern "C" fn emit_segments(skb: *mut __sk_buff) -> Stage {
     for _ in 0..limit::<SEGMENTS_MAX>() {
         let said = emit_segment(skb);
-        if said != next::EMIT {
+        if said != Stage::Emit {
             return said;
         }
     }
@@ -276,8 +276,8 @@ pub(crate) extern "C" fn emit_segments(skb: *mut __sk_buff) -> i32 {
 /// Makes the next segment of [`Emitting`] and sends a copy of it, or leaves the last one at hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn emit_segment(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+extern "C" fn emit_segment(skb: *mut __sk_buff) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
         return ended(scratch, scratch.emitting.to_owner, drop(Counter::PendingLost));
     };
@@ -289,7 +289,7 @@ extern "C" fn emit_segment(skb: *mut __sk_buff) -> i32 {
         // SAFETY: a helper call on the program's context. A copy that is lost is repeated by the client.
         unsafe { bpf_clone_redirect(skb, scratch.redirect, 0) };
         scratch.emitting.offset += chunk;
-        return next::EMIT;
+        return Stage::Emit;
     }
     let to_owner = scratch.emitting.to_owner;
     if failed != 0 {
@@ -298,7 +298,7 @@ extern "C" fn emit_segment(skb: *mut __sk_buff) -> i32 {
     if to_owner == 0 {
         count(Counter::Flushed);
     }
-    ended(scratch, to_owner, next::REDIRECT)
+    ended(scratch, to_owner, Stage::Redirect)
 }
 
 /// Turns the packet at hand into the next `len` bytes of the buffered data; 0 or negative.
@@ -325,7 +325,7 @@ fn make_segment(skb: *mut __sk_buff, buffer: *mut Pending, len: u32, last: bool)
 
 /// Forgets what was buffered: it was sent, or cannot be.
 #[inline(always)]
-fn ended(scratch: &Scratch, to_owner: u32, said: i32) -> i32 {
+fn ended(scratch: &Scratch, to_owner: u32, said: Stage) -> Stage {
     if to_owner == 0 {
         forget(scratch);
     } else {

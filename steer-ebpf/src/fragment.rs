@@ -26,7 +26,7 @@ use steer_common::{
 use crate::{
     hook::{Hook, tc::Tc},
     maps::{FRAGMENTS, HELD, Scratch, count, directory_head, listed, scratch, seconds, spare},
-    next::{self, drop, pass},
+    stage::{Stage, act, drop, pass},
     verifier::{limit, size},
 };
 
@@ -52,41 +52,41 @@ pub(crate) fn begin(scratch: &mut Scratch) {
 /// the later ones follow it. What becomes of the packet at hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn sent(skb: *mut __sk_buff, action: u32) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn sent(skb: *mut __sk_buff, action: u32) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     enter_key(scratch);
     count(Counter::FragmentForwarded);
     let ifindex = scratch.route.hop.ifindex;
     // Left to neighbour discovery: the sender repeats the segment, and then the hop is known. The later ones of this one
     // wait in vain.
     if ifindex == 0 {
-        return next::ACTION | action as i32;
+        return act(scratch, action as u8);
     }
     scratch.route.address = scratch.change.address;
     scratch.route.flags = if scratch.change.source { FRAGMENTS_FROM_BACKEND } else { 0 };
     enter_fate(scratch);
     if any_held() == 0 {
-        return next::ACTION | action as i32;
+        return act(scratch, action as u8);
     }
     copy(skb, ifindex, 0);
     release(skb);
-    next::DROP
+    Stage::Drop
 }
 
 /// The first fragment at hand passes, and so do the later ones. What becomes of the packet at hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn passed(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn passed(skb: *mut __sk_buff) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     scratch.route.hop.ifindex = 0;
     scratch.route.flags = FRAGMENTS_PASS;
     enter_fate(scratch);
     if any_held() == 0 {
-        return next::PASS;
+        return Stage::Pass;
     }
     copy(skb, Tc(skb).ingress(), INGRESS);
     release(skb);
-    next::DROP
+    Stage::Drop
 }
 
 /// `BPF_F_INGRESS` of bpf_clone_redirect: what is copied comes in by the interface, behind what is waiting there.
@@ -214,8 +214,8 @@ fn settled_fate(scratch: &mut Scratch) -> Option<&'static FragmentRoute> {
 /// Sends a later fragment where its first one went.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     enter_key(scratch);
     let mut known = settled_fate(scratch);
     if known.is_none() {
@@ -272,7 +272,7 @@ pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> i32 {
     }
     count(Counter::FragmentForwarded);
     scratch.redirect = route.hop.ifindex;
-    next::REDIRECT
+    Stage::Redirect
 }
 
 /// Enters the datagram's key into `scratch.fragment`.

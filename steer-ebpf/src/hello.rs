@@ -20,10 +20,10 @@ use crate::{
     hook::{Hook as _, Window, tc::Tc},
     lock::{self, unmark},
     maps::{Look, PENDING, Piece, Scratch, count, scratch, spare},
-    next::{self, drop},
     offers::{enter_id, find_owner, identifier, look_up_id, offer_again},
     read_hello::{HELLO_MALFORMED, HELLO_NOT_TLS, HELLO_WHOLE, Preamble, read_hello, skip_preamble},
     rehome::decided,
+    stage::{Stage, drop},
     verdict::{first, said},
     verifier::size,
 };
@@ -62,7 +62,6 @@ pub(crate) fn look_at_packet(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut
     // SAFETY: a whole map value.
     expect_in(flow, unsafe { &(*text).data }, n);
     scratch.piece.have = n;
-    scratch.piece.look = Look::Packet as u32;
     true
 }
 
@@ -87,8 +86,8 @@ fn id_in_packet(window: &Window, scratch: &mut Scratch, flow: &mut Flow, from: u
 /// next.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn decide(flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn decide(flow: *mut Flow) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
@@ -115,13 +114,13 @@ pub(crate) extern "C" fn decide(flow: *mut Flow) -> i32 {
         return decided(scratch, flow);
     }
     if look == Look::Last as u32 {
-        return next::EXIT;
+        return Stage::Exit;
     }
     if let Some(buffer) = text {
         // SAFETY: a whole map value; the flow that it belongs to is locked.
         unsafe { (*buffer).needed = scratch.needed };
     }
-    next::HELD
+    Stage::Held
 }
 
 /// Decides on the first `have` bytes of the client's stream, which lie in `text`; with `last` there will be no more.

@@ -24,7 +24,7 @@ use crate::{
     maps::{
         BACKEND_IDS, FLOWS, HANDSHAKES, Quote, SPLICES, Scratch, VIPS, backend, backend_path, count, scratch, seconds,
     },
-    next::{self, drop, pass},
+    stage::{Stage, drop, pass},
     stamps::AHEAD,
 };
 
@@ -42,8 +42,8 @@ const V6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 /// All other ICMP passes untouched.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     scratch.facts.seconds = seconds(scratch);
     if !load(skb, scratch) {
         return pass(Counter::IcmpPassed);
@@ -59,7 +59,7 @@ pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> i32 {
             if hop_to(skb, id) != 0 {
                 return drop(Counter::NoRoute);
             }
-            let Some(path) = backend_path(id) else { return next::DROP };
+            let Some(path) = backend_path(id) else { return Stage::Drop };
             path.hop
         }
         Target::Client => {
@@ -248,7 +248,7 @@ fn put_outer(scratch: &mut Scratch, source: bool, new: &Address) {
 
 /// Writes the changed error back, brings its checksum up to date by what changed and sends it to `hop`.
 #[inline(always)]
-fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> i32 {
+fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> Stage {
     let ip: Ip = scratch.ip;
     let hops = scratch.quote.outer[1];
     take_hop(scratch, ip.v6);
@@ -278,7 +278,7 @@ fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> i32 {
     }
     count(Counter::IcmpTranslated);
     scratch.redirect = hop.ifindex;
-    next::REDIRECT
+    Stage::Redirect
 }
 
 /// Takes one from the packet's own hop limit.

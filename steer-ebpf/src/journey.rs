@@ -26,10 +26,10 @@ use crate::{
         xdp::Xdp,
     },
     icmp, learn, lock,
-    maps::{FLOWS, HANDSHAKES, SETTINGS, Scratch, backend_path, count, scratch, seconds},
-    next::{self, drop, pass},
+    maps::{FLOWS, HANDSHAKES, Look, SETTINGS, Scratch, backend_path, count, scratch, seconds},
     read::{self, Role, begins_hello, classify, enter_key, facts, make_headers_linear, read},
     rehome, resegment, server,
+    stage::{Stage, act, drop, pass},
     stamps::{comes_by, idle, note_end},
     sums, syn, too_big,
 };
@@ -83,67 +83,107 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
 pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
     let mut plan = Plan::EMPTY;
     let Some(scratch) = scratch() else { return DROP };
-    let mut said = tc_settled(skb, scratch, &mut plan);
-    if said != next::FORWARD {
-        said = stages(skb, said, &mut plan);
+    let mut stage = tc_settled(skb, scratch, &mut plan);
+    if stage != Stage::Forward {
+        stage = stages(skb, stage, &mut plan);
     }
-    if said == next::FORWARD {
-        said = tc_deliver(skb, scratch, &plan);
+    if stage == Stage::Forward {
+        stage = tc_deliver(skb, scratch, &plan);
     }
-    said = if said == next::TOO_BIG { too_big::too_big(skb) } else { said };
-    said = if said == next::CUT { resegment::resegment(skb) } else { said };
-    if said == next::PASS && scratch.begun != 0 {
-        said = fragment::passed(skb);
-    }
-    match said {
-        next::REDIRECT => Tc(skb).redirect(scratch.redirect),
-        next::PASS => NEXT,
-        action if action & next::ACTION != 0 => action & 0xff,
+    stage = match stage {
+        Stage::TooBig => too_big::too_big(skb),
+        stage => stage,
+    };
+    stage = match stage {
+        Stage::Cut => resegment::resegment(skb),
+        Stage::Pass if scratch.begun != 0 => fragment::passed(skb),
+        stage => stage,
+    };
+    match stage {
+        Stage::Redirect => Tc(skb).redirect(scratch.redirect),
+        Stage::Pass => NEXT,
+        Stage::Act => scratch.action as i32,
         _ => DROP,
     }
 }
 
-/// The slow path, from the stage that `said` names, to the plan by which the packet is forwarded, or to what else becomes of
-/// it.
+/// The slow path from a stage on ([`steer_common::stage`] has what may follow which), to the plan by which the packet is
+/// forwarded, or to what else becomes of it. A sequence, not a loop over one `match`: the verifier would need a quarter more.
 #[inline(always)]
-fn stages(skb: *mut __sk_buff, mut said: i32, plan: &mut Plan) -> i32 {
+fn stages(skb: *mut __sk_buff, mut stage: Stage, plan: &mut Plan) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     // Looked up once and handed down: a look-up costs as much as three stages.
     let mut flow = plan.flow;
-    said = match said {
-        next::SYN => syn::client_syn(skb),
-        next::CLIENT => client::client_segment(skb, flow),
-        next::SERVER => server::server_segment(skb, flow),
-        next::ICMP => icmp::translate_error(skb),
-        next::FRAGMENT => fragment::forward_later(skb),
-        next::DIRECT => direct::direct_segment(),
-        next::UNREADABLE => read::unreadable(skb),
-        _ => said,
+    stage = match stage {
+        Stage::Syn => syn::client_syn(skb),
+        Stage::Client => client::client_segment(skb, flow),
+        Stage::Server => server::server_segment(skb, flow),
+        Stage::Direct => direct::direct_segment(),
+        Stage::Icmp => icmp::translate_error(skb),
+        Stage::Fragment => fragment::forward_later(skb),
+        Stage::Unreadable => read::unreadable(skb),
+        stage => stage,
     };
-    if said & next::FRESH != 0 {
-        said &= !next::FRESH;
+    if scratch.fresh != 0 {
         flow = look_up();
     }
-    said = client_data(skb, said, flow);
-    said = match said {
-        next::OPEN_OWNER => rehome::open_owner(skb, flow),
-        next::JUDGE => server::judge(skb, flow),
-        next::LEARN => learn::learn(skb, flow),
-        _ => said,
+    stage = client_data(skb, stage, flow);
+    stage = match stage {
+        Stage::OpenOwner => rehome::open_owner(skb, flow),
+        Stage::Judge => server::judge(skb, flow),
+        Stage::Learn => learn::learn(skb, flow),
+        stage => stage,
     };
-    if said == next::SETTLED {
-        said = settled(skb, flow);
+    if stage == Stage::Settled {
+        stage = settled(skb, flow);
     }
-    if matches!(said, next::SYN_TO_OWNER | next::RESET | next::RESET_THEN_OWNER | next::RESET_THEN_FIRST | next::FLUSH)
+    if matches!(stage, Stage::SynToOwner | Stage::Reset | Stage::ResetThenOwner | Stage::ResetThenFirst | Stage::Flush)
     {
-        said = make(skb, said);
+        stage = make(skb, stage);
     }
-    enter_plan(said, flow, plan)
+    enter_plan(stage, flow, plan)
+}
+
+/// A client's data on a flow that is not settled: decided on, buffered, decided on again as it grows, and once more where
+/// gathering ends without a decision.
+#[inline(always)]
+fn client_data(skb: *mut __sk_buff, mut stage: Stage, flow: *mut Flow) -> Stage {
+    if stage == Stage::DecidePacket {
+        stage = decide(flow, Look::Packet);
+    }
+    if stage == Stage::Data {
+        stage = rehome::client_data(skb, flow);
+    }
+    if stage == Stage::Hold {
+        stage = rehome::hold(skb, flow);
+    }
+    if stage == Stage::DecideBuffer {
+        stage = decide(flow, Look::Buffer);
+    }
+    if stage == Stage::Held {
+        stage = rehome::held(flow);
+    }
+    if stage == Stage::DecideLast {
+        stage = decide(flow, Look::Last);
+    }
+    if stage == Stage::Exit {
+        stage = rehome::exit(flow);
+    }
+    stage
+}
+
+/// The bytes of a hello are decided on. Which ones goes by the scratch: an argument that is known multiplies the verifier's paths.
+#[inline(always)]
+fn decide(flow: *mut Flow, look: Look) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
+    scratch.piece.look = look as u32;
+    hello::decide(flow)
 }
 
 /// What else a packet says of its settled flow.
 #[inline(always)]
-fn settled(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+fn settled(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     if scratch.facts.from_server == 0 {
         if client::settled_client(skb, flow) != 0 {
             certificate::hear_second_hello(skb, flow);
@@ -151,88 +191,60 @@ fn settled(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     } else if scratch.facts.flags & (flags::FIN | flags::RST) != 0 {
         note_end(skb, flow);
     }
-    next::FORWARD
+    Stage::Forward
 }
 
 /// The packet becomes another one, or several. What it carried is summed first, so that its checksum can be carried over.
 #[inline(always)]
-fn make(skb: *mut __sk_buff, said: i32) -> i32 {
+fn make(skb: *mut __sk_buff, stage: Stage) -> Stage {
     sums::sum_payload(skb);
-    if said == next::RESET_THEN_OWNER || said == next::RESET_THEN_FIRST {
+    if matches!(stage, Stage::ResetThenOwner | Stage::ResetThenFirst) {
         emit::reset_copy(skb);
     }
-    let said = match said {
-        next::SYN_TO_OWNER => emit::syn_to_owner(skb),
-        next::RESET => emit::reset_packet(skb),
-        next::RESET_THEN_OWNER => emit::emit_buffered(skb, 1),
+    let stage = match stage {
+        Stage::SynToOwner => emit::syn_to_owner(skb),
+        Stage::Reset => emit::reset_packet(skb),
+        Stage::ResetThenOwner => emit::emit_buffered(skb, 1),
         _ => emit::emit_buffered(skb, 0),
     };
-    if said == next::EMIT { emit::emit_segments(skb) } else { said }
+    if stage == Stage::Emit { emit::emit_segments(skb) } else { stage }
 }
 
-/// Enters how a packet is forwarded, if that is what a stage said.
+/// Enters how a packet is forwarded, if that is what the last stage said.
 #[inline(always)]
-fn enter_plan(said: i32, flow: *mut Flow, plan: &mut Plan) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+fn enter_plan(stage: Stage, flow: *mut Flow, plan: &mut Plan) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
+    if !matches!(stage, Stage::Forward | Stage::Plain | Stage::DirectPlain) {
+        return stage;
+    }
     plan.to_client = scratch.facts.from_server != 0;
-    plan.from_vip = plan.to_client;
+    plan.from_vip = plan.to_client && stage != Stage::DirectPlain;
     plan.seconds = scratch.facts.seconds;
     // A backend that knows its client under another port.
     let own = scratch.key.client_port;
     let translated = plan.to_client && scratch.segment.destination_port != own;
     plan.client_port = if translated { own } else { [0; 2] };
-    if said & (next::PLAIN | next::DIRECT_PLAIN) != 0 {
-        plan.id = said as u32 & 0xffff;
-        plan.from_vip &= said & next::DIRECT_PLAIN == 0;
+    if stage != Stage::Forward {
+        plan.id = scratch.plain;
         let handshake = if plan.from_vip { HANDSHAKES.get_ptr_mut(&scratch.key) } else { None };
         plan.flow = handshake.unwrap_or(null_mut());
         if !plan.to_client {
             plan.client_port = scratch.first_port;
         }
-        return next::FORWARD;
+        return Stage::Forward;
     }
-    if said == next::FORWARD {
-        if flow.is_null() {
-            return drop(Counter::FlowBusy);
-        }
-        // SAFETY: not null; as in `settled_flow`.
-        let record = unsafe { &*flow };
-        plan.id = scratch.backend;
-        if !plan.to_client {
-            plan.id = record.holder() as u32;
-            plan.client_port = record.port_at_holder();
-        }
-        plan.flow = flow;
+    if flow.is_null() {
+        return drop(Counter::FlowBusy);
     }
-    said
-}
-
-/// A client's data on a flow that is not settled: decided on, held, decided on again as it grows, and once more where
-/// gathering ends without a decision.
-#[inline(always)]
-fn client_data(skb: *mut __sk_buff, mut said: i32, flow: *mut Flow) -> i32 {
-    if said == next::DECIDE {
-        said = hello::decide(flow);
+    // SAFETY: not null; as in `settled_flow`.
+    let record = unsafe { &*flow };
+    plan.id = scratch.backend;
+    if !plan.to_client {
+        plan.id = record.holder() as u32;
+        plan.client_port = record.port_at_holder();
     }
-    if said == next::DATA {
-        said = rehome::client_data(skb, flow);
-    }
-    if said == next::HOLD {
-        said = rehome::hold(skb, flow);
-    }
-    if said == next::DECIDE {
-        said = hello::decide(flow);
-    }
-    if said == next::HELD {
-        said = rehome::held(flow);
-    }
-    if said == next::DECIDE {
-        said = hello::decide(flow);
-    }
-    if said == next::EXIT {
-        said = rehome::exit(flow);
-    }
-    said
+    plan.flow = flow;
+    Stage::Forward
 }
 
 /// The flow of the packet at hand.
@@ -243,11 +255,11 @@ fn look_up() -> *mut Flow {
 
 /// Reads and classifies the packet: with a plan if its flow is settled, else names the stage that deals with it.
 #[inline(always)]
-fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> i32 {
+fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> Stage {
     // SAFETY: the caller's. Not a reference that is handed in: the compiler would take it for the only one, and what is called
     // here looks the same memory up.
     let scratch = unsafe { &mut *scratch };
-    scratch.begun = 0;
+    (scratch.begun, scratch.fresh) = (0, 0);
     let hook = &Tc(skb);
     if hook.tagged() {
         return pass(Counter::VlanPassed);
@@ -258,13 +270,13 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> i3
     make_headers_linear(hook);
     match read(hook, scratch) {
         Ok(()) => {}
-        Err(Counter::IcmpPassed) => return next::ICMP,
-        Err(Counter::FragmentPassed) => return next::FRAGMENT,
+        Err(Counter::IcmpPassed) => return Stage::Icmp,
+        Err(Counter::FragmentPassed) => return Stage::Fragment,
         Err(Counter::Malformed) => {
             if scratch.ip.protocol == PROTOCOL_TCP && scratch.ip.part == Part::First {
                 fragment::begin(scratch);
             }
-            return next::UNREADABLE;
+            return Stage::Unreadable;
         }
         Err(reason) => return pass(reason),
     }
@@ -273,18 +285,18 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> i3
     }
     let Some(role) = classify(scratch) else { return pass(Counter::NotOurs) };
     if !enter_key(scratch, &role) {
-        return next::PASS;
+        return Stage::Pass;
     }
     if let Role::Direct(id) = role {
         let seconds = seconds(scratch);
         scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
         scratch.backend = id;
-        return next::DIRECT;
+        return Stage::Direct;
     }
     let syn = scratch.segment.any(flags::SYN);
     if !scratch.segment.any(SLOW) && !begins_hello(hook, scratch, &role) {
         if settled_flow(hook, scratch, &role, plan) {
-            return next::FORWARD;
+            return Stage::Forward;
         }
     } else if !syn || matches!(role, Role::Server(_)) {
         plan.flow = look_up();
@@ -296,20 +308,20 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> i3
         Role::Client(vip) => {
             // SAFETY: a map value, copied at once.
             scratch.vip = unsafe { *vip };
-            if syn { next::SYN } else { next::CLIENT }
+            if syn { Stage::Syn } else { Stage::Client }
         }
         Role::Server(id) => {
             scratch.facts.from_server = 1;
             scratch.backend = id;
-            next::SERVER
+            Stage::Server
         }
-        Role::Direct(_) => next::PASS,
+        Role::Direct(_) => Stage::Pass,
     }
 }
 
 /// Forwards the packet; what became of it.
 #[inline(always)]
-fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &Plan) -> i32 {
+fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &Plan) -> Stage {
     // SAFETY: as in `tc_settled`.
     let scratch = unsafe { &mut *scratch };
     match deliver(&Tc(skb), plan, scratch) {
@@ -317,7 +329,7 @@ fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &Plan) -> i32 {
             if scratch.ip.part == Part::First {
                 return fragment::sent(skb, action as u32 & 0xff);
             }
-            next::ACTION | (action & 0xff) as i32
+            act(scratch, action as u8)
         }
         Err(Refused::OtherHook(reason) | Refused::Dropped(reason)) => drop(reason),
         // Towards a client the stack would route the packet as it is and say so itself; towards a backend it would be
@@ -327,7 +339,7 @@ fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &Plan) -> i32 {
         Err(Refused::TooBig) => {
             // A settled flow's packet comes here without facts of its own.
             scratch.facts.from_server = plan.to_client as u8;
-            next::TOO_BIG
+            Stage::TooBig
         }
     }
 }

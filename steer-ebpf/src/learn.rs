@@ -26,8 +26,8 @@ use crate::{
     key_names::{LESSON, OFFERED, Turn, rejected, rotate, ticket},
     lock::{mark, unmark},
     maps::{SESSIONS, Scratch, count, count_backend, refusals, scratch},
-    next,
     sources::admit_session,
+    stage::Stage,
     sums::is_sound,
     verifier::{limit, mask, size},
 };
@@ -35,14 +35,14 @@ use crate::{
 /// Looks at a backend's segment of a flow that it holds; the packet is forwarded whatever happens here.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return next::SETTLED };
+pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return Stage::Settled };
     if scratch.facts.payload_len == 0 {
-        return next::SETTLED;
+        return Stage::Settled;
     }
     if scratch.ip.part != Part::Whole || is_sound(skb) == 0 {
         count(Counter::BadCopy);
-        return next::SETTLED;
+        return Stage::Settled;
     }
     // SAFETY: a whole map value; segments of one backend rarely race, and a lost race costs the lesson.
     let record = unsafe { &mut *flow };
@@ -52,38 +52,38 @@ pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     if at > GIVE_UP {
         count(Counter::LearnGivenUp);
         mark(flow, FLOW_LEARNED);
-        return next::SETTLED;
+        return Stage::Settled;
     }
     let behind = record.follow.next.wrapping_sub(scratch.facts.seq) as i32;
     if behind < 0 && resync(skb, flow) == 0 {
-        return next::SETTLED;
+        return Stage::Settled;
     }
     for _ in 0..limit::<{ FOLLOW_STEPS as i32 }>() {
         match follow_step(skb, flow) {
             TOLD_MORE => {}
-            TOLD_NEED_MORE => return next::SETTLED,
+            TOLD_NEED_MORE => return Stage::Settled,
             TOLD_CHANGE_CIPHER_SPEC => {
                 finished(flow);
                 mark(flow, FLOW_LEARNED);
-                return next::SETTLED;
+                return Stage::Settled;
             }
             TOLD_TLS13 => {
                 tls13(flow);
                 mark(flow, FLOW_LEARNED);
-                return next::SETTLED;
+                return Stage::Settled;
             }
             end => {
                 if end == TOLD_ALERT {
                     count(Counter::NotAuthenticated);
                 }
                 mark(flow, FLOW_LEARNED);
-                return next::SETTLED;
+                return Stage::Settled;
             }
         }
     }
     count(Counter::LearnGivenUp);
     mark(flow, FLOW_LEARNED);
-    next::SETTLED
+    Stage::Settled
 }
 
 const TOLD_MORE: i32 = 0;

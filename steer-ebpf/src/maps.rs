@@ -148,6 +148,12 @@ pub(crate) struct Scratch {
     pub(crate) held: u32,
     /// Interface that the slow path wants the packet redirected to.
     pub(crate) redirect: u32,
+    /// Backend of a packet of which nothing but the addresses is changed.
+    pub(crate) plain: u32,
+    /// Action that the slow path wants returned.
+    pub(crate) action: u32,
+    /// 1: the flow was made, or made anew, since it was looked up.
+    pub(crate) fresh: u32,
     /// The client's port at the first backend where the packet is of a handshake and that leg is taken, else 0.
     pub(crate) first_port: [u8; 2],
     pub(crate) zero: [u8; 2],
@@ -185,7 +191,6 @@ pub(crate) struct Scratch {
     pub(crate) id_unknown: u32,
     /// Length of what a proxy put in front of the hello that is decided on, bytes.
     pub(crate) preamble: u32,
-    pub(crate) zero2: u32,
     pub(crate) fib: bpf_fib_lookup,
 }
 

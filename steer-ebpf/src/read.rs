@@ -17,7 +17,7 @@ use steer_common::{
 use crate::{
     hook::{Hook, tc::Tc},
     maps::{Facts, Scratch, backend, directory_head, listed, scratch},
-    next::{self, drop, pass},
+    stage::{Stage, drop, pass},
 };
 
 /// What a packet is to us.
@@ -95,8 +95,8 @@ pub(crate) fn classify(scratch: &Scratch) -> Option<Role> {
 /// A packet that cannot be read: dropped where it would reach the local stack, or a client, in the name of a VIP's flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     let window = Tc(skb).window();
     if scratch.ip.protocol == PROTOCOL_TCP {
         // The TCP header is cut short or its length lies; its ports can be read, or nobody reads anything.

@@ -18,9 +18,9 @@ use crate::{
     hello::look_at_packet,
     legs::{self, take_leg},
     lock::{self, unlock},
-    maps::{EVENTS, Look, PENDING, Piece, SPLICES, Scratch, WAKE, count, count_index, now, scratch, switch},
-    next::{self, drop},
+    maps::{EVENTS, PENDING, Piece, SPLICES, Scratch, WAKE, count, count_index, now, scratch, switch},
     options::read_options,
+    stage::{Stage, drop},
     sums::sum_payload,
     unknown::copy_flow,
     verdict::{said, verdict},
@@ -29,7 +29,7 @@ use crate::{
 /// The data in `scratch.piece`, the first of a flow that this CPU holds: it is to be decided on, held, or the flow is
 /// settled. Says what is next.
 #[inline(always)]
-pub(crate) fn first_data(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+pub(crate) fn first_data(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     // SAFETY: the caller's.
     let scratch = unsafe { &mut *scratch };
     scratch.piece.said = said::NEED_MORE;
@@ -38,7 +38,7 @@ pub(crate) fn first_data(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut 
         if bypass() {
             expect_unread(skb, flow);
         } else if look_at_packet(skb, flow, scratch) {
-            return next::DECIDE;
+            return Stage::DecidePacket;
         }
     }
     decided(scratch, flow)
@@ -52,8 +52,8 @@ fn bypass() -> bool {
 /// The data in `scratch.piece` on a flow that this CPU holds: whether it can be held. Unlocks the flow where it cannot.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
@@ -72,10 +72,10 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> i3
         if let Some(reason) = reason {
             settle(flow);
             count(reason);
-            return next::FORWARD;
+            return Stage::Forward;
         }
     }
-    next::HOLD
+    Stage::Hold
 }
 
 /// Notes what segments made of the buffered data will need, from the first packet that is held: timestamps, window, and
@@ -103,14 +103,14 @@ extern "C" fn note_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
 
 /// What follows from what was said of a flow's first data: it is to be held, or the flow is settled and unlocked.
 #[inline(always)]
-pub(crate) fn decided(scratch: &Scratch, flow: *mut Flow) -> i32 {
+pub(crate) fn decided(scratch: &Scratch, flow: *mut Flow) -> Stage {
     let (said, bypass) = (scratch.piece.said, bypass());
     let reason = if said & said::FIRST != 0 {
         said as u32 & 0xffff
     } else if bypass {
         Counter::Bypassed as u32
     } else if scratch.vip.flags & VIP_OBSERVE == 0 {
-        return next::DATA;
+        return Stage::Data;
     } else if said == said::NEED_MORE {
         Counter::HelloCut as u32
     } else {
@@ -121,14 +121,14 @@ pub(crate) fn decided(scratch: &Scratch, flow: *mut Flow) -> i32 {
     if reason == Counter::NotTls as u32 {
         nothing_to_learn(flow);
     }
-    next::FORWARD
+    Stage::Forward
 }
 
 /// Buffers the data in `scratch.piece`, and says whether what is there now is to be decided on.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
@@ -175,20 +175,19 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
         // SAFETY: as above.
         State::Established => unsafe { (*buffer).needed = scratch.needed },
         State::Gather if have != 0 && have >= needed => {
-            scratch.piece.look = Look::Buffer as u32;
-            return next::DECIDE;
+            return Stage::DecideBuffer;
         }
         _ => scratch.piece.said = said::NEED_MORE,
     }
-    next::HELD
+    Stage::Held
 }
 
 /// Does what follows from the data that is buffered and what was said of it. Unlocks the flow, unless the owner is to be
 /// opened or a last look is to be taken.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn held(flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn held(flow: *mut Flow) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
@@ -211,24 +210,23 @@ pub(crate) extern "C" fn held(flow: *mut Flow) -> i32 {
         }
         DataAct::Hold => {
             unlock(flow, state);
-            next::DROP
+            Stage::Drop
         }
         DataAct::Flush(reason) if state != State::Wait && said == said::NEED_MORE => {
-            scratch.piece.look = Look::Last as u32;
             scratch.piece.reason = reason as u32;
-            next::DECIDE
+            Stage::DecideLast
         }
         DataAct::Flush(reason) => give_up(flow, reason as u32),
         DataAct::OpenOwner(owner) => {
             scratch.backend = owner as u32;
-            next::OPEN_OWNER
+            Stage::OpenOwner
         }
         DataAct::RepeatOwnerSyn => {
             record.owner_tries += 1;
             record.owner_syn_at = rehome::milliseconds(scratch.facts.now);
             unlock(flow, State::Wait);
             count(Counter::OwnerSynRepeated);
-            next::SYN_TO_OWNER
+            Stage::SynToOwner
         }
     }
 }
@@ -236,15 +234,15 @@ pub(crate) extern "C" fn held(flow: *mut Flow) -> i32 {
 /// Gathering ends, and a last look was taken: where even that found no owner, the reason to end it stands.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn exit(flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn exit(flow: *mut Flow) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
     match rehome::exit(verdict(scratch.piece.said)) {
         Some(owner) => {
             scratch.backend = owner as u32;
-            next::OPEN_OWNER
+            Stage::OpenOwner
         }
         None => give_up(flow, scratch.piece.reason),
     }
@@ -254,8 +252,8 @@ pub(crate) extern "C" fn exit(flow: *mut Flow) -> i32 {
 /// reserved, the flow unlocked.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
@@ -286,15 +284,15 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> i32
     unlock(flow, State::Wait);
     count(Counter::Rehome);
     tell(scratch, Counter::Rehome);
-    next::SYN_TO_OWNER
+    Stage::SynToOwner
 }
 
 /// The first backend gets the flow because of `reason`, a counter's index.
 #[inline(always)]
-fn give_up(flow: *mut Flow, reason: u32) -> i32 {
+fn give_up(flow: *mut Flow, reason: u32) -> Stage {
     settle(flow);
     count_index(reason);
-    next::FLUSH
+    Stage::Flush
 }
 
 /// Tells the agent what happened to the flow in `scratch.flow`.

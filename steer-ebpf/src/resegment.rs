@@ -19,9 +19,9 @@ use crate::{
     forward::rewrite,
     hook::{Hook as _, tc::Tc},
     maps::{Scratch, count, scratch, shifted},
-    next::{self, drop},
     read::facts,
     rebuild::{SEGMENT_MAX, rebuild},
+    stage::{Stage, drop},
     sums::{load_old_headers, sum_payload},
     verifier::{limit, size},
 };
@@ -34,14 +34,14 @@ const SEGMENT_MIN: u32 = 48;
 /// The packet at hand is changed as `scratch.change` says and leaves to `scratch.hop` in pieces that fit its MTU.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn resegment(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn resegment(skb: *mut __sk_buff) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     if scratch.ip.part != Part::Whole || change(skb) != 0 {
         return drop(Counter::TooBigDropped);
     }
     scratch.redirect = scratch.hop.ifindex;
     let said = if Tc(skb).aggregated() { shrink(skb) } else { cut(skb) };
-    if said == next::REDIRECT {
+    if said == Stage::Redirect {
         count(Counter::TooBigCut);
     }
     said
@@ -61,11 +61,11 @@ extern "C" fn change(skb: *mut __sk_buff) -> i32 {
 /// and is taken away again without giving it back.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn shrink(skb: *mut __sk_buff) -> i32 {
+extern "C" fn shrink(skb: *mut __sk_buff) -> Stage {
     /// `BPF_ADJ_ROOM_MAC` and `BPF_F_ADJ_ROOM_FIXED_GSO` of bpf_skb_adjust_room.
     const MAC: u32 = 1;
     const FIXED_GSO: u64 = 1;
-    let Some(scratch) = scratch() else { return next::DROP };
+    let Some(scratch) = scratch() else { return Stage::Drop };
     let headers = scratch.ip.header_on_wire() + scratch.segment.header_len;
     let too_long = Tc(skb).wire_len(0, headers).saturating_sub(scratch.hop.mtu as usize);
     let Some(more) = size::<0x3ff>(too_long) else { return drop(Counter::TooBigDropped) };
@@ -73,20 +73,20 @@ extern "C" fn shrink(skb: *mut __sk_buff) -> i32 {
     // SAFETY: helper calls on the program's context.
     let shrunk =
         unsafe { bpf_skb_adjust_room(skb, more, MAC, 0) == 0 && bpf_skb_adjust_room(skb, -more, MAC, FIXED_GSO) == 0 };
-    if shrunk { next::REDIRECT } else { drop(Counter::TooBigDropped) }
+    if shrunk { Stage::Redirect } else { drop(Counter::TooBigDropped) }
 }
 
 /// One segment: it is kept, and the packet becomes one piece of it after the other.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn cut(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+extern "C" fn cut(skb: *mut __sk_buff) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     if prepare(skb, scratch) != 0 {
         return drop(Counter::TooBigDropped);
     }
     for _ in 0..limit::<SEGMENTS_MAX>() {
         let said = cut_one(skb);
-        if said != next::EMIT {
+        if said != Stage::Emit {
             return said;
         }
     }
@@ -138,8 +138,8 @@ fn prepare(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 /// The next piece: a copy of it leaves, or the last one stays at hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn cut_one(skb: *mut __sk_buff) -> i32 {
-    let (Some(scratch), Some(text)) = (scratch(), shifted()) else { return next::DROP };
+extern "C" fn cut_one(skb: *mut __sk_buff) -> Stage {
+    let (Some(scratch), Some(text)) = (scratch(), shifted()) else { return Stage::Drop };
     let (have, offset, chunk) = (scratch.emitting.have, scratch.emitting.offset, scratch.emitting.chunk);
     let left = have.wrapping_sub(offset);
     let last = left <= chunk;
@@ -147,12 +147,12 @@ extern "C" fn cut_one(skb: *mut __sk_buff) -> i32 {
         return drop(Counter::TooBigDropped);
     }
     if last {
-        return next::REDIRECT;
+        return Stage::Redirect;
     }
     // SAFETY: a helper call on the program's context. A copy that is lost is repeated by its sender.
     unsafe { bpf_clone_redirect(skb, scratch.redirect, 0) };
     scratch.emitting.offset += chunk;
-    next::EMIT
+    Stage::Emit
 }
 
 #[inline(always)]

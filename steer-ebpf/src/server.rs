@@ -22,9 +22,9 @@ use crate::{
         FLOWS, PENDING, Reset, SPLICES, Scratch, backend, backend_path, count, count_backend, count_index, scratch,
         vip_of,
     },
-    next::{self, drop, pass},
     options::read_options,
     rehome::tell,
+    stage::{Stage, direct_plain, drop, pass},
     stamps::AHEAD,
     syn_ack::{AGREED, answered, ecn_agreed, first_syn_ack, note_mss},
     traces::forget_trace,
@@ -35,11 +35,11 @@ use crate::{
 /// A backend's segment: `scratch.backend` sent it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     let id = scratch.backend;
-    let Some(backend) = backend(id) else { return next::PASS };
-    let Some(vip) = vip_of(backend) else { return next::PASS };
+    let Some(backend) = backend(id) else { return Stage::Pass };
+    let Some(vip) = vip_of(backend) else { return Stage::Pass };
     // SAFETY: a map value, copied at once.
     scratch.vip = unsafe { *vip };
     let was = flow;
@@ -56,7 +56,7 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
                 let there = u16::from_ne_bytes(scratch.first_port);
                 legs::note_direct(id, u16::from_ne_bytes(leg.port) as u32, there as u32);
             }
-            return next::DIRECT_PLAIN | id as i32;
+            return direct_plain(scratch, id);
         }
         let its = FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut());
         flow = known(scratch, its);
@@ -82,7 +82,8 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     if state == State::Spliced && id == first && id != owner && has_another(scratch, id) {
         return pass(Counter::BackendPassed);
     }
-    act(scratch, flow, state) | if flow == was { 0 } else { next::FRESH }
+    scratch.fresh = (flow != was) as u32;
+    act(scratch, flow, state)
 }
 
 /// Whether a SYN-ACK to this port ends the flow of its addresses. A backend that has that flow there would have answered
@@ -136,7 +137,7 @@ fn is_over(scratch: &Scratch, flow: *mut Flow) -> bool {
 
 /// Carries out what the state machine says; the flow is locked where its state is not final.
 #[inline(always)]
-fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
+fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
     let id = scratch.backend;
     let segment = segment(&scratch.facts);
     // SAFETY: a map value; locked where it may change.
@@ -145,9 +146,9 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
         ServerAct::Forward => {
             unlock(flow, state);
             if !matches!(state, State::Spliced | State::First) {
-                return next::FORWARD;
+                return Stage::Forward;
             }
-            if record.flags & FLOW_LEARNED == 0 { next::LEARN } else { next::SETTLED }
+            if record.flags & FLOW_LEARNED == 0 { Stage::Learn } else { Stage::Settled }
         }
         ServerAct::Pass => {
             unlock(flow, state);
@@ -158,7 +159,7 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
             nothing_to_learn(flow);
             forget(scratch);
             count_index(reason as u32);
-            next::SETTLED
+            Stage::Settled
         }
         ServerAct::Drop(reason) => {
             unlock(flow, state);
@@ -168,22 +169,22 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
             unlock(flow, state);
             count_index(reason as u32);
             scratch.reset = Reset { backend: id, seq: scratch.facts.ack };
-            next::RESET
+            Stage::Reset
         }
-        ServerAct::Judge => next::JUDGE,
+        ServerAct::Judge => Stage::Judge,
         ServerAct::GiveUp { reason, reset } => {
             settle(flow);
             count_index(reason as u32);
             scratch.reset = Reset { backend: id, seq: scratch.facts.ack };
             if reset {
                 count(Counter::OwnerReset);
-                return next::RESET_THEN_FIRST;
+                return Stage::ResetThenFirst;
             }
             if reason as u32 == Counter::OwnerChallenge as u32 {
                 // The next move of this client there takes another port.
                 foreign::remember(&at_backend(scratch, id), scratch.facts.seconds);
             }
-            next::FLUSH
+            Stage::Flush
         }
     }
 }
@@ -191,8 +192,8 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> i32 {
 /// The owner's SYN-ACK: splices the flow, or falls back. Unlocks the flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
@@ -229,14 +230,14 @@ pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     count_backend(id, |stats| stats.rehomed += 1);
     tell(scratch, Counter::SpliceOpened);
     scratch.reset.backend = record.first as u32;
-    next::RESET_THEN_OWNER
+    Stage::ResetThenOwner
 }
 
 /// The owner cannot take the flow: it is reset, and the first backend gets what is buffered.
 #[inline(always)]
-fn abandon(flow: *mut Flow, reason: Counter) -> i32 {
+fn abandon(flow: *mut Flow, reason: Counter) -> Stage {
     settle(flow);
     count_index(reason as u32);
     count(Counter::OwnerReset);
-    next::RESET_THEN_FIRST
+    Stage::ResetThenFirst
 }

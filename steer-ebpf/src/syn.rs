@@ -16,8 +16,8 @@ use crate::{
     hook::tc::Tc,
     legs::{self, take_leg},
     maps::{FLOWS, Facts, HANDSHAKES, SPLICES, Scratch, count, count_backend, scratch, switch},
-    next::{self, drop, pass},
     options::read_options,
+    stage::{Stage, drop, pass, plain},
     stamps::{idle, note_hop},
     traces::{enter_syn_trace, find_trace, forget_syn_trace},
     unknown::{leaves_syn_traces, no_flow},
@@ -26,8 +26,8 @@ use crate::{
 /// A SYN: the same first backend for a repeated one, the holder for a known flow, else as the lookup table says.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     if scratch.facts.flags & (flags::ACK | flags::RST | flags::FIN) != 0 {
         return no_flow(scratch);
     }
@@ -44,12 +44,12 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
         Repeated::At(id) => {
             count(Counter::SynRepeated);
             count_backend(id as u32, |stats| stats.syns += 1);
-            return next::PLAIN | id as i32;
+            return plain(scratch, id.into());
         }
         // Another handshake with these addresses is on its way: whichever is the client's, both can go on.
         Repeated::Other(id) => {
             count(Counter::SynKnownFlow);
-            return next::PLAIN | id as i32;
+            return plain(scratch, id.into());
         }
         Repeated::No { taken_at } => (lookup(scratch), taken_at),
     };
@@ -67,7 +67,7 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> i32 {
     if leaves_syn_traces(scratch) {
         enter_syn_trace(first as u32);
     }
-    next::PLAIN | first as i32
+    plain(scratch, first.into())
 }
 
 /// Reads what the SYN offers. Where the flow may move, what would keep it from moving is taken out.
@@ -143,7 +143,7 @@ fn repeated(scratch: &mut Scratch) -> Repeated {
 
 /// A SYN on a known live flow goes to the backend that has it, and is remembered in case that one takes it for a new one.
 #[inline(always)]
-fn on_known(skb: *mut __sk_buff, scratch: &mut Scratch, id: u16) -> i32 {
+fn on_known(skb: *mut __sk_buff, scratch: &mut Scratch, id: u16) -> Stage {
     prepare_offer(skb, scratch);
     if let Repeated::No { .. } = repeated(scratch) {
         // SAFETY: the fields are read at once.
@@ -152,7 +152,7 @@ fn on_known(skb: *mut __sk_buff, scratch: &mut Scratch, id: u16) -> i32 {
         count(Counter::Syn);
         remember(skb, scratch, id);
     }
-    next::PLAIN | id as i32
+    plain(scratch, id.into())
 }
 
 /// The backend that holds a live flow of these addresses: a SYN must not move it, whoever sent it. A flow that both sides

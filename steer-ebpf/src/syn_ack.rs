@@ -14,8 +14,8 @@ use crate::{
     hook::tc::Tc,
     lock,
     maps::{FLOWS, HANDSHAKES, Scratch, backend_path, count, count_backend, scratch},
-    next,
     options::read_options,
+    stage::{Stage, plain},
     traces::forget_trace,
 };
 
@@ -47,14 +47,14 @@ pub(crate) fn answered(scratch: &Scratch, flow: *mut Flow) -> Option<*mut Flow> 
 /// ([`crate::unknown::rival_completed`]).
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn first_syn_ack(skb: *mut __sk_buff, handshake: *mut Flow, replaces: u32) -> i32 {
-    let (Some(scratch), false) = (scratch(), handshake.is_null()) else { return next::DROP };
+pub(crate) extern "C" fn first_syn_ack(skb: *mut __sk_buff, handshake: *mut Flow, replaces: u32) -> Stage {
+    let (Some(scratch), false) = (scratch(), handshake.is_null()) else { return Stage::Drop };
     let id = scratch.backend;
     if replaces != 0 {
         replace(scratch);
     }
     if read_options(skb, 0) != 0 {
-        return next::PLAIN | id as i32;
+        return plain(scratch, id.into());
     }
     let (facts, offer) = (&scratch.facts, &scratch.offer);
     // SAFETY: not null, a whole map value; a repeated SYN-ACK writes the same.
@@ -71,7 +71,7 @@ pub(crate) extern "C" fn first_syn_ack(skb: *mut __sk_buff, handshake: *mut Flow
     count_backend(id, |stats| stats.syn_acks += 1);
     note_mss(scratch, id);
     clamp_mss(skb, scratch, flow);
-    next::PLAIN | id as i32
+    plain(scratch, id.into())
 }
 
 /// The flow on the addresses at hand is over: another one takes its place.

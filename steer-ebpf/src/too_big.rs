@@ -19,8 +19,8 @@ use crate::{
     hook::{Hook, tc::Tc},
     icmp::ICMP_LEN,
     maps::{Scratch, count, scratch},
-    next::{self, drop},
     rebuild::TTL,
+    stage::{Stage, drop},
 };
 
 /// The next hop's MTU, `scratch.hop.mtu`, is too small for the packet, which is untouched so far. Its sender is told so in
@@ -30,10 +30,10 @@ use crate::{
 /// [`resegment`]: crate::resegment
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn too_big(skb: *mut __sk_buff) -> i32 {
-    let Some(scratch) = scratch() else { return next::DROP };
+pub(crate) extern "C" fn too_big(skb: *mut __sk_buff) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
     if scratch.ip.may_fragment {
-        return next::CUT;
+        return Stage::Cut;
     }
     if !quote_packet(skb, scratch) || !cut(skb, scratch.ip.l4) {
         return drop(Counter::TooBigDropped);
@@ -58,7 +58,7 @@ pub(crate) extern "C" fn too_big(skb: *mut __sk_buff) -> i32 {
     }
     count(Counter::TooBig);
     scratch.redirect = Tc(skb).ingress();
-    next::REDIRECT
+    Stage::Redirect
 }
 
 /// ICMP message that quotes an IP header and a TCP header without options, bytes.

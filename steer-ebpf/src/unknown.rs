@@ -17,7 +17,7 @@ use crate::{
     foreign,
     lock::{mark, unmark},
     maps::{FLOWS, Facts, HANDSHAKES, SETTINGS, SPLICES, Scratch, count, count_backend, switch},
-    next::{self, drop, pass},
+    stage::{Stage, drop, pass, plain},
     stamps::idle,
     traces::{enter_trace, find_syn_trace, find_trace, forget_syn_trace, port_there, restore},
 };
@@ -26,7 +26,7 @@ use crate::{
 /// live that are older than the gateway it is one of theirs, remembered and passed; and so it is where the gateway only looks,
 /// or is being left. Else it goes where the lookup table says and is remembered, so that what is answered is known.
 #[inline(always)]
-pub(crate) fn no_flow(scratch: &mut Scratch) -> i32 {
+pub(crate) fn no_flow(scratch: &mut Scratch) -> Stage {
     let opens_nothing = scratch.facts.flags & (flags::RST | flags::SYN) != 0;
     if !taking_over(scratch) {
         let older = is_young(scratch);
@@ -45,7 +45,7 @@ pub(crate) fn no_flow(scratch: &mut Scratch) -> i32 {
     if !opens_nothing {
         adopt(scratch, id);
     }
-    next::PLAIN | id as i32
+    plain(scratch, id.into())
 }
 
 /// Whether connections to the VIP that are older than the gateway may live: one that says nothing for as long as a flow may
@@ -86,7 +86,7 @@ fn adopt(scratch: &mut Scratch, first: u16) {
 /// A client's packet whose flow has no record: one is made where it completes a handshake, or where a trace is left of the
 /// flow. `Err` says what else becomes of the packet.
 #[inline(always)]
-pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, i32> {
+pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, Stage> {
     let handshake = HANDSHAKES.get_ptr_mut(&scratch.key);
     if let Some(handshake) = handshake
         && let Some(made) = establish(scratch, handshake)
@@ -101,9 +101,9 @@ pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, i32> {
         // Whether a reset is its client's its backend can tell.
         if scratch.facts.flags & flags::RST != 0 {
             scratch.first_port = port_there(scratch, first);
-            return Err(next::PLAIN | first as i32);
+            return Err(plain(scratch, first.into()));
         }
-        return restore(scratch, first).ok_or(next::PLAIN | first as i32);
+        return restore(scratch, first).ok_or(plain(scratch, first.into()));
     }
     let Some(handshake) = handshake else {
         if leaves_syn_traces(scratch) && scratch.facts.flags & flags::RST == 0 {
@@ -111,7 +111,7 @@ pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, i32> {
             if first != NO_BACKEND {
                 count(Counter::NoFlowForwarded);
                 adopt(scratch, first);
-                return Err(next::PLAIN | first as i32);
+                return Err(plain(scratch, first.into()));
             }
         }
         return Err(no_flow(scratch));
@@ -123,7 +123,7 @@ pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, i32> {
         count(Counter::HandshakeMismatch);
     }
     handshake.seen = scratch.facts.seconds;
-    Err(next::PLAIN | handshake.first as i32)
+    Err(plain(scratch, handshake.first.into()))
 }
 
 /// The flow's record, `flow` where `flows` has it; where only `splices` has it, it is put back into `flows`. Null where
@@ -194,7 +194,7 @@ fn completes(handshake: &Flow, facts: &Facts) -> bool {
 /// Makes a flow of a handshake whose first backend this segment acknowledges, `None` where it does not; `Err` says what
 /// becomes of the packet.
 #[inline(always)]
-fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow, i32>> {
+fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow, Stage>> {
     // SAFETY: a map value; copied at once.
     unsafe { copy_flow(&mut scratch.flow, known) };
     let (facts, flow) = (&scratch.facts, &mut scratch.flow);
@@ -207,7 +207,7 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
         // SAFETY: as above; a lost race swallows another bare acknowledgement.
         unsafe { (*known).flags |= FLOW_ACK_SWALLOWED };
         count(Counter::AckSwallowed);
-        return Some(Err(next::DROP));
+        return Some(Err(Stage::Drop));
     }
     // What a handshake was marked with is not the flow's: a refused SYN, say, ends no connection.
     flow.flags = 0;
@@ -229,7 +229,7 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
             forget_syn_trace();
         }
     }
-    Some(FLOWS.get_ptr_mut(&scratch.key).ok_or(next::PLAIN | first as i32))
+    Some(FLOWS.get_ptr_mut(&scratch.key).ok_or(plain(scratch, first.into())))
 }
 
 /// Copies a flow's record word by word: as one assignment it would pass through the stack.

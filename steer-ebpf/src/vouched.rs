@@ -16,7 +16,7 @@ use crate::{
     legs,
     lock::mark,
     maps::{HANDSHAKES, Scratch, count, scratch, switch},
-    next::{self, pass},
+    stage::{Stage, pass, plain},
     stamps::AHEAD,
     traces::{find_syn_trace, find_trace, restore},
     unknown::{leaves_syn_traces, taking_over},
@@ -26,7 +26,7 @@ use crate::{
 /// nothing says that it is of the VIP: a health check, a connection that its client dialled itself, or one that the kernel
 /// translates. It passes, unless the operator said that this gateway takes over from another one.
 #[inline(always)]
-pub(crate) fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i32 {
+pub(crate) fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> Stage {
     if let Some(handshake) = HANDSHAKES.get_ptr_mut(&scratch.key)
         // SAFETY: a map value; a lost race costs one stamp.
         && let handshake = unsafe { &mut *handshake }
@@ -41,11 +41,11 @@ pub(crate) fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i3
                 if Word(handshake.word).state() == State::Adopted {
                     let _ = HANDSHAKES.remove(&scratch.key);
                 }
-                return next::PLAIN | id as i32;
+                return plain(scratch, id);
             }
             Whose::Another => {
                 mark(handshake, FLOW_ANSWERED_TWICE);
-                return next::PLAIN | id as i32;
+                return plain(scratch, id);
             }
             Whose::Others if switch(SWITCH_RESIZING) && find_syn_trace() as u32 == id => {}
             // A SYN in a flow's name, forged or not, does not make its trace another's.
@@ -55,26 +55,29 @@ pub(crate) fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> i3
                 return pass(Counter::BackendPassed);
             }
             Whose::Flows => {
-                return restore(scratch, id as u16).map_or(next::PLAIN | id as i32, |_| next::FORWARD | next::FRESH);
+                return match restore(scratch, id as u16) {
+                    Some(_) => found(scratch),
+                    None => plain(scratch, id),
+                };
             }
         }
     }
     // A leg is evidence, too.
     let by_leg = scratch.first_port != [0; 2];
     if (by_leg || is_traced(scratch, id)) && restore(scratch, id as u16).is_some() {
-        return next::FORWARD | next::FRESH;
+        return found(scratch);
     }
     // The handshake's record was pushed out, or another interface's programs have it.
     if leaves_syn_traces(scratch) && find_syn_trace() as u32 == id && !has_another(scratch, id) {
         count(Counter::TraceFound);
-        return next::PLAIN | id as i32;
+        return plain(scratch, id);
     }
     let syn = scratch.facts.flags & flags::SYN != 0;
     if syn || !taking_over(scratch) || lookup(scratch) as u32 != id || is_local(skb) != 0 {
         return pass(Counter::BackendPassed);
     }
     count(Counter::NoFlowTranslated);
-    next::PLAIN | id as i32
+    plain(scratch, id)
 }
 
 /// Whether a flow left a trace at a backend, where it has its client's own port.
@@ -137,4 +140,11 @@ extern "C" fn is_local(skb: *mut __sk_buff) -> i32 {
 #[inline(always)]
 pub(crate) fn has_another(scratch: &Scratch, id: u32) -> bool {
     foreign::is_known(&at_backend(scratch, id), scratch.facts.seconds, scratch.vip.flow_timeout)
+}
+
+/// The flow's record was made anew.
+#[inline(always)]
+fn found(scratch: &mut Scratch) -> Stage {
+    scratch.fresh = 1;
+    Stage::Forward
 }
