@@ -54,7 +54,7 @@ pub(crate) extern "C" fn first_syn_ack(skb: *mut __sk_buff, handshake: *mut Flow
         replace(scratch);
     }
     if read_options(skb, 0) != 0 {
-        return plain(scratch, id.into());
+        return plain(scratch, id);
     }
     let (facts, offer) = (&scratch.facts, &scratch.offer);
     // SAFETY: not null, a whole map value; a repeated SYN-ACK writes the same.
@@ -71,7 +71,7 @@ pub(crate) extern "C" fn first_syn_ack(skb: *mut __sk_buff, handshake: *mut Flow
     count_backend(id, |stats| stats.syn_acks += 1);
     note_mss(scratch, id);
     clamp_mss(skb, scratch, flow);
-    plain(scratch, id.into())
+    plain(scratch, id)
 }
 
 /// The flow on the addresses at hand is over: another one takes its place.

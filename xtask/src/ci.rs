@@ -23,6 +23,9 @@ pub(crate) struct Arguments {
     /// Only report what is missing, install nothing.
     #[arg(long)]
     no_install: bool,
+    /// Run only this step; may be given several times.
+    #[arg(long, value_name = "STEP", value_parser = STEPS.map(|(name, _)| name))]
+    only: Vec<String>,
 }
 
 type Step = fn(&Tree, &Arguments) -> Result<Outcome>;
@@ -54,6 +57,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Runs one step after the other up to the first that fails.
 fn run_steps(tree: &Tree, arguments: &Arguments, report: &mut Report) -> Result<()> {
     for (name, step) in STEPS {
+        if !arguments.only.is_empty() && !arguments.only.iter().any(|only| only == name) {
+            report.done(name, Outcome::Skipped("not asked for".to_owned()));
+            continue;
+        }
         eprintln!("ci: {name}");
         match step(tree, arguments) {
             Ok(outcome) => report.done(name, outcome),
