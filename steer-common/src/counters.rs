@@ -75,7 +75,7 @@ counters! {
     MssClamped = "mss-clamped",
     /// Flows whose client acknowledged the first backend.
     FlowEstablished = "flow-established",
-    /// First bare ACKs dropped by the pool's setting `swallow`.
+    /// First bare ACKs dropped by the pool's setting `swallow`; where no hello follows the agent asks for another one.
     AckSwallowed = "ack-swallowed",
     /// Client packets to a VIP of no known flow, sent where the lookup table says, where no older connection can be meant.
     NoFlowForwarded = "no-flow-forwarded",

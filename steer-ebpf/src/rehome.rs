@@ -295,9 +295,9 @@ fn give_up(flow: *mut Flow, reason: u32) -> Stage {
     Stage::Flush
 }
 
-/// Tells the agent what happened to the flow in `scratch.flow`.
+/// Tells the agent what happened to the flow in `scratch.flow`; false where it could not be told.
 #[inline(always)]
-pub(crate) fn tell(scratch: &mut Scratch, what: Counter) {
+pub(crate) fn tell(scratch: &mut Scratch, what: Counter) -> bool {
     scratch.event = Event {
         at: now(),
         flow: scratch.key,
@@ -308,7 +308,9 @@ pub(crate) fn tell(scratch: &mut Scratch, what: Counter) {
         zero2: 0,
         ticket: [0; 32],
     };
-    if EVENTS.output(&scratch.event, WAKE).is_err() {
+    let told = EVENTS.output(&scratch.event, WAKE).is_ok();
+    if !told {
         count(Counter::EventsLost);
     }
+    told
 }

@@ -8,7 +8,7 @@ use steer_common::{
     flow::{State, Word},
     ranges,
     rehome::{self, ServerAct},
-    shared::{FLOW_LEARNED, FLOW_RIVALLED, Flow, SERVICE_BACKEND, options},
+    shared::{FLOW_LEARNED, FLOW_RIVALLED, Flow, PATH_SPEAKS_FIRST, SERVICE_BACKEND, options},
     splice,
     wire::{tcp::flags, tls::server_flight::Follow},
 };
@@ -25,7 +25,7 @@ use crate::{
     options::read_options,
     rehome::tell,
     stage::{Stage, direct_plain, drop, pass},
-    stamps::AHEAD,
+    stamps::{AHEAD, idle},
     syn_ack::{AGREED, answered, ecn_agreed, first_syn_ack, note_mss},
     traces::forget_trace,
     unknown::{copy_flow, known},
@@ -135,6 +135,16 @@ fn is_over(scratch: &Scratch, flow: *mut Flow) -> bool {
     flow.closing() && !in_space
 }
 
+/// Who speaks within so many seconds of its client's acknowledgement greets it; later it complains that nothing came.
+const PROMPT: u32 = 2;
+
+#[inline(always)]
+fn note_speaks_first(id: u32) {
+    if let Some(path) = backend_path(id) {
+        path.flags |= PATH_SPEAKS_FIRST;
+    }
+}
+
 /// Carries out what the state machine says; the flow is locked where its state is not final.
 #[inline(always)]
 fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
@@ -155,6 +165,9 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
             pass(Counter::BackendPassed)
         }
         ServerAct::Settle(reason) => {
+            if segment.payload_len != 0 && idle(record, scratch.facts.seconds) <= PROMPT {
+                note_speaks_first(id);
+            }
             settle(flow);
             nothing_to_learn(flow);
             forget(scratch);

@@ -2,12 +2,13 @@
 
 use core::ptr::null_mut;
 
+use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
     shared::{
-        FLOW_ACK_SWALLOWED, FLOW_MADE, FLOW_RIVALLED, Flow, NO_BACKEND, SWITCH_LEAVE, SWITCH_RESIZING, VIP_OBSERVE,
-        VIP_SWALLOW,
+        FLOW_ACK_SWALLOWED, FLOW_MADE, FLOW_RIVALLED, Flow, NO_BACKEND, PATH_SPEAKS_FIRST, SWITCH_BYPASS, SWITCH_LEAVE,
+        SWITCH_RESIZING, VIP_OBSERVE, VIP_SWALLOW, options,
     },
     wire::{tcp::flags, tls::server_flight::Follow},
 };
@@ -16,7 +17,11 @@ use crate::{
     client::lookup,
     foreign,
     lock::{mark, unmark},
-    maps::{FLOWS, Facts, HANDSHAKES, SETTINGS, SPLICES, Scratch, count, count_backend, switch},
+    maps::{
+        EVENTS, FLOWS, Facts, HANDSHAKES, SETTINGS, SPLICES, Scratch, backend_path, count, count_backend, scratch,
+        switch,
+    },
+    rehome::tell,
     stage::{Stage, drop, pass, plain},
     stamps::idle,
     traces::{enter_trace, find_syn_trace, find_trace, forget_syn_trace, port_there, restore},
@@ -197,18 +202,16 @@ fn completes(handshake: &Flow, facts: &Facts) -> bool {
 fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow, Stage>> {
     // SAFETY: a map value; copied at once.
     unsafe { copy_flow(&mut scratch.flow, known) };
-    let (facts, flow) = (&scratch.facts, &mut scratch.flow);
+    let (facts, flow) = (&scratch.facts, &scratch.flow);
     let isn = Word(flow.word).isn();
     if !completes(flow, facts) {
         return None;
     }
     let bare = facts.payload_len == 0 && facts.flags & flags::FIN == 0;
-    if bare && scratch.vip.flags & VIP_SWALLOW != 0 && flow.flags & FLOW_ACK_SWALLOWED == 0 {
-        // SAFETY: as above; a lost race swallows another bare acknowledgement.
-        unsafe { (*known).flags |= FLOW_ACK_SWALLOWED };
-        count(Counter::AckSwallowed);
+    if bare && scratch.vip.flags & VIP_SWALLOW != 0 && flow.flags & FLOW_ACK_SWALLOWED == 0 && swallow(known) != 0 {
         return Some(Err(Stage::Drop));
     }
+    let flow = &mut scratch.flow;
     // What a handshake was marked with is not the flow's: a refused SYN, say, ends no connection.
     flow.flags = 0;
     flow.word = Word::new(State::Established, isn).0;
@@ -230,6 +233,36 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
         }
     }
     Some(FLOWS.get_ptr_mut(&scratch.key).ok_or(plain(scratch, first.into())))
+}
+
+/// Whether the client's first bare acknowledgement is dropped: where its hello may still move the flow, and where the agent
+/// hears of it, so that it asks for another one if no hello comes. Nobody but the client can repeat it, and a server that keeps
+/// nothing of a handshake (SYN cookies), or that speaks first, needs it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn swallow(handshake: *mut Flow) -> i32 {
+    /// As much as this in the ring, bytes, says that nobody reads it any more, or too slowly.
+    const UNREAD: u64 = 64 << 10;
+    /// Asks the ring how much is in it (BPF_RB_AVAIL_DATA).
+    const AVAILABLE: u64 = 0;
+    let (Some(scratch), false) = (scratch(), handshake.is_null()) else { return 0 };
+    let flow = &scratch.flow;
+    let speaks = backend_path(flow.first as u32).is_none_or(|path| path.flags & PATH_SPEAKS_FIRST != 0);
+    // With a window of nothing no hello can come before the server says more.
+    if speaks
+        || flow.first_window == 0
+        || flow.offered & options::SIGNED != 0
+        || flow.client_hop.ifindex == 0
+        || switch(SWITCH_BYPASS)
+        // SAFETY: the map's own address.
+        || unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), AVAILABLE) } > UNREAD
+        || !tell(scratch, Counter::AckSwallowed)
+    {
+        return 0;
+    }
+    mark(handshake, FLOW_ACK_SWALLOWED);
+    count(Counter::AckSwallowed);
+    1
 }
 
 /// Copies a flow's record word by word: as one assignment it would pass through the stack.

@@ -90,6 +90,8 @@ pub struct BackendPath {
 
 /// A packet of a steered flow came back from it: the return path leads through this gateway.
 pub const PATH_RETURN_SEEN: u32 = 1;
+/// It spoke before its client did: it waits for nobody's hello, and hears of every acknowledgement at once.
+pub const PATH_SPEAKS_FIRST: u32 = 2;
 
 impl BackendPath {
     /// The largest segment that the backend is known to take, bytes; 0: not known.
@@ -184,7 +186,8 @@ impl Listed {
 pub const VIP_OBSERVE: u16 = 1;
 /// Without a session, choose by the flow's 4-tuple instead of the source address.
 pub const VIP_FALLBACK_FLOW: u16 = 2;
-/// Drop the client's first bare ACK, so that a re-homed flow never enters the first backend's accept queue.
+/// Drop the client's first bare ACK, so that a re-homed flow never enters the first backend's accept queue, and tell the agent,
+/// which asks for another one where no hello follows.
 pub const VIP_SWALLOW: u16 = 4;
 /// Ask the forwarding table for the way back to the client instead of using the hop it came from.
 pub const VIP_RETURN_BY_ROUTE: u16 = 8;

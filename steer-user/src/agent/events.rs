@@ -17,6 +17,7 @@ use tokio::time;
 
 use super::{
     Pools,
+    asking::Asking,
     key_layout::{Finding, Search},
 };
 use crate::address;
@@ -26,7 +27,11 @@ use crate::address;
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Reads for ever; the ring stays empty for the programs even when nobody wants to see the events.
-pub(super) async fn run(mut ring: RingBuf<MapData>, pools: Arc<Mutex<Pools>>) -> Result<()> {
+pub(super) async fn run(
+    mut ring: RingBuf<MapData>,
+    pools: Arc<Mutex<Pools>>,
+    mut asking: Option<Asking>,
+) -> Result<()> {
     let mut searches = Searches::default();
     loop {
         time::sleep(LOOK).await;
@@ -35,12 +40,21 @@ pub(super) async fn run(mut ring: RingBuf<MapData>, pools: Arc<Mutex<Pools>>) ->
                 log::warn!("an event of {} bytes; expected {}", item.len(), size_of::<Event>());
                 continue;
             };
+            if event.what == Counter::AckSwallowed as u16 {
+                if let Some(asking) = &mut asking {
+                    asking.note(event.at, event.flow);
+                }
+                continue;
+            }
             log::debug!("{}", describe(&event));
             if let Some((vip, finding)) = searches.told(&event) {
                 // What is not written now is found once more.
                 let written = pools.lock().unwrap_or_else(PoisonError::into_inner).found(vip, &finding);
                 written.unwrap_or_else(|error| log::error!("{error:#}"));
             }
+        }
+        if let Some(Err(error)) = asking.as_mut().map(Asking::ask) {
+            log::error!("ask clients for their acknowledgements: {error:#}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //! goes on without it.
 
 mod addresses;
+mod asking;
 pub mod checks;
 mod events;
 mod health;
@@ -32,6 +33,7 @@ pub use pools::Pools;
 pub(crate) use qdiscs::remove_unused;
 pub use sweep::{Open, Swept, open, sweep};
 
+use self::asking::{Asking, Voice};
 use crate::{
     config::Config,
     control,
@@ -62,11 +64,13 @@ pub enum Ended {
 /// Belongs on a runtime of one thread, which gives up all capabilities that it does not need, for good.
 pub async fn run(config: Config, force: bool, shutdown: impl Future<Output = ()>) -> Result<Ended> {
     plane::kernel::Kernel::running().require()?;
+    let mut config = config;
+    let voice = voice(&mut config);
     plane::rights::keep_to_start()?;
     let dir = PinDir::new(&config.pin_dir);
     let fresh = dir.create()?;
     reached(Step::Directory);
-    let started = start(&config, &dir, force).await;
+    let started = start(&config, &dir, force, voice).await;
     if started.is_err() && fresh {
         remove_unused(&plane::detach(&dir)?.qdiscs).await?;
     }
@@ -85,6 +89,19 @@ pub async fn run(config: Config, force: bool, shutdown: impl Future<Output = ()>
     ended
 }
 
+/// What it takes to ask clients for what `swallow` drops. Without it nothing is dropped.
+fn voice(config: &mut Config) -> Option<Voice> {
+    if !config.vips.iter().any(|vip| vip.swallow) {
+        return None;
+    }
+    let opened = Voice::open();
+    if let Err(error) = &opened {
+        log::warn!("no packet socket: {error}; `swallow` is off without it, which takes CAP_NET_RAW at the start");
+        config.vips.iter_mut().for_each(|vip| vip.swallow = false);
+    }
+    opened.ok()
+}
+
 /// What a started agent holds.
 struct Running {
     tasks: JoinSet<Result<()>>,
@@ -93,7 +110,7 @@ struct Running {
 }
 
 /// Everything that can be refused is refused before anything is touched ([`mod@start`]).
-async fn start(config: &Config, dir: &PinDir, force: bool) -> Result<Running> {
+async fn start(config: &Config, dir: &PinDir, force: bool, voice: Option<Voice>) -> Result<Running> {
     let lock = start::lock(dir).await?;
     reached(Step::Locked);
     let (judged, interfaces) = start::judge(config, dir, force).await?;
@@ -123,7 +140,8 @@ async fn start(config: &Config, dir: &PinDir, force: bool) -> Result<Running> {
     tasks.spawn(health::run(Arc::clone(&pools)));
     let managed = config.interfaces.iter().map(|interface| interface.name.clone()).collect();
     tasks.spawn(interfaces::watch(Plane::open(dir)?, managed));
-    tasks.spawn(events::run(Plane::events(dir)?, Arc::clone(&pools)));
+    let asking = voice.map(|voice| anyhow::Ok(Asking::new(voice, Plane::open(dir)?))).transpose()?;
+    tasks.spawn(events::run(Plane::events(dir)?, Arc::clone(&pools), asking));
     if let Some(listener) = metrics {
         tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges), standing));
     }

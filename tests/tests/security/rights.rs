@@ -85,7 +85,8 @@ fn an_agent_of_a_plain_user_steers_with_the_capabilities_of_the_unit() -> Result
 #[test]
 fn an_agent_that_lacks_something_says_what() -> Result<()> {
     let user = Bystander::new()?;
-    let all = capabilities();
+    // It does without this one, and says so: `silent.rs`.
+    let all = capabilities().into_iter().filter(|name| name != "net_raw").collect::<Vec<_>>();
     fs::write(user.path().join("steer.toml"), SMALL)?;
     for missing in &all {
         let rest = all.iter().filter(|name| *name != missing).cloned().collect::<Vec<_>>();

@@ -109,7 +109,8 @@ fn flags(vip: &config::Vip) -> u16 {
     let set = [
         (vip.mode == Mode::Observe, VIP_OBSERVE),
         (vip.fallback == Fallback::Flow, VIP_FALLBACK_FLOW),
-        (vip.swallow, VIP_SWALLOW),
+        // Where nothing moves there is nothing to gain.
+        (vip.swallow && vip.mode != Mode::Observe, VIP_SWALLOW),
         (vip.return_path == ReturnPath::Route, VIP_RETURN_BY_ROUTE),
         (vip.learn_without_certificate, VIP_LEARN_WITHOUT_CERTIFICATE),
     ];
