@@ -160,7 +160,7 @@ pub struct Vip {
     pub fallback: Fallback,
     /// SYNs tried at an owner before the first backend gets the hello.
     pub owner_tries: u16,
-    /// Whether the client's first bare ACK is dropped.
+    /// Whether the client's first bare ACK is dropped, and asked for again where no hello follows.
     pub swallow: bool,
     /// Whether the agent puts the address on an interface.
     pub assign: bool,
