@@ -41,6 +41,8 @@ pub struct Settings {
     pub curves: String,
     /// Additions to `listen`: `deferred`, `backlog=1`.
     pub listen: String,
+    /// `client_header_timeout`, for which it also waits for a hello.
+    pub patience: String,
     /// Whether `/files/` takes uploads, for which not every build of nginx has the module.
     pub uploads: bool,
 }
@@ -75,6 +77,7 @@ impl Default for Settings {
             one_certificate: false,
             curves: "X25519:prime256v1".to_owned(),
             listen: "backlog=4096".to_owned(),
+            patience: "60s".to_owned(),
             uploads: true,
         }
     }
@@ -200,7 +203,7 @@ impl Nginx {
 /// own view of the session stands as `r` or `.`; `/files/` serves downloads and takes uploads (PUT); `/slow/` serves the
 /// same files at 100 KB a second, with pauses.
 fn config(name: &str, settings: &Settings) -> String {
-    let Settings { protocols, session_timeout, listen, curves, verify_client, .. } = settings;
+    let Settings { protocols, session_timeout, listen, patience, curves, verify_client, .. } = settings;
     let key = if settings.ticket_key == TicketKey::Private { "" } else { "ssl_session_ticket_key ticket.key;" };
     let tickets = if settings.tickets { "on" } else { "off" };
     let uploads = if settings.uploads { "dav_methods PUT;" } else { "" };
@@ -215,6 +218,7 @@ http {{
   log_format lab '$remote_addr $request_uri $status $ssl_session_reused';
   access_log access.log lab;
   keepalive_timeout 0;
+  client_header_timeout {patience};
   client_max_body_size 256m;
   client_body_temp_path body;
   proxy_temp_path proxy;
