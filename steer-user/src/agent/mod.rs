@@ -18,6 +18,7 @@ mod sweep;
 
 use std::{
     future::Future,
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -64,9 +65,11 @@ pub enum Ended {
 /// Belongs on a runtime of one thread, which gives up all capabilities that it does not need, for good.
 pub async fn run(config: Config, force: bool, shutdown: impl Future<Output = ()>) -> Result<Ended> {
     plane::kernel::Kernel::running().require()?;
-    let mut config = config;
-    let voice = voice(&mut config);
+    // While this process may still have the right.
+    let voice = config.vips.iter().any(|vip| vip.swallow).then(Voice::open);
     plane::rights::keep_to_start()?;
+    let mut config = config;
+    let voice = voice.and_then(|voice| voice.map_err(|error| do_without_voice(&mut config, &error)).ok());
     let dir = PinDir::new(&config.pin_dir);
     let fresh = dir.create()?;
     reached(Step::Directory);
@@ -89,17 +92,10 @@ pub async fn run(config: Config, force: bool, shutdown: impl Future<Output = ()>
     ended
 }
 
-/// What it takes to ask clients for what `swallow` drops. Without it nothing is dropped.
-fn voice(config: &mut Config) -> Option<Voice> {
-    if !config.vips.iter().any(|vip| vip.swallow) {
-        return None;
-    }
-    let opened = Voice::open();
-    if let Err(error) = &opened {
-        log::warn!("no packet socket: {error}; `swallow` is off without it, which takes CAP_NET_RAW at the start");
-        config.vips.iter_mut().for_each(|vip| vip.swallow = false);
-    }
-    opened.ok()
+/// Nothing is swallowed where nobody can ask for it again.
+fn do_without_voice(config: &mut Config, error: &io::Error) {
+    log::warn!("no packet socket: {error}; `swallow` is off without it, which takes CAP_NET_RAW at the start");
+    config.vips.iter_mut().for_each(|vip| vip.swallow = false);
 }
 
 /// What a started agent holds.

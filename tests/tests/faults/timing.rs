@@ -122,7 +122,7 @@ fn flows_that_idled_move_if_the_backends_answer_with_syn_cookies() -> Result<()>
 #[test]
 fn a_first_backend_that_missed_its_reset_gets_another_when_it_speaks() -> Result<()> {
     in_settings(47, |setting| {
-        let run = setting.scenario().start()?;
+        let run = setting.scenario().vip_setting("swallow = false").start()?;
         let case = Case::start(&run)?;
         let deaf = Loss::incoming(run.lab.backend(FIRST), "tcp flags & rst == rst")?;
         let (handshake, ()) = run.connect(&case.client, &case.dial, |connection| {
@@ -139,6 +139,27 @@ fn a_first_backend_that_missed_its_reset_gets_another_when_it_speaks() -> Result
         assert!(eventually(Duration::from_secs(5), gone).is_some(), "the first backend keeps nothing");
         case.expect(&[(Counter::SpliceOpened, 1)])?;
         case.unharmed_but_for_resets()
+    })
+}
+
+/// As above, where it has not heard of the handshake's end: it repeats its SYN-ACK.
+#[test]
+fn a_first_backend_that_missed_its_reset_gets_another_when_it_repeats_its_syn_ack() -> Result<()> {
+    in_settings(49, |setting| {
+        let mut scenario = setting.scenario();
+        scenario.steer.health = vec!["enabled = false".to_owned()];
+        let run = scenario.start()?;
+        let case = Case::start(&run)?;
+        let deaf = Loss::incoming(run.lab.backend(FIRST), "tcp flags & rst == rst")?;
+        let (handshake, ()) = run.connect(&case.client, &case.dial, |connection| {
+            drop(deaf);
+            case.await_count(Counter::StrayBackend, 1, Duration::from_secs(5))?;
+            connection.get("/files/file")?;
+            connection.finish()
+        })?;
+        assert!(handshake.resumed, "{handshake:?}");
+        case.expect(&[(Counter::SpliceOpened, 1), (Counter::StrayBackend, 1)])?;
+        case.unharmed(1)
     })
 }
 
