@@ -143,7 +143,7 @@ fn syn_ack(key: &FlowKey, vip: &Endpoint, flow: &Flow) -> Vec<u8> {
     tcp.extend(key.client_port);
     tcp.extend(flow.first_isn.to_be_bytes());
     tcp.extend(isn.wrapping_add(1).to_be_bytes());
-    tcp.extend([((20 + agreed.len()) / 4 << 4) as u8, flags::SYN | flags::ACK | ecn]);
+    tcp.extend([(((20 + agreed.len()) / 4) << 4) as u8, flags::SYN | flags::ACK | ecn]);
     tcp.extend(flow.first_window.to_be_bytes());
     tcp.extend([0; 4]);
     tcp.extend(agreed);
