@@ -14,8 +14,8 @@ use steer_common::{
     shared::{
         Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign, FragmentKey,
         FragmentRoute, Held, HeldKey, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES,
-        MAX_VIPS, Pending, ROLE_VIP, Refusals, Rotation, SWITCHES, Session, SessionKey, Settings, Source, SourceKey,
-        TraceLine, Vip,
+        MAX_VIPS, Pending, ROLE_VIP, Refusals, Rotation, SWITCH_ASKING, SWITCHES, Session, SessionKey, Settings,
+        Source, SourceKey, TraceLine, Vip,
     },
     trace,
     wire::{
@@ -408,6 +408,12 @@ pub(crate) fn rotation(vip: u16) -> Option<&'static mut Rotation> {
 #[inline(always)]
 pub(crate) fn switch(index: u32) -> bool {
     SWITCH_STATES.get(index).is_some_and(|on| *on != 0)
+}
+
+/// Whether the agent asks clients for what is swallowed now.
+#[inline(always)]
+pub(crate) fn agent_asks(seconds: u32) -> bool {
+    SWITCH_STATES.get(SWITCH_ASKING).is_some_and(|until| *until > seconds)
 }
 
 /// Turns a switch on that is nearly always on already.

@@ -18,8 +18,8 @@ use crate::{
     foreign,
     lock::{mark, unmark},
     maps::{
-        EVENTS, FLOWS, Facts, HANDSHAKES, SETTINGS, SPLICES, Scratch, backend_path, count, count_backend, scratch,
-        switch,
+        EVENTS, FLOWS, Facts, HANDSHAKES, SETTINGS, SPLICES, Scratch, agent_asks, backend_path, count, count_backend,
+        scratch, switch,
     },
     rehome::tell,
     stage::{Stage, drop, pass, plain},
@@ -241,7 +241,7 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn swallow(handshake: *mut Flow) -> i32 {
-    /// As much as this in the ring, bytes, says that nobody reads it any more, or too slowly.
+    /// As much as this in the ring, bytes, says that it is read too slowly.
     const UNREAD: u64 = 64 << 10;
     /// Asks the ring how much is in it (BPF_RB_AVAIL_DATA).
     const AVAILABLE: u64 = 0;
@@ -254,6 +254,7 @@ extern "C" fn swallow(handshake: *mut Flow) -> i32 {
         || flow.offered & options::SIGNED != 0
         || flow.client_hop.ifindex == 0
         || switch(SWITCH_BYPASS)
+        || !agent_asks(scratch.facts.seconds)
         // SAFETY: the map's own address.
         || unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), AVAILABLE) } > UNREAD
         || !tell(scratch, Counter::AckSwallowed)

@@ -239,8 +239,11 @@ pub const SWITCH_LEGS: u32 = 3;
 /// Index into `switches`: 1 there means that some interfaces may have programs with other tables than the rest, for tables
 /// get another size: handshakes leave traces meanwhile. Written by the agent.
 pub const SWITCH_RESIZING: u32 = 4;
+/// Index into `switches`: until then, seconds of CLOCK_MONOTONIC, the agent asks silent clients for the acknowledgement that
+/// `swallow` dropped; 0: it does not. Written by the agent, every half second.
+pub const SWITCH_ASKING: u32 = 5;
 /// Entries of `switches`.
-pub const SWITCHES: u32 = 5;
+pub const SWITCHES: u32 = 6;
 
 /// Bit of an interface in `interfaces`: XDP may redirect to it.
 pub const INTERFACE_TAKES_XDP: u32 = 1;

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use steer_common::{
     flow::{State, Word},
-    shared::{Address, Endpoint, FLOW_ACK_SWALLOWED, FLOW_MADE, Flow, FlowKey, options},
+    shared::{Address, Endpoint, FLOW_ACK_SWALLOWED, FLOW_MADE, Flow, FlowKey, SWITCH_ASKING, options},
     wire::tcp::flags,
 };
 
@@ -86,11 +86,16 @@ pub(super) struct Asking {
     vips: HashMap<u16, Endpoint>,
     /// For each of [`TIMES`], in the order of the acknowledgements: when it came, nanoseconds, and of whom.
     waiting: [VecDeque<(u64, FlowKey)>; TIMES.len()],
+    /// Until then, seconds, the programs know that clients are asked.
+    announced: u32,
 }
+
+/// For how long, seconds, the programs go on to swallow where nothing is heard of the agent.
+const ANNOUNCED: u32 = 2;
 
 impl Asking {
     pub(super) fn new(voice: Voice, plane: Plane) -> Self {
-        Self { voice, plane, vips: HashMap::new(), waiting: Default::default() }
+        Self { voice, plane, vips: HashMap::new(), waiting: Default::default(), announced: 0 }
     }
 
     /// A client's acknowledgement was dropped.
@@ -98,8 +103,16 @@ impl Asking {
         self.waiting[0].push_back((at, of));
     }
 
-    /// Asks whose time has come.
+    /// Tells the programs that clients are asked, for the next seconds, and asks whose time has come.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written, or a frame cannot be sent.
     pub(super) fn ask(&mut self) -> Result<()> {
+        let until = clock::seconds() + ANNOUNCED;
+        if until != self.announced {
+            self.plane.set_switch_number(SWITCH_ASKING, until)?;
+            self.announced = until;
+        }
         let now = clock::nanoseconds();
         for (number, after) in TIMES.iter().enumerate() {
             let due = now.saturating_sub(after.as_nanos() as u64);

@@ -183,7 +183,12 @@ impl Plane {
 
     /// Turns a switch on or off.
     pub fn set_switch(&mut self, index: u32, on: bool) -> Result<()> {
-        self.switches.set(index, u32::from(on), 0).context("write the map switches")
+        self.set_switch_number(index, on.into())
+    }
+
+    /// Writes what is a number in `switches`.
+    pub fn set_switch_number(&mut self, index: u32, number: u32) -> Result<()> {
+        self.switches.set(index, number, 0).context("write the map switches")
     }
 
     /// Ends [`SWITCH_LEAVE`]: notes for every VIP that older connections than now are not this gateway's, then takes new
