@@ -37,6 +37,8 @@ pub enum Starts {
     First,
     /// Only one that finds tables of other sizes pinned.
     Resizing,
+    /// Only one that finds the state of an older layout.
+    Carrying,
 }
 
 steps! {
@@ -56,6 +58,10 @@ steps! {
     ConfiguredMade = "configured-made" on Every,
     /// Tables of new sizes hold what those before them do.
     SizesCopied = "sizes-copied" on Resizing,
+    /// What is no table of entries is carried over from an older layout.
+    LayoutFilled = "layout-filled" on Carrying,
+    /// The tables of an older layout are copied, and its programs run.
+    LayoutCopied = "layout-copied" on Carrying,
     /// A program is attached by a link that is not pinned yet, if one was missing.
     LinkMade = "link-made" on Every,
     /// All links that were missing are made, and none is pinned.
@@ -68,6 +74,10 @@ steps! {
     PoolsWritten = "pools-written" on Every,
     /// The programs are told what they need to know.
     SettingsWritten = "settings-written" on Every,
+    /// The state that was made beside that of an older layout has its name.
+    PlaceTaken = "place-taken" on Carrying,
+    /// It has the links of the old one, with the old programs.
+    LinksHandedOver = "links-handed-over" on Carrying,
     /// One interface has its TC program.
     FirstAttached = "first-attached" on Every,
     /// All interfaces have their TC programs.
@@ -78,6 +88,10 @@ steps! {
     UnaskedDetached = "unasked-detached" on Every,
     /// One table of a new size has its name.
     SizeRenamed = "size-renamed" on Resizing,
+    /// What the programs of an older layout wrote last is brought over.
+    LayoutMerged = "layout-merged" on Carrying,
+    /// The state of an older layout is gone.
+    LayoutRemoved = "layout-removed" on Carrying,
     /// VIPs that are not to be assigned any more are off their interfaces.
     VipsWithdrawn = "vips-withdrawn" on Every,
     /// What was there is forgotten: the start cannot be undone any more.

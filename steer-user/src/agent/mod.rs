@@ -70,11 +70,17 @@ pub async fn run(config: Config, force: bool, shutdown: impl Future<Output = ()>
     plane::rights::keep_to_start()?;
     let mut config = config;
     let voice = voice.and_then(|voice| voice.map_err(|error| do_without_voice(&mut config, &error)).ok());
-    let dir = PinDir::new(&config.pin_dir);
+    let own = PinDir::new(&config.pin_dir);
+    let old = start::old(&own).await?;
+    let (carries, dir) = (old.is_some(), if old.is_some() && !own.exists() { own.aside() } else { own.clone() });
+    // What an upgrade left that did not get so far as to be used.
+    own.remove_aside()?;
     let fresh = dir.create()?;
     reached(Step::Directory);
-    let started = start(&config, &dir, force, voice).await;
-    if started.is_err() && fresh {
+    let started = start(&config, &dir, old, force, voice).await;
+    if started.is_err() && carries {
+        own.remove_aside()?;
+    } else if started.is_err() && fresh {
         remove_unused(&plane::detach(&dir)?.qdiscs).await?;
     }
     let Running { mut tasks, stop, lock } = started?;
@@ -106,7 +112,13 @@ struct Running {
 }
 
 /// Everything that can be refused is refused before anything is touched ([`mod@start`]).
-async fn start(config: &Config, dir: &PinDir, force: bool, voice: Option<Voice>) -> Result<Running> {
+async fn start(
+    config: &Config,
+    dir: &PinDir,
+    old: Option<start::Held>,
+    force: bool,
+    voice: Option<Voice>,
+) -> Result<Running> {
     let lock = start::lock(dir).await?;
     reached(Step::Locked);
     let (judged, interfaces) = start::judge(config, dir, force).await?;
@@ -117,7 +129,9 @@ async fn start(config: &Config, dir: &PinDir, force: bool, voice: Option<Voice>)
     };
     let listener = control::bind(&config.socket, dir.root())?;
     reached(Step::SocketBound);
-    let start::Up { pools, programs, attached } = start::bring_up(config, dir, &judged, &interfaces).await?;
+    let up = start::bring_up(config, dir, old.as_ref().map(|held| &held.old), &judged, &interfaces).await?;
+    let start::Up { dir, pools, programs, attached } = up;
+    let dir = &dir;
 
     let pools = Arc::new(Mutex::new(pools));
     let stop = Arc::new(tokio::sync::Notify::new());

@@ -17,14 +17,14 @@ use anyhow::{Result, bail};
 pub(super) use named::{Named, purge};
 use steer_common::{
     maps::{Kind, MAPS},
-    shared::{BACKEND_PRESENT, Backend, Endpoint, MAX_BACKENDS, MAX_VIPS, Vip},
+    shared::{BACKEND_DRAINING, BACKEND_PRESENT, Backend, Endpoint, LAYOUT_VERSION, MAX_BACKENDS, MAX_VIPS, Vip},
 };
 
 use crate::{
     address::{endpoint, is_own, socket},
     config::{Config, Sizes},
     control::refuse_file_in_place,
-    plane::{self, Before, Memory, PinDir, Plane},
+    plane::{self, Before, Memory, NotCarried, Old, PinDir, Plane},
 };
 
 /// What a start would find, do and cost.
@@ -66,8 +66,15 @@ pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
     let mut destroys = Vec::new();
     let numbers = number(config, &found, &mut destroys)?;
     refuse_crowd(config, &found, &numbers)?;
-    let (memory, rooms) = plane::room(dir, &config.sizes)?;
+    let (memory, mut rooms) = plane::room(dir, &config.sizes)?;
     refuse_cost(&memory)?;
+    let not_carried = found.old.as_ref().map(Old::not_carried).transpose()?.unwrap_or_default();
+    for lost in not_carried.iter().filter(|lost| lost.destroys) {
+        destroys.push(format!("{} {} ({})", lost.n, lost.what, lost.then));
+    }
+    if let Some(old) = &found.old {
+        rooms = old.rooms(&config.sizes)?;
+    }
     for room in rooms {
         let entries = found.named.entries(room.name);
         if entries > u64::from(room.wanted) {
@@ -78,10 +85,15 @@ pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
     refuse_vips_of_others(config, dir)?;
     Ok(Judged {
         fresh: !found.there,
-        changes: if found.there { changes::changes(config, &found.before) } else { Vec::new() },
+        changes: [
+            found.old.as_ref().map(|old| carried(old, &found)).into_iter().collect(),
+            if found.there || found.old.is_some() { changes::changes(config, &found.before) } else { Vec::new() },
+        ]
+        .concat(),
         memory,
         destroys,
         warnings: [
+            not_carried.iter().filter(|lost| !lost.destroys).map(forgotten).collect(),
             raised_sizes(&config.sizes, plane::least_lru_entries()?),
             elsewhere(config, dir),
             own_backends(config),
@@ -108,6 +120,8 @@ impl Judged {
 /// What a start finds.
 struct Found {
     there: bool,
+    /// The state of an older layout, where there is none of this one.
+    old: Option<Old>,
     before: Before,
     named: Named,
 }
@@ -115,8 +129,13 @@ struct Found {
 impl Found {
     fn read(dir: &PinDir) -> Result<Self> {
         if !dir.map("configured").exists() {
-            let nothing = Before { vips: Vec::new(), backends: Vec::new(), configured: Vec::new() };
-            return Ok(Self { there: false, before: nothing, named: Named::default() });
+            let Some(old) = Old::find(dir)? else {
+                let nothing = Before { vips: Vec::new(), backends: Vec::new(), configured: Vec::new() };
+                return Ok(Self { there: false, old: None, before: nothing, named: Named::default() });
+            };
+            let before = old.pools()?;
+            let named = Named::read(&old, &before)?;
+            return Ok(Self { there: false, old: Some(old), before, named });
         }
         let plane = Plane::open(dir)?;
         // What a start that did not get through changed is put back before this one begins.
@@ -125,7 +144,7 @@ impl Found {
             None => Before::read(&plane)?,
         };
         let named = Named::read(&plane, &before)?;
-        Ok(Self { there: true, before, named })
+        Ok(Self { there: true, old: None, before, named })
     }
 
     /// Whether the configuration before said this of a backend: then leaving it out removes it.
@@ -295,6 +314,29 @@ fn worth(table: &str) -> &'static str {
         "pending" => "their clients repeat what was buffered",
         _ => "they start at zero",
     }
+}
+
+/// What an upgrade takes over, as a sentence.
+fn carried(old: &Old, found: &Found) -> String {
+    let draining = found.before.backends.iter().filter(|(_, backend)| backend.flags & BACKEND_DRAINING != 0).count();
+    let n = |table| found.named.entries(table);
+    format!(
+        "the state of layout v{} is carried over to v{LAYOUT_VERSION}: VIPs {}, backends {} (drains {draining}), sessions {}, \
+         key names {}, connections {} (re-homed {}), handshakes {}",
+        old.dir().layout(),
+        found.before.vips.len(),
+        found.before.backends.len(),
+        n("sessions"),
+        n("key_names"),
+        n("flows"),
+        n("splices"),
+        n("handshakes"),
+    )
+}
+
+/// What it does not take over and nobody misses, as a sentence.
+fn forgotten(lost: &NotCarried) -> String {
+    format!("not carried over: {} {}: {}", lost.n, lost.what, lost.then)
 }
 
 /// Refuses a VIP that another gateway on the same interfaces has.

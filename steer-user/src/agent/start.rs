@@ -6,6 +6,9 @@
 //! 3. What was there is kept ([`Before`]); pools are written. An agent that dies from here on leaves what the next one puts
 //!    back first, whatever file it has.
 //! 4. The programs behind the links are replaced, what is not asked for any more goes, and what was kept is forgotten.
+//!
+//! Where the state of an older layout is carried over, all of this is done with a new state beside it, which has its name from
+//! the beginning of step 4 on (`plane::carry`).
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +27,7 @@ use crate::{
     clock,
     config::Config,
     crash::{Step, reached},
-    plane::{self, Attachment, Before, Lock, PinDir, Plane, Programs, Target, Xdp},
+    plane::{self, Attachment, Before, Lock, Old, PinDir, Plane, Programs, Target, Xdp},
 };
 
 /// How long an agent that is ending may hold its lock.
@@ -34,9 +37,23 @@ const ETHERNET_MTU: u32 = 1500;
 
 /// What a start made.
 pub(super) struct Up {
+    pub(super) dir: PinDir,
     pub(super) pools: Pools,
     pub(super) programs: Programs,
     pub(super) attached: Vec<Attachment>,
+}
+
+/// The state of an older layout, and that no agent of its own looks after it.
+pub(super) struct Held {
+    pub(super) old: Old,
+    _lock: Lock,
+}
+
+/// Finds the state of an older layout that is to be carried over.
+pub(super) async fn old(own: &PinDir) -> Result<Option<Held>> {
+    let Some(old) = Old::find(own)? else { return Ok(None) };
+    let lock = lock(old.dir()).await?;
+    Ok(Some(Held { old, _lock: lock }))
 }
 
 /// Becomes the agent of this directory; one that is just ending is waited for.
@@ -94,15 +111,22 @@ fn put_back(config: &Config, dir: &PinDir, mtu: u32) -> Result<()> {
 }
 
 /// Loads, tries, writes and switches; undoes what it did where that fails.
-pub(super) async fn bring_up(config: &Config, dir: &PinDir, judged: &Judged, interfaces: &Interfaces) -> Result<Up> {
+pub(super) async fn bring_up(
+    config: &Config,
+    dir: &PinDir,
+    old: Option<&Old>,
+    judged: &Judged,
+    interfaces: &Interfaces,
+) -> Result<Up> {
     if !judged.fresh {
         // What is too old shall not take the place of anything in tables that get smaller.
         sweep(&mut Plane::open(dir)?)?;
     }
-    let mut programs = Programs::load(dir, &config.sizes)?;
-    match prepare(config, dir, judged, interfaces, &mut programs) {
-        Ok((pools, reserved)) => {
-            switch(config, dir, interfaces, Up { pools, programs, attached: Vec::new() }, reserved).await
+    let mut programs = Programs::load_beside(dir, &config.sizes, old.map(Old::dir))?;
+    match prepare(config, dir, old, judged, interfaces, &mut programs) {
+        Ok(Prepared { pools, reserved, since }) => {
+            let up = Up { dir: dir.clone(), pools, programs, attached: Vec::new() };
+            switch(config, old, since, interfaces, up, reserved).await
         }
         Err(error) => {
             programs.abandon(dir)?;
@@ -111,30 +135,66 @@ pub(super) async fn bring_up(config: &Config, dir: &PinDir, judged: &Judged, int
     }
 }
 
+/// What a switch needs.
+struct Prepared {
+    pools: Pools,
+    reserved: plane::Reserved,
+    /// When the tables of an older layout were copied last, seconds of CLOCK_MONOTONIC.
+    since: Option<u32>,
+}
+
 /// Everything before the first program is replaced.
 fn prepare(
     config: &Config,
     dir: &PinDir,
+    old: Option<&Old>,
     judged: &Judged,
     interfaces: &Interfaces,
     programs: &mut Programs,
-) -> Result<(Pools, plane::Reserved)> {
+) -> Result<Prepared> {
+    if let Some(old) = old.filter(|_| judged.fresh) {
+        old.fill(dir)?;
+        reached(Step::LayoutFilled);
+        // The bulk of the entries, so that little is left to do when nothing may come between.
+        old.mirror(dir)?;
+        sweep(&mut Plane::open(dir)?)?;
+        reached(Step::LayoutCopied);
+    }
     let reserved = programs.reserve(dir, &interfaces.targets)?;
     reached(Step::LinksReserved);
+    let since = match old {
+        Some(old) if judged.fresh => {
+            let since = clock::seconds();
+            tell_left(old.mirror(dir)?);
+            Some(since)
+        }
+        // An upgrade that was broken off: some programs may be new and write to the new tables.
+        Some(old) => {
+            tell_left(old.merge(dir, None)?);
+            None
+        }
+        None => None,
+    };
     let plane = Plane::open(dir)?;
     let before = Before::read(&plane)?;
     before.keep(dir)?;
     reached(Step::UndoKept);
     let mut pools = Pools::open(plane, config, interfaces.mtu)?;
     let written = write(config, dir, judged, &mut pools)
-        .and_then(|()| pools.plane_mut().set_switch(SWITCH_RESIZING, programs.resizes()))
+        .and_then(|()| pools.plane_mut().set_switch(SWITCH_RESIZING, programs.copies()))
         .and_then(|()| programs.prepare_switch(dir));
     if let Err(error) = written {
         pools.restore(&before).context("undo a start that failed")?;
         Before::forget(dir)?;
         return Err(error);
     }
-    Ok((pools, reserved))
+    Ok(Prepared { pools, reserved, since })
+}
+
+fn tell_left(left: u64) {
+    if left > 0 {
+        log::warn!("{left} entries of the older layout did not fit the tables' sizes");
+    }
 }
 
 fn write(config: &Config, dir: &PinDir, judged: &Judged, pools: &mut Pools) -> Result<()> {
@@ -162,16 +222,32 @@ fn takeover_until(config: &Config) -> u32 {
 /// From the first program that is replaced on: an interface that cannot be served now is looked after later.
 async fn switch(
     config: &Config,
-    dir: &PinDir,
+    old: Option<&Old>,
+    since: Option<u32>,
     interfaces: &Interfaces,
     mut up: Up,
     reserved: plane::Reserved,
 ) -> Result<Up> {
+    up.dir = up.dir.take_place()?;
+    let dir = &up.dir;
+    if let Some(old) = old {
+        reached(Step::PlaceTaken);
+        old.hand_over(dir)?;
+        reached(Step::LinksHandedOver);
+    }
     up.attached = up.programs.switch(dir, reserved, &interfaces.targets);
     logged(plane::detach_unasked(dir, &asked(config, &interfaces.targets, &up.attached)));
     reached(Step::UnaskedDetached);
     if up.programs.finish_resize(dir)? {
         *up.pools.plane_mut() = Plane::open(dir)?;
+    }
+    if let Some(old) = old {
+        tell_left(old.merge(dir, since)?);
+        reached(Step::LayoutMerged);
+        old.remove()?;
+        up.programs.forget_before();
+        log::info!("the state of layout v{} is carried over", old.dir().layout());
+        reached(Step::LayoutRemoved);
     }
     up.pools.plane_mut().set_switch(SWITCH_RESIZING, false)?;
     let filled = logged(interfaces::fill_interfaces(up.pools.plane_mut()).await);
@@ -180,7 +256,7 @@ async fn switch(
     logged(addresses::withdraw(config, vips.iter().map(|(key, _)| socket(key).ip())).await);
     reached(Step::VipsWithdrawn);
     up.pools.remove_vips()?;
-    Before::forget(dir)?;
+    Before::forget(&up.dir)?;
     reached(Step::UndoForgotten);
     for Attachment { interface, tc, xdp } in &up.attached {
         match (tc, xdp) {

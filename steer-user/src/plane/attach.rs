@@ -106,16 +106,16 @@ impl Programs {
         for Target { interface, xdp } in targets {
             remove_pin(&aside(&dir.link(interface, Kind::Tc)))?;
             remove_pin(&aside(&dir.link(interface, Kind::Xdp)))?;
-            let xdp = if is_live(&dir.link(interface, Kind::Xdp), interface) { Xdp::Never } else { *xdp };
+            let xdp = if is_live(&self.link(dir, interface, Kind::Xdp), interface) { Xdp::Never } else { *xdp };
             if let Some(link) = self.fresh_xdp_if_asked(interface, xdp)? {
                 reserved.links.push((interface.clone(), Kind::Xdp, link));
             }
-            if !without_tcx() && !is_first(&dir.link(interface, Kind::Tc), interface) {
+            if !without_tcx() && !is_first(&self.link(dir, interface, Kind::Tc), interface) {
                 reserved.links.push((interface.clone(), Kind::Tc, fresh_tcx(self.tc()?, interface)?));
             }
             reached(Step::LinkMade);
         }
-        if self.resizes() {
+        if self.copies() {
             // Their tables are not filled: what they wrote there now would be lost.
             reserved.tried = reserved.links.drain(..).map(|(interface, kind, _)| (interface, kind)).collect();
         }

@@ -24,6 +24,7 @@ use steer_common::{
 
 use super::{
     PinDir,
+    attach::Kind as Hook,
     pin::{NEXT, remove_empty},
     resize::{self, Copier},
     wanted::wanted,
@@ -51,6 +52,8 @@ const SWITCHING: &str = "switching";
 pub struct Programs {
     ebpf: Ebpf,
     resized: Vec<Map>,
+    /// The state of an older layout whose links get these programs.
+    before: Option<PinDir>,
     /// When the new tables were made the same as the old ones last, seconds of CLOCK_MONOTONIC.
     mirrored: Option<u32>,
 }
@@ -58,6 +61,11 @@ pub struct Programs {
 impl Programs {
     /// Loads the programs, making or adopting the pinned maps. Where that fails, no map of a new size is left behind.
     pub fn load(dir: &PinDir, sizes: &Sizes) -> Result<Self> {
+        Self::load_beside(dir, sizes, None)
+    }
+
+    /// As [`Programs::load`], where the state of an older layout is carried over.
+    pub(crate) fn load_beside(dir: &PinDir, sizes: &Sizes, before: Option<&PinDir>) -> Result<Self> {
         let maps = wanted(sizes)?;
         let pins = maps.iter().map(|map| pin(dir, map)).collect::<Result<Vec<_>>>()?;
         unmark_switching(dir)?;
@@ -65,7 +73,7 @@ impl Programs {
         if loaded.is_err() {
             drop_resized(dir, &resized(&maps, &pins))?;
         }
-        loaded
+        loaded.map(|programs| Self { before: before.cloned(), ..programs })
     }
 
     fn load_with(dir: &PinDir, maps: &[Map], pins: &[Pin]) -> Result<Self> {
@@ -82,7 +90,7 @@ impl Programs {
         reached(Step::ProgramsLoaded);
         create_configured(dir)?;
         reached(Step::ConfiguredMade);
-        let programs = Self { ebpf, resized: resized(maps, pins), mirrored: None };
+        let programs = Self { ebpf, resized: resized(maps, pins), before: None, mirrored: None };
         if !programs.resized.is_empty() {
             // The bulk of the entries, so that little is left to do in `prepare_switch`.
             programs.mirror(dir)?;
@@ -127,9 +135,22 @@ impl Programs {
         unmark_switching(dir).map(|()| any)
     }
 
-    /// Whether a table gets another size.
-    pub(crate) fn resizes(&self) -> bool {
-        !self.resized.is_empty()
+    /// Whether tables are copied from others that programs still write to: because they get another size, or because they
+    /// come from another layout.
+    pub(crate) fn copies(&self) -> bool {
+        !self.resized.is_empty() || self.before.is_some()
+    }
+
+    /// Where the link of an interface is pinned, here or still in the state of an older layout.
+    pub(super) fn link(&self, dir: &PinDir, interface: &str, kind: Hook) -> PathBuf {
+        let own = dir.link(interface, kind);
+        let before = self.before.as_ref().filter(|_| !own.exists()).map(|before| before.link(interface, kind));
+        before.unwrap_or(own)
+    }
+
+    /// The state of an older layout is gone.
+    pub(crate) fn forget_before(&mut self) {
+        self.before = None;
     }
 
     fn mirror(&self, dir: &PinDir) -> Result<u64> {

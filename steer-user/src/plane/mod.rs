@@ -3,6 +3,7 @@
 //! The agent and the read verbs of the CLI open the same pins; only `load` and `attach` need the programs.
 
 mod attach;
+mod carry;
 mod clsact;
 mod cost;
 mod directory;
@@ -35,6 +36,7 @@ use steer_common::{
 
 pub use attach::{Attachment, Kind, LinkReport, LinkState, Reserved, Target, Xdp, ifindex, links};
 pub(crate) use attach::{attaching_xdp, detach_unasked, state};
+pub(crate) use carry::{NotCarried, Old};
 pub use cost::{Memory, Room, room};
 pub use directory::half;
 pub use gateways::{Gateway, gateways, shared};

@@ -1,5 +1,8 @@
 //! The pin directory: one state of one gateway, `PIN_DIR/v<layout>`.
 //!
+//! A state that is to take the place of one of another layout is made aside first, as `PIN_DIR/next`, and gets its name by one
+//! rename: until then an older version of steer, which starts beside no other layout, still starts.
+//!
 //! Beside maps and links it holds what other processes must know of the gateway, in the only forms that the BPF file system
 //! takes besides pins: a symbolic link `socket` to the agent's control socket, one `netns` that names the network namespace,
 //! one `made` to the topmost directory that was made to hold `PIN_DIR`, where any was, and a directory `managed_<interface>`
@@ -19,10 +22,12 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use steer_common::shared::LAYOUT_VERSION;
 
-use super::attach::Kind;
+use super::{attach::Kind, carry};
 
 /// `f_type` of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// The state that is being made beside one of another layout. No layout's name, so that older versions do not see it.
+const ASIDE: &str = "next";
 /// Only the agent's own user looks at pins.
 const MODE: u32 = 0o700;
 /// End of a map's name while a map of another size is being filled.
@@ -46,6 +51,7 @@ const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 pub struct PinDir {
     root: PathBuf,
     layout: u32,
+    is_aside: bool,
 }
 
 /// Held by the one agent of a pin directory; the kernel releases it when the agent ends, however it ends.
@@ -57,14 +63,39 @@ pub struct Lock {
 impl PinDir {
     /// The state below `root` (`PIN_DIR`).
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), layout: LAYOUT_VERSION }
+        Self { root: root.into(), layout: LAYOUT_VERSION, is_aside: false }
+    }
+
+    /// The same state while it is made beside one of another layout.
+    pub(crate) fn aside(&self) -> Self {
+        Self { is_aside: true, ..self.clone() }
+    }
+
+    /// Gives a state that was made aside its name.
+    pub(crate) fn take_place(&self) -> Result<Self> {
+        let own = Self { is_aside: false, ..self.clone() };
+        if self.is_aside {
+            let (from, to) = (self.state(), own.state());
+            fs::rename(&from, &to).with_context(|| format!("rename {} to {}", from.display(), to.display()))?;
+        }
+        Ok(own)
+    }
+
+    /// Removes a state that was made aside and got no name: nobody uses it.
+    pub(crate) fn remove_aside(&self) -> Result<()> {
+        self.aside().remove_state()
+    }
+
+    /// The states of other layouts than this one's, the oldest first.
+    pub(super) fn others(&self) -> Vec<Self> {
+        self.layouts().into_iter().filter(|dir| dir.layout != self.layout).collect()
     }
 
     /// The states of every layout that is there, this program's own among them or not.
     pub fn layouts(&self) -> Vec<Self> {
         let mut found = layouts(&self.root)
             .into_iter()
-            .map(|(layout, _)| Self { root: self.root.clone(), layout })
+            .map(|(layout, _)| Self { root: self.root.clone(), layout, is_aside: false })
             .collect::<Vec<_>>();
         found.sort_by_key(|dir| dir.layout);
         found
@@ -82,7 +113,7 @@ impl PinDir {
 
     /// The directory of this layout.
     pub fn state(&self) -> PathBuf {
-        self.root.join(format!("v{}", self.layout))
+        self.root.join(if self.is_aside { ASIDE.to_owned() } else { format!("v{}", self.layout) })
     }
 
     /// Refuses names of directories to be made that the BPF file system would refuse.
@@ -137,13 +168,14 @@ impl PinDir {
         if self.exists() {
             return Ok(());
         }
-        self.refuse_other_layouts()?;
+        if let Some(other) = self.others().first() {
+            return Err(carry::refusal(other));
+        }
         bail!("nothing is pinned at {}: no gateway runs here (start one with `steer agent`)", self.root.display())
     }
 
     /// Makes the directory; `true` if it was not there.
     pub fn create(&self) -> Result<bool> {
-        self.refuse_other_layouts()?;
         let fresh = !self.exists();
         require_bpf_fs(&self.root)?;
         self.make()?;
@@ -161,18 +193,6 @@ impl PinDir {
             self.point(MADE, &topmost)?;
         }
         Ok(())
-    }
-
-    fn refuse_other_layouts(&self) -> Result<()> {
-        let ours = self.state();
-        match layouts(&self.root).into_iter().find(|(_, path)| *path != ours) {
-            Some((_, other)) => bail!(
-                "{} holds the state of another version of steer (this one has layout v{LAYOUT_VERSION}): \
-                 run `steer detach` first, which ends its flows, or use another pin_dir",
-                other.display()
-            ),
-            None => Ok(()),
-        }
     }
 
     /// Becomes the one agent of this directory; `None` if there is one.
@@ -208,7 +228,7 @@ impl PinDir {
     }
 
     /// Removes every pin of this layout. A place where something is mounted stays, empty.
-    fn remove_state(&self) -> Result<()> {
+    pub(super) fn remove_state(&self) -> Result<()> {
         for child in children(&self.state()) {
             let is_directory = fs::symlink_metadata(&child).is_ok_and(|found| found.is_dir());
             let removed = if is_directory { fs::remove_dir_all(&child) } else { fs::remove_file(&child) };
@@ -223,6 +243,7 @@ impl PinDir {
         let layouts = self.layouts();
         let made = layouts.iter().flat_map(Self::made).map(Path::to_owned).collect::<Vec<_>>();
         layouts.iter().try_for_each(Self::remove_state)?;
+        self.remove_aside()?;
         remove_empty(&self.root)?;
         made.iter().try_for_each(|directory| remove_empty(directory))
     }
@@ -275,6 +296,24 @@ impl PinDir {
         let mut managed = children(&self.state()).into_iter().filter_map(parse).collect::<Vec<_>>();
         managed.sort();
         managed
+    }
+
+    /// Moves pins and markers whose names begin with one of these to another state, each at once; what is there stays behind.
+    pub(super) fn hand_over(&self, to: &Self, prefixes: &[&str]) -> Result<()> {
+        let name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let moved = children(&self.state()).into_iter();
+        for from in moved.filter(|path| prefixes.iter().any(|prefix| name(path).starts_with(prefix))) {
+            let to = to.map(&name(&from));
+            if !to.exists() {
+                fs::rename(&from, &to).with_context(|| format!("move {} to {}", from.display(), to.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the same topmost directory that was made as another state does.
+    pub(super) fn adopt_made(&self, other: &Self) -> Result<()> {
+        fs::read_link(other.map(MADE)).map_or(Ok(()), |topmost| self.point(MADE, &topmost))
     }
 
     /// Lets a symbolic link of this name point there, at once.

@@ -1,4 +1,4 @@
-//! Tables that get another size while programs run.
+//! Tables that get another size, or come from another layout (`carry`), while programs run.
 //!
 //! The new table is made beside the old one and filled while the old programs still write to the old one. Right before the
 //! new programs take over it is made the same once more ([`mirror`]); once they have, the old table is walked a last time,
@@ -12,7 +12,7 @@ use aya::Pod;
 use steer_common::{
     flow::{State, Word},
     maps::Map,
-    shared::{Flow, FlowKey, Pending, Session, SessionKey},
+    shared::{Flow, FlowKey, Foreign, KeyName, Leg, Pending, Session, SessionKey, Source},
 };
 
 use super::{Table, sys};
@@ -41,17 +41,33 @@ impl Copier {
     }
 
     fn new<K: Pod, V: Entry>() -> Self {
-        Self { mirror: mirror::<K, V>, merge: merge::<K, V> }
+        Self { mirror: mirror::<K, V, V>, merge: merge::<K, V, V> }
     }
 }
 
-/// A value of a table that may get another size.
-trait Entry: Pod {
+/// A value as another layout, or the same one, has it.
+pub(super) trait Becomes<V> {
+    /// What it says in the layout of `V`; `None`: there it would say nothing, or something else.
+    fn becomes(&self) -> Option<V>;
+}
+
+impl<V: Copy> Becomes<V> for V {
+    fn becomes(&self) -> Option<V> {
+        Some(*self)
+    }
+}
+
+/// A value of a table that may be copied while programs write to it.
+pub(super) trait Entry: Pod {
     /// The value without a lock.
-    fn unlocked(self) -> Self;
+    fn unlocked(self) -> Self {
+        self
+    }
 
     /// Whether a packet is changing it right now.
-    fn is_locked(&self) -> bool;
+    fn is_locked(&self) -> bool {
+        false
+    }
 
     /// When it was used last, seconds of CLOCK_MONOTONIC.
     fn stamp(&self) -> u32;
@@ -111,14 +127,6 @@ fn is_ahead(old: &Flow, new: &Flow) -> bool {
 }
 
 impl Entry for Session {
-    fn unlocked(self) -> Self {
-        self
-    }
-
-    fn is_locked(&self) -> bool {
-        false
-    }
-
     fn stamp(&self) -> u32 {
         self.last_seen
     }
@@ -130,14 +138,6 @@ impl Entry for Session {
 }
 
 impl Entry for Pending {
-    fn unlocked(self) -> Self {
-        self
-    }
-
-    fn is_locked(&self) -> bool {
-        false
-    }
-
     fn stamp(&self) -> u32 {
         (self.grown_at / 1_000_000_000) as u32
     }
@@ -147,14 +147,57 @@ impl Entry for Pending {
     }
 }
 
+impl Entry for KeyName {
+    fn stamp(&self) -> u32 {
+        self.last_seen
+    }
+
+    fn with(self, new: &Self) -> Self {
+        let (flags, hits, accepted) =
+            (self.flags | new.flags, self.hits.max(new.hits), self.accepted.max(new.accepted));
+        Self { flags, hits, accepted, ..if self.last_seen > new.last_seen { self } else { *new } }
+    }
+}
+
+impl Entry for Source {
+    fn stamp(&self) -> u32 {
+        self.since
+    }
+
+    fn with(self, new: &Self) -> Self {
+        if (self.since, self.n_sessions) > (new.since, new.n_sessions) { self } else { *new }
+    }
+}
+
+impl Entry for Foreign {
+    fn stamp(&self) -> u32 {
+        self.seen
+    }
+
+    fn with(self, new: &Self) -> Self {
+        if self.seen > new.seen { self } else { *new }
+    }
+}
+
+impl Entry for Leg {
+    fn stamp(&self) -> u32 {
+        self.seen
+    }
+
+    fn with(self, new: &Self) -> Self {
+        if self.seen > new.seen { self } else { *new }
+    }
+}
+
 /// Makes a table the same as another, locks aside. Nobody else may write to it. Returns how many entries did not fit.
-fn mirror<K: Pod, V: Entry>(from: &Path, to: &Path) -> Result<u64> {
-    let (from, mut to) = (Table::<K, V>::open_pin(from)?, Table::<K, V>::open_pin(to)?);
+pub(super) fn mirror<K: Pod, O: Pod + Becomes<V>, V: Entry>(from: &Path, to: &Path) -> Result<u64> {
+    let (from, mut to) = (Table::<K, O>::open_pin(from)?, Table::<K, V>::open_pin(to)?);
     to.remove_stale(|key, _| matches!(from.find(key), Ok(None)))?;
     let (mut left, mut failed) = (0, Ok(()));
     from.for_each_batch(|keys, values| {
-        let unlocked = values.iter().map(|value| value.unlocked()).collect::<Vec<_>>();
-        match to.insert_all(keys, &unlocked) {
+        let both = keys.iter().zip(values).filter_map(|(key, value)| Some((*key, value.becomes()?.unlocked())));
+        let (keys, values) = both.unzip::<_, _, Vec<_>, Vec<_>>();
+        match to.insert_all(&keys, &values) {
             Ok(refused) => left += refused,
             Err(error) => failed = Err(error),
         }
@@ -165,12 +208,15 @@ fn mirror<K: Pod, V: Entry>(from: &Path, to: &Path) -> Result<u64> {
 /// Brings over what was written to a table since it was mirrored; others may write to the new one meanwhile. `since` is when
 /// the mirror was begun, seconds of CLOCK_MONOTONIC; without it everything that is missing is brought over, and nothing
 /// removed. Returns how many entries did not fit.
-fn merge<K: Pod, V: Entry>(from: &Path, to: &Path, since: Option<u32>) -> Result<u64> {
-    let (from, mut to) = (Table::<K, V>::open_pin(from)?, Table::<K, V>::open_pin(to)?);
+pub(super) fn merge<K: Pod, O: Pod + Becomes<V>, V: Entry>(from: &Path, to: &Path, since: Option<u32>) -> Result<u64> {
+    let (from, mut to) = (Table::<K, O>::open_pin(from)?, Table::<K, V>::open_pin(to)?);
     let (mut left, mut failed) = (0, Ok(()));
-    from.for_each(|key, value| match bring(&mut to, &key, value, since) {
-        Ok(fits) => left += u64::from(!fits),
-        Err(error) => failed = Err(error),
+    from.for_each(|key, value| {
+        let Some(value) = value.becomes() else { return };
+        match bring(&mut to, &key, value, since) {
+            Ok(fits) => left += u64::from(!fits),
+            Err(error) => failed = Err(error),
+        }
     })?;
     failed?;
     if let Some(since) = since {
@@ -197,7 +243,7 @@ fn bring<K: Pod, V: Entry>(to: &mut Table<K, V>, key: &K, value: V, since: Optio
         }
         thread::sleep(PAUSE);
     }
-    log::debug!("a flow stayed locked while its table got another size");
+    log::debug!("a flow stayed locked while its table was copied");
     Ok(true)
 }
 

@@ -3,11 +3,14 @@
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
-use steer_common::shared::{Flow, FlowKey, NO_BACKEND, SERVICE_BACKEND, SERVICE_WAY_THERE, SessionKey, backend_bit};
+use steer_common::shared::{
+    Flow, FlowKey, Foreign, KeyName, Leg, NO_BACKEND, SERVICE_BACKEND, SERVICE_WAY_THERE, Session, SessionKey, Source,
+    SourceKey, backend_bit,
+};
 
 use crate::{
     agent::sweep::Rules,
-    plane::{Before, Plane, Table},
+    plane::{Before, Old, Plane, Table},
 };
 
 /// What names one number.
@@ -29,6 +32,75 @@ pub(in crate::agent) struct Named {
     entries: HashMap<&'static str, u64>,
 }
 
+/// Tables with entries as today's layout has them, whatever layout they are of.
+pub(in crate::agent) trait Tables {
+    fn sessions(&self, each: &mut dyn FnMut(SessionKey, Session)) -> Result<()>;
+    /// Names and searches.
+    fn key_names(&self, each: &mut dyn FnMut(SessionKey, KeyName)) -> Result<()>;
+    fn sources(&self, each: &mut dyn FnMut(SourceKey, Source)) -> Result<()>;
+    fn flows(&self, name: &str, each: &mut dyn FnMut(FlowKey, Flow)) -> Result<()>;
+    fn foreign(&self, each: &mut dyn FnMut(FlowKey, Foreign)) -> Result<()>;
+    fn legs(&self, each: &mut dyn FnMut(FlowKey, Leg)) -> Result<()>;
+}
+
+impl Tables for Plane {
+    fn sessions(&self, each: &mut dyn FnMut(SessionKey, Session)) -> Result<()> {
+        self.sessions.for_each(each)
+    }
+
+    fn key_names(&self, each: &mut dyn FnMut(SessionKey, KeyName)) -> Result<()> {
+        self.key_names.for_each(&mut *each)?;
+        self.key_name_tries.for_each(each)
+    }
+
+    fn sources(&self, each: &mut dyn FnMut(SourceKey, Source)) -> Result<()> {
+        self.sources.for_each(each)
+    }
+
+    fn flows(&self, name: &str, each: &mut dyn FnMut(FlowKey, Flow)) -> Result<()> {
+        match name {
+            "flows" => self.flows.for_each(each),
+            "splices" => self.splices.for_each(each),
+            _ => self.handshakes.for_each(each),
+        }
+    }
+
+    fn foreign(&self, each: &mut dyn FnMut(FlowKey, Foreign)) -> Result<()> {
+        self.foreign.for_each(each)
+    }
+
+    fn legs(&self, each: &mut dyn FnMut(FlowKey, Leg)) -> Result<()> {
+        self.legs.for_each(each)
+    }
+}
+
+/// Searches are not carried over.
+impl Tables for Old {
+    fn sessions(&self, each: &mut dyn FnMut(SessionKey, Session)) -> Result<()> {
+        self.sessions(each)
+    }
+
+    fn key_names(&self, each: &mut dyn FnMut(SessionKey, KeyName)) -> Result<()> {
+        self.key_names(each)
+    }
+
+    fn sources(&self, each: &mut dyn FnMut(SourceKey, Source)) -> Result<()> {
+        self.sources(each)
+    }
+
+    fn flows(&self, name: &str, each: &mut dyn FnMut(FlowKey, Flow)) -> Result<()> {
+        self.flows(name, each)
+    }
+
+    fn foreign(&self, each: &mut dyn FnMut(FlowKey, Foreign)) -> Result<()> {
+        self.foreign(each)
+    }
+
+    fn legs(&self, each: &mut dyn FnMut(FlowKey, Leg)) -> Result<()> {
+        self.legs(each)
+    }
+}
+
 /// What an entry is.
 #[derive(Clone, Copy, PartialEq)]
 enum Entry {
@@ -39,19 +111,20 @@ enum Entry {
 
 impl Named {
     /// Walks every table and removes nothing.
-    pub(in crate::agent) fn read(plane: &Plane, before: &Before) -> Result<Self> {
+    pub(in crate::agent) fn read(plane: &dyn Tables, before: &Before) -> Result<Self> {
         let rules = Rules::new(&before.vips, &before.backends);
         let mut named = Self::default();
-        plane.sessions.for_each(|key, session| {
+        plane.sessions(&mut |key, session| {
             let is = if rules.session_is_stale(&key, &session) { Entry::Stale } else { Entry::Session };
             named.note("sessions", is, key.vip, [session.owner, NO_BACKEND]);
         })?;
-        for table in [&plane.key_names, &plane.key_name_tries] {
-            table.for_each(|key, name| named.note("key_names", Entry::Stale, key.vip, [name.owner, NO_BACKEND]))?;
-        }
-        plane.sources.for_each(|key, _| named.note("sources", Entry::Stale, key.vip, [NO_BACKEND; 2]))?;
-        for (name, table) in [("flows", &plane.flows), ("splices", &plane.splices), ("handshakes", &plane.handshakes)] {
-            table.for_each(|key, flow| {
+        plane.key_names(&mut |key, name| {
+            *named.entries.entry("key_names").or_default() += 1;
+            named.note("key_names", Entry::Stale, key.vip, [name.owner, NO_BACKEND]);
+        })?;
+        plane.sources(&mut |key, _| named.note("sources", Entry::Stale, key.vip, [NO_BACKEND; 2]))?;
+        for name in ["flows", "splices", "handshakes"] {
+            plane.flows(name, &mut |key, flow| {
                 let open =
                     if name == "handshakes" { rules.is_opening(&key, &flow) } else { rules.is_open(&key, &flow) };
                 let is = if open { Entry::Connection } else { Entry::Stale };
@@ -59,8 +132,8 @@ impl Named {
             })?;
         }
         // A connection that is not steer's needs its record, but not the number of a backend that it names.
-        plane.foreign.for_each(|key, _| named.note_flow("foreign", Entry::Stale, &key, [NO_BACKEND; 2]))?;
-        plane.legs.for_each(|key, _| {
+        plane.foreign(&mut |key, _| named.note_flow("foreign", Entry::Stale, &key, [NO_BACKEND; 2]))?;
+        plane.legs(&mut |key, _| {
             let is = if key.service & SERVICE_WAY_THERE != 0 { Entry::Stale } else { Entry::Connection };
             named.note_flow("legs", is, &key, [NO_BACKEND; 2]);
         })?;
