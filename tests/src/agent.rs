@@ -82,6 +82,15 @@ impl<'a> Agent<'a> {
         Ok(agent)
     }
 
+    /// From now on another binary is run, as agent and as command line; `None`: that of this version again.
+    ///
+    /// # Errors
+    /// When that one is not built.
+    pub fn use_binary(&mut self, path: Option<&Path>) -> Result<()> {
+        self.steer = path.map_or_else(binary, |path| Ok(path.to_owned()))?;
+        Ok(())
+    }
+
     /// Writes the configuration anew; a running agent does not notice.
     ///
     /// # Errors

@@ -34,7 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[test]
 fn an_agent_that_dies_at_any_step_of_its_first_start_breaks_nothing_and_detach_removes_all() -> Result<()> {
     let run = SETTING.scenario().vip_setting("assign = true").start()?;
-    for step in Step::ALL.iter().copied().filter(|step| step.starts() != Starts::Resizing) {
+    for step in Step::ALL.iter().copied().filter(|step| ![Starts::Resizing, Starts::Carrying].contains(&step.starts()))
+    {
         let steer = Agent::prepare(&run.lab, &run.steer)?;
         dies_at(&steer, step)?;
         passes(&run).with_context(|| format!("after a death at {}", step.word()))?;
@@ -51,7 +52,8 @@ fn after_a_death_at_any_step_of_a_first_start_the_next_agent_serves_with_every_p
         let steer = run.agent()?;
         whole(&run, &steer)?
     };
-    for step in Step::ALL.iter().copied().filter(|step| step.starts() != Starts::Resizing) {
+    for step in Step::ALL.iter().copied().filter(|step| ![Starts::Resizing, Starts::Carrying].contains(&step.starts()))
+    {
         let mut steer = Agent::prepare(&run.lab, &run.steer)?;
         dies_at(&steer, step)?;
         steer.launch().with_context(|| format!("after a death at {}", step.word()))?;
@@ -82,7 +84,8 @@ fn agents_that_die_at_any_step_of_adopting_a_gateway_leave_its_flows_going() -> 
                 })
             })
         });
-        let steps = Step::ALL.iter().copied().filter(|step| step.starts() != Starts::First);
+        let steps =
+            Step::ALL.iter().copied().filter(|step| ![Starts::First, Starts::Carrying].contains(&step.starts()));
         let died = steps.enumerate().try_for_each(|(number, step)| {
             let context =
                 || format!("after a death at {}, with {} bytes read", step.word(), read.load(Ordering::Relaxed));

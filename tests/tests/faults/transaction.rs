@@ -87,7 +87,7 @@ fn after_a_death_at_any_step_of_a_changed_start_the_old_file_brings_back_what_wa
     eventually(PATIENCE, whole).context("the VIPs are not assigned")?;
     let before = Seen::of(&run, &steer)?;
     let (client, elsewhere) = (run.new_client()?, run.dial(run.source_not_of(0)?));
-    for step in Step::ALL.iter().copied().filter(|step| step.starts() != Starts::First) {
+    for step in Step::ALL.iter().copied().filter(|step| ![Starts::First, Starts::Carrying].contains(&step.starts())) {
         let context = || format!("after a death at {}", step.word());
         steer.end(Signal::SIGKILL)?;
         fs::write(steer.config_path(), other_file(&old))?;
