@@ -5,6 +5,7 @@ use core::ptr::null_mut;
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
+    flow::State,
     shared::{FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, answered},
     wire::{
         Packet as _,
@@ -26,7 +27,7 @@ use crate::{
         xdp::Xdp,
     },
     icmp, learn, lock,
-    maps::{FLOWS, HANDSHAKES, Look, SETTINGS, Scratch, backend_path, count, scratch, seconds},
+    maps::{FLOWS, HANDSHAKES, Look, SETTINGS, Scratch, backend_path, count, is_filling, scratch, seconds},
     read::{self, Role, begins_hello, classify, enter_key, facts, make_headers_linear, read},
     rehome, resegment, server,
     stage::{Stage, act, drop, pass},
@@ -304,6 +305,9 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> St
     scratch.first_port = [0; 2];
     let seconds = seconds(scratch);
     scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
+    if is_filling(seconds) && !is_of_settled(plan.flow) {
+        return drop(Counter::TablesFilling);
+    }
     match role {
         Role::Client(vip) => {
             // SAFETY: a map value, copied at once.
@@ -317,6 +321,17 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> St
         }
         Role::Direct(_) => Stage::Pass,
     }
+}
+
+/// Whether a flow's record says which backend has it for good.
+#[inline(always)]
+fn is_of_settled(flow: *const Flow) -> bool {
+    if flow.is_null() {
+        return false;
+    }
+    // SAFETY: a map value; its word is read at once.
+    let word = lock::read(unsafe { &*flow });
+    word.is(State::Spliced) || word.is(State::First)
 }
 
 /// Forwards the packet; what became of it.

@@ -14,7 +14,7 @@ use steer_common::{
     shared::{
         Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign, FragmentKey,
         FragmentRoute, Held, HeldKey, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES,
-        MAX_VIPS, Pending, ROLE_VIP, Refusals, Rotation, SWITCH_ASKING, SWITCHES, Session, SessionKey, Settings,
+        MAX_VIPS, Pending, ROLE_VIP, Refusals, Rotation, SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings,
         Source, SourceKey, TraceLine, Vip,
     },
     trace,
@@ -414,6 +414,13 @@ pub(crate) fn switch(index: u32) -> bool {
 #[inline(always)]
 pub(crate) fn agent_asks(seconds: u32) -> bool {
     SWITCH_STATES.get(SWITCH_ASKING).is_some_and(|until| *until > seconds)
+}
+
+/// Whether tables are being filled from those of an older layout: who has no record here may have one there.
+#[inline(always)]
+pub(crate) fn is_filling(seconds: u32) -> bool {
+    let until = SWITCH_STATES.get(SWITCH_RESIZING).copied().unwrap_or(0);
+    until > 1 && (until.wrapping_sub(seconds) as i32) > 0
 }
 
 /// Turns a switch on that is nearly always on already.

@@ -237,7 +237,9 @@ pub const SWITCH_FOREIGN: u32 = 2;
 /// Index into `switches`: 1 there means that `legs` may hold something. Set by the programs, cleared by the agent.
 pub const SWITCH_LEGS: u32 = 3;
 /// Index into `switches`: 1 there means that some interfaces may have programs with other tables than the rest, for tables
-/// get another size: handshakes leave traces meanwhile. Written by the agent.
+/// get another size or come from another layout: handshakes leave traces meanwhile. A number above 1 says until when, seconds of
+/// CLOCK_MONOTONIC, tables are being filled from those of another layout: packets without a settled flow are dropped meanwhile,
+/// for their record may come. Written by the agent.
 pub const SWITCH_RESIZING: u32 = 4;
 /// Index into `switches`: until then, seconds of CLOCK_MONOTONIC, the agent asks silent clients for the acknowledgement that
 /// `swallow` dropped; 0: it does not. Written by the agent, every half second.

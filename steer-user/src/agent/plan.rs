@@ -322,7 +322,7 @@ fn carried(old: &Old, found: &Found) -> String {
     let n = |table| found.named.entries(table);
     format!(
         "the state of layout v{} is carried over to v{LAYOUT_VERSION}: VIPs {}, backends {} (drains {draining}), sessions {}, \
-         key names {}, connections {} (re-homed {}), handshakes {}",
+         key names {}, connections {}, splices {}, handshakes {}",
         old.dir().layout(),
         found.before.vips.len(),
         found.before.backends.len(),

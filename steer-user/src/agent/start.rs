@@ -32,6 +32,8 @@ use crate::{
 
 /// How long an agent that is ending may hold its lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long handshakes wait at most for what is carried over, seconds: if this agent dies, they go on by themselves.
+const FILLING: u32 = 5;
 /// MTU of Ethernet, bytes: where no interface is there that could tell its own.
 const ETHERNET_MTU: u32 = 1500;
 
@@ -234,6 +236,8 @@ async fn switch(
         reached(Step::PlaceTaken);
         old.hand_over(dir)?;
         reached(Step::LinksHandedOver);
+        // From the first program on, until what the old ones wrote is there.
+        up.pools.plane_mut().set_filling(clock::seconds().saturating_add(FILLING))?;
     }
     up.attached = up.programs.switch(dir, reserved, &interfaces.targets);
     logged(plane::detach_unasked(dir, &asked(config, &interfaces.targets, &up.attached)));
@@ -243,6 +247,7 @@ async fn switch(
     }
     if let Some(old) = old {
         tell_left(old.merge(dir, since)?);
+        up.pools.plane_mut().set_filling(0)?;
         reached(Step::LayoutMerged);
         old.remove()?;
         up.programs.forget_before();

@@ -30,7 +30,8 @@ use steer_common::{
     rotation,
     shared::{
         Backend, BackendPath, BackendStats, Configured, Endpoint, Flow, FlowKey, Foreign, KeyName, Leg, Listed,
-        Outcomes, Refusals, Rotation, SWITCH_LEAVE, Session, SessionKey, Settings, Source, SourceKey, Vip,
+        Outcomes, Refusals, Rotation, SWITCH_LEAVE, SWITCH_RESIZING, Session, SessionKey, Settings, Source, SourceKey,
+        Vip,
     },
 };
 
@@ -191,6 +192,12 @@ impl Plane {
     /// Writes what is a number in `switches`.
     pub fn set_switch_number(&mut self, index: u32, number: u32) -> Result<()> {
         self.switches.set(index, number, 0).context("write the map switches")
+    }
+
+    /// Has packets without a settled flow dropped until then, seconds of CLOCK_MONOTONIC: tables are filled from others. 0 ends
+    /// it.
+    pub(crate) fn set_filling(&mut self, until: u32) -> Result<()> {
+        self.switches.set(SWITCH_RESIZING, until, 0).context("write the map switches")
     }
 
     /// Ends [`SWITCH_LEAVE`]: notes for every VIP that older connections than now are not this gateway's, then takes new

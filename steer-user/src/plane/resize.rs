@@ -41,7 +41,7 @@ impl Copier {
     }
 
     fn new<K: Pod, V: Entry>() -> Self {
-        Self { mirror: mirror::<K, V, V>, merge: merge::<K, V, V> }
+        Self { mirror: mirror::<K, V, V>, merge: merge::<K, V, V, false> }
     }
 }
 
@@ -69,6 +69,11 @@ pub(super) trait Entry: Pod {
         false
     }
 
+    /// Whether this is of something else, in the same place.
+    fn is_another(&self, _other: &Self) -> bool {
+        false
+    }
+
     /// When it was used last, seconds of CLOCK_MONOTONIC.
     fn stamp(&self) -> u32;
 
@@ -89,10 +94,14 @@ impl Entry for Flow {
         self.seen
     }
 
+    /// Another connection on the same ports.
+    fn is_another(&self, other: &Self) -> bool {
+        Word(self.word).isn() != Word(other.word).isn()
+    }
+
     fn with(self, new: &Self) -> Self {
         let old = self.unlocked();
-        if Word(old.word).isn() != Word(new.word).isn() {
-            // Another connection on the same ports.
+        if self.is_another(new) {
             return if old.seen > new.seen { old } else { *new };
         }
         let (before, after) = (rank(&old), rank(new));
@@ -207,13 +216,18 @@ pub(super) fn mirror<K: Pod, O: Pod + Becomes<V>, V: Entry>(from: &Path, to: &Pa
 
 /// Brings over what was written to a table since it was mirrored; others may write to the new one meanwhile. `since` is when
 /// the mirror was begun, seconds of CLOCK_MONOTONIC; without it everything that is missing is brought over, and nothing
-/// removed. Returns how many entries did not fit.
-pub(super) fn merge<K: Pod, O: Pod + Becomes<V>, V: Entry>(from: &Path, to: &Path, since: Option<u32>) -> Result<u64> {
+/// removed. `AT_REST` says that nothing new began in the new table meanwhile: what is another thing in the old one is the later.
+/// Returns how many entries did not fit.
+pub(super) fn merge<K: Pod, O: Pod + Becomes<V>, V: Entry, const AT_REST: bool>(
+    from: &Path,
+    to: &Path,
+    since: Option<u32>,
+) -> Result<u64> {
     let (from, mut to) = (Table::<K, O>::open_pin(from)?, Table::<K, V>::open_pin(to)?);
     let (mut left, mut failed) = (0, Ok(()));
     from.for_each(|key, value| {
         let Some(value) = value.becomes() else { return };
-        match bring(&mut to, &key, value, since) {
+        match bring::<_, _, AT_REST>(&mut to, &key, value, since) {
             Ok(fits) => left += u64::from(!fits),
             Err(error) => failed = Err(error),
         }
@@ -227,14 +241,20 @@ pub(super) fn merge<K: Pod, O: Pod + Becomes<V>, V: Entry>(from: &Path, to: &Pat
 }
 
 /// Brings one entry over; `false` if there is no room.
-fn bring<K: Pod, V: Entry>(to: &mut Table<K, V>, key: &K, value: V, since: Option<u32>) -> Result<bool> {
+fn bring<K: Pod, V: Entry, const AT_REST: bool>(
+    to: &mut Table<K, V>,
+    key: &K,
+    value: V,
+    since: Option<u32>,
+) -> Result<bool> {
     for _ in 0..TRIES {
         let Some(new) = to.find(key)? else {
             // One that was there at the mirror is gone by what the new programs did.
             let is_late = since.is_none_or(|since| value.stamp().saturating_add(1) >= since);
             return if is_late { to.insert_new(key, &value.unlocked()) } else { Ok(true) };
         };
-        let both = value.with(&new);
+        let is_later = AT_REST && value.is_another(&new) && value.stamp() >= new.stamp();
+        let both = if is_later { value.unlocked() } else { value.with(&new) };
         if sys::bytes(&both) == sys::bytes(&new) {
             return Ok(true);
         }

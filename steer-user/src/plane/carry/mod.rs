@@ -101,7 +101,7 @@ impl<V: Version + Sync> Carrier for V {
     fn copied(&self) -> Vec<Copied> {
         macro_rules! copied {
             ($($name:literal: $key:ty, $old:ty, $new:ty;)+) => {
-                vec![$(Copied { name: $name, mirror: mirror::<$key, $old, $new>, merge: merge::<$key, $old, $new> }),+]
+                vec![$(Copied { name: $name, mirror: mirror::<$key, $old, $new>, merge: merge::<$key, $old, $new, true> }),+]
             };
         }
         copied! {
@@ -384,9 +384,11 @@ impl Old {
     /// Makes the tables of entries the same as the old ones, locks aside: in a state that no program uses. Returns how many
     /// entries did not fit.
     pub(crate) fn mirror(&self, to: &PinDir) -> Result<u64> {
-        self.each(|table, from, name| {
+        let left = self.each(|table, from, name| {
             (table.mirror)(from, &to.map(name)).with_context(|| format!("carry the map {name} over"))
-        })
+        })?;
+        give_back(to)?;
+        Ok(left)
     }
 
     /// Hands links and markers over to a state that has its name.
@@ -400,6 +402,7 @@ impl Old {
             (table.merge)(from, &to.map(name), since).with_context(|| format!("carry the map {name} over"))
         })?;
         settle(&to.map("splices"), &to.map("flows"))?;
+        give_back(to)?;
         for name in ["traces", "syn_traces"] {
             let mut lines = Slots::<TraceLine>::open(to, name)?;
             let old = slots_or_none::<v4::TraceLine>(&self.dir, name)?;
@@ -422,6 +425,15 @@ impl Old {
     pub(crate) fn remove(&self) -> Result<()> {
         self.dir.remove_state()
     }
+}
+
+/// Removes the splices of flows that are over. v3 kept them until the next sweep; today a flow that ends gives its splice back at
+/// once, and one that is left would be taken for that of the next connection on the same ports.
+fn give_back(to: &PinDir) -> Result<()> {
+    let flows = Table::<FlowKey, Flow>::open(to, "flows")?;
+    let mut splices = Table::<FlowKey, Flow>::open(to, "splices")?;
+    let is_over = |splice: &Flow, flow: &Flow| flow.closing() || Word(flow.word).isn() != Word(splice.word).isn();
+    splices.remove_stale(|key, splice| matches!(flows.find(key), Ok(Some(flow)) if is_over(splice, &flow))).map(drop)
 }
 
 /// A line with the traces of another one that it has not; `None` where it has all, or no room.
