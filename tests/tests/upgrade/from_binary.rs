@@ -99,7 +99,6 @@ fn upgraded_under_load(hook: Hook) -> Result<()> {
     let n = seen.len() * RECONNECTS;
     println!("{hook:?}: up after {took:?}; {resumed} of {n} resumed, {errors} errors\n{log}");
     let samples = seen.iter().flat_map(|seen| &seen.samples).collect::<Vec<_>>();
-    println!("{}", steer.steer("stats")?);
     ensure!(
         (errors, resumed, on_owner) == (0, n, n),
         "{errors} errors, {resumed} of {n} resumed, {on_owner} on their owners: {samples:?}; log: {log}",

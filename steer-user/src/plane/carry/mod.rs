@@ -24,9 +24,9 @@ use steer_common::{
     flow::{State, Word},
     maps::{CONFIGURED, Size},
     shared::{
-        Backend, BackendPath, BackendStats, Configured, Endpoint, Flow, FlowKey, Foreign, FragmentKey, HeldKey,
-        KeyName, LAYOUT_VERSION, LOOKUP_ENTRIES, Leg, Pending, Refusals, Session, SessionKey, Settings, Source,
-        SourceKey, TraceLine, Vip,
+        Backend, BackendPath, BackendStats, Configured, Endpoint, FLOW_MADE, Flow, FlowKey, Foreign, FragmentKey,
+        HeldKey, KeyName, LAYOUT_VERSION, LOOKUP_ENTRIES, Leg, Pending, Refusals, Session, SessionKey, Settings,
+        Source, SourceKey, TraceLine, Vip,
     },
     trace,
 };
@@ -387,7 +387,7 @@ impl Old {
         let left = self.each(|table, from, name| {
             (table.mirror)(from, &to.map(name)).with_context(|| format!("carry the map {name} over"))
         })?;
-        give_back(to)?;
+        tidy(to)?;
         Ok(left)
     }
 
@@ -402,7 +402,7 @@ impl Old {
             (table.merge)(from, &to.map(name), since).with_context(|| format!("carry the map {name} over"))
         })?;
         settle(&to.map("splices"), &to.map("flows"))?;
-        give_back(to)?;
+        tidy(to)?;
         for name in ["traces", "syn_traces"] {
             let mut lines = Slots::<TraceLine>::open(to, name)?;
             let old = slots_or_none::<v4::TraceLine>(&self.dir, name)?;
@@ -427,13 +427,20 @@ impl Old {
     }
 }
 
-/// Removes the splices of flows that are over. v3 kept them until the next sweep; today a flow that ends gives its splice back at
-/// once, and one that is left would be taken for that of the next connection on the same ports.
-fn give_back(to: &PinDir) -> Result<()> {
+/// Removes what v3 kept longer than today's programs expect: the splices of flows that are over, which would be taken for those
+/// of the next connection on the same ports, and handshakes of which a flow was made, which would keep its ports from the next
+/// one for two seconds (today such a handshake is marked).
+fn tidy(to: &PinDir) -> Result<()> {
     let flows = Table::<FlowKey, Flow>::open(to, "flows")?;
+    let isn = |flow: &Flow| Word(flow.word).isn();
+    let is_over = |splice: &Flow, flow: &Flow| flow.closing() || isn(flow) != isn(splice);
     let mut splices = Table::<FlowKey, Flow>::open(to, "splices")?;
-    let is_over = |splice: &Flow, flow: &Flow| flow.closing() || Word(flow.word).isn() != Word(splice.word).isn();
-    splices.remove_stale(|key, splice| matches!(flows.find(key), Ok(Some(flow)) if is_over(splice, &flow))).map(drop)
+    splices.remove_stale(|key, splice| matches!(flows.find(key), Ok(Some(flow)) if is_over(splice, &flow)))?;
+    let mut handshakes = Table::<FlowKey, Flow>::open(to, "handshakes")?;
+    let made = |key: &FlowKey, handshake: &Flow| {
+        handshake.flags & FLOW_MADE == 0 && matches!(flows.find(key), Ok(Some(flow)) if isn(&flow) == isn(handshake))
+    };
+    handshakes.remove_stale(made).map(drop)
 }
 
 /// A line with the traces of another one that it has not; `None` where it has all, or no room.
