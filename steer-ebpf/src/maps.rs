@@ -14,8 +14,8 @@ use steer_common::{
     shared::{
         Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign, FragmentKey,
         FragmentRoute, Held, HeldKey, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES,
-        MAX_VIPS, Pending, ROLE_VIP, Refusals, Rotation, SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings,
-        Source, SourceKey, TraceLine, Vip,
+        MAX_VIPS, Pending, ROLE_VIP, Refusals, Rotation, SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey,
+        Settings, Source, SourceKey, TraceLine, Vip,
     },
     trace,
     wire::{

@@ -351,10 +351,8 @@ impl Old {
         if lookup.len() == LOOKUP_ENTRIES as usize {
             plane.lookup.write(0, &lookup)?;
         }
-        if let Some(refusals) = &mut plane.refusals {
-            let old = slots_or_none::<v4::Refusals>(&self.dir, "refusals")?;
-            refusals.write(0, &old.iter().filter_map(Becomes::becomes).collect::<Vec<Refusals>>())?;
-        }
+        let old = slots_or_none::<v4::Refusals>(&self.dir, "refusals")?;
+        plane.refusals.write(0, &old.iter().filter_map(Becomes::becomes).collect::<Vec<Refusals>>())?;
         for name in ["traces", "syn_traces"] {
             let old = slots_or_none::<v4::TraceLine>(&self.dir, name)?;
             let old = old.iter().filter_map(Becomes::becomes).collect::<Vec<TraceLine>>();

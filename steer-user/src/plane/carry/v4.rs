@@ -41,9 +41,6 @@ macro_rules! same {
 
 same! {
     Session { owner: u16, flags: u16, first_seen: u32, last_seen: u32, uses: u32, } 16
-    KeyName {
-        owner: u16, flags: u16, first_seen: u32, last_seen: u32, hits: u32, accepted: u32, tried: [u16; 6],
-    } 32
     Source { since: u32, n_sessions: u32, } 8
     Backend {
         endpoint: Endpoint, vip: Endpoint, vip_id: u16, flags: u16, weight: u16, zero: u16, drain_until: u32,
@@ -67,6 +64,29 @@ same! {
     Leg { seen: u32, port: [u8; 2], service: u16, } 8
     TraceLine { slots: [u64; 8], } 64
     Refusals { accepted: [u32; 3], in_a_row: [u16; 3], held_back: [u16; 3], } 24
+}
+
+/// Who has a ticket key. Six backends that rejected its tickets, or first two bytes of the first ticket of it that was accepted.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct KeyName {
+    pub(super) owner: u16,
+    pub(super) flags: u16,
+    pub(super) first_seen: u32,
+    pub(super) last_seen: u32,
+    pub(super) hits: u32,
+    pub(super) accepted: u32,
+    pub(super) tried: [u16; 6],
+}
+no_padding!(KeyName, 2, 2, 4, 4, 4, 4, 2 * 6);
+// SAFETY: as above.
+unsafe impl aya::Pod for KeyName {}
+
+impl Becomes<shared::KeyName> for KeyName {
+    fn becomes(&self) -> Option<shared::KeyName> {
+        let Self { owner, flags, first_seen, last_seen, hits, accepted, tried: [tail, ..] } = *self;
+        Some(shared::KeyName { owner, flags, first_seen, last_seen, hits, accepted, tail, zero: 0, tried: 0 })
+    }
 }
 
 /// What resumptions came to.
@@ -177,6 +197,7 @@ mod tests {
         assert_eq!((name.owner, name.flags), (at(&image, 0), at(&image, 2)));
         assert_eq!((name.first_seen, name.last_seen), (at(&image, 4), at(&image, 8)));
         assert_eq!((name.hits, name.accepted), (at(&image, 12), at(&image, 16)));
+        assert_eq!((name.tail, name.tried), (at(&image, 20), 0));
     }
 
     #[test]
