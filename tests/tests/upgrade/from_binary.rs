@@ -55,9 +55,10 @@ fn upgraded_under_load(hook: Hook) -> Result<()> {
     let kept = (0..24)
         .map(|number| Ok((visitor(&run, OFFERS[number % OFFERS.len()], &run.dial(number))?, number)))
         .collect::<Result<Vec<_>>>()?;
-    let transfers = Transfer::several(&run)?;
+    // Before the transfers: it changes where addresses lead.
     steer.steer(&format!("backends drain --for 1h {}", run.backend_address(2)))?;
     steer.steer(&format!("backends add --vip {} --weight 7 {}", run.vip(), run.backend_address(1)))?;
+    let transfers = Transfer::several(&run)?;
     let before = pools(&steer)?;
     let (over, load) = (AtomicBool::new(false), Load { clients: 32, reconnects: RECONNECTS, parallel: 6 });
     let (took, log, seen) = thread::scope(|scope| -> Result<_> {

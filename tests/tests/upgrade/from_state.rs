@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use steer_common::{counters::Counter, shared::LAYOUT_VERSION};
 use steer_tests::{
     agent::{Agent, Hook},
-    payload, process,
+    payload,
     process::eventually,
     scenario::Run,
 };
@@ -41,8 +41,9 @@ fn carries_over(hook: Hook) -> Result<()> {
     let kept = (0..12)
         .map(|number| Ok((visitor(&run, OFFERS[number % OFFERS.len()], &run.dial(number))?, number)))
         .collect::<Result<Vec<_>>>()?;
-    let transfers = Transfer::several(&run)?;
+    // Before the transfers: it changes where addresses lead.
     change_pools(&run, &steer)?;
+    let transfers = Transfer::several(&run)?;
     let (before, learned) = (pools(&steer)?, steer.count(Counter::Learned)?);
     let over = AtomicBool::new(false);
     thread::scope(|scope| -> Result<()> {
@@ -57,7 +58,7 @@ fn carries_over(hook: Hook) -> Result<()> {
         let upgraded = steer
             .end(Signal::SIGTERM)
             .and_then(|()| downgrade(&steer, &More { searches: 3, ..More::default() }))
-            .and_then(|()| steer.launch());
+            .and_then(|()| steer.launch_timed());
         over.store(true, Ordering::Relaxed);
         let ended: Vec<_> =
             working.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect();
@@ -84,7 +85,7 @@ fn carries_over(hook: Hook) -> Result<()> {
     ensure!(steer.count(Counter::Learned)? >= learned, "the counters were kept");
     // The next one finds nothing special.
     steer.end(Signal::SIGTERM)?;
-    steer.launch()?;
+    steer.launch_timed()?;
     ensure!(!steer.log().contains("carried over"), "{}", steer.log());
     Ok(())
 }
@@ -144,8 +145,9 @@ fn what_an_upgrade_would_lose_is_said_before_anything_is_done_and_needs_force() 
     downgrade(&steer, &More { unknown_flows: 5, ..More::default() })?;
     let lost = "5 flows (their connections may break)";
     let check = format!("config check {}", steer.config_path().display());
-    let told = run.lab.gateway().run(|| process::run(&mut steer.command(&check)))?;
-    ensure!(told.contains(lost) && told.contains("is carried over"), "{told}");
+    let output = run.lab.gateway().run(|| Ok(steer.command(&check).output()?))?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && told.contains(lost) && told.contains("is carried over"), "{told}");
     let ended = steer.launch_to_end(&[], &[])?;
     let log = steer.log();
     ensure!(ended.code() == Some(1) && log.contains(lost) && log.contains("--force"), "{ended}: {log}");

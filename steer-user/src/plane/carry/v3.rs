@@ -333,7 +333,7 @@ mod tests {
         let word = Word(flow.word);
         assert_eq!((word.state(), word.locked(), word.isn()), (State::First, false, at(&image, 4)));
         assert_eq!(flow.flags, FLOW_LEARNED | FLOW_HIT | FLOW_OFFERED);
-        assert_eq!(u64::from(flow.owner_syn_at), at::<u64>(&image, 8) / 1_000_000 & u64::from(u32::MAX));
+        assert_eq!(u64::from(flow.owner_syn_at), (at::<u64>(&image, 8) / 1_000_000) & u64::from(u32::MAX));
         let words = [
             (flow.first_isn, 16),
             (flow.owner_isn, 20),
