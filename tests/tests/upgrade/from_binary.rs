@@ -140,7 +140,7 @@ fn after_a_death_at_any_step_one_of_the_versions_goes_on() -> Result<()> {
         let mut steer = old_gateway(&run).with_context(context)?;
         let client = run.new_client()?;
         run.session_at(&client, OWNER)?;
-        steer.steer(&format!("backends drain --for 1h {}", run.backend_address(2)))?;
+        steer.steer(&format!("backends add --vip {} --weight 7 {}", run.vip(), run.backend_address(1)))?;
         let (before, away) = (pools(&steer)?, run.dial(run.source_not_of(OWNER)?));
         steer.end(Signal::SIGTERM)?;
         steer.use_binary(None)?;
@@ -157,7 +157,7 @@ fn after_a_death_at_any_step_one_of_the_versions_goes_on() -> Result<()> {
         }
         if index < named {
             steer.use_binary(Some(&old_binary()?))?;
-            steer.launch_timed().with_context(context)?;
+            steer.launch().with_context(context)?;
             resumes("with the older version")?;
             steer.end(Signal::SIGTERM)?;
             steer.use_binary(None)?;

@@ -16,6 +16,7 @@ use steer_tests::{
     payload,
     process::eventually,
     scenario::Run,
+    tables,
 };
 use steer_user::crash::{self, Starts, Step};
 
@@ -58,13 +59,16 @@ fn carries_over(hook: Hook) -> Result<()> {
         let upgraded = steer
             .end(Signal::SIGTERM)
             .and_then(|()| downgrade(&steer, &More { searches: 3, ..More::default() }))
-            .and_then(|()| steer.launch_timed());
+            .and_then(|()| steer.launch_timed())
+            .and_then(|_| tables::entries(&steer, "splices"));
         over.store(true, Ordering::Relaxed);
         let ended: Vec<_> =
             working.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect();
-        upgraded?;
+        let splices = upgraded?;
         let broken: Vec<_> = ended.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
         ensure!(broken.is_empty(), "{} of 12 transfers not whole: {broken:#?}; log: {}", broken.len(), steer.log());
+        // The records alone would do for these transfers; not for one whose record is pushed out.
+        ensure!(splices >= 6, "{splices} splices; log: {}", steer.log());
         Ok(())
     })?;
     let log = steer.log();
