@@ -262,6 +262,8 @@ extern "C" fn swallow(handshake: *mut Flow) -> i32 {
         return 0;
     }
     mark(handshake, FLOW_ACK_SWALLOWED);
+    // The client is connected: what it sends finds its server also where this record is pushed out meanwhile.
+    enter_trace(scratch.flow.first as u32);
     count(Counter::AckSwallowed);
     1
 }

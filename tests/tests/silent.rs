@@ -219,7 +219,7 @@ fn without_the_right_to_send_packets_nothing_is_swallowed() -> Result<()> {
 #[test]
 fn nothing_is_swallowed_where_nothing_moves() -> Result<()> {
     in_settings(305, |setting| {
-        let run = setting.scenario().start()?;
+        let run = setting.scenario().vip_setting("swallow = true").start()?;
         let steer = run.agent()?;
         steer.steer("bypass on")?;
         run.visit(&run.new_client()?, &run.dial(1))?;
@@ -228,7 +228,7 @@ fn nothing_is_swallowed_where_nothing_moves() -> Result<()> {
         run.visit(&run.new_client()?, &run.dial(1))?;
         ensure!(steer.count(Counter::AckSwallowed)? == 1, "with bypass off");
         drop(steer);
-        let run = setting.scenario().vip_setting("mode = \"observe\"").start()?;
+        let run = setting.scenario().vip_setting("mode = \"observe\"\nswallow = true").start()?;
         let steer = run.agent()?;
         run.visit(&run.new_client()?, &run.dial(1))?;
         ensure!(steer.count(Counter::AckSwallowed)? == 0, "in observe mode");
@@ -239,7 +239,7 @@ fn nothing_is_swallowed_where_nothing_moves() -> Result<()> {
 #[test]
 fn a_flow_that_moves_never_enters_the_first_backends_accept_queue() -> Result<()> {
     in_settings(306, |setting| {
-        let mut scenario = setting.scenario();
+        let mut scenario = setting.scenario().vip_setting("swallow = true");
         scenario.steer.health = vec!["enabled = false".to_owned()];
         let run = scenario.start()?;
         let case = Case::start(&run)?;
@@ -318,7 +318,9 @@ fn servers_that_speak_first_keep_one_client_waiting_for_a_moment() -> Result<()>
             let lab = Lab::build(&Plan { offloads: setting.offloads, n_backends: 2, ..Plan::default() })?;
             (0..2).try_for_each(|index| lab.backend(index).sysctl("ipv4/tcp_syncookies", cookies))?;
             let _greeters = Greeters::start(setting, &lab)?;
-            let steer = Agent::start(&lab, &Settings::new(setting.hook))?;
+            let mut settings = Settings::new(setting.hook);
+            settings.vip.push("swallow = true".to_owned());
+            let steer = Agent::start(&lab, &settings)?;
             let waits = (0..32).map(|index| {
                 let from = (source(setting.family, index), 0).into();
                 greeted(&lab, from, vip(setting.family))

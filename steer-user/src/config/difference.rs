@@ -247,7 +247,7 @@ address = "10.0.2.1:443"
             "sessions_per_source = 9",
             "fallback = \"source\"",
             "owner_tries = 9",
-            "swallow = false",
+            "swallow = true",
             "assign = true",
             "return_path = \"route\"",
             "health = {enabled = false}",

@@ -70,7 +70,7 @@ pub(super) struct Vip {
     pub(super) fallback: Fallback,
     #[serde(default = "owner_tries", deserialize_with = "whole::<_, _, 1, 255>")]
     pub(super) owner_tries: u16,
-    #[serde(default = "swallow")]
+    #[serde(default)]
     pub(super) swallow: bool,
     #[serde(default)]
     pub(super) assign: bool,
@@ -94,10 +94,6 @@ pub(super) struct Backend {
 
 fn owner_tries() -> u16 {
     3
-}
-
-fn swallow() -> bool {
-    true
 }
 
 fn weight() -> u16 {

@@ -42,7 +42,7 @@ fn a_short_file_gets_sensible_defaults() {
     assert_eq!(config.sizes, Sizes::default());
     assert_eq!(config.interfaces[0].hook, Hook::Auto);
     assert_eq!((vip.mode, vip.fallback, vip.owner_tries), (Mode::Steer, Fallback::Auto, 3));
-    assert!(vip.swallow);
+    assert!(!vip.swallow);
     assert_eq!(vip.session_timeout, Duration::from_secs(600));
     assert_eq!(vip.flow_timeout, Duration::from_secs(7860));
     assert!(vip.health.enabled);

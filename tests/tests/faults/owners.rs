@@ -139,8 +139,7 @@ fn a_client_that_resets_while_a_silent_owner_is_asked_resets_the_first_backend()
         assert!(case.fetch(&impatient).is_err());
         case.await_count(Counter::WaitReset, 1, PATIENCE)?;
         case.expect(&[(Counter::Rehome, 1), (Counter::SpliceOpened, 0), (Counter::OwnerSilent, 0)])?;
-        // It has not heard of the handshake's end before.
-        let reset = || (case.kernel(FIRST + 1, "TcpExt.EmbryonicRsts").ok()? == 1).then_some(());
+        let reset = || (case.kernel(FIRST + 1, "Tcp.EstabResets").ok()? == 1).then_some(());
         assert!(eventually(PATIENCE, reset).is_some(), "the first backend hears of it");
         case.unharmed_but_for_resets()
     })

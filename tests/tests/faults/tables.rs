@@ -64,8 +64,11 @@ fn a_handshake_table_of_4_entries_serves_32_parallel_clients_that_idle_before_th
         let dial = Dial { idle: Duration::from_millis(100), ..case.dial.clone() };
         let seen = case.visit_at_once(32, &dial)?;
         let full = seen.iter().filter(|handshake| !handshake.resumed).count() as u64;
-        let (swallowed, forgotten) = (case.counted(Counter::AckSwallowed)?, case.counted(Counter::NoFlowForwarded)?);
-        assert!(full > 0 && forgotten >= full, "{full} of 32 in full, {swallowed} swallowed, {forgotten} of no flow");
+        let (swallowed, found) = (case.counted(Counter::AckSwallowed)?, case.counted(Counter::TraceFound)?);
+        assert!(
+            full > 0 && found >= full,
+            "{full} of 32 in full, {swallowed} swallowed, {found} found by their traces"
+        );
         case.unharmed_but_for_resets()
     })
 }

@@ -122,7 +122,7 @@ fn flows_that_idled_move_if_the_backends_answer_with_syn_cookies() -> Result<()>
 #[test]
 fn a_first_backend_that_missed_its_reset_gets_another_when_it_speaks() -> Result<()> {
     in_settings(47, |setting| {
-        let run = setting.scenario().vip_setting("swallow = false").start()?;
+        let run = setting.scenario().start()?;
         let case = Case::start(&run)?;
         let deaf = Loss::incoming(run.lab.backend(FIRST), "tcp flags & rst == rst")?;
         let (handshake, ()) = run.connect(&case.client, &case.dial, |connection| {
@@ -146,7 +146,7 @@ fn a_first_backend_that_missed_its_reset_gets_another_when_it_speaks() -> Result
 #[test]
 fn a_first_backend_that_missed_its_reset_gets_another_when_it_repeats_its_syn_ack() -> Result<()> {
     in_settings(49, |setting| {
-        let mut scenario = setting.scenario();
+        let mut scenario = setting.scenario().vip_setting("swallow = true");
         scenario.steer.health = vec!["enabled = false".to_owned()];
         let run = scenario.start()?;
         let case = Case::start(&run)?;
