@@ -46,7 +46,7 @@ const XDP: &str = "steer_xdp";
 const TC: &str = "steer_tc";
 
 /// Marks a pin directory whose programs are being replaced by ones with tables of other sizes.
-const SWITCHING: &str = "switching";
+pub(super) const SWITCHING: &str = "switching";
 
 /// The loaded programs; attached by `attach`.
 pub struct Programs {

@@ -27,7 +27,7 @@ impl PinDir {
 }
 
 /// The directory of the records, below that of the state.
-const UNDO: &str = "undo";
+pub(super) const UNDO: &str = "undo";
 /// The same while it is written, and while it is removed.
 const UNFINISHED: &str = "undo_new";
 

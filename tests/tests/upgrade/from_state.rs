@@ -172,6 +172,13 @@ fn states_of_other_layouts_are_refused_and_nothing_is_touched() -> Result<()> {
     downgrade(&steer, &More::default())?;
     let command = steer.steer("status").expect_err("another layout's state is read").to_string();
     ensure!(command.contains("start this version's agent, which carries it over"), "{command}");
+    for mark in ["undo", "switching"] {
+        let mark = steer.pin_dir().join("v3").join(mark);
+        DirBuilder::new().create(&mark)?;
+        let ended = steer.launch_to_end(&[], &[])?;
+        ensure!(ended.code() == Some(1) && steer.log().contains("left half done"), "{}", steer.log());
+        fs::remove_dir(mark)?;
+    }
     // An agent of that version still runs.
     let held = fs::File::open(steer.pin_dir().join("v3"))?;
     held.lock()?;

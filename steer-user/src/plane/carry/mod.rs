@@ -25,16 +25,18 @@ use steer_common::{
     maps::{CONFIGURED, Size},
     shared::{
         Backend, BackendPath, BackendStats, Configured, Endpoint, FLOW_MADE, Flow, FlowKey, Foreign, FragmentKey,
-        HeldKey, KeyName, LAYOUT_VERSION, LOOKUP_ENTRIES, Leg, Pending, Refusals, Session, SessionKey, Settings,
-        Source, SourceKey, TraceLine, Vip,
+        HeldKey, KeyName, LAYOUT_VERSION, LOOKUP_ENTRIES, Leg, Pending, Refusals, SWITCH_FOREIGN, SWITCH_LEGS, Session,
+        SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
     trace,
 };
 
 use super::{
     Before, PinDir, Plane, Room, Slots, Table,
+    load::SWITCHING,
     resize::{Becomes, merge, mirror, settle},
     sys,
+    undo::UNDO,
     wanted::wanted,
 };
 use crate::config::Sizes;
@@ -228,6 +230,11 @@ impl Old {
         match &own.others()[..] {
             [] => Ok(None),
             [dir] => match carrier(dir.layout()) {
+                Some(_) if [SWITCHING, UNDO].iter().any(|mark| dir.map(mark).exists()) => Err(anyhow!(
+                    "{} holds what an agent of an older version of steer left half done: start that version once, which puts it \
+                     right, and then this one",
+                    dir.state().display()
+                )),
                 Some(carrier) => Ok(Some(Self { dir: dir.clone(), carrier })),
                 None => Err(refusal(dir)),
             },
@@ -396,6 +403,14 @@ impl Old {
 
     /// Brings over what the old programs wrote since, as [`merge`] does. Returns how many entries did not fit.
     pub(crate) fn merge(&self, to: &PinDir, since: Option<u32>) -> Result<u64> {
+        // Nobody looks into these tables before it is known that they may hold something.
+        let (_, switches) = self.carrier.settings(&self.dir)?;
+        let mut plane = Plane::open(to)?;
+        for index in [SWITCH_FOREIGN, SWITCH_LEGS] {
+            if switches.get(index as usize).is_some_and(|on| *on != 0) {
+                plane.set_switch(index, true)?;
+            }
+        }
         let left = self.each(|table, from, name| {
             (table.merge)(from, &to.map(name), since).with_context(|| format!("carry the map {name} over"))
         })?;
