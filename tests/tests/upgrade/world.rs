@@ -25,16 +25,19 @@ pub(crate) const OWNER: usize = 0;
 /// Kinds of sessions, one after the other.
 pub(crate) const OFFERS: [Offer; 3] = [Offer::SessionId, Offer::Ticket12, Offer::Ticket13];
 
-/// Three backends with keys of their own.
+/// Three backends with keys of their own; TC serves IPv4 and XDP IPv6.
 pub(crate) fn scenario(hook: Hook) -> Scenario {
-    let offloads = if hook == Hook::Xdp { Offloads::ChecksumsOff } else { Offloads::On };
+    let (family, offloads) = match hook {
+        Hook::Xdp => (Family::V6, Offloads::ChecksumsOff),
+        _ => (Family::V4, Offloads::On),
+    };
     let nginx = nginx::Settings {
         protocols: "TLSv1.2 TLSv1.3".to_owned(),
         tickets: true,
         ticket_key: nginx::TicketKey::Private,
         ..nginx::Settings::default()
     };
-    Scenario::new(hook, Family::V4).offloads(offloads).backends(3).nginx(nginx)
+    Scenario::new(hook, family).offloads(offloads).backends(3).nginx(nginx)
 }
 
 /// The layouts whose states are there.
