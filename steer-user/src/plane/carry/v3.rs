@@ -7,7 +7,10 @@ use steer_common::{
     wire::tls::server_flight::Follow,
 };
 
-use super::{Version, no_padding, slots, v4};
+use super::{
+    layout::{Version, no_padding, slots},
+    v4,
+};
 use crate::{
     clock,
     plane::{PinDir, resize::Becomes},

@@ -9,7 +9,7 @@ use steer_common::{
     wire::tls::server_flight::Follow,
 };
 
-use super::{Version, no_padding, slots};
+use super::layout::{Version, no_padding, slots};
 use crate::plane::{PinDir, resize::Becomes};
 
 no_padding!(Endpoint, 20);
