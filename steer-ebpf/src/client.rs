@@ -22,7 +22,7 @@ use crate::{
     maps::{FLOWS, Facts, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_index, scratch},
     rehome::first_data,
     stage::{Stage, drop},
-    stamps::{comes_by, note_end, note_hop},
+    stamps::{comes_by, follow_hop, is_exact, note_end, note_hop},
     sums::is_sound,
     syn_ack::replace,
     traces::forget_trace,
@@ -76,7 +76,7 @@ pub(crate) extern "C" fn settled_client(skb: *mut __sk_buff, flow: *mut Flow) ->
     if carries && record.flags & FLOW_LEARNED == 0 {
         again = hear_answer(skb, flow);
     }
-    let moved = scratch.facts.seq == record.client_next && !comes_by(&Tc(skb), record);
+    let moved = is_exact(record, &segment(&scratch.facts)) && !comes_by(&Tc(skb), record);
     if moved && is_sound(skb) != 0 {
         note_hop(&Tc(skb), &mut record.client_hop);
     }
@@ -108,6 +108,9 @@ fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: Stat
     // SAFETY: a map value that this CPU has locked.
     let record = unsafe { &mut *flow };
     let expected = Word(record.word).isn().wrapping_add(1);
+    if is_exact(record, &segment) {
+        follow_hop(skb, record);
+    }
     match rehome::client(record, state, &segment, scratch.facts.ip_options != 0, highest) {
         ClientAct::Forward => {
             unlock(flow, state);

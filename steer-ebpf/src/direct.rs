@@ -9,7 +9,6 @@ use crate::{
     maps::{FLOWS, Scratch, backend, count, scratch, vip_of},
     stage::{Stage, direct_plain, pass},
     traces::forget_syn_trace,
-    unknown::leaves_syn_traces,
 };
 
 /// A packet to backend `scratch.backend` itself.
@@ -59,8 +58,6 @@ fn syn(scratch: &mut Scratch, id: u32) -> Stage {
         let _ = FLOWS.remove(&scratch.key);
     }
     foreign::remember(&at_backend(scratch, id), scratch.facts.seconds);
-    if leaves_syn_traces(scratch) {
-        forget_syn_trace();
-    }
+    forget_syn_trace();
     Stage::Pass
 }

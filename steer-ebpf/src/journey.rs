@@ -31,7 +31,7 @@ use crate::{
     read::{self, Role, begins_hello, classify, enter_key, facts, make_headers_linear, read},
     rehome, resegment, server,
     stage::{Stage, act, drop, pass},
-    stamps::{comes_by, idle, note_end},
+    stamps::{comes_by, idle, is_exact, note_end},
     sums, syn, too_big,
 };
 
@@ -380,8 +380,7 @@ fn settled_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role, plan: &mu
             plan.client_port = port;
             // SAFETY: as above.
             let timeout = unsafe { (**vip).flow_timeout };
-            // The way back follows only what stands at the exact number.
-            let follows = H::XDP || scratch.segment.seq == record.client_next;
+            let follows = H::XDP || is_exact(record, &scratch.segment);
             idle(record, plan.seconds) <= timeout && (!follows || comes_by(hook, record))
         }
         // What its backend sends to the client's own port is another connection's where the flow has another port there.

@@ -14,7 +14,7 @@ use steer_common::{
 };
 
 use crate::{
-    hook::Hook,
+    hook::{Hook, tc::Tc},
     lock::{mark, unmark},
     maps::{SPLICES, scratch},
     sums::is_sound,
@@ -46,17 +46,25 @@ pub(crate) fn idle(flow: &Flow, seconds: u32) -> u32 {
 /// Sequence numbers further ahead than this are nobody's we forward for, bytes.
 pub(crate) const AHEAD: u32 = 1 << 24;
 
+/// What the server has sent, as its client knows it: the number of its next byte.
+#[inline(always)]
+fn sent_to_client(flow: &Flow) -> u32 {
+    let spliced = Word(flow.word).is(State::Spliced);
+    flow.server_next.wrapping_add(if spliced { flow.delta } else { 0 })
+}
+
+/// Whether a client's segment says exactly where one of the two streams stands, which nobody off the path knows: one that
+/// repeats something says so of the other side's. The way back follows such segments alone.
+#[inline(always)]
+pub(crate) fn is_exact(flow: &Flow, segment: &Segment) -> bool {
+    segment.seq == flow.client_next || (segment.any(flags::ACK) && segment.ack == sent_to_client(flow))
+}
+
 /// Whether a segment acknowledges about what the other side has sent (RFC 5961 5.2, with a window of [`AHEAD`] both ways,
 /// for what was sent while the flow had no record is not known). Both numbers are those of their sender.
 #[inline(always)]
 fn acknowledges(flow: &Flow, segment: &Segment, to_client: bool) -> bool {
-    let sent = if to_client {
-        flow.client_next
-    } else if Word(flow.word).is(State::Spliced) {
-        flow.server_next.wrapping_add(flow.delta)
-    } else {
-        flow.server_next
-    };
+    let sent = if to_client { flow.client_next } else { sent_to_client(flow) };
     segment.any(flags::ACK) && sent.wrapping_sub(segment.ack).wrapping_add(AHEAD) < 2 * AHEAD
 }
 
@@ -151,6 +159,14 @@ pub(crate) extern "C" fn note_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
         forget_trace();
     }
     0
+}
+
+/// Keeps the hop that a client's packet came from where its record has one: another router's, say, since the packet before.
+#[inline(always)]
+pub(crate) fn follow_hop(skb: *mut __sk_buff, record: &mut Flow) {
+    if record.client_hop.ifindex != 0 {
+        note_hop(&Tc(skb), &mut record.client_hop);
+    }
 }
 
 /// Keeps the hop that a client's packet came from.

@@ -18,7 +18,7 @@ use crate::{
     maps::{FLOWS, Facts, HANDSHAKES, SPLICES, Scratch, count, count_backend, scratch, switch},
     options::read_options,
     stage::{Stage, drop, pass, plain},
-    stamps::{idle, note_hop},
+    stamps::{follow_hop, idle, note_hop},
     traces::{enter_syn_trace, find_trace, forget_syn_trace},
     unknown::{leaves_syn_traces, no_flow},
 };
@@ -43,6 +43,10 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
     let (first, taken_at) = match repeated(scratch) {
         Repeated::At(id) => {
             count(Counter::SynRepeated);
+            if let Some(handshake) = HANDSHAKES.get_ptr_mut(&scratch.key) {
+                // SAFETY: a map value; each field is written as a word, and a lost race costs one answer.
+                follow_hop(skb, unsafe { &mut *handshake });
+            }
             count_backend(id as u32, |stats| stats.syns += 1);
             return plain(scratch, id.into());
         }

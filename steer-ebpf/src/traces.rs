@@ -10,7 +10,6 @@ use steer_common::{
 use crate::{
     legs,
     maps::{FLOWS, SETTINGS, SYN_TRACES, Scratch, TRACES, backend, count, scratch},
-    unknown::leaves_syn_traces,
 };
 
 /// The place of the flow in `scratch.key`.
@@ -134,9 +133,9 @@ pub(crate) fn restore(scratch: &mut Scratch, first: u16) -> Option<*mut Flow> {
     const ONLY_NEW: u64 = 1;
     if FLOWS.insert(&scratch.key, &*flow, ONLY_NEW).is_ok() {
         count(Counter::TraceFound);
-        if leaves_syn_traces(scratch) {
-            forget_syn_trace();
-        }
+        // What was adopted, or has a leg, left none.
+        enter_trace(first as u32);
+        forget_syn_trace();
     }
     FLOWS.get_ptr_mut(&scratch.key)
 }

@@ -24,7 +24,7 @@ use crate::{
     rehome::tell,
     stage::{Stage, drop, pass, plain},
     stamps::idle,
-    traces::{enter_trace, find_syn_trace, find_trace, forget_syn_trace, port_there, restore},
+    traces::{enter_syn_trace, enter_trace, find_syn_trace, find_trace, forget_syn_trace, port_there, restore},
 };
 
 /// A packet to a VIP of which nothing is known. A SYN here is one with other flags, which opens nothing. While connections may
@@ -76,7 +76,8 @@ pub(crate) fn taking_over(scratch: &Scratch) -> bool {
 }
 
 /// Remembers the flow in `scratch.key` as one that went to a backend, and of which nothing else is known. Its place is
-/// among handshakes, which anybody can fill.
+/// among handshakes, which anybody can fill: what pushed out the handshake of this flow may push out this record, too, before
+/// its backend answers, so that a trace is left.
 #[inline(always)]
 fn adopt(scratch: &mut Scratch, first: u16) {
     let (seconds, flow) = (scratch.facts.seconds, &mut scratch.flow);
@@ -86,6 +87,7 @@ fn adopt(scratch: &mut Scratch, first: u16) {
     flow.owner = first;
     flow.seen = seconds;
     let _ = HANDSHAKES.insert(&scratch.key, &*flow, 0);
+    enter_syn_trace(first as u32);
 }
 
 /// A client's packet whose flow has no record: one is made where it completes a handshake, or where a trace is left of the
@@ -111,7 +113,7 @@ pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, Stage> {
         return restore(scratch, first).ok_or(plain(scratch, first.into()));
     }
     let Some(handshake) = handshake else {
-        if leaves_syn_traces(scratch) && scratch.facts.flags & flags::RST == 0 {
+        if scratch.facts.flags & flags::RST == 0 {
             let first = find_syn_trace() as u16;
             if first != NO_BACKEND {
                 count(Counter::NoFlowForwarded);

@@ -18,8 +18,8 @@ use crate::{
     maps::{HANDSHAKES, Scratch, count, scratch, switch},
     stage::{Stage, pass, plain},
     stamps::AHEAD,
-    traces::{find_syn_trace, find_trace, restore},
-    unknown::{leaves_syn_traces, taking_over},
+    traces::{find_syn_trace, find_trace, forget_syn_trace, restore},
+    unknown::taking_over,
 };
 
 /// A backend's packet whose flow has no record: of a handshake, or of a flow that left a trace, it goes to the client. Else
@@ -40,6 +40,7 @@ pub(crate) fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> St
                 // Its backend knows nothing of what was adopted: no connection is there.
                 if Word(handshake.word).state() == State::Adopted {
                     let _ = HANDSHAKES.remove(&scratch.key);
+                    forget_syn_trace();
                 }
                 return plain(scratch, id);
             }
@@ -68,7 +69,7 @@ pub(crate) fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> St
         return found(scratch);
     }
     // The handshake's record was pushed out, or another interface's programs have it.
-    if leaves_syn_traces(scratch) && find_syn_trace() as u32 == id && !has_another(scratch, id) {
+    if find_syn_trace() as u32 == id && !has_another(scratch, id) {
         count(Counter::TraceFound);
         return plain(scratch, id);
     }

@@ -153,13 +153,14 @@ fn an_upload_goes_on_when_the_way_to_the_owner_gets_narrower_under_it() -> Resul
 
 #[test]
 fn transfers_go_on_when_the_way_to_the_clients_gets_narrower_under_them() -> Result<()> {
-    // Only the gateway's end gets narrow, as a router's would: packets of the other end still fit.
+    // Only the gateway's end gets narrow, as a router's would. A virtual link drops what is longer than the receiver's
+    // MTU, without a word, unless it is to be cut up anyway, and a segment that is sent again alone is not: uploads fit.
+    const UPLOAD_MSS: u32 = 1200;
     for family in [Family::V4, Family::V6] {
-        // A virtual link does not deliver what is longer than the receiver's MTU, unless it is to be cut up anyway:
-        // with XDP nothing is, so that only one direction at a time can be tried there (tests/icmp.rs).
+        // With XDP nothing is to be cut up: only one direction at a time can be tried there (tests/icmp.rs).
         let run = Setting { hook: Hook::Tc, family, offloads: Offloads::On }.scenario().start()?;
         let case = Case::start(&run)?;
-        under_transfers(&case, || {
+        under_transfers_of(&case, Some(UPLOAD_MSS), || {
             thread::sleep(BEAT);
             run.lab.gateway().ip(&format!("link set {CLIENT_SIDE} mtu {NARROW}\n"))?;
             thread::sleep(10 * BEAT);
@@ -200,6 +201,11 @@ fn strangers(setting: Setting) -> Scenario {
 /// Downloads and uploads over splices of the same session, one after the other, while something happens and until
 /// each direction has begun and ended one more afterwards.
 fn under_transfers(case: &Case<'_>, happening: impl FnOnce() -> Result<()>) -> Result<()> {
+    under_transfers_of(case, None, happening)
+}
+
+/// The same with uploads in segments of at most `upload_mss` bytes, if that is told.
+fn under_transfers_of(case: &Case<'_>, upload_mss: Option<u32>, happening: impl FnOnce() -> Result<()>) -> Result<()> {
     const DOWN: usize = 1 << 20;
     const UP: usize = 500_000;
     let (run, working, moved) = (case.run, AtomicBool::new(true), AtomicUsize::new(0));
@@ -207,6 +213,7 @@ fn under_transfers(case: &Case<'_>, happening: impl FnOnce() -> Result<()>) -> R
     // A flow may fall back: both have the file, and take one.
     let sums = run.servers.iter().map(|server| server.put("down", &down)).collect::<Result<Vec<_>>>()?;
     let dial = Dial { timeout: Duration::from_secs(15), ..case.dial.clone() };
+    let upload_dial = Dial { mss: upload_mss, ..dial.clone() };
     let download = || {
         let pace = |_| thread::sleep(Duration::from_millis(5));
         let got = run.connect(&case.client, &dial, |connection| connection.get_watched("/files/down", pace));
@@ -217,7 +224,8 @@ fn under_transfers(case: &Case<'_>, happening: impl FnOnce() -> Result<()>) -> R
     };
     let upload = || {
         let body = payload::bytes(UP, moved.load(Ordering::Relaxed) as u64);
-        let (handshake, _) = run.connect(&case.client, &dial, |connection| connection.put("/files/up", &body))?;
+        let (handshake, _) =
+            run.connect(&case.client, &upload_dial, |connection| connection.put("/files/up", &body))?;
         let at = run.backend_named(&handshake.server)?;
         ensure!(run.servers[at].uploaded("up")? == payload::sha256(&body), "an upload arrived changed");
         moved.fetch_add(usize::from(handshake.resumed), Ordering::Relaxed);

@@ -209,9 +209,8 @@ fn what_a_backend_resets_is_not_taken_for_a_connection() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn packets_of_no_flow_go_where_the_lookup_table_says() -> Result<()> {
-    let mut world = World::new()?;
+/// Gives the gateway a way to the clients of its own: what has no record goes by the forwarding table.
+fn by_route(world: &World) -> Result<()> {
     world.ns.ip("addr add 192.0.2.1/24 dev eth0\naddr add 2001:db8::1/64 dev eth0 nodad\n")?;
     world.ns.sysctl("ipv4/ip_forward", "1")?;
     world.ns.sysctl("ipv6/conf/all/forwarding", "1")?;
@@ -219,6 +218,54 @@ fn packets_of_no_flow_go_where_the_lookup_table_says() -> Result<()> {
     world
         .ns
         .ip(&format!("neigh add 192.0.2.7 lladdr {mac} dev eth0\nneigh add 2001:db8::7 lladdr {mac} dev eth0\n"))?;
+    Ok(())
+}
+
+/// Where handshakes are pushed out faster than clients complete them, nothing but what the lookup table said once is left
+/// of a connection, and its backend has not spoken: both sides' packets go on, whatever the tables forget next.
+#[test]
+fn what_was_adopted_outlives_its_handshakes_record() -> Result<()> {
+    let mut world = World::new()?;
+    by_route(&world)?;
+    for ends in families() {
+        world.prepare(&ends, &Given::nothing())?;
+        world.loaded.plane.handshakes.remove(&ends.key())?;
+        let up = ends.up(77).ack(99).payload(b"data");
+        let down = ends.down(ends.first, 99).ack(81).payload(b"data");
+        world.run(Program::Tc, &from_client(&up))?;
+        let forgets = |world: &mut World| world.prepare(&ends, &Given { empty_pool: true, ..Given::nothing() });
+        for what in ["once", "twice"] {
+            forgets(&mut world)?;
+            let ran = world.run(Program::Tc, &from_backend(&down))?;
+            assert_eq!(ran.action, TC_REDIRECT, "the backend's answer, forgotten {what}");
+            assert_eq!(
+                ran.frame[14..],
+                to_client(down.clone(), ends.vip)[14..],
+                "the backend's answer, forgotten {what}"
+            );
+            forgets(&mut world)?;
+            let ran = world.run(Program::Tc, &from_client(&up))?;
+            assert_eq!(
+                (ran.action, ran.frame),
+                (TC_REDIRECT, to_backend(up.clone(), ends.first)),
+                "the client's packet, forgotten {what}"
+            );
+        }
+        // A connection that the client dials itself is not the VIP's.
+        forgets(&mut world)?;
+        let mut direct = Segment { destination: ends.first, ..ends.up(5).syn().options(&MSS) };
+        direct.tcp.destination_port = ends.first.port();
+        world.run(Program::Tc, &from_client(&direct))?;
+        let ran = world.run(Program::Tc, &from_backend(&down))?;
+        assert_eq!((ran.action, ran.frame), (TC_NEXT, from_backend(&down)), "its own connection's");
+    }
+    Ok(())
+}
+
+#[test]
+fn packets_of_no_flow_go_where_the_lookup_table_says() -> Result<()> {
+    let mut world = World::new()?;
+    by_route(&world)?;
     for ends in families() {
         let up = ends.up(77).ack(99).payload(b"data");
         let down = ends.down(ends.first, 99).ack(77).payload(b"data");
@@ -267,6 +314,7 @@ fn packets_of_no_flow_go_where_the_lookup_table_says() -> Result<()> {
         goes_to_the_client(&world, "the next one")?;
         let settings = world.loaded.plane.settings()?;
         world.prepare(&ends, &given())?;
+        world.forget_trace(&ends)?;
         world.loaded.plane.set_settings(&steer_common::shared::Settings {
             takeover_until: steer_user::clock::seconds() + 60,
             ..settings

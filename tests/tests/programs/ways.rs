@@ -78,21 +78,65 @@ fn the_first_packets_to_a_client_and_whatever_is_new_go_the_way_its_packets_came
     Ok(())
 }
 
-/// As `traces` puts it back into `flows`. A packet from elsewhere in the stream may be anybody's.
+/// As `traces` puts it back into `flows`. A packet from elsewhere in both streams may be anybody's.
 #[test]
 fn a_record_without_a_way_back_gets_it_from_its_clients_next_packet() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
-        for (ahead, noted) in [(0, true), (1000, false)] {
+        for (ahead, acknowledged, noted) in [(0, 0, true), (1000, 1, false), (1000, 0, true)] {
             let flow = Flow { flags: FLOW_LEARNED | FLOW_HOP_WANTED, ..ends.settled() };
             world.prepare(&ends, &Given::flow(flow))?;
             let record = Flow { client_hop: Hop::default(), ..world.flow(&ends)? };
             world.loaded.plane.flows.insert(&ends.key(), &record)?;
-            let segment = ends.up(record.client_next + ahead).ack(FIRST_ISN + 1).payload(b"data");
+            let acknowledged = record.server_next + acknowledged;
+            let segment = ends.up(record.client_next + ahead).ack(acknowledged).payload(b"data");
             world.run(Program::Tc, &from_client(&segment))?;
             let hop = world.flow(&ends)?.client_hop;
             let known = hop.ifindex == world.ifindex && hop.ethernet == Hop::stations(CLIENT_MAC, GATE_MAC);
-            assert_eq!(known, noted, "{ahead} bytes ahead, {}: {hop:?}", family(&ends));
+            assert_eq!(known, noted, "{ahead} bytes ahead, {acknowledged}, {}: {hop:?}", family(&ends));
+        }
+    }
+    Ok(())
+}
+
+/// A client's router fails over to another one, with another MAC address, before the client's flow has its backend for good:
+/// what the client repeats or says next comes by the new one, and the answers go there. A packet that knows neither
+/// stream's number may be anybody's.
+#[test]
+fn until_a_flow_is_settled_answers_follow_its_client_to_another_router() -> Result<()> {
+    const NEW_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0d];
+    let mut world = World::new()?;
+    let by_new = |segment: &Segment| segment.frame(NEW_MAC, GATE_MAC, &[]);
+    for ends in families() {
+        let next = CLIENT_ISN.wrapping_add(1);
+        let syn = ends.up(CLIENT_ISN).syn().options(&[2, 4, 5, 180]);
+        let ack = ends.up(next).ack(FIRST_ISN.wrapping_add(1));
+        // Ten bytes of a record of a hundred.
+        let part = ack.clone().payload(&[22, 3, 1, 0, 100, 1, 0, 0, 96, 3]);
+        let more = ends.up(next + 10).ack(FIRST_ISN.wrapping_add(1)).payload(&[3, 0, 0]);
+        let forged = ends.up(next + 1).ack(FIRST_ISN.wrapping_add(2)).payload(b"x");
+        let old = |segment: &Segment| Ok::<_, anyhow::Error>(from_client(segment));
+        let up_to = |n: usize| -> Result<Vec<_>> {
+            let all = [old(&syn)?, from_backend(&syn_ack(&ends)), old(&ack)?, old(&part)?];
+            Ok(all.into_iter().take(n).collect())
+        };
+        let cases = [
+            ("a repeated SYN", up_to(1)?, by_new(&syn)?, NEW_MAC, syn_ack(&ends)),
+            ("a SYN repeated after its answer", up_to(2)?, by_new(&syn)?, NEW_MAC, syn_ack(&ends)),
+            ("the acknowledgement", up_to(2)?, by_new(&ack)?, NEW_MAC, data(&ends)),
+            ("the first data", up_to(3)?, by_new(&part)?, NEW_MAC, nothing_new(&ends)),
+            ("more data", up_to(4)?, by_new(&more)?, NEW_MAC, nothing_new(&ends)),
+            ("forged data", up_to(3)?, by_new(&forged)?, CLIENT_MAC, data(&ends)),
+        ];
+        for (what, before, changed, to, answer) in cases {
+            world.prepare(&ends, &Given::nothing())?;
+            for frame in before {
+                world.run(Program::Tc, &frame)?;
+            }
+            world.run(Program::Tc, &changed)?;
+            let ran = world.run(Program::Tc, &from_backend(&answer))?;
+            assert_eq!(ran.action, TC_REDIRECT, "{what}, {}", family(&ends));
+            assert_eq!(ran.frame[..6], to, "{what}, {}", family(&ends));
         }
     }
     Ok(())

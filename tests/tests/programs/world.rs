@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use steer_common::{
     counters::Counter,
     session::Kind,
     shared::{
         BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Flow, FlowKey, HOP_TAKES_XDP, Hop, INTERFACE_TAKES_XDP,
-        LOOKUP_HALVES, LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session, SessionKey, Settings, Vip,
+        LOOKUP_HALVES, LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session, SessionKey, Settings, TraceLine, Vip,
     },
+    trace,
 };
 pub(crate) use steer_tests::ends::{
     BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, Ends, FIRST_ISN, GATE_MAC, INNER_MAC, OWNER_ISN, TS_DELTA, families,
@@ -108,6 +109,7 @@ pub(crate) struct World {
     pub(crate) loaded: Loaded,
     pub(crate) ifindex: u32,
     pending: HashMap<MapData, FlowKey, Pending>,
+    syn_traces: Array<MapData, TraceLine>,
 }
 
 impl World {
@@ -139,7 +141,15 @@ impl World {
         }
         let pending = MapData::from_pin(loaded.pin("pending")).and_then(Map::from_map_data);
         let pending = pending.and_then(HashMap::try_from).context("open the map pending")?;
-        Ok(Self { ns, loaded, ifindex, pending })
+        let syn_traces = MapData::from_pin(loaded.pin("syn_traces")).and_then(Map::from_map_data);
+        let syn_traces = syn_traces.and_then(Array::try_from).context("open the map syn_traces")?;
+        Ok(Self { ns, loaded, ifindex, pending, syn_traces })
+    }
+
+    /// Forgets what is left of the handshake of these ends.
+    pub(crate) fn forget_trace(&mut self, ends: &Ends) -> Result<()> {
+        let line = trace::place(&ends.key(), 0).line & (trace::SYN_LINES - 1);
+        Ok(self.syn_traces.set(line, TraceLine::default(), 0)?)
     }
 
     /// Fills the maps for a run of the TC program.
@@ -257,6 +267,7 @@ impl World {
 
     fn judge_one(&mut self, ends: &Ends, case: &Case, program: Program) -> Result<()> {
         self.prepare_for(program, ends, &case.given)?;
+        self.forget_trace(ends)?;
         let before = case.counts.map_or(Ok(0), |counter| self.loaded.plane.counter(counter))?;
         let ran = self.run(program, &case.frame)?;
         let wanted = if program == Program::Xdp { &case.xdp } else { &case.tc };
