@@ -1,6 +1,10 @@
 //! See `fuzz/src/user/config.rs`.
 #![no_main]
-#![expect(dead_code, unused_imports, reason = "parts of steer-user, whose other parts need programs and a kernel")]
+#![expect(
+    dead_code,
+    unused_imports,
+    reason = "parts of steer-user, whose other parts need programs and a kernel"
+)]
 
 #[path = "../../steer-user/src/address.rs"]
 mod address;

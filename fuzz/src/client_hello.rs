@@ -3,12 +3,13 @@
 use steer_common::wire::tls::{
     RECORD_HEADER,
     client_hello::{
-        FRAMING_STEPS, Framing, HELLO_STEPS, Hello, Joined, PSK_IDENTITIES, STREAM, Span, Start, Stream, Walk, start,
-        word,
+        FRAMING_STEPS, Framing, HELLO_STEPS, Hello, Joined, PSK_IDENTITIES, STREAM, Span, Start,
+        Stream, Walk, start, word,
     },
 };
 
-/// The first byte says how long the records are that the message is split over; the rest is the stream.
+/// The first byte says how long the records are that the message is split over; the rest is the
+/// stream.
 pub fn run(data: &[u8]) {
     let Some((&piece, bytes)) = data.split_first() else { return };
     let bytes = &bytes[..bytes.len().min(STREAM)];
@@ -35,7 +36,8 @@ pub fn run(data: &[u8]) {
     let records: Vec<u8> = message.chunks(usize::from(piece).max(4) * 8).flat_map(record).collect();
     if records.len() <= STREAM && framing_fits(message.len(), records.len()) {
         let stream = padded(&records);
-        let (framing, joint) = join(&stream, records.len() as u32, &mut joined).expect("a split message is joined");
+        let (framing, joint) =
+            join(&stream, records.len() as u32, &mut joined).expect("a split message is joined");
         assert_eq!((framing as usize, joint as usize), (message.len(), records.len()));
         assert_eq!(&joined[..message.len()], message);
     }
@@ -84,12 +86,16 @@ fn walk(stream: &Stream, base: u32, len: u32, end: u32) -> (Walk, Hello) {
     (walk.unwrap_or(Walk::More), hello)
 }
 
-/// A message that is cut short says the same of what is there, and never that it was read to its end before it was.
+/// A message that is cut short says the same of what is there, and never that it was read to its
+/// end before it was.
 fn cut(stream: &Stream, base: u32, len: u32, whole: &(Walk, Hello)) {
     for end in (base..base + len).step_by(len as usize / 16 + 1) {
         let (walk, hello) = walk(stream, base, len, end);
         for (cut, whole) in spans(&hello).into_iter().zip(spans(&whole.1)) {
-            assert!(cut == whole || cut.len == 0 || whole.len == 0 || walk != Walk::Done, "{cut:?} {whole:?}");
+            assert!(
+                cut == whole || cut.len == 0 || whole.len == 0 || walk != Walk::Done,
+                "{cut:?} {whole:?}"
+            );
             if hello.at_hand(cut, u32::MAX) {
                 assert!(cut.at + cut.len <= end);
             }
@@ -103,7 +109,14 @@ fn spans(hello: &Hello) -> [Span; 3 + PSK_IDENTITIES] {
 }
 
 #[track_caller]
-fn assert_same(a: &Stream, a_base: u32, left: &(Walk, Hello), b: &Stream, b_base: u32, right: &(Walk, Hello)) {
+fn assert_same(
+    a: &Stream,
+    a_base: u32,
+    left: &(Walk, Hello),
+    b: &Stream,
+    b_base: u32,
+    right: &(Walk, Hello),
+) {
     assert_eq!(left.0, right.0);
     let (left, right) = (&left.1, &right.1);
     assert_eq!(left.version_offered(), right.version_offered());

@@ -14,17 +14,20 @@ const ISN: u32 = u32::MAX - 5000;
 
 /// Four bytes are a segment: offset, length.
 pub fn run(bytes: &[u8]) {
-    let flow = Flow { word: Word::new(State::Gather, ISN).0, first_window: 65_000, ..Flow::default() };
+    let flow =
+        Flow { word: Word::new(State::Gather, ISN).0, first_window: 65_000, ..Flow::default() };
     let mut ranges = [Range::default(); PENDING_RANGES];
     let mut there = vec![false; PENDING_MAX];
     for entry in bytes.chunks_exact(4).take(512) {
         // Offsets from 256 before the first byte on.
         let offset = i32::from(u16::from_be_bytes([entry[0], entry[1]])) - 256;
         let payload_len = usize::from(u16::from_be_bytes([entry[2], entry[3]]));
-        let act = client(&flow, State::Gather, &segment(offset, payload_len), false, highest(&ranges));
+        let act =
+            client(&flow, State::Gather, &segment(offset, payload_len), false, highest(&ranges));
         let ClientAct::Data(piece) = act else {
             // A keepalive stands one before the first byte, and nothing further before it.
-            let seen = offset >= -1 && offset + (payload_len as i32) > 0 && offset < PENDING_MAX as i32;
+            let seen =
+                offset >= -1 && offset + (payload_len as i32) > 0 && offset < PENDING_MAX as i32;
             assert!(!seen || payload_len == 0, "data at {offset}, {payload_len} bytes: {act:?}");
             continue;
         };
@@ -77,8 +80,15 @@ fn agrees(ranges: &[Range; PENDING_RANGES], there: &[bool]) {
 
 fn progress(flow: &Flow, offset: u32, inserted: Inserted, contiguous: u32) {
     let grown = inserted == Inserted::Grown;
-    let progress =
-        Progress { offset, grown, contiguous, grown_at: 0, now: 0, verdict: Verdict::NeedMore, owner_tries: 3 };
+    let progress = Progress {
+        offset,
+        grown,
+        contiguous,
+        grown_at: 0,
+        now: 0,
+        verdict: Verdict::NeedMore,
+        owner_tries: 3,
+    };
     let full = contiguous as usize >= PENDING_MAX;
     assert_eq!(matches!(data(flow, State::Gather, &progress), DataAct::Flush(_)), full);
 }

@@ -1,4 +1,5 @@
-//! A fuzz target over its committed corpus, without a fuzzer: for the tests of the crates that are fuzzed.
+//! A fuzz target over its committed corpus, without a fuzzer: for the tests of the crates that are
+//! fuzzed.
 
 use std::{fs, path::Path};
 

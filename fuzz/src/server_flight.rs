@@ -10,7 +10,8 @@ pub fn run(data: &[u8]) {
     let Some((&cuts, stream)) = data.split_first_chunk::<4>() else { return };
     let whole = follow(&[(0, stream)]);
     for size in [1, usize::from(cuts[0]) + 1] {
-        let pieces: Vec<_> = stream.chunks(size).enumerate().map(|(n, piece)| (n * size, piece)).collect();
+        let pieces: Vec<_> =
+            stream.chunks(size).enumerate().map(|(n, piece)| (n * size, piece)).collect();
         assert_eq!(follow(&pieces), whole, "pieces of {size}");
     }
     let mut pieces = Vec::new();
@@ -41,7 +42,10 @@ fn follow(segments: &[(usize, &[u8])]) -> (Vec<(Told, [u8; 32])>, Follow) {
                 Told::End(end) => {
                     told.push((Told::End(end), follow.lesson));
                     // How much of the field at hand was there is of no meaning any more.
-                    return (told, Follow { seen: follow.seen, version: follow.version, ..Follow::default() });
+                    return (
+                        told,
+                        Follow { seen: follow.seen, version: follow.version, ..Follow::default() },
+                    );
                 }
                 other => told.push((other, follow.lesson)),
             }

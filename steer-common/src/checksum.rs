@@ -1,6 +1,7 @@
 //! Incremental Internet checksums (RFC 1071, RFC 1624).
 //!
-//! Sums are kept as the memory holds the words (no byte swapping), so the same code serves either endianness.
+//! Sums are kept as the memory holds the words (no byte swapping), so the same code serves either
+//! endianness.
 
 /// Folds a sum of 16- or 32-bit words to 16 bits.
 #[inline(always)]
@@ -31,7 +32,8 @@ pub const fn replaced16(old: u16, new: u16) -> u64 {
     (!old) as u64 + new as u64
 }
 
-/// A checksum field (as memory holds it) after its data changed by `difference`, a sum of fewer than 2^31 changes.
+/// A checksum field (as memory holds it) after its data changed by `difference`, a sum of fewer
+/// than 2^31 changes.
 #[inline(always)]
 pub const fn update(field: u16, difference: u64) -> u16 {
     !fold((!field) as u64 + difference)

@@ -1,10 +1,11 @@
-//! The one list of counters: the variant is the kernel's index, its word the metric label, the CLI's column and what
-//! tests assert on.
+//! The one list of counters: the variant is the kernel's index, its word the metric label, the
+//! CLI's column and what tests assert on.
 
 /// Declares [`Counter`] with its words and explanations, in index order.
 macro_rules! counters {
     ($( $(#[doc = $doc:literal])+ $variant:ident = $word:literal, )+) => {
-        /// Something that happened to a packet or a flow. The number is the index into the `counters` map.
+        /// Something that happened to a packet or a flow. The number is the index into the
+        /// `counters` map.
         #[repr(u16)]
         #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord, Hash)]
         pub enum Counter { $( $(#[doc = $doc])+ $variant, )+ }
@@ -36,7 +37,8 @@ counters! {
     NotOurs = "not-ours",
     /// Packets passed untouched: a header is cut short or lies about its length.
     Malformed = "malformed",
-    /// Packets of ours dropped: a header is cut short or lies about its length, or lies too deep to be read.
+    /// Packets of ours dropped: a header is cut short or lies about its length, or lies too deep to
+    /// be read.
     MalformedDropped = "malformed-dropped",
     /// Packets passed untouched: their frame is for another station.
     OtherStation = "other-station",
@@ -54,8 +56,8 @@ counters! {
     FragmentForwarded = "fragment-forwarded",
     /// IP fragments passed untouched: their datagram is no steered flow's.
     FragmentPassed = "fragment-passed",
-    /// IP fragments held because they overtook the first one of their datagram; they come in again behind it, or are lost
-    /// with it, and the sender repeats the segment.
+    /// IP fragments held because they overtook the first one of their datagram; they come in again
+    /// behind it, or are lost with it, and the sender repeats the segment.
     FragmentHeld = "fragment-held",
 
     // ---- plain layer 4
@@ -63,7 +65,8 @@ counters! {
     Syn = "syn",
     /// SYNs repeated: sent to the same first backend.
     SynRepeated = "syn-repeated",
-    /// SYNs on a known live flow, or on a handshake that its first backend just answered: sent to that backend, nothing changed.
+    /// SYNs on a known live flow, or on a handshake that its first backend just answered: sent to
+    /// that backend, nothing changed.
     SynKnownFlow = "syn-known-flow",
     /// Options that would keep a flow from moving, replaced by NOP in a SYN.
     OptionCleared = "option-cleared",
@@ -75,11 +78,14 @@ counters! {
     MssClamped = "mss-clamped",
     /// Flows whose client acknowledged the first backend.
     FlowEstablished = "flow-established",
-    /// First bare ACKs dropped by the pool's setting `swallow`; where no hello follows the agent asks for another one.
+    /// First bare ACKs dropped by the pool's setting `swallow`; where no hello follows the agent
+    /// asks for another one.
     AckSwallowed = "ack-swallowed",
-    /// Client packets to a VIP of no known flow, sent where the lookup table says, where no older connection can be meant.
+    /// Client packets to a VIP of no known flow, sent where the lookup table says, where no older
+    /// connection can be meant.
     NoFlowForwarded = "no-flow-forwarded",
-    /// Client packets to a VIP passed untouched: of a connection that is older than the gateway and not its own.
+    /// Client packets to a VIP passed untouched: of a connection that is older than the gateway and
+    /// not its own.
     ForeignPassed = "foreign-passed",
     /// SYNs to a VIP passed untouched to the kernel's own rules, because the gateway is being left.
     Left = "left",
@@ -87,15 +93,18 @@ counters! {
     TraceFound = "trace-found",
     /// Client packets that acknowledge something else than the remembered handshake: plain layer 4.
     HandshakeMismatch = "handshake-mismatch",
-    /// Backend packets of no known flow that took the VIP's address by the lookup table, during a takeover.
+    /// Backend packets of no known flow that took the VIP's address by the lookup table, during a
+    /// takeover.
     NoFlowTranslated = "no-flow-translated",
     /// SYNs passed to a backend that the client dialled itself.
     DirectAccess = "direct-access",
-    /// Connections whose client's port another live one has at the same backend: they have another port there.
+    /// Connections whose client's port another live one has at the same backend: they have another
+    /// port there.
     LegTranslated = "leg-translated",
     /// Fallback: the client's port is taken at the owner, and no other port is free.
     LegTaken = "leg-taken",
-    /// SYNs whose client's port is taken at their backend, and for which no other port was free: they went with their own.
+    /// SYNs whose client's port is taken at their backend, and for which no other port was free:
+    /// they went with their own.
     LegCollided = "leg-collided",
     /// Backend packets passed untouched: of no flow of ours (health checks, direct access).
     BackendPassed = "backend-passed",
@@ -109,7 +118,8 @@ counters! {
     // ---- decisions
     /// Hellos seen whole enough to decide.
     Hello = "hello",
-    /// Looks at hellos behind a header of the PROXY protocol, which a proxy or balancer in front put there.
+    /// Looks at hellos behind a header of the PROXY protocol, which a proxy or balancer in front
+    /// put there.
     ProxyHeader = "proxy-header",
     /// First data that is no TLS: the first backend, for good.
     NotTls = "not-tls",
@@ -119,18 +129,21 @@ counters! {
     HelloNoSession = "hello-no-session",
     /// Hellos whose session ID is not known: the first backend.
     SessionMiss = "session-miss",
-    /// Hellos whose tickets are not known, neither by themselves nor by the name of their key: the first backend.
+    /// Hellos whose tickets are not known, neither by themselves nor by the name of their key: the
+    /// first backend.
     TicketMiss = "ticket-miss",
     /// Hellos led by the name of their ticket's key.
     KeyNameHit = "key-name-hit",
-    /// Hellos whose ticket key several backends share: the first backend, which can open the ticket as well as any.
+    /// Hellos whose ticket key several backends share: the first backend, which can open the ticket
+    /// as well as any.
     KeyNameShared = "key-name-shared",
     /// Hellos of an unknown key name that the first backend rejected before: another one is tried.
     KeyNameSearch = "key-name-search",
-    /// Hellos of an unknown key name sent to another backend than the first, in a pool whose keys change: the one that most likely
-    /// has come to a new key.
+    /// Hellos of an unknown key name sent to another backend than the first, in a pool whose keys
+    /// change: the one that most likely has come to a new key.
     KeyNameDue = "key-name-due",
-    /// Hellos of an unknown key name that every backend tried rejected: the search is over, the first backend.
+    /// Hellos of an unknown key name that every backend tried rejected: the search is over, the
+    /// first backend.
     KeyNameGivenUp = "key-name-given-up",
     /// Hellos decided on before they were whole, at an exit of gathering.
     HelloCut = "hello-cut",
@@ -142,13 +155,15 @@ counters! {
     OwnerDown = "owner-down",
     /// Sessions found whose draining owner is past its deadline: the first backend.
     OwnerDrained = "owner-drained",
-    /// Sessions found whose owner accepted none for an hour and refused many in a row: the first backend, but for one of sixteen.
+    /// Sessions found whose owner accepted none for an hour and refused many in a row: the first
+    /// backend, but for one of sixteen.
     OwnerRefuses = "owner-refuses",
     /// Sessions found at another backend, in observe mode: the flow stays.
     Observed = "observed",
     /// Hellos not steered because bypass is on.
     Bypassed = "bypassed",
-    /// Flows that cannot be moved (signed options, IP options, urgent data, FIN or wrong acknowledgement with the hello).
+    /// Flows that cannot be moved (signed options, IP options, urgent data, FIN or wrong
+    /// acknowledgement with the hello).
     NotMovable = "not-movable",
     /// The first backend spoke before the client: it keeps the flow.
     ServerFirst = "server-first",
@@ -164,11 +179,13 @@ counters! {
     GatherLimit = "gather-limit",
     /// Gathering ended because the first backend's window is used up: decided on what was there.
     GatherWindow = "gather-window",
-    /// Gathering ended because the client sends no more until it is acknowledged: decided on what was there.
+    /// Gathering ended because the client sends no more until it is acknowledged: decided on what
+    /// was there.
     GatherStalled = "gather-stalled",
     /// Gathering ended because the client ended its stream: the first backend gets what there is.
     GatherEnded = "gather-ended",
-    /// Segments dropped, not buffered: more holes than the buffer tells apart; the client repeats them.
+    /// Segments dropped, not buffered: more holes than the buffer tells apart; the client repeats
+    /// them.
     GatherHoles = "gather-holes",
     /// Segments dropped: beyond what can be buffered; the client repeats them.
     GatherBeyond = "gather-beyond",
@@ -210,16 +227,18 @@ counters! {
     FirstReset = "first-reset",
     /// Resets sent to an owner that was given up.
     OwnerReset = "owner-reset",
-    /// Packets of a re-homed flow's first backend, which does not hold it any more; answered with a reset.
+    /// Packets of a re-homed flow's first backend, which does not hold it any more; answered with a
+    /// reset.
     StrayBackend = "stray-backend",
     /// SYN-ACKs of the owner repeated after the splice, dropped.
     OwnerSynAckRepeated = "owner-syn-ack-repeated",
     /// Segments that waited, some microseconds at most, for another CPU to let go of their flow.
     FlowWaited = "flow-waited",
-    /// Segments dropped because the flow was being changed by another CPU for too long; their sender repeats them.
+    /// Segments dropped because the flow was being changed by another CPU for too long; their
+    /// sender repeats them.
     FlowBusy = "flow-busy",
-    /// Packets of handshakes and of unknown flows dropped: tables are being filled from those of an older version, and what is
-    /// known of them may be on its way; their senders repeat them.
+    /// Packets of handshakes and of unknown flows dropped: tables are being filled from those of an
+    /// older version, and what is known of them may be on its way; their senders repeat them.
     TablesFilling = "tables-filling",
     /// Packets of spliced flows dropped: their TCP options are malformed.
     OptionsMalformed = "options-malformed",
@@ -261,9 +280,11 @@ counters! {
     NotAuthenticated = "not-authenticated",
     /// Sessions not learned: their backend asked the client for a certificate, and it gave none.
     SessionNoCertificate = "session-no-certificate",
-    /// Sessions not learned: their backend asked the client for a certificate, and the answer could not be read.
+    /// Sessions not learned: their backend asked the client for a certificate, and the answer could
+    /// not be read.
     SessionCertificateUnseen = "session-certificate-unseen",
-    /// Sessions not learned: their source has had as many as the VIP's `sessions_per_source` allows.
+    /// Sessions not learned: their source has had as many as the VIP's `sessions_per_source`
+    /// allows.
     SessionQuota = "session-quota",
     /// Packets with a wrong checksum: forwarded with it, nothing is learned from them.
     BadCopy = "bad-copy",
@@ -275,7 +296,8 @@ counters! {
     NoRoute = "no-route",
     /// Packets left to the kernel's neighbour discovery.
     NeighbourAsked = "neighbour-asked",
-    /// Packets at the end of their hop limit: dropped towards a backend, left to the stack towards a client.
+    /// Packets at the end of their hop limit: dropped towards a backend, left to the stack towards
+    /// a client.
     HopLimit = "hop-limit",
     /// Frag-Needed or Packet-Too-Big sent: the next hop's MTU is too small.
     TooBig = "too-big",
@@ -285,7 +307,8 @@ counters! {
     TooBigDropped = "too-big-dropped",
     /// ICMP errors translated and forwarded.
     IcmpTranslated = "icmp-translated",
-    /// ICMP errors about no flow of ours, or with a sequence number out of window: passed untouched.
+    /// ICMP errors about no flow of ours, or with a sequence number out of window: passed
+    /// untouched.
     IcmpPassed = "icmp-passed",
     /// Events lost because the agent did not read the ring in time.
     EventsLost = "events-lost",

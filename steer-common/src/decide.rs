@@ -1,10 +1,11 @@
-//! Which backend a flow belongs to: the session's owner if there is one to be had, else the first backend.
+//! Which backend a flow belongs to: the session's owner if there is one to be had, else the first
+//! backend.
 
 use crate::{
     counters::Counter,
     shared::{
-        Address, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED,
-        KEY_NAME_TRIES, KeyName, LOOKUP_SLOTS, Session, VIP_FALLBACK_FLOW, Vip,
+        Address, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, KEY_NAME_CONFIGURED,
+        KEY_NAME_SHARED, KEY_NAME_TRIES, KeyName, LOOKUP_SLOTS, Session, VIP_FALLBACK_FLOW, Vip,
     },
 };
 
@@ -28,7 +29,8 @@ pub fn session(found: &Session, backend: &Backend, vip: &Vip, first: u16, now: u
     owned(found.owner, backend, vip, first, now)
 }
 
-/// Judges the name of a ticket key that was found; `backend` is its owner's record, `now` in seconds.
+/// Judges the name of a ticket key that was found; `backend` is its owner's record, `now` in
+/// seconds.
 #[inline(always)]
 pub fn key_name(found: &KeyName, backend: &Backend, vip: &Vip, first: u16, now: u32) -> Verdict {
     if found.flags & KEY_NAME_SHARED != 0 {
@@ -47,7 +49,9 @@ fn owned(owner: u16, backend: &Backend, vip: &Vip, first: u16, now: u32) -> Verd
     if owner == first {
         return Verdict::First(Counter::SessionHit);
     }
-    if backend.flags & (BACKEND_PRESENT | BACKEND_UP) != BACKEND_PRESENT | BACKEND_UP || backend.vip_id != vip.id {
+    if backend.flags & (BACKEND_PRESENT | BACKEND_UP) != BACKEND_PRESENT | BACKEND_UP
+        || backend.vip_id != vip.id
+    {
         return Verdict::First(Counter::OwnerDown);
     }
     let drained = backend.drain_until != 0 && (backend.drain_until.wrapping_sub(now) as i32) < 0;
@@ -67,7 +71,8 @@ pub const fn search_is_over(tried: u64) -> bool {
 #[inline(always)]
 pub fn expired(session: &Session, vip: &Vip, now: u32) -> bool {
     let (idle, age) = (now.wrapping_sub(session.last_seen), now.wrapping_sub(session.first_seen));
-    idle as i32 > vip.session_timeout as i32 || (vip.session_limit != 0 && age as i32 > vip.session_limit as i32)
+    idle as i32 > vip.session_timeout as i32
+        || (vip.session_limit != 0 && age as i32 > vip.session_limit as i32)
 }
 
 /// The slot of a VIP's lookup table for a client, without a session to go by.

@@ -1,8 +1,9 @@
-//! Who stands at an address and port: a table that programs read by plain array lookups, without a call.
+//! Who stands at an address and port: a table that programs read by plain array lookups, without a
+//! call.
 //!
-//! The map `directory` has a head and two halves of [`SLOTS`] slots. The agent fills the half that is not in use and then
-//! turns the head to it: a packet sees the old directory or the new one. An endpoint stands in its own slot or one of
-//! the next few.
+//! The map `directory` has a head and two halves of [`SLOTS`] slots. The agent fills the half that
+//! is not in use and then turns the head to it: a packet sees the old directory or the new one. An
+//! endpoint stands in its own slot or one of the next few.
 
 use crate::shared::{Address, Endpoint, Listed, ROLE_NONE};
 
@@ -14,7 +15,8 @@ pub const PROBES: u32 = 8;
 /// Entries of the map: the head, two halves, and room behind the second one's last slot.
 pub const ENTRIES: u32 = 1 + 2 * (SLOTS + PROBES);
 
-/// The head of a directory whose half `number` (0 or 1) is in use, and whose places follow from `seed` (31 bits).
+/// The head of a directory whose half `number` (0 or 1) is in use, and whose places follow from
+/// `seed` (31 bits).
 #[inline(always)]
 pub const fn head(number: u32, seed: u32) -> u32 {
     number & 1 | seed << 1
@@ -32,13 +34,13 @@ pub const fn half(head: u32) -> u32 {
     1 + (head & 1) * (SLOTS + PROBES)
 }
 
-/// The own slot of an endpoint, whose port is big-endian, counted from the start of a half. The seed is chosen so that
-/// every endpoint has a place.
+/// The own slot of an endpoint, whose port is big-endian, counted from the start of a half. The
+/// seed is chosen so that every endpoint has a place.
 #[inline(always)]
 pub const fn own_slot(address: &Address, port: [u8; 2], seed: u32) -> u32 {
     let w = address.words();
-    // Two rounds of a multiply-xorshift hash (constants of splitmix64, public domain): products alone would cancel for
-    // addresses that count in two places at once.
+    // Two rounds of a multiply-xorshift hash (constants of splitmix64, public domain): products
+    // alone would cancel for addresses that count in two places at once.
     let high = w[0] ^ w[1] ^ w[2] ^ u16::from_ne_bytes(port) as u32;
     let hash = ((w[3] ^ seed) as u64 | (high as u64) << 32).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     ((hash ^ hash >> 32).wrapping_mul(0x94d0_49bb_1331_11eb) >> (64 - SLOT_BITS)) as u32
@@ -65,8 +67,10 @@ pub fn find<'a>(
     None
 }
 
-/// The slot, counted from the start of a half, for another endpoint; `None` where this seed has no room for it.
+/// The slot, counted from the start of a half, for another endpoint; `None` where this seed has no
+/// room for it.
 pub fn free_slot(half: &[Listed], endpoint: &Endpoint, seed: u32) -> Option<usize> {
     let own = own_slot(&endpoint.address, endpoint.port, seed) as usize;
-    (own..own + PROBES as usize).find(|slot| half.get(*slot).is_some_and(|listed| listed.role == ROLE_NONE))
+    (own..own + PROBES as usize)
+        .find(|slot| half.get(*slot).is_some_and(|listed| listed.role == ROLE_NONE))
 }

@@ -20,7 +20,8 @@ pub enum State {
     Spliced = 6,
     /// The first backend holds the flow for good; addresses are translated.
     First = 7,
-    /// A client's packet to the VIP of a flow that nothing is known of: it went to the backend that is its first here.
+    /// A client's packet to the VIP of a flow that nothing is known of: it went to the backend that
+    /// is its first here.
     Adopted = 8,
 }
 
@@ -56,10 +57,11 @@ impl State {
     }
 }
 
-/// [`Flow::word`]: state in bits 0..8, lock in bit 8, the client's initial sequence number in bits 32..64.
+/// [`Flow::word`]: state in bits 0..8, lock in bit 8, the client's initial sequence number in bits
+/// 32..64.
 ///
-/// The sequence number stands in the word because an LRU slot may be reused for another flow between a look-up and a
-/// compare-and-swap: the swap then fails.
+/// The sequence number stands in the word because an LRU slot may be reused for another flow
+/// between a look-up and a compare-and-swap: the swap then fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Word(pub u64);
 
@@ -88,7 +90,8 @@ impl Word {
         }
     }
 
-    /// Whether this is the state: as comparing [`Word::state`], without finding out which other one it is.
+    /// Whether this is the state: as comparing [`Word::state`], without finding out which other one
+    /// it is.
     #[inline(always)]
     pub const fn is(self, state: State) -> bool {
         self.0 as u8 == state as u8
@@ -127,10 +130,15 @@ impl Flow {
         if Word(self.word).is(State::Spliced) { self.owner } else { self.first }
     }
 
-    /// The backend that holds the flow now, and the client's port there as [`Flow::port_at_holder`] has it.
+    /// The backend that holds the flow now, and the client's port there as [`Flow::port_at_holder`]
+    /// has it.
     #[inline(always)]
     pub const fn holding(&self) -> (u16, [u8; 2]) {
-        if Word(self.word).is(State::Spliced) { (self.owner, self.owner_port) } else { (self.first, self.first_port) }
+        if Word(self.word).is(State::Spliced) {
+            (self.owner, self.owner_port)
+        } else {
+            (self.first, self.first_port)
+        }
     }
 
     /// The client's port at the backend that holds the flow, big-endian; 0: its own.
@@ -139,7 +147,8 @@ impl Flow {
         if Word(self.word).is(State::Spliced) { self.owner_port } else { self.first_port }
     }
 
-    /// The client's port, big-endian, by which a backend of this flow knows it (0: its own); `None` of any other backend.
+    /// The client's port, big-endian, by which a backend of this flow knows it (0: its own); `None`
+    /// of any other backend.
     #[inline(always)]
     pub const fn port_at(&self, backend: u16) -> Option<[u8; 2]> {
         if backend == self.owner && self.owner != self.first {

@@ -1,9 +1,11 @@
 //! What a backend's finished handshake teaches.
 //!
-//! A ServerHello names a session, but anyone may ask for one. Only the backend's ChangeCipherSpec (TLS 1.2 and below:
-//! RFC 5246 7.1, after the client's Finished) says that it accepted the client's handshake; until then what was seen
-//! is held in the flow's record. Some backends accept one without the certificate that they asked for, and refuse the
-//! client later, inside of TLS: so where one was asked for, what the client answered counts too. In TLS 1.3 the acceptance of a PSK says the same at once: its binder was verified.
+//! A ServerHello names a session, but anyone may ask for one. Only the backend's ChangeCipherSpec
+//! (TLS 1.2 and below: RFC 5246 7.1, after the client's Finished) says that it accepted the
+//! client's handshake; until then what was seen is held in the flow's record. Some backends accept
+//! one without the certificate that they asked for, and refuse the client later, inside of TLS: so
+//! where one was asked for, what the client answered counts too. In TLS 1.3 the acceptance of a PSK
+//! says the same at once: its binder was verified.
 
 use crate::{
     flow::{State, Word},
@@ -49,8 +51,8 @@ pub fn outcome(flow: &Flow) -> Outcome {
 
 /// Judges a handshake of TLS 1.2 or below at its backend's ChangeCipherSpec.
 ///
-/// An echoed session ID refreshes a session and never makes one: a client that offers a ticket makes its ID up
-/// (RFC 5077 3.4), and one that offers an ID could ask for anything.
+/// An echoed session ID refreshes a session and never makes one: a client that offers a ticket
+/// makes its ID up (RFC 5077 3.4), and one that offers an ID could ask for anything.
 #[inline(always)]
 pub fn taught(flow: &Flow) -> Taught {
     let (outcome, follow) = (outcome(flow), &flow.follow);
@@ -65,7 +67,11 @@ pub fn taught(flow: &Flow) -> Taught {
         Some(Kind::KeyName) | None => false,
     };
     let resumed = outcome == Outcome::Resumed || (outcome == Outcome::Unknown && echo);
-    Taught { outcome, issued, used: resumed && flow.offered_kind != 0 && flow.flags & FLOW_HIT != 0 }
+    Taught {
+        outcome,
+        issued,
+        used: resumed && flow.offered_kind != 0 && flow.flags & FLOW_HIT != 0,
+    }
 }
 
 /// By what the flow's backend was held to own what it accepted or refused; `None` where it was not.
@@ -99,9 +105,9 @@ pub enum Certificate {
 
 /// Judges the client's certificate at its backend's ChangeCipherSpec.
 ///
-/// An answer that was not seen counts against the client: only it decides how its bytes are cut, and one that cuts off
-/// what no stack cuts must not gain by it. A request that was not seen, in bytes that the gateway missed, does not: no
-/// client decides that.
+/// An answer that was not seen counts against the client: only it decides how its bytes are cut,
+/// and one that cuts off what no stack cuts must not gain by it. A request that was not seen, in
+/// bytes that the gateway missed, does not: no client decides that.
 #[inline(always)]
 pub fn certificate(flow: &Flow) -> Certificate {
     let asked = flow.follow.seen & seen::ASKED != 0;
@@ -113,16 +119,16 @@ pub fn certificate(flow: &Flow) -> Certificate {
     }
 }
 
-/// Counts one more session of a source; `None` where it has had as many as its VIP allows. A window begins with the
-/// first session after the last window's end.
+/// Counts one more session of a source; `None` where it has had as many as its VIP allows. A window
+/// begins with the first session after the last window's end.
 #[inline(always)]
 pub fn one_more(source: Option<Source>, vip: &Vip, seconds: u32) -> Option<Source> {
     // Another CPU may have counted by a clock a moment ahead of ours.
     let is_over = |since: u32| seconds.wrapping_sub(since) as i32 >= vip.session_timeout as i32;
     match source {
-        Some(Source { since, n_sessions }) if !is_over(since) => {
-            (n_sessions < vip.sessions_per_source).then_some(Source { since, n_sessions: n_sessions.wrapping_add(1) })
-        }
+        Some(Source { since, n_sessions }) if !is_over(since) => (n_sessions
+            < vip.sessions_per_source)
+            .then_some(Source { since, n_sessions: n_sessions.wrapping_add(1) }),
         _ => Some(Source { since: seconds, n_sessions: 1 }),
     }
 }
@@ -144,6 +150,7 @@ pub fn psk(flow: &Flow) -> Psk {
     if flow.follow.seen & seen::PSK == 0 {
         return Psk::None;
     }
-    let remembered = flow.offered_kind == Kind::Ticket as u8 && flow.offered_index as u16 == flow.follow.selected;
+    let remembered = flow.offered_kind == Kind::Ticket as u8
+        && flow.offered_index as u16 == flow.follow.selected;
     if remembered { Psk::Accepted } else { Psk::Other }
 }

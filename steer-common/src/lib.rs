@@ -1,9 +1,11 @@
-//! Parser, policy, re-home state machine and map layouts of `steer`: one source for the kernel programs, the agent, the
-//! tests, the fuzzers and the offline tools.
+//! Parser, policy, re-home state machine and map layouts of `steer`: one source for the kernel
+//! programs, the agent, the tests, the fuzzers and the offline tools.
 //!
-//! Modules stand in the order of a packet's journey: bytes are read ([`wire`]), named ([`directory`], [`flow`], [`session`]), decided on
-//! ([`stage`], [`decide`], [`refusals`], [`rotation`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]), traced ([`trace`]), learned from ([`learn`]) and counted ([`counters`]); [`maps`] lists the
-//! pinned maps, [`shared`] holds their layouts.
+//! Modules stand in the order of a packet's journey: bytes are read ([`wire`]), named
+//! ([`directory`], [`flow`], [`session`]), decided on ([`stage`], [`decide`], [`refusals`],
+//! [`rotation`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]), traced ([`trace`]),
+//! learned from ([`learn`]) and counted ([`counters`]); [`maps`] lists the pinned maps, [`shared`]
+//! holds their layouts.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 

@@ -1,13 +1,15 @@
-//! The one list of maps: what each is, how many entries it has and who writes it. To add a map, add a line here, its static
-//! in `steer-ebpf/src/maps.rs` and its row in docs/maps.md; tests hold the three equal.
+//! The one list of maps: what each is, how many entries it has and who writes it. To add a map, add
+//! a line here, its static in `steer-ebpf/src/maps.rs` and its row in docs/maps.md; tests hold the
+//! three equal.
 
 use crate::{
     counters::Counter,
     directory,
     shared::{
-        Backend, BackendPath, BackendStats, Configured, Endpoint, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute,
-        Held, HeldKey, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, Refusals,
-        Rotation, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
+        Backend, BackendPath, BackendStats, Configured, Endpoint, Flow, FlowKey, Foreign,
+        FragmentKey, FragmentRoute, Held, HeldKey, KeyName, LOOKUP_ENTRIES, Leg, Listed,
+        MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, Refusals, Rotation, SWITCHES, Session,
+        SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
     trace,
 };
@@ -58,7 +60,8 @@ pub struct Type {
 /// Whether a map may have another size at the next start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Size {
-    /// No. (A hash table of the LRU kind gets more entries where the kernel wants that for its CPUs.)
+    /// No. (A hash table of the LRU kind gets more entries where the kernel wants that for its
+    /// CPUs.)
     Fixed,
     /// `[sizes]` of the configuration says it; entries are copied to the new size.
     Sizable,
@@ -135,7 +138,8 @@ pub const CONFIGURED: Map = {
 /// Maps that are not pinned: the programs' working memory, whose types nobody else knows.
 pub const UNPINNED: [&str; 2] = ["scratch", "spare"];
 
-/// How many entries a map of the list has by default. For constants: a name that is not in the list does not compile there.
+/// How many entries a map of the list has by default. For constants: a name that is not in the list
+/// does not compile there.
 pub const fn entries(name: &str) -> u32 {
     let mut rest = MAPS;
     while let [map, others @ ..] = rest {

@@ -5,8 +5,8 @@ use crate::shared::{PENDING_RANGES, Range};
 /// Outcome of an insertion.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Inserted {
-    /// At least one byte was new. Where the set tells no more holes apart its highest range is forgotten: the lowest
-    /// bytes are what the client repeats first and what a decision waits for.
+    /// At least one byte was new. Where the set tells no more holes apart its highest range is
+    /// forgotten: the lowest bytes are what the client repeats first and what a decision waits for.
     Grown,
     /// Everything was there already.
     Known,
@@ -16,8 +16,8 @@ pub enum Inserted {
 
 /// Adds `[start, end)`; touching and overlapping ranges become one.
 ///
-/// Slots have constant indices: for a loop over a slice LLVM negates a counter, of which the verifier of Linux 6.1 then
-/// knows no bounds.
+/// Slots have constant indices: for a loop over a slice LLVM negates a counter, of which the
+/// verifier of Linux 6.1 then knows no bounds.
 #[inline(always)]
 pub fn insert(ranges: &mut [Range; PENDING_RANGES], start: u32, end: u32) -> Inserted {
     let old = *ranges;
@@ -41,7 +41,8 @@ pub fn insert(ranges: &mut [Range; PENDING_RANGES], start: u32, end: u32) -> Ins
     if place == PENDING_RANGES {
         return Inserted::Full;
     }
-    // What stood at slots 1 to 3 and lies behind the new range, moved by the slots that were absorbed, less its own.
+    // What stood at slots 1 to 3 and lies behind the new range, moved by the slots that were
+    // absorbed, less its own.
     let none = Range { start: 0, end: 0 };
     let [b, c, d] = match absorbed {
         0 => [a, b, c],

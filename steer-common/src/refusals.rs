@@ -1,6 +1,7 @@
-//! Backends that refuse what they are held to own: some stacks issue sessions and accept none, for their keys live no longer
-//! than a connection. Moving flows to them is in vain, so after a number of refusals in a row only few are moved. One that
-//! is accepted ends that at once, and for a long time: whoever makes a backend refuse what he made up keeps nobody from it.
+//! Backends that refuse what they are held to own: some stacks issue sessions and accept none, for
+//! their keys live no longer than a connection. Moving flows to them is in vain, so after a number
+//! of refusals in a row only few are moved. One that is accepted ends that at once, and for a long
+//! time: whoever makes a backend refuse what he made up keeps nobody from it.
 
 use crate::shared::{OFFER_KINDS, Refusals};
 
@@ -12,7 +13,8 @@ pub enum Offer {
     SessionId = 0,
     /// A ticket that is known by itself.
     Ticket = 1,
-    /// The name of a ticket's key. That a backend refused a name that nobody knows tells nothing: it was a guess.
+    /// The name of a ticket's key. That a backend refused a name that nobody knows tells nothing:
+    /// it was a guess.
     KeyName = 2,
 }
 

@@ -1,9 +1,9 @@
 //! The re-home state machine: what a segment does to a flow, as pure functions.
 //!
-//! A flow's first backend is chosen at its SYN. Until the flow is spliced or settled nothing of the client's data is
-//! acknowledged to it, so whatever is dropped here the client sends again, and every anomaly ends with the first
-//! backend making a full handshake. The kernel programs execute what these functions say; host tests run them in
-//! every order of events.
+//! A flow's first backend is chosen at its SYN. Until the flow is spliced or settled nothing of the
+//! client's data is acknowledged to it, so whatever is dropped here the client sends again, and
+//! every anomaly ends with the first backend making a full handshake. The kernel programs execute
+//! what these functions say; host tests run them in every order of events.
 
 use crate::{
     counters::Counter,
@@ -13,8 +13,8 @@ use crate::{
     wire::tcp::{Segment, flags},
 };
 
-/// A repeat of the first byte is a try of its own only so long after the last (tail-loss probes and network
-/// duplicates come sooner), nanoseconds.
+/// A repeat of the first byte is a try of its own only so long after the last (tail-loss probes and
+/// network duplicates come sooner), nanoseconds.
 pub const REPEAT_NS: u64 = 100_000_000;
 
 /// Nanoseconds as [`Flow::owner_syn_at`] counts: milliseconds, wrapping.
@@ -49,13 +49,21 @@ pub struct Data {
     pub len: u32,
 }
 
-/// Judges a client's segment on an established, gathering or waiting flow. `highest` is one past the last byte seen of
-/// the client's stream; `ip_options` says that the packet carries IP options or extension headers.
+/// Judges a client's segment on an established, gathering or waiting flow. `highest` is one past
+/// the last byte seen of the client's stream; `ip_options` says that the packet carries IP options
+/// or extension headers.
 ///
-/// Where a segment lies and what it acknowledges is looked at first (RFC 5961 5.2): the first backend has sent nothing but
-/// its SYN-ACK, so there is one acknowledgement that a client can send. Nothing else counts, whatever flags it has.
+/// Where a segment lies and what it acknowledges is looked at first (RFC 5961 5.2): the first
+/// backend has sent nothing but its SYN-ACK, so there is one acknowledgement that a client can
+/// send. Nothing else counts, whatever flags it has.
 #[inline(always)]
-pub fn client(flow: &Flow, state: State, segment: &Segment, ip_options: bool, highest: u32) -> ClientAct {
+pub fn client(
+    flow: &Flow,
+    state: State,
+    segment: &Segment,
+    ip_options: bool,
+    highest: u32,
+) -> ClientAct {
     let held = !matches!(state, State::Established);
     let offset = segment.seq.wrapping_sub(Word(flow.word).isn().wrapping_add(1)) as i32;
     if segment.any(flags::RST) {
@@ -67,9 +75,13 @@ pub fn client(flow: &Flow, state: State, segment: &Segment, ip_options: bool, hi
         let fin = segment.any(flags::FIN) && acknowledges;
         return match (state, fin) {
             (State::Established, true) if offset == 0 => ClientAct::Settle(Counter::NotMovable),
-            // The client sends no more: the first backend gets what there is, and the FIN when the client repeats it.
-            (State::Gather, true) if offset == highest as i32 => ClientAct::Settle(Counter::GatherEnded),
-            // A backend that has not heard of the handshake's end yet answers a wrong acknowledgement by a reset.
+            // The client sends no more: the first backend gets what there is, and the FIN when the
+            // client repeats it.
+            (State::Gather, true) if offset == highest as i32 => {
+                ClientAct::Settle(Counter::GatherEnded)
+            }
+            // A backend that has not heard of the handshake's end yet answers a wrong
+            // acknowledgement by a reset.
             (State::Established, _) if !acknowledges => ClientAct::Drop(Counter::AckInvalid),
             (State::Established, _) => ClientAct::Forward,
             _ => ClientAct::Drop(Counter::WaitDropped),
@@ -94,8 +106,8 @@ pub fn client(flow: &Flow, state: State, segment: &Segment, ip_options: bool, hi
     ClientAct::Data(Data { offset: start as u32, skip: skip as u32, len: len as u32 })
 }
 
-/// RFC 5961 3.2, applied by the gateway for whoever would get the reset: only one at an exact number counts, which is where
-/// the first backend waits for data, or where the client's data ends.
+/// RFC 5961 3.2, applied by the gateway for whoever would get the reset: only one at an exact
+/// number counts, which is where the first backend waits for data, or where the client's data ends.
 #[inline(always)]
 fn reset(held: bool, offset: i32, highest: u32) -> ClientAct {
     if !held {
@@ -152,8 +164,8 @@ pub fn data(flow: &Flow, state: State, progress: &Progress) -> DataAct {
     }
 }
 
-/// At an exit of gathering the decision is made on what is there: the owner that a last look found. Where it found none,
-/// the exit's own reason stands.
+/// At an exit of gathering the decision is made on what is there: the owner that a last look found.
+/// Where it found none, the exit's own reason stands.
 #[inline(always)]
 pub fn exit(last_look: Verdict) -> Option<u16> {
     match last_look {
@@ -198,17 +210,20 @@ fn waiting(flow: &Flow, progress: &Progress) -> DataAct {
 pub enum ServerAct {
     /// To the client, translated as the flow's state says.
     Forward,
-    /// To the client, and the first backend keeps the flow. What was buffered the client repeats to it.
+    /// To the client, and the first backend keeps the flow. What was buffered the client repeats to
+    /// it.
     Settle(Counter),
     /// Dropped; its sender repeats it, or it says nothing new.
     Drop(Counter),
-    /// The sender thinks that it holds the flow, and does not: answered with a reset where it expects one.
+    /// The sender thinks that it holds the flow, and does not: answered with a reset where it
+    /// expects one.
     ResetSender(Counter),
     /// Of another connection between the same client and that backend: passed untouched.
     Pass,
     /// The owner's SYN-ACK: splice if it is compatible, else fall back.
     Judge,
-    /// The owner is given up: the first backend gets what is buffered; with `reset` the owner is reset.
+    /// The owner is given up: the first backend gets what is buffered; with `reset` the owner is
+    /// reset.
     GiveUp {
         /// Why.
         reason: Counter,
@@ -221,7 +236,8 @@ pub enum ServerAct {
 #[inline(always)]
 pub fn server(flow: &Flow, state: State, from: u16, segment: &Segment) -> ServerAct {
     let syn_ack = segment.has(flags::SYN | flags::ACK) && !segment.any(flags::RST);
-    let answers_syn = segment.has(flags::ACK) && segment.ack == Word(flow.word).isn().wrapping_add(1);
+    let answers_syn =
+        segment.has(flags::ACK) && segment.ack == Word(flow.word).isn().wrapping_add(1);
     match state {
         State::Syn | State::SynAck | State::Established | State::Gather => {
             first_before_data(flow, state, from, segment)
@@ -237,7 +253,9 @@ pub fn server(flow: &Flow, state: State, from: u16, segment: &Segment) -> Server
         }
         State::First if from == flow.first => ServerAct::Forward,
         // A late SYN-ACK of an owner that was given up.
-        State::First if from == flow.owner && syn_ack && answers_syn => ServerAct::ResetSender(Counter::OwnerReset),
+        State::First if from == flow.owner && syn_ack && answers_syn => {
+            ServerAct::ResetSender(Counter::OwnerReset)
+        }
         State::Spliced if from == flow.first => left(answers_syn, segment),
         // Whoever else sends has another connection with this client's port.
         State::Wait | State::Spliced | State::First | State::Adopted => ServerAct::Pass,
@@ -274,15 +292,15 @@ fn owner_while_waiting(segment: &Segment, syn_ack: bool, answers_syn: bool) -> S
         return if answers_syn { ServerAct::Judge } else { ServerAct::Drop(Counter::WaitDropped) };
     }
     if segment.any(flags::ACK) {
-        // RFC 5961 4: a challenge for a connection that it holds on these addresses, or a segment of that one. A reset
-        // with the number that it tells would end that connection.
+        // RFC 5961 4: a challenge for a connection that it holds on these addresses, or a segment
+        // of that one. A reset with the number that it tells would end that connection.
         return ServerAct::GiveUp { reason: Counter::OwnerChallenge, reset: false };
     }
     ServerAct::Drop(Counter::WaitDropped)
 }
 
-/// The first backend of a re-homed flow still thinks that it holds it: our reset was lost. Answered with another, where
-/// the segment is of this flow: that backend got nothing of it but the SYN.
+/// The first backend of a re-homed flow still thinks that it holds it: our reset was lost. Answered
+/// with another, where the segment is of this flow: that backend got nothing of it but the SYN.
 #[inline(always)]
 fn left(answers_syn: bool, segment: &Segment) -> ServerAct {
     if segment.any(flags::RST) {

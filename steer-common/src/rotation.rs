@@ -1,17 +1,20 @@
-//! Which backend a ticket of an unknown key name is most likely of, where backends make new ticket keys at a steady interval.
+//! Which backend a ticket of an unknown key name is most likely of, where backends make new ticket
+//! keys at a steady interval.
 //!
-//! Some servers do: nginx with a shared session cache makes one every `ssl_session_timeout`. In TLS 1.3 nobody sees the new
-//! name before a client offers a ticket of it. What is seen is when a backend answered a hello: it issued tickets then, under
-//! the newest name that is known of it as long as that was in use, and then under one that is not known. All backends of a pool have
-//! the same interval, so the one that went on answering the longest after its newest name was learned is the most likely; one
-//! that has been idle since is not. Bytes that never come again in another ticket are no name, so names count once they opened
-//! two tickets.
+//! Some servers do: nginx with a shared session cache makes one every `ssl_session_timeout`. In TLS
+//! 1.3 nobody sees the new name before a client offers a ticket of it. What is seen is when a
+//! backend answered a hello: it issued tickets then, under the newest name that is known of it as
+//! long as that was in use, and then under one that is not known. All backends of a pool have the
+//! same interval, so the one that went on answering the longest after its newest name was learned
+//! is the most likely; one that has been idle since is not. Bytes that never come again in another
+//! ticket are no name, so names count once they opened two tickets.
 
 use crate::shared::{ROTATION_BACKENDS, Rotating, Rotation, backend_place};
 
 /// Names of a backend whose keys are known to change.
 const CHANGED: u8 = 2;
-/// Guesses in vain after which a backend is not guessed before it comes to a new name: its keys may change no more.
+/// Guesses in vain after which a backend is not guessed before it comes to a new name: its keys may
+/// change no more.
 pub const MISSED: u8 = 8;
 
 impl Default for Rotation {
@@ -47,7 +50,8 @@ pub fn note(rotation: &mut Rotation, backend: u16, now: u32) {
     (entry.since, entry.missed) = (now, 0);
 }
 
-/// Notes that a name of a backend opened another ticket than the one by which it was learned: it is one.
+/// Notes that a name of a backend opened another ticket than the one by which it was learned: it is
+/// one.
 #[inline(always)]
 pub fn confirm(rotation: &mut Rotation, backend: u16) {
     let entry = entry(rotation, backend);
@@ -81,8 +85,9 @@ impl Rotating {
         self.backend.wrapping_sub(1)
     }
 
-    /// How likely a ticket of an unknown name is of this backend: for how many seconds it went on answering after its newest name
-    /// was learned, or after its first answer where none was, and one more. 0: it is no guess.
+    /// How likely a ticket of an unknown name is of this backend: for how many seconds it went on
+    /// answering after its newest name was learned, or after its first answer where none was, and
+    /// one more. 0: it is no guess.
     #[inline(always)]
     pub const fn overdue(&self) -> u32 {
         if self.backend == 0 || self.missed >= MISSED {
@@ -97,7 +102,8 @@ mod tests {
     use super::*;
     use crate::shared::NO_BACKEND;
 
-    /// Names that were learned of backends and opened a second ticket, second by second; each backend goes on answering.
+    /// Names that were learned of backends and opened a second ticket, second by second; each
+    /// backend goes on answering.
     fn learned(names: &[u16]) -> Rotation {
         let mut rotation = Rotation::default();
         for (now, backend) in (100..).zip(names) {
@@ -109,7 +115,10 @@ mod tests {
     }
 
     fn next(rotation: &Rotation, tried: &[u16]) -> u16 {
-        let may = rotation.backends.iter().filter(|known| !tried.contains(&known.id()) && known.overdue() > 0);
+        let may = rotation
+            .backends
+            .iter()
+            .filter(|known| !tried.contains(&known.id()) && known.overdue() > 0);
         may.max_by_key(|known| known.overdue()).map_or(NO_BACKEND, Rotating::id)
     }
 
@@ -128,7 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn the_one_that_went_on_the_longest_after_its_newest_name_is_next_then_the_others_in_their_order() {
+    fn the_one_that_went_on_the_longest_after_its_newest_name_is_next_then_the_others_in_their_order()
+     {
         let rotation = learned(&[3, 0, 7, 7, 3, 0]);
         assert_eq!(next(&rotation, &[]), 7);
         assert_eq!(next(&rotation, &[7]), 3);
@@ -169,7 +179,9 @@ mod tests {
     #[test]
     fn a_backend_that_is_forgotten_is_no_guess_and_the_others_are() {
         let mut rotation = learned(&[0, 1, 0, 1]);
-        assert!(forget(&mut rotation, 0) && !forget(&mut rotation, 0) && !forget(&mut rotation, 64));
+        assert!(
+            forget(&mut rotation, 0) && !forget(&mut rotation, 0) && !forget(&mut rotation, 64)
+        );
         assert_eq!((next(&rotation, &[]), next(&rotation, &[1])), (1, NO_BACKEND));
     }
 

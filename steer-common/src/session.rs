@@ -38,14 +38,16 @@ impl Kind {
 /// Longest session ID, bytes (RFC 5246 7.4.1.2).
 pub const SESSION_ID_MAX: usize = 32;
 
-/// A mask for word `i`, in memory order, of an identifier of `len` bytes: what lies behind its end is zeroed.
+/// A mask for word `i`, in memory order, of an identifier of `len` bytes: what lies behind its end
+/// is zeroed.
 #[inline(always)]
 pub const fn kept(i: usize, len: usize) -> u32 {
     let kept = len.saturating_sub(i * 4);
     if kept < 4 { u32::from_le((1 << (8 * kept)) - 1) } else { u32::MAX }
 }
 
-/// Where the name of a ticket key stands in a ticket: in clear, so that the server knows which key opens it (RFC 5077 4).
+/// Where the name of a ticket key stands in a ticket: in clear, so that the server knows which key
+/// opens it (RFC 5077 4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NameLayout {
     /// First byte of the name in the ticket.
@@ -60,11 +62,13 @@ pub const LAYOUTS: u32 = 3;
 pub const LONGEST: u8 = 17;
 
 impl NameLayout {
-    /// The `i`-th layout, below [`LAYOUTS`], that names in a VIP's tickets may have; without length where there is no more.
+    /// The `i`-th layout, below [`LAYOUTS`], that names in a VIP's tickets may have; without length
+    /// where there is no more.
     ///
-    /// While it is not known each that some stack has is tried, the longest first, for it tells most: 16 bytes behind a
-    /// version byte (s2n-tls; the byte is taken for a part of the name), 16 bytes, 4 bytes. What is no name under one of them
-    /// is soon seen at two backends, or in one ticket only.
+    /// While it is not known each that some stack has is tried, the longest first, for it tells
+    /// most: 16 bytes behind a version byte (s2n-tls; the byte is taken for a part of the name), 16
+    /// bytes, 4 bytes. What is no name under one of them is soon seen at two backends, or in one
+    /// ticket only.
     #[inline(always)]
     pub const fn of(vip: &Vip, i: u32) -> Self {
         if vip.flags & VIP_TELL_TICKETS != 0 {
@@ -79,8 +83,8 @@ impl NameLayout {
         Self { at: vip.name_at & 31, len }
     }
 
-    /// Whether a ticket of `len` bytes may have a name at all: one that is no longer than a session ID is the key to a
-    /// server's own store (RFC 8446 4.6.1), not a sealed session.
+    /// Whether a ticket of `len` bytes may have a name at all: one that is no longer than a session
+    /// ID is the key to a server's own store (RFC 8446 4.6.1), not a sealed session.
     #[inline(always)]
     pub const fn has_any(len: u32) -> bool {
         len > SESSION_ID_MAX as u32

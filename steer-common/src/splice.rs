@@ -1,6 +1,8 @@
-//! The arithmetic of a splice: what changes in a segment between a client and an owner it was re-homed to.
+//! The arithmetic of a splice: what changes in a segment between a client and an owner it was
+//! re-homed to.
 //!
-//! The client speaks to the first backend's sequence numbers, timestamps and window scale; the owner has its own.
+//! The client speaks to the first backend's sequence numbers, timestamps and window scale; the
+//! owner has its own.
 
 use crate::{
     shared::Flow,
@@ -13,7 +15,8 @@ pub fn to_owner(flow: &Flow) -> Edits {
     Edits { ts_value: 0, ts_echo: flow.ts_delta.wrapping_neg(), sack: flow.delta.wrapping_neg() }
 }
 
-/// Option edits for segments from the owner to the client. SACK edges are the client's own numbers: unchanged.
+/// Option edits for segments from the owner to the client. SACK edges are the client's own numbers:
+/// unchanged.
 #[inline(always)]
 pub fn to_client(flow: &Flow) -> Edits {
     Edits { ts_value: flow.ts_delta, ts_echo: 0, sack: 0 }
@@ -30,9 +33,10 @@ pub fn rescale_window(window: u16, owner_scale: u8, first_scale: u8) -> u16 {
     if scaled > u16::MAX as u32 { u16::MAX } else { scaled as u16 }
 }
 
-/// Whether the owner's SYN-ACK lets it take the flow: it agreed to exactly what the first backend agreed to, and takes
-/// segments as large as the client was told. `largest` is the largest MSS that the owner has told anybody lately: a smaller
-/// one in this SYN-ACK is what the owner knows of the path to this client, and no limit of what it takes.
+/// Whether the owner's SYN-ACK lets it take the flow: it agreed to exactly what the first backend
+/// agreed to, and takes segments as large as the client was told. `largest` is the largest MSS that
+/// the owner has told anybody lately: a smaller one in this SYN-ACK is what the owner knows of the
+/// path to this client, and no limit of what it takes.
 #[inline(always)]
 pub fn compatible(flow: &Flow, agreed: u8, mss: u16, largest: u16) -> bool {
     agreed == flow.agreed && (mss >= flow.told_mss || largest >= flow.told_mss)

@@ -1,7 +1,8 @@
 //! The stages that a packet of the slow path goes through, and which may follow which.
 //!
-//! Each stage is a global function of the TC program that returns the next one, so that their stack frames do not add up; they
-//! are called in one order ([`Stage::ORDER`]), each if it is the one that comes next. What goes with a stage stands in named fields of the per-CPU scratch.
+//! Each stage is a global function of the TC program that returns the next one, so that their stack
+//! frames do not add up; they are called in one order ([`Stage::ORDER`]), each if it is the one
+//! that comes next. What goes with a stage stands in named fields of the per-CPU scratch.
 
 /// What a stage says comes next.
 #[repr(i32)]
@@ -11,16 +12,18 @@ pub enum Stage {
     Pass,
     /// An end: the packet is dropped (already counted).
     Drop,
-    /// An end: the packet is redirected to the interface in `scratch.redirect`, its Ethernet header already written.
+    /// An end: the packet is redirected to the interface in `scratch.redirect`, its Ethernet header
+    /// already written.
     Redirect,
     /// An end: the action in `scratch.action` is returned.
     Act,
     /// The end of the stages: the packet is forwarded as its flow's state says.
     Forward,
-    /// The end of the stages: the packet goes to the backend in `scratch.plain`, or comes from it, with nothing but the
-    /// addresses changed.
+    /// The end of the stages: the packet goes to the backend in `scratch.plain`, or comes from it,
+    /// with nothing but the addresses changed.
     Plain,
-    /// As [`Stage::Plain`], between a client and the backend that it dialled itself, with nothing but the client's port changed.
+    /// As [`Stage::Plain`], between a client and the backend that it dialled itself, with nothing
+    /// but the client's port changed.
     DirectPlain,
     /// A client's SYN.
     Syn,
@@ -36,9 +39,11 @@ pub enum Stage {
     Fragment,
     /// What cannot be read.
     Unreadable,
-    /// The client's data in `scratch.piece`, its first, is decided on as it lies in the packet; the flow is locked.
+    /// The client's data in `scratch.piece`, its first, is decided on as it lies in the packet; the
+    /// flow is locked.
     DecidePacket,
-    /// The client's data in `scratch.piece` is taken, its verdict known or still missing; the flow is locked.
+    /// The client's data in `scratch.piece` is taken, its verdict known or still missing; the flow
+    /// is locked.
     Data,
     /// The client's data in `scratch.piece` is buffered; the flow is locked.
     Hold,
@@ -77,14 +82,16 @@ pub enum Stage {
 }
 
 use Stage::{
-    Act, Client, Cut, DecideBuffer, DecideLast, DecidePacket, Direct, DirectPlain, Drop, Emit, Exit, Flush, Forward,
-    Fragment, Held, Hold, Icmp, Judge, Learn, OpenOwner, Pass, Plain, Redirect, Reset, ResetThenFirst, ResetThenOwner,
-    Server, Settled, Syn, SynToOwner, TooBig, Unreadable,
+    Act, Client, Cut, DecideBuffer, DecideLast, DecidePacket, Direct, DirectPlain, Drop, Emit,
+    Exit, Flush, Forward, Fragment, Held, Hold, Icmp, Judge, Learn, OpenOwner, Pass, Plain,
+    Redirect, Reset, ResetThenFirst, ResetThenOwner, Server, Settled, Syn, SynToOwner, TooBig,
+    Unreadable,
 };
 
 impl Stage {
-    /// The order in which stages are called: whatever follows one stands behind it. The first seven are what a packet is when it
-    /// has been read and classified, the last two come after forwarding; ends are not called.
+    /// The order in which stages are called: whatever follows one stands behind it. The first seven
+    /// are what a packet is when it has been read and classified, the last two come after
+    /// forwarding; ends are not called.
     pub const ORDER: [Self; 26] = [
         Syn,
         Client,
@@ -119,8 +126,22 @@ impl Stage {
         match self {
             Pass | Drop | Redirect | Act | Forward | Plain | DirectPlain => &[],
             Syn => &[Pass, Drop, Plain, Forward],
-            Client => &[Pass, Drop, Plain, Forward, Settled, Flush, Reset, DecidePacket, Self::Data],
-            Server => &[Pass, Drop, Plain, DirectPlain, Forward, Learn, Settled, Flush, Reset, ResetThenFirst, Judge],
+            Client => {
+                &[Pass, Drop, Plain, Forward, Settled, Flush, Reset, DecidePacket, Self::Data]
+            }
+            Server => &[
+                Pass,
+                Drop,
+                Plain,
+                DirectPlain,
+                Forward,
+                Learn,
+                Settled,
+                Flush,
+                Reset,
+                ResetThenFirst,
+                Judge,
+            ],
             Direct => &[Pass, DirectPlain],
             Icmp | Fragment | TooBig => &[Pass, Drop, Redirect, Cut],
             Unreadable => &[Pass, Drop],
@@ -157,7 +178,10 @@ mod tests {
             assert!(!stage.followers().is_empty(), "{stage:?} is no end");
             for next in stage.followers() {
                 let behind = Stage::ORDER[at + 1..].contains(next);
-                assert!(behind || next.followers().is_empty(), "{next:?} does not come behind {stage:?}");
+                assert!(
+                    behind || next.followers().is_empty(),
+                    "{next:?} does not come behind {stage:?}"
+                );
             }
         }
     }
@@ -167,7 +191,12 @@ mod tests {
         let mut reached = [&Stage::ORDER[..7], &AFTER].concat();
         let mut at = 0;
         while let Some(stage) = reached.get(at).copied() {
-            let new = stage.followers().iter().filter(|next| !reached.contains(next)).copied().collect::<Vec<_>>();
+            let new = stage
+                .followers()
+                .iter()
+                .filter(|next| !reached.contains(next))
+                .copied()
+                .collect::<Vec<_>>();
             reached.extend(new);
             at += 1;
         }

@@ -1,10 +1,11 @@
 //! Traces of flows: which backend holds a flow that `flows` may have forgotten.
 //!
-//! `flows` is an LRU table: where more connections come than it has room for, an idle one is evicted. Its client or its
-//! backend may still speak, and a packet of a backend does not say whether it belongs to a VIP's flow or to a connection
-//! that its client dialled itself. So every flow leaves eight bytes in a table of its own, an array in which a flow's line
-//! follows from its key: a fingerprint, the backend and a time. A trace is evidence (two different flows have the same
-//! fingerprint in the same line once in 2^28), unlike the lookup table, which is a guess.
+//! `flows` is an LRU table: where more connections come than it has room for, an idle one is
+//! evicted. Its client or its backend may still speak, and a packet of a backend does not say
+//! whether it belongs to a VIP's flow or to a connection that its client dialled itself. So every
+//! flow leaves eight bytes in a table of its own, an array in which a flow's line follows from its
+//! key: a fingerprint, the backend and a time. A trace is evidence (two different flows have the
+//! same fingerprint in the same line once in 2^28), unlike the lookup table, which is a guess.
 
 use crate::shared::{FlowKey, TRACE_WAYS, TraceLine};
 
@@ -16,7 +17,8 @@ pub const SYN_LINES: u32 = 32_768;
 
 /// Seconds of one unit of a trace's time.
 const UNIT: u32 = 64;
-/// A trace older than this is none: a flow that was not closed where we could see it, units (about a day).
+/// A trace older than this is none: a flow that was not closed where we could see it, units (about
+/// a day).
 const OLDEST: u16 = 1350;
 
 /// Where a flow's trace stands, and how it is known there.
@@ -52,7 +54,8 @@ pub fn find(line: &TraceLine, fingerprint: u32, now: u32) -> Option<u16> {
     found
 }
 
-/// Enters a flow, in place of its own older trace, else of none, else of the oldest one. `now` in seconds.
+/// Enters a flow, in place of its own older trace, else of none, else of the oldest one. `now` in
+/// seconds.
 #[inline(always)]
 pub fn enter(line: &mut TraceLine, fingerprint: u32, backend: u16, now: u32) {
     let (mut worst, mut at) = (0u32, 0);

@@ -1,11 +1,12 @@
-//! The decision table: whose a hello is once its session was found, and where a client goes without one.
+//! The decision table: whose a hello is once its session was found, and where a client goes without
+//! one.
 
 use steer_common::{
     counters::Counter,
     decide::{self, Verdict},
     shared::{
-        Address, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName,
-        LOOKUP_SLOTS, Session, VIP_FALLBACK_FLOW, Vip, backend_bit,
+        Address, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, KEY_NAME_CONFIGURED,
+        KEY_NAME_SHARED, KeyName, LOOKUP_SLOTS, Session, VIP_FALLBACK_FLOW, Vip, backend_bit,
     },
 };
 
@@ -19,7 +20,13 @@ const NAME_TIMEOUT: u32 = 86_400;
 const UP: u16 = BACKEND_PRESENT | BACKEND_UP;
 
 fn vip() -> Vip {
-    Vip { id: VIP, session_timeout: TIMEOUT, session_limit: LIMIT, name_timeout: NAME_TIMEOUT, ..Vip::default() }
+    Vip {
+        id: VIP,
+        session_timeout: TIMEOUT,
+        session_limit: LIMIT,
+        name_timeout: NAME_TIMEOUT,
+        ..Vip::default()
+    }
 }
 
 fn session() -> Session {
@@ -32,7 +39,11 @@ fn owner() -> Backend {
 
 #[track_caller]
 fn decides(session: Session, owner: Backend, verdict: Verdict) {
-    assert_eq!(decide::session(&session, &owner, &vip(), FIRST, NOW), verdict, "{session:?} {owner:?}");
+    assert_eq!(
+        decide::session(&session, &owner, &vip(), FIRST, NOW),
+        verdict,
+        "{session:?} {owner:?}"
+    );
 }
 
 #[test]
@@ -50,7 +61,8 @@ fn a_session_of_the_first_backend_stays_there() {
 
 #[test]
 fn a_session_idle_for_longer_than_the_timeout_is_expired() {
-    let idle = |seconds| Session { first_seen: NOW - seconds, last_seen: NOW - seconds, ..session() };
+    let idle =
+        |seconds| Session { first_seen: NOW - seconds, last_seen: NOW - seconds, ..session() };
     decides(idle(TIMEOUT), owner(), Verdict::Owner(OWNER));
     decides(idle(TIMEOUT + 1), owner(), Verdict::First(Counter::SessionExpired));
 }
@@ -77,7 +89,11 @@ fn an_expired_session_is_no_hit_even_at_its_owner() {
 
 #[test]
 fn a_session_stamped_by_another_cpu_a_moment_ahead_is_fresh() {
-    decides(Session { first_seen: NOW + 1, last_seen: NOW + 1, ..session() }, owner(), Verdict::Owner(OWNER));
+    decides(
+        Session { first_seen: NOW + 1, last_seen: NOW + 1, ..session() },
+        owner(),
+        Verdict::Owner(OWNER),
+    );
 }
 
 #[test]
@@ -120,7 +136,8 @@ fn client(i: u16) -> (Address, [u8; 2]) {
     (Address::from_v4([10, 9, high, low]), i.to_be_bytes())
 }
 
-/// Asserts that the slots of these clients spread: no quarter of the table gets less than a fifth or more than 30 %.
+/// Asserts that the slots of these clients spread: no quarter of the table gets less than a fifth
+/// or more than 30 %.
 #[track_caller]
 fn assert_spread(slots: impl Iterator<Item = u32>) {
     let mut quarters = [0u32; 4];
@@ -130,7 +147,10 @@ fn assert_spread(slots: impl Iterator<Item = u32>) {
         quarters[(slot * 4 / LOOKUP_SLOTS) as usize] += 1;
         n += 1;
     }
-    assert!(quarters.iter().all(|quarter| (n / 5..=n * 3 / 10).contains(quarter)), "{quarters:?} of {n}");
+    assert!(
+        quarters.iter().all(|quarter| (n / 5..=n * 3 / 10).contains(quarter)),
+        "{quarters:?} of {n}"
+    );
 }
 
 #[test]
@@ -162,7 +182,8 @@ fn by_flow_the_ports_of_one_client_spread() {
 
 #[test]
 fn the_same_client_always_has_the_same_slot() {
-    // Held across versions: a changed hash would move every client without a session at the next update.
+    // Held across versions: a changed hash would move every client without a session at the next
+    // update.
     let v6 = Address::from_v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     let by_flow = Vip { flags: VIP_FALLBACK_FLOW, ..vip() };
     let port = 40_000u16.to_be_bytes();
@@ -184,7 +205,11 @@ fn name_decides(name: KeyName, owner: Backend, verdict: Verdict) {
 fn a_key_name_leads_to_its_owner_as_a_session_does() {
     name_decides(name(), owner(), Verdict::Owner(OWNER));
     name_decides(KeyName { owner: FIRST, ..name() }, owner(), Verdict::First(Counter::SessionHit));
-    name_decides(name(), Backend { flags: BACKEND_PRESENT, ..owner() }, Verdict::First(Counter::OwnerDown));
+    name_decides(
+        name(),
+        Backend { flags: BACKEND_PRESENT, ..owner() },
+        Verdict::First(Counter::OwnerDown),
+    );
     let drained = Backend { flags: UP | BACKEND_DRAINING, drain_until: NOW - 1, ..owner() };
     name_decides(name(), drained, Verdict::First(Counter::OwnerDrained));
 }
@@ -206,7 +231,8 @@ fn a_learned_key_name_expires_and_a_configured_one_does_not() {
 
 #[test]
 fn a_search_remembers_each_backend_once_and_goes_through_a_pool_of_twenty() {
-    let tried = |backends: &[u16]| backends.iter().fold(0, |tried, backend| tried | backend_bit(*backend));
+    let tried =
+        |backends: &[u16]| backends.iter().fold(0, |tried, backend| tried | backend_bit(*backend));
     assert_eq!(tried(&[4, 9, 4, 9, 9]).count_ones(), 2);
     let pool = (100..120).collect::<Vec<_>>();
     assert_eq!(tried(&pool).count_ones(), 20, "numbers across a multiple of 64");

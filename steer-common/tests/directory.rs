@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use proptest::{prelude::*, sample::subsequence};
 use steer_common::{
     directory::{ENTRIES, PROBES, SLOTS, find, free_slot, half, head, own_slot, seed},
-    shared::{Address, Endpoint, Listed, MAX_BACKENDS, MAX_VIPS, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP},
+    shared::{
+        Address, Endpoint, Listed, MAX_BACKENDS, MAX_VIPS, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP,
+    },
 };
 
 const LISTED_MAX: usize = (MAX_VIPS + MAX_BACKENDS) as usize;
@@ -56,14 +58,19 @@ fn listed(endpoint: Endpoint, role: u16, id: u16) -> Listed {
 /// VIPs and backends in turn, numbered as they come.
 fn in_both_roles(endpoints: Vec<Endpoint>) -> Vec<Listed> {
     let roles = [ROLE_VIP, ROLE_BACKEND].into_iter().cycle();
-    (0..).zip(endpoints).zip(roles).map(|((id, endpoint), role)| listed(endpoint, role, id)).collect()
+    (0..)
+        .zip(endpoints)
+        .zip(roles)
+        .map(|((id, endpoint), role)| listed(endpoint, role, id))
+        .collect()
 }
 
 const V4: Address = Address::from_v4([10, 0, 0, 11]);
 /// The same four bytes at the end, but no mapped address.
 const V6: Address = Address::from_v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 11]);
 const V4_NEXT: Address = Address::from_v4([10, 0, 0, 12]);
-const V6_NEXT: Address = Address::from_v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 12]);
+const V6_NEXT: Address =
+    Address::from_v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 12]);
 
 /// The slot of an endpoint under the seed of the tests that choose slots.
 fn own(at: &Endpoint) -> u32 {
@@ -82,7 +89,8 @@ fn rivals(slot: u32) -> (Vec<Endpoint>, Vec<Endpoint>) {
     at_slots(|own| own == slot).into_iter().partition(|at| at.address.is_v4())
 }
 
-/// Endpoints that want the same slot as this one and differ from it in one word of the address, or in the port.
+/// Endpoints that want the same slot as this one and differ from it in one word of the address, or
+/// in the port.
 fn strangers(at: &Endpoint) -> Vec<Endpoint> {
     let other_word = |word: usize| {
         (1..).find_map(|difference| {
@@ -93,7 +101,8 @@ fn strangers(at: &Endpoint) -> Vec<Endpoint> {
         })
     };
     let ports = (0..=u16::MAX).map(|port| Endpoint::tcp(at.address, port));
-    let other_port = ports.filter(|stranger| stranger != at).find(|stranger| own(stranger) == own(at));
+    let other_port =
+        ports.filter(|stranger| stranger != at).find(|stranger| own(stranger) == own(at));
     (0..4).filter_map(other_word).chain(other_port).collect()
 }
 
@@ -117,7 +126,8 @@ fn heads() -> impl Strategy<Value = u32> {
 
 /// As many endpoints as can be listed, anywhere.
 fn scattered() -> impl Strategy<Value = Vec<Endpoint>> {
-    prop::collection::hash_set(endpoint(), 1..LISTED_MAX).prop_map(|endpoints| endpoints.into_iter().collect())
+    prop::collection::hash_set(endpoint(), 1..LISTED_MAX)
+        .prop_map(|endpoints| endpoints.into_iter().collect())
 }
 
 proptest! {
@@ -168,9 +178,18 @@ fn the_ninth_at_one_slot_is_refused() {
         let (room, over) = all.split_at(PROBES as usize);
         let (mut directory, n_refused) = Directory::of(room, 0);
         assert_eq!(n_refused, 0, "slot {slot}");
-        assert!(!over.is_empty() && over.iter().all(|listed| !directory.place(listed)), "slot {slot}");
-        assert!(over.iter().all(|listed| directory.find(&listed.endpoint).is_none()), "slot {slot}");
-        assert!(room.iter().all(|listed| directory.find(&listed.endpoint) == Some(listed)), "slot {slot}");
+        assert!(
+            !over.is_empty() && over.iter().all(|listed| !directory.place(listed)),
+            "slot {slot}"
+        );
+        assert!(
+            over.iter().all(|listed| directory.find(&listed.endpoint).is_none()),
+            "slot {slot}"
+        );
+        assert!(
+            room.iter().all(|listed| directory.find(&listed.endpoint) == Some(listed)),
+            "slot {slot}"
+        );
     }
 }
 
@@ -209,7 +228,9 @@ fn filling_one_half_leaves_the_other_as_it_is() {
 
 #[test]
 fn a_head_tells_its_half_and_its_seed() {
-    for (number, places) in [(0, 0), (1, 0), (0, 1), (1, 77), (0, u32::MAX >> 1), (1, u32::MAX >> 1)] {
+    for (number, places) in
+        [(0, 0), (1, 0), (0, 1), (1, 77), (0, u32::MAX >> 1), (1, u32::MAX >> 1)]
+    {
         let head = head(number, places);
         assert_eq!((half(head), seed(head)), (1 + number * (SLOTS + PROBES), places));
     }
@@ -217,22 +238,28 @@ fn a_head_tells_its_half_and_its_seed() {
 
 #[test]
 fn another_seed_gives_other_places() {
-    let same =
-        (0..1000).filter(|port| own_slot(&V4, [1, *port as u8], 0) == own_slot(&V4, [1, *port as u8], 1)).count();
+    let same = (0..1000)
+        .filter(|port| own_slot(&V4, [1, *port as u8], 0) == own_slot(&V4, [1, *port as u8], 1))
+        .count();
     assert!(same < 10, "{same} of 1000 endpoints stand where they stood");
 }
 
 /// As many endpoints as can be listed, the way networks number them.
 fn plans() -> [(&'static str, Vec<Endpoint>); 7] {
-    let all = |endpoint: fn(u16) -> Endpoint| (0..LISTED_MAX as u16).map(endpoint).collect::<Vec<_>>();
+    let all =
+        |endpoint: fn(u16) -> Endpoint| (0..LISTED_MAX as u16).map(endpoint).collect::<Vec<_>>();
     let v6 = |subnet: u8, host: u16| {
         let [high, low] = host.to_be_bytes();
         Address::from_v6([0xfd, 0, 0, 0, 0, 0, 0, subnet, 0, 0, 0, 0, 0, 0, high, low])
     };
-    let subnets = (0..LISTED_MAX as u16).map(|n| Endpoint::tcp(v6((n / 32) as u8, n % 32), 443)).collect();
+    let subnets =
+        (0..LISTED_MAX as u16).map(|n| Endpoint::tcp(v6((n / 32) as u8, n % 32), 443)).collect();
     let hosts_v6 = (0..LISTED_MAX as u16).map(|n| Endpoint::tcp(v6(0, n), 443)).collect();
     [
-        ("neighbours", all(|n| Endpoint::tcp(Address::from_v4([10, 1, (n >> 8) as u8, n as u8]), 443))),
+        (
+            "neighbours",
+            all(|n| Endpoint::tcp(Address::from_v4([10, 1, (n >> 8) as u8, n as u8]), 443)),
+        ),
         ("IPv6 neighbours", hosts_v6),
         ("32 hosts in each of 34 IPv6 subnets", subnets),
         ("ports of one address", all(|n| Endpoint::tcp(V4, 8000 + n))),
@@ -241,7 +268,10 @@ fn plans() -> [(&'static str, Vec<Endpoint>); 7] {
             "250 addresses, a port for each endpoint",
             all(|n| Endpoint::tcp(Address::from_v4([10, 77, 1, (n % 250 + 1) as u8]), 1000 + n)),
         ),
-        ("one host in each subnet", all(|n| Endpoint::tcp(Address::from_v4([10, (n >> 8) as u8, n as u8, 1]), 443))),
+        (
+            "one host in each subnet",
+            all(|n| Endpoint::tcp(Address::from_v4([10, (n >> 8) as u8, n as u8, 1]), 443)),
+        ),
     ]
 }
 

@@ -19,7 +19,9 @@ fn every_map() -> impl Iterator<Item = &'static Map> {
 /// The rows of a page's tables that have so many columns and code in the first one.
 fn rows<const COLUMNS: usize>(page: &'static str) -> impl Iterator<Item = [&'static str; COLUMNS]> {
     let rows = page.lines().filter(|line| line.starts_with("| `"));
-    rows.filter_map(|row| row.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>().try_into().ok())
+    rows.filter_map(|row| {
+        row.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>().try_into().ok()
+    })
 }
 
 /// All that stands between backquotes.
@@ -67,7 +69,8 @@ fn writer(cell: &str) -> Option<Writer> {
 
 #[test]
 fn the_page_has_every_map_as_it_is_and_no_others() {
-    let mut page = rows::<6>(MAPS_PAGE).map(|row| (first_code(row[0]), row)).collect::<BTreeMap<_, _>>();
+    let mut page =
+        rows::<6>(MAPS_PAGE).map(|row| (first_code(row[0]), row)).collect::<BTreeMap<_, _>>();
     for map in every_map() {
         let name = map.name;
         let [_, kind, key, value, entries, who] =
@@ -82,7 +85,11 @@ fn the_page_has_every_map_as_it_is_and_no_others() {
         assert_eq!(writer(who), Some(map.writer), "{name}");
     }
     assert_eq!(page, BTreeMap::new(), "not in the list");
-    let unpinned = MAPS_PAGE.split("Not pinned: ").nth(1).and_then(|text| text.split('(').next()).unwrap_or_default();
+    let unpinned = MAPS_PAGE
+        .split("Not pinned: ")
+        .nth(1)
+        .and_then(|text| text.split('(').next())
+        .unwrap_or_default();
     assert_eq!(codes(unpinned).collect::<Vec<_>>(), UNPINNED);
 }
 
@@ -90,14 +97,19 @@ fn the_page_has_every_map_as_it_is_and_no_others() {
 fn the_page_has_every_type_with_its_size() {
     let sizes = rows(MAPS_PAGE).flat_map(|[types, bytes, _]| codes(types).zip(bytes.split(", ")));
     let sizes = sizes.collect::<BTreeMap<_, _>>();
-    for found in every_map().flat_map(|map| [map.key, map.value]).filter(|found| !found.name.starts_with(['u', '('])) {
+    for found in every_map()
+        .flat_map(|map| [map.key, map.value])
+        .filter(|found| !found.name.starts_with(['u', '(']))
+    {
         assert_eq!(sizes.get(found.name), Some(&found.size.to_string().as_str()), "{}", found.name);
     }
 }
 
 #[test]
 fn the_page_of_the_configuration_has_the_default_sizes() {
-    let defaults = rows(CONFIG_PAGE).map(|[key, default, _]| (first_code(key), default)).collect::<BTreeMap<_, _>>();
+    let defaults = rows(CONFIG_PAGE)
+        .map(|[key, default, _]| (first_code(key), default))
+        .collect::<BTreeMap<_, _>>();
     for map in MAPS.iter().filter(|map| map.size == Size::Sizable) {
         assert_eq!(defaults.get(map.name), Some(&map.entries.to_string().as_str()), "{}", map.name);
     }

@@ -1,4 +1,5 @@
-//! The TCP option walker against a plain oracle, and its checksum difference against a full recompute.
+//! The TCP option walker against a plain oracle, and its checksum difference against a full
+//! recompute.
 
 mod support;
 
@@ -106,12 +107,18 @@ fn walk(walker: &mut Walker, mut step: impl FnMut(&mut Walker) -> Step) -> bool 
     panic!("not over after {MAX_STEPS} steps");
 }
 
-/// Asserts that `difference` carries the checksum of a segment with options `old` over to one with `new`.
+/// Asserts that `difference` carries the checksum of a segment with options `old` over to one with
+/// `new`.
 #[track_caller]
 fn assert_difference(old: &[u8], new: &[u8], difference: u64) {
-    let segment = |options: &[u8]| checksum(&[&[0x12, 0x34, 0x01, 0xbb, 0xff, 0xff], options].concat());
+    let segment =
+        |options: &[u8]| checksum(&[&[0x12, 0x34, 0x01, 0xbb, 0xff, 0xff], options].concat());
     let carried = update(u16::from_ne_bytes(segment(old).to_be_bytes()), difference);
-    assert_eq!(u16::from_be_bytes(carried.to_ne_bytes()), segment(new), "{old:02x?} became {new:02x?}");
+    assert_eq!(
+        u16::from_be_bytes(carried.to_ne_bytes()),
+        segment(new),
+        "{old:02x?} became {new:02x?}"
+    );
 }
 
 #[track_caller]
@@ -124,7 +131,11 @@ fn assert_translates(bytes: &[u8], edits: &Edits) {
         assert_eq!(&walker.bytes[..bytes.len()], expected, "{bytes:02x?}");
         assert_difference(bytes, &expected, walker.difference);
     }
-    assert_eq!(walker.bytes[bytes.len()..], [2; 64][bytes.len()..], "nothing behind the options is touched");
+    assert_eq!(
+        walker.bytes[bytes.len()..],
+        [2; 64][bytes.len()..],
+        "nothing behind the options is touched"
+    );
 }
 
 #[track_caller]
@@ -139,13 +150,18 @@ fn assert_reads(bytes: &[u8], clear: bool) {
         assert_eq!(&walker.bytes[..bytes.len()], new, "{bytes:02x?}");
         assert_difference(bytes, &new, walker.difference);
     }
-    assert_eq!(walker.bytes[bytes.len()..], [2; 64][bytes.len()..], "nothing behind the options is touched");
+    assert_eq!(
+        walker.bytes[bytes.len()..],
+        [2; 64][bytes.len()..],
+        "nothing behind the options is touched"
+    );
 }
 
 /// One option, well formed or with a length of its own.
 fn option() -> impl Strategy<Value = Vec<u8>> {
     let of = |kind: u8, len: usize| {
-        prop::collection::vec(any::<u8>(), len - 2).prop_map(move |body| [&[kind, len as u8][..], &body].concat())
+        prop::collection::vec(any::<u8>(), len - 2)
+            .prop_map(move |body| [&[kind, len as u8][..], &body].concat())
     };
     prop_oneof![
         4 => Just(vec![kind::NOP]),
@@ -176,7 +192,11 @@ fn options() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn edits() -> impl Strategy<Value = Edits> {
-    (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(ts_value, ts_echo, sack)| Edits { ts_value, ts_echo, sack })
+    (any::<u32>(), any::<u32>(), any::<u32>()).prop_map(|(ts_value, ts_echo, sack)| Edits {
+        ts_value,
+        ts_echo,
+        sack,
+    })
 }
 
 proptest! {
@@ -255,22 +275,34 @@ fn lists_with_lying_lengths_are_refused() {
         assert!(!walk(&mut walker(bytes), |walker| walker.translate(&ADD)), "{bytes:02x?}");
         for clear in [false, true] {
             let mut offer = Offer::NOTHING;
-            assert!(!walk(&mut walker(bytes), |walker| walker.read_offer(&mut offer, clear)), "{bytes:02x?}");
+            assert!(
+                !walk(&mut walker(bytes), |walker| walker.read_offer(&mut offer, clear)),
+                "{bytes:02x?}"
+            );
         }
     }
 }
 
 /// The SYN of a Linux client that also tries TCP Fast Open.
-const SYN: [u8; 24] =
-    [2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0xde, 0xad, 0xbe, 0xef, 0, 0, 0, 0, 1, 3, 3, 7, FAST_OPEN, 2, 1, 1];
+const SYN: [u8; 24] = [
+    2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0xde, 0xad, 0xbe, 0xef, 0, 0, 0, 0, 1, 3, 3, 7, FAST_OPEN, 2, 1,
+    1,
+];
 
 #[test]
 fn an_ordinary_syn_is_read() {
     let (mut walker, mut offer) = (walker(&SYN), Offer::NOTHING);
     assert!(walk(&mut walker, |walker| walker.read_offer(&mut offer, false)));
     let all = options::SACK | options::TIMESTAMPS | options::WINDOW_SCALE;
-    let expected =
-        Offer { ts: 0xdead_beef, mss: 1460, mss_at: 3, scale: 7, options: all, cleared: 1, ..Offer::NOTHING };
+    let expected = Offer {
+        ts: 0xdead_beef,
+        mss: 1460,
+        mss_at: 3,
+        scale: 7,
+        options: all,
+        cleared: 1,
+        ..Offer::NOTHING
+    };
     assert_eq!(offer, expected);
     assert_eq!(walker.bytes[..24], SYN);
 }
@@ -286,7 +318,8 @@ fn what_would_keep_a_flow_from_moving_becomes_nops() {
 #[test]
 fn signed_options_are_never_touched() {
     let md5 = [&[kind::MD5, 18][..], &[0xaa; 16], &[FAST_OPEN, 2]].concat();
-    let authentication = [&[kind::AUTHENTICATION, 16][..], &[0xbb; 14], &[MULTIPATH, 4, 9, 9]].concat();
+    let authentication =
+        [&[kind::AUTHENTICATION, 16][..], &[0xbb; 14], &[MULTIPATH, 4, 9, 9]].concat();
     for bytes in [md5, authentication] {
         for clear in [false, true] {
             let (mut walker, mut offer) = (walker(&bytes), Offer::NOTHING);
@@ -302,7 +335,8 @@ fn signed_options_are_never_touched() {
 #[test]
 fn a_window_scale_beyond_14_reads_as_14() {
     let mut offer = Offer::NOTHING;
-    assert!(walk(&mut walker(&[kind::WINDOW_SCALE, 3, 200, 1]), |walker| walker.read_offer(&mut offer, false)));
+    assert!(walk(&mut walker(&[kind::WINDOW_SCALE, 3, 200, 1]), |walker| walker
+        .read_offer(&mut offer, false)));
     assert_eq!(offer.scale, 14);
 }
 

@@ -1,9 +1,9 @@
 //! The frame parser against etherparse, and against frames that are cut short or lie.
 
 use etherparse::{
-    EtherType, IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv4Options, Ipv6Extensions,
-    Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, Ipv6RoutingExtensions, NetHeaders, PacketBuilder, PacketHeaders,
-    TcpHeader, TransportHeader, VlanId,
+    EtherType, IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv4Options,
+    Ipv6Extensions, Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, Ipv6RoutingExtensions,
+    NetHeaders, PacketBuilder, PacketHeaders, TcpHeader, TransportHeader, VlanId,
 };
 use proptest::prelude::*;
 use steer_common::{
@@ -86,7 +86,10 @@ fn assert_agrees(frame: &[u8]) {
 
 #[track_caller]
 fn assert_v4(ip: &Ip, v4: &Ipv4Header) {
-    assert_eq!((ip.source, ip.destination), (Address::from_v4(v4.source), Address::from_v4(v4.destination)));
+    assert_eq!(
+        (ip.source, ip.destination),
+        (Address::from_v4(v4.source), Address::from_v4(v4.destination))
+    );
     assert!(!ip.v6 && ip.source.is_v4());
     assert_eq!((ip.hop_limit, ip.protocol), (v4.time_to_live, v4.protocol.0));
     assert_eq!(ip.options, !v4.options.is_empty());
@@ -97,7 +100,10 @@ fn assert_v4(ip: &Ip, v4: &Ipv4Header) {
 
 #[track_caller]
 fn assert_v6(ip: &Ip, v6: &Ipv6Header, extensions: &Ipv6Extensions) {
-    assert_eq!((ip.source, ip.destination), (Address::from_v6(v6.source), Address::from_v6(v6.destination)));
+    assert_eq!(
+        (ip.source, ip.destination),
+        (Address::from_v6(v6.source), Address::from_v6(v6.destination))
+    );
     assert!(ip.v6 && !ip.may_fragment);
     assert_eq!(ip.hop_limit, v6.hop_limit);
     assert_eq!(ip.options, !extensions.is_empty());
@@ -116,7 +122,8 @@ fn part(fragmented: bool, offset: IpFragOffset) -> Part {
 }
 
 fn tcp_header() -> impl Strategy<Value = TcpHeader> {
-    let options = (0usize..=10).prop_flat_map(|words| prop::collection::vec(any::<u8>(), 4 * words));
+    let options =
+        (0usize..=10).prop_flat_map(|words| prop::collection::vec(any::<u8>(), 4 * words));
     (any::<[u16; 3]>(), any::<[u32; 2]>(), any::<[bool; 9]>(), options).prop_map(
         |([source, destination, window], [seq, ack], bits, options)| {
             let mut tcp = TcpHeader::new(source, destination, seq, window);
@@ -136,11 +143,13 @@ fn fragmentation() -> impl Strategy<Value = (bool, IpFragOffset)> {
 }
 
 fn ipv4() -> impl Strategy<Value = IpHeaders> {
-    let options = (0usize..=10).prop_flat_map(|words| prop::collection::vec(any::<u8>(), 4 * words));
+    let options =
+        (0usize..=10).prop_flat_map(|words| prop::collection::vec(any::<u8>(), 4 * words));
     let addresses = any::<[[u8; 4]; 2]>();
     (addresses, any::<u8>(), any::<u16>(), any::<bool>(), fragmentation(), options).prop_map(
         |([source, destination], ttl, identification, dont_fragment, (more, offset), options)| {
-            let mut v4 = Ipv4Header::new(0, ttl, IpNumber::TCP, source, destination).expect("no payload yet");
+            let mut v4 = Ipv4Header::new(0, ttl, IpNumber::TCP, source, destination)
+                .expect("no payload yet");
             v4.identification = identification;
             v4.dont_fragment = dont_fragment;
             (v4.more_fragments, v4.fragment_offset) = (more, offset);
@@ -151,16 +160,17 @@ fn ipv4() -> impl Strategy<Value = IpHeaders> {
 }
 
 fn extension() -> impl Strategy<Value = Ipv6RawExtHeader> {
-    (0usize..4)
-        .prop_flat_map(|eights| prop::collection::vec(any::<u8>(), 6 + 8 * eights))
-        .prop_map(|payload| Ipv6RawExtHeader::new_raw(IpNumber::TCP, &payload).expect("a length that fits"))
+    (0usize..4).prop_flat_map(|eights| prop::collection::vec(any::<u8>(), 6 + 8 * eights)).prop_map(
+        |payload| Ipv6RawExtHeader::new_raw(IpNumber::TCP, &payload).expect("a length that fits"),
+    )
 }
 
 fn ipv6() -> impl Strategy<Value = IpHeaders> {
     let fragment = (fragmentation(), any::<u32>())
         .prop_map(|((more, offset), id)| Ipv6FragmentHeader::new(IpNumber::TCP, offset, more, id));
     let maybe = |weight| prop::option::weighted(weight, extension());
-    let extensions = (maybe(0.3), maybe(0.3), maybe(0.3), prop::option::weighted(0.3, fragment), maybe(0.2));
+    let extensions =
+        (maybe(0.3), maybe(0.3), maybe(0.3), prop::option::weighted(0.3, fragment), maybe(0.2));
     (any::<[[u8; 16]; 2]>(), any::<u8>(), 0u32..0x10_0000, extensions).prop_map(
         |([source, destination], hop_limit, label, (hop, options, routing, fragment, last))| {
             let v6 = Ipv6Header {
@@ -171,11 +181,18 @@ fn ipv6() -> impl Strategy<Value = IpHeaders> {
                 ..Ipv6Header::default()
             };
             // Behind a later fragment's header stands the middle of a datagram.
-            let later = fragment.as_ref().is_some_and(|fragment| fragment.fragment_offset.value() != 0);
+            let later =
+                fragment.as_ref().is_some_and(|fragment| fragment.fragment_offset.value() != 0);
             let last = last.filter(|_| !later);
-            let routing = routing.map(|routing| Ipv6RoutingExtensions { routing, final_destination_options: last });
-            let extensions =
-                Ipv6Extensions { hop_by_hop_options: hop, destination_options: options, routing, fragment, auth: None };
+            let routing = routing
+                .map(|routing| Ipv6RoutingExtensions { routing, final_destination_options: last });
+            let extensions = Ipv6Extensions {
+                hop_by_hop_options: hop,
+                destination_options: options,
+                routing,
+                fragment,
+                auth: None,
+            };
             IpHeaders::Ipv6(v6, extensions)
         },
     )
@@ -184,7 +201,8 @@ fn ipv6() -> impl Strategy<Value = IpHeaders> {
 /// Extension headers of a packet, in number and bytes.
 fn extensions(ip: &IpHeaders) -> (usize, usize) {
     let IpHeaders::Ipv6(_, extensions) = ip else { return (0, 0) };
-    let last = extensions.routing.as_ref().and_then(|routing| routing.final_destination_options.as_ref());
+    let last =
+        extensions.routing.as_ref().and_then(|routing| routing.final_destination_options.as_ref());
     let present = [
         extensions.hop_by_hop_options.is_some(),
         extensions.destination_options.is_some(),
@@ -247,12 +265,22 @@ proptest! {
 }
 
 fn plain_v4() -> Vec<u8> {
-    let v4 = Ipv4Header::new(0, 64, IpNumber::TCP, [192, 0, 2, 1], [198, 51, 100, 10]).expect("no payload yet");
-    frame(IpHeaders::Ipv4(v4, Ipv4Extensions::default()), TcpHeader::new(4000, 443, 1, 500), b"hello")
+    let v4 = Ipv4Header::new(0, 64, IpNumber::TCP, [192, 0, 2, 1], [198, 51, 100, 10])
+        .expect("no payload yet");
+    frame(
+        IpHeaders::Ipv4(v4, Ipv4Extensions::default()),
+        TcpHeader::new(4000, 443, 1, 500),
+        b"hello",
+    )
 }
 
 fn v6_with(extensions: Ipv6Extensions) -> Vec<u8> {
-    let v6 = Ipv6Header { source: [0x20; 16], destination: [0x21; 16], hop_limit: 64, ..Ipv6Header::default() };
+    let v6 = Ipv6Header {
+        source: [0x20; 16],
+        destination: [0x21; 16],
+        hop_limit: 64,
+        ..Ipv6Header::default()
+    };
     frame(IpHeaders::Ipv6(v6, extensions), TcpHeader::new(4000, 443, 1, 500), b"hello")
 }
 
@@ -278,7 +306,8 @@ fn each_extension_header_alone_leads_to_tcp() {
 
 #[test]
 fn the_fifth_extension_header_is_not_walked() {
-    let routing = Ipv6RoutingExtensions { routing: raw(6), final_destination_options: Some(raw(6)) };
+    let routing =
+        Ipv6RoutingExtensions { routing: raw(6), final_destination_options: Some(raw(6)) };
     let five = Ipv6Extensions {
         hop_by_hop_options: Some(raw(6)),
         destination_options: Some(raw(6)),
@@ -287,22 +316,32 @@ fn the_fifth_extension_header_is_not_walked() {
         auth: None,
     };
     let ip = parsed(&v6_with(five));
-    assert_eq!((ip.l4, ip.protocol), (ETHERNET_LEN + 40 + 4 * 8, IpNumber::IPV6_DESTINATION_OPTIONS.0));
+    assert_eq!(
+        (ip.l4, ip.protocol),
+        (ETHERNET_LEN + 40 + 4 * 8, IpNumber::IPV6_DESTINATION_OPTIONS.0)
+    );
 }
 
 #[test]
 fn a_transport_header_too_deep_is_not_looked_for() {
     let deep = |payload_len| {
-        let extensions = Ipv6Extensions { destination_options: Some(raw(payload_len)), ..Ipv6Extensions::default() };
+        let extensions = Ipv6Extensions {
+            destination_options: Some(raw(payload_len)),
+            ..Ipv6Extensions::default()
+        };
         ip::parse(&v6_with(extensions)[..])
     };
-    assert!(matches!(deep(198), Ok(ip) if ip.l4 == MAX_L4_OFFSET - 1 && ip.protocol == ip::PROTOCOL_TCP));
+    assert!(
+        matches!(deep(198), Ok(ip) if ip.l4 == MAX_L4_OFFSET - 1 && ip.protocol == ip::PROTOCOL_TCP)
+    );
     assert_eq!(deep(206), Err(NotIp::Malformed));
 }
 
 #[test]
 fn the_first_fragment_carries_the_header_and_later_ones_do_not() {
-    for (offset, more, part) in [(0, true, Part::First), (185, true, Part::Later), (185, false, Part::Later)] {
+    for (offset, more, part) in
+        [(0, true, Part::First), (185, true, Part::Later), (185, false, Part::Later)]
+    {
         let offset = IpFragOffset::try_new(offset).expect("13 bits");
         let fragment = Some(Ipv6FragmentHeader::new(IpNumber::TCP, offset, more, 0xdead_beef));
         let ip = parsed(&v6_with(Ipv6Extensions { fragment, ..Ipv6Extensions::default() }));
@@ -313,7 +352,8 @@ fn the_first_fragment_carries_the_header_and_later_ones_do_not() {
 #[test]
 fn nothing_behind_a_later_fragments_header_is_walked() {
     let offset = IpFragOffset::try_new(10).expect("13 bits");
-    let fragment = Some(Ipv6FragmentHeader::new(IpNumber::IPV6_DESTINATION_OPTIONS, offset, false, 1));
+    let fragment =
+        Some(Ipv6FragmentHeader::new(IpNumber::IPV6_DESTINATION_OPTIONS, offset, false, 1));
     let mut bytes = v6_with(Ipv6Extensions { fragment, ..Ipv6Extensions::default() });
     bytes[ETHERNET_LEN + 40] = 60;
     let ip = parsed(&bytes);
@@ -392,7 +432,9 @@ fn an_ipv6_header_that_lies_is_refused() {
 
 #[test]
 fn an_extension_header_that_lies_is_refused() {
-    let with = || v6_with(Ipv6Extensions { hop_by_hop_options: Some(raw(6)), ..Ipv6Extensions::default() });
+    let with = || {
+        v6_with(Ipv6Extensions { hop_by_hop_options: Some(raw(6)), ..Ipv6Extensions::default() })
+    };
     // Longer than the packet, deeper than is looked, and a packet that ends inside it.
     for eights in [4, 30, 255] {
         assert_refused(with(), ETHERNET_LEN + 41, eights);

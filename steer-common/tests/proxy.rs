@@ -1,4 +1,5 @@
-//! The header of the PROXY protocol in front of a stream: how long it is, byte by byte as it comes in.
+//! The header of the PROXY protocol in front of a stream: how long it is, byte by byte as it comes
+//! in.
 
 use proptest::prelude::*;
 use steer_common::wire::proxy::{HEADER_MAX, Start, V1_MAX, start};
@@ -12,7 +13,8 @@ fn judge(bytes: &[u8]) -> Start {
     start(|at| bytes[at], bytes.len() as u32)
 }
 
-/// Every part of `header` says that more is needed, all of it how long it is, whatever stands behind.
+/// Every part of `header` says that more is needed, all of it how long it is, whatever stands
+/// behind.
 #[track_caller]
 fn assert_header(header: &[u8]) {
     for have in 0..header.len() {
@@ -135,7 +137,8 @@ fn a_line_without_end_is_not_waited_for() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// What was told of some bytes stays true of more, and only bytes at hand and below [`V1_MAX`] are read.
+    /// What was told of some bytes stays true of more, and only bytes at hand and below [`V1_MAX`]
+    /// are read.
     #[test]
     fn an_answer_is_final(
         signature in prop::sample::select(vec![&b""[..], SIGNATURE, b"\r\n\r\n\0", b"PROXY ", b"PROXY TCP4 ", b"PROXY UNKNOWN"]),

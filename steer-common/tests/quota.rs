@@ -20,7 +20,9 @@ fn v6(last: [u8; 2], subnet: u8) -> Address {
 
 #[test]
 fn a_source_has_as_many_as_the_vip_says_and_no_more() {
-    let sources = iter::successors(one_more(None, &vip(3), 1000), |source| one_more(Some(*source), &vip(3), 1599));
+    let sources = iter::successors(one_more(None, &vip(3), 1000), |source| {
+        one_more(Some(*source), &vip(3), 1599)
+    });
     assert_eq!(sources.map(|source| source.n_sessions).collect::<Vec<_>>(), [1, 2, 3]);
 }
 

@@ -1,8 +1,10 @@
-//! What the search for the owner of an unknown key name comes to in a pool whose servers make new ticket keys: nginx's rules and
-//! twelve clients of TLS 1.3 whose address changes at every visit, in time that is counted, not waited for.
+//! What the search for the owner of an unknown key name comes to in a pool whose servers make new
+//! ticket keys: nginx's rules and twelve clients of TLS 1.3 whose address changes at every visit,
+//! in time that is counted, not waited for.
 //!
-//! Beside it stands what nobody can beat who has only these facts to go by: a gateway that knows at every moment how many
-//! clients hold a ticket of each unknown key, and asks the backend with the most.
+//! Beside it stands what nobody can beat who has only these facts to go by: a gateway that knows at
+//! every moment how many clients hold a ticket of each unknown key, and asks the backend with the
+//! most.
 
 use std::collections::HashMap;
 
@@ -12,7 +14,8 @@ use steer_common::{
 };
 
 const CLIENTS: usize = 12;
-/// How long a key and a session live, and what a client waits between two visits on the average, seconds.
+/// How long a key and a session live, and what a client waits between two visits on the average,
+/// seconds.
 const LIFE: f64 = 60.0;
 const EVERY: f64 = 4.0;
 const LIFETIMES: f64 = 8.0;
@@ -86,7 +89,14 @@ impl Gateway {
     }
 
     /// Where a ticket of an unknown name goes.
-    fn search(&self, name: usize, first: usize, holders: Option<&[usize]>, n: usize, random: &mut Random) -> usize {
+    fn search(
+        &self,
+        name: usize,
+        first: usize,
+        holders: Option<&[usize]>,
+        n: usize,
+        random: &mut Random,
+    ) -> usize {
         let tried = self.tried.get(&name).copied().unwrap_or(0);
         let at_first = tried & backend_bit(first as u16) != 0;
         if decide::search_is_over(tried) {
@@ -94,7 +104,9 @@ impl Gateway {
         }
         let is_left = |id: usize| tried & backend_bit(id as u16) == 0;
         let likely = match holders {
-            Some(holders) => (0..n).filter(|id| is_left(*id) && holders[*id] > 0).max_by_key(|id| holders[*id]),
+            Some(holders) => {
+                (0..n).filter(|id| is_left(*id) && holders[*id] > 0).max_by_key(|id| holders[*id])
+            }
             None => self.likely(tried),
         };
         match likely {
@@ -113,25 +125,36 @@ fn run(n: usize, guess: Guess, seed: u64, outcome: &mut Outcome) {
     for _ in 0..20 {
         random.part();
     }
-    let mut gateway =
-        Gateway { known: HashMap::new(), proven: HashMap::new(), tried: HashMap::new(), rotation: Rotation::default() };
+    let mut gateway = Gateway {
+        known: HashMap::new(),
+        proven: HashMap::new(),
+        tried: HashMap::new(),
+        rotation: Rotation::default(),
+    };
     let (mut servers, mut n_names) = (vec![Server::default(); n], 0);
     let mut tickets = [None::<Ticket>; CLIENTS];
     let mut visits = (0..CLIENTS).map(|_| EVERY * random.part()).collect::<Vec<_>>();
     loop {
-        let (client, now) =
-            visits.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).expect("twelve clients");
+        let (client, now) = visits
+            .iter()
+            .copied()
+            .enumerate()
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+            .expect("twelve clients");
         if now > LIFE * LIFETIMES {
             return;
         }
-        let (first, late, seconds) = (random.below(n), usize::from(now > 2.0 * LIFE), 100 + now as u32);
+        let (first, late, seconds) =
+            (random.below(n), usize::from(now > 2.0 * LIFE), 100 + now as u32);
         let ticket = tickets[client].filter(|ticket| now - ticket.born <= LIFE);
         let known = ticket.and_then(|ticket| gateway.known.get(&ticket.name).copied());
         let to = match (ticket, known) {
             (_, Some(owner)) => owner,
             (None, _) => first,
             (Some(ticket), None) => {
-                let unknown = |held: &&Ticket| now - held.born <= LIFE && !gateway.known.contains_key(&held.name);
+                let unknown = |held: &&Ticket| {
+                    now - held.born <= LIFE && !gateway.known.contains_key(&held.name)
+                };
                 let mut holders = vec![0; n];
                 tickets.iter().flatten().filter(unknown).for_each(|held| holders[held.owner] += 1);
                 let holders = (guess == Guess::AllKnowing).then_some(&holders[..]);
@@ -182,19 +205,28 @@ fn run(n: usize, guess: Guess, seed: u64, outcome: &mut Outcome) {
 
 fn outcome(n: usize, guess: Guess) -> Outcome {
     let mut outcome = Outcome::default();
-    (1..=40u64).for_each(|seed| run(n, guess, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), &mut outcome));
+    (1..=40u64)
+        .for_each(|seed| run(n, guess, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), &mut outcome));
     outcome
 }
 
-/// Pools, what must be kept of them once it is known that their keys change, and what the all-knowing gateway keeps at most.
+/// Pools, what must be kept of them once it is known that their keys change, and what the
+/// all-knowing gateway keeps at most.
 #[test]
 fn most_sessions_are_kept_where_keys_change_and_little_less_than_could_be() {
     for (n, least, bound) in [(3, 0.99, 1.0), (8, 0.94, 0.985), (20, 0.92, 0.975)] {
-        let [steer, any, all] = [Guess::Steer, Guess::Any, Guess::AllKnowing].map(|guess| outcome(n, guess));
-        let told = [&steer, &any, &all].map(|of| format!("{:.3} then {:.3}", of.kept(0), of.kept(1)));
+        let [steer, any, all] =
+            [Guess::Steer, Guess::Any, Guess::AllKnowing].map(|guess| outcome(n, guess));
+        let told =
+            [&steer, &any, &all].map(|of| format!("{:.3} then {:.3}", of.kept(0), of.kept(1)));
         println!("{n} backends: steer {}, by chance {}, all-knowing {}", told[0], told[1], told[2]);
         assert!(steer.kept(1) >= least, "{n} backends: {}", told[0]);
-        assert!(steer.kept(1) >= any.kept(1), "{n} backends: {} is no better than {}", told[0], told[1]);
+        assert!(
+            steer.kept(1) >= any.kept(1),
+            "{n} backends: {} is no better than {}",
+            told[0],
+            told[1]
+        );
         assert!(all.kept(1) <= bound, "{n} backends: {} could be had", told[2]);
     }
 }

@@ -1,13 +1,16 @@
 //! Programs that are measured, and the shims that make a program measurable run after run.
 //!
-//! `BPF_PROG_TEST_RUN` repeats one packet, which a program changes. A shim puts it right again, for another client each
-//! time, undoes what the run before did to its flow, and tail-calls the program at hand: one of steer's own, or one that
-//! does nothing. The time that a shim takes for itself it notes in `bench`.
+//! `BPF_PROG_TEST_RUN` repeats one packet, which a program changes. A shim puts it right again, for
+//! another client each time, undoes what the run before did to its flow, and tail-calls the program
+//! at hand: one of steer's own, or one that does nothing. The time that a shim takes for itself it
+//! notes in `bench`.
 
 use aya_ebpf::{
     bindings::xdp_action::XDP_PASS,
     btf_maps::{Array, ProgramArray},
-    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_skb_store_bytes, bpf_xdp_store_bytes},
+    helpers::generated::{
+        bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_skb_store_bytes, bpf_xdp_store_bytes,
+    },
     macros::{btf_map, classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -15,7 +18,8 @@ use steer_common::{
     checksum::{replaced32, update},
     flow::{State, Word},
     shared::{
-        Address, BENCH_FRAME, BENCH_NEW_LESSON, BENCH_RESET_FLOW, BENCH_RESET_HANDSHAKE, BENCH_RESET_SESSION, Bench,
+        Address, BENCH_FRAME, BENCH_NEW_LESSON, BENCH_RESET_FLOW, BENCH_RESET_HANDSHAKE,
+        BENCH_RESET_SESSION, Bench,
     },
 };
 
@@ -36,7 +40,8 @@ static TC_NEXT: ProgramArray<1> = ProgramArray::new();
 #[btf_map(name = "bench_xdp_next")]
 static XDP_NEXT: ProgramArray<1> = ProgramArray::new();
 
-/// Measured: the decision on a hello, from the packet to the miss of the last look-up. Nothing is changed.
+/// Measured: the decision on a hello, from the packet to the miss of the last look-up. Nothing is
+/// changed.
 #[classifier]
 pub fn bench_parse(context: TcContext) -> i32 {
     /// Ethernet, IPv4 and TCP headers without options.
@@ -81,7 +86,9 @@ pub fn bench_shim_tc(context: TcContext) -> i32 {
 #[xdp]
 pub fn bench_shim_xdp(context: XdpContext) -> u32 {
     // SAFETY: as above.
-    restore(|frame, len| unsafe { bpf_xdp_store_bytes(context.ctx, 0, frame.cast_mut().cast(), len) });
+    restore(|frame, len| unsafe {
+        bpf_xdp_store_bytes(context.ctx, 0, frame.cast_mut().cast(), len)
+    });
     // SAFETY: as above.
     unsafe { XDP_NEXT.tail_call(&context, 0) };
     XDP_PASS
@@ -140,8 +147,10 @@ fn put(bench: &mut Bench, at: u32, word: u32) {
     let check_at = mask::<{ BENCH_FRAME as i32 - 1 }>(bench.check_at as usize);
     // SAFETY: the offsets are below the frame's length, and behind the frame there is room.
     unsafe {
-        let (at, check) =
-            (bench.frame.as_mut_ptr().add(at).cast::<u32>(), bench.frame.as_mut_ptr().add(check_at).cast::<u16>());
+        let (at, check) = (
+            bench.frame.as_mut_ptr().add(at).cast::<u32>(),
+            bench.frame.as_mut_ptr().add(check_at).cast::<u16>(),
+        );
         let difference = replaced32(at.read_unaligned(), word);
         at.write_unaligned(word);
         check.write_unaligned(update(check.read_unaligned(), difference));

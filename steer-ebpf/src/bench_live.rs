@@ -1,7 +1,8 @@
 //! Measured on live frames: `steer_xdp` beside the least that XDP can do with a frame.
 //!
-//! The kernel hands the same pages to the program again and again and never writes them anew, so each program here first
-//! restores what the run before it rewrote. `tests/src/bench/live` runs them and knows what restoring costs.
+//! The kernel hands the same pages to the program again and again and never writes them anew, so
+//! each program here first restores what the run before it rewrote. `tests/src/bench/live` runs
+//! them and knows what restoring costs.
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
@@ -13,12 +14,14 @@ use aya_ebpf::{
 
 use crate::hook::{Window, xdp::Xdp};
 
-/// Words of a frame of IPv4 that are restored, and the half-word behind them: headers of 14, 20 and 32 bytes.
+/// Words of a frame of IPv4 that are restored, and the half-word behind them: headers of 14, 20 and
+/// 32 bytes.
 const V4_WORDS: usize = 16;
 /// The same of IPv6: headers of 14, 40 and 32 bytes.
 const V6_WORDS: usize = 21;
 
-/// The frame as it comes, and one whose first three words are the Ethernet addresses that a redirected frame leaves with.
+/// The frame as it comes, and one whose first three words are the Ethernet addresses that a
+/// redirected frame leaves with.
 #[btf_map(name = "live_frames")]
 static LIVE_FRAMES: Array<[u32; V6_WORDS + 1], 2> = Array::new();
 /// Interface that frames are redirected to, and the length of the frames that the sinks count.
@@ -31,8 +34,8 @@ static LIVE_SUNK: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map(name = "live_next_program")]
 static LIVE_NEXT: ProgramArray<1> = ProgramArray::new();
 
-/// What a run on live frames costs without any program worth the name; also the end of [`live_next`] where that is
-/// measured alone.
+/// What a run on live frames costs without any program worth the name; also the end of
+/// [`live_next`] where that is measured alone.
 #[xdp]
 pub fn live_nothing(_context: XdpContext) -> u32 {
     XDP_DROP
@@ -61,7 +64,9 @@ pub fn live_pass(context: XdpContext) -> u32 {
 pub fn live_redirect(context: XdpContext) -> u32 {
     let hook = Xdp(context.ctx);
     let mut window = hook_window(&hook);
-    let (Some(addresses), Some(out)) = (LIVE_FRAMES.get(1), LIVE_NUMBERS.get(0)) else { return XDP_ABORTED };
+    let (Some(addresses), Some(out)) = (LIVE_FRAMES.get(1), LIVE_NUMBERS.get(0)) else {
+        return XDP_ABORTED;
+    };
     if !restore(&mut window) {
         return XDP_ABORTED;
     }
@@ -83,7 +88,8 @@ pub fn live_next(context: XdpContext) -> u32 {
     XDP_ABORTED
 }
 
-/// Only makes an interface one that takes live frames: a driver has its receive queues ready while a program is attached.
+/// Only makes an interface one that takes live frames: a driver has its receive queues ready while
+/// a program is attached.
 #[xdp]
 pub fn live_open(_context: XdpContext) -> u32 {
     XDP_PASS

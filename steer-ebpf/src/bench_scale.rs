@@ -1,6 +1,7 @@
 //! Measured at scale: a look-up in a table of millions, and backends' handshakes of as many flows.
 //!
-//! A session ID is its number, eight times over; `tests/src/bench/scale` fills the tables and runs these.
+//! A session ID is its number, eight times over; `tests/src/bench/scale` fills the tables and runs
+//! these.
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_ABORTED, XDP_PASS},
@@ -17,7 +18,8 @@ use crate::{
     maps::{SESSIONS, Scratch, scratch},
 };
 
-/// How many sessions are asked for (of one, always the same), how many were not found, and the number of the next flow.
+/// How many sessions are asked for (of one, always the same), how many were not found, and the
+/// number of the next flow.
 #[btf_map(name = "scale_numbers")]
 static SCALE_NUMBERS: Array<u32, 3> = Array::new();
 const N_SESSIONS: u32 = 0;
@@ -59,8 +61,8 @@ fn picked() -> Option<&'static mut Scratch> {
     Some(scratch)
 }
 
-/// The handshake of the next flow's backend goes up to `steer_tc`: restored, with a client and a session ID of its own.
-/// Checksums stay those of the frame: nobody on its way reads them.
+/// The handshake of the next flow's backend goes up to `steer_tc`: restored, with a client and a
+/// session ID of its own. Checksums stay those of the frame: nobody on its way reads them.
 #[xdp]
 pub fn scale_handshake(context: XdpContext) -> u32 {
     let Some(next) = SCALE_NUMBERS.get_ptr_mut(NEXT_FLOW) else { return XDP_ABORTED };
@@ -71,10 +73,15 @@ pub fn scale_handshake(context: XdpContext) -> u32 {
         number
     };
     let mut window = Xdp(context.ctx).window();
-    if restore(&mut window) && addressed(&mut window, number).is_some() { XDP_PASS } else { XDP_ABORTED }
+    if restore(&mut window) && addressed(&mut window, number).is_some() {
+        XDP_PASS
+    } else {
+        XDP_ABORTED
+    }
 }
 
-/// Enters the client's address and port, and the session ID behind 66 bytes of headers and 44 of a ServerHello.
+/// Enters the client's address and port, and the session ID behind 66 bytes of headers and 44 of a
+/// ServerHello.
 #[inline(always)]
 fn addressed(window: &mut Window, number: u32) -> Option<()> {
     const DESTINATION: usize = 30;

@@ -8,7 +8,8 @@ use crate::{
     verifier::{limit, opaque, size},
 };
 
-/// Copies `len` bytes at `from` of the packet to `data[offset ..]` of the buffer. 0, or -1 where they are not there.
+/// Copies `len` bytes at `from` of the packet to `data[offset ..]` of the buffer. 0, or -1 where
+/// they are not there.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn store_in_buffer(

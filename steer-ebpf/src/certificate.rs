@@ -1,5 +1,5 @@
-//! Looks for the client's answer to a CertificateRequest: behind its hello, in every copy that passes until its backend
-//! has said what it issues.
+//! Looks for the client's answer to a CertificateRequest: behind its hello, in every copy that
+//! passes until its backend has said what it issues.
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
@@ -22,7 +22,8 @@ use crate::{
     sums::is_sound,
 };
 
-/// Notes where the hello ends that begins with `first`; `have` bytes of its client's stream are known.
+/// Notes where the hello ends that begins with `first`; `have` bytes of its client's stream are
+/// known.
 #[inline(always)]
 pub(crate) fn expect_answer(flow: &mut Flow, first: &[u8; HELLO_LOOK], have: u32) {
     if flow.hello_len == 0 && have >= HELLO_LOOK as u32 {
@@ -42,7 +43,12 @@ pub(crate) fn expect_in(flow: &mut Flow, text: &Stream, have: u32) {
 /// As [`expect_in`], of a hello that stands behind `preamble` bytes in its client's stream.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn expect_behind(flow: *mut Flow, text: *mut Pending, have: u32, preamble: u32) -> i32 {
+pub(crate) extern "C" fn expect_behind(
+    flow: *mut Flow,
+    text: *mut Pending,
+    have: u32,
+    preamble: u32,
+) -> i32 {
     if flow.is_null() || text.is_null() {
         return 0;
     }
@@ -59,7 +65,8 @@ pub(crate) extern "C" fn expect_behind(flow: *mut Flow, text: *mut Pending, have
     0
 }
 
-/// As [`expect_answer`], for a hello that nobody reads: its first bytes are `scratch.piece` of the packet at hand.
+/// As [`expect_answer`], for a hello that nobody reads: its first bytes are `scratch.piece` of the
+/// packet at hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn expect_unread(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
@@ -77,7 +84,9 @@ pub(crate) extern "C" fn expect_unread(skb: *mut __sk_buff, flow: *mut Flow) -> 
 #[inline(never)]
 pub(crate) extern "C" fn expect_buffered() -> i32 {
     let Some(scratch) = scratch() else { return 0 };
-    let (Some(flow), Some(buffer)) = (FLOWS.get_ptr_mut(&scratch.key), PENDING.get_ptr_mut(&scratch.key)) else {
+    let (Some(flow), Some(buffer)) =
+        (FLOWS.get_ptr_mut(&scratch.key), PENDING.get_ptr_mut(&scratch.key))
+    else {
         return 0;
     };
     // SAFETY: whole map values; nobody else writes what is written here.
@@ -86,8 +95,8 @@ pub(crate) extern "C" fn expect_buffered() -> i32 {
     0
 }
 
-/// The client's stream is known up to byte `end`, and nobody looked what stands behind the hello there: no stack sends
-/// anything before its backend has answered (RFC 5246 7.3).
+/// The client's stream is known up to byte `end`, and nobody looked what stands behind the hello
+/// there: no stack sends anything before its backend has answered (RFC 5246 7.3).
 #[inline(always)]
 pub(crate) fn said_behind(flow: &mut Flow, end: u32) {
     if flow.hello_len != 0 && end > flow.hello_len {
@@ -95,14 +104,14 @@ pub(crate) fn said_behind(flow: &mut Flow, end: u32) {
     }
 }
 
-/// Reads the client's segment at hand, of a settled flow from which something is still to be learned. 1 where it may be the
-/// client's second hello.
+/// Reads the client's segment at hand, of a settled flow from which something is still to be
+/// learned. 1 where it may be the client's second hello.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
-    // SAFETY: not null, a whole map value; only a client's segments write what is written here, and of two that race
-    // both carry what their sender says.
+    // SAFETY: not null, a whole map value; only a client's segments write what is written here, and
+    // of two that race both carry what their sender says.
     let record = unsafe { &mut *flow };
     let start = Word(record.word).isn().wrapping_add(1);
     let ahead = scratch.facts.seq.wrapping_sub(start) as i32;
@@ -111,7 +120,8 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
         mark(flow, FLOW_LEARNED);
         return 0;
     }
-    // Of a datagram in fragments there is a part to be read here at most, and its backend may take another one for it.
+    // Of a datagram in fragments there is a part to be read here at most, and its backend may take
+    // another one for it.
     if scratch.ip.part != Part::Whole {
         note(record, Answer::Unclear);
         record.offered_kind = 0;
@@ -119,8 +129,10 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
     }
     let hello_end = start.wrapping_add(record.hello_len);
     let again = record.hello_len != 0 && ahead < record.hello_len as i32;
-    let answers = place(hello_end, ANSWER_LEN as u32, scratch.facts.seq, scratch.facts.payload_len) != Place::Elsewhere;
-    let repeats = place(start, HELLO_LOOK as u32, scratch.facts.seq, scratch.facts.payload_len) != Place::Elsewhere;
+    let answers = place(hello_end, ANSWER_LEN as u32, scratch.facts.seq, scratch.facts.payload_len)
+        != Place::Elsewhere;
+    let repeats = place(start, HELLO_LOOK as u32, scratch.facts.seq, scratch.facts.payload_len)
+        != Place::Elsewhere;
     let retried = record.flags & FLOW_RETRIED != 0;
     if !(again || answers || repeats || retried) {
         return 0;
@@ -129,7 +141,8 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
         count(Counter::BadCopy);
         return 0;
     }
-    // What the first backend took for the client's hello may be this copy of it, and not the one that was read.
+    // What the first backend took for the client's hello may be this copy of it, and not the one
+    // that was read.
     if (again || repeats) && Word(record.word).state() == State::First {
         record.offered_kind = 0;
     }
@@ -150,8 +163,9 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
     retried as i32
 }
 
-/// Reads the client's second hello, which its backend asked for, where the segment at hand has it: behind the first one, and
-/// behind a ChangeCipherSpec that some send in between (RFC 8446 D.4). Of several copies that could differ nothing is learned.
+/// Reads the client's second hello, which its backend asked for, where the segment at hand has it:
+/// behind the first one, and behind a ChangeCipherSpec that some send in between (RFC 8446 D.4). Of
+/// several copies that could differ nothing is learned.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn hear_second_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
@@ -205,7 +219,9 @@ fn find<const N: usize>(skb: *mut __sk_buff, scratch: &Scratch, first: u32) -> F
     match place(first, N as u32, facts.seq, facts.payload_len) {
         Place::Elsewhere => Found::Nothing,
         Place::Cut => Found::Part,
-        Place::At(at) => load(skb, facts.l4 + facts.header_len + at).map_or(Found::Part, Found::Bytes),
+        Place::At(at) => {
+            load(skb, facts.l4 + facts.header_len + at).map_or(Found::Part, Found::Bytes)
+        }
     }
 }
 

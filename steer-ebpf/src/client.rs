@@ -8,7 +8,9 @@ use steer_common::{
     decide::slot,
     flow::{State, Word},
     rehome::{self, ClientAct},
-    shared::{BACKEND_PRESENT, BACKEND_UP, FLOW_CLOSED, FLOW_LEARNED, FLOW_RESET, Flow, NO_BACKEND},
+    shared::{
+        BACKEND_PRESENT, BACKEND_UP, FLOW_CLOSED, FLOW_LEARNED, FLOW_RESET, Flow, NO_BACKEND,
+    },
     wire::{
         ip::Part,
         tcp::{Segment, flags},
@@ -19,7 +21,10 @@ use crate::{
     certificate::hear_answer,
     hook::tc::Tc,
     lock::{self, mark, unlock},
-    maps::{FLOWS, Facts, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_index, scratch},
+    maps::{
+        FLOWS, Facts, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_index,
+        scratch,
+    },
     rehome::first_data,
     stage::{Stage, drop},
     stamps::{comes_by, follow_hop, is_exact, note_end, note_hop},
@@ -52,7 +57,9 @@ pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     }
     scratch.fresh = (flow != was) as u32;
     scratch.held = lock::read(flow).isn();
-    let Some(state) = State::from_number(lock::lock(flow) as u8) else { return drop(Counter::FlowBusy) };
+    let Some(state) = State::from_number(lock::lock(flow) as u8) else {
+        return drop(Counter::FlowBusy);
+    };
     if !matches!(state, State::First | State::Spliced) {
         return held(scratch, skb, flow, state);
     }
@@ -60,8 +67,8 @@ pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     Stage::Settled
 }
 
-/// What else a client's packet says of its settled flow: an end, the client's certificate or its second hello, another way
-/// back to it. 1 where the segment may be the client's second hello.
+/// What else a client's packet says of its settled flow: an end, the client's certificate or its
+/// second hello, another way back to it. 1 where the segment may be the client's second hello.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn settled_client(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
@@ -95,8 +102,8 @@ pub(crate) fn lookup(scratch: &Scratch) -> u16 {
     let slot = slot(&scratch.vip, &scratch.key.client, scratch.key.client_port);
     LOOKUP.get(scratch.vip.lookup_base.wrapping_add(slot)).copied().unwrap_or(NO_BACKEND)
 }
-/// A segment on an established, gathering or waiting flow, which this CPU holds; unlocks it unless the data is to be
-/// dealt with.
+/// A segment on an established, gathering or waiting flow, which this CPU holds; unlocks it unless
+/// the data is to be dealt with.
 #[inline(always)]
 fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: State) -> Stage {
     // SAFETY: the caller's.
@@ -104,7 +111,8 @@ fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: Stat
     let segment = segment(&scratch.facts);
     let buffer = if state == State::Established { None } else { PENDING.get_ptr_mut(&scratch.key) };
     // SAFETY: a map value; the flow is locked.
-    let highest = buffer.map_or(0, |buffer| steer_common::ranges::highest(unsafe { &(*buffer).ranges }));
+    let highest =
+        buffer.map_or(0, |buffer| steer_common::ranges::highest(unsafe { &(*buffer).ranges }));
     // SAFETY: a map value that this CPU has locked.
     let record = unsafe { &mut *flow };
     let expected = Word(record.word).isn().wrapping_add(1);
@@ -137,7 +145,13 @@ fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: Stat
         }
         ClientAct::Data(data) => {
             let from = scratch.facts.l4 + scratch.facts.header_len + data.skip;
-            scratch.piece = Piece { offset: data.offset, from, len: data.len, state: state as u32, ..Piece::default() };
+            scratch.piece = Piece {
+                offset: data.offset,
+                from,
+                len: data.len,
+                state: state as u32,
+                ..Piece::default()
+            };
             if state == State::Established { first_data(scratch, skb, flow) } else { Stage::Data }
         }
     }

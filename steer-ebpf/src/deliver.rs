@@ -36,13 +36,23 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Nothing is planned.
-    pub(crate) const EMPTY: Self =
-        Self { id: 0, flow: core::ptr::null_mut(), to_client: false, from_vip: false, client_port: [0; 2], seconds: 0 };
+    pub(crate) const EMPTY: Self = Self {
+        id: 0,
+        flow: core::ptr::null_mut(),
+        to_client: false,
+        from_vip: false,
+        client_port: [0; 2],
+        seconds: 0,
+    };
 }
 
 /// Sends a packet on to its backend or its client, spliced where its flow is.
 #[inline(always)]
-pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scratch) -> Result<u16, Refused> {
+pub(crate) fn deliver<H: OptionsHook>(
+    hook: &H,
+    plan: &Plan,
+    scratch: &mut Scratch,
+) -> Result<u16, Refused> {
     let unfinished = unfinished(hook, &scratch.ip);
     if H::XDP && unfinished {
         return Err(Refused::OtherHook(Counter::XdpUnfinishedChecksum));
@@ -50,12 +60,18 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
     let (Some(backend), Some(path)) = (backend(plan.id), backend_path(plan.id)) else {
         return Err(Refused::Dropped(Counter::NoBackend));
     };
-    // A backend that was removed from its pool keeps the flows it has; its slot stays until nothing names it.
+    // A backend that was removed from its pool keeps the flows it has; its slot stays until nothing
+    // names it.
     if backend.endpoint.port() == 0 {
         return Err(Refused::Dropped(Counter::NoBackend));
     }
     let to = if plan.from_vip { &backend.vip } else { &backend.endpoint };
-    scratch.change = Change::of_addresses(to, plan.to_client, plan.client_port, !unfinished && !hook.aggregated());
+    scratch.change = Change::of_addresses(
+        to,
+        plan.to_client,
+        plan.client_port,
+        !unfinished && !hook.aggregated(),
+    );
     if plan.from_vip && path.flags & PATH_RETURN_SEEN == 0 {
         path.flags |= PATH_RETURN_SEEN;
     }
@@ -64,7 +80,8 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
     let mut new = true;
     let mut hop: *mut Hop = if plan.to_client { &raw mut scratch.hop } else { &raw mut path.hop };
     if !plan.flow.is_null() {
-        // SAFETY: not null, a map value; each field is read and written as a word, and a lost race costs one stamp.
+        // SAFETY: not null, a map value; each field is read and written as a word, and a lost race
+        // costs one stamp.
         let flow = unsafe { &mut *plan.flow };
         new = note(&scratch.key, flow, &scratch.segment, plan.to_client, plan.seconds);
         if plan.to_client && flow.client_hop.ifindex != 0 {
@@ -90,8 +107,8 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, plan: &Plan, scratch: &mut Scrat
         keep(hook, hop, plan.seconds);
         fib::SUCCESS
     };
-    // XDP leaves all but a resolved hop to TC, TC leaves neighbours to the kernel's discovery. Nobody tells a program that
-    // the interface which it redirects to did not take the frame.
+    // XDP leaves all but a resolved hop to TC, TC leaves neighbours to the kernel's discovery.
+    // Nobody tells a program that the interface which it redirects to did not take the frame.
     if H::XDP && answer != fib::SUCCESS {
         return Err(Refused::OtherHook(Counter::XdpToTc));
     }
@@ -123,10 +140,11 @@ fn count_packet(plan: &Plan, scratch: &Scratch) {
     });
 }
 
-/// Whether a packet to a client shall not go by the hop that the client's packets came from. A client that only listens
-/// shows no new hop: so now and then a packet that says nothing new, and may be lost, goes by the forwarding table and the
-/// kernel's neighbour discovery, and the client's answer tells. Never two in a row, nor the answer to a SYN: the forwarding
-/// table need not know the way that the client's packets come by.
+/// Whether a packet to a client shall not go by the hop that the client's packets came from. A
+/// client that only listens shows no new hop: so now and then a packet that says nothing new, and
+/// may be lost, goes by the forwarding table and the kernel's neighbour discovery, and the client's
+/// answer tells. Never two in a row, nor the answer to a SYN: the forwarding table need not know
+/// the way that the client's packets come by.
 #[inline(always)]
 fn is_doubted(plan: &Plan, hop: &Hop, new: bool, segment: &Segment) -> bool {
     !new && hop.asked != 0 && is_old(hop, plan.seconds) && !segment.any(flags::SYN)
@@ -137,7 +155,8 @@ fn is_old(hop: &Hop, seconds: u32) -> bool {
     seconds.wrapping_sub(hop.asked) > HOP_SECONDS
 }
 
-/// A client's hop is kept by its own packets, not by the forwarding table; only its MTU is asked for.
+/// A client's hop is kept by its own packets, not by the forwarding table; only its MTU is asked
+/// for.
 #[inline(always)]
 fn keep<H: Hook>(hook: &H, hop: &mut Hop, seconds: u32) {
     if is_old(hop, seconds) {
@@ -147,7 +166,8 @@ fn keep<H: Hook>(hook: &H, hop: &mut Hop, seconds: u32) {
     }
 }
 
-/// The forwarding table's answer about a client whose hop is doubted: where it knows no way, the hop it is.
+/// The forwarding table's answer about a client whose hop is doubted: where it knows no way, the
+/// hop it is.
 #[inline(always)]
 fn doubt<H: Hook>(hook: &H, vip: &Address, client: &Address) -> i32 {
     let Some(scratch) = scratch() else { return fib::SUCCESS };

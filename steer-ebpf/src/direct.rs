@@ -1,5 +1,5 @@
-//! Packets of clients to a backend itself. They pass untouched, but where the client's port is taken at that backend by a
-//! flow of a VIP: then the connection has another port there.
+//! Packets of clients to a backend itself. They pass untouched, but where the client's port is
+//! taken at that backend by a flow of a VIP: then the connection has another port there.
 
 use steer_common::{counters::Counter, wire::tcp::flags};
 
@@ -34,8 +34,8 @@ pub(crate) extern "C" fn direct_segment() -> Stage {
     pass(Counter::NotOurs)
 }
 
-/// A SYN: the connection is remembered, so that nobody else is given its port. A flow of the VIP that ended on the same
-/// addresses is over.
+/// A SYN: the connection is remembered, so that nobody else is given its port. A flow of the VIP
+/// that ended on the same addresses is over.
 #[inline(always)]
 fn syn(scratch: &mut Scratch, id: u32) -> Stage {
     let Some(vip) = backend(id).and_then(vip_of) else { return Stage::Pass };
@@ -53,7 +53,8 @@ fn syn(scratch: &mut Scratch, id: u32) -> Stage {
         return direct_plain(scratch, id);
     }
     // SAFETY: fields are read as words.
-    let ended = unsafe { FLOWS.get(&scratch.key) }.is_some_and(|flow| flow.closing() && flow.holder() as u32 == id);
+    let ended = unsafe { FLOWS.get(&scratch.key) }
+        .is_some_and(|flow| flow.closing() && flow.holder() as u32 == id);
     if ended {
         let _ = FLOWS.remove(&scratch.key);
     }

@@ -53,7 +53,8 @@ fn describe(scratch: &mut Scratch, id: u32, ip_word: [u8; 4], header: &Header) -
     make.new_tcp[1] = header.seq.to_be();
     make.new_tcp[2] = header.ack.to_be();
     let window = header.window.to_be_bytes();
-    make.new_tcp[3] = u32::from_ne_bytes([(header.len as u8 / 4) << 4, header.flags, window[0], window[1]]);
+    make.new_tcp[3] =
+        u32::from_ne_bytes([(header.len as u8 / 4) << 4, header.flags, window[0], window[1]]);
     true
 }
 
@@ -84,7 +85,9 @@ pub(crate) extern "C" fn hop_to(skb: *mut __sk_buff, id: u32) -> i32 {
     let (Some(scratch), Some(backend)) = (scratch(), backend(id)) else { return -1 };
     let Some(path) = backend_path(id) else { return -1 };
     let (endpoint, hop) = (&backend.endpoint, &mut path.hop);
-    if refresh(&Tc(skb), hop, &scratch.key.client, &endpoint.address, scratch.facts.seconds) != fib::SUCCESS {
+    if refresh(&Tc(skb), hop, &scratch.key.client, &endpoint.address, scratch.facts.seconds)
+        != fib::SUCCESS
+    {
         return -1;
     }
     scratch.redirect = path.hop.ifindex;
@@ -100,9 +103,10 @@ fn write_ethernet(skb: *mut __sk_buff, id: u32) -> i32 {
     unsafe { bpf_skb_store_bytes(skb, 0, hop.cast(), 12, 0) as i32 }
 }
 
-/// Turns the packet at hand into the SYN that opens the owner: the client's own sequence number, the timestamp of its
-/// original SYN (so that any later client segment passes PAWS, RFC 7323 5), and of the options only what the first
-/// backend agreed to. A SYN that cannot be made now is made when the client repeats its hello.
+/// Turns the packet at hand into the SYN that opens the owner: the client's own sequence number,
+/// the timestamp of its original SYN (so that any later client segment passes PAWS, RFC 7323 5),
+/// and of the options only what the first backend agreed to. A SYN that cannot be made now is made
+/// when the client repeats its hello.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn syn_to_owner(skb: *mut __sk_buff) -> Stage {
@@ -115,8 +119,13 @@ pub(crate) extern "C" fn syn_to_owner(skb: *mut __sk_buff) -> Stage {
         return drop(Counter::EmitFailed);
     }
     let ecn = if flow.agreed & options::ECN != 0 { flags::ECE | flags::CWR } else { 0 };
-    let header =
-        Header { seq: Word(flow.word).isn(), ack: 0, flags: flags::SYN | ecn, window: flow.syn_window, len: 40 };
+    let header = Header {
+        seq: Word(flow.word).isn(),
+        ack: 0,
+        flags: flags::SYN | ecn,
+        window: flow.syn_window,
+        len: 40,
+    };
     let word = without_ecn(scratch, flow.ip_word);
     if !describe(scratch, owner, word, &header) {
         return drop(Counter::EmitFailed);
@@ -166,8 +175,8 @@ pub(crate) extern "C" fn reset_copy(skb: *mut __sk_buff) -> i32 {
     0
 }
 
-/// Turns the packet at hand into the reset in `scratch.reset`, in the client's name. 0 with `scratch.redirect` set, or
-/// negative.
+/// Turns the packet at hand into the reset in `scratch.reset`, in the client's name. 0 with
+/// `scratch.redirect` set, or negative.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn make_reset(skb: *mut __sk_buff) -> i32 {
@@ -209,14 +218,16 @@ pub(crate) struct Emitting {
     pub(crate) ip_word: [u8; 4],
 }
 
-/// Begins to send the buffered data to the owner (`to_owner`) or to the first backend, as segments made of the packet at
-/// hand. The packet's own data is part of it, or is repeated by its sender.
+/// Begins to send the buffered data to the owner (`to_owner`) or to the first backend, as segments
+/// made of the packet at hand. The packet's own data is part of it, or is repeated by its sender.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     expect_buffered();
-    let Some(flow) = FLOWS.get_ptr(&scratch.key) else { return ended(scratch, to_owner, drop(Counter::EmitFailed)) };
+    let Some(flow) = FLOWS.get_ptr(&scratch.key) else {
+        return ended(scratch, to_owner, drop(Counter::EmitFailed));
+    };
     // SAFETY: a map value; what is read of it does not change once the flow is settled.
     let flow = unsafe { &*flow };
     let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
@@ -286,7 +297,8 @@ extern "C" fn emit_segment(skb: *mut __sk_buff) -> Stage {
     let last = left <= chunk;
     let failed = make_segment(skb, buffer, if last { left } else { chunk }, last);
     if failed == 0 && !last {
-        // SAFETY: a helper call on the program's context. A copy that is lost is repeated by the client.
+        // SAFETY: a helper call on the program's context. A copy that is lost is repeated by the
+        // client.
         unsafe { bpf_clone_redirect(skb, scratch.redirect, 0) };
         scratch.emitting.offset += chunk;
         return Stage::Emit;
@@ -307,7 +319,13 @@ fn make_segment(skb: *mut __sk_buff, buffer: *mut Pending, len: u32, last: bool)
     let Some(scratch) = scratch() else { return -1 };
     let Emitting { backend, offset, seq, ack, header_len, window, ip_word, .. } = scratch.emitting;
     let flags = flags::ACK | if last { flags::PSH } else { 0 };
-    let header = Header { seq: seq.wrapping_add(offset), ack, flags, window: window as u16, len: header_len };
+    let header = Header {
+        seq: seq.wrapping_add(offset),
+        ack,
+        flags,
+        window: window as u16,
+        len: header_len,
+    };
     if !describe(scratch, backend, ip_word, &header) {
         return -1;
     }

@@ -1,5 +1,6 @@
-//! Connections that are not steer's: those that clients dialled to backends themselves, and those to a VIP's address that
-//! are older than the gateway. They pass untouched; what is remembered of them is that their ports are taken.
+//! Connections that are not steer's: those that clients dialled to backends themselves, and those
+//! to a VIP's address that are older than the gateway. They pass untouched; what is remembered of
+//! them is that their ports are taken.
 
 use steer_common::shared::{FlowKey, Foreign, SERVICE_BACKEND, SWITCH_FOREIGN};
 
@@ -31,7 +32,8 @@ pub(crate) fn forget(key: &FlowKey) {
 pub(crate) fn is_there(key: &FlowKey, seconds: u32, timeout: u32) -> bool {
     // SAFETY: one word is read.
     let seen = || unsafe { FOREIGN.get(key) }.map(|foreign| foreign.seen);
-    switch(SWITCH_FOREIGN) && seen().is_some_and(|seen| seconds.wrapping_sub(seen) as i32 <= timeout as i32)
+    switch(SWITCH_FOREIGN)
+        && seen().is_some_and(|seen| seconds.wrapping_sub(seen) as i32 <= timeout as i32)
 }
 
 /// Whether a connection is known that was seen within `timeout` seconds; it is stamped.

@@ -1,4 +1,5 @@
-//! A packet of ours goes on: addresses, numbers and options rewritten, next hop written, redirected.
+//! A packet of ours goes on: addresses, numbers and options rewritten, next hop written,
+//! redirected.
 
 use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated::bpf_redirect_neigh};
 use steer_common::{
@@ -53,7 +54,12 @@ pub(crate) struct Change {
 impl Change {
     /// Nothing but the address and port of one side, and the client's port on the other.
     #[inline(always)]
-    pub(crate) fn of_addresses(to: &Endpoint, source: bool, client_port: [u8; 2], finished: bool) -> Self {
+    pub(crate) fn of_addresses(
+        to: &Endpoint,
+        source: bool,
+        client_port: [u8; 2],
+        finished: bool,
+    ) -> Self {
         Self {
             address: to.address,
             seq: 0,
@@ -103,8 +109,8 @@ pub(crate) enum Refused {
     HopLimit,
 }
 
-/// Rewrites the packet and sends it to `hop`, or without one (TC only) leaves it to the kernel's neighbour discovery on
-/// the interface that the forwarding table named; the action to return.
+/// Rewrites the packet and sends it to `hop`, or without one (TC only) leaves it to the kernel's
+/// neighbour discovery on the interface that the forwarding table named; the action to return.
 #[inline(always)]
 pub(crate) fn send<H: OptionsHook>(
     hook: &H,
@@ -233,9 +239,15 @@ fn splice_header(tcp: &mut [u32; TCP_LEN / 4], change: &Change) -> u64 {
     difference
 }
 
-/// Translates the options and says what that does to a sum: the layouts that nearly every segment has in place, any other by the walker.
+/// Translates the options and says what that does to a sum: the layouts that nearly every segment
+/// has in place, any other by the walker.
 #[inline(always)]
-fn edit_options<H: OptionsHook>(hook: &H, ip: &Ip, segment: &Segment, edits: &Edits) -> Option<u64> {
+fn edit_options<H: OptionsHook>(
+    hook: &H,
+    ip: &Ip,
+    segment: &Segment,
+    edits: &Edits,
+) -> Option<u64> {
     // RFC 7323 3.2: TSecr counts only where ACK is set.
     let ts_echo = if segment.any(flags::ACK) { edits.ts_echo } else { 0 };
     let edits = Edits { ts_echo, ..*edits };
@@ -255,7 +267,8 @@ fn edit_options<H: OptionsHook>(hook: &H, ip: &Ip, segment: &Segment, edits: &Ed
     hook.translate_options(at, segment.header_len - TCP_LEN).then_some(scratch.walker.difference)
 }
 
-/// Translates timestamps behind two NOPs (RFC 7323 appendix A); `None` where the options start otherwise.
+/// Translates timestamps behind two NOPs (RFC 7323 appendix A); `None` where the options start
+/// otherwise.
 #[inline(always)]
 fn edit_stamps<H: Hook>(hook: &H, at: usize, edits: &Edits) -> Option<u64> {
     const STAMPS: u32 = u32::from_ne_bytes([1, 1, 8, 10]);
@@ -292,7 +305,8 @@ fn add(word: &mut u32, more: u32) -> u64 {
     replace(word, new)
 }
 
-/// Loads the options, translates them by `scratch.edits` and stores them; the difference stays in the walker.
+/// Loads the options, translates them by `scratch.edits` and stores them; the difference stays in
+/// the walker.
 #[inline(always)]
 pub(crate) fn translate_options<H: Hook>(hook: &H, at: usize, len: usize) -> bool {
     let Some(scratch) = scratch() else { return false };
@@ -308,16 +322,20 @@ pub(crate) fn translate_options<H: Hook>(hook: &H, at: usize, len: usize) -> boo
     hook.store_options(at, (&raw const scratch.walker.bytes).cast(), n)
 }
 
-/// Whether the checksum of this single segment is unfinished: its field holds the pseudo header's sum and nothing else, as
-/// a local virtual link hands packets over. One in 65 536 finished ones looks the same.
+/// Whether the checksum of this single segment is unfinished: its field holds the pseudo header's
+/// sum and nothing else, as a local virtual link hands packets over. One in 65 536 finished ones
+/// looks the same.
 #[inline(always)]
 pub(crate) fn unfinished<H: Hook>(hook: &H, ip: &Ip) -> bool {
     // All ones and zero are the same number.
     let zero = |sum: u16| if sum == u16::MAX { 0 } else { sum };
-    hook.window().be16(ip.l4 + 16).is_some_and(|field| zero(fold(pseudo_sum(ip))) == zero(field.to_be()))
+    hook.window()
+        .be16(ip.l4 + 16)
+        .is_some_and(|field| zero(fold(pseudo_sum(ip))) == zero(field.to_be()))
 }
 
-/// Sum of the pseudo header (RFC 9293 3.1, RFC 8200 8.1). The mapped prefix of an IPv4 address is no part of it.
+/// Sum of the pseudo header (RFC 9293 3.1, RFC 8200 8.1). The mapped prefix of an IPv4 address is
+/// no part of it.
 #[inline(always)]
 pub(crate) fn pseudo_sum(ip: &Ip) -> u64 {
     let (source, destination) = (ip.source.words(), ip.destination.words());
@@ -344,7 +362,13 @@ pub(crate) mod fib {
 
 /// Brings `hop` (a backend's) up to date where it is old; what the forwarding table said.
 #[inline(always)]
-pub(crate) fn refresh<H: Hook>(hook: &H, hop: &mut Hop, source: &Address, destination: &Address, seconds: u32) -> i32 {
+pub(crate) fn refresh<H: Hook>(
+    hook: &H,
+    hop: &mut Hop,
+    source: &Address,
+    destination: &Address,
+    seconds: u32,
+) -> i32 {
     if hop.ifindex != 0 && seconds.wrapping_sub(hop.asked) <= HOP_SECONDS {
         return fib::SUCCESS;
     }
@@ -355,7 +379,13 @@ pub(crate) fn refresh<H: Hook>(hook: &H, hop: &mut Hop, source: &Address, destin
         // SAFETY: the kernel filled `mtu_result`, a plain number.
         let mtu = unsafe { params.__bindgen_anon_1.mtu_result };
         let ethernet = Hop::stations(params.dmac, params.smac);
-        *hop = Hop { ifindex: params.ifindex, ethernet, mtu, flags: hop_flags(params.ifindex), asked: seconds };
+        *hop = Hop {
+            ifindex: params.ifindex,
+            ethernet,
+            mtu,
+            flags: hop_flags(params.ifindex),
+            asked: seconds,
+        };
     }
     answer
 }
@@ -366,9 +396,15 @@ pub(crate) fn hop_flags(ifindex: u32) -> u16 {
     if maps::interface(ifindex) & INTERFACE_TAKES_XDP != 0 { HOP_TAKES_XDP } else { 0 }
 }
 
-/// Asks the forwarding table for the way to `destination`; interface and MAC addresses are written to `params`.
+/// Asks the forwarding table for the way to `destination`; interface and MAC addresses are written
+/// to `params`.
 #[inline(always)]
-pub(crate) fn ask<H: Hook>(hook: &H, params: &mut bpf_fib_lookup, source: &Address, destination: &Address) -> i32 {
+pub(crate) fn ask<H: Hook>(
+    hook: &H,
+    params: &mut bpf_fib_lookup,
+    source: &Address,
+    destination: &Address,
+) -> i32 {
     const AF_INET: u8 = 2;
     const AF_INET6: u8 = 10;
     maps::count(Counter::HopAsked);

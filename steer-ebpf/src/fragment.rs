@@ -1,20 +1,24 @@
-//! IP fragments of a steered flow: only the first carries ports, the others follow it by their identification.
+//! IP fragments of a steered flow: only the first carries ports, the others follow it by their
+//! identification.
 //!
-//! A TCP checksum covers the whole segment and stands in the first fragment; what changes there is a difference, so the
-//! later ones need new addresses only. A later fragment that overtakes its first one is held, for only the first one says
-//! whose it is; when that one has gone its way, what was held comes in by its interface once more. Held is only what comes
-//! before the first one has gone, so that nothing comes in for ever.
+//! A TCP checksum covers the whole segment and stands in the first fragment; what changes there is
+//! a difference, so the later ones need new addresses only. A later fragment that overtakes its
+//! first one is held, for only the first one says whose it is; when that one has gone its way, what
+//! was held comes in by its interface once more. Held is only what comes before the first one has
+//! gone, so that nothing comes in for ever.
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_clone_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::generated::{
+        bpf_clone_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
 };
 use steer_common::{
     checksum::{replaced16, replaced32, update},
     counters::Counter,
     shared::{
-        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, FRAGMENTS_FROM_BACKEND, FRAGMENTS_PASS, FRAGMENTS_WAIT, FragmentKey,
-        FragmentRoute, HELD_FRAGMENTS, HELD_MAX, Held, HeldKey, ROLE_ADDRESS,
+        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, FRAGMENTS_FROM_BACKEND, FRAGMENTS_PASS, FRAGMENTS_WAIT,
+        FragmentKey, FragmentRoute, HELD_FRAGMENTS, HELD_MAX, Held, HeldKey, ROLE_ADDRESS,
     },
     wire::{
         ETHERNET_LEN,
@@ -30,7 +34,8 @@ use crate::{
     verifier::{limit, size},
 };
 
-/// Seconds that a receiver waits for what is missing (Linux; RFC 8200 4.5 has 60). Later the number means another datagram.
+/// Seconds that a receiver waits for what is missing (Linux; RFC 8200 4.5 has 60). Later the number
+/// means another datagram.
 const LIFE: u32 = 30;
 
 /// The first fragment of a TCP datagram comes: until it has gone its way its later ones wait.
@@ -48,8 +53,8 @@ pub(crate) fn begin(scratch: &mut Scratch) {
     scratch.begun = 1;
 }
 
-/// The first fragment at hand is on its way to `scratch.route.hop`, changed as `scratch.change` says, by returning `action`:
-/// the later ones follow it. What becomes of the packet at hand.
+/// The first fragment at hand is on its way to `scratch.route.hop`, changed as `scratch.change`
+/// says, by returning `action`: the later ones follow it. What becomes of the packet at hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sent(skb: *mut __sk_buff, action: u32) -> Stage {
@@ -57,8 +62,8 @@ pub(crate) extern "C" fn sent(skb: *mut __sk_buff, action: u32) -> Stage {
     enter_key(scratch);
     count(Counter::FragmentForwarded);
     let ifindex = scratch.route.hop.ifindex;
-    // Left to neighbour discovery: the sender repeats the segment, and then the hop is known. The later ones of this one
-    // wait in vain.
+    // Left to neighbour discovery: the sender repeats the segment, and then the hop is known. The
+    // later ones of this one wait in vain.
     if ifindex == 0 {
         return act(scratch, action as u8);
     }
@@ -89,17 +94,20 @@ pub(crate) extern "C" fn passed(skb: *mut __sk_buff) -> Stage {
     Stage::Drop
 }
 
-/// `BPF_F_INGRESS` of bpf_clone_redirect: what is copied comes in by the interface, behind what is waiting there.
+/// `BPF_F_INGRESS` of bpf_clone_redirect: what is copied comes in by the interface, behind what is
+/// waiting there.
 const INGRESS: u64 = 1;
 
 /// A copy of the packet leaves by an interface, or comes in by it.
 #[inline(always)]
 fn copy(skb: *mut __sk_buff, ifindex: u32, flags: u64) {
-    // SAFETY: a helper call on the program's context. A copy that is lost is repeated by its sender.
+    // SAFETY: a helper call on the program's context. A copy that is lost is repeated by its
+    // sender.
     unsafe { bpf_clone_redirect(skb, ifindex, flags) };
 }
 
-/// What is known of the datagram in `scratch.fragment`; none where its number means another one by now.
+/// What is known of the datagram in `scratch.fragment`; none where its number means another one by
+/// now.
 #[inline(always)]
 fn fate(scratch: &mut Scratch) -> Option<&'static FragmentRoute> {
     let seconds = seconds(scratch);
@@ -129,7 +137,8 @@ extern "C" fn any_held() -> i32 {
     0
 }
 
-/// What is held of the datagram in `scratch.fragment` comes in again. The packet at hand is used up for it.
+/// What is held of the datagram in `scratch.fragment` comes in again. The packet at hand is used up
+/// for it.
 #[inline(always)]
 fn release(skb: *mut __sk_buff) {
     for number in 0..limit::<{ HELD_FRAGMENTS as i32 }>() {
@@ -140,8 +149,8 @@ fn release(skb: *mut __sk_buff) {
     }
 }
 
-/// Turns the packet at hand into the held fragment of this number, which is given up; the interface that it came by, or 0
-/// where there is none.
+/// Turns the packet at hand into the held fragment of this number, which is given up; the interface
+/// that it came by, or 0 where there is none.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn become_held(skb: *mut __sk_buff, number: u32) -> i32 {
@@ -153,9 +162,8 @@ extern "C" fn become_held(skb: *mut __sk_buff, number: u32) -> i32 {
     let fresh = seconds(scratch).wrapping_sub(seen) as i32 <= LIFE as i32;
     let mut made = 0;
     if let (true, Some(n)) = (fresh, size::<HELD_MAX>(len as usize)) {
-        // Cut behind its IP header and grown again: a packet that grows loses CHECKSUM_COMPLETE, whose sum would be another
-        // packet's.
-        // SAFETY: a map value of `HELD_MAX` bytes.
+        // Cut behind its IP header and grown again: a packet that grows loses CHECKSUM_COMPLETE,
+        // whose sum would be another packet's. SAFETY: a map value of `HELD_MAX` bytes.
         unsafe {
             if bpf_skb_change_tail(skb, scratch.ip.l4 as u32, 0) == 0
                 && bpf_skb_change_tail(skb, n, 0) == 0
@@ -169,7 +177,8 @@ extern "C" fn become_held(skb: *mut __sk_buff, number: u32) -> i32 {
     made
 }
 
-/// Keeps a later fragment until the first one has gone its way; its number, or -1 where there is no room for it.
+/// Keeps a later fragment until the first one has gone its way; its number, or -1 where there is no
+/// room for it.
 #[inline(always)]
 fn hold(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(buffer) = spare() else { return -1 };
@@ -200,9 +209,11 @@ fn hold(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 fn may_be_ours(scratch: &Scratch) -> bool {
     let ip = &scratch.ip;
     let Some(head) = directory_head() else { return false };
-    let stands =
-        |address, bit| listed(head, address, [0; 2]).is_some_and(|at| at.role == ROLE_ADDRESS && at.id & bit != 0);
-    ip.protocol == PROTOCOL_TCP && (stands(&ip.destination, ADDRESS_OF_VIP) || stands(&ip.source, ADDRESS_OF_BACKEND))
+    let stands = |address, bit| {
+        listed(head, address, [0; 2]).is_some_and(|at| at.role == ROLE_ADDRESS && at.id & bit != 0)
+    };
+    ip.protocol == PROTOCOL_TCP
+        && (stands(&ip.destination, ADDRESS_OF_VIP) || stands(&ip.source, ADDRESS_OF_BACKEND))
 }
 
 /// Where the first fragment of the datagram in `scratch.fragment` went, if it has gone.
@@ -223,7 +234,8 @@ pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> Stage {
         if number < 0 {
             return pass(Counter::FragmentPassed);
         }
-        // The first one may have gone its way on another CPU meanwhile, before it could see that this one waits.
+        // The first one may have gone its way on another CPU meanwhile, before it could see that
+        // this one waits.
         known = settled_fate(scratch);
         if known.is_some() {
             let _ = HELD.remove(&HeldKey { datagram: scratch.fragment, number: number as u32 });
@@ -244,7 +256,9 @@ pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> Stage {
     let source = route.flags & FRAGMENTS_FROM_BACKEND != 0;
     let new = route.address.words();
     if ip.v6 {
-        let Some(h) = window.words_mut::<{ IPV6_LEN / 4 }>(ETHERNET_LEN) else { return drop(Counter::Malformed) };
+        let Some(h) = window.words_mut::<{ IPV6_LEN / 4 }>(ETHERNET_LEN) else {
+            return drop(Counter::Malformed);
+        };
         let word = (u32::from_be(h[1]) - 1).to_be();
         let mut difference = replaced32(h[1], word);
         h[1] = word;
@@ -255,7 +269,8 @@ pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> Stage {
             difference += replaced32(h[i], new[i]);
             h[i] = new[i];
         }
-        // No header checksum balances the change (IPv4 has one), and the TCP checksum is in the first fragment.
+        // No header checksum balances the change (IPv4 has one), and the TCP checksum is in the
+        // first fragment.
         hook.uncovered(difference);
     } else {
         let Some(h) = window.words_mut::<5>(ETHERNET_LEN) else { return drop(Counter::Malformed) };

@@ -1,5 +1,5 @@
-//! Decides whose a flow is by what its client's hello offers ([`offers`]): in the packet, or in what is buffered of the stream
-//! ([`read_hello`]).
+//! Decides whose a flow is by what its client's hello offers ([`offers`]): in the packet, or in
+//! what is buffered of the stream ([`read_hello`]).
 //!
 //! [`offers`]: crate::offers
 //! [`read_hello`]: crate::read_hello
@@ -8,7 +8,9 @@ use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
     session::SESSION_ID_MAX,
-    shared::{FLOW_AT_OWNER, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, Pending},
+    shared::{
+        FLOW_AT_OWNER, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED, FLOW_OFFERED, Flow, Pending,
+    },
     wire::{
         Packet as _, byte,
         tls::client_hello::{self, SESSION_ID_AT, STREAM},
@@ -21,14 +23,17 @@ use crate::{
     lock::{self, unmark},
     maps::{Look, PENDING, Piece, Scratch, count, scratch, spare},
     offers::{enter_id, find_owner, identifier, look_up_id, offer_again},
-    read_hello::{HELLO_MALFORMED, HELLO_NOT_TLS, HELLO_WHOLE, Preamble, read_hello, skip_preamble},
+    read_hello::{
+        HELLO_MALFORMED, HELLO_NOT_TLS, HELLO_WHOLE, Preamble, read_hello, skip_preamble,
+    },
     rehome::decided,
     stage::{Stage, drop},
     verdict::{first, said},
     verifier::size,
 };
 
-/// Forgets what a look at the client's hello found before: another copy of it may say something else.
+/// Forgets what a look at the client's hello found before: another copy of it may say something
+/// else.
 #[inline(always)]
 fn forget_offer(flow: *mut Flow) {
     const OFFER: u32 = FLOW_HIT | FLOW_NAMED | FLOW_AT_OWNER | FLOW_ECH | FLOW_OFFERED;
@@ -38,8 +43,8 @@ fn forget_offer(flow: *mut Flow) {
     }
 }
 
-/// Looks at the client's first bytes in the packet, `scratch.piece`, for a session ID that is known, which decides; else
-/// copies them. Whether they are to be decided on.
+/// Looks at the client's first bytes in the packet, `scratch.piece`, for a session ID that is
+/// known, which decides; else copies them. Whether they are to be decided on.
 #[inline(always)]
 pub(crate) fn look_at_packet(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) -> bool {
     let (Some(text), false) = (spare(), flow.is_null()) else { return false };
@@ -65,25 +70,36 @@ pub(crate) fn look_at_packet(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut
     true
 }
 
-/// As [`early`], of an ID of full length in the packet's linear bytes, where it needs not be copied first.
+/// As [`early`], of an ID of full length in the packet's linear bytes, where it needs not be copied
+/// first.
 #[inline(always)]
-fn id_in_packet(window: &Window, scratch: &mut Scratch, flow: &mut Flow, from: u32, len: u32) -> i32 {
+fn id_in_packet(
+    window: &Window,
+    scratch: &mut Scratch,
+    flow: &mut Flow,
+    from: u32,
+    len: u32,
+) -> i32 {
     const HEAD: usize = SESSION_ID_AT / 4;
     const _: () = assert!(SESSION_ID_AT.is_multiple_of(4), "an ID stands in words of its own");
     let Some(head) = window.words::<HEAD>(from as usize) else { return said::UNKNOWN };
     expect_answer(flow, &core::array::from_fn(|at| byte(head[at / 4], at as u32 % 4)), len);
-    if client_hello::early_session_id(|at| byte(head[at / 4], at as u32 % 4), len) != SESSION_ID_MAX as u32 {
+    if client_hello::early_session_id(|at| byte(head[at / 4], at as u32 % 4), len)
+        != SESSION_ID_MAX as u32
+    {
         return said::UNKNOWN;
     }
-    let Some(id) = window.words::<{ SESSION_ID_MAX / 4 }>(from as usize + SESSION_ID_AT) else { return said::UNKNOWN };
+    let Some(id) = window.words::<{ SESSION_ID_MAX / 4 }>(from as usize + SESSION_ID_AT) else {
+        return said::UNKNOWN;
+    };
     for i in 0..SESSION_ID_MAX / 4 {
         enter_id(scratch, i, id[i]);
     }
     look_up_id(scratch, flow, SESSION_ID_MAX as u8)
 }
 
-/// Decides on the bytes that `scratch.piece.look` names; what is said of them goes to `scratch.piece.said`. Says what is
-/// next.
+/// Decides on the bytes that `scratch.piece.look` names; what is said of them goes to
+/// `scratch.piece.said`. Says what is next.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn decide(flow: *mut Flow) -> Stage {
@@ -100,7 +116,9 @@ pub(crate) extern "C" fn decide(flow: *mut Flow) -> Stage {
     }
     scratch.preamble = 0;
     scratch.piece.said = match text.map(|text| skip_preamble(scratch, text, have)) {
-        Some(Preamble::Skipped { text, have }) => decide_hello(scratch, flow, text, have, look == Look::Last as u32),
+        Some(Preamble::Skipped { text, have }) => {
+            decide_hello(scratch, flow, text, have, look == Look::Last as u32)
+        }
         Some(Preamble::NeedMore) => {
             scratch.needed = have + 1;
             said::NEED_MORE
@@ -123,10 +141,16 @@ pub(crate) extern "C" fn decide(flow: *mut Flow) -> Stage {
     Stage::Held
 }
 
-/// Decides on the first `have` bytes of the client's stream, which lie in `text`; with `last` there will be no more.
-/// The flow is locked; what the hello offers is noted in it.
+/// Decides on the first `have` bytes of the client's stream, which lie in `text`; with `last` there
+/// will be no more. The flow is locked; what the hello offers is noted in it.
 #[inline(always)]
-fn decide_hello(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pending, have: u32, last: bool) -> i32 {
+fn decide_hello(
+    scratch: *mut Scratch,
+    flow: *mut Flow,
+    text: *mut Pending,
+    have: u32,
+    last: bool,
+) -> i32 {
     // SAFETY: the caller's.
     let scratch = unsafe { &mut *scratch };
     if have as usize > STREAM {
@@ -177,11 +201,17 @@ fn decide_hello(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pending, have
     owner
 }
 
-/// Notes what the client's second hello offers (RFC 8446 4.1.2), which is the segment at hand from `from` on, `len` bytes. 1
-/// where it could be read: it must lie there whole. It decides on nothing, for the flow has its backend.
+/// Notes what the client's second hello offers (RFC 8446 4.1.2), which is the segment at hand from
+/// `from` on, `len` bytes. 1 where it could be read: it must lie there whole. It decides on
+/// nothing, for the flow has its backend.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn second_hello(skb: *mut __sk_buff, flow: *mut Flow, from: u32, len: u32) -> i32 {
+pub(crate) extern "C" fn second_hello(
+    skb: *mut __sk_buff,
+    flow: *mut Flow,
+    from: u32,
+    len: u32,
+) -> i32 {
     let (Some(scratch), Some(text), false) = (scratch(), spare(), flow.is_null()) else { return 0 };
     let have = if len as usize > STREAM { STREAM } else { len as usize };
     let Some(n) = size::<STREAM>(have) else { return 0 };
@@ -198,8 +228,8 @@ pub(crate) extern "C" fn second_hello(skb: *mut __sk_buff, flow: *mut Flow, from
     1
 }
 
-/// The session ID comes first, and where it is known nothing behind it could say otherwise: a client with a ticket makes
-/// its ID up. So it is looked up before the hello is read, whole or not.
+/// The session ID comes first, and where it is known nothing behind it could say otherwise: a
+/// client with a ticket makes its ID up. So it is looked up before the hello is read, whole or not.
 #[inline(always)]
 fn early(flow: *mut Flow, text: *mut Pending, have: u32) -> i32 {
     let Some(scratch) = scratch() else { return said::UNKNOWN };

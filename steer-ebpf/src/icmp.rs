@@ -1,4 +1,5 @@
-//! ICMP errors about flows of ours, translated as the packets they quote were (RFC 5508 4.2 for the general shape).
+//! ICMP errors about flows of ours, translated as the packets they quote were (RFC 5508 4.2 for the
+//! general shape).
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -22,7 +23,8 @@ use crate::{
     hook::tc::Tc,
     legs,
     maps::{
-        BACKEND_IDS, FLOWS, HANDSHAKES, Quote, SPLICES, Scratch, VIPS, backend, backend_path, count, scratch, seconds,
+        BACKEND_IDS, FLOWS, HANDSHAKES, Quote, SPLICES, Scratch, VIPS, backend, backend_path,
+        count, scratch, seconds,
     },
     stage::{Stage, drop, pass},
     stamps::AHEAD,
@@ -30,16 +32,18 @@ use crate::{
 
 /// Length of an ICMP header, bytes.
 pub(crate) const ICMP_LEN: usize = 8;
-/// Bytes of a quoted TCP header that every error carries (RFC 792, RFC 4443 2.4): ports and sequence number.
+/// Bytes of a quoted TCP header that every error carries (RFC 792, RFC 4443 2.4): ports and
+/// sequence number.
 const QUOTED: usize = 8;
 
 /// Error types of ICMP (RFC 792): destination unreachable, time exceeded, parameter problem.
 const V4_ERRORS: [u8; 3] = [3, 11, 12];
-/// Error types of ICMPv6 (RFC 4443): destination unreachable, packet too big, time exceeded, parameter problem.
+/// Error types of ICMPv6 (RFC 4443): destination unreachable, packet too big, time exceeded,
+/// parameter problem.
 const V6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 
-/// An ICMP error: if it is about a flow of ours it goes to whoever sent the quoted packet, quoting what that one sent.
-/// All other ICMP passes untouched.
+/// An ICMP error: if it is about a flow of ours it goes to whoever sent the quoted packet, quoting
+/// what that one sent. All other ICMP passes untouched.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> Stage {
@@ -65,7 +69,9 @@ pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> Stage {
         Target::Client => {
             if scratch.hop.ifindex == 0 {
                 let (ip, hop) = (&scratch.ip, &mut scratch.hop);
-                if refresh(&Tc(skb), hop, &ip.source, &ip.destination, scratch.facts.seconds) != fib::SUCCESS {
+                if refresh(&Tc(skb), hop, &ip.source, &ip.destination, scratch.facts.seconds)
+                    != fib::SUCCESS
+                {
                     return drop(Counter::NoRoute);
                 }
             }
@@ -100,9 +106,13 @@ fn load(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
     let (kind, inner) = (byte(quote.message[0], 0), &quote.message[2..]);
     loaded
         && if v6 {
-            V6_ERRORS.contains(&kind) && byte(inner[0], 0) >> 4 == 6 && byte(inner[1], 2) == PROTOCOL_TCP
+            V6_ERRORS.contains(&kind)
+                && byte(inner[0], 0) >> 4 == 6
+                && byte(inner[1], 2) == PROTOCOL_TCP
         } else {
-            V4_ERRORS.contains(&kind) && byte(inner[0], 0) == 0x45 && byte(inner[2], 1) == PROTOCOL_TCP
+            V4_ERRORS.contains(&kind)
+                && byte(inner[0], 0) == 0x45
+                && byte(inner[2], 1) == PROTOCOL_TCP
         }
 }
 
@@ -113,7 +123,8 @@ enum Target {
     Client,
 }
 
-/// Words of the message: where the quoted source and destination addresses and the TCP header start.
+/// Words of the message: where the quoted source and destination addresses and the TCP header
+/// start.
 #[inline(always)]
 const fn places(v6: bool) -> (usize, usize, usize) {
     if v6 { (4, 8, 12) } else { (5, 6, 7) }
@@ -138,8 +149,8 @@ fn flow(scratch: &Scratch) -> Option<&'static Flow> {
     flow.or_else(|| HANDSHAKES.get_ptr(&scratch.key)).map(|p| unsafe { &*p })
 }
 
-/// Whether a sequence number, the sender's own, is one that it has used: a quote of something that was never sent is a
-/// forgery. Of a handshake there is one packet a side.
+/// Whether a sequence number, the sender's own, is one that it has used: a quote of something that
+/// was never sent is a forgery. Of a handshake there is one packet a side.
 #[inline(always)]
 fn was_sent(flow: &Flow, seq: u32, by_client: bool) -> bool {
     let word = Word(flow.word);
@@ -147,7 +158,9 @@ fn was_sent(flow: &Flow, seq: u32, by_client: bool) -> bool {
         State::Syn | State::SynAck if by_client => seq.wrapping_sub(word.isn()) <= 1,
         State::SynAck => seq == flow.first_isn,
         State::Syn | State::Adopted => false,
-        _ => (if by_client { flow.client_next } else { flow.server_next }).wrapping_sub(seq) <= AHEAD,
+        _ => {
+            (if by_client { flow.client_next } else { flow.server_next }).wrapping_sub(seq) <= AHEAD
+        }
     }
 }
 
@@ -161,7 +174,8 @@ fn about_server(scratch: &mut Scratch) -> Option<Target> {
     let vip = VIPS.get_ptr(&scratch.endpoint)?;
     // SAFETY: a map value; one aligned half-word.
     let id = unsafe { (*vip).id };
-    scratch.key = FlowKey::of_vip(address(&scratch.quote, v6, destination), lower(ports).to_be_bytes(), id);
+    scratch.key =
+        FlowKey::of_vip(address(&scratch.quote, v6, destination), lower(ports).to_be_bytes(), id);
     let flow = flow(scratch)?;
     let holder = flow.holder() as u32;
     let delta = if Word(flow.word).state() == State::Spliced { flow.delta } else { 0 };
@@ -190,10 +204,16 @@ fn about_client(scratch: &mut Scratch) -> Option<Target> {
     // SAFETY: one number is read.
     let id = unsafe { *BACKEND_IDS.get(&scratch.endpoint)? };
     let backend = backend(id)?;
-    scratch.key = FlowKey::of_vip(address(&scratch.quote, v6, source), upper(ports).to_be_bytes(), backend.vip_id);
+    scratch.key = FlowKey::of_vip(
+        address(&scratch.quote, v6, source),
+        upper(ports).to_be_bytes(),
+        backend.vip_id,
+    );
     let seq = u32::from_be(scratch.quote.message[tcp + 1]);
     let mut client_port = upper(ports);
-    let its = |flow: Option<&'static Flow>| flow.filter(|flow| flow.holder() as u32 == id && was_sent(flow, seq, true));
+    let its = |flow: Option<&'static Flow>| {
+        flow.filter(|flow| flow.holder() as u32 == id && was_sent(flow, seq, true))
+    };
     let mut found = its(flow(scratch));
     if found.is_none() {
         // The backend knows the client under another port.
@@ -243,10 +263,13 @@ fn put_outer(scratch: &mut Scratch, source: bool, new: &Address) {
     let at = if source { 3 } else { 4 };
     let difference = replaced32(o[at], words[3]);
     o[at] = words[3];
-    o[2] = ((upper(o[2]) as u32) << 16 | u16::from_be(update(lower(o[2]).to_be(), difference)) as u32).to_be();
+    o[2] = ((upper(o[2]) as u32) << 16
+        | u16::from_be(update(lower(o[2]).to_be(), difference)) as u32)
+        .to_be();
 }
 
-/// Writes the changed error back, brings its checksum up to date by what changed and sends it to `hop`.
+/// Writes the changed error back, brings its checksum up to date by what changed and sends it to
+/// `hop`.
 #[inline(always)]
 fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> Stage {
     let ip: Ip = scratch.ip;
@@ -258,7 +281,8 @@ fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> Stage {
     let differences = sums(skb, scratch);
     let l4 = ip.l4 as u32;
     let ethernet = hop.words();
-    let (outer, message) = ((&raw const scratch.quote.outer).cast(), (&raw const scratch.quote.message).cast());
+    let (outer, message) =
+        ((&raw const scratch.quote.outer).cast(), (&raw const scratch.quote.message).cast());
     const V4: u32 = (ICMP_LEN + IPV4_LEN + QUOTED) as u32;
     const V6: u32 = (ICMP_LEN + IPV6_LEN + QUOTED) as u32;
     // SAFETY: the sizes are those of the arrays or below.
@@ -295,8 +319,8 @@ fn take_hop(scratch: &mut Scratch, v6: bool) {
     o[2] = ((new as u32) << 16 | sum as u32).to_be();
 }
 
-/// What the changes do to the sums of the pseudo header (ICMPv6 has one, RFC 4443 2.3) and of the message, against the
-/// packet as it still is.
+/// What the changes do to the sums of the pseudo header (ICMPv6 has one, RFC 4443 2.3) and of the
+/// message, against the packet as it still is.
 #[inline(always)]
 fn sums(skb: *mut __sk_buff, scratch: &mut Scratch) -> Option<(u64, u64)> {
     let (v6, l4) = (scratch.ip.v6, scratch.ip.l4 as u32);
@@ -307,7 +331,11 @@ fn sums(skb: *mut __sk_buff, scratch: &mut Scratch) -> Option<(u64, u64)> {
     let room = (&raw mut *old).cast();
     // SAFETY: at most the size of the array.
     let loaded = unsafe {
-        if v6 { bpf_skb_load_bytes(skb.cast(), l4, room, 56) } else { bpf_skb_load_bytes(skb.cast(), l4, room, 36) }
+        if v6 {
+            bpf_skb_load_bytes(skb.cast(), l4, room, 56)
+        } else {
+            bpf_skb_load_bytes(skb.cast(), l4, room, 36)
+        }
     };
     if loaded != 0 {
         return None;

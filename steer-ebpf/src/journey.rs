@@ -27,7 +27,10 @@ use crate::{
         xdp::Xdp,
     },
     icmp, learn, lock,
-    maps::{FLOWS, HANDSHAKES, Look, SETTINGS, Scratch, backend_path, count, is_filling, scratch, seconds},
+    maps::{
+        FLOWS, HANDSHAKES, Look, SETTINGS, Scratch, backend_path, count, is_filling, scratch,
+        seconds,
+    },
     read::{self, Role, begins_hello, classify, enter_key, facts, make_headers_linear, read},
     rehome, resegment, server,
     stage::{Stage, act, drop, pass},
@@ -108,8 +111,9 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
     }
 }
 
-/// The slow path from a stage on ([`steer_common::stage`] has what may follow which), to the plan by which the packet is
-/// forwarded, or to what else becomes of it. A sequence, not a loop over one `match`: the verifier would need a quarter more.
+/// The slow path from a stage on ([`steer_common::stage`] has what may follow which), to the plan
+/// by which the packet is forwarded, or to what else becomes of it. A sequence, not a loop over one
+/// `match`: the verifier would need a quarter more.
 #[inline(always)]
 fn stages(skb: *mut __sk_buff, mut stage: Stage, plan: &mut Plan) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
@@ -138,15 +142,21 @@ fn stages(skb: *mut __sk_buff, mut stage: Stage, plan: &mut Plan) -> Stage {
     if stage == Stage::Settled {
         stage = settled(skb, flow);
     }
-    if matches!(stage, Stage::SynToOwner | Stage::Reset | Stage::ResetThenOwner | Stage::ResetThenFirst | Stage::Flush)
-    {
+    if matches!(
+        stage,
+        Stage::SynToOwner
+            | Stage::Reset
+            | Stage::ResetThenOwner
+            | Stage::ResetThenFirst
+            | Stage::Flush
+    ) {
         stage = make(skb, stage);
     }
     enter_plan(stage, flow, plan)
 }
 
-/// A client's data on a flow that is not settled: decided on, buffered, decided on again as it grows, and once more where
-/// gathering ends without a decision.
+/// A client's data on a flow that is not settled: decided on, buffered, decided on again as it
+/// grows, and once more where gathering ends without a decision.
 #[inline(always)]
 fn client_data(skb: *mut __sk_buff, mut stage: Stage, flow: *mut Flow) -> Stage {
     if stage == Stage::DecidePacket {
@@ -173,7 +183,8 @@ fn client_data(skb: *mut __sk_buff, mut stage: Stage, flow: *mut Flow) -> Stage 
     stage
 }
 
-/// The bytes of a hello are decided on. Which ones goes by the scratch: an argument that is known multiplies the verifier's paths.
+/// The bytes of a hello are decided on. Which ones goes by the scratch: an argument that is known
+/// multiplies the verifier's paths.
 #[inline(always)]
 fn decide(flow: *mut Flow, look: Look) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
@@ -195,7 +206,8 @@ fn settled(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     Stage::Forward
 }
 
-/// The packet becomes another one, or several. What it carried is summed first, so that its checksum can be carried over.
+/// The packet becomes another one, or several. What it carried is summed first, so that its
+/// checksum can be carried over.
 #[inline(always)]
 fn make(skb: *mut __sk_buff, stage: Stage) -> Stage {
     sums::sum_payload(skb);
@@ -254,11 +266,12 @@ fn look_up() -> *mut Flow {
     scratch().and_then(|scratch| FLOWS.get_ptr_mut(&scratch.key)).unwrap_or(null_mut())
 }
 
-/// Reads and classifies the packet: with a plan if its flow is settled, else names the stage that deals with it.
+/// Reads and classifies the packet: with a plan if its flow is settled, else names the stage that
+/// deals with it.
 #[inline(always)]
 fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> Stage {
-    // SAFETY: the caller's. Not a reference that is handed in: the compiler would take it for the only one, and what is called
-    // here looks the same memory up.
+    // SAFETY: the caller's. Not a reference that is handed in: the compiler would take it for the
+    // only one, and what is called here looks the same memory up.
     let scratch = unsafe { &mut *scratch };
     (scratch.begun, scratch.fresh) = (0, 0);
     let hook = &Tc(skb);
@@ -347,8 +360,8 @@ fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &Plan) -> Stage 
             act(scratch, action as u8)
         }
         Err(Refused::OtherHook(reason) | Refused::Dropped(reason)) => drop(reason),
-        // Towards a client the stack would route the packet as it is and say so itself; towards a backend it would be
-        // delivered here.
+        // Towards a client the stack would route the packet as it is and say so itself; towards a
+        // backend it would be delivered here.
         Err(Refused::HopLimit) if plan.to_client => pass(Counter::HopLimit),
         Err(Refused::HopLimit) => drop(Counter::HopLimit),
         Err(Refused::TooBig) => {
@@ -359,13 +372,14 @@ fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &Plan) -> Stage 
     }
 }
 
-/// Enters the plan for a packet of a flow that has a backend for good and from which nothing is to be learned; of any other
-/// flow it enters the record. False where the packet is not such a one.
+/// Enters the plan for a packet of a flow that has a backend for good and from which nothing is to
+/// be learned; of any other flow it enters the record. False where the packet is not such a one.
 #[inline(always)]
 fn settled_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role, plan: &mut Plan) -> bool {
     let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) else { return false };
     plan.flow = flow;
-    // SAFETY: a map value; each field is read and written as a word, and a lost race costs one stamp.
+    // SAFETY: a map value; each field is read and written as a word, and a lost race costs one
+    // stamp.
     let record = unsafe { &*flow };
     let word = lock::read(record);
     const WANTED: u32 = FLOW_LEARNED | FLOW_CLOSED | FLOW_RIVALLED;
@@ -383,10 +397,13 @@ fn settled_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role, plan: &mu
             let follows = H::XDP || is_exact(record, &scratch.segment);
             idle(record, plan.seconds) <= timeout && (!follows || comes_by(hook, record))
         }
-        // What its backend sends to the client's own port is another connection's where the flow has another port there.
+        // What its backend sends to the client's own port is another connection's where the flow
+        // has another port there.
         Role::Server(from) => {
             (plan.to_client, plan.from_vip) = (true, true);
-            *from == plan.id && u16::from_ne_bytes(port) == 0 && (!H::XDP || is_for_us(hook, plan.id))
+            *from == plan.id
+                && u16::from_ne_bytes(port) == 0
+                && (!H::XDP || is_for_us(hook, plan.id))
         }
         Role::Direct(_) => false,
     }
@@ -395,7 +412,9 @@ fn settled_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role, plan: &mu
 /// Whether a frame from a backend is for the station that the gateway's frames to it come from.
 #[inline(always)]
 fn is_for_us<H: Hook>(hook: &H, id: u32) -> bool {
-    let (Some(path), Some(ethernet)) = (backend_path(id), hook.window().words::<3>(0)) else { return false };
+    let (Some(path), Some(ethernet)) = (backend_path(id), hook.window().words::<3>(0)) else {
+        return false;
+    };
     let (ours, theirs) = (path.hop.words(), answered(ethernet));
     // The source address: the last six of twelve bytes.
     path.hop.ifindex == hook.ingress() && ours[2] == theirs[2] && lower(ours[1]) == lower(theirs[1])

@@ -1,5 +1,6 @@
-//! What a backend's handshake teaches of ticket keys: a ticket that it issued or accepted has a name whose key it holds, one
-//! that it rejected has not, and the order in which backends come to new names is followed ([`rotation`]).
+//! What a backend's handshake teaches of ticket keys: a ticket that it issued or accepted has a
+//! name whose key it holds, one that it rejected has not, and the order in which backends come to
+//! new names is followed ([`rotation`]).
 //!
 //! [`rotation`]: steer_common::rotation
 
@@ -9,8 +10,9 @@ use steer_common::{
     rotation as rotations,
     session::{Kind, LAYOUTS, SESSION_ID_MAX},
     shared::{
-        Event, FLOW_ECH, FLOW_HIT, FLOW_NAMED, FLOW_NAMELESS, Flow, KEY_NAME_CONFIGURED, KEY_NAME_OPENED_TWO,
-        KEY_NAME_PROVEN, KEY_NAME_SHARED, KeyName, NO_BACKEND, VIP_TELL_TICKETS, backend_bit,
+        Event, FLOW_ECH, FLOW_HIT, FLOW_NAMED, FLOW_NAMELESS, Flow, KEY_NAME_CONFIGURED,
+        KEY_NAME_OPENED_TWO, KEY_NAME_PROVEN, KEY_NAME_SHARED, KeyName, NO_BACKEND,
+        VIP_TELL_TICKETS, backend_bit,
     },
 };
 
@@ -40,7 +42,8 @@ pub(crate) extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
         return 0;
     }
     // Behind ECH the client chooses what is read here.
-    if scratch.vip.flags & VIP_TELL_TICKETS != 0 && (which == LESSON || flow.flags & FLOW_ECH == 0) {
+    if scratch.vip.flags & VIP_TELL_TICKETS != 0 && (which == LESSON || flow.flags & FLOW_ECH == 0)
+    {
         scratch.event = Event {
             at: now(),
             flow: scratch.key,
@@ -68,8 +71,8 @@ const NO_NAME: i32 = 0;
 const KNOWN_NAME: i32 = 1;
 const NEW_NAME: i32 = 2;
 
-/// The backend has the key of a ticket: its name by the `i`-th layout is noted. `longer` is what was said of the one before,
-/// which is longer.
+/// The backend has the key of a ticket: its name by the `i`-th layout is noted. `longer` is what
+/// was said of the one before, which is longer.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32, longer: u32) -> i32 {
@@ -83,8 +86,8 @@ extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32, longer: u32) -> i3
     }
     let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
     let tail = u16::from_ne_bytes([bytes[30], bytes[31]]);
-    // Behind ECH the client chooses what is read here, whatever it is that its backend accepted. And what is no name looks as
-    // if it changed with every ticket.
+    // Behind ECH the client chooses what is read here, whatever it is that its backend accepted.
+    // And what is no name looks as if it changed with every ticket.
     let vouched = which == LESSON || flow.flags & FLOW_ECH == 0;
     let followed = scratch.vip.flags & VIP_TELL_TICKETS == 0 && vouched;
     if let Some(name) = KEY_NAMES.get_ptr_mut(&scratch.session) {
@@ -93,7 +96,8 @@ extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32, longer: u32) -> i3
         name.last_seen = seconds;
         if name.owner as u32 == owner {
             name.accepted = name.accepted.wrapping_add(1);
-            let second = name.flags & (KEY_NAME_OPENED_TWO | KEY_NAME_CONFIGURED) == 0 && name.tail != tail;
+            let second =
+                name.flags & (KEY_NAME_OPENED_TWO | KEY_NAME_CONFIGURED) == 0 && name.tail != tail;
             if longer as i32 == NEW_NAME {
                 name.flags |= KEY_NAME_PROVEN;
             }
@@ -154,7 +158,8 @@ pub(crate) fn rotate(scratch: &Scratch, backend: u32, turn: Turn) {
     }
 }
 
-/// The backend could not open the client's ticket: it has not its key, as far as that is not known better.
+/// The backend could not open the client's ticket: it has not its key, as far as that is not known
+/// better.
 #[inline(always)]
 pub(crate) fn rejected(scratch: &Scratch, flow: &mut Flow) {
     let named = flow.flags & FLOW_NAMED != 0;
@@ -168,7 +173,10 @@ pub(crate) fn rejected(scratch: &Scratch, flow: &mut Flow) {
     if unknown && moved {
         rotate(scratch, scratch.backend, Turn::Missed);
     }
-    if flow.offered_kind != Kind::Ticket as u8 || flow.flags & FLOW_NAMELESS != 0 || !(guessed || unknown) {
+    if flow.offered_kind != Kind::Ticket as u8
+        || flow.flags & FLOW_NAMELESS != 0
+        || !(guessed || unknown)
+    {
         return;
     }
     for i in 0..limit::<{ LAYOUTS as i32 }>() {
@@ -178,8 +186,8 @@ pub(crate) fn rejected(scratch: &Scratch, flow: &mut Flow) {
     }
 }
 
-/// The backend rejected the flow's ticket: noted of its name by the `i`-th layout, unless that is known. 0 where there is no
-/// more.
+/// The backend rejected the flow's ticket: noted of its name by the `i`-th layout, unless that is
+/// known. 0 where there is no more.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn note_rejected(flow: *mut Flow, i: u32) -> i32 {

@@ -1,8 +1,10 @@
-//! What a backend's handshake teaches: the session it issued, the ticket key it holds ([`key_names`]), and whether it resumed.
+//! What a backend's handshake teaches: the session it issued, the ticket key it holds
+//! ([`key_names`]), and whether it resumed.
 //!
-//! The stream is read as it passes ([`Follow`]). What it names is held in the flow until the backend's ChangeCipherSpec:
-//! only then has it accepted the client's handshake. What the client answered where it was asked for a certificate is
-//! read meanwhile ([`certificate`]), so that nobody without one can write into the session table.
+//! The stream is read as it passes ([`Follow`]). What it names is held in the flow until the
+//! backend's ChangeCipherSpec: only then has it accepted the client's handshake. What the client
+//! answered where it was asked for a certificate is read meanwhile ([`certificate`]), so that
+//! nobody without one can write into the session table.
 //!
 //! [`certificate`]: crate::certificate
 //! [`key_names`]: crate::key_names
@@ -15,8 +17,8 @@ use steer_common::{
     refusals,
     session::{Kind, NameLayout},
     shared::{
-        FLOW_AT_OWNER, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_NAMELESS, FLOW_OFFERED, FLOW_RETRIED, Flow,
-        Outcomes, Session, VIP_LEARN_WITHOUT_CERTIFICATE,
+        FLOW_AT_OWNER, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_NAMELESS, FLOW_OFFERED,
+        FLOW_RETRIED, Flow, Outcomes, Session, VIP_LEARN_WITHOUT_CERTIFICATE,
     },
     wire::ip::Part,
     wire::tls::server_flight::{End, FOLLOW_STEPS, GIVE_UP, RESYNC_LOOK, Segment, Told},
@@ -32,7 +34,8 @@ use crate::{
     verifier::{limit, mask, size},
 };
 
-/// Looks at a backend's segment of a flow that it holds; the packet is forwarded whatever happens here.
+/// Looks at a backend's segment of a flow that it holds; the packet is forwarded whatever happens
+/// here.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
@@ -44,7 +47,8 @@ pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
         count(Counter::BadCopy);
         return Stage::Settled;
     }
-    // SAFETY: a whole map value; segments of one backend rarely race, and a lost race costs the lesson.
+    // SAFETY: a whole map value; segments of one backend rarely race, and a lost race costs the
+    // lesson.
     let record = unsafe { &mut *flow };
     let spliced = Word(record.word).state() == State::Spliced;
     let isn = if spliced { record.owner_isn } else { record.first_isn };
@@ -105,9 +109,12 @@ impl Segment for Payload {
     fn copy<const N: usize>(&mut self, to: &mut [u8; N], at: u32, from: u32, n: u32) -> bool {
         let Some(n) = size::<N>(n as usize) else { return false };
         let at = if N == 32 { mask::<31>(at as usize) } else { mask::<7>(at as usize) };
-        // SAFETY: `at + n` is at most N, as the trait has it; the verifier, which does not know, sees that the flow's
-        // record goes on for as long behind both arrays.
-        unsafe { bpf_skb_load_bytes(self.skb.cast(), self.from + from, to.as_mut_ptr().add(at).cast(), n) == 0 }
+        // SAFETY: `at + n` is at most N, as the trait has it; the verifier, which does not know,
+        // sees that the flow's record goes on for as long behind both arrays.
+        unsafe {
+            bpf_skb_load_bytes(self.skb.cast(), self.from + from, to.as_mut_ptr().add(at).cast(), n)
+                == 0
+        }
     }
 }
 
@@ -148,7 +155,9 @@ extern "C" fn follow_step(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
 extern "C" fn resync(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     let have = scratch.facts.payload_len as usize;
-    let Some(n) = size::<RESYNC_LOOK>(if have > RESYNC_LOOK { RESYNC_LOOK } else { have }) else { return 0 };
+    let Some(n) = size::<RESYNC_LOOK>(if have > RESYNC_LOOK { RESYNC_LOOK } else { have }) else {
+        return 0;
+    };
     scratch.look = [0; RESYNC_LOOK];
     let from = scratch.facts.l4 + scratch.facts.header_len;
     // SAFETY: at most the array's size.
@@ -223,7 +232,8 @@ extern "C" fn tls13(flow: *mut Flow) -> i32 {
         Psk::Other => count(Counter::PskOther),
         Psk::Accepted => {
             if NameLayout::of(&scratch.vip, 0).len == 0 || flow.flags & FLOW_NAMELESS != 0 {
-                // Without a name the ticket itself is all that can be known again, where clients use it twice.
+                // Without a name the ticket itself is all that can be known again, where clients
+                // use it twice.
                 enter_key(scratch, flow.offered_kind, flow.offered_len, &flow.offered_bytes);
                 if refresh(scratch) == 0 {
                     let _ = insert(scratch);
@@ -297,15 +307,19 @@ fn refresh(scratch: &mut Scratch) -> i32 {
 fn insert(scratch: &mut Scratch) -> bool {
     const ONLY_NEW: u64 = 1;
     let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
-    let session = Session { owner: owner as u16, flags: 0, first_seen: seconds, last_seen: seconds, uses: 0 };
+    let session =
+        Session { owner: owner as u16, flags: 0, first_seen: seconds, last_seen: seconds, uses: 0 };
     // SAFETY: only asked whether it is there.
-    let limited = scratch.vip.sessions_per_source != 0 && unsafe { SESSIONS.get(&scratch.session) }.is_none();
+    let limited =
+        scratch.vip.sessions_per_source != 0 && unsafe { SESSIONS.get(&scratch.session) }.is_none();
     if limited && admit_session() == 0 {
         return false;
     }
     if SESSIONS.insert(&scratch.session, &session, ONLY_NEW).is_err() {
         // SAFETY: one number is read.
-        if unsafe { SESSIONS.get(&scratch.session) }.is_some_and(|known| known.owner as u32 != owner) {
+        if unsafe { SESSIONS.get(&scratch.session) }
+            .is_some_and(|known| known.owner as u32 != owner)
+        {
             count(Counter::OwnerChanged);
         }
         if SESSIONS.insert(&scratch.session, &session, 0).is_err() {

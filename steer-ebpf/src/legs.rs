@@ -1,12 +1,13 @@
-//! Ports that are taken at a backend, and the ports that connections have there instead ([`steer_common::legs`]).
+//! Ports that are taken at a backend, and the ports that connections have there instead
+//! ([`steer_common::legs`]).
 
 use steer_common::{
     counters::Counter,
     flow::Word,
     legs::{TRIES, candidate},
     shared::{
-        FLOW_MADE, FlowKey, LEG_BACKEND_ENDED, LEG_CLIENT_ENDED, LEG_ENDED, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE,
-        SWITCH_LEGS,
+        FLOW_MADE, FlowKey, LEG_BACKEND_ENDED, LEG_CLIENT_ENDED, LEG_ENDED, Leg, SERVICE_BACKEND,
+        SERVICE_WAY_THERE, SWITCH_LEGS,
     },
     wire::tcp::flags,
 };
@@ -19,7 +20,8 @@ use crate::{
     verifier::limit,
 };
 
-/// The leg under which a backend knows a connection of the client in `scratch.key`, whose port is the one at the backend.
+/// The leg under which a backend knows a connection of the client in `scratch.key`, whose port is
+/// the one at the backend.
 #[inline(always)]
 pub(crate) fn find(scratch: &Scratch, id: u32) -> Option<Leg> {
     if !switch(SWITCH_LEGS) {
@@ -28,8 +30,8 @@ pub(crate) fn find(scratch: &Scratch, id: u32) -> Option<Leg> {
     stamped(&foreign::at_backend(scratch, id), scratch.facts.seconds)
 }
 
-/// The port at a backend of the connection of the client in `scratch.key` that has another one there than the client's own.
-/// `direct` says whether the client dialled the backend itself.
+/// The port at a backend of the connection of the client in `scratch.key` that has another one
+/// there than the client's own. `direct` says whether the client dialled the backend itself.
 #[inline(always)]
 pub(crate) fn way_there(scratch: &Scratch, id: u32, direct: bool) -> Option<Leg> {
     if !switch(SWITCH_LEGS) {
@@ -37,7 +39,8 @@ pub(crate) fn way_there(scratch: &Scratch, id: u32, direct: bool) -> Option<Leg>
     }
     let mut key = foreign::at_backend(scratch, id);
     key.service |= SERVICE_WAY_THERE;
-    stamped(&key, scratch.facts.seconds).filter(|leg| (leg.service & SERVICE_BACKEND != 0) == direct)
+    stamped(&key, scratch.facts.seconds)
+        .filter(|leg| (leg.service & SERVICE_BACKEND != 0) == direct)
 }
 
 #[inline(always)]
@@ -59,7 +62,8 @@ pub(crate) fn has(key: &FlowKey) -> bool {
     switch(SWITCH_LEGS) && unsafe { LEGS.get(key) }.is_some()
 }
 
-/// Whether another connection than the flow in `scratch.key` has the client's own port at a backend.
+/// Whether another connection than the flow in `scratch.key` has the client's own port at a
+/// backend.
 #[inline(always)]
 pub(crate) fn is_taken(scratch: &Scratch, id: u32) -> bool {
     let key = foreign::at_backend(scratch, id);
@@ -67,13 +71,15 @@ pub(crate) fn is_taken(scratch: &Scratch, id: u32) -> bool {
     has(&key) || foreign::is_there(&key, seconds, timeout)
 }
 
-/// Whether a VIP's flow has the port of the client in `scratch.key` at a backend; the key's service is the VIP.
+/// Whether a VIP's flow has the port of the client in `scratch.key` at a backend; the key's service
+/// is the VIP.
 #[inline(always)]
 pub(crate) fn is_a_flows(scratch: &Scratch, id: u32) -> bool {
     // SAFETY: fields are read as words.
     let flow = unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) };
     if let Some(flow) = flow {
-        let at_first = flow.first as u32 == id && flow.first_port == [0; 2] && flow.holder() == flow.first;
+        let at_first =
+            flow.first as u32 == id && flow.first_port == [0; 2] && flow.holder() == flow.first;
         let at_owner = flow.owner as u32 == id && flow.owner_port == [0; 2];
         let live = !flow.closing() && idle(flow, scratch.facts.seconds) <= scratch.vip.flow_timeout;
         if live && (at_first || at_owner) {
@@ -96,15 +102,17 @@ pub(crate) fn is_a_flows(scratch: &Scratch, id: u32) -> bool {
     })
 }
 
-/// Gives a connection of the client in `scratch.key` a port at a backend. `service` is what the client dialled, `number`
-/// what tells its connections apart. The port as it stands in memory, or 0 where none was free.
+/// Gives a connection of the client in `scratch.key` a port at a backend. `service` is what the
+/// client dialled, `number` what tells its connections apart. The port as it stands in memory, or 0
+/// where none was free.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
     let Some(scratch) = scratch() else { return 0 };
     const ONLY_NEW: u64 = 1;
     set_switch(SWITCH_LEGS);
-    let leg = Leg { seen: scratch.facts.seconds, port: scratch.key.client_port, service: service as u16 };
+    let leg =
+        Leg { seen: scratch.facts.seconds, port: scratch.key.client_port, service: service as u16 };
     for attempt in 0..limit::<{ TRIES as i32 }>() {
         let mut key = foreign::at_backend(scratch, id);
         key.client_port = candidate(&scratch.key, number, attempt);
@@ -128,7 +136,8 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
     0
 }
 
-/// As [`take_leg`], for a connection that the client in `scratch.key` dials to a backend itself; 1 where it has a port.
+/// As [`take_leg`], for a connection that the client in `scratch.key` dials to a backend itself; 1
+/// where it has a port.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn take_direct_leg(id: u32) -> i32 {
@@ -137,9 +146,10 @@ pub(crate) extern "C" fn take_direct_leg(id: u32) -> i32 {
     (take_leg(id, service as u32, scratch.facts.seq) != 0) as i32
 }
 
-/// Notes the beginning or the end of a connection that the client in `scratch.key` dialled to a backend itself, in both of its
-/// entries. `own` is the client's port, `there` the one at the backend, both as they stand in memory. A lost race of two CPUs
-/// costs one bit: then the entries age as those of an idle connection.
+/// Notes the beginning or the end of a connection that the client in `scratch.key` dialled to a
+/// backend itself, in both of its entries. `own` is the client's port, `there` the one at the
+/// backend, both as they stand in memory. A lost race of two CPUs costs one bit: then the entries
+/// age as those of an idle connection.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn note_direct(id: u32, own: u32, there: u32) -> i32 {
@@ -157,7 +167,8 @@ pub(crate) extern "C" fn note_direct(id: u32, own: u32, there: u32) -> i32 {
         if let Some(leg) = LEGS.get_ptr_mut(&key) {
             // SAFETY: a map value; a half-word.
             let service = unsafe { &mut (*leg).service };
-            *service = if bits & flags::SYN != 0 { *service & !LEG_ENDED } else { *service | ended };
+            *service =
+                if bits & flags::SYN != 0 { *service & !LEG_ENDED } else { *service | ended };
         }
     }
     0

@@ -15,7 +15,8 @@ use crate::{
 
 /// Tries of one call of [`try_for_a_while`].
 const TRIES: i32 = 400;
-/// Calls before a packet is given up: its sender repeats it. A holder needs some microseconds, a call one or two.
+/// Calls before a packet is given up: its sender repeats it. A holder needs some microseconds, a
+/// call one or two.
 const CALLS: i32 = 32;
 
 /// The word as it is now.
@@ -36,17 +37,22 @@ fn swap(flow: *mut Flow, old: Word, new: Word) -> bool {
 #[inline(always)]
 pub(crate) fn lock(flow: *mut Flow) -> i32 {
     let word = read(flow);
-    if !word.locked() && swap(flow, word, word.lock()) { word.state_number() as i32 } else { lock_flow(flow) }
+    if !word.locked() && swap(flow, word, word.lock()) {
+        word.state_number() as i32
+    } else {
+        lock_flow(flow)
+    }
 }
 
-/// Whether a flow is as the stage before left it: locked, and no other flow, evicted and made anew in the same place.
+/// Whether a flow is as the stage before left it: locked, and no other flow, evicted and made anew
+/// in the same place.
 #[inline(always)]
 pub(crate) fn is_held(flow: *const Flow, isn: u32) -> bool {
     !flow.is_null() && read(flow).locked() && read(flow).isn() == isn
 }
 
-/// Waits for another CPU to let go of `flow` and locks it; its state's number, or -1 where that takes too long or the slot
-/// is another flow's now.
+/// Waits for another CPU to let go of `flow` and locks it; its state's number, or -1 where that
+/// takes too long or the slot is another flow's now.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn lock_flow(flow: *mut Flow) -> i32 {
@@ -83,8 +89,9 @@ extern "C" fn try_for_a_while(flow: *mut Flow, isn: u32) -> i32 {
     -1
 }
 
-/// Unlocks the flow that this CPU holds, whose client's initial sequence number is in `scratch.held`, and enters its new
-/// state. Where the slot was reused meanwhile for another flow nothing is changed, locked or not.
+/// Unlocks the flow that this CPU holds, whose client's initial sequence number is in
+/// `scratch.held`, and enters its new state. Where the slot was reused meanwhile for another flow
+/// nothing is changed, locked or not.
 #[inline(always)]
 pub(crate) fn unlock(flow: *mut Flow, state: State) {
     let Some(scratch) = scratch() else { return };
@@ -94,7 +101,8 @@ pub(crate) fn unlock(flow: *mut Flow, state: State) {
     }
 }
 
-/// Sets bits of a flow's flags. Packets of both directions do so at once, on two CPUs: nothing gets lost.
+/// Sets bits of a flow's flags. Packets of both directions do so at once, on two CPUs: nothing gets
+/// lost.
 #[inline(always)]
 pub(crate) fn mark(flow: *mut Flow, bits: u32) {
     const ORDER: AtomicOrdering = AtomicOrdering::Relaxed;

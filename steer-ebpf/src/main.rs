@@ -1,20 +1,29 @@
-//! The programs of steer: `steer_xdp` and `steer_tc`, both attached to the ingress of every managed interface.
+//! The programs of steer: `steer_xdp` and `steer_tc`, both attached to the ingress of every managed
+//! interface.
 //!
-//! Follow a packet: [`journey`] has it read and classified ([`read`]), [`deliver`] forwards what is settled; what needs several packets out or
-//! a decision goes on in TC to [`client`] or [`server`], which ask the state machine of `steer-common` and let
-//! [`rehome`], [`emit`] and [`learn`] carry it out.
+//! Follow a packet: [`journey`] has it read and classified ([`read`]), [`deliver`] forwards what is
+//! settled; what needs several packets out or a decision goes on in TC to [`client`] or [`server`],
+//! which ask the state machine of `steer-common` and let [`rehome`], [`emit`] and [`learn`] carry
+//! it out.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "compare-and-swap exists for BPF only as an intrinsic")]
 #![feature(asm_experimental_arch)]
-#![expect(clippy::needless_borrows_for_generic_args, reason = "a key given by value is copied to the stack")]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key given by value is copied to the stack"
+)]
 #![expect(
     clippy::needless_range_loop,
     clippy::manual_memcpy,
     reason = "constant indices keep bounds that the verifier sees; slices would become calls of memcpy"
 )]
-#![expect(missing_docs, unreachable_pub, reason = "the program macros write public functions without documentation")]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "the program macros write public functions without documentation"
+)]
 
 #[cfg(feature = "bench")]
 mod bench;
@@ -98,7 +107,8 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// What the kernel is told: one of the names that it takes for GPL-compatible, so that every helper may be called.
+/// What the kernel is told: one of the names that it takes for GPL-compatible, so that every helper
+/// may be called.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

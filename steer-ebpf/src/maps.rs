@@ -12,10 +12,11 @@ use steer_common::{
     flow::State,
     maps::entries,
     shared::{
-        Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign, FragmentKey,
-        FragmentRoute, Held, HeldKey, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed, MAX_BACKENDS, MAX_INTERFACES,
-        MAX_VIPS, Pending, ROLE_VIP, Refusals, Rotation, SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey,
-        Settings, Source, SourceKey, TraceLine, Vip,
+        Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign,
+        FragmentKey, FragmentRoute, Held, HeldKey, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed,
+        MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, ROLE_VIP, Refusals, Rotation,
+        SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings, Source, SourceKey,
+        TraceLine, Vip,
     },
     trace,
     wire::{
@@ -32,55 +33,72 @@ use crate::{emit::Emitting, forward::Change};
 
 /// Session key to its owner. Written by `learn`; the agent ages it.
 #[btf_map(name = "sessions")]
-pub(crate) static SESSIONS: LruHashMap<SessionKey, Session, { entries("sessions") as usize }> = LruHashMap::new();
-/// Names of ticket keys to the backend that has the key. Written by `learn` and, where configured, by the agent, which
-/// ages it.
+pub(crate) static SESSIONS: LruHashMap<SessionKey, Session, { entries("sessions") as usize }> =
+    LruHashMap::new();
+/// Names of ticket keys to the backend that has the key. Written by `learn` and, where configured,
+/// by the agent, which ages it.
 #[btf_map(name = "key_names")]
-pub(crate) static KEY_NAMES: LruHashMap<SessionKey, KeyName, { entries("key_names") as usize }> = LruHashMap::new();
+pub(crate) static KEY_NAMES: LruHashMap<SessionKey, KeyName, { entries("key_names") as usize }> =
+    LruHashMap::new();
 /// Key names whose owner is not known, and who rejected their tickets. Written here only.
 #[btf_map(name = "key_name_tries")]
-pub(crate) static KEY_NAME_TRIES: LruHashMap<SessionKey, KeyName, { entries("key_name_tries") as usize }> =
-    LruHashMap::new();
-/// What backends made of the offers that they were held to own, by their number. Written here only, and emptied by the
-/// agent.
+pub(crate) static KEY_NAME_TRIES: LruHashMap<
+    SessionKey,
+    KeyName,
+    { entries("key_name_tries") as usize },
+> = LruHashMap::new();
+/// What backends made of the offers that they were held to own, by their number. Written here only,
+/// and emptied by the agent.
 #[btf_map(name = "refusals")]
 static REFUSALS: Array<Refusals, { MAX_BACKENDS as usize }> = Array::new();
-/// In which order the backends of each VIP came to their newest key names. Written here; the agent takes out who is gone.
+/// In which order the backends of each VIP came to their newest key names. Written here; the agent
+/// takes out who is gone.
 #[btf_map(name = "rotations")]
 static ROTATIONS: Array<Rotation, { MAX_VIPS as usize }> = Array::new();
 /// Sessions learned of each source, where a VIP limits them. Written here only; the agent ages it.
 #[btf_map(name = "sources")]
-pub(crate) static SOURCES: LruHashMap<SourceKey, Source, { entries("sources") as usize }> = LruHashMap::new();
+pub(crate) static SOURCES: LruHashMap<SourceKey, Source, { entries("sources") as usize }> =
+    LruHashMap::new();
 /// Flows whose client acknowledged the first backend. Written here only.
 #[btf_map(name = "flows")]
-pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { entries("flows") as usize }> = LruHashMap::new();
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { entries("flows") as usize }> =
+    LruHashMap::new();
 /// Re-homed flows, never evicted: what `flows` forgets is restored from here.
 #[btf_map(name = "splices")]
 pub(crate) static SPLICES: HashMap<FlowKey, Flow, { entries("splices") as usize }> = HashMap::new();
 /// SYNs and SYN-ACKs seen; attackers may churn it.
 #[btf_map(name = "handshakes")]
-pub(crate) static HANDSHAKES: LruHashMap<FlowKey, Flow, { entries("handshakes") as usize }> = LruHashMap::new();
+pub(crate) static HANDSHAKES: LruHashMap<FlowKey, Flow, { entries("handshakes") as usize }> =
+    LruHashMap::new();
 /// Client data that no backend has seen yet.
 #[btf_map(name = "pending")]
-pub(crate) static PENDING: LruHashMap<FlowKey, Pending, { entries("pending") as usize }> = LruHashMap::new();
+pub(crate) static PENDING: LruHashMap<FlowKey, Pending, { entries("pending") as usize }> =
+    LruHashMap::new();
 /// Datagrams whose first fragment was seen, and where it went. Written here only.
 #[btf_map(name = "fragments")]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentRoute, { entries("fragments") as usize }> =
-    LruHashMap::new();
+pub(crate) static FRAGMENTS: LruHashMap<
+    FragmentKey,
+    FragmentRoute,
+    { entries("fragments") as usize },
+> = LruHashMap::new();
 /// Later fragments that overtook the first one of their datagram. Written here only.
 #[btf_map(name = "held_fragments")]
-pub(crate) static HELD: LruHashMap<HeldKey, Held, { entries("held_fragments") as usize }> = LruHashMap::new();
-/// Connections that are not steer's and known by a packet of their client. Written here only; the agent ages it.
+pub(crate) static HELD: LruHashMap<HeldKey, Held, { entries("held_fragments") as usize }> =
+    LruHashMap::new();
+/// Connections that are not steer's and known by a packet of their client. Written here only; the
+/// agent ages it.
 #[btf_map(name = "foreign")]
-pub(crate) static FOREIGN: LruHashMap<FlowKey, Foreign, { entries("foreign") as usize }> = LruHashMap::new();
-/// Connections that have another port at their backend than their client's own. Written here only; the agent ages it.
+pub(crate) static FOREIGN: LruHashMap<FlowKey, Foreign, { entries("foreign") as usize }> =
+    LruHashMap::new();
+/// Connections that have another port at their backend than their client's own. Written here only;
+/// the agent ages it.
 #[btf_map(name = "legs")]
 pub(crate) static LEGS: HashMap<FlowKey, Leg, { entries("legs") as usize }> = HashMap::new();
 /// What is left of flows that `flows` forgot, as [`trace`] says. Written here only.
 #[btf_map(name = "traces")]
 pub(crate) static TRACES: Array<TraceLine, { trace::LINES as usize }> = Array::new();
-/// What is left of handshakes that `handshakes` forgot, as [`trace`] says. Written here only, and only while connections may
-/// live that are older than the gateway.
+/// What is left of handshakes that `handshakes` forgot, as [`trace`] says. Written here only, and
+/// only while connections may live that are older than the gateway.
 #[btf_map(name = "syn_traces")]
 pub(crate) static SYN_TRACES: Array<TraceLine, { trace::SYN_LINES as usize }> = Array::new();
 /// Backends by their number. Written by the agent.
@@ -115,9 +133,10 @@ static INTERFACES: HashMap<u32, u32, { MAX_INTERFACES as usize }> = HashMap::new
 pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
 /// What each backend did.
 #[btf_map(name = "backend_stats")]
-pub(crate) static BACKEND_STATS: PerCpuArray<BackendStats, { MAX_BACKENDS as usize }> = PerCpuArray::new();
-/// Whether an event wakes the agent: never. That is an interrupt to this CPU and a switch to another process, more than all
-/// else that a re-home costs; the agent looks by itself.
+pub(crate) static BACKEND_STATS: PerCpuArray<BackendStats, { MAX_BACKENDS as usize }> =
+    PerCpuArray::new();
+/// Whether an event wakes the agent: never. That is an interrupt to this CPU and a switch to
+/// another process, more than all else that a re-home costs; the agent looks by itself.
 pub(crate) const WAKE: u64 = BPF_RB_NO_WAKEUP as u64;
 /// Events for the agent.
 #[btf_map(name = "events")]
@@ -125,12 +144,14 @@ pub(crate) static EVENTS: RingBuf<Event, { entries("events") as usize }> = RingB
 /// Working memory of the packet at hand.
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
-/// Three buffers of each CPU: for a `Pending` being made, a hello of one packet or bytes being summed, for a hello
-/// joined from its records, and for a stream without what a proxy put in front of it.
+/// Three buffers of each CPU: for a `Pending` being made, a hello of one packet or bytes being
+/// summed, for a hello joined from its records, and for a stream without what a proxy put in front
+/// of it.
 #[btf_map(name = "spare")]
 static SPARE: PerCpuArray<Pending, 3> = PerCpuArray::new();
 
-/// What is known of the packet at hand; handed to the global functions, which take five arguments at most.
+/// What is known of the packet at hand; handed to the global functions, which take five arguments
+/// at most.
 #[repr(C)]
 pub(crate) struct Scratch {
     /// The timer tick in which `seconds` was asked for.
@@ -154,17 +175,20 @@ pub(crate) struct Scratch {
     pub(crate) action: u32,
     /// 1: the flow was made, or made anew, since it was looked up.
     pub(crate) fresh: u32,
-    /// The client's port at the first backend where the packet is of a handshake and that leg is taken, else 0.
+    /// The client's port at the first backend where the packet is of a handshake and that leg is
+    /// taken, else 0.
     pub(crate) first_port: [u8; 2],
     pub(crate) zero: [u8; 2],
-    /// Where the client's data at hand lies in its stream and in the packet, for the stages that deal with it.
+    /// Where the client's data at hand lies in its stream and in the packet, for the stages that
+    /// deal with it.
     pub(crate) piece: Piece,
     /// The reset to be sent.
     pub(crate) reset: Reset,
     pub(crate) vip: Vip,
     pub(crate) facts: Facts,
     pub(crate) fragment: FragmentKey,
-    /// 1: the packet is the first fragment of that datagram, whose later ones wait to see what becomes of it.
+    /// 1: the packet is the first fragment of that datagram, whose later ones wait to see what
+    /// becomes of it.
     pub(crate) begun: u32,
     pub(crate) route: FragmentRoute,
     pub(crate) change: Change,
@@ -183,7 +207,8 @@ pub(crate) struct Scratch {
     pub(crate) event: Event,
     pub(crate) framing: Framing,
     pub(crate) hello: Hello,
-    /// Contiguous bytes of the client's stream without which the next look at its hello finds nothing new.
+    /// Contiguous bytes of the client's stream without which the next look at its hello finds
+    /// nothing new.
     pub(crate) needed: u32,
     /// 1: the hello in `hello` lies in `joined`, not where the stream is.
     pub(crate) in_joined: u32,
@@ -228,12 +253,13 @@ pub(crate) struct Facts {
 pub(crate) struct Quote {
     /// The packet's own IP header.
     pub(crate) outer: [u32; 10],
-    /// The ICMP message from its first byte: its header (2 words), the quoted IP header (5 or 10) and the first 8 bytes
-    /// of the quoted TCP header.
+    /// The ICMP message from its first byte: its header (2 words), the quoted IP header (5 or 10)
+    /// and the first 8 bytes of the quoted TCP header.
     pub(crate) message: [u32; 18],
 }
 
-/// Part of a client's stream in the packet at hand, and how far the decision on it is. Lengths and offsets in bytes.
+/// Part of a client's stream in the packet at hand, and how far the decision on it is. Lengths and
+/// offsets in bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Piece {
@@ -307,7 +333,8 @@ pub(crate) struct Make {
 /// The working memory; `None` never happens but the verifier wants the check.
 #[inline(always)]
 pub(crate) fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: per-CPU memory that only the running program uses; entry functions hand it down by looking it up again.
+    // SAFETY: per-CPU memory that only the running program uses; entry functions hand it down by
+    // looking it up again.
     SCRATCH.get_ptr_mut(0).map(|p| unsafe { &mut *p })
 }
 
@@ -363,7 +390,8 @@ pub(crate) fn directory_head() -> Option<u32> {
 /// Who stands at an endpoint.
 #[inline(always)]
 pub(crate) fn listed(head: u32, address: &Address, port: [u8; 2]) -> Option<&'static Listed> {
-    // SAFETY: array elements live as long as the program; the agent writes only those that no packet is told to read.
+    // SAFETY: array elements live as long as the program; the agent writes only those that no
+    // packet is told to read.
     let entry = |index| DIRECTORY.get_ptr(index).map(|listed| unsafe { &*listed });
     directory::find(head, address, port, entry)
 }
@@ -378,15 +406,16 @@ pub(crate) fn vip_of(backend: &Backend) -> Option<*const Vip> {
 /// The record of a backend.
 #[inline(always)]
 pub(crate) fn backend(id: u32) -> Option<&'static Backend> {
-    // SAFETY: array elements live as long as the program; the agent may write fields at the same time, each of which is a
-    // machine word or does not change while a packet can name the backend.
+    // SAFETY: array elements live as long as the program; the agent may write fields at the same
+    // time, each of which is a machine word or does not change while a packet can name the backend.
     BACKENDS.get_ptr(id).map(|p| unsafe { &*p })
 }
 
 /// What is known of the way to a backend.
 #[inline(always)]
 pub(crate) fn backend_path(id: u32) -> Option<&'static mut BackendPath> {
-    // SAFETY: as above; other CPUs may write fields at the same time, a cache whose tearing costs one packet.
+    // SAFETY: as above; other CPUs may write fields at the same time, a cache whose tearing costs
+    // one packet.
     BACKEND_PATHS.get_ptr_mut(id).map(|p| unsafe { &mut *p })
 }
 
@@ -416,7 +445,8 @@ pub(crate) fn agent_asks(seconds: u32) -> bool {
     SWITCH_STATES.get(SWITCH_ASKING).is_some_and(|until| *until > seconds)
 }
 
-/// Whether tables are being filled from those of an older layout: who has no record here may have one there.
+/// Whether tables are being filled from those of an older layout: who has no record here may have
+/// one there.
 #[inline(always)]
 pub(crate) fn is_filling(seconds: u32) -> bool {
     let until = SWITCH_STATES.get(SWITCH_RESIZING).copied().unwrap_or(0);

@@ -8,9 +8,10 @@ use steer_common::{
     refusals::{self, Offer},
     session::{Kind, LAYOUTS, LONGEST, NameLayout},
     shared::{
-        BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, FLOW_AT_OWNER, FLOW_ECH, FLOW_HELLO, FLOW_HIT, FLOW_NAMED,
-        FLOW_NAMELESS, FLOW_OFFERED, Flow, KEY_NAME_PROVEN, KEY_NAME_SHARED, LOOKUP_SLOTS, NO_BACKEND, NO_PSK, Pending,
-        ROTATION_BACKENDS, SessionKey, VIP_TELL_TICKETS, backend_bit,
+        BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, FLOW_AT_OWNER, FLOW_ECH, FLOW_HELLO,
+        FLOW_HIT, FLOW_NAMED, FLOW_NAMELESS, FLOW_OFFERED, Flow, KEY_NAME_PROVEN, KEY_NAME_SHARED,
+        LOOKUP_SLOTS, NO_BACKEND, NO_PSK, Pending, ROTATION_BACKENDS, SessionKey, VIP_TELL_TICKETS,
+        backend_bit,
     },
     wire::tls::{
         Version,
@@ -22,15 +23,15 @@ use crate::{
     client::is_up,
     lock::{mark, unmark},
     maps::{
-        KEY_NAME_TRIES, KEY_NAMES, LOOKUP, SESSIONS, Scratch, backend, count, count_backend, joined, refusals,
-        rotation, scratch,
+        KEY_NAME_TRIES, KEY_NAMES, LOOKUP, SESSIONS, Scratch, backend, count, count_backend,
+        joined, refusals, rotation, scratch,
     },
     verdict::{first, said},
     verifier::{limit, opaque},
 };
 
-/// Looks up what the hello in `scratch.hello` offers, in this order: the ticket, its key's name, the PSK identities and
-/// their keys' names, the session ID.
+/// Looks up what the hello in `scratch.hello` offers, in this order: the ticket, its key's name,
+/// the PSK identities and their keys' names, the session ID.
 #[inline(always)]
 pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pending) -> i32 {
     // SAFETY: the caller's.
@@ -44,8 +45,11 @@ pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pend
     }
     let mut unknown = Counter::HelloNoSession;
     for i in 0..1 + PSK_IDENTITIES {
-        let (ticket, index) =
-            if i == 0 { (scratch.hello.ticket, NO_PSK as u32) } else { (scratch.hello.psk[i - 1], i as u32 - 1) };
+        let (ticket, index) = if i == 0 {
+            (scratch.hello.ticket, NO_PSK as u32)
+        } else {
+            (scratch.hello.psk[i - 1], i as u32 - 1)
+        };
         if !scratch.hello.at_hand(ticket, 32) {
             continue;
         }
@@ -75,7 +79,8 @@ pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pend
                 // SAFETY: not null, a whole map value that this CPU has locked.
                 offer_id(scratch, unsafe { &mut *flow });
             }
-            // One that speaks TLS 1.3 makes up an ID where it has no session: nothing is missed then.
+            // One that speaks TLS 1.3 makes up an ID where it has no session: nothing is missed
+            // then.
             if found != said::UNKNOWN || scratch.hello.version_offered() < Version::Tls13 as u16 {
                 unknown = Counter::SessionMiss;
             }
@@ -92,7 +97,8 @@ pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pend
     first(unknown)
 }
 
-/// Notes the first PSK identity of the hello in `scratch.hello`, a client's second one. What it offers is not looked up.
+/// Notes the first PSK identity of the hello in `scratch.hello`, a client's second one. What it
+/// offers is not looked up.
 #[inline(always)]
 pub(crate) fn offer_again(scratch: &Scratch, flow: *mut Flow, text: *mut Pending) {
     let text = if scratch.in_joined != 0 { joined() } else { Some(text) };
@@ -111,26 +117,35 @@ fn note(flow: *mut Flow, flags: u32) {
     unsafe { (*flow).flags |= flags };
 }
 
-/// Looks up a ticket of `len` bytes at `at` of `text`, by itself and by its key's name. `index` is that of the PSK
-/// identity that it is, or [`NO_PSK`].
+/// Looks up a ticket of `len` bytes at `at` of `text`, by itself and by its key's name. `index` is
+/// that of the PSK identity that it is, or [`NO_PSK`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn look_up_ticket(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, index: u32) -> i32 {
+extern "C" fn look_up_ticket(
+    flow: *mut Flow,
+    text: *mut Pending,
+    at: u32,
+    len: u32,
+    index: u32,
+) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return said::UNKNOWN };
     let mut found = said::UNKNOWN;
     let named = NameLayout::has_any(len) && NameLayout::of(&scratch.vip, 0).len != 0;
-    // Those of TLS 1.3 are known by themselves only where they have no name: clients offer each once.
+    // Those of TLS 1.3 are known by themselves only where they have no name: clients offer each
+    // once.
     if index == NO_PSK as u32 || !named {
         found = look_up(flow, text, at, len, Kind::Ticket as u32);
     }
-    // A ticket may live longer than what is remembered of it: its key's name still tells whose it is.
+    // A ticket may live longer than what is remembered of it: its key's name still tells whose it
+    // is.
     if named && (found == said::UNKNOWN || found == first(Counter::SessionExpired)) {
         for i in 0..limit::<{ LAYOUTS as i32 }>() {
             let layout = NameLayout::of(&scratch.vip, i);
             if layout.len == 0 {
                 break;
             }
-            let named = look_up(flow, text, at + layout.at as u32, layout.len as u32, Kind::KeyName as u32);
+            let named =
+                look_up(flow, text, at + layout.at as u32, layout.len as u32, Kind::KeyName as u32);
             if named != said::UNKNOWN {
                 found = named;
                 break;
@@ -153,13 +168,15 @@ pub(crate) fn identifier(text: &Stream, at: u32, len: u32, to: &mut [u8; 32]) ->
     const WHOLE: usize = STREAM - 32;
     let start = opaque(at as usize);
     if len >= 32 && start <= WHOLE {
-        // SAFETY: 32 bytes from `start` on lie in the stream. As words in packets they need no alignment.
+        // SAFETY: 32 bytes from `start` on lie in the stream. As words in packets they need no
+        // alignment.
         unsafe { copy_identifier(to.as_mut_ptr().cast(), text.as_ptr().add(start).cast()) };
         return 32;
     }
     let len = if len > 32 { 32 } else { len };
     for i in 0..limit::<8>() {
-        // SAFETY: `i` is below 8, and both arrays that are written stand at multiples of four (checked below).
+        // SAFETY: `i` is below 8, and both arrays that are written stand at multiples of four
+        // (checked below).
         unsafe { to.as_mut_ptr().cast::<u32>().add(i as usize).write(word(text, at, len, i)) };
     }
     len as u8
@@ -178,8 +195,12 @@ unsafe fn copy_identifier(to: *mut u32, from: *const u32) {
     }
 }
 
-const _: () = assert!(offset_of!(SessionKey, bytes).is_multiple_of(4) && align_of::<SessionKey>().is_multiple_of(4));
-const _: () = assert!(offset_of!(Flow, offered_bytes).is_multiple_of(4) && align_of::<Flow>().is_multiple_of(4));
+const _: () = assert!(
+    offset_of!(SessionKey, bytes).is_multiple_of(4) && align_of::<SessionKey>().is_multiple_of(4)
+);
+const _: () = assert!(
+    offset_of!(Flow, offered_bytes).is_multiple_of(4) && align_of::<Flow>().is_multiple_of(4)
+);
 
 /// Notes an identifier of the client in its flow.
 #[unsafe(no_mangle)]
@@ -204,7 +225,9 @@ extern "C" fn offer(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind: u32) -> i32 {
-    let (Some(scratch), false, false) = (scratch(), flow.is_null(), text.is_null()) else { return said::UNKNOWN };
+    let (Some(scratch), false, false) = (scratch(), flow.is_null(), text.is_null()) else {
+        return said::UNKNOWN;
+    };
     if at as usize > STREAM || len == 0 {
         return said::UNKNOWN;
     }
@@ -228,9 +251,10 @@ fn key_name(scratch: &mut Scratch, flow: &mut Flow) -> i32 {
     let Some(name) = KEY_NAMES.get_ptr_mut(&scratch.session) else { return said::UNKNOWN };
     // SAFETY: a map value; a lost race costs one hit.
     let name = unsafe { &mut *name };
-    // What several backends have is no name, nor is what leads to one that rejected a longer name than this, unless that one
-    // accepted different ones.
-    let rejected = name.flags & KEY_NAME_PROVEN == 0 && scratch.name.tried & backend_bit(name.owner) != 0;
+    // What several backends have is no name, nor is what leads to one that rejected a longer name
+    // than this, unless that one accepted different ones.
+    let rejected =
+        name.flags & KEY_NAME_PROVEN == 0 && scratch.name.tried & backend_bit(name.owner) != 0;
     if searched && (name.flags & KEY_NAME_SHARED != 0 || rejected) {
         return said::UNKNOWN;
     }
@@ -245,8 +269,8 @@ fn key_name(scratch: &mut Scratch, flow: &mut Flow) -> i32 {
     found
 }
 
-/// Enters who rejected the name in `scratch.session` into `scratch.name`; where nobody did, who rejected the longer names that
-/// were looked up before it stands there still.
+/// Enters who rejected the name in `scratch.session` into `scratch.name`; where nobody did, who
+/// rejected the longer names that were looked up before it stands there still.
 #[inline(always)]
 fn note_tried(scratch: &mut Scratch) {
     let tried = tried(scratch);
@@ -304,7 +328,12 @@ fn offer_id(scratch: &Scratch, flow: &mut Flow) {
     flow.offered_index = NO_PSK;
     flow.flags |= FLOW_NAMELESS;
     // SAFETY: two arrays of 32 bytes at multiples of four (checked above).
-    unsafe { copy_identifier(flow.offered_bytes.as_mut_ptr().cast(), scratch.session.bytes.as_ptr().cast()) };
+    unsafe {
+        copy_identifier(
+            flow.offered_bytes.as_mut_ptr().cast(),
+            scratch.session.bytes.as_ptr().cast(),
+        )
+    };
 }
 
 /// Enters the word `i` (0 to 7) of a session ID.
@@ -321,13 +350,15 @@ fn session(scratch: &Scratch, flow: &mut Flow) -> i32 {
     let Some(session) = (unsafe { SESSIONS.get(&scratch.session) }) else { return said::UNKNOWN };
     let session = *session;
     let Some(backend) = backend(session.owner as u32) else { return first(Counter::OwnerDown) };
-    let verdict = decide::session(&session, backend, &scratch.vip, flow.first, scratch.facts.seconds);
-    let offer = if scratch.session.kind == Kind::Ticket as u8 { Offer::Ticket } else { Offer::SessionId };
+    let verdict =
+        decide::session(&session, backend, &scratch.vip, flow.first, scratch.facts.seconds);
+    let offer =
+        if scratch.session.kind == Kind::Ticket as u8 { Offer::Ticket } else { Offer::SessionId };
     found(flow, session.owner, verdict, offer, scratch.facts.seconds)
 }
 
-/// Enters the key name of a ticket whose first 32 bytes are these, by the `i`-th layout that the VIP's names may have; false
-/// where there is none.
+/// Enters the key name of a ticket whose first 32 bytes are these, by the `i`-th layout that the
+/// VIP's names may have; false where there is none.
 #[inline(always)]
 pub(crate) fn enter_name(scratch: &mut Scratch, ticket: &[u8; 32], i: u32) -> bool {
     let layout = NameLayout::of(&scratch.vip, i);
@@ -344,8 +375,9 @@ pub(crate) fn enter_name(scratch: &mut Scratch, ticket: &[u8; 32], i: u32) -> bo
     true
 }
 
-/// Enters the name by which the owner of the flow's ticket is searched; 0 where it has none. While several layouts may be the
-/// VIP's it is the shortest of which nothing is known: most tickets have it in common.
+/// Enters the name by which the owner of the flow's ticket is searched; 0 where it has none. While
+/// several layouts may be the VIP's it is the shortest of which nothing is known: most tickets have
+/// it in common.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn enter_search(flow: *mut Flow) -> i32 {
@@ -371,17 +403,21 @@ extern "C" fn enter_search(flow: *mut Flow) -> i32 {
     entered
 }
 
-/// Places of the lookup table that a search looks at: of twenty backends of one weight it misses the last one in 4 of 100 cases.
+/// Places of the lookup table that a search looks at: of twenty backends of one weight it misses
+/// the last one in 4 of 100 cases.
 const DRAWS: i32 = 64;
 /// Slots between them: prime to the table's size.
 const STRIDE: u32 = 2053;
 
-/// The ticket's key name is not known. Where backends are known to change their keys, the one of which that is the most likely is
-/// tried first; else the first backend, then the likely ones, then any that did not reject the name yet.
+/// The ticket's key name is not known. Where backends are known to change their keys, the one of
+/// which that is the most likely is tried first; else the first backend, then the likely ones, then
+/// any that did not reject the name yet.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn search(flow: *mut Flow) -> i32 {
-    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return first(Counter::TicketMiss) };
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else {
+        return first(Counter::TicketMiss);
+    };
     // SAFETY: not null, a whole map value that this CPU has locked.
     let flow = unsafe { &mut *flow };
     if enter_search(flow) == 0 {
@@ -404,7 +440,8 @@ extern "C" fn search(flow: *mut Flow) -> i32 {
     let mut slot = decide::slot(&scratch.vip, &scratch.key.client, scratch.key.client_port);
     for _ in 0..limit::<DRAWS>() {
         slot = slot.wrapping_add(STRIDE) % LOOKUP_SLOTS;
-        let id = LOOKUP.get(scratch.vip.lookup_base.wrapping_add(slot)).copied().unwrap_or(NO_BACKEND);
+        let id =
+            LOOKUP.get(scratch.vip.lookup_base.wrapping_add(slot)).copied().unwrap_or(NO_BACKEND);
         if id != NO_BACKEND && tried & backend_bit(id) == 0 && is_up(id) {
             count(Counter::KeyNameSearch);
             return id as i32;
@@ -420,8 +457,8 @@ fn tried(scratch: &Scratch) -> u64 {
     unsafe { KEY_NAME_TRIES.get(&scratch.session) }.map_or(0, |tries| tries.tried)
 }
 
-/// The backend of the pool that a ticket of an unknown name is most likely of, of those that did not reject it, or
-/// [`NO_BACKEND`].
+/// The backend of the pool that a ticket of an unknown name is most likely of, of those that did
+/// not reject it, or [`NO_BACKEND`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn likely(tried: u64) -> u32 {
@@ -449,6 +486,8 @@ fn is_guess(scratch: &Scratch, id: u16) -> bool {
 fn takes_new_sessions(id: u16, vip: u16) -> bool {
     const STATES: u16 = BACKEND_PRESENT | BACKEND_UP | BACKEND_DRAINING;
     backend(id as u32).is_some_and(|backend| {
-        backend.vip_id == vip && backend.flags & STATES == BACKEND_PRESENT | BACKEND_UP && backend.weight != 0
+        backend.vip_id == vip
+            && backend.flags & STATES == BACKEND_PRESENT | BACKEND_UP
+            && backend.weight != 0
     })
 }

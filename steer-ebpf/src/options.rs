@@ -84,14 +84,17 @@ extern "C" fn walk_offer(walker: *mut Walker, offer: *mut Offer, clear: u32) -> 
     steps(|| walker.read_offer(offer, clear != 0))
 }
 
-/// Reads the options of the TC packet at hand into `scratch.offer`; with `clear` set, clears some and writes them back.
-/// Returns 0, or -1 where they are malformed.
+/// Reads the options of the TC packet at hand into `scratch.offer`; with `clear` set, clears some
+/// and writes them back. Returns 0, or -1 where they are malformed.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn read_options(skb: *mut aya_ebpf::bindings::__sk_buff, clear: u32) -> i32 {
     let Some(scratch) = scratch() else { return -1 };
     scratch.offer = Offer::NOTHING;
-    let (at, len) = (scratch.facts.l4 as usize + TCP_LEN, (scratch.facts.header_len as usize).wrapping_sub(TCP_LEN));
+    let (at, len) = (
+        scratch.facts.l4 as usize + TCP_LEN,
+        (scratch.facts.header_len as usize).wrapping_sub(TCP_LEN),
+    );
     if len == 0 {
         return 0;
     }
@@ -119,7 +122,8 @@ pub(crate) extern "C" fn read_options(skb: *mut aya_ebpf::bindings::__sk_buff, c
 
 /// A hook with its own global function for the walk over options in a packet.
 pub(crate) trait OptionsHook: Hook {
-    /// Translates the `len` bytes of options at `at` by `scratch.edits`; false where they are malformed.
+    /// Translates the `len` bytes of options at `at` by `scratch.edits`; false where they are
+    /// malformed.
     fn translate_options(&self, at: usize, len: usize) -> bool;
 }
 
@@ -139,12 +143,20 @@ impl OptionsHook for Xdp {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn tc_translate_options(skb: *mut aya_ebpf::bindings::__sk_buff, at: u32, len: u32) -> i32 {
+extern "C" fn tc_translate_options(
+    skb: *mut aya_ebpf::bindings::__sk_buff,
+    at: u32,
+    len: u32,
+) -> i32 {
     translate_options(&Tc(skb), at as usize, len as usize) as i32 - 1
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn xdp_translate_options(context: *mut aya_ebpf::bindings::xdp_md, at: u32, len: u32) -> i32 {
+extern "C" fn xdp_translate_options(
+    context: *mut aya_ebpf::bindings::xdp_md,
+    at: u32,
+    len: u32,
+) -> i32 {
     translate_options(&Xdp(context), at as usize, len as usize) as i32 - 1
 }

@@ -37,13 +37,14 @@ pub(crate) fn make_headers_linear(hook: &Tc) {
     let (linear, whole) = (hook.window().len(), hook.len());
     if linear < 14 + 40 + 32 && linear < whole {
         let wanted = if whole < HEADERS { whole } else { HEADERS };
-        // SAFETY: a helper call on the program's context; on failure the parser finds the packet cut short.
+        // SAFETY: a helper call on the program's context; on failure the parser finds the packet
+        // cut short.
         unsafe { aya_ebpf::helpers::generated::bpf_skb_pull_data(hook.0, wanted as u32) };
     }
 }
 
-/// Reads the headers into `scratch.ip` and `scratch.segment` (as locals they would not fit on the stack); `Err` says why
-/// the packet is no TCP segment to look at.
+/// Reads the headers into `scratch.ip` and `scratch.segment` (as locals they would not fit on the
+/// stack); `Err` says why the packet is no TCP segment to look at.
 #[inline(always)]
 pub(crate) fn read<H: Hook>(hook: &H, scratch: &mut Scratch) -> Result<(), Counter> {
     let window = hook.window();
@@ -71,8 +72,8 @@ pub(crate) fn read<H: Hook>(hook: &H, scratch: &mut Scratch) -> Result<(), Count
     Ok(())
 }
 
-/// Finds out by address alone what a packet is to us: one interface may carry both sides. What dials a backend itself is
-/// found where the packet's sender is no backend.
+/// Finds out by address alone what a packet is to us: one interface may carry both sides. What
+/// dials a backend itself is found where the packet's sender is no backend.
 #[inline(always)]
 pub(crate) fn classify(scratch: &Scratch) -> Option<Role> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
@@ -92,15 +93,19 @@ pub(crate) fn classify(scratch: &Scratch) -> Option<Role> {
     (dialled.role == ROLE_BACKEND).then_some(Role::Direct(dialled.id as u32))
 }
 
-/// A packet that cannot be read: dropped where it would reach the local stack, or a client, in the name of a VIP's flow.
+/// A packet that cannot be read: dropped where it would reach the local stack, or a client, in the
+/// name of a VIP's flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     let window = Tc(skb).window();
     if scratch.ip.protocol == PROTOCOL_TCP {
-        // The TCP header is cut short or its length lies; its ports can be read, or nobody reads anything.
-        let Some([ports]) = window.words::<1>(scratch.ip.l4) else { return pass(Counter::Malformed) };
+        // The TCP header is cut short or its length lies; its ports can be read, or nobody reads
+        // anything.
+        let Some([ports]) = window.words::<1>(scratch.ip.l4) else {
+            return pass(Counter::Malformed);
+        };
         scratch.segment.source_port = upper(ports).to_be_bytes();
         scratch.segment.destination_port = lower(ports).to_be_bytes();
         return match classify(scratch) {
@@ -108,7 +113,8 @@ pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> Stage {
             Some(Role::Direct(_)) | None => pass(Counter::Malformed),
         };
     }
-    // Behind an IPv6 header that can be read: extension headers that lie, or are more than are walked.
+    // Behind an IPv6 header that can be read: extension headers that lie, or are more than are
+    // walked.
     let (ethernet, ipv6) = (window.words::<1>(12), window.words::<4>(ETHERNET_LEN + 24));
     if let (Some([kind]), Some(destination), Some(head)) = (ethernet, ipv6, directory_head())
         && upper(kind) == ETHERTYPE_IPV6
@@ -121,14 +127,17 @@ pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> Stage {
     pass(Counter::Malformed)
 }
 
-/// Whether the packet begins as a hello does, which comes where its flow is not settled: to look for it among settled ones
-/// would be in vain, and the slow path can carry it in any case.
+/// Whether the packet begins as a hello does, which comes where its flow is not settled: to look
+/// for it among settled ones would be in vain, and the slow path can carry it in any case.
 #[inline(always)]
 pub(crate) fn begins_hello<H: Hook>(hook: &H, scratch: &Scratch, role: &Role) -> bool {
     let segment = &scratch.segment;
     matches!(role, Role::Client(_))
         && segment.payload_len != 0
-        && hook.window().words::<2>(scratch.ip.l4 + segment.header_len).is_some_and(client_hello::begins)
+        && hook
+            .window()
+            .words::<2>(scratch.ip.l4 + segment.header_len)
+            .is_some_and(client_hello::begins)
 }
 
 /// Enters the flow's key into `scratch.key`; false where the backend has no record.

@@ -1,4 +1,5 @@
-//! Reads a hello out of a client's stream: from behind what a proxy put in front of it, joined from its records, step by step.
+//! Reads a hello out of a client's stream: from behind what a proxy put in front of it, joined from
+//! its records, step by step.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use steer_common::{
@@ -6,7 +7,9 @@ use steer_common::{
     shared::{PENDING_MAX, PENDING_SLACK, Pending},
     wire::{
         proxy,
-        tls::client_hello::{self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, STREAM, Start, Walk},
+        tls::client_hello::{
+            self, FRAMING_STEPS, Framing, HELLO_STEPS, Joined, STREAM, Start, Walk,
+        },
     },
 };
 
@@ -15,7 +18,8 @@ use crate::{
     verifier::{limit, opaque, size},
 };
 
-const _: () = assert!(STREAM == PENDING_MAX + PENDING_SLACK, "a hello is read where it is buffered");
+const _: () =
+    assert!(STREAM == PENDING_MAX + PENDING_SLACK, "a hello is read where it is buffered");
 
 /// What stands in front of a hello.
 pub(crate) enum Preamble {
@@ -25,8 +29,9 @@ pub(crate) enum Preamble {
     NeedMore,
 }
 
-/// Skips the header that a proxy or balancer put in front of the client's stream, whose first `have` bytes lie in `text`:
-/// the hello behind it decides, and the header goes to whichever backend the flow goes to.
+/// Skips the header that a proxy or balancer put in front of the client's stream, whose first
+/// `have` bytes lie in `text`: the hello behind it decides, and the header goes to whichever
+/// backend the flow goes to.
 #[inline(always)]
 pub(crate) fn skip_preamble(scratch: &mut Scratch, text: *mut Pending, have: u32) -> Preamble {
     const RECORD: u8 = 22;
@@ -49,7 +54,8 @@ pub(crate) fn skip_preamble(scratch: &mut Scratch, text: *mut Pending, have: u32
 
 const PREAMBLE_CUT: i32 = -1;
 
-/// Length of the header of the PROXY protocol at the start of `text`, bytes; 0 where there is none, or [`PREAMBLE_CUT`].
+/// Length of the header of the PROXY protocol at the start of `text`, bytes; 0 where there is none,
+/// or [`PREAMBLE_CUT`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn preamble(text: *mut Pending, have: u32) -> i32 {
@@ -82,7 +88,8 @@ extern "C" fn shift(to: *mut Pending, text: *mut Pending, len: u32, have: u32) -
     const LONGEST: usize = STREAM - proxy::HEADER_MAX as usize;
     let left = have.wrapping_sub(len) as usize;
     let Some(n) = size::<LONGEST>(if left > LONGEST { LONGEST } else { left }) else { return -1 };
-    // SAFETY: `from + n` is at most the array's size; both are whole map values, and different ones.
+    // SAFETY: `from + n` is at most the array's size; both are whole map values, and different
+    // ones.
     unsafe {
         let from = (&raw const (*text).data).cast::<u8>().add(from);
         bpf_probe_read_kernel((&raw mut (*to).data).cast(), n, from.cast()) as i32
@@ -143,7 +150,9 @@ const JOINED_MALFORMED: i32 = 2;
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn framing_step(text: *mut Pending) -> i32 {
-    let (Some(scratch), Some(joined), false) = (scratch(), joined(), text.is_null()) else { return JOINED_END };
+    let (Some(scratch), Some(joined), false) = (scratch(), joined(), text.is_null()) else {
+        return JOINED_END;
+    };
     // SAFETY: not null, whole map values, and different ones.
     match scratch.framing.step(unsafe { &(*text).data }, unsafe { &mut (*joined).data }) {
         Joined::More => JOINED_MORE,

@@ -1,7 +1,7 @@
 //! One packet becomes another, in place. TC only.
 //!
-//! The packet at hand is resized and rewritten; its checksum is carried over by differences, so that it is right for
-//! finished and unfinished checksums alike and a corrupt packet stays corrupt.
+//! The packet at hand is resized and rewritten; its checksum is carried over by differences, so
+//! that it is right for finished and unfinished checksums alike and a corrupt packet stays corrupt.
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -28,8 +28,9 @@ pub(crate) const SEGMENT_MAX: usize = 2048;
 /// Hop limit of packets that are made.
 pub(crate) const TTL: u8 = 64;
 
-/// Turns the packet at hand into the one described by `scratch.make`, its payload `data[offset ..]` of the buffer (which
-/// may be null where there is none). 0, or a negative number saying where it failed; the packet is then to be dropped.
+/// Turns the packet at hand into the one described by `scratch.make`, its payload `data[offset ..]`
+/// of the buffer (which may be null where there is none). 0, or a negative number saying where it
+/// failed; the packet is then to be dropped.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn rebuild(skb: *mut __sk_buff, buffer: *mut Pending, offset: u32) -> i32 {
@@ -51,9 +52,10 @@ pub(crate) extern "C" fn rebuild(skb: *mut __sk_buff, buffer: *mut Pending, offs
     let l4 = (ETHERNET_LEN + if v6 { IPV6_LEN } else { IPV4_LEN }) as u32;
     // SAFETY: sizes are those of the arrays or checked right before the call.
     unsafe {
-        // Cut into the TCP header and grown again: a packet that grows loses CHECKSUM_COMPLETE, whose sum would not
-        // survive what follows; an unfinished checksum stays unfinished.
-        if bpf_skb_change_tail(skb, l4 + 18, 0) != 0 || bpf_skb_change_tail(skb, l4 + header_len + payload_len, 0) != 0
+        // Cut into the TCP header and grown again: a packet that grows loses CHECKSUM_COMPLETE,
+        // whose sum would not survive what follows; an unfinished checksum stays unfinished.
+        if bpf_skb_change_tail(skb, l4 + 18, 0) != 0
+            || bpf_skb_change_tail(skb, l4 + header_len + payload_len, 0) != 0
         {
             return -4;
         }
@@ -64,7 +66,9 @@ pub(crate) extern "C" fn rebuild(skb: *mut __sk_buff, buffer: *mut Pending, offs
             bpf_skb_store_bytes(skb, ETHERNET_LEN as u32, ip, IPV4_LEN as u32, 0)
         };
         let Some(n) = size::<60>(header_len as usize) else { return -5 };
-        if stored != 0 || bpf_skb_store_bytes(skb, l4, (&raw const scratch.make.new_tcp).cast(), n, 0) != 0 {
+        if stored != 0
+            || bpf_skb_store_bytes(skb, l4, (&raw const scratch.make.new_tcp).cast(), n, 0) != 0
+        {
             return -6;
         }
         if payload_len != 0 && !buffer.is_null() {
@@ -86,8 +90,8 @@ pub(crate) extern "C" fn rebuild(skb: *mut __sk_buff, buffer: *mut Pending, offs
     if Tc(skb).replace_sums(l4 as usize + 16, v6, pseudo, segment) { 0 } else { -9 }
 }
 
-/// Writes the new IP header and completes the new TCP header with the old checksum; the differences of the pseudo
-/// header and of the segment.
+/// Writes the new IP header and completes the new TCP header with the old checksum; the differences
+/// of the pseudo header and of the segment.
 #[inline(always)]
 fn write_headers(scratch: &mut Scratch, payload_sum: u32) -> (u64, u64) {
     let (make, facts) = (&mut scratch.make, &scratch.facts);
@@ -112,7 +116,8 @@ fn write_headers(scratch: &mut Scratch, payload_sum: u32) -> (u64, u64) {
         new[2] = u32::from_ne_bytes([TTL, PROTOCOL_TCP, 0, 0]);
         new[3] = source[3];
         new[4] = destination[3];
-        let total: u64 = new[0] as u64 + new[1] as u64 + new[2] as u64 + new[3] as u64 + new[4] as u64;
+        let total: u64 =
+            new[0] as u64 + new[1] as u64 + new[2] as u64 + new[3] as u64 + new[4] as u64;
         let check = (!fold(total)).to_ne_bytes();
         new[2] = u32::from_ne_bytes([TTL, PROTOCOL_TCP, check[0], check[1]]);
     }
@@ -121,7 +126,8 @@ fn write_headers(scratch: &mut Scratch, payload_sum: u32) -> (u64, u64) {
     clear_checksum(&mut make.new_tcp);
     // SAFETY: whole arrays of a map value, or 8 and 32 bytes inside them.
     let (pseudo, segment) = unsafe {
-        let (old_ip, new_ip) = ((&raw mut make.old_ip).cast::<u8>(), (&raw mut make.new_ip).cast::<u8>());
+        let (old_ip, new_ip) =
+            ((&raw mut make.old_ip).cast::<u8>(), (&raw mut make.new_ip).cast::<u8>());
         let addresses = if facts.v6 != 0 {
             bpf_csum_diff(old_ip.add(8).cast(), 32, new_ip.add(8).cast(), 32, 0)
         } else {

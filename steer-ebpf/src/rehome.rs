@@ -1,4 +1,5 @@
-//! Carries out what the state machine says about a client's data: buffer it, open the owner, or give up.
+//! Carries out what the state machine says about a client's data: buffer it, open the owner, or
+//! give up.
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
@@ -18,7 +19,9 @@ use crate::{
     hello::look_at_packet,
     legs::{self, take_leg},
     lock::{self, unlock},
-    maps::{EVENTS, PENDING, Piece, SPLICES, Scratch, WAKE, count, count_index, now, scratch, switch},
+    maps::{
+        EVENTS, PENDING, Piece, SPLICES, Scratch, WAKE, count, count_index, now, scratch, switch,
+    },
     options::read_options,
     stage::{Stage, drop},
     sums::sum_payload,
@@ -26,8 +29,8 @@ use crate::{
     verdict::{said, verdict},
 };
 
-/// The data in `scratch.piece`, the first of a flow that this CPU holds: it is to be decided on, held, or the flow is
-/// settled. Says what is next.
+/// The data in `scratch.piece`, the first of a flow that this CPU holds: it is to be decided on,
+/// held, or the flow is settled. Says what is next.
 #[inline(always)]
 pub(crate) fn first_data(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     // SAFETY: the caller's.
@@ -49,7 +52,8 @@ fn bypass() -> bool {
     switch(SWITCH_BYPASS)
 }
 
-/// The data in `scratch.piece` on a flow that this CPU holds: whether it can be held. Unlocks the flow where it cannot.
+/// The data in `scratch.piece` on a flow that this CPU holds: whether it can be held. Unlocks the
+/// flow where it cannot.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
@@ -78,8 +82,9 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> St
     Stage::Hold
 }
 
-/// Notes what segments made of the buffered data will need, from the first packet that is held: timestamps, window, and
-/// the start of the IP header. 0, or -1 where the packet lacks the timestamps that were agreed on.
+/// Notes what segments made of the buffered data will need, from the first packet that is held:
+/// timestamps, window, and the start of the IP header. 0, or -1 where the packet lacks the
+/// timestamps that were agreed on.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn note_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
@@ -91,17 +96,22 @@ extern "C" fn note_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
         return -1;
     }
     record.hello_ts = scratch.offer.ts;
-    // A client that echoes nothing, or an older one, has seen the SYN-ACK's: time must not run backwards for it.
+    // A client that echoes nothing, or an older one, has seen the SYN-ACK's: time must not run
+    // backwards for it.
     let echo = scratch.offer.ts_echo;
     if (echo.wrapping_sub(record.first_ts) as i32) > 0 {
         record.first_ts = echo;
     }
     record.hello_window = scratch.facts.window;
     // SAFETY: four bytes of a map value.
-    unsafe { bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, (&raw mut record.ip_word).cast(), 4) as i32 }
+    unsafe {
+        bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, (&raw mut record.ip_word).cast(), 4)
+            as i32
+    }
 }
 
-/// What follows from what was said of a flow's first data: it is to be held, or the flow is settled and unlocked.
+/// What follows from what was said of a flow's first data: it is to be held, or the flow is settled
+/// and unlocked.
 #[inline(always)]
 pub(crate) fn decided(scratch: &Scratch, flow: *mut Flow) -> Stage {
     let (said, bypass) = (scratch.piece.said, bypass());
@@ -153,7 +163,8 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     scratch.piece.grown = (inserted == Inserted::Grown) as u32;
     scratch.piece.grown_at = grown_at;
     if inserted == Inserted::Grown {
-        // The owner gets this copy of what was decided on: what the other one offered teaches nothing.
+        // The owner gets this copy of what was decided on: what the other one offered teaches
+        // nothing.
         if state == State::Wait && offset < decided {
             // SAFETY: a whole map value that this CPU has locked.
             unsafe { (*flow).offered_kind = 0 };
@@ -182,8 +193,8 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     Stage::Held
 }
 
-/// Does what follows from the data that is buffered and what was said of it. Unlocks the flow, unless the owner is to be
-/// opened or a last look is to be taken.
+/// Does what follows from the data that is buffered and what was said of it. Unlocks the flow,
+/// unless the owner is to be opened or a last look is to be taken.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn held(flow: *mut Flow) -> Stage {
@@ -231,7 +242,8 @@ pub(crate) extern "C" fn held(flow: *mut Flow) -> Stage {
     }
 }
 
-/// Gathering ends, and a last look was taken: where even that found no owner, the reason to end it stands.
+/// Gathering ends, and a last look was taken: where even that found no owner, the reason to end it
+/// stands.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn exit(flow: *mut Flow) -> Stage {
@@ -248,8 +260,8 @@ pub(crate) extern "C" fn exit(flow: *mut Flow) -> Stage {
     }
 }
 
-/// Opens the owner, `scratch.backend`, of a flow that this CPU holds: everything that is needed is remembered, a splice
-/// reserved, the flow unlocked.
+/// Opens the owner, `scratch.backend`, of a flow that this CPU holds: everything that is needed is
+/// remembered, a splice reserved, the flow unlocked.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {

@@ -1,5 +1,6 @@
-//! A packet that is too large for its next hop, and that its sender allows routers to fragment, is cut into smaller segments:
-//! what a router would do with the datagram is done with the segment, so that no piece is without its ports.
+//! A packet that is too large for its next hop, and that its sender allows routers to fragment, is
+//! cut into smaller segments: what a router would do with the datagram is done with the segment, so
+//! that no piece is without its ports.
 
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -31,7 +32,8 @@ const SEGMENTS_MAX: i32 = 64;
 /// Shortest payload of a segment, bytes.
 const SEGMENT_MIN: u32 = 48;
 
-/// The packet at hand is changed as `scratch.change` says and leaves to `scratch.hop` in pieces that fit its MTU.
+/// The packet at hand is changed as `scratch.change` says and leaves to `scratch.hop` in pieces
+/// that fit its MTU.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn resegment(skb: *mut __sk_buff) -> Stage {
@@ -57,8 +59,8 @@ extern "C" fn change(skb: *mut __sk_buff) -> i32 {
     }
 }
 
-/// Several segments in one: the kernel is told to make smaller ones of it. Room that is made takes from a segment's size,
-/// and is taken away again without giving it back.
+/// Several segments in one: the kernel is told to make smaller ones of it. Room that is made takes
+/// from a segment's size, and is taken away again without giving it back.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn shrink(skb: *mut __sk_buff) -> Stage {
@@ -71,8 +73,10 @@ extern "C" fn shrink(skb: *mut __sk_buff) -> Stage {
     let Some(more) = size::<0x3ff>(too_long) else { return drop(Counter::TooBigDropped) };
     let more = more as i32;
     // SAFETY: helper calls on the program's context.
-    let shrunk =
-        unsafe { bpf_skb_adjust_room(skb, more, MAC, 0) == 0 && bpf_skb_adjust_room(skb, -more, MAC, FIXED_GSO) == 0 };
+    let shrunk = unsafe {
+        bpf_skb_adjust_room(skb, more, MAC, 0) == 0
+            && bpf_skb_adjust_room(skb, -more, MAC, FIXED_GSO) == 0
+    };
     if shrunk { Stage::Redirect } else { drop(Counter::TooBigDropped) }
 }
 
@@ -111,14 +115,23 @@ fn prepare(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let make = &mut scratch.make;
     make.ip_word = make.old_ip[0].to_ne_bytes();
     if scratch.ip.v6 {
-        make.source =
-            steer_common::shared::Address::from_words([make.old_ip[2], make.old_ip[3], make.old_ip[4], make.old_ip[5]]);
-        make.destination =
-            steer_common::shared::Address::from_words([make.old_ip[6], make.old_ip[7], make.old_ip[8], make.old_ip[9]]);
+        make.source = steer_common::shared::Address::from_words([
+            make.old_ip[2],
+            make.old_ip[3],
+            make.old_ip[4],
+            make.old_ip[5],
+        ]);
+        make.destination = steer_common::shared::Address::from_words([
+            make.old_ip[6],
+            make.old_ip[7],
+            make.old_ip[8],
+            make.old_ip[9],
+        ]);
     } else {
         let mapped = 0x0000_ffff_u32.to_be();
         make.source = steer_common::shared::Address::from_words([0, 0, mapped, make.old_ip[3]]);
-        make.destination = steer_common::shared::Address::from_words([0, 0, mapped, make.old_ip[4]]);
+        make.destination =
+            steer_common::shared::Address::from_words([0, 0, mapped, make.old_ip[4]]);
     }
     let emitting = &mut scratch.emitting;
     emitting.have = n;
@@ -140,7 +153,8 @@ fn prepare(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
 #[inline(never)]
 extern "C" fn cut_one(skb: *mut __sk_buff) -> Stage {
     let (Some(scratch), Some(text)) = (scratch(), shifted()) else { return Stage::Drop };
-    let (have, offset, chunk) = (scratch.emitting.have, scratch.emitting.offset, scratch.emitting.chunk);
+    let (have, offset, chunk) =
+        (scratch.emitting.have, scratch.emitting.offset, scratch.emitting.chunk);
     let left = have.wrapping_sub(offset);
     let last = left <= chunk;
     if make_piece(skb, text, if last { left } else { chunk }, last) != 0 {
@@ -149,7 +163,8 @@ extern "C" fn cut_one(skb: *mut __sk_buff) -> Stage {
     if last {
         return Stage::Redirect;
     }
-    // SAFETY: a helper call on the program's context. A copy that is lost is repeated by its sender.
+    // SAFETY: a helper call on the program's context. A copy that is lost is repeated by its
+    // sender.
     unsafe { bpf_clone_redirect(skb, scratch.redirect, 0) };
     scratch.emitting.offset += chunk;
     Stage::Emit
@@ -158,7 +173,8 @@ extern "C" fn cut_one(skb: *mut __sk_buff) -> Stage {
 #[inline(always)]
 fn make_piece(skb: *mut __sk_buff, text: *mut Pending, len: u32, last: bool) -> i32 {
     let Some(scratch) = scratch() else { return -1 };
-    let (seq, offset, header_len) = (scratch.emitting.seq, scratch.emitting.offset, scratch.emitting.header_len);
+    let (seq, offset, header_len) =
+        (scratch.emitting.seq, scratch.emitting.offset, scratch.emitting.header_len);
     // The header as it is at hand, but for its checksum, which is carried over.
     if load_old_headers(skb) != 0 || header_len < TCP_LEN as u32 {
         return -1;
@@ -172,7 +188,8 @@ fn make_piece(skb: *mut __sk_buff, text: *mut Pending, len: u32, last: bool) -> 
         scratch.emitting.ts = word[1] as u32;
     }
     let bits = scratch.emitting.ts as u8;
-    make.new_tcp[3] = u32::from_ne_bytes([word[0], if last { bits } else { bits & !ENDS }, word[2], word[3]]);
+    make.new_tcp[3] =
+        u32::from_ne_bytes([word[0], if last { bits } else { bits & !ENDS }, word[2], word[3]]);
     let check = make.old_tcp[4].to_ne_bytes();
     make.new_tcp[4] = u32::from_ne_bytes([0, 0, check[2], check[3]]);
     make.header_len = header_len;

@@ -1,4 +1,5 @@
-//! A backend's packet of a flow that is not settled, or from which something is still to be learned.
+//! A backend's packet of a flow that is not settled, or from which something is still to be
+//! learned.
 
 use core::ptr::null_mut;
 
@@ -19,8 +20,8 @@ use crate::{
     legs,
     lock::{self, mark, unlock},
     maps::{
-        FLOWS, PENDING, Reset, SPLICES, Scratch, backend, backend_path, count, count_backend, count_index, scratch,
-        vip_of,
+        FLOWS, PENDING, Reset, SPLICES, Scratch, backend, backend_path, count, count_backend,
+        count_index, scratch, vip_of,
     },
     options::read_options,
     rehome::tell,
@@ -64,7 +65,8 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     if !flow.is_null() && is_elsewhere(flow, id as u16, scratch.first_port) {
         return pass(Counter::BackendPassed);
     }
-    let syn_ack = scratch.facts.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN | flags::ACK;
+    let syn_ack =
+        scratch.facts.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN | flags::ACK;
     if syn_ack && let Some(handshake) = answered(scratch, flow) {
         return first_syn_ack(skb, handshake, replaces(flow, id as u16, scratch.first_port) as u32);
     }
@@ -74,7 +76,9 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     scratch.held = lock::read(flow).isn();
     let mut state = lock::read(flow).state();
     if !matches!(state, State::Spliced | State::First) {
-        let Some(held) = State::from_number(lock::lock(flow) as u8) else { return drop(Counter::FlowBusy) };
+        let Some(held) = State::from_number(lock::lock(flow) as u8) else {
+            return drop(Counter::FlowBusy);
+        };
         state = held;
     }
     // SAFETY: a map value; two half-words are read.
@@ -86,9 +90,10 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     act(scratch, flow, state)
 }
 
-/// Whether a SYN-ACK to this port ends the flow of its addresses. A backend that has that flow there would have answered
-/// otherwise if it still knew it. Another one, which got the SYN because the flow's is down or gone, knows nothing of it: only the client can tell,
-/// by its acknowledgement.
+/// Whether a SYN-ACK to this port ends the flow of its addresses. A backend that has that flow
+/// there would have answered otherwise if it still knew it. Another one, which got the SYN because
+/// the flow's is down or gone, knows nothing of it: only the client can tell, by its
+/// acknowledgement.
 #[inline(always)]
 fn replaces(flow: *mut Flow, id: u16, port: [u8; 2]) -> bool {
     if flow.is_null() {
@@ -110,7 +115,8 @@ fn knows_by(flow: *mut Flow, id: u16, port: [u8; 2]) -> bool {
     unsafe { (*flow).port_at(id) == Some(port) }
 }
 
-/// Whether a backend knows the flow by another port than this one: what it sends to this one is another connection's.
+/// Whether a backend knows the flow by another port than this one: what it sends to this one is
+/// another connection's.
 #[inline(always)]
 fn is_elsewhere(flow: *mut Flow, id: u16, port: [u8; 2]) -> bool {
     // SAFETY: as above.
@@ -119,11 +125,12 @@ fn is_elsewhere(flow: *mut Flow, id: u16, port: [u8; 2]) -> bool {
     !flow.closing() && flow.port_at(id).is_some_and(|at| at != port)
 }
 
-/// Whether a flow that both sides ended has nothing to do with the backend's segment at hand: its ports may have been used
-/// again by a connection that is not steer's.
+/// Whether a flow that both sides ended has nothing to do with the backend's segment at hand: its
+/// ports may have been used again by a connection that is not steer's.
 #[inline(always)]
 fn is_over(scratch: &Scratch, flow: *mut Flow) -> bool {
-    /// How far ahead of where its flow ended a segment may be, bytes; behind it, as far as a window reaches ([`AHEAD`]).
+    /// How far ahead of where its flow ended a segment may be, bytes; behind it, as far as a window
+    /// reaches ([`AHEAD`]).
     const NEAR: u32 = 1 << 17;
     // SAFETY: a map value; fields are read as words.
     let flow = unsafe { &*flow };
@@ -135,7 +142,8 @@ fn is_over(scratch: &Scratch, flow: *mut Flow) -> bool {
     flow.closing() && !in_space
 }
 
-/// Who speaks within so many seconds of its client's acknowledgement greets it; later it complains that nothing came.
+/// Who speaks within so many seconds of its client's acknowledgement greets it; later it complains
+/// that nothing came.
 const PROMPT: u32 = 2;
 
 #[inline(always)]
@@ -216,14 +224,17 @@ pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     let expected = Word(record.word).isn().wrapping_add(1);
     scratch.reset = Reset { backend: id, seq: expected };
     let read = read_options(skb, 0);
-    let agreed = (scratch.offer.options & (AGREED | options::SIGNED)) | ecn_agreed(scratch.facts.flags, options::ECN);
+    let agreed = (scratch.offer.options & (AGREED | options::SIGNED))
+        | ecn_agreed(scratch.facts.flags, options::ECN);
     note_mss(scratch, id);
     let largest = backend_path(id).map_or(0, |path| path.largest_mss());
     if read != 0 || !splice::compatible(record, agreed, scratch.offer.mss, largest) {
         return abandon(flow, Counter::OwnerIncompatible);
     }
     // SAFETY: a map value; the flow that it belongs to is locked.
-    let buffered = PENDING.get_ptr_mut(&scratch.key).is_some_and(|p| unsafe { ranges::contiguous(&(*p).ranges) } != 0);
+    let buffered = PENDING
+        .get_ptr_mut(&scratch.key)
+        .is_some_and(|p| unsafe { ranges::contiguous(&(*p).ranges) } != 0);
     if !buffered {
         return abandon(flow, Counter::PendingLost);
     }

@@ -4,7 +4,8 @@ use steer_common::{counters::Counter, learn::one_more, shared::SourceKey};
 
 use crate::maps::{SOURCES, count, scratch};
 
-/// Counts a session of the flow in `scratch.key`; 0 where its source may have no more, and the session is not learned.
+/// Counts a session of the flow in `scratch.key`; 0 where its source may have no more, and the
+/// session is not learned.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn admit_session() -> i32 {

@@ -19,14 +19,16 @@ pub(crate) fn drop(reason: Counter) -> Stage {
     Stage::Drop
 }
 
-/// The packet is forwarded between its client and a backend, with nothing but the addresses changed.
+/// The packet is forwarded between its client and a backend, with nothing but the addresses
+/// changed.
 #[inline(always)]
 pub(crate) fn plain(scratch: &mut Scratch, backend: u32) -> Stage {
     scratch.plain = backend;
     Stage::Plain
 }
 
-/// The packet is forwarded between a client and the backend that it dialled itself, with nothing but the client's port changed.
+/// The packet is forwarded between a client and the backend that it dialled itself, with nothing
+/// but the client's port changed.
 #[inline(always)]
 pub(crate) fn direct_plain(scratch: &mut Scratch, backend: u32) -> Stage {
     scratch.plain = backend;

@@ -1,11 +1,12 @@
-//! What a packet leaves in its flow's record: when it came, how far its sender is, how it ended, and the way back.
+//! What a packet leaves in its flow's record: when it came, how far its sender is, how it ended,
+//! and the way back.
 
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     flow::{State, Word},
     shared::{
-        FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_RESET, FLOW_SERVER_FIN, FLOW_UNCONFIRMED, Flow, FlowKey,
-        Hop, answered,
+        FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_RESET, FLOW_SERVER_FIN,
+        FLOW_UNCONFIRMED, Flow, FlowKey, Hop, answered,
     },
     wire::{
         Packet,
@@ -21,8 +22,9 @@ use crate::{
     traces::forget_trace,
 };
 
-/// Whether a client's packet comes the way that its flow's did before, or none is to be remembered. XDP, which is not told for
-/// which station a frame is, takes no others than those that come a way that is known.
+/// Whether a client's packet comes the way that its flow's did before, or none is to be remembered.
+/// XDP, which is not told for which station a frame is, takes no others than those that come a way
+/// that is known.
 #[inline(always)]
 pub(crate) fn comes_by<H: Hook>(hook: &H, flow: &Flow) -> bool {
     let hop = &flow.client_hop;
@@ -53,15 +55,18 @@ fn sent_to_client(flow: &Flow) -> u32 {
     flow.server_next.wrapping_add(if spliced { flow.delta } else { 0 })
 }
 
-/// Whether a client's segment says exactly where one of the two streams stands, which nobody off the path knows: one that
-/// repeats something says so of the other side's. The way back follows such segments alone.
+/// Whether a client's segment says exactly where one of the two streams stands, which nobody off
+/// the path knows: one that repeats something says so of the other side's. The way back follows
+/// such segments alone.
 #[inline(always)]
 pub(crate) fn is_exact(flow: &Flow, segment: &Segment) -> bool {
-    segment.seq == flow.client_next || (segment.any(flags::ACK) && segment.ack == sent_to_client(flow))
+    segment.seq == flow.client_next
+        || (segment.any(flags::ACK) && segment.ack == sent_to_client(flow))
 }
 
-/// Whether a segment acknowledges about what the other side has sent (RFC 5961 5.2, with a window of [`AHEAD`] both ways,
-/// for what was sent while the flow had no record is not known). Both numbers are those of their sender.
+/// Whether a segment acknowledges about what the other side has sent (RFC 5961 5.2, with a window
+/// of [`AHEAD`] both ways, for what was sent while the flow had no record is not known). Both
+/// numbers are those of their sender.
 #[inline(always)]
 fn acknowledges(flow: &Flow, segment: &Segment, to_client: bool) -> bool {
     let sent = if to_client { flow.client_next } else { sent_to_client(flow) };
@@ -81,11 +86,17 @@ fn advance(next: &mut u32, segment: &Segment) -> bool {
     new
 }
 
-/// Stamps a packet into its flow. Only what stands at the exact sequence number, or acknowledges the other side, moves that
-/// number, so that it cannot be set by data sent blindly. Returns whether the segment is the furthest yet. Of a handshake
-/// nothing is known that could move.
+/// Stamps a packet into its flow. Only what stands at the exact sequence number, or acknowledges
+/// the other side, moves that number, so that it cannot be set by data sent blindly. Returns
+/// whether the segment is the furthest yet. Of a handshake nothing is known that could move.
 #[inline(always)]
-pub(crate) fn note(key: &FlowKey, flow: &mut Flow, segment: &Segment, to_client: bool, seconds: u32) -> bool {
+pub(crate) fn note(
+    key: &FlowKey,
+    flow: &mut Flow,
+    segment: &Segment,
+    to_client: bool,
+    seconds: u32,
+) -> bool {
     let word = Word(flow.word);
     if word.is(State::Syn) || word.is(State::SynAck) || word.is(State::Adopted) {
         return true;
@@ -96,7 +107,8 @@ pub(crate) fn note(key: &FlowKey, flow: &mut Flow, segment: &Segment, to_client:
     if flow.seen != seconds {
         flow.seen = seconds;
         if flow.flags & FLOW_UNCONFIRMED != 0 && to_client && segment.any(flags::ACK) {
-            (flow.client_next, flow.server_next) = (segment.ack, segment.seq.wrapping_add(segment.payload_len as u32));
+            (flow.client_next, flow.server_next) =
+                (segment.ack, segment.seq.wrapping_add(segment.payload_len as u32));
             unmark(flow, FLOW_UNCONFIRMED);
         }
         if word.is(State::Spliced) {
@@ -106,8 +118,8 @@ pub(crate) fn note(key: &FlowKey, flow: &mut Flow, segment: &Segment, to_client:
     new
 }
 
-/// Carries what moves in a spliced flow's record over to its splice, at most once a second: what `flows` evicts must neither
-/// look idle nor be put back with old numbers.
+/// Carries what moves in a spliced flow's record over to its splice, at most once a second: what
+/// `flows` evicts must neither look idle nor be put back with old numbers.
 #[inline(always)]
 fn stamp_splice(key: &FlowKey, flow: &Flow) {
     if let Some(splice) = SPLICES.get_ptr_mut(key) {
@@ -121,10 +133,11 @@ fn stamp_splice(key: &FlowKey, flow: &Flow) {
     }
 }
 
-/// Notes the FIN or the reset at hand in its settled flow. It counts only at the exact sequence number and with a right
-/// checksum, so nobody off the path can have a flow taken for closed. A FIN that overtakes lost data is missed, and its flow
-/// ages as an idle one. Ends are only marked: the endpoints judge them, ageing deletes. A flow that both sides ended gives
-/// its splice back at once; what is still under way is translated by what `flows` remembers.
+/// Notes the FIN or the reset at hand in its settled flow. It counts only at the exact sequence
+/// number and with a right checksum, so nobody off the path can have a flow taken for closed. A FIN
+/// that overtakes lost data is missed, and its flow ages as an idle one. Ends are only marked: the
+/// endpoints judge them, ageing deletes. A flow that both sides ended gives its splice back at
+/// once; what is still under way is translated by what `flows` remembers.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn note_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
@@ -161,7 +174,8 @@ pub(crate) extern "C" fn note_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     0
 }
 
-/// Keeps the hop that a client's packet came from where its record has one: another router's, say, since the packet before.
+/// Keeps the hop that a client's packet came from where its record has one: another router's, say,
+/// since the packet before.
 #[inline(always)]
 pub(crate) fn follow_hop(skb: *mut __sk_buff, record: &mut Flow) {
     if record.client_hop.ifindex != 0 {

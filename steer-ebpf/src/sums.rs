@@ -1,5 +1,5 @@
-//! What a packet and the buffered data sum up to (RFC 1071): the packet's checksum is judged, and known parts of it are
-//! replaced without reading it again. TC only.
+//! What a packet and the buffered data sum up to (RFC 1071): the packet's checksum is judged, and
+//! known parts of it are replaced without reading it again. TC only.
 
 use core::ffi::c_void;
 
@@ -47,8 +47,8 @@ struct Summing {
     failed: u32,
 }
 
-/// Loads the next [`SUM_MAX`] bytes or what is left, and sums them but for those to be skipped; 1 where there are no more, or
-/// nothing can be read.
+/// Loads the next [`SUM_MAX`] bytes or what is left, and sums them but for those to be skipped; 1
+/// where there are no more, or nothing can be read.
 #[inline(always)]
 unsafe fn sum_piece(s: *mut Summing) -> core::ffi::c_long {
     // SAFETY: the caller's; the buffer is a whole map value.
@@ -79,8 +79,9 @@ unsafe extern "C" fn sum_step(_index: u32, context: *mut c_void) -> core::ffi::c
     unsafe { sum_piece(context.cast()) }
 }
 
-/// Sums the payload of the packet at hand into `facts.payload_sum`, unless that was done, and checks its TCP checksum (RFC
-/// 9293 3.1) into `facts.sum_good`. 0, or -1 where the packet could not be read.
+/// Sums the payload of the packet at hand into `facts.payload_sum`, unless that was done, and
+/// checks its TCP checksum (RFC 9293 3.1) into `facts.sum_good`. 0, or -1 where the packet could
+/// not be read.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
@@ -90,7 +91,8 @@ pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
         return 0;
     }
     let left = facts.header_len + facts.payload_len;
-    let mut summing = Summing { skb, buffer, offset: facts.l4, left, skip: facts.header_len, sum: 0, failed: 0 };
+    let mut summing =
+        Summing { skb, buffer, offset: facts.l4, left, skip: facts.header_len, sum: 0, failed: 0 };
     // SAFETY: the segment's start is in the buffer then; the header's length is checked.
     let more = unsafe { sum_piece(&raw mut summing) } == 0;
     let Some(header_len) = size::<60>(facts.header_len as usize & !3) else { return -1 };
@@ -105,8 +107,9 @@ pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
         unsafe { bpf_loop(PIECES, sum_step as *mut c_void, (&raw mut summing).cast(), 0) };
     }
     // SAFETY: read back what the callback wrote.
-    let (payload, failed) =
-        unsafe { ((&raw const summing.sum).read_volatile(), (&raw const summing.failed).read_volatile()) };
+    let (payload, failed) = unsafe {
+        ((&raw const summing.sum).read_volatile(), (&raw const summing.failed).read_volatile())
+    };
     if failed != 0 {
         return -1;
     }
@@ -119,8 +122,8 @@ pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
     0
 }
 
-/// Whether the packet at hand is what its sender sent: its TCP checksum is right, or not finished yet. 1 or 0; 0 also where
-/// that cannot be judged, as of a fragment.
+/// Whether the packet at hand is what its sender sent: its TCP checksum is right, or not finished
+/// yet. 1 or 0; 0 also where that cannot be judged, as of a fragment.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn is_sound(skb: *mut __sk_buff) -> i32 {
@@ -139,7 +142,8 @@ pub(crate) fn checksum_field(tcp: &[u32; 16]) -> u16 {
     u16::from_ne_bytes([bytes[0], bytes[1]])
 }
 
-/// Loads the headers of the packet at hand, zero behind the TCP header's end. 0, or -1 where they are not plain.
+/// Loads the headers of the packet at hand, zero behind the TCP header's end. 0, or -1 where they
+/// are not plain.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn load_old_headers(skb: *mut __sk_buff) -> i32 {

@@ -7,7 +7,10 @@ use aya_ebpf::{
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
-    shared::{FLOW_COLLIDED, FLOW_MADE, Flow, NO_BACKEND, SWITCH_LEAVE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, options},
+    shared::{
+        FLOW_COLLIDED, FLOW_MADE, Flow, NO_BACKEND, SWITCH_LEAVE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE,
+        options,
+    },
     wire::tcp::flags,
 };
 
@@ -23,7 +26,8 @@ use crate::{
     unknown::{leaves_syn_traces, no_flow},
 };
 
-/// A SYN: the same first backend for a repeated one, the holder for a known flow, else as the lookup table says.
+/// A SYN: the same first backend for a repeated one, the holder for a known flow, else as the
+/// lookup table says.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
@@ -44,13 +48,15 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
         Repeated::At(id) => {
             count(Counter::SynRepeated);
             if let Some(handshake) = HANDSHAKES.get_ptr_mut(&scratch.key) {
-                // SAFETY: a map value; each field is written as a word, and a lost race costs one answer.
+                // SAFETY: a map value; each field is written as a word, and a lost race costs one
+                // answer.
                 follow_hop(skb, unsafe { &mut *handshake });
             }
             count_backend(id as u32, |stats| stats.syns += 1);
             return plain(scratch, id.into());
         }
-        // Another handshake with these addresses is on its way: whichever is the client's, both can go on.
+        // Another handshake with these addresses is on its way: whichever is the client's, both can
+        // go on.
         Repeated::Other(id) => {
             count(Counter::SynKnownFlow);
             return plain(scratch, id.into());
@@ -79,7 +85,11 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
 fn prepare_offer(skb: *mut __sk_buff, scratch: &mut Scratch) {
     let observes = scratch.vip.flags & VIP_OBSERVE != 0;
     let read = read_options(skb, 0);
-    if read == 0 && !observes && scratch.offer.cleared != 0 && scratch.offer.options & options::SIGNED == 0 {
+    if read == 0
+        && !observes
+        && scratch.offer.cleared != 0
+        && scratch.offer.options & options::SIGNED == 0
+    {
         read_options(skb, 1);
     }
     if scratch.facts.accurate_ecn != 0 && !observes {
@@ -87,7 +97,8 @@ fn prepare_offer(skb: *mut __sk_buff, scratch: &mut Scratch) {
     }
 }
 
-/// Forgets what was there before on the ports of a connection that is left to the kernel, unless a flow on them may live.
+/// Forgets what was there before on the ports of a connection that is left to the kernel, unless a
+/// flow on them may live.
 #[inline(always)]
 fn forget_over(scratch: &Scratch) {
     // SAFETY: fields are read as words.
@@ -113,12 +124,14 @@ enum Repeated {
     At(u16),
     /// Another one did, and was answered a moment ago.
     Other(u16),
-    /// It was not. The client's port is taken at this backend, which answered for another connection when a SYN came before.
+    /// It was not. The client's port is taken at this backend, which answered for another
+    /// connection when a SYN came before.
     No { taken_at: u16 },
 }
 
-/// Whether a SYN of these addresses was seen before. One with another number is an attacker's or the next connection's: it
-/// must not take the place of a handshake that its client is about to complete.
+/// Whether a SYN of these addresses was seen before. One with another number is an attacker's or
+/// the next connection's: it must not take the place of a handshake that its client is about to
+/// complete.
 #[inline(always)]
 fn repeated(scratch: &mut Scratch) -> Repeated {
     /// Seconds within which a client acknowledges what it got.
@@ -145,7 +158,8 @@ fn repeated(scratch: &mut Scratch) -> Repeated {
     }
 }
 
-/// A SYN on a known live flow goes to the backend that has it, and is remembered in case that one takes it for a new one.
+/// A SYN on a known live flow goes to the backend that has it, and is remembered in case that one
+/// takes it for a new one.
 #[inline(always)]
 fn on_known(skb: *mut __sk_buff, scratch: &mut Scratch, id: u16) -> Stage {
     prepare_offer(skb, scratch);
@@ -159,14 +173,16 @@ fn on_known(skb: *mut __sk_buff, scratch: &mut Scratch, id: u16) -> Stage {
     plain(scratch, id.into())
 }
 
-/// The backend that holds a live flow of these addresses: a SYN must not move it, whoever sent it. A flow that both sides
-/// ended is not live: its ports are free for the next one, which goes where the lookup table says today.
+/// The backend that holds a live flow of these addresses: a SYN must not move it, whoever sent it.
+/// A flow that both sides ended is not live: its ports are free for the next one, which goes where
+/// the lookup table says today.
 #[inline(always)]
 fn holder(scratch: &Scratch) -> Option<u16> {
     // SAFETY: the fields are read at once.
     let id = match unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) } {
         Some(flow) => {
-            let live = !flow.closing() && idle(flow, scratch.facts.seconds) <= scratch.vip.flow_timeout;
+            let live =
+                !flow.closing() && idle(flow, scratch.facts.seconds) <= scratch.vip.flow_timeout;
             if live { flow.holder() } else { NO_BACKEND }
         }
         None => find_trace() as u16,
@@ -174,7 +190,8 @@ fn holder(scratch: &Scratch) -> Option<u16> {
     (id != NO_BACKEND && is_up(id)).then_some(id)
 }
 
-/// Clears the request for AccECN (the AE bit): the servers then agree on classic ECN, which can be compared.
+/// Clears the request for AccECN (the AE bit): the servers then agree on classic ECN, which can be
+/// compared.
 #[inline(always)]
 fn clear_accurate_ecn(skb: *mut __sk_buff, facts: &Facts) {
     let at = facts.l4 + 12;

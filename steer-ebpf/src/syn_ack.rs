@@ -42,12 +42,16 @@ pub(crate) fn answered(scratch: &Scratch, flow: *mut Flow) -> Option<*mut Flow> 
     if opened { None } else { Some(handshake) }
 }
 
-/// The first backend accepts a new connection: what it agreed to is remembered. An old flow on the same addresses ends
-/// here, where its own backend vouches for the new one, or else with the client's acknowledgement
-/// ([`crate::unknown::rival_completed`]).
+/// The first backend accepts a new connection: what it agreed to is remembered. An old flow on the
+/// same addresses ends here, where its own backend vouches for the new one, or else with the
+/// client's acknowledgement ([`crate::unknown::rival_completed`]).
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn first_syn_ack(skb: *mut __sk_buff, handshake: *mut Flow, replaces: u32) -> Stage {
+pub(crate) extern "C" fn first_syn_ack(
+    skb: *mut __sk_buff,
+    handshake: *mut Flow,
+    replaces: u32,
+) -> Stage {
     let (Some(scratch), false) = (scratch(), handshake.is_null()) else { return Stage::Drop };
     let id = scratch.backend;
     if replaces != 0 {
@@ -89,9 +93,9 @@ pub(crate) fn ecn_agreed(bits: u8, offered: u8) -> u8 {
     if bits & (flags::ECE | flags::CWR) == flags::ECE { offered & options::ECN } else { 0 }
 }
 
-/// Notes the MSS of a SYN-ACK. A backend derives it from what it knows of the path to this one client (RFC 9293 3.7.1), so
-/// only the largest of many says what the backend itself takes; one that takes less from now on is known as such within two
-/// windows of time.
+/// Notes the MSS of a SYN-ACK. A backend derives it from what it knows of the path to this one
+/// client (RFC 9293 3.7.1), so only the largest of many says what the backend itself takes; one
+/// that takes less from now on is known as such within two windows of time.
 #[inline(always)]
 pub(crate) fn note_mss(scratch: &Scratch, id: u32) {
     /// Length of a window, seconds.
@@ -112,7 +116,8 @@ pub(crate) fn note_mss(scratch: &Scratch, id: u32) {
 fn clamp_mss(skb: *mut __sk_buff, scratch: &mut Scratch, flow: &mut Flow) {
     let (mss, at) = (scratch.offer.mss, scratch.offer.mss_at as u32);
     let smallest = scratch.vip.mss;
-    // A signed SYN-ACK is not touched, one without the option has nothing to lower. Where nothing moves all is left as it is.
+    // A signed SYN-ACK is not touched, one without the option has nothing to lower. Where nothing
+    // moves all is left as it is.
     if at == 0
         || smallest == 0
         || mss <= smallest
@@ -129,7 +134,12 @@ fn clamp_mss(skb: *mut __sk_buff, scratch: &mut Scratch, flow: &mut Flow) {
     let difference = if at & 1 == 0 { folded.swap_bytes() } else { folded };
     // SAFETY: two bytes of the stack.
     if unsafe { bpf_skb_store_bytes(skb, place, (&raw const bytes).cast(), 2, 0) } == 0
-        && Tc(skb).replace_sums(scratch.facts.l4 as usize + 16, scratch.facts.v6 != 0, 0, difference as u64)
+        && Tc(skb).replace_sums(
+            scratch.facts.l4 as usize + 16,
+            scratch.facts.v6 != 0,
+            0,
+            difference as u64,
+        )
     {
         flow.told_mss = smallest;
         count(Counter::MssClamped);

@@ -1,8 +1,11 @@
-//! The errors we owe: Fragmentation-Needed and Packet-Too-Big, where a redirect would drop a packet silently.
+//! The errors we owe: Fragmentation-Needed and Packet-Too-Big, where a redirect would drop a packet
+//! silently.
 
 use aya_ebpf::{
     bindings::__sk_buff,
-    helpers::generated::{bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes},
+    helpers::generated::{
+        bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
 };
 use steer_common::{
     checksum::fold,
@@ -23,9 +26,9 @@ use crate::{
     stage::{Stage, drop},
 };
 
-/// The next hop's MTU, `scratch.hop.mtu`, is too small for the packet, which is untouched so far. Its sender is told so in
-/// the name of whom it wrote to: a client in the VIP's, a backend in its client's. Where the sender allows routers to
-/// fragment it, it is cut instead ([`resegment`]).
+/// The next hop's MTU, `scratch.hop.mtu`, is too small for the packet, which is untouched so far.
+/// Its sender is told so in the name of whom it wrote to: a client in the VIP's, a backend in its
+/// client's. Where the sender allows routers to fragment it, it is cut instead ([`resegment`]).
 ///
 /// [`resegment`]: crate::resegment
 #[unsafe(no_mangle)]
@@ -40,7 +43,8 @@ pub(crate) extern "C" fn too_big(skb: *mut __sk_buff) -> Stage {
     }
     let l4 = (ETHERNET_LEN + if scratch.ip.v6 { IPV6_LEN } else { IPV4_LEN }) as u32;
     let len = if scratch.ip.v6 { QUOTE_V6 } else { QUOTE_V4 };
-    let (outer, message) = ((&raw const scratch.quote.outer).cast(), (&raw const scratch.quote.message).cast());
+    let (outer, message) =
+        ((&raw const scratch.quote.outer).cast(), (&raw const scratch.quote.message).cast());
     // SAFETY: the sizes are those of the arrays or below.
     let made = unsafe {
         bpf_skb_change_tail(skb, l4 + len, 0) == 0
@@ -65,8 +69,8 @@ pub(crate) extern "C" fn too_big(skb: *mut __sk_buff) -> Stage {
 const QUOTE_V4: u32 = (ICMP_LEN + IPV4_LEN + TCP_LEN) as u32;
 const QUOTE_V6: u32 = (ICMP_LEN + IPV6_LEN + TCP_LEN) as u32;
 
-/// Prepares the error, which quotes the packet without its IP options or extension headers: headers in `scratch.quote`, the
-/// way back in `scratch.make.old_ip` (three words).
+/// Prepares the error, which quotes the packet without its IP options or extension headers: headers
+/// in `scratch.quote`, the way back in `scratch.make.old_ip` (three words).
 #[inline(always)]
 fn quote_packet(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
     let v6 = scratch.ip.v6;
@@ -74,16 +78,19 @@ fn quote_packet(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
     let quote = &mut scratch.quote;
     let inner = (&raw mut quote.message).cast::<u32>().wrapping_add(2);
     let mut ethernet = [0u32; 3];
-    // SAFETY: two words into the array the rest of it holds 64 bytes; the frame's start is 12 bytes of the stack.
+    // SAFETY: two words into the array the rest of it holds 64 bytes; the frame's start is 12 bytes
+    // of the stack.
     let loaded = unsafe {
         bpf_skb_load_bytes(skb.cast(), 0, (&raw mut ethernet).cast(), 12) == 0
             && if v6 {
                 let tcp = inner.wrapping_add(IPV6_LEN / 4);
-                bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, inner.cast(), IPV6_LEN as u32) == 0
+                bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, inner.cast(), IPV6_LEN as u32)
+                    == 0
                     && bpf_skb_load_bytes(skb.cast(), l4, tcp.cast(), TCP_LEN as u32) == 0
             } else {
                 let tcp = inner.wrapping_add(IPV4_LEN / 4);
-                bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, inner.cast(), IPV4_LEN as u32) == 0
+                bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, inner.cast(), IPV4_LEN as u32)
+                    == 0
                     && bpf_skb_load_bytes(skb.cast(), l4, tcp.cast(), TCP_LEN as u32) == 0
             }
     };
@@ -156,8 +163,9 @@ fn write_v6(message: &mut [u32; 18], outer: &mut [u32; 10], mtu: u32) {
     message[0] = u32::from_ne_bytes([2, 0, check[0], check[1]]);
 }
 
-/// Cuts away the packet's headers behind its Ethernet header. The second cut begins behind the place where an
-/// unfinished TCP checksum was to start, at which the kernel forgets it: it must not be written into the error.
+/// Cuts away the packet's headers behind its Ethernet header. The second cut begins behind the
+/// place where an unfinished TCP checksum was to start, at which the kernel forgets it: it must not
+/// be written into the error.
 #[inline(always)]
 fn cut(skb: *mut __sk_buff, l4: usize) -> bool {
     /// `BPF_ADJ_ROOM_MAC`.

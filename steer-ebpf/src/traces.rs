@@ -3,7 +3,10 @@
 use steer_common::{
     counters::Counter,
     flow::{State, Word},
-    shared::{FLOW_HOP_WANTED, FLOW_LEARNED, FLOW_UNCONFIRMED, Flow, NO_BACKEND, TraceLine, VIP_RETURN_BY_ROUTE},
+    shared::{
+        FLOW_HOP_WANTED, FLOW_LEARNED, FLOW_UNCONFIRMED, Flow, NO_BACKEND, TraceLine,
+        VIP_RETURN_BY_ROUTE,
+    },
     trace::{self, Place},
 };
 
@@ -35,7 +38,8 @@ fn syn_place(scratch: &Scratch) -> Option<(&'static mut TraceLine, Place)> {
 /// A trace's backend, or [`NO_BACKEND`] where that number is another VIP's by now.
 #[inline(always)]
 fn of_its_vip(scratch: &Scratch, found: Option<u16>) -> i32 {
-    let its = |id: &u16| backend(*id as u32).is_some_and(|backend| backend.vip_id == scratch.key.service);
+    let its =
+        |id: &u16| backend(*id as u32).is_some_and(|backend| backend.vip_id == scratch.key.service);
     found.filter(its).unwrap_or(NO_BACKEND) as i32
 }
 
@@ -51,7 +55,8 @@ pub(crate) extern "C" fn enter_syn_trace(backend: u32) -> i32 {
     0
 }
 
-/// Forgets the handshake in `scratch.key`: a flow was made of it, or its client uses the port for something else.
+/// Forgets the handshake in `scratch.key`: a flow was made of it, or its client uses the port for
+/// something else.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn forget_syn_trace() -> i32 {
@@ -68,7 +73,8 @@ pub(crate) extern "C" fn forget_syn_trace() -> i32 {
 pub(crate) extern "C" fn find_syn_trace() -> i32 {
     let Some(scratch) = scratch() else { return NO_BACKEND as i32 };
     let seconds = scratch.facts.seconds;
-    let found = syn_place(scratch).and_then(|(line, place)| trace::find(line, place.fingerprint, seconds));
+    let found =
+        syn_place(scratch).and_then(|(line, place)| trace::find(line, place.fingerprint, seconds));
     of_its_vip(scratch, found)
 }
 
@@ -101,7 +107,8 @@ pub(crate) extern "C" fn forget_trace() -> i32 {
 pub(crate) extern "C" fn find_trace() -> i32 {
     let Some(scratch) = scratch() else { return NO_BACKEND as i32 };
     let seconds = scratch.facts.seconds;
-    let found = place(scratch).and_then(|(line, place)| trace::find(line, place.fingerprint, seconds));
+    let found =
+        place(scratch).and_then(|(line, place)| trace::find(line, place.fingerprint, seconds));
     of_its_vip(scratch, found)
 }
 
@@ -111,7 +118,8 @@ pub(crate) fn port_there(scratch: &Scratch, id: u16) -> [u8; 2] {
     legs::way_there(scratch, id as u32, false).map_or([0; 2], |leg| leg.port)
 }
 
-/// Puts the flow in `scratch.key` back into `flows`: backend `first` holds it, and where it stands the packet at hand says.
+/// Puts the flow in `scratch.key` back into `flows`: backend `first` holds it, and where it stands
+/// the packet at hand says.
 #[inline(always)]
 pub(crate) fn restore(scratch: &mut Scratch, first: u16) -> Option<*mut Flow> {
     let there = port_there(scratch, first);

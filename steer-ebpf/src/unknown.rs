@@ -1,4 +1,5 @@
-//! A client's packet whose flow has no record in `flows`: whose it is, and the record that is made where it is a flow's.
+//! A client's packet whose flow has no record in `flows`: whose it is, and the record that is made
+//! where it is a flow's.
 
 use core::ptr::null_mut;
 
@@ -7,8 +8,8 @@ use steer_common::{
     counters::Counter,
     flow::{State, Word},
     shared::{
-        FLOW_ACK_SWALLOWED, FLOW_MADE, FLOW_RIVALLED, Flow, NO_BACKEND, PATH_SPEAKS_FIRST, SWITCH_BYPASS, SWITCH_LEAVE,
-        SWITCH_RESIZING, VIP_OBSERVE, VIP_SWALLOW, options,
+        FLOW_ACK_SWALLOWED, FLOW_MADE, FLOW_RIVALLED, Flow, NO_BACKEND, PATH_SPEAKS_FIRST,
+        SWITCH_BYPASS, SWITCH_LEAVE, SWITCH_RESIZING, VIP_OBSERVE, VIP_SWALLOW, options,
     },
     wire::{tcp::flags, tls::server_flight::Follow},
 };
@@ -18,18 +19,22 @@ use crate::{
     foreign,
     lock::{mark, unmark},
     maps::{
-        EVENTS, FLOWS, Facts, HANDSHAKES, SETTINGS, SPLICES, Scratch, agent_asks, backend_path, count, count_backend,
-        scratch, switch,
+        EVENTS, FLOWS, Facts, HANDSHAKES, SETTINGS, SPLICES, Scratch, agent_asks, backend_path,
+        count, count_backend, scratch, switch,
     },
     rehome::tell,
     stage::{Stage, drop, pass, plain},
     stamps::idle,
-    traces::{enter_syn_trace, enter_trace, find_syn_trace, find_trace, forget_syn_trace, port_there, restore},
+    traces::{
+        enter_syn_trace, enter_trace, find_syn_trace, find_trace, forget_syn_trace, port_there,
+        restore,
+    },
 };
 
-/// A packet to a VIP of which nothing is known. A SYN here is one with other flags, which opens nothing. While connections may
-/// live that are older than the gateway it is one of theirs, remembered and passed; and so it is where the gateway only looks,
-/// or is being left. Else it goes where the lookup table says and is remembered, so that what is answered is known.
+/// A packet to a VIP of which nothing is known. A SYN here is one with other flags, which opens
+/// nothing. While connections may live that are older than the gateway it is one of theirs,
+/// remembered and passed; and so it is where the gateway only looks, or is being left. Else it goes
+/// where the lookup table says and is remembered, so that what is answered is known.
 #[inline(always)]
 pub(crate) fn no_flow(scratch: &mut Scratch) -> Stage {
     let opens_nothing = scratch.facts.flags & (flags::RST | flags::SYN) != 0;
@@ -53,31 +58,34 @@ pub(crate) fn no_flow(scratch: &mut Scratch) -> Stage {
     plain(scratch, id.into())
 }
 
-/// Whether connections to the VIP that are older than the gateway may live: one that says nothing for as long as a flow may
-/// be idle is gone.
+/// Whether connections to the VIP that are older than the gateway may live: one that says nothing
+/// for as long as a flow may be idle is gone.
 #[inline(always)]
 fn is_young(scratch: &Scratch) -> bool {
     let vip = &scratch.vip;
-    vip.since != 0 && (scratch.facts.seconds.wrapping_sub(vip.since) as i32) <= vip.flow_timeout as i32
+    vip.since != 0
+        && (scratch.facts.seconds.wrapping_sub(vip.since) as i32) <= vip.flow_timeout as i32
 }
 
-/// Whether a handshake's record alone does not tell a connection of this gateway from another: while older ones may live, or
-/// while the interface that the other side's packets come by may have other tables.
+/// Whether a handshake's record alone does not tell a connection of this gateway from another:
+/// while older ones may live, or while the interface that the other side's packets come by may have
+/// other tables.
 #[inline(always)]
 pub(crate) fn leaves_syn_traces(scratch: &Scratch) -> bool {
     is_young(scratch) || switch(SWITCH_RESIZING)
 }
 
-/// Whether the operator said that this gateway takes over the flows of another one, and that time is not up.
+/// Whether the operator said that this gateway takes over the flows of another one, and that time
+/// is not up.
 #[inline(always)]
 pub(crate) fn taking_over(scratch: &Scratch) -> bool {
     let until = SETTINGS.get(0).map_or(0, |settings| settings.takeover_until);
     until != 0 && (until.wrapping_sub(scratch.facts.seconds) as i32) > 0
 }
 
-/// Remembers the flow in `scratch.key` as one that went to a backend, and of which nothing else is known. Its place is
-/// among handshakes, which anybody can fill: what pushed out the handshake of this flow may push out this record, too, before
-/// its backend answers, so that a trace is left.
+/// Remembers the flow in `scratch.key` as one that went to a backend, and of which nothing else is
+/// known. Its place is among handshakes, which anybody can fill: what pushed out the handshake of
+/// this flow may push out this record, too, before its backend answers, so that a trace is left.
 #[inline(always)]
 fn adopt(scratch: &mut Scratch, first: u16) {
     let (seconds, flow) = (scratch.facts.seconds, &mut scratch.flow);
@@ -90,8 +98,8 @@ fn adopt(scratch: &mut Scratch, first: u16) {
     enter_syn_trace(first as u32);
 }
 
-/// A client's packet whose flow has no record: one is made where it completes a handshake, or where a trace is left of the
-/// flow. `Err` says what else becomes of the packet.
+/// A client's packet whose flow has no record: one is made where it completes a handshake, or where
+/// a trace is left of the flow. `Err` says what else becomes of the packet.
 #[inline(always)]
 pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, Stage> {
     let handshake = HANDSHAKES.get_ptr_mut(&scratch.key);
@@ -133,8 +141,8 @@ pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, Stage> {
     Err(plain(scratch, handshake.first.into()))
 }
 
-/// The flow's record, `flow` where `flows` has it; where only `splices` has it, it is put back into `flows`. Null where
-/// nobody has it.
+/// The flow's record, `flow` where `flows` has it; where only `splices` has it, it is put back into
+/// `flows`. Null where nobody has it.
 #[inline(always)]
 pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
     if !flow.is_null() {
@@ -157,8 +165,8 @@ pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
     FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut())
 }
 
-/// Whether the client's packet completes another handshake than its flow's, which it thereby gave up. No such handshake is
-/// waited for longer than its backend repeats its answer.
+/// Whether the client's packet completes another handshake than its flow's, which it thereby gave
+/// up. No such handshake is waited for longer than its backend repeats its answer.
 #[inline(always)]
 pub(crate) fn rival_completed(scratch: &Scratch, flow: *mut Flow) -> bool {
     /// Seconds for which Linux repeats a SYN-ACK (`net.ipv4.tcp_synack_retries`), and a few more.
@@ -168,7 +176,9 @@ pub(crate) fn rival_completed(scratch: &Scratch, flow: *mut Flow) -> bool {
     }
     // SAFETY: fields are read as words.
     match unsafe { HANDSHAKES.get(&scratch.key) } {
-        Some(rival) if idle(rival, scratch.facts.seconds) <= PATIENCE => completes(rival, &scratch.facts),
+        Some(rival) if idle(rival, scratch.facts.seconds) <= PATIENCE => {
+            completes(rival, &scratch.facts)
+        }
         _ => {
             unmark(flow, FLOW_RIVALLED);
             false
@@ -198,8 +208,8 @@ fn completes(handshake: &Flow, facts: &Facts) -> bool {
         && ahead <= REACH
 }
 
-/// Makes a flow of a handshake whose first backend this segment acknowledges, `None` where it does not; `Err` says what
-/// becomes of the packet.
+/// Makes a flow of a handshake whose first backend this segment acknowledges, `None` where it does
+/// not; `Err` says what becomes of the packet.
 #[inline(always)]
 fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow, Stage>> {
     // SAFETY: a map value; copied at once.
@@ -210,7 +220,11 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
         return None;
     }
     let bare = facts.payload_len == 0 && facts.flags & flags::FIN == 0;
-    if bare && scratch.vip.flags & VIP_SWALLOW != 0 && flow.flags & FLOW_ACK_SWALLOWED == 0 && swallow(known) != 0 {
+    if bare
+        && scratch.vip.flags & VIP_SWALLOW != 0
+        && flow.flags & FLOW_ACK_SWALLOWED == 0
+        && swallow(known) != 0
+    {
         return Some(Err(Stage::Drop));
     }
     let flow = &mut scratch.flow;
@@ -237,9 +251,10 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
     Some(FLOWS.get_ptr_mut(&scratch.key).ok_or(plain(scratch, first.into())))
 }
 
-/// Whether the client's first bare acknowledgement is dropped: where its hello may still move the flow, and where the agent
-/// hears of it, so that it asks for another one if no hello comes. Nobody but the client can repeat it, and a server that keeps
-/// nothing of a handshake (SYN cookies), or that speaks first, needs it.
+/// Whether the client's first bare acknowledgement is dropped: where its hello may still move the
+/// flow, and where the agent hears of it, so that it asks for another one if no hello comes. Nobody
+/// but the client can repeat it, and a server that keeps nothing of a handshake (SYN cookies), or
+/// that speaks first, needs it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn swallow(handshake: *mut Flow) -> i32 {
@@ -249,7 +264,8 @@ extern "C" fn swallow(handshake: *mut Flow) -> i32 {
     const AVAILABLE: u64 = 0;
     let (Some(scratch), false) = (scratch(), handshake.is_null()) else { return 0 };
     let flow = &scratch.flow;
-    let speaks = backend_path(flow.first as u32).is_none_or(|path| path.flags & PATH_SPEAKS_FIRST != 0);
+    let speaks =
+        backend_path(flow.first as u32).is_none_or(|path| path.flags & PATH_SPEAKS_FIRST != 0);
     // With a window of nothing no hello can come before the server says more.
     if speaks
         || flow.first_window == 0
@@ -264,7 +280,8 @@ extern "C" fn swallow(handshake: *mut Flow) -> i32 {
         return 0;
     }
     mark(handshake, FLOW_ACK_SWALLOWED);
-    // The client is connected: what it sends finds its server also where this record is pushed out meanwhile.
+    // The client is connected: what it sends finds its server also where this record is pushed out
+    // meanwhile.
     enter_trace(scratch.flow.first as u32);
     count(Counter::AckSwallowed);
     1

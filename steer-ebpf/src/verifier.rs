@@ -1,4 +1,5 @@
-//! Moves that the compiler must not see through, so that the proof the verifier needs stands right before the use.
+//! Moves that the compiler must not see through, so that the proof the verifier needs stands right
+//! before the use.
 //!
 //! Each is one real instruction (an empty asm would break BTF line info).
 
@@ -11,7 +12,8 @@ pub(crate) fn mask<const M: i32>(x: usize) -> usize {
     r
 }
 
-/// A copy of `x` of which the compiler knows nothing: comparisons of it survive, arithmetic on it is not reordered.
+/// A copy of `x` of which the compiler knows nothing: comparisons of it survive, arithmetic on it
+/// is not reordered.
 #[inline(always)]
 pub(crate) fn opaque(x: usize) -> usize {
     let mut r = x;
@@ -20,7 +22,8 @@ pub(crate) fn opaque(x: usize) -> usize {
     r
 }
 
-/// The constant `N`, unknown to the compiler (which would unroll a loop of it) and known to the verifier.
+/// The constant `N`, unknown to the compiler (which would unroll a loop of it) and known to the
+/// verifier.
 #[inline(always)]
 pub(crate) fn limit<const N: i32>() -> u32 {
     let r: u64;
@@ -29,8 +32,8 @@ pub(crate) fn limit<const N: i32>() -> u32 {
     r as u32
 }
 
-/// A helper's size argument in `1..=MAX`, or `None`. (A test against 0 does not raise the lower bound before Linux 6.8,
-/// so `x - 1` is compared and 1 added again.)
+/// A helper's size argument in `1..=MAX`, or `None`. (A test against 0 does not raise the lower
+/// bound before Linux 6.8, so `x - 1` is compared and 1 added again.)
 #[inline(always)]
 pub(crate) fn size<const MAX: usize>(x: usize) -> Option<u32> {
     let below = opaque(x.wrapping_sub(1));

@@ -22,9 +22,10 @@ use crate::{
     unknown::taking_over,
 };
 
-/// A backend's packet whose flow has no record: of a handshake, or of a flow that left a trace, it goes to the client. Else
-/// nothing says that it is of the VIP: a health check, a connection that its client dialled itself, or one that the kernel
-/// translates. It passes, unless the operator said that this gateway takes over from another one.
+/// A backend's packet whose flow has no record: of a handshake, or of a flow that left a trace, it
+/// goes to the client. Else nothing says that it is of the VIP: a health check, a connection that
+/// its client dialled itself, or one that the kernel translates. It passes, unless the operator
+/// said that this gateway takes over from another one.
 #[inline(always)]
 pub(crate) fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> Stage {
     if let Some(handshake) = HANDSHAKES.get_ptr_mut(&scratch.key)
@@ -134,10 +135,12 @@ fn of_handshake(scratch: &Scratch, handshake: &Flow) -> Whose {
 #[inline(never)]
 extern "C" fn is_local(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return 1 };
-    (ask(&Tc(skb), &mut scratch.fib, &scratch.ip.source, &scratch.ip.destination) == fib::NOT_FORWARDED) as i32
+    (ask(&Tc(skb), &mut scratch.fib, &scratch.ip.source, &scratch.ip.destination)
+        == fib::NOT_FORWARDED) as i32
 }
 
-/// Whether the client in `scratch.key` has another connection at a backend with its port, one that it dialled itself.
+/// Whether the client in `scratch.key` has another connection at a backend with its port, one that
+/// it dialled itself.
 #[inline(always)]
 pub(crate) fn has_another(scratch: &Scratch, id: u32) -> bool {
     foreign::is_known(&at_backend(scratch, id), scratch.facts.seconds, scratch.vip.flow_timeout)

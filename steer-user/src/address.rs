@@ -32,7 +32,9 @@ pub fn unusable(socket: SocketAddr) -> Option<&'static str> {
     match socket.ip() {
         _ if socket.port() == 0 => Some("port 0; expected a port of 1 to 65535"),
         ip if ip.is_unspecified() || ip.is_multicast() => Some("expected a unicast address"),
-        ip if ip.is_loopback() => Some("a loopback address; expected one that other machines reach"),
+        ip if ip.is_loopback() => {
+            Some("a loopback address; expected one that other machines reach")
+        }
         IpAddr::V4(v4) if v4.is_broadcast() => Some("expected a unicast address"),
         IpAddr::V6(v6) if v6.is_unicast_link_local() || scope(socket) != 0 => {
             Some("an address of one link only; expected one that routes lead to")
@@ -44,10 +46,14 @@ pub fn unusable(socket: SocketAddr) -> Option<&'static str> {
     }
 }
 
-/// Whether this machine has the address itself, in the network namespace of the calling thread: from there it talks to itself.
-/// Nothing is sent.
+/// Whether this machine has the address itself, in the network namespace of the calling thread:
+/// from there it talks to itself. Nothing is sent.
 pub fn is_own(ip: IpAddr) -> bool {
-    let any = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
+    let any = if ip.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        IpAddr::from(Ipv6Addr::UNSPECIFIED)
+    };
     let source = |probe: UdpSocket| probe.connect((ip, 1)).and_then(|()| probe.local_addr());
     UdpSocket::bind((any, 0)).and_then(source).is_ok_and(|source| source.ip() == ip)
 }
@@ -77,10 +83,22 @@ mod tests {
 
     #[test]
     fn what_no_packet_can_be_sent_to_is_told_from_addresses() {
-        let v4 =
-            ["10.0.0.1:0", "0.0.0.0:443", "224.0.0.1:443", "127.0.0.1:443", "127.9.9.9:443", "255.255.255.255:443"];
-        let v6 =
-            ["[::]:443", "[ff02::1]:443", "[::ffff:10.0.0.1]:443", "[::1]:443", "[fe80::1]:443", "[fd00::1%2]:443"];
+        let v4 = [
+            "10.0.0.1:0",
+            "0.0.0.0:443",
+            "224.0.0.1:443",
+            "127.0.0.1:443",
+            "127.9.9.9:443",
+            "255.255.255.255:443",
+        ];
+        let v6 = [
+            "[::]:443",
+            "[ff02::1]:443",
+            "[::ffff:10.0.0.1]:443",
+            "[::1]:443",
+            "[fe80::1]:443",
+            "[fd00::1%2]:443",
+        ];
         for text in v4.into_iter().chain(v6) {
             assert!(unusable(text.parse().unwrap()).is_some(), "{text}");
         }

@@ -4,24 +4,29 @@ use std::{fmt, fs, sync::OnceLock, time::Duration};
 
 use serde::de::{self, Deserializer, Visitor};
 
-/// CLOCK_MONOTONIC in nanoseconds, as `bpf_ktime_get_ns` counts it: that of the kernel, whatever a time namespace
-/// (time_namespaces(7)) shows of it.
+/// CLOCK_MONOTONIC in nanoseconds, as `bpf_ktime_get_ns` counts it: that of the kernel, whatever a
+/// time namespace (time_namespaces(7)) shows of it.
 pub fn nanoseconds() -> u64 {
     static AHEAD: OnceLock<i64> = OnceLock::new();
-    let ahead = *AHEAD.get_or_init(|| ahead(&fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default()));
+    let ahead = *AHEAD.get_or_init(|| {
+        ahead(&fs::read_to_string("/proc/self/timens_offsets").unwrap_or_default())
+    });
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid timespec that outlives the call.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     (now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64).wrapping_sub_signed(ahead)
 }
 
-/// How far CLOCK_MONOTONIC is ahead of the kernel's, in nanoseconds: a line `monotonic SECONDS NANOSECONDS`; there is
-/// none where the kernel has no time namespaces.
+/// How far CLOCK_MONOTONIC is ahead of the kernel's, in nanoseconds: a line `monotonic SECONDS
+/// NANOSECONDS`; there is none where the kernel has no time namespaces.
 fn ahead(offsets: &str) -> i64 {
     let line = offsets.lines().find_map(|line| line.strip_prefix("monotonic"));
-    let mut numbers =
-        line.unwrap_or_default().split_whitespace().map(|number| number.parse::<i64>().unwrap_or_default());
-    let (seconds, nanoseconds) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    let mut numbers = line
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(|number| number.parse::<i64>().unwrap_or_default());
+    let (seconds, nanoseconds) =
+        (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
 
@@ -36,7 +41,8 @@ pub fn age(now: u32, stamp: u32) -> u32 {
 }
 
 /// What a duration may look like, for messages.
-pub const DURATION_FORM: &str = "a duration such as \"10m\", \"2h 11m\", \"500ms\", or a whole number of seconds";
+pub const DURATION_FORM: &str =
+    "a duration such as \"10m\", \"2h 11m\", \"500ms\", or a whole number of seconds";
 
 /// Parses a duration: `10m`, `2h 11m`, `500ms`, or a plain number of seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -49,7 +55,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Parses a duration of whole seconds, as the maps count them.
 pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     let duration = parse_duration(text)?;
-    if duration.subsec_nanos() == 0 { Ok(duration) } else { Err("expected whole seconds".to_owned()) }
+    if duration.subsec_nanos() == 0 {
+        Ok(duration)
+    } else {
+        Err("expected whole seconds".to_owned())
+    }
 }
 
 /// Reads a duration from a string or a number of seconds.
@@ -99,7 +109,10 @@ mod tests {
 
     #[test]
     fn a_time_namespaces_offset_is_read_as_the_kernel_prints_it() {
-        assert_eq!(ahead("monotonic      86400         7\nboottime           1         0\n"), 86_400_000_000_007);
+        assert_eq!(
+            ahead("monotonic      86400         7\nboottime           1         0\n"),
+            86_400_000_000_007
+        );
         assert_eq!(ahead("monotonic        -10 500000000\n"), -9_500_000_000);
         assert_eq!(ahead(""), 0);
     }

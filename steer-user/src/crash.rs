@@ -1,5 +1,5 @@
-//! The steps of an agent's start-up, and how a test has it die at one of them: `STEER_CRASH_AT=STEP` in its environment.
-//! Release builds do not look.
+//! The steps of an agent's start-up, and how a test has it die at one of them:
+//! `STEER_CRASH_AT=STEP` in its environment. Release builds do not look.
 
 /// Names the step to die at.
 pub const VARIABLE: &str = "STEER_CRASH_AT";

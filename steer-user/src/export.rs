@@ -1,4 +1,5 @@
-//! Metrics over HTTP, in OpenMetrics format: the counters' own words, read from the maps at each scrape.
+//! Metrics over HTTP, in OpenMetrics format: the counters' own words, read from the maps at each
+//! scrape.
 
 use std::{
     fmt,
@@ -41,7 +42,9 @@ use crate::{
     },
     guests::Guests,
     plane::Plane,
-    report::{BackendReport, BackendState, Backends, Keys, LayoutReport, NameOrigin, Resumptions, Stats},
+    report::{
+        BackendReport, BackendState, Backends, Keys, LayoutReport, NameOrigin, Resumptions, Stats,
+    },
 };
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -96,7 +99,10 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Send + 'static, registry: 
     }
 }
 
-fn respond(request: &Request<Incoming>, registry: &Registry) -> Result<Response<Full<Bytes>>, fmt::Error> {
+fn respond(
+    request: &Request<Incoming>,
+    registry: &Registry,
+) -> Result<Response<Full<Bytes>>, fmt::Error> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = Response::new(Full::from("metrics are only read: GET or HEAD\n"));
         *refused.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
@@ -153,7 +159,12 @@ impl Maps {
     /// The agent and the switches.
     fn gateway(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<()> {
         build_info(encoder)?;
-        gauge(encoder, "agent_start_time_seconds", "When the agent started, since 1970", self.started)?;
+        gauge(
+            encoder,
+            "agent_start_time_seconds",
+            "When the agent started, since 1970",
+            self.started,
+        )?;
         let help = "Whether steering is off: every new flow stays on its first backend";
         gauge(encoder, "bypass", help, self.plane.switch(SWITCH_BYPASS)?.into())?;
         let help = "Whether new connections to VIPs pass to the kernel's own rules";
@@ -169,7 +180,10 @@ impl Maps {
 }
 
 fn build_info(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let info = Info::new([("version", env!("CARGO_PKG_VERSION").to_owned()), ("layout", LAYOUT_VERSION.to_string())]);
+    let info = Info::new([
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("layout", LAYOUT_VERSION.to_string()),
+    ]);
     let family = encoder.encode_descriptor(
         "build",
         "Version of the agent, and of the layout of its maps",
@@ -192,7 +206,8 @@ fn warnings(encoder: &mut DescriptorEncoder<'_>, standing: &Standing) -> fmt::Re
     let now = standing.all();
     for kind in Kind::ALL {
         let stands = now.iter().any(|warning| warning.kind == kind);
-        ConstGauge::new(i64::from(stands)).encode(family.encode_family(&[("kind", kind.word())])?)?;
+        ConstGauge::new(i64::from(stands))
+            .encode(family.encode_family(&[("kind", kind.word())])?)?;
     }
     Ok(())
 }
@@ -214,7 +229,12 @@ fn room(plane: &Plane) -> Result<[(&'static str, u32); 9]> {
 
 fn capacities(encoder: &mut DescriptorEncoder<'_>, room: &[(&'static str, u32)]) -> fmt::Result {
     let kind = ConstGauge::new(0_i64).metric_type();
-    let mut family = encoder.encode_descriptor("table_max_entries", "Entries that a table can hold", None, kind)?;
+    let mut family = encoder.encode_descriptor(
+        "table_max_entries",
+        "Entries that a table can hold",
+        None,
+        kind,
+    )?;
     for (table, entries) in room {
         ConstGauge::new(i64::from(*entries)).encode(family.encode_family(&[("table", *table)])?)?;
     }
@@ -224,7 +244,12 @@ fn capacities(encoder: &mut DescriptorEncoder<'_>, room: &[(&'static str, u32)])
 fn packets(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {
     let counter = |value| ConstCounter::new(value);
     let kind = counter(0_u64).metric_type();
-    let mut family = encoder.encode_descriptor("packets", "What happened to packets and flows, by word", None, kind)?;
+    let mut family = encoder.encode_descriptor(
+        "packets",
+        "What happened to packets and flows, by word",
+        None,
+        kind,
+    )?;
     for word in Counter::ALL {
         counter(stats.value(*word)).encode(family.encode_family(&[("event", word.word())])?)?;
     }
@@ -253,7 +278,8 @@ fn backends(encoder: &mut DescriptorEncoder<'_>, report: &Backends) -> fmt::Resu
         }
     }
     let kind = ConstGauge::new(0_i64).metric_type();
-    let mut family = encoder.encode_descriptor("backend_up", "Whether it takes new flows", None, kind)?;
+    let mut family =
+        encoder.encode_descriptor("backend_up", "Whether it takes new flows", None, kind)?;
     for backend in &report.backends {
         let up = ConstGauge::new(i64::from(backend.state == BackendState::Up));
         up.encode(family.encode_family(&labels(backend))?)?;
@@ -268,9 +294,16 @@ fn resumptions(encoder: &mut DescriptorEncoder<'_>, report: &Backends) -> fmt::R
     for backend in &report.backends {
         for (version, outcomes) in [("1.2", backend.tls12), ("1.3", backend.tls13)] {
             let Resumptions { accepted, rejected, not_offered } = outcomes;
-            for (outcome, n) in [("accepted", accepted), ("rejected", rejected), ("not-offered", not_offered)] {
+            for (outcome, n) in
+                [("accepted", accepted), ("rejected", rejected), ("not-offered", not_offered)]
+            {
                 let [address, vip] = labels(backend);
-                let labels = [address, vip, ("version", version.to_owned()), ("outcome", outcome.to_owned())];
+                let labels = [
+                    address,
+                    vip,
+                    ("version", version.to_owned()),
+                    ("outcome", outcome.to_owned()),
+                ];
                 ConstCounter::new(n).encode(family.encode_family(&labels)?)?;
             }
         }
@@ -290,7 +323,9 @@ fn key_names(encoder: &mut DescriptorEncoder<'_>, keys: &Keys) -> fmt::Result {
         let shared = own.clone().filter(|name| name.shared).count();
         for (state, n) in states.into_iter().chain([("shared", shared)]) {
             let n = ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX));
-            n.encode(family.encode_family(&[("vip", vip.to_string()), ("state", state.to_owned())])?)?;
+            n.encode(
+                family.encode_family(&[("vip", vip.to_string()), ("state", state.to_owned())])?,
+            )?;
         }
     }
     Ok(())
@@ -337,7 +372,11 @@ mod tests {
     async fn said(asked: &str) -> String {
         let (mut ours, theirs) = duplex(1 << 20);
         let server = tokio::spawn(answer(theirs, registry()));
-        ours.write_all(format!("{asked} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        ours.write_all(
+            format!("{asked} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
+        .await
+        .unwrap();
         let mut text = String::new();
         ours.read_to_string(&mut text).await.unwrap();
         server.await.unwrap();
@@ -352,7 +391,8 @@ mod tests {
         for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"] {
             let refused = said(&format!("{method} /metrics")).await;
             assert!(
-                refused.starts_with("HTTP/1.1 405 ") && refused.to_lowercase().contains("allow: get, head"),
+                refused.starts_with("HTTP/1.1 405 ")
+                    && refused.to_lowercase().contains("allow: get, head"),
                 "{refused}"
             );
         }

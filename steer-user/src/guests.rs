@@ -53,7 +53,9 @@ mod tests {
                 .await;
         }
         task::yield_now().await;
-        let gone = |end: &mut oneshot::Receiver<()>| end.try_recv() == Err(oneshot::error::TryRecvError::Closed);
+        let gone = |end: &mut oneshot::Receiver<()>| {
+            end.try_recv() == Err(oneshot::error::TryRecvError::Closed)
+        };
         assert_eq!(ended.iter_mut().map(gone).collect::<Vec<_>>(), [true, true, false, false]);
     }
 

@@ -1,8 +1,8 @@
-//! Agent and command line of `steer`: loads and pins the kernel programs, fills pools and lookup tables, probes health,
-//! ages tables, exports, serves the CLI.
+//! Agent and command line of `steer`: loads and pins the kernel programs, fills pools and lookup
+//! tables, probes health, ages tables, exports, serves the CLI.
 //!
-//! Modules stand in the order in which the agent comes up; `show` is the only one that prints, and `inspect`'s verb, row by
-//! row.
+//! Modules stand in the order in which the agent comes up; `show` is the only one that prints, and
+//! `inspect`'s verb, row by row.
 
 pub mod address;
 pub mod agent;

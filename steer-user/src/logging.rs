@@ -1,4 +1,5 @@
-//! What is logged, as `STEER_LOG` says: a level, for steer's own modules. What it is built from logs its warnings only.
+//! What is logged, as `STEER_LOG` says: a level, for steer's own modules. What it is built from
+//! logs its warnings only.
 
 use std::env;
 
@@ -17,7 +18,9 @@ pub fn start() {
     let (level, complaint) = level(said.as_deref());
     let mut builder = env_logger::Builder::new();
     // Netlink answers that a crate cannot match are no news for an operator.
-    builder.filter_level(LevelFilter::Warn.min(level)).filter_module("netlink_proto", LevelFilter::Error.min(level));
+    builder
+        .filter_level(LevelFilter::Warn.min(level))
+        .filter_module("netlink_proto", LevelFilter::Error.min(level));
     for own in OWN {
         builder.filter_module(own, level);
     }
@@ -49,7 +52,9 @@ mod tests {
     fn a_level_is_a_word_in_any_case_and_nothing_means_info() {
         assert_eq!(level(None), (LevelFilter::Info, None));
         assert_eq!(level(Some("")), (LevelFilter::Info, None));
-        for (word, wanted) in [("warn", LevelFilter::Warn), ("DEBUG", LevelFilter::Debug), ("off", LevelFilter::Off)] {
+        for (word, wanted) in
+            [("warn", LevelFilter::Warn), ("DEBUG", LevelFilter::Debug), ("off", LevelFilter::Off)]
+        {
             assert_eq!(level(Some(word)), (wanted, None));
         }
     }
@@ -59,7 +64,10 @@ mod tests {
         for word in ["verbose", "warning", "debugg", "steer=debug", "1", " info"] {
             let (level, complaint) = level(Some(word));
             assert_eq!(level, LevelFilter::Info, "{word}");
-            assert!(complaint.unwrap().contains("expected off, error, warn, info, debug or trace"), "{word}");
+            assert!(
+                complaint.unwrap().contains("expected off, error, warn, info, debug or trace"),
+                "{word}"
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
-//! The lookup table of a pool: Maglev hashing (Eisenbud et al., NSDI 2016, section 3.4) with weights.
+//! The lookup table of a pool: Maglev hashing (Eisenbud et al., NSDI 2016, section 3.4) with
+//! weights.
 //!
-//! Slots spread over the backends in proportion to their weights, each backend having at least one, and most slots keep
-//! their backend when another comes or goes.
+//! Slots spread over the backends in proportion to their weights, each backend having at least one,
+//! and most slots keep their backend when another comes or goes.
 
 use steer_common::shared::{Endpoint, NO_BACKEND};
 
@@ -10,7 +11,8 @@ use steer_common::shared::{Endpoint, NO_BACKEND};
 pub struct Member {
     /// Its `BackendId`.
     pub id: u16,
-    /// Its address: what its preferences are derived from, so that they outlive its number and its place in the file.
+    /// Its address: what its preferences are derived from, so that they outlive its number and its
+    /// place in the file.
     pub endpoint: Endpoint,
     /// Its share, more than 0.
     pub weight: u16,
@@ -39,10 +41,11 @@ struct Picker {
     skip: u32,
 }
 
-/// Members in the order of their addresses: the same pool makes the same table. Each takes the first turn, however light
-/// it is beside the `heaviest`.
+/// Members in the order of their addresses: the same pool makes the same table. Each takes the
+/// first turn, however light it is beside the `heaviest`.
 fn pickers(members: &[Member], heaviest: u32, slots: u32) -> Vec<Picker> {
-    let mut members = members.iter().copied().filter(|member| member.weight > 0).collect::<Vec<_>>();
+    let mut members =
+        members.iter().copied().filter(|member| member.weight > 0).collect::<Vec<_>>();
     members.sort_by_key(|member| (member.endpoint.address.octets(), member.endpoint.port));
     let picker = |member: &Member| Picker {
         id: member.id,
@@ -80,12 +83,14 @@ impl Picker {
     }
 }
 
-/// FNV-1a over address, port and a word, stirred at the end: the same on every machine and in every version.
+/// FNV-1a over address, port and a word, stirred at the end: the same on every machine and in every
+/// version.
 fn hash(endpoint: &Endpoint, word: &[u8]) -> u64 {
     let address = endpoint.address.octets();
     let bytes = address.iter().chain(&endpoint.port).chain(word);
-    let sum = bytes
-        .fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let sum = bytes.fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
     let stirred = (sum ^ (sum >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     stirred ^ (stirred >> 33)
 }
@@ -135,7 +140,11 @@ mod tests {
         let members = (0..10).map(|id| member(id, 1)).collect::<Vec<_>>();
         let (before, after) = (table(&members, LOOKUP_SLOTS), table(&members[1..], LOOKUP_SLOTS));
         let moved = before.iter().zip(&after).filter(|(b, a)| **b != 0 && a != b).count();
-        assert!(moved * 100 < before.len() * 5, "{moved} of {} slots moved without need", before.len());
+        assert!(
+            moved * 100 < before.len() * 5,
+            "{moved} of {} slots moved without need",
+            before.len()
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Prints: tables for people, JSON for programs; notes on standard error. Nothing else writes to either.
+//! Prints: tables for people, JSON for programs; notes on standard error. Nothing else writes to
+//! either.
 
 mod backends;
 mod keys;
@@ -121,7 +122,11 @@ fn stats_table(stats: &Stats, all: bool) -> String {
     for counter in Counter::ALL {
         let value = stats.value(*counter);
         if all || value != 0 {
-            table.add_row([counter.word().to_owned(), value.to_string(), counter.help().trim().to_owned()]);
+            table.add_row([
+                counter.word().to_owned(),
+                value.to_string(),
+                counter.help().trim().to_owned(),
+            ]);
         }
     }
     if let Some(column) = table.column_mut(1) {
@@ -141,11 +146,14 @@ fn status_text(status: &Status) -> String {
     let steering = match (status.leave, status.bypass) {
         (true, _) => "off (leave): new connections pass to the kernel's own rules",
         (false, true) => "off (bypass)",
-        (false, false) if observed > 0 && observed == status.vips.len() => "off: every VIP is in observe mode",
+        (false, false) if observed > 0 && observed == status.vips.len() => {
+            "off: every VIP is in observe mode"
+        }
         (false, false) if observed > 0 => "on, but for VIPs in observe mode",
         (false, false) => "on",
     };
-    let head = format!("agent     {agent}\nsteering  {steering}\npins      {}", status.pin_dir.display());
+    let head =
+        format!("agent     {agent}\nsteering  {steering}\npins      {}", status.pin_dir.display());
     if status.agent.starting && status.tables.is_empty() {
         return head;
     }
@@ -164,7 +172,12 @@ fn interfaces_table(status: &Status) -> String {
     let mut table = table(&["INTERFACE", "TC", "XDP", "XDP SENDS TO IT"]);
     let mark = |on| if on { "yes" } else { "no" }.to_owned();
     for interface in &status.interfaces {
-        table.add_row([interface.name.clone(), mark(interface.tc), mark(interface.xdp), mark(interface.takes_xdp)]);
+        table.add_row([
+            interface.name.clone(),
+            mark(interface.tc),
+            mark(interface.xdp),
+            mark(interface.takes_xdp),
+        ]);
     }
     text(&table)
 }
@@ -186,7 +199,11 @@ fn vips_table(status: &Status) -> String {
 fn tables_table(status: &Status) -> String {
     let mut table = table(&["TABLE", "ENTRIES", "ROOM FOR"]);
     for entry in &status.tables {
-        table.add_row([entry.name.clone(), entry.entries.to_string(), entry.max_entries.to_string()]);
+        table.add_row([
+            entry.name.clone(),
+            entry.entries.to_string(),
+            entry.max_entries.to_string(),
+        ]);
     }
     numbers_from(&mut table, 1);
     text(&table)
@@ -194,7 +211,8 @@ fn tables_table(status: &Status) -> String {
 
 fn section(name: &str, sentences: &[String]) -> Option<String> {
     let lines = sentences.iter().map(|sentence| format!("  {sentence}"));
-    (!sentences.is_empty()).then(|| std::iter::once(format!("{name}:")).chain(lines).collect::<Vec<_>>().join("\n"))
+    (!sentences.is_empty())
+        .then(|| std::iter::once(format!("{name}:")).chain(lines).collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]
@@ -218,7 +236,11 @@ mod tests {
             "interfaces": [], "tables": [], "drift": [], "warnings": []
         }))?;
         let text = status_text(&status);
-        Ok(text.lines().find_map(|line| line.strip_prefix("steering  ")).unwrap_or_default().to_owned())
+        Ok(text
+            .lines()
+            .find_map(|line| line.strip_prefix("steering  "))
+            .unwrap_or_default()
+            .to_owned())
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! `steer keys generate`: ticket keys for each backend of a pool, with names that the gateway can be told. The small
-//! change at the servers after which no key name has to be learned.
+//! `steer keys generate`: ticket keys for each backend of a pool, with names that the gateway can
+//! be told. The small change at the servers after which no key name has to be learned.
 //!
-//! Needs no rights and no agent. What is random comes from the system; what is secret is only written to files, never
-//! shown.
+//! Needs no rights and no agent. What is random comes from the system; what is secret is only
+//! written to files, never shown.
 
 mod files;
 
@@ -29,7 +29,9 @@ struct Key([u8; KEY_LEN]);
 impl Key {
     fn random() -> Result<Self> {
         let mut bytes = [0; KEY_LEN];
-        getrandom::fill(&mut bytes).map_err(|error| anyhow!(error)).context("read random bytes from the system")?;
+        getrandom::fill(&mut bytes)
+            .map_err(|error| anyhow!(error))
+            .context("read random bytes from the system")?;
         Ok(Self(bytes))
     }
 
@@ -64,8 +66,9 @@ pub struct BackendKeys {
     pub toml: String,
 }
 
-/// Makes a new current key for each backend; the one before becomes the previous one, which is made, too, where there is
-/// none. Everything that can be refused is refused before any key changes.
+/// Makes a new current key for each backend; the one before becomes the previous one, which is
+/// made, too, where there is none. Everything that can be refused is refused before any key
+/// changes.
 pub fn generate(backends: &[SocketAddr], out: &Path) -> Result<Generated> {
     refuse_twice(backends)?;
     let out = std::path::absolute(out).with_context(|| format!("find {}", out.display()))?;
@@ -110,7 +113,9 @@ impl Plan {
 
     fn report(&self) -> BackendKeys {
         let (current, previous) = (self.directory.current_path(), self.directory.previous_path());
-        let line = |path: &Path| format!("ssl_session_ticket_key {};", nginx_word(&path.display().to_string()));
+        let line = |path: &Path| {
+            format!("ssl_session_ticket_key {};", nginx_word(&path.display().to_string()))
+        };
         let key_names = [self.current.name(), self.previous.name()];
         BackendKeys {
             address: self.address,
@@ -132,7 +137,11 @@ fn refuse_shared(plans: &[Plan]) -> Result<()> {
             match owners.insert(key.name(), plan.address) {
                 None => {}
                 Some(other) => {
-                    bail!("{} and {other} have the same key {}: remove one's files first", plan.address, key.name())
+                    bail!(
+                        "{} and {other} have the same key {}: remove one's files first",
+                        plan.address,
+                        key.name()
+                    )
                 }
             }
         }
@@ -140,7 +149,8 @@ fn refuse_shared(plans: &[Plan]) -> Result<()> {
     Ok(())
 }
 
-/// A word of nginx's configuration, in quotation marks where it would end early or mean something else.
+/// A word of nginx's configuration, in quotation marks where it would end early or mean something
+/// else.
 fn nginx_word(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+:@%=,~".contains(c);
     if text.chars().all(plain) {
@@ -149,8 +159,8 @@ fn nginx_word(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// `10.0.0.11_443`, `2001-db8--11_443`: without colons and brackets, which shells, `scp` and `rsync` take for something
-/// else.
+/// `10.0.0.11_443`, `2001-db8--11_443`: without colons and brackets, which shells, `scp` and
+/// `rsync` take for something else.
 fn directory_name(address: SocketAddr) -> String {
     format!("{}_{}", address.ip().to_string().replace(':', "-"), address.port())
 }

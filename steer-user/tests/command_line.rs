@@ -1,4 +1,5 @@
-//! The command line given nonsense, and output that nobody takes: a sentence, the documented exit code, no panic.
+//! The command line given nonsense, and output that nobody takes: a sentence, the documented exit
+//! code, no panic.
 
 use std::{
     fs::{self, OpenOptions},
@@ -14,7 +15,12 @@ const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/steer.toml
 /// Neither a gateway nor an agent of this machine is meant.
 fn steer(words: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_steer"));
-    command.args(words.split_whitespace()).args(["--pin-dir", "/nonexistent/pins", "--socket", "/nonexistent/socket"]);
+    command.args(words.split_whitespace()).args([
+        "--pin-dir",
+        "/nonexistent/pins",
+        "--socket",
+        "/nonexistent/socket",
+    ]);
     command
 }
 
@@ -28,8 +34,11 @@ fn refused(output: &Output, code: i32, what: &str) {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{what}: {said}");
     assert!(output.stdout.is_empty() && !said.contains("panicked"), "{what}: {said}");
-    let known =
-        if code == 1 { said.starts_with("steer: ") && said.lines().count() == 1 } else { said.contains("help") };
+    let known = if code == 1 {
+        said.starts_with("steer: ") && said.lines().count() == 1
+    } else {
+        said.contains("help")
+    };
     assert!(known, "{what}: {said}");
 }
 
@@ -70,8 +79,10 @@ fn what_is_no_command_line_is_explained_with_exit_code_2() {
         "config check",
         "stats --none",
     ] {
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_steer")).args(words.split_whitespace()).output().expect("it runs");
+        let output = Command::new(env!("CARGO_BIN_EXE_steer"))
+            .args(words.split_whitespace())
+            .output()
+            .expect("it runs");
         refused(&output, 2, words);
     }
 }
@@ -109,28 +120,41 @@ fn what_cannot_be_done_is_one_sentence_with_exit_code_1() {
 fn words_that_are_no_text_are_refused() {
     let odd = std::ffi::OsStr::from_bytes(b"\xff\x1b[31m\xfe");
     for verb in [&["sessions", "show"][..], &["bypass"]] {
-        let output = Command::new(env!("CARGO_BIN_EXE_steer")).args(verb).arg(odd).output().expect("it runs");
+        let output = Command::new(env!("CARGO_BIN_EXE_steer"))
+            .args(verb)
+            .arg(odd)
+            .output()
+            .expect("it runs");
         refused(&output, 2, "a word that is no UTF-8");
     }
     for verb in [&["config", "check"][..], &["inspect"]] {
-        let output = Command::new(env!("CARGO_BIN_EXE_steer")).args(verb).arg(odd).output().expect("it runs");
+        let output = Command::new(env!("CARGO_BIN_EXE_steer"))
+            .args(verb)
+            .arg(odd)
+            .output()
+            .expect("it runs");
         refused(&output, 1, "a file name that is no UTF-8");
     }
 }
 
 #[test]
 fn where_nobody_reads_there_is_no_panic() {
-    for words in ["--help", "--version", "reboot", "status", "config check", "keys generate --help"] {
-        let words = if words == "config check" { format!("{words} {EXAMPLE}") } else { words.to_owned() };
+    for words in ["--help", "--version", "reboot", "status", "config check", "keys generate --help"]
+    {
+        let words =
+            if words == "config check" { format!("{words} {EXAMPLE}") } else { words.to_owned() };
         let codes = [false, true].map(|also_errors| {
             let (reader, writer) = pipe().expect("a pipe");
             drop(reader);
             let mut command = Command::new(env!("CARGO_BIN_EXE_steer"));
-            command.args(words.split_whitespace()).stdout(writer.try_clone().expect("an end of it"));
+            command
+                .args(words.split_whitespace())
+                .stdout(writer.try_clone().expect("an end of it"));
             if words.starts_with("status") {
                 command.args(["--pin-dir", "/nonexistent/pins"]);
             }
-            let command = if also_errors { command.stderr(writer) } else { command.stderr(Stdio::null()) };
+            let command =
+                if also_errors { command.stderr(writer) } else { command.stderr(Stdio::null()) };
             command.status().expect("it runs").code()
         });
         assert!(matches!(codes[0], Some(0..=2)) && codes[0] == codes[1], "{words}: {codes:?}");
@@ -152,14 +176,19 @@ fn what_stands_where_a_key_should_is_refused_and_left_as_it_is() {
     type Make = fn(&Path);
     let made: [(&str, Make); 5] = [
         ("a directory", |key| fs::create_dir(key).expect("a directory")),
-        ("a pipe", |key| assert!(Command::new("mkfifo").arg(key).status().expect("mkfifo").success())),
+        ("a pipe", |key| {
+            assert!(Command::new("mkfifo").arg(key).status().expect("mkfifo").success())
+        }),
         ("a file without end", |key| symlink("/dev/zero", key).expect("a link")),
         ("a link to itself", |key| symlink("current.key", key).expect("a link")),
         ("81 bytes", |key| fs::write(key, [7; 81]).expect("a file")),
     ];
     for (what, make) in made {
         let out = tempfile::tempdir().expect("a directory");
-        let generate = format!("keys generate --backends 10.0.0.1:443,10.0.0.2:443 --out {}", out.path().display());
+        let generate = format!(
+            "keys generate --backends 10.0.0.1:443,10.0.0.2:443 --out {}",
+            out.path().display()
+        );
         assert!(steer(&generate).output().expect("it runs").status.success());
         let keys = |backend: &str| out.path().join(backend).join("current.key");
         let other = fs::read(keys("10.0.0.1_443")).expect("a key");
@@ -168,7 +197,11 @@ fn what_stands_where_a_key_should_is_refused_and_left_as_it_is() {
         let start = Instant::now();
         refused(&steer(&generate).output().expect("it runs"), 1, what);
         assert!(start.elapsed() < Duration::from_secs(20), "{what}: it waits");
-        assert_eq!(fs::read(keys("10.0.0.1_443")).expect("a key"), other, "{what}: nothing is rotated");
+        assert_eq!(
+            fs::read(keys("10.0.0.1_443")).expect("a key"),
+            other,
+            "{what}: nothing is rotated"
+        );
         assert!(fs::symlink_metadata(keys("10.0.0.2_443")).is_ok(), "{what}: it is left");
     }
 }

@@ -1,4 +1,5 @@
-//! What the agent lists in the directory, and that everything that a configuration may hold has a place.
+//! What the agent lists in the directory, and that everything that a configuration may hold has a
+//! place.
 
 use steer_common::{
     directory::{PROBES, SLOTS},
@@ -35,10 +36,18 @@ fn plans() -> Vec<Full> {
         full(vip, |id| v4(1, 1, 1000 + id)),
         full(vip, |id| v4(id % 32, id / 32, 8443)),
         full(
-            |id| Endpoint::tcp(Address::from_v6([0xfd, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, id as u8]), 443),
+            |id| {
+                Endpoint::tcp(
+                    Address::from_v6([0xfd, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, id as u8]),
+                    443,
+                )
+            },
             |id| {
                 let (subnet, host) = ((id / 32) as u8, (id % 32) as u8);
-                Endpoint::tcp(Address::from_v6([0xfd, 0, 0, 0, 0, 0, 0, subnet, 0, 0, 0, 0, 0, 0, 0, host]), 443)
+                Endpoint::tcp(
+                    Address::from_v6([0xfd, 0, 0, 0, 0, 0, 0, subnet, 0, 0, 0, 0, 0, 0, 0, host]),
+                    443,
+                )
             },
         ),
     ];
@@ -66,10 +75,13 @@ fn vips_and_backends_are_listed_with_their_numbers() {
     let record = Vip { id: 7, session_timeout: 600, ..Vip::default() };
     let (listed, _) = half(&[(vip, record)], &[(backend, 9)]).expect("room for two");
     assert_eq!(listed.len(), (SLOTS + PROBES) as usize);
-    let mut listed: Vec<_> =
-        listed.into_iter().filter(|listed| [ROLE_VIP, ROLE_BACKEND].contains(&listed.role)).collect();
+    let mut listed: Vec<_> = listed
+        .into_iter()
+        .filter(|listed| [ROLE_VIP, ROLE_BACKEND].contains(&listed.role))
+        .collect();
     listed.sort_by_key(|listed| listed.id);
-    let told: Vec<_> = listed.iter().map(|listed| (listed.endpoint, listed.role, listed.id, listed.vip)).collect();
+    let told: Vec<_> =
+        listed.iter().map(|listed| (listed.endpoint, listed.role, listed.id, listed.vip)).collect();
     assert_eq!(told, [(vip, ROLE_VIP, 7, record), (backend, ROLE_BACKEND, 9, Vip::default())]);
 }
 

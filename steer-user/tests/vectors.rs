@@ -1,5 +1,5 @@
-//! `inspect` against captures of real stacks: those in `captures`, and all of the directory that `STEER_VECTORS` names,
-//! whose `manifest.tsv` and `hellos.tsv` say what tshark saw.
+//! `inspect` against captures of real stacks: those in `captures`, and all of the directory that
+//! `STEER_VECTORS` names, whose `manifest.tsv` and `hellos.tsv` say what tshark saw.
 
 use std::{
     collections::HashMap,
@@ -31,8 +31,10 @@ fn vectors() -> Option<PathBuf> {
 
 /// A table with a header, as maps from column to value.
 fn table(path: &Path) -> Vec<HashMap<String, String>> {
-    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let mut lines = text.lines().map(|line| line.split('\t').map(str::to_owned).collect::<Vec<_>>());
+    let text =
+        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut lines =
+        text.lines().map(|line| line.split('\t').map(str::to_owned).collect::<Vec<_>>());
     let header = lines.next().expect("a header");
     lines.map(|line| header.iter().cloned().zip(line).collect()).collect()
 }
@@ -53,7 +55,8 @@ fn committed_captures_give_their_rows() {
         }
         let (rows, summary) = rows(&path);
         assert_eq!(summary.ending, Ending::Whole, "{}", path.display());
-        let found: String = rows.iter().map(|row| serde_json::to_string(row).expect("JSON") + "\n").collect();
+        let found: String =
+            rows.iter().map(|row| serde_json::to_string(row).expect("JSON") + "\n").collect();
         let expected = fs::read_to_string(path.with_extension("jsonl")).expect("the expected rows");
         assert_eq!(found, expected, "{}", path.display());
         n += 1;
@@ -68,24 +71,55 @@ fn every_capture_agrees_with_the_manifest() {
     for capture in &manifest {
         let name = &capture["name"];
         let (rows, summary) = rows(&directory.join(format!("{name}.pcap")));
-        assert_eq!((summary.ending, summary.not_read.total(), summary.cut_short), (Ending::Whole, 0, 0), "{name}");
+        assert_eq!(
+            (summary.ending, summary.not_read.total(), summary.cut_short),
+            (Ending::Whole, 0, 0),
+            "{name}"
+        );
         assert_eq!(rows.len().to_string(), capture["streams"], "{name}");
-        let server_id = |row: &Row| row.server_hello.as_ref().and_then(|hello| hello.session_id.clone());
-        let client_id = |row: &Row| row.client_hello.as_ref().and_then(|hello| hello.session_id.clone());
-        assert_eq!(server_id(&rows[0]).as_deref(), prefix(&capture["first_sh_session_id"], 32), "{name}");
-        assert_eq!(rows[0].new_session_ticket_prefix.as_deref(), prefix(&capture["nst_ticket_first32"], 32), "{name}");
+        let server_id =
+            |row: &Row| row.server_hello.as_ref().and_then(|hello| hello.session_id.clone());
+        let client_id =
+            |row: &Row| row.client_hello.as_ref().and_then(|hello| hello.session_id.clone());
+        assert_eq!(
+            server_id(&rows[0]).as_deref(),
+            prefix(&capture["first_sh_session_id"], 32),
+            "{name}"
+        );
+        assert_eq!(
+            rows[0].new_session_ticket_prefix.as_deref(),
+            prefix(&capture["nst_ticket_first32"], 32),
+            "{name}"
+        );
         let resumed = rows[1..].iter().filter(|row| row.outcome == Outcome::Resumed).count();
         assert_eq!(format!("{resumed}/{}", rows.len() - 1), capture["resumed_streams"], "{name}");
-        let longest = rows.iter().filter_map(|row| row.client_hello.as_ref()).max_by_key(|hello| hello.bytes);
+        let longest =
+            rows.iter().filter_map(|row| row.client_hello.as_ref()).max_by_key(|hello| hello.bytes);
         let longest = longest.expect("a hello");
         assert_eq!((longest.bytes + 5).to_string(), capture["max_ch_bytes"], "{name}");
         assert_eq!(longest.segments > 1, capture["ch_over_2_segments"] == "yes", "{name}");
         let Some(second) = rows.get(1) else { continue };
         let hello = second.client_hello.as_ref().expect("a hello");
-        assert_eq!(client_id(second).as_deref(), prefix(&capture["resume_ch_session_id"], 32), "{name}");
-        assert_eq!(server_id(second).as_deref(), prefix(&capture["resume_sh_session_id"], 32), "{name}");
-        assert_eq!(hello.ticket_prefix.as_deref(), prefix(&capture["ch_ticket_ext_first32"], 32), "{name}");
-        assert_eq!(hello.psk_prefix.as_deref(), prefix(&capture["psk_identity_first16"], 16), "{name}");
+        assert_eq!(
+            client_id(second).as_deref(),
+            prefix(&capture["resume_ch_session_id"], 32),
+            "{name}"
+        );
+        assert_eq!(
+            server_id(second).as_deref(),
+            prefix(&capture["resume_sh_session_id"], 32),
+            "{name}"
+        );
+        assert_eq!(
+            hello.ticket_prefix.as_deref(),
+            prefix(&capture["ch_ticket_ext_first32"], 32),
+            "{name}"
+        );
+        assert_eq!(
+            hello.psk_prefix.as_deref(),
+            prefix(&capture["psk_identity_first16"], 16),
+            "{name}"
+        );
     }
     eprintln!("{} captures agree with the manifest", manifest.len());
 }
@@ -97,7 +131,9 @@ fn every_hello_agrees_with_its_line() {
     let lines = table(&directory.join("hellos.tsv"));
     for line in &lines {
         let name = &line["name"];
-        let all = captures.entry(name.clone()).or_insert_with(|| rows(&directory.join(format!("{name}.pcap"))).0);
+        let all = captures
+            .entry(name.clone())
+            .or_insert_with(|| rows(&directory.join(format!("{name}.pcap"))).0);
         let stream: usize = line["stream"].parse().expect("a number");
         let row = &all[stream];
         let what = format!("{name} stream {stream} frame {}", line["frame"]);

@@ -1,7 +1,8 @@
-//! Runs steer in the gateway's namespace: its configuration, its agent as a process, its command line.
+//! Runs steer in the gateway's namespace: its configuration, its agent as a process, its command
+//! line.
 //!
-//! Only the network namespace is the gateway's: pins lie in the machine's /sys/fs/bpf, in a directory of this agent's
-//! own.
+//! Only the network namespace is the gateway's: pins lie in the machine's /sys/fs/bpf, in a
+//! directory of this agent's own.
 
 mod config;
 mod pins;
@@ -82,7 +83,8 @@ impl<'a> Agent<'a> {
         Ok(agent)
     }
 
-    /// From now on another binary is run, as agent and as command line; `None`: that of this version again.
+    /// From now on another binary is run, as agent and as command line; `None`: that of this
+    /// version again.
     ///
     /// # Errors
     /// When that one is not built.
@@ -137,7 +139,9 @@ impl<'a> Agent<'a> {
         self.server = Some(self.spawn_with(&["--force"], &[], &[])?);
         let dir = PinDir::new(&self.pin_dir);
         let answered = eventually(START, || ask_about(&dir, &self.socket()));
-        answered.map(drop).with_context(|| format!("the agent does not answer; its log: {}", self.log()))
+        answered
+            .map(drop)
+            .with_context(|| format!("the agent does not answer; its log: {}", self.log()))
     }
 
     /// The process id of a running agent.
@@ -145,21 +149,31 @@ impl<'a> Agent<'a> {
         self.server.as_ref().map(Server::id)
     }
 
-    /// Starts the agent's process, by the words of another command before its own and with more variables in its
-    /// environment, and waits until it ends by itself; its log says why.
+    /// Starts the agent's process, by the words of another command before its own and with more
+    /// variables in its environment, and waits until it ends by itself; its log says why.
     ///
     /// # Errors
     /// When it does not end.
-    pub fn launch_to_end(&self, before: &[&str], environment: &[(&str, &str)]) -> Result<ExitStatus> {
+    pub fn launch_to_end(
+        &self,
+        before: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<ExitStatus> {
         let mut server = self.spawn(before, environment)?;
-        eventually(START, || server.ended()).with_context(|| format!("the agent does not end: {}", self.log()))
+        eventually(START, || server.ended())
+            .with_context(|| format!("the agent does not end: {}", self.log()))
     }
 
     fn spawn(&self, before: &[&str], environment: &[(&str, &str)]) -> Result<Server> {
         self.spawn_with(&[], before, environment)
     }
 
-    fn spawn_with(&self, words: &[&str], before: &[&str], environment: &[(&str, &str)]) -> Result<Server> {
+    fn spawn_with(
+        &self,
+        words: &[&str],
+        before: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Server> {
         let log = fs::File::create(self.log_path()).context("open the agent's log")?;
         let mut command = match before.split_first() {
             Some((program, words)) => {
@@ -169,7 +183,12 @@ impl<'a> Agent<'a> {
             }
             None => mortal(&self.steer),
         };
-        command.arg("agent").arg("--config").arg(self.config_path()).args(words).envs(self.environment.iter().cloned());
+        command
+            .arg("agent")
+            .arg("--config")
+            .arg(self.config_path())
+            .args(words)
+            .envs(self.environment.iter().cloned());
         command.envs(environment.iter().copied()).stdout(log.try_clone()?).stderr(log);
         self.lab.gateway().spawn(command)
     }
@@ -219,7 +238,8 @@ impl<'a> Agent<'a> {
     /// As [`Agent::steer`], and when it printed no JSON.
     pub fn json(&self, words: &str) -> Result<Value> {
         let text = self.steer(&format!("{words} --json"))?;
-        serde_json::from_str(&text).with_context(|| format!("steer {words} --json printed {text:?}"))
+        serde_json::from_str(&text)
+            .with_context(|| format!("steer {words} --json printed {text:?}"))
     }
 
     /// One counter of the programs.
@@ -227,7 +247,9 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// When `steer stats` fails.
     pub fn count(&self, counter: Counter) -> Result<u64> {
-        self.counts()?.of(counter).with_context(|| format!("steer stats knows no counter {}", counter.word()))
+        self.counts()?
+            .of(counter)
+            .with_context(|| format!("steer stats knows no counter {}", counter.word()))
     }
 
     /// Some counters of the programs with their words, for people.
@@ -236,7 +258,9 @@ impl<'a> Agent<'a> {
     /// When `steer stats` fails.
     pub fn told(&self, counters: &[Counter]) -> Result<String> {
         let counts = self.counts()?;
-        let told = counters.iter().filter_map(|&counter| Some(format!("{} {}", counter.word(), counts.of(counter)?)));
+        let told = counters
+            .iter()
+            .filter_map(|&counter| Some(format!("{} {}", counter.word(), counts.of(counter)?)));
         Ok(told.collect::<Vec<_>>().join(", "))
     }
 
@@ -291,18 +315,27 @@ impl<'a> Agent<'a> {
     fn await_up(&mut self) -> Result<()> {
         let up = eventually(START, || match self.server.as_mut().and_then(Server::ended) {
             Some(status) => Some(Err(anyhow!("the agent ended: {status}"))),
-            None => self.socket().exists().then(|| self.is_ready()).filter(|ready| matches!(ready, Ok(true))),
+            None => self
+                .socket()
+                .exists()
+                .then(|| self.is_ready())
+                .filter(|ready| matches!(ready, Ok(true))),
         });
         match up {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(error.context(self.log())),
             None => {
-                bail!("the agent does not come up; backends: {:?}; its log: {}", self.json("backends list"), self.log())
+                bail!(
+                    "the agent does not come up; backends: {:?}; its log: {}",
+                    self.json("backends list"),
+                    self.log()
+                )
             }
         }
     }
 
-    /// The agent answers, so that its start is through; programs on every interface, both VIPs in the map, every backend up.
+    /// The agent answers, so that its start is through; programs on every interface, both VIPs in
+    /// the map, every backend up.
     fn is_ready(&self) -> Result<bool> {
         let status = self.json("status")?;
         let n = |list: &str| status[list].as_array().map_or(0, Vec::len);
@@ -327,7 +360,8 @@ impl Drop for Agent<'_> {
     }
 }
 
-/// The binary `steer`: what `STEER_BIN` names, or the one beside the running program in its target directory.
+/// The binary `steer`: what `STEER_BIN` names, or the one beside the running program in its target
+/// directory.
 fn binary() -> Result<PathBuf> {
     if let Some(named) = env::var_os("STEER_BIN") {
         return Ok(PathBuf::from(named));

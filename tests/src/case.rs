@@ -1,5 +1,5 @@
-//! What almost every test of a fault does: a client has a session at one backend, offers it where its flows go to
-//! another, data flows, and steer's counters and those of all kernels are judged.
+//! What almost every test of a fault does: a client has a session at one backend, offers it where
+//! its flows go to another, data flows, and steer's counters and those of all kernels are judged.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,8 @@ pub const FIRST: usize = 1;
 /// Size of the file that every backend has, bytes: more than any initial window.
 const FILE: usize = 300_000;
 
-/// A client with a session of backend [`OWNER`], and a dial from an address whose flows go to backend [`FIRST`].
+/// A client with a session of backend [`OWNER`], and a dial from an address whose flows go to
+/// backend [`FIRST`].
 pub struct Case<'a> {
     /// The lab.
     pub run: &'a Run,
@@ -61,7 +62,8 @@ impl<'a> Case<'a> {
         let steer = run.agent()?;
         let (home, dial) = (run.dial(run.source_of(OWNER)?), run.dial(run.source_of(FIRST)?));
         let (kernels, counts) = (run.kernels()?, steer.counts()?);
-        let mut case = Self { run, steer, client, dial, sum: payload::sha256(&body), home, kernels, counts };
+        let mut case =
+            Self { run, steer, client, dial, sum: payload::sha256(&body), home, kernels, counts };
         case.renew()?;
         Ok(case)
     }
@@ -73,7 +75,11 @@ impl<'a> Case<'a> {
     pub fn renew(&mut self) -> Result<()> {
         self.client.forget();
         let handshake = self.fetch(&self.home)?;
-        ensure!(self.run.backend_named(&handshake.server)? == OWNER, "the session is of {}", handshake.server);
+        ensure!(
+            self.run.backend_named(&handshake.server)? == OWNER,
+            "the session is of {}",
+            handshake.server
+        );
         self.count_from_here()
     }
 
@@ -117,11 +123,15 @@ impl<'a> Case<'a> {
             connection.put("/files/up", body)?;
             connection.finish()
         })?;
-        ensure!(self.run.servers[OWNER].uploaded("up")? == payload::sha256(body), "the upload arrived changed");
+        ensure!(
+            self.run.servers[OWNER].uploaded("up")? == payload::sha256(body),
+            "the upload arrived changed"
+        );
         Ok(handshake)
     }
 
-    /// Fetches with the session offered, and expects it to be resumed by its owner on a re-homed flow.
+    /// Fetches with the session offered, and expects it to be resumed by its owner on a re-homed
+    /// flow.
     ///
     /// # Errors
     /// As [`Case::fetch`].
@@ -140,7 +150,10 @@ impl<'a> Case<'a> {
     #[track_caller]
     pub fn stays(&self, dial: &Dial) -> Result<Handshake> {
         let handshake = self.fetch(dial)?;
-        assert!(handshake.offered && !handshake.resumed, "resumed, or nothing offered: {handshake:?}");
+        assert!(
+            handshake.offered && !handshake.resumed,
+            "resumed, or nothing offered: {handshake:?}"
+        );
         assert_eq!(self.run.backend_named(&handshake.server)?, FIRST, "not by the first backend");
         Ok(handshake)
     }
@@ -172,13 +185,20 @@ impl<'a> Case<'a> {
         let now = self.steer.counts()?;
         for (counter, growth) in expected {
             let of = |counts: &Counts| counts.of(*counter).unwrap_or_default();
-            assert_eq!(of(&now) - of(&self.counts), *growth, "{}: {}", counter.word(), self.grown(&now));
+            assert_eq!(
+                of(&now) - of(&self.counts),
+                *growth,
+                "{}: {}",
+                counter.word(),
+                self.grown(&now)
+            );
         }
         Ok(())
     }
 
-    /// Expects no kernel at any end to have met a wrong checksum, timestamp or SACK, neither client nor owner to have
-    /// been reset, and the first backend to have been reset `n_moved` times: once for each flow that moved.
+    /// Expects no kernel at any end to have met a wrong checksum, timestamp or SACK, neither client
+    /// nor owner to have been reset, and the first backend to have been reset `n_moved` times: once
+    /// for each flow that moved.
     ///
     /// # Errors
     /// When /proc cannot be read.
@@ -186,12 +206,17 @@ impl<'a> Case<'a> {
     pub fn unharmed(&self, n_moved: i64) -> Result<()> {
         self.unharmed_but_for_resets()?;
         let resets = |end, name| self.kernel(end, name);
-        let (client, owner) = (resets(0, "Tcp.EstabResets")?, resets(OWNER + 1, "Tcp.EstabResets")?);
+        let (client, owner) =
+            (resets(0, "Tcp.EstabResets")?, resets(OWNER + 1, "Tcp.EstabResets")?);
         assert_eq!((client, owner), (0, 0), "resets of the client's and the owner's connections");
-        // On two CPUs a reset may overtake the acknowledgement that would have established the connection.
+        // On two CPUs a reset may overtake the acknowledgement that would have established the
+        // connection.
         let early = resets(FIRST + 1, "TcpExt.EmbryonicRsts")?;
         let first = early + resets(FIRST + 1, "Tcp.EstabResets")?;
-        assert_eq!(first, n_moved, "resets of the first backend's connections, {early} of them early");
+        assert_eq!(
+            first, n_moved,
+            "resets of the first backend's connections, {early} of them early"
+        );
         Ok(())
     }
 

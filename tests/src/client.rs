@@ -1,5 +1,5 @@
-//! A TLS client as the lab needs it: it dials from a chosen address, splits its hello as told, resumes by session ID or
-//! ticket, and says what came of it.
+//! A TLS client as the lab needs it: it dials from a chosen address, splits its hello as told,
+//! resumes by session ID or ticket, and says what came of it.
 //!
 //! Its functions must run inside the clients' namespace ([`crate::netns::NetNs::run`] or `enter`).
 
@@ -96,7 +96,8 @@ impl Dial {
         Ok(stream)
     }
 
-    /// Sends bytes without TLS, and returns what the server answers until it closes or says no more for a while.
+    /// Sends bytes without TLS, and returns what the server answers until it closes or says no more
+    /// for a while.
     ///
     /// # Errors
     /// When the connection fails before it is established.
@@ -113,7 +114,8 @@ impl Dial {
     }
 
     fn open(&self) -> Result<TcpStream> {
-        let socket = Socket::new(Domain::for_address(self.target), Type::STREAM, Some(Protocol::TCP))?;
+        let socket =
+            Socket::new(Domain::for_address(self.target), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(self.source_port.is_some())?;
         if let Some(mss) = self.mss {
             socket.set_tcp_mss(mss)?;
@@ -122,7 +124,11 @@ impl Dial {
             socket.set_linger(Some(Duration::ZERO))?;
         }
         if self.fast_open {
-            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::TcpFastOpenConnect, &true)?;
+            nix::sys::socket::setsockopt(
+                &socket,
+                nix::sys::socket::sockopt::TcpFastOpenConnect,
+                &true,
+            )?;
         }
         let source = SocketAddr::new(self.source, self.source_port.unwrap_or(0));
         socket.bind(&source.into()).with_context(|| format!("bind to {source}"))?;
@@ -236,11 +242,13 @@ impl Client {
         self.sessions.forget_group();
     }
 
-    /// Makes every hello of this client at least `len` bytes longer, by protocol names that no server speaks.
+    /// Makes every hello of this client at least `len` bytes longer, by protocol names that no
+    /// server speaks.
     pub fn lengthen_hello(&mut self, len: usize) {
         const NAME: usize = 200;
         let mut config = (*self.config).clone();
-        let fillers = (0..len.div_ceil(NAME + 1)).map(|index| format!("{index:0>NAME$}").into_bytes());
+        let fillers =
+            (0..len.div_ceil(NAME + 1)).map(|index| format!("{index:0>NAME$}").into_bytes());
         config.alpn_protocols = std::iter::once(b"http/1.1".to_vec()).chain(fillers).collect();
         self.config = Arc::new(config);
     }
@@ -269,20 +277,25 @@ impl Client {
         let time = start.elapsed();
         let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
         let server = self.server_of(&tls)?;
-        Ok(Connection { handshake: Handshake { offered, resumed, server, time }, stream: StreamOwned::new(tls, tcp) })
+        Ok(Connection {
+            handshake: Handshake { offered, resumed, server, time },
+            stream: StreamOwned::new(tls, tcp),
+        })
     }
 
     /// Connects and asks for `/`: the whole of a short visit.
     ///
     /// # Errors
-    /// When the connection fails, or when the server's answer and its certificate name different backends.
+    /// When the connection fails, or when the server's answer and its certificate name different
+    /// backends.
     pub fn visit(&self, dial: &Dial) -> Result<Handshake> {
         let mut connection = self.connect(dial)?;
         connection.ask()?;
         Ok(connection.handshake)
     }
 
-    /// Visits `/` with the request as early data (RFC 8446 2.3) behind the hello; also returns whether it was accepted.
+    /// Visits `/` with the request as early data (RFC 8446 2.3) behind the hello; also returns
+    /// whether it was accepted.
     ///
     /// # Errors
     /// When the connection fails, or there is no session that allows it.
@@ -300,13 +313,23 @@ impl Client {
         let handshake = Handshake { offered: true, resumed, server: self.server_of(&tls)?, time };
         let mut connection = Connection { handshake, stream: StreamOwned::new(tls, tcp) };
         let body = if accepted { connection.listen("/")? } else { connection.get("/")? }.text();
-        anyhow::ensure!(body.starts_with(&connection.handshake.server), "another server answered: {body:?}");
+        anyhow::ensure!(
+            body.starts_with(&connection.handshake.server),
+            "another server answered: {body:?}"
+        );
         Ok((connection.handshake, accepted))
     }
 
     fn server_of(&self, tls: &ClientConnection) -> Result<String> {
-        let shown = tls.peer_certificates().and_then(<[_]>::first).context("the server showed no certificate")?;
-        Ok(self.pki.name_of(shown).context("the server's certificate is not of this lab")?.to_owned())
+        let shown = tls
+            .peer_certificates()
+            .and_then(<[_]>::first)
+            .context("the server showed no certificate")?;
+        Ok(self
+            .pki
+            .name_of(shown)
+            .context("the server's certificate is not of this lab")?
+            .to_owned())
     }
 }
 
@@ -314,13 +337,16 @@ impl Connection {
     /// Asks for `/`, and expects an answer from the server that the handshake named.
     ///
     /// # Errors
-    /// When the connection fails, or when the server's answer and its certificate name different backends.
+    /// When the connection fails, or when the server's answer and its certificate name different
+    /// backends.
     pub fn ask(&mut self) -> Result<()> {
         let body = self.get("/")?.text();
         let reused = if self.handshake.resumed { "r" } else { "." };
         let expected = format!("{} {reused} SUCCESS\n", self.handshake.server);
         if body != expected {
-            return Err(anyhow!("the server answered {body:?}, its certificate and handshake say {expected:?}"));
+            return Err(anyhow!(
+                "the server answered {body:?}, its certificate and handshake say {expected:?}"
+            ));
         }
         Ok(())
     }
@@ -329,8 +355,9 @@ impl Connection {
 /// The message of a hello's one record in records of `len` bytes.
 fn in_records(hello: &[u8], len: usize) -> Vec<u8> {
     let (header, message) = hello.split_at(5);
-    let records =
-        message.chunks(len).flat_map(|piece| [&header[..3], &(piece.len() as u16).to_be_bytes(), piece].concat());
+    let records = message
+        .chunks(len)
+        .flat_map(|piece| [&header[..3], &(piece.len() as u16).to_be_bytes(), piece].concat());
     records.collect()
 }
 

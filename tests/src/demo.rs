@@ -1,4 +1,5 @@
-//! The main job for people: the same reconnecting clients, first through plain kernel layer 4, then through steer.
+//! The main job for people: the same reconnecting clients, first through plain kernel layer 4, then
+//! through steer.
 //!
 //! [`run`] does it, `load` is the clients, `report` all that is printed on stdout.
 
@@ -33,7 +34,8 @@ pub struct Options {
     pub json: bool,
 }
 
-/// Runs the demo and prints it; `true` if steer resumed every session on its owner without an error.
+/// Runs the demo and prints it; `true` if steer resumed every session on its owner without an
+/// error.
 ///
 /// # Errors
 /// When the lab, nginx or steer do not come up.
@@ -41,7 +43,9 @@ pub fn run(options: &Options) -> Result<bool> {
     process::require_root()?;
     options.load.check()?;
     let start = Instant::now();
-    progress("lab: a client with 64 addresses, the gateway, three nginx (mutual TLS 1.2, session IDs, no tickets)");
+    progress(
+        "lab: a client with 64 addresses, the gateway, three nginx (mutual TLS 1.2, session IDs, no tickets)",
+    );
     let run = Scenario::new(options.hook, options.family).start()?;
     let l4 = through_plain_l4(&run, &options.load)?;
     let report = through_steer(&run, options, l4)?;
@@ -76,18 +80,26 @@ fn through_steer(run: &Run, options: &Options, l4: Tally) -> Result<Report> {
 fn hook_used(agent: &Agent<'_>, wanted: Hook) -> Result<String> {
     let status = agent.json("status")?;
     let interfaces = status["interfaces"].as_array().context("steer status names no interfaces")?;
-    let n_with = |program: &str| interfaces.iter().filter(|interface| interface[program] == true).count();
+    let n_with =
+        |program: &str| interfaces.iter().filter(|interface| interface[program] == true).count();
     let used = match (n_with("tc"), n_with("xdp")) {
         (tc, 0) if tc == interfaces.len() => Hook::Tc,
         (tc, xdp) if tc == xdp && xdp == interfaces.len() => Hook::Xdp,
         _ => bail!("steer's programs are not on every interface: {}", status["interfaces"]),
     };
-    ensure!(wanted == Hook::Auto || used == wanted, "steer runs on {}, not on {}", used.word(), wanted.word());
+    ensure!(
+        wanted == Hook::Auto || used == wanted,
+        "steer runs on {}, not on {}",
+        used.word(),
+        wanted.word()
+    );
     Ok(used.word().to_owned())
 }
 
 fn dump(agent: &Agent<'_>) -> Result<String> {
-    process::run(Command::new("bpftool").args(["map", "dump", "pinned"]).arg(agent.map_pin("sessions")))
+    process::run(
+        Command::new("bpftool").args(["map", "dump", "pinned"]).arg(agent.map_pin("sessions")),
+    )
 }
 
 fn progress(line: &str) {

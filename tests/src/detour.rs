@@ -1,8 +1,9 @@
-//! A detour for what clients send to the VIP: a rule drops, delays, repeats, reorders or changes it, frame by frame.
+//! A detour for what clients send to the VIP: a rule drops, delays, repeats, reorders or changes
+//! it, frame by frame.
 //!
-//! The clients' route to the VIP leads into a second veth pair of their own namespace; a thread reads the frames at its
-//! far end and sends them out of eth0, byte for byte as the clients' kernel would have. The kernel believes that
-//! everything was sent at once.
+//! The clients' route to the VIP leads into a second veth pair of their own namespace; a thread
+//! reads the frames at its far end and sends them out of eth0, byte for byte as the clients' kernel
+//! would have. The kernel believes that everything was sent at once.
 
 use std::{
     sync::{
@@ -53,7 +54,8 @@ pub enum Fate {
     Corrupt,
     /// It goes on twice at the same time, from two CPUs.
     FromBothCpus,
-    /// It goes on in fragments of its datagram, the last one first; of this many bytes (a multiple of eight) at the most.
+    /// It goes on in fragments of its datagram, the last one first; of this many bytes (a multiple
+    /// of eight) at the most.
     FragmentsReversed(usize),
     /// It waits for the next one; both go on at the same time, from two CPUs.
     BesideNext,
@@ -105,7 +107,8 @@ impl Drop for Detour<'_> {
     }
 }
 
-/// The far end has an address of its own, so that the clients' stack ignores what arrives there for the gateway.
+/// The far end has an address of its own, so that the clients' stack ignores what arrives there for
+/// the gateway.
 pub(crate) fn links() -> String {
     let clients = mac_text(mac(0, 2));
     format!(
@@ -119,7 +122,9 @@ pub(crate) fn routes() -> String {
     let gateway = mac_text(mac(0, 1));
     let route = |family| {
         let vip = vip(family).ip();
-        format!("neigh add {vip} lladdr {gateway} dev detour0 nud permanent\nroute add {vip} dev detour0\n")
+        format!(
+            "neigh add {vip} lladdr {gateway} dev detour0 nud permanent\nroute add {vip} dev detour0\n"
+        )
     };
     route(Family::V4) + &route(Family::V6)
 }
@@ -176,8 +181,12 @@ impl<R: FnMut(Seen) -> Fate> Road<R> {
             }
             Fate::FragmentsReversed(len) => {
                 self.n_cut = self.n_cut.wrapping_add(1);
-                let cuts: Vec<_> = (1..ip_payload_len(&frame).div_ceil(len)).map(|n| n * len).collect();
-                fragments(&frame, &cuts, self.n_cut).iter().rev().try_for_each(|piece| self.go_on(piece))?;
+                let cuts: Vec<_> =
+                    (1..ip_payload_len(&frame).div_ceil(len)).map(|n| n * len).collect();
+                fragments(&frame, &cuts, self.n_cut)
+                    .iter()
+                    .rev()
+                    .try_for_each(|piece| self.go_on(piece))?;
             }
             Fate::FromBothCpus => self.twins.send([frame.clone(), frame])?,
             Fate::BesideNext => self.beside = Some(frame),
@@ -208,7 +217,8 @@ fn ip_payload_len(frame: &[u8]) -> usize {
     frame.len() - if frame[14] >> 4 == 4 { 14 + 20 } else { 14 + 40 }
 }
 
-/// Length of a TCP segment's payload, and whether it is a SYN; `etherparse` judges, not steer's own parser.
+/// Length of a TCP segment's payload, and whether it is a SYN; `etherparse` judges, not steer's own
+/// parser.
 fn payload_len(frame: &[u8]) -> (usize, bool) {
     let Ok(sliced) = etherparse::SlicedPacket::from_ethernet(frame) else { return (0, false) };
     match sliced.transport {

@@ -1,5 +1,5 @@
-//! Both ends of a flow, as records in steer's maps and as segments on the wire: what tests and benchmarks of the programs
-//! run on without any link.
+//! Both ends of a flow, as records in steer's maps and as segments on the wire: what tests and
+//! benchmarks of the programs run on without any link.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,8 +15,8 @@ use crate::packets::Segment;
 pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc];
 /// Station of the gateway towards clients.
 pub const GATE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-/// Station of the gateway towards backends: the same interface, for the programs take only frames for the station that
-/// they come in by.
+/// Station of the gateway towards backends: the same interface, for the programs take only frames
+/// for the station that they come in by.
 pub const INNER_MAC: [u8; 6] = GATE_MAC;
 /// Station of a backend.
 pub const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
@@ -96,7 +96,13 @@ impl Ends {
     /// An established flow that stays on its first backend, with nothing left to learn.
     pub fn settled(&self) -> Flow {
         let word = Word::new(State::First, CLIENT_ISN).0;
-        Flow { word, first: self.first_id, owner: self.first_id, flags: FLOW_LEARNED, ..self.established() }
+        Flow {
+            word,
+            first: self.first_id,
+            owner: self.first_id,
+            flags: FLOW_LEARNED,
+            ..self.established()
+        }
     }
 
     /// A re-homed flow.

@@ -1,6 +1,7 @@
 //! Segments of strangers, many and no two alike: what floods are made of.
 //!
-//! Strangers' addresses lie in the ranges for benchmarks (RFC 2544, RFC 5180): no host of the lab has them.
+//! Strangers' addresses lie in the ranges for benchmarks (RFC 2544, RFC 5180): no host of the lab
+//! has them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -53,7 +54,9 @@ impl Strangers {
         let mixed = self.n.wrapping_mul(0x85eb_ca6b);
         let (host, port) = (mixed >> 15, 1024 + (mixed & 0x7fff) as u16);
         let ip = match self.family {
-            Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() | host)),
+            Family::V4 => {
+                IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() | host))
+            }
             Family::V6 => {
                 let base = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0).to_bits();
                 IpAddr::V6(Ipv6Addr::from_bits(base | u128::from(host)))

@@ -36,7 +36,8 @@ impl Tap {
         ns.run(|| {
             let index = if_nametoindex(interface).with_context(|| format!("find {interface}"))?;
             let protocol = Protocol::from(i32::from(ALL_PROTOCOLS.to_be()));
-            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol)).context("open a packet socket")?;
+            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))
+                .context("open a packet socket")?;
             socket.bind(&link_address(index)?).context("bind a packet socket")?;
             Ok(Self { socket })
         })
@@ -50,7 +51,8 @@ impl Tap {
         self.socket.send(frame).map(drop).context("send a frame")
     }
 
-    /// Sends frames as fast as they go, and returns how many went: those that a queue has no room for are lost.
+    /// Sends frames as fast as they go, and returns how many went: those that a queue has no room
+    /// for are lost.
     ///
     /// # Errors
     /// As [`Tap::send`].
@@ -70,16 +72,26 @@ impl Tap {
     ///
     /// # Errors
     /// When the socket breaks.
-    pub fn await_frame(&self, limit: Duration, wanted: impl Fn(&[u8]) -> bool) -> Result<Option<Vec<u8>>> {
+    pub fn await_frame(
+        &self,
+        limit: Duration,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<Vec<u8>>> {
         let end = Instant::now() + limit;
         let mut buffer = vec![0; 128 * 1024];
-        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        while let Some(left) =
+            end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        {
             self.socket.set_read_timeout(Some(left))?;
             match (&self.socket).read(&mut buffer) {
                 Ok(n) if wanted(&buffer[..n]) => return Ok(Some(buffer[..n].to_vec())),
                 Ok(_) => {}
                 // The time is up, or a signal came.
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) => {}
                 Err(error) => return Err(error).context("receive a frame"),
             }
         }
@@ -87,8 +99,8 @@ impl Tap {
     }
 }
 
-/// Two threads, each on a CPU of its own, that send two frames at the same time: what the receiver does with them it
-/// does on two CPUs.
+/// Two threads, each on a CPU of its own, that send two frames at the same time: what the receiver
+/// does with them it does on two CPUs.
 pub struct Twins {
     jobs: [mpsc::Sender<Vec<u8>>; 2],
     done: mpsc::Receiver<Result<()>>,
@@ -109,7 +121,9 @@ impl Twins {
                 let pinned = pin_to(cpu);
                 for (round, frame) in (1..).zip(jobs) {
                     meet(&ready, round);
-                    let sent = pinned.as_ref().map_or_else(|error| Err(anyhow!("{error:#}")), |()| tap.send(&frame));
+                    let sent = pinned
+                        .as_ref()
+                        .map_or_else(|error| Err(anyhow!("{error:#}")), |()| tap.send(&frame));
                     if done.send(sent).is_err() {
                         return;
                     }
@@ -142,7 +156,8 @@ pub fn pin_to(cpu: usize) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &one).with_context(|| format!("run on CPU {cpu}"))
 }
 
-/// Waits, awake, until the other of two threads is here for the `round`th time as well; the first round is 1.
+/// Waits, awake, until the other of two threads is here for the `round`th time as well; the first
+/// round is 1.
 pub fn meet(here: &AtomicUsize, round: usize) {
     here.fetch_add(1, Ordering::SeqCst);
     while here.load(Ordering::SeqCst) < 2 * round {
@@ -163,7 +178,8 @@ fn link_address(index: u32) -> Result<SockAddr> {
         sll_halen: 0,
         sll_addr: [0; 8],
     };
-    // SAFETY: sockaddr_storage is larger than and at least as aligned as any sockaddr; the length says how much counts.
+    // SAFETY: sockaddr_storage is larger than and at least as aligned as any sockaddr; the length
+    // says how much counts.
     let (_, storage) = unsafe {
         SockAddr::try_init(|storage, len| {
             storage.cast::<libc::sockaddr_ll>().write(address);

@@ -1,4 +1,5 @@
-//! The other rival: HAProxy in TCP mode with its SSL-ID stick table, in the gateway. The matrix and a benchmark use it.
+//! The other rival: HAProxy in TCP mode with its SSL-ID stick table, in the gateway. The matrix and
+//! a benchmark use it.
 
 use std::{fs, net::TcpStream, time::Duration};
 
@@ -10,10 +11,11 @@ use crate::{
     topology::{Family, Lab, backend, vip},
 };
 
-/// HAProxy as published for SSL session IDs, with the two lines without which it never sees a ServerHello.
+/// HAProxy as published for SSL session IDs, with the two lines without which it never sees a
+/// ServerHello.
 ///
-/// `tcp-response inspect-delay` and `tcp-response content accept` are those two: without them the stick table learns
-/// from ClientHellos alone.
+/// `tcp-response inspect-delay` and `tcp-response content accept` are those two: without them the
+/// stick table learns from ClientHellos alone.
 const RECIPE: &str = "\
   balance source
   stick-table type binary len 32 size 30k expire 30m
@@ -60,7 +62,8 @@ impl<'a> HaProxy<'a> {
     }
 
     fn await_up(&self) -> Result<()> {
-        let answers = || TcpStream::connect_timeout(&vip(Family::V4), Duration::from_millis(200)).ok();
+        let answers =
+            || TcpStream::connect_timeout(&vip(Family::V4), Duration::from_millis(200)).ok();
         if self.lab.client().run(|| Ok(eventually(Duration::from_secs(5), answers).is_some()))? {
             return Ok(());
         }
@@ -72,15 +75,18 @@ impl<'a> HaProxy<'a> {
 impl Drop for HaProxy<'_> {
     fn drop(&mut self) {
         drop(self.server.take());
-        if let Err(error) = self.lab.gateway().ip(&format!("addr del {}/32 dev lo\n", vip(Family::V4).ip())) {
+        if let Err(error) =
+            self.lab.gateway().ip(&format!("addr del {}/32 dev lo\n", vip(Family::V4).ip()))
+        {
             eprintln!("the VIP stays on the gateway: {error:#}");
         }
     }
 }
 
 fn config(n_backends: usize) -> String {
-    let servers: String =
-        (0..n_backends).map(|index| format!("  server s{index} {}\n", backend(Family::V4, index))).collect();
+    let servers: String = (0..n_backends)
+        .map(|index| format!("  server s{index} {}\n", backend(Family::V4, index)))
+        .collect();
     format!(
         "global\n  maxconn 1000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n\
          frontend vip\n  bind {}\n  default_backend pool\nbackend pool\n{RECIPE}{servers}",

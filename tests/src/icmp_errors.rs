@@ -12,7 +12,8 @@ use crate::netns::NetNs;
 pub enum Trouble {
     /// Frag-Needed, or Packet-Too-Big: the MTU of its next link.
     TooBig(u32),
-    /// Destination unreachable, with this code of ICMP or ICMPv6 (1: host, or administratively prohibited).
+    /// Destination unreachable, with this code of ICMP or ICMPv6 (1: host, or administratively
+    /// prohibited).
     Unreachable(u8),
 }
 
@@ -33,14 +34,18 @@ impl Teller {
             IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
         };
         let socket = ns.run(|| {
-            let socket = Socket::new(domain, Type::RAW, Some(protocol)).context("open a raw socket")?;
-            socket.bind(&SocketAddr::new(from, 0).into()).with_context(|| format!("bind to {from}"))?;
+            let socket =
+                Socket::new(domain, Type::RAW, Some(protocol)).context("open a raw socket")?;
+            socket
+                .bind(&SocketAddr::new(from, 0).into())
+                .with_context(|| format!("bind to {from}"))?;
             Ok(socket)
         })?;
         Ok(Self { socket, to })
     }
 
-    /// Sends an error that quotes a segment of `quoted` (source, destination) with this sequence number.
+    /// Sends an error that quotes a segment of `quoted` (source, destination) with this sequence
+    /// number.
     ///
     /// # Errors
     /// When the kernel refuses it.
@@ -52,7 +57,9 @@ impl Teller {
             let check = checksum(&message);
             message[2..4].copy_from_slice(&check.to_be_bytes());
         }
-        self.socket.send_to(&message, &SocketAddr::new(self.to, 0).into()).context("send an ICMP error")?;
+        self.socket
+            .send_to(&message, &SocketAddr::new(self.to, 0).into())
+            .context("send an ICMP error")?;
         Ok(())
     }
 }
@@ -71,7 +78,9 @@ fn head(trouble: Trouble, v4: bool) -> [u8; 8] {
 
 /// RFC 1071.
 fn checksum(message: &[u8]) -> u16 {
-    let words = message.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let words = message
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let sum: u32 = words.sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16

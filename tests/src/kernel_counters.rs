@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 
 use crate::netns::NetNs;
 
-/// Counters by `Group.Name`, as in /proc/net/snmp and netstat: `TcpExt.TCPSACKDiscard`, `Tcp.InCsumErrors`.
+/// Counters by `Group.Name`, as in /proc/net/snmp and netstat: `TcpExt.TCPSACKDiscard`,
+/// `Tcp.InCsumErrors`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelCounters {
     values: BTreeMap<String, i64>,
@@ -25,7 +26,8 @@ impl KernelCounters {
     pub fn read(ns: &NetNs) -> Result<Self> {
         let mut values = BTreeMap::new();
         for file in ["snmp", "netstat"] {
-            parse_pairs(&ns.proc_net(file)?, &mut values).with_context(|| format!("read /proc/net/{file}"))?;
+            parse_pairs(&ns.proc_net(file)?, &mut values)
+                .with_context(|| format!("read /proc/net/{file}"))?;
         }
         Ok(Self { values })
     }
@@ -47,15 +49,18 @@ impl KernelCounters {
         Self { values: self.values.iter().map(grown).collect() }
     }
 
-    /// What a kernel may not have to say about packets that steer made or changed, if it did, given what grew.
+    /// What a kernel may not have to say about packets that steer made or changed, if it did, given
+    /// what grew.
     pub fn harm(&self) -> Option<String> {
         let explained = |name| match name {
-            // Linux doubts that a network duplicates more than was sent twice, and counts a D-SACK here then.
+            // Linux doubts that a network duplicates more than was sent twice, and counts a D-SACK
+            // here then.
             SACK_DISCARD => self.of("TcpExt.TCPDSACKIgnoredDubious"),
-            // A copy that a newer segment overtook is old by its timestamp, and right so. Its kernel had the data, and
-            // answers with a D-SACK; for data that it lacks it would answer without (RFC 2883). Bare acknowledgements are
-            // overtaken, too, when the work moves to another CPU: a few, and more the longer a transfer. Wrong timestamps
-            // would be those of all segments.
+            // A copy that a newer segment overtook is old by its timestamp, and right so. Its
+            // kernel had the data, and answers with a D-SACK; for data that it lacks it would
+            // answer without (RFC 2883). Bare acknowledgements are overtaken, too, when the work
+            // moves to another CPU: a few, and more the longer a transfer. Wrong timestamps would
+            // be those of all segments.
             PAWS => self.of("TcpExt.TCPDSACKOldSent") + OVERTAKEN + self.of("Tcp.InSegs") / 200,
             _ => 0,
         };

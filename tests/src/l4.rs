@@ -27,7 +27,9 @@ impl<'a> PlainL4<'a> {
 impl Drop for PlainL4<'_> {
     fn drop(&mut self) {
         // Fails only if the table is gone already.
-        drop(self.lab.gateway().nft(&format!("delete table ip {TABLE}\ndelete table ip6 {TABLE}\n")));
+        drop(
+            self.lab.gateway().nft(&format!("delete table ip {TABLE}\ndelete table ip6 {TABLE}\n")),
+        );
     }
 }
 
@@ -37,7 +39,8 @@ fn table(family: Family, n_backends: usize) -> String {
         Family::V6 => "ip6",
     };
     let vip = vip(family).ip();
-    let map: Vec<_> = (0..n_backends).map(|index| format!("{index} : {}", backend(family, index).ip())).collect();
+    let map: Vec<_> =
+        (0..n_backends).map(|index| format!("{index} : {}", backend(family, index).ip())).collect();
     let map = map.join(", ");
     format!(
         "table {ip} {TABLE} {{\n chain balance {{\n  type nat hook prerouting priority dstnat\n  \

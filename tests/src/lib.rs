@@ -1,15 +1,18 @@
-//! The lab in which steer is judged: network namespaces, real TLS peers, the plain-kernel rival, and odd packets.
+//! The lab in which steer is judged: network namespaces, real TLS peers, the plain-kernel rival,
+//! and odd packets.
 //!
-//! Read it in the order a test uses it: [`scenario`] describes what is wanted and starts it; [`topology`] builds the
-//! namespaces and links, [`netns`] is one namespace; [`pki`], [`nginx`] and [`client`] are the TLS ends; [`agent`] runs
-//! steer, [`l4`] and [`haproxy`] its rivals; [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and
-//! send segments that no kernel would, [`flood`] many of them, [`icmp_errors`] errors. [`programs`] runs packets through
-//! the loaded programs without any link, on flows of [`ends`]; [`detour`] reorders what clients send, [`weather`] and
-//! [`relay`] disturb both directions, [`traces`] tells what steer left on the machine. [`setting`] and [`case`] are what
-//! the tests of faults share, [`tables`] counts entries; [`talk`] holds both ends of plain TCP connections; [`demo`] is the
-//! whole of it for people, [`soak`] for minutes under chaos, [`live`] in other kernels, [`matrix`] judges steer with other
-//! TLS stacks at both ends, [`rotation`] with servers that change their ticket keys, [`matrix::visits`] with clients that
-//! change their addresses.
+//! Read it in the order a test uses it: [`scenario`] describes what is wanted and starts it;
+//! [`topology`] builds the namespaces and links, [`netns`] is one namespace; [`pki`], [`nginx`] and
+//! [`client`] are the TLS ends; [`agent`] runs steer, [`l4`] and [`haproxy`] its rivals;
+//! [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and send
+//! segments that no kernel would, [`flood`] many of them, [`icmp_errors`] errors. [`programs`] runs
+//! packets through the loaded programs without any link, on flows of [`ends`]; [`detour`] reorders
+//! what clients send, [`weather`] and [`relay`] disturb both directions, [`traces`] tells what
+//! steer left on the machine. [`setting`] and [`case`] are what the tests of faults share,
+//! [`tables`] counts entries; [`talk`] holds both ends of plain TCP connections; [`demo`] is the
+//! whole of it for people, [`soak`] for minutes under chaos, [`live`] in other kernels, [`matrix`]
+//! judges steer with other TLS stacks at both ends, [`rotation`] with servers that change their
+//! ticket keys, [`matrix::visits`] with clients that change their addresses.
 
 pub mod agent;
 pub mod bench;

@@ -1,5 +1,6 @@
-//! What the binary `live` does inside another kernel: flows are re-homed with real ends, the agent lives through its
-//! states, and the gateway's interfaces are of every kind that a lab on this machine may not have.
+//! What the binary `live` does inside another kernel: flows are re-homed with real ends, the agent
+//! lives through its states, and the gateway's interfaces are of every kind that a lab on this
+//! machine may not have.
 
 mod life;
 mod links;
@@ -54,7 +55,8 @@ pub const CASES: [Case; 11] = [
     Case::new("links nic and vlan on a nic", || links::over(Hook::Auto, Link::Nic, Link::NicVlan)),
 ];
 
-/// Tables that an emulated processor makes and walks in no time: the cases of [`rehome`] have those of the defaults.
+/// Tables that an emulated processor makes and walks in no time: the cases of [`rehome`] have those
+/// of the defaults.
 fn small_tables(scenario: Scenario) -> Scenario {
     ["sessions = 4096", "flows = 4096", "splices = 1024", "handshakes = 1024", "pending = 512"]
         .into_iter()

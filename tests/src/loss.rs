@@ -1,5 +1,5 @@
-//! Packet loss at the ends of the lab, by nftables (the kernel here has no netem, and what XDP redirects passes no
-//! qdisc).
+//! Packet loss at the ends of the lab, by nftables (the kernel here has no netem, and what XDP
+//! redirects passes no qdisc).
 
 use anyhow::Result;
 
@@ -13,7 +13,8 @@ pub struct Loss<'a> {
 }
 
 impl<'a> Loss<'a> {
-    /// Drops `percent` of the TCP packets in both directions, each as it reaches a client or a backend.
+    /// Drops `percent` of the TCP packets in both directions, each as it reaches a client or a
+    /// backend.
     ///
     /// A packet is what the interface delivers: 64 KB with offloads on, one of the wire with
     /// [`crate::topology::Offloads::Off`].
@@ -30,8 +31,8 @@ impl<'a> Loss<'a> {
         Ok(loss)
     }
 
-    /// Drops the packets that reach this namespace and match an nftables expression:
-    /// `tcp flags & (syn | ack) == syn | ack`, with `numgen inc mod 2 == 0` behind it for every other one.
+    /// Drops the packets that reach this namespace and match an nftables expression: `tcp flags &
+    /// (syn | ack) == syn | ack`, with `numgen inc mod 2 == 0` behind it for every other one.
     ///
     /// # Errors
     /// When nft refuses it.
@@ -43,8 +44,8 @@ impl<'a> Loss<'a> {
 
     /// Drops the packets that leave this namespace and match an nftables expression.
     ///
-    /// Only for what is repeated by a timer, such as SYN-ACKs: a sender of data notices the drop, sends it again at
-    /// once, and counts no retransmission.
+    /// Only for what is repeated by a timer, such as SYN-ACKs: a sender of data notices the drop,
+    /// sends it again at once, and counts no retransmission.
     ///
     /// # Errors
     /// When nft refuses it.

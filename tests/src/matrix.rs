@@ -1,9 +1,11 @@
-//! The matrix: TLS stacks at both ends, every way to the servers, and how many offered sessions each resumes.
+//! The matrix: TLS stacks at both ends, every way to the servers, and how many offered sessions
+//! each resumes.
 //!
-//! [`run`] does it. `cell` is what it is made of, `stack` the table of the server stacks, `program` finds or installs what
-//! they are run by, `command` starts those that are processes, `peers` lays out their sources, `client` and `server` run
-//! them, `way` is what lies between them and what clients do on it, `report` is all that is printed on stdout. [`visits`]
-//! is another use of the same stacks: clients that keep their address for a number of visits.
+//! [`run`] does it. `cell` is what it is made of, `stack` the table of the server stacks, `program`
+//! finds or installs what they are run by, `command` starts those that are processes, `peers` lays
+//! out their sources, `client` and `server` run them, `way` is what lies between them and what
+//! clients do on it, `report` is all that is printed on stdout. [`visits`] is another use of the
+//! same stacks: clients that keep their address for a number of visits.
 
 mod cell;
 mod client;
@@ -49,7 +51,8 @@ pub struct Options {
     pub modes: Vec<Mode>,
     /// Sessions offered per cell and way.
     pub reconnects: usize,
-    /// Compare `ticket_key_name = "auto"` with the right layout, from the first ticket on, instead of the ways.
+    /// Compare `ticket_key_name = "auto"` with the right layout, from the first ticket on, instead
+    /// of the ways.
     pub layouts: bool,
     /// One JSON object per cell instead of tables.
     pub json: bool,
@@ -102,7 +105,8 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(cells.iter().all(Cell::holds))
 }
 
-/// The nginx that makes new ticket keys by itself (from 1.23.2 on), and its version in its own words.
+/// The nginx that makes new ticket keys by itself (from 1.23.2 on), and its version in its own
+/// words.
 ///
 /// # Errors
 /// When it cannot be had.
@@ -118,7 +122,11 @@ type Clients<'a> = Vec<(ClientStack, Box<dyn Client + 'a>)>;
 /// Stacks in the order asked for, each with its program, or why it is not run.
 type Stacks<S> = Vec<(S, Result<Found, String>)>;
 
-fn found<S: Copy + Display>(stacks: &[S], program: impl Fn(S) -> Program, packages: &Packages) -> Stacks<S> {
+fn found<S: Copy + Display>(
+    stacks: &[S],
+    program: impl Fn(S) -> Program,
+    packages: &Packages,
+) -> Stacks<S> {
     let find = |&stack: &S| {
         let found = program(stack).find(packages).map_err(|error| format!("not run: {error:#}"));
         if let Err(why) = &found {
@@ -144,7 +152,11 @@ impl<'a> Table<'a> {
         let start = |(stack, found): &(ClientStack, Result<Found, String>)| {
             let program = found.as_ref().ok()?;
             let client = client::start(*stack, program, self.lab, self.pki, self.peers);
-            Some(client.with_context(|| format!("start the client {stack}")).map(|client| (*stack, client)))
+            Some(
+                client
+                    .with_context(|| format!("start the client {stack}"))
+                    .map(|client| (*stack, client)),
+            )
         };
         self.clients.iter().filter_map(start).collect()
     }
@@ -153,7 +165,10 @@ impl<'a> Table<'a> {
     fn versions(&self) -> Vec<(String, &str)> {
         let clients = self.clients.iter().map(|(stack, found)| (format!("{stack} client"), found));
         let servers = self.servers.iter().map(|(stack, found)| (format!("{stack} server"), found));
-        clients.chain(servers).filter_map(|(word, found)| Some((word, found.as_ref().ok()?.version.as_str()))).collect()
+        clients
+            .chain(servers)
+            .filter_map(|(word, found)| Some((word, found.as_ref().ok()?.version.as_str())))
+            .collect()
     }
 
     /// All clients against one server stack in one mode: its servers run as long as this.
@@ -163,13 +178,23 @@ impl<'a> Table<'a> {
         (server, program): &(ServerStack, Result<Found, String>),
         mode: Mode,
     ) -> Result<Vec<Cell>> {
-        let mut cells: Vec<_> =
-            self.clients.iter().map(|client| self.cell(client, (*server, program.as_ref()), mode)).collect();
+        let mut cells: Vec<_> = self
+            .clients
+            .iter()
+            .map(|client| self.cell(client, (*server, program.as_ref()), mode))
+            .collect();
         let Ok(program) = program else { return Ok(cells) };
         if cells.iter().all(|cell| cell.reason.is_some()) {
             return Ok(cells);
         }
-        let start = Start { stack: *server, program, mode, lab: self.lab, pki: self.pki, peers: self.peers };
+        let start = Start {
+            stack: *server,
+            program,
+            mode,
+            lab: self.lab,
+            pki: self.pki,
+            peers: self.peers,
+        };
         match start.start() {
             Ok(servers) => {
                 for column in self.options.columns() {
@@ -199,7 +224,8 @@ impl<'a> Table<'a> {
         match (by, to) {
             (Ok(by), Ok(to)) => {
                 cell.versions = [by.version.clone(), to.version.clone()];
-                let no_browser = if client.is_browser() { server.why_no_browser(mode) } else { None };
+                let no_browser =
+                    if client.is_browser() { server.why_no_browser(mode) } else { None };
                 cell.reason = server.why_not(mode, &to.version).or(no_browser).map(str::to_owned);
             }
             (Err(why), _) | (Ok(_), Err(why)) => {
@@ -210,14 +236,28 @@ impl<'a> Table<'a> {
         cell
     }
 
-    fn column(&self, column: Column, clients: &mut Clients<'_>, cells: &mut [Cell], servers: &Servers) {
+    fn column(
+        &self,
+        column: Column,
+        clients: &mut Clients<'_>,
+        cells: &mut [Cell],
+        servers: &Servers,
+    ) {
         let Some(Cell { server, mode, .. }) = cells.first().cloned() else { return };
         let n = self.options.reconnects;
         let way = Way::open(column, self.lab, mode, server, servers.key_names());
         for cell in cells.iter_mut().filter(|cell| cell.reason.is_none()) {
-            let Some((_, client)) = clients.iter_mut().find(|(stack, _)| *stack == cell.client) else { continue };
+            let Some((_, client)) = clients.iter_mut().find(|(stack, _)| *stack == cell.client)
+            else {
+                continue;
+            };
             let measured = match &way {
-                Ok(way) => way.measure(client.as_mut(), mode, self.lab.n_backends(), (n, self.options.layouts)),
+                Ok(way) => way.measure(
+                    client.as_mut(),
+                    mode,
+                    self.lab.n_backends(),
+                    (n, self.options.layouts),
+                ),
                 Err(error) => Err(anyhow!(way::first_line(error))),
             };
             let tally = measured.unwrap_or_else(|error| Tally::failed(n, way::first_line(&error)));

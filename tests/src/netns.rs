@@ -1,7 +1,8 @@
-//! One network namespace, without a name: it lives as long as its guard and its processes, so that nothing is left
-//! behind and parallel runs never collide.
+//! One network namespace, without a name: it lives as long as its guard and its processes, so that
+//! nothing is left behind and parallel runs never collide.
 //!
-//! Only the network namespace changes. `ip netns exec` would remount /sys and hide the pins made under it.
+//! Only the network namespace changes. `ip netns exec` would remount /sys and hide the pins made
+//! under it.
 
 use std::{
     fs::{self, File},
@@ -19,7 +20,8 @@ use crate::process;
 
 /// A network namespace and the thread that lives in it.
 ///
-/// Servers are spawned by that thread: they die with the guard at the latest (see [`process::mortal`]).
+/// Servers are spawned by that thread: they die with the guard at the latest (see
+/// [`process::mortal`]).
 #[derive(Debug)]
 pub struct NetNs {
     file: File,
@@ -50,7 +52,10 @@ impl NetNs {
                 serve(&orders);
             }
         });
-        let file = birth.recv().context("the namespace's thread ended")?.context("create a network namespace")?;
+        let file = birth
+            .recv()
+            .context("the namespace's thread ended")?
+            .context("create a network namespace")?;
         let ns = Self { file, resident: Some(Resident { commands, thread }) };
         ns.ip("link set lo up\n")?;
         Ok(ns)
@@ -91,12 +96,18 @@ impl NetNs {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(&self, command: Command) -> Result<process::Server> {
-        let resident = self.resident.as_ref().ok_or_else(|| anyhow!("the namespace is being deleted"))?;
+        let resident =
+            self.resident.as_ref().ok_or_else(|| anyhow!("the namespace is being deleted"))?;
         let program = command.get_program().to_string_lossy().into_owned();
         let (reply, answer) = mpsc::channel();
-        resident.commands.send((command, reply)).map_err(|_| anyhow!("the namespace's thread ended"))?;
-        let child =
-            answer.recv().context("the namespace's thread ended")?.with_context(|| format!("start {program}"))?;
+        resident
+            .commands
+            .send((command, reply))
+            .map_err(|_| anyhow!("the namespace's thread ended"))?;
+        let child = answer
+            .recv()
+            .context("the namespace's thread ended")?
+            .with_context(|| format!("start {program}"))?;
         Ok(process::Server::new(child))
     }
 
@@ -131,7 +142,10 @@ impl NetNs {
     /// # Errors
     /// When it does not exist or refuses the value.
     pub fn sysctl(&self, path: &str, value: &str) -> Result<()> {
-        self.run(|| fs::write(format!("/proc/sys/net/{path}"), value).with_context(|| format!("set {path}={value}")))
+        self.run(|| {
+            fs::write(format!("/proc/sys/net/{path}"), value)
+                .with_context(|| format!("set {path}={value}"))
+        })
     }
 
     /// Reads a file of /proc/net as it stands inside: `netstat`, `snmp`.

@@ -96,11 +96,19 @@ impl Nginx {
     ///
     /// # Errors
     /// With nginx's own words when it does not start.
-    pub fn start(ns: &NetNs, pki: &Pki, index: usize, address: SocketAddr, settings: &Settings) -> Result<Self> {
+    pub fn start(
+        ns: &NetNs,
+        pki: &Pki,
+        index: usize,
+        address: SocketAddr,
+        settings: &Settings,
+    ) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("steer-nginx-").tempdir()?;
-        let (identity, own) = (pki.server(if settings.one_certificate { 0 } else { index }), pki.server(index));
-        let write =
-            |name: &str, text: &str| fs::write(directory.path().join(name), text).with_context(|| name.to_owned());
+        let (identity, own) =
+            (pki.server(if settings.one_certificate { 0 } else { index }), pki.server(index));
+        let write = |name: &str, text: &str| {
+            fs::write(directory.path().join(name), text).with_context(|| name.to_owned())
+        };
         write("ca.pem", &pki.authority_pem())?;
         write("server.pem", identity.certificate_pem())?;
         write("server.key", &identity.key_pem())?;
@@ -116,7 +124,12 @@ impl Nginx {
             fs::write(directory.path().join("ticket.key"), key).context("write ticket.key")?;
         }
         fs::create_dir(directory.path().join("files"))?;
-        let nginx = Self { server: Mutex::new(None), directory, address, program: settings.program.clone() };
+        let nginx = Self {
+            server: Mutex::new(None),
+            directory,
+            address,
+            program: settings.program.clone(),
+        };
         nginx.restart(ns)?;
         Ok(nginx)
     }
@@ -176,7 +189,8 @@ impl Nginx {
     /// # Errors
     /// When there is none.
     pub fn uploaded(&self, name: &str) -> Result<String> {
-        let bytes = fs::read(self.file(name)).with_context(|| format!("nothing was uploaded as {name}"))?;
+        let bytes =
+            fs::read(self.file(name)).with_context(|| format!("nothing was uploaded as {name}"))?;
         Ok(payload::sha256(&bytes))
     }
 
@@ -199,12 +213,18 @@ impl Nginx {
     }
 }
 
-/// One process (`master_process off`), so that one signal ends it. `/` answers `name reused verified`, where nginx's
-/// own view of the session stands as `r` or `.`; `/files/` serves downloads and takes uploads (PUT); `/slow/` serves the
-/// same files at 100 KB a second, with pauses.
+/// One process (`master_process off`), so that one signal ends it. `/` answers `name reused
+/// verified`, where nginx's own view of the session stands as `r` or `.`; `/files/` serves
+/// downloads and takes uploads (PUT); `/slow/` serves the same files at 100 KB a second, with
+/// pauses.
 fn config(name: &str, settings: &Settings) -> String {
-    let Settings { protocols, session_timeout, listen, patience, curves, verify_client, .. } = settings;
-    let key = if settings.ticket_key == TicketKey::Private { "" } else { "ssl_session_ticket_key ticket.key;" };
+    let Settings { protocols, session_timeout, listen, patience, curves, verify_client, .. } =
+        settings;
+    let key = if settings.ticket_key == TicketKey::Private {
+        ""
+    } else {
+        "ssl_session_ticket_key ticket.key;"
+    };
     let tickets = if settings.tickets { "on" } else { "off" };
     let uploads = if settings.uploads { "dav_methods PUT;" } else { "" };
     format!(

@@ -1,13 +1,14 @@
 //! Segments made by hand, with right checksums, and a judge that recomputes every checksum in full.
 //!
-//! `etherparse` makes and judges them: nothing here shares code with steer's own parser and checksums.
+//! `etherparse` makes and judges them: nothing here shares code with steer's own parser and
+//! checksums.
 
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, bail, ensure};
 use etherparse::{
-    EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, NetSlice, SlicedPacket, TcpHeader,
-    TransportSlice,
+    EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, NetSlice,
+    SlicedPacket, TcpHeader, TransportSlice,
 };
 
 /// A TCP segment in an IP packet; public fields are what tests vary.
@@ -103,10 +104,15 @@ impl Segment {
     pub fn frame(&self, source: [u8; 6], destination: [u8; 6], vlans: &[u16]) -> Result<Vec<u8>> {
         let kind = if self.source.is_ipv4() { EtherType::IPV4 } else { EtherType::IPV6 };
         let tag = |index: usize| {
-            if index + 1 < vlans.len() { EtherType::PROVIDER_BRIDGING } else { EtherType::VLAN_TAGGED_FRAME }
+            if index + 1 < vlans.len() {
+                EtherType::PROVIDER_BRIDGING
+            } else {
+                EtherType::VLAN_TAGGED_FRAME
+            }
         };
         let outer = if vlans.is_empty() { kind } else { tag(0) };
-        let mut frame = Ethernet2Header { source, destination, ether_type: outer }.to_bytes().to_vec();
+        let mut frame =
+            Ethernet2Header { source, destination, ether_type: outer }.to_bytes().to_vec();
         for (index, vlan) in vlans.iter().enumerate() {
             let inner = if index + 1 < vlans.len() { tag(index + 1) } else { kind };
             frame.extend_from_slice(&vlan.to_be_bytes());
@@ -117,7 +123,8 @@ impl Segment {
     }
 
     fn packet_v4(&self, from: [u8; 4], to: [u8; 4]) -> Result<Vec<u8>> {
-        let len = u16::try_from(self.tcp.header_len() + self.payload.len()).context("a payload too long for IPv4")?;
+        let len = u16::try_from(self.tcp.header_len() + self.payload.len())
+            .context("a payload too long for IPv4")?;
         let mut ip = Ipv4Header::new(len, self.hop_limit, IpNumber::TCP, from, to)?;
         ip.options = self.ip_options.as_slice().try_into().context("IPv4 options")?;
         ip.dont_fragment = true;
@@ -153,13 +160,22 @@ impl Segment {
 /// When one is wrong, or when the frame is no TCP segment in IP.
 pub fn judge_checksums(frame: &[u8]) -> Result<()> {
     let sliced = SlicedPacket::from_ethernet(frame).context("parse the frame")?;
-    let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { bail!("the frame holds no TCP segment") };
+    let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else {
+        bail!("the frame holds no TCP segment")
+    };
     let (stands, right) = match &sliced.net {
         Some(NetSlice::Ipv4(ip)) => {
             let header = ip.header().to_header();
             let right = header.calc_header_checksum();
-            ensure!(header.header_checksum == right, "IPv4 checksum {:#06x}, not {right:#06x}", header.header_checksum);
-            (tcp.checksum(), tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination())?)
+            ensure!(
+                header.header_checksum == right,
+                "IPv4 checksum {:#06x}, not {right:#06x}",
+                header.header_checksum
+            );
+            (
+                tcp.checksum(),
+                tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination())?,
+            )
         }
         Some(NetSlice::Ipv6(ip)) => {
             let header = ip.header().to_header();
@@ -178,10 +194,16 @@ mod tests {
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
     fn segments() -> [Segment; 2] {
-        [("10.0.0.1:5000", "10.0.0.2:443"), ("[fd00::1]:5000", "[fd00::2]:443")].map(|(from, to)| {
-            let (from, to) = (from.parse().expect("an address"), to.parse().expect("an address"));
-            Segment::new(from, to, 7).ack(9).options(&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2]).payload(b"odd")
-        })
+        [("10.0.0.1:5000", "10.0.0.2:443"), ("[fd00::1]:5000", "[fd00::2]:443")].map(
+            |(from, to)| {
+                let (from, to) =
+                    (from.parse().expect("an address"), to.parse().expect("an address"));
+                Segment::new(from, to, 7)
+                    .ack(9)
+                    .options(&[1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2])
+                    .payload(b"odd")
+            },
+        )
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Datagrams in pieces, as a router makes them (RFC 791 2.3, RFC 8200 4.5), and IPv6 extension headers.
+//! Datagrams in pieces, as a router makes them (RFC 791 2.3, RFC 8200 4.5), and IPv6 extension
+//! headers.
 //!
 //! `etherparse` makes the IPv4 headers: nothing here shares code with steer's own parser.
 
@@ -8,7 +9,8 @@ const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 
-/// Puts an extension header (a multiple of eight bytes, its first byte to be filled) behind the IPv6 header of a frame.
+/// Puts an extension header (a multiple of eight bytes, its first byte to be filled) behind the
+/// IPv6 header of a frame.
 pub fn with_extension(frame: &[u8], kind: u8, header: &[u8]) -> Vec<u8> {
     let mut frame = frame.to_vec();
     let mut header = header.to_vec();
@@ -20,8 +22,8 @@ pub fn with_extension(frame: &[u8], kind: u8, header: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Cuts the datagram of a frame behind each of `cuts`, offsets in its payload (multiples of eight, ascending); its number is
-/// `id`. An IPv4 header has no options.
+/// Cuts the datagram of a frame behind each of `cuts`, offsets in its payload (multiples of eight,
+/// ascending); its number is `id`. An IPv4 header has no options.
 ///
 /// # Panics
 /// Where a cut lies beyond the payload.

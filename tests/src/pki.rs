@@ -1,11 +1,12 @@
-//! The certificates of a run: one authority, a certificate per backend with its own name, one for the clients.
+//! The certificates of a run: one authority, a certificate per backend with its own name, one for
+//! the clients.
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose,
 };
 use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
@@ -52,7 +53,9 @@ impl Pki {
     pub fn make(n_servers: usize) -> Result<Self> {
         let authority = authority().context("make a certificate authority")?;
         let servers = (0..n_servers)
-            .map(|index| issue(&authority, &format!("backend-{index}"), ExtendedKeyUsagePurpose::ServerAuth))
+            .map(|index| {
+                issue(&authority, &format!("backend-{index}"), ExtendedKeyUsagePurpose::ServerAuth)
+            })
             .collect::<Result<Vec<_>>>()?;
         let client = issue(&authority, "client", ExtendedKeyUsagePurpose::ClientAuth)?;
         Ok(Self { authority, servers, client })
@@ -75,10 +78,14 @@ impl Pki {
 
     /// The name in a server's certificate, if it is one of ours.
     pub fn name_of(&self, certificate: &CertificateDer<'_>) -> Option<&str> {
-        self.servers.iter().find(|server| server.certificate == *certificate).map(|server| server.name.as_str())
+        self.servers
+            .iter()
+            .find(|server| server.certificate == *certificate)
+            .map(|server| server.name.as_str())
     }
 
-    /// A client's TLS settings: TLS 1.2, this authority, and the client certificate unless it shall have none.
+    /// A client's TLS settings: TLS 1.2, this authority, and the client certificate unless it shall
+    /// have none.
     ///
     /// # Errors
     /// When rustls refuses the certificates.
@@ -96,7 +103,9 @@ impl Pki {
             return Ok(builder.with_no_client_auth());
         }
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.client.key.serialize_der()));
-        builder.with_client_auth_cert(vec![self.client.certificate.clone()], key).context("use the client certificate")
+        builder
+            .with_client_auth_cert(vec![self.client.certificate.clone()], key)
+            .context("use the client certificate")
     }
 }
 
@@ -117,7 +126,8 @@ fn issue(
     let mut params = CertificateParams::new(vec![HOST.to_owned()])?;
     params.distinguished_name.push(DnType::CommonName, name);
     params.extended_key_usages = vec![purpose];
-    let certificate = params.signed_by(&key, authority).with_context(|| format!("certify {name}"))?;
+    let certificate =
+        params.signed_by(&key, authority).with_context(|| format!("certify {name}"))?;
     Ok(Identity {
         name: name.to_owned(),
         certificate: certificate.der().clone(),

@@ -18,7 +18,9 @@ use nix::{
 /// Fails with one clear sentence unless the process is root.
 pub fn require_root() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("needs root: it creates network namespaces and loads eBPF programs; run it as root or with sudo");
+        bail!(
+            "needs root: it creates network namespaces and loads eBPF programs; run it as root or with sudo"
+        );
     }
     Ok(())
 }
@@ -28,7 +30,10 @@ pub fn require_root() -> Result<()> {
 /// # Errors
 /// When it cannot be started or its exit code is not 0; the error carries its stderr.
 pub fn run(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {}", words(command)))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {}", words(command)))?;
     printed(command, &output)
 }
 
@@ -42,13 +47,19 @@ pub fn feed(command: &mut Command, input: &str) -> Result<String> {
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(input.as_bytes()).with_context(|| format!("feed {}", words(command)))?;
     }
-    let output = child.wait_with_output().with_context(|| format!("wait for {}", words(command)))?;
+    let output =
+        child.wait_with_output().with_context(|| format!("wait for {}", words(command)))?;
     printed(command, &output).with_context(|| format!("input was:\n{input}"))
 }
 
 fn printed(command: &Command, output: &Output) -> Result<String> {
     if !output.status.success() {
-        bail!("{}: {}: {}", words(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{}: {}: {}",
+            words(command),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -58,7 +69,8 @@ fn words(command: &Command) -> String {
     format!("{} {}", command.get_program().to_string_lossy(), args.join(" "))
 }
 
-/// A command that the kernel kills when the thread that spawned it ends: nothing outlives a lab that was itself killed.
+/// A command that the kernel kills when the thread that spawned it ends: nothing outlives a lab
+/// that was itself killed.
 pub fn mortal(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);
@@ -97,7 +109,8 @@ impl Server {
     /// # Errors
     /// When the kernel refuses.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).with_context(|| format!("send {signal}"))
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal)
+            .with_context(|| format!("send {signal}"))
     }
 
     /// Sends it a signal and waits for its end.
@@ -107,7 +120,8 @@ impl Server {
     pub fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
         self.signal(signal)?;
         let pid = self.child.id();
-        eventually(Duration::from_secs(5), || self.ended()).with_context(|| format!("process {pid} ignores {signal}"))
+        eventually(Duration::from_secs(5), || self.ended())
+            .with_context(|| format!("process {pid} ignores {signal}"))
     }
 }
 

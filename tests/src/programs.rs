@@ -1,6 +1,7 @@
 //! The programs as the agent loads them, run on packets without any link (`BPF_PROG_TEST_RUN`).
 //!
-//! The binary `verify` reads what the verifier counted; `tests/programs.rs` fills the maps and judges what comes out.
+//! The binary `verify` reads what the verifier counted; `tests/programs.rs` fills the maps and
+//! judges what comes out.
 
 use std::{
     fs, io,
@@ -27,7 +28,8 @@ pub const TC: &str = "steer_tc";
 /// As [`TC`].
 pub const XDP: &str = "steer_xdp";
 
-/// Both programs in the kernel, their maps pinned in a directory of their own; gone when this is dropped.
+/// Both programs in the kernel, their maps pinned in a directory of their own; gone when this is
+/// dropped.
 pub struct Loaded {
     /// Their maps.
     pub plane: Plane,
@@ -57,7 +59,9 @@ impl Loaded {
     /// # Errors
     /// When the kernel does not tell (before 5.16).
     pub fn verified_instructions(&self) -> Result<[(&'static str, u32); 2]> {
-        let count = |info: &ProgramInfo| info.verified_instruction_count().context("this kernel does not tell");
+        let count = |info: &ProgramInfo| {
+            info.verified_instruction_count().context("this kernel does not tell")
+        };
         Ok([(TC, count(&self.tc)?), (XDP, count(&self.xdp)?)])
     }
 
@@ -72,8 +76,8 @@ impl Loaded {
 pub enum Program {
     /// `steer_tc` on a packet whose checksum nobody vouches for (CHECKSUM_NONE).
     Tc,
-    /// `steer_tc` on a packet that came with the sum of all its bytes (CHECKSUM_COMPLETE); the kernel compares that sum
-    /// with the packet again afterwards.
+    /// `steer_tc` on a packet that came with the sum of all its bytes (CHECKSUM_COMPLETE); the
+    /// kernel compares that sum with the packet again afterwards.
     TcComplete,
     /// `steer_xdp`.
     Xdp,
@@ -89,8 +93,8 @@ pub struct Ran {
 }
 
 impl Loaded {
-    /// Runs a program on a frame that came in by this interface of the calling thread's network namespace (XDP: by its
-    /// loopback).
+    /// Runs a program on a frame that came in by this interface of the calling thread's network
+    /// namespace (XDP: by its loopback).
     ///
     /// # Errors
     /// When the kernel refuses; EBADMSG says that the sum of [`Program::TcComplete`] went wrong.
@@ -98,7 +102,8 @@ impl Loaded {
         let info = if program == Program::Xdp { &self.xdp } else { &self.tc };
         let fd = info.fd().context("open the program")?;
         let mut out = vec![0u8; ROOM];
-        // SKB contexts name the interface (`ingress_ifindex`, `ifindex`, words 9 and 10 of __sk_buff).
+        // SKB contexts name the interface (`ingress_ifindex`, `ifindex`, words 9 and 10 of
+        // __sk_buff).
         let mut context = [0u32; SK_BUFF_WORDS];
         context[9..11].fill(ifindex);
         let mut attributes = TestRun {
@@ -117,8 +122,11 @@ impl Loaded {
         if program == Program::TcComplete {
             attributes.flags = CHECKSUM_COMPLETE;
         }
-        // SAFETY: the structure is what the kernel calls `bpf_attr.test`, its pointers and sizes name live memory.
-        let done = unsafe { libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, &raw mut attributes, size_of::<TestRun>()) };
+        // SAFETY: the structure is what the kernel calls `bpf_attr.test`, its pointers and sizes
+        // name live memory.
+        let done = unsafe {
+            libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, &raw mut attributes, size_of::<TestRun>())
+        };
         if done != 0 {
             return Err(io::Error::last_os_error()).with_context(|| format!("run {program:?}"));
         }
@@ -166,7 +174,9 @@ pub fn with_map(name: &str, map: u32) -> Result<ProgramInfo> {
     for info in loaded_programs() {
         // Programs of others come and go meanwhile.
         let Ok(info) = info else { continue };
-        if info.name_as_str() == Some(name) && matches!(info.map_ids(), Ok(Some(ids)) if ids.contains(&map)) {
+        if info.name_as_str() == Some(name)
+            && matches!(info.map_ids(), Ok(Some(ids)) if ids.contains(&map))
+        {
             return Ok(info);
         }
     }
@@ -182,7 +192,8 @@ impl Pins {
         const BPF_FS: &str = "/sys/fs/bpf";
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // The lab sweeps such names when their process is gone.
-        let dir = PinDir::new(format!("{BPF_FS}/steer-lab-{}-programs-{number}", std::process::id()));
+        let dir =
+            PinDir::new(format!("{BPF_FS}/steer-lab-{}-programs-{number}", std::process::id()));
         if dir.create().is_err() {
             process::run(Command::new("mount").args(["-t", "bpf", "bpf", BPF_FS]))?;
             dir.create()?;

@@ -1,9 +1,9 @@
-//! A long way between clients and gateway: every TCP frame, in both directions, comes late by a time that varies, so
-//! that frames overtake each other.
+//! A long way between clients and gateway: every TCP frame, in both directions, comes late by a
+//! time that varies, so that frames overtake each other.
 //!
-//! Frames are taken off by packet sockets: those of the clients from a veth pair that their route to the VIP leads into
-//! (as [`crate::detour`] does), those for the clients from eth0, whose own delivery is suppressed. For links without
-//! offloads, which carry frames as the wire does.
+//! Frames are taken off by packet sockets: those of the clients from a veth pair that their route
+//! to the VIP leads into (as [`crate::detour`] does), those for the clients from eth0, whose own
+//! delivery is suppressed. For links without offloads, which carry frames as the wire does.
 
 use std::{
     cmp::Reverse,
@@ -26,7 +26,8 @@ use crate::{
     topology::{mac, mac_text},
 };
 
-/// How long a thread waits before it looks whether it shall end; packet sockets wait no shorter than a timer tick.
+/// How long a thread waits before it looks whether it shall end; packet sockets wait no shorter
+/// than a timer tick.
 const TICK: Duration = Duration::from_millis(20);
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -61,7 +62,8 @@ impl<'a> Relay<'a> {
         }
         let (ends, overtaken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let way = |from, to, receiver| {
-            let way = Way { from: Tap::open(client, from)?, to: Tap::open(client, to)?, receiver, delay };
+            let way =
+                Way { from: Tap::open(client, from)?, to: Tap::open(client, to)?, receiver, delay };
             let (ends, overtaken) = (ends.clone(), overtaken.clone());
             anyhow::Ok(std::thread::spawn(move || way.serve(&ends, &overtaken)))
         };
@@ -91,7 +93,9 @@ impl Drop for Relay<'_> {
 /// What comes out of back1 arrives at back0, for the clients' own address.
 fn links_back() -> String {
     let clients = mac_text(mac(0, 2));
-    format!("link add back0 address {clients} type veth peer name back1\nlink set back1 up\nlink set back0 up\n")
+    format!(
+        "link add back0 address {clients} type veth peer name back1\nlink set back1 up\nlink set back0 up\n"
+    )
 }
 
 /// One direction.
@@ -107,10 +111,12 @@ type Due = Reverse<(Instant, usize, Vec<u8>)>;
 
 impl Way {
     fn serve(self, ends: &AtomicBool, overtaken: &AtomicUsize) -> Result<()> {
-        let (mut under_way, mut number, mut newest, mut chance) = (BinaryHeap::<Due>::new(), 0, 0, 1_u64);
+        let (mut under_way, mut number, mut newest, mut chance) =
+            (BinaryHeap::<Due>::new(), 0, 0, 1_u64);
         while !ends.load(Ordering::Relaxed) {
-            let until =
-                under_way.peek().map_or(TICK, |Reverse((due, ..))| due.saturating_duration_since(Instant::now()));
+            let until = under_way
+                .peek()
+                .map_or(TICK, |Reverse((due, ..))| due.saturating_duration_since(Instant::now()));
             let ours = |frame: &[u8]| frame.starts_with(&self.receiver) && is_tcp(frame);
             if let Some(frame) = self.from.await_frame(until.clamp(SHORTEST, TICK), ours)? {
                 // Lehmer's generator (Park and Miller, 1988).

@@ -1,9 +1,9 @@
-//! How many sessions steer keeps where servers make new ticket keys by themselves: current nginx, TLS 1.3, one key each
-//! that lives as long as a session.
+//! How many sessions steer keeps where servers make new ticket keys by themselves: current nginx,
+//! TLS 1.3, one key each that lives as long as a session.
 //!
-//! The same clients come to every server directly and to the VIP, at the same times, every visit to the VIP from another
-//! address. Where nothing in nginx or steer goes by other times than the key's, an hour of keys that live 60 s is twenty
-//! minutes of keys that live 20 s.
+//! The same clients come to every server directly and to the VIP, at the same times, every visit to
+//! the VIP from another address. Where nothing in nginx or steer goes by other times than the
+//! key's, an hour of keys that live 60 s is twenty minutes of keys that live 20 s.
 
 use std::{
     fmt::Write as _,
@@ -37,7 +37,8 @@ pub struct Options {
     pub lifetime: u64,
     /// Seconds between two visits of a client, on the average.
     pub every: f64,
-    /// Lifetimes that it takes; the first two, in which nobody can know that keys change, are told apart.
+    /// Lifetimes that it takes; the first two, in which nobody can know that keys change, are told
+    /// apart.
     pub lifetimes: u32,
 }
 
@@ -79,7 +80,10 @@ impl Outcome {
 /// When the lab does not come up, or a connection fails.
 pub fn run(options: &Options) -> Result<Outcome> {
     let rotating = measure(options, TicketKey::Private).context("keys that rotate")?;
-    let named = measure(&Options { lifetimes: options.lifetimes.min(3), ..options.clone() }, TicketKey::Named)?;
+    let named = measure(
+        &Options { lifetimes: options.lifetimes.min(3), ..options.clone() },
+        TicketKey::Named,
+    )?;
     println!("{}", row(options, &rotating, &named));
     Ok(rotating)
 }
@@ -91,13 +95,17 @@ pub fn head() -> String {
 
 fn row(options: &Options, rotating: &Outcome, named: &Outcome) -> String {
     let Options { n_backends, n_clients, lifetime, every, .. } = options;
-    let mut text =
-        format!("{n_backends:<10}{n_clients:<9}{:<11}{:<9}", format!("{lifetime} s"), format!("{every:.2} s"));
+    let mut text = format!(
+        "{n_backends:<10}{n_clients:<9}{:<11}{:<9}",
+        format!("{lifetime} s"),
+        format!("{every:.2} s")
+    );
     for way in [rotating.direct, rotating.steer] {
         let (offered, resumed) = (way[1].offered, way[1].resumed);
         write!(text, "{:<10}", format!("{resumed}/{offered}")).unwrap_or_default();
     }
-    let kept = [rotating.kept(false), rotating.kept(true), named.kept(true)].map(|kept| format!("{kept:.3}"));
+    let kept = [rotating.kept(false), rotating.kept(true), named.kept(true)]
+        .map(|kept| format!("{kept:.3}"));
     write!(text, "{:<17}{:<12}{}", kept[0], kept[1], kept[2]).unwrap_or_default();
     text
 }
@@ -112,10 +120,12 @@ fn measure(options: &Options, ticket_key: TicketKey) -> Result<Outcome> {
         ticket_key,
         ..nginx::Settings::default()
     };
-    let mut scenario = Scenario::new(Hook::Tc, Family::V4).backends(options.n_backends).nginx(nginx);
+    let mut scenario =
+        Scenario::new(Hook::Tc, Family::V4).backends(options.n_backends).nginx(nginx);
     if ticket_key == TicketKey::Named {
         for index in 0..options.n_backends {
-            let name: String = nginx::key_name(index).iter().map(|byte| format!("{byte:02x}")).collect();
+            let name: String =
+                nginx::key_name(index).iter().map(|byte| format!("{byte:02x}")).collect();
             scenario = scenario.backend_setting(index, &format!("key_names = [\"{name}\"]"));
         }
     }
@@ -150,7 +160,8 @@ fn tell(steer: &Agent<'_>) -> Result<()> {
     Ok(())
 }
 
-/// All visits of one client: one of an even number goes to a server directly, one of an odd number to the VIP.
+/// All visits of one client: one of an even number goes to a server directly, one of an odd number
+/// to the VIP.
 fn visits(
     options: &Options,
     run: &Run,
@@ -196,8 +207,13 @@ mod tests {
     #[test]
     fn what_is_kept_is_a_share_of_what_is_resumed_directly() {
         let tally = |offered, resumed| Tally { offered, resumed };
-        let outcome = Outcome { direct: [tally(10, 10), tally(100, 80)], steer: [tally(10, 5), tally(200, 156)] };
-        assert!((outcome.kept(false) - 0.5).abs() < 1e-9 && (outcome.kept(true) - 0.975).abs() < 1e-9);
+        let outcome = Outcome {
+            direct: [tally(10, 10), tally(100, 80)],
+            steer: [tally(10, 5), tally(200, 156)],
+        };
+        assert!(
+            (outcome.kept(false) - 0.5).abs() < 1e-9 && (outcome.kept(true) - 0.975).abs() < 1e-9
+        );
         assert!(Outcome::default().kept(true).abs() < 1e-9);
     }
 }

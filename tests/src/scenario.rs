@@ -168,7 +168,15 @@ impl Scenario {
         }
         let pki = Arc::new(Pki::make(self.plan.n_backends)?);
         let servers = (0..self.plan.n_backends)
-            .map(|index| Nginx::start(lab.backend(index), &pki, index, backend(self.family, index), &self.nginx))
+            .map(|index| {
+                Nginx::start(
+                    lab.backend(index),
+                    &pki,
+                    index,
+                    backend(self.family, index),
+                    &self.nginx,
+                )
+            })
             .collect::<Result<Vec<_>>>()?;
         Ok(Run { family: self.family, steer: self.steer, servers, pki, lab })
     }

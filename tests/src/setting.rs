@@ -24,7 +24,8 @@ pub struct Setting {
 /// The setting that every case runs in.
 pub const PLAIN: Setting = Setting { hook: Hook::Tc, family: Family::V4, offloads: Offloads::On };
 
-/// Hooks with the offloads that can be had with them: what XDP redirects into a veth is delivered only with GRO on.
+/// Hooks with the offloads that can be had with them: what XDP redirects into a veth is delivered
+/// only with GRO on.
 const LINKS: [(Hook, Offloads); 5] = [
     (Hook::Tc, Offloads::On),
     (Hook::Xdp, Offloads::ChecksumsOff),
@@ -65,7 +66,8 @@ pub fn all() -> bool {
     env::var_os("STEER_TEST_ALL").is_some_and(|value| value == "1")
 }
 
-/// Runs a case on TC and IPv4, and in one more setting that its number picks; in every one with STEER_TEST_ALL=1.
+/// Runs a case on TC and IPv4, and in one more setting that its number picks; in every one with
+/// STEER_TEST_ALL=1.
 ///
 /// # Errors
 /// Those of the case, with the setting.
@@ -84,8 +86,8 @@ pub fn in_one_setting(case: impl Fn(Setting) -> Result<()>) -> Result<()> {
     run(&[PLAIN], case)
 }
 
-/// Runs a case in the one setting that its number picks; in every one with STEER_TEST_ALL=1. For cases of which there is
-/// a row, so that over the row all settings are met.
+/// Runs a case in the one setting that its number picks; in every one with STEER_TEST_ALL=1. For
+/// cases of which there is a row, so that over the row all settings are met.
 ///
 /// # Errors
 /// Those of the case, with the setting.

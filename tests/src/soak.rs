@@ -1,8 +1,8 @@
-//! The soak: mixed traffic for minutes, chaos every few seconds, and then the account: wrong bytes, lost sessions, errors
-//! that nothing explains, what is left in the tables, and the agent's memory.
+//! The soak: mixed traffic for minutes, chaos every few seconds, and then the account: wrong bytes,
+//! lost sessions, errors that nothing explains, what is left in the tables, and the agent's memory.
 //!
-//! [`run`] does it; `crowd` is the clients, `chaos` what befalls the gateway and its backends, `ledger` what was seen,
-//! `judge` the account, `page` all that is printed and recorded.
+//! [`run`] does it; `crowd` is the clients, `chaos` what befalls the gateway and its backends,
+//! `ledger` what was seen, `judge` the account, `page` all that is printed and recorded.
 
 mod chaos;
 mod crowd;
@@ -53,9 +53,14 @@ const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
 /// When the lab, nginx or steer do not come up, or the page cannot be written.
 pub fn run(options: &Options) -> Result<bool> {
     process::require_root()?;
-    ensure!(options.time >= Duration::from_secs(30), "at least half a minute, or hardly anything happens");
+    ensure!(
+        options.time >= Duration::from_secs(30),
+        "at least half a minute, or hardly anything happens"
+    );
     let mut page = page::begin(options)?;
-    progress("lab: 64 client addresses, the gateway, three nginx (mutual TLS 1.2 and 1.3, IDs and tickets)");
+    progress(
+        "lab: 64 client addresses, the gateway, three nginx (mutual TLS 1.2 and 1.3, IDs and tickets)",
+    );
     let run = scenario(options).start()?;
     let mut steer = run.agent()?;
     let ledger = Ledger::new(run.lab.n_backends());
@@ -70,11 +75,16 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(page.missed().is_empty())
 }
 
-/// Short timeouts, so that tables can be seen to empty; neighbours as the kernel finds them, so that they can be lost.
+/// Short timeouts, so that tables can be seen to empty; neighbours as the kernel finds them, so
+/// that they can be lost.
 fn scenario(options: &Options) -> Scenario {
     let protocols = "TLSv1.2 TLSv1.3".to_owned();
-    let nginx =
-        nginx::Settings { protocols, tickets: true, ticket_key: TicketKey::Private, ..nginx::Settings::default() };
+    let nginx = nginx::Settings {
+        protocols,
+        tickets: true,
+        ticket_key: TicketKey::Private,
+        ..nginx::Settings::default()
+    };
     let timeout = SESSION_TIMEOUT.as_secs();
     let scenario = Scenario::new(options.hook, options.family).nginx(nginx).unknown_neighbours();
     // IPv6 addresses of an interface that goes down would be gone for good.
@@ -97,7 +107,9 @@ fn under_fire(
     let (stop, end) = (AtomicBool::new(false), Instant::now() + time);
     thread::scope(|scope| {
         let (crowd, stop) = (&crowd, &stop);
-        let workers: Vec<_> = (0..crowd::WORKERS).map(|number| scope.spawn(move || crowd.work(number, stop))).collect();
+        let workers: Vec<_> = (0..crowd::WORKERS)
+            .map(|number| scope.spawn(move || crowd.work(number, stop)))
+            .collect();
         let befell = chaos.reign(steer, end);
         stop.store(true, Ordering::Relaxed);
         let mut members = Vec::new();

@@ -5,7 +5,9 @@ use aya::{
     Pod,
     maps::{HashMap, Map, MapData},
 };
-use steer_common::shared::{Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, Pending, Session, SessionKey};
+use steer_common::shared::{
+    Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, Pending, Session, SessionKey,
+};
 
 use crate::agent::Agent;
 
@@ -26,7 +28,8 @@ pub fn entries(steer: &Agent<'_>, table: &str) -> Result<usize> {
 
 fn count<K: Pod, V: Pod>(steer: &Agent<'_>, table: &str) -> Result<usize> {
     let map = MapData::from_pin(steer.map_pin(table)).and_then(Map::from_map_data);
-    let map: HashMap<MapData, K, V> = map.and_then(HashMap::try_from).with_context(|| format!("open {table}"))?;
+    let map: HashMap<MapData, K, V> =
+        map.and_then(HashMap::try_from).with_context(|| format!("open {table}"))?;
     let mut n = 0;
     for key in map.keys() {
         key.with_context(|| format!("walk {table}"))?;

@@ -1,9 +1,9 @@
-//! Conversations over plain TCP whose both ends the test holds: either side speaks when it is told to, and every byte that
-//! arrives is compared with what was said.
+//! Conversations over plain TCP whose both ends the test holds: either side speaks when it is told
+//! to, and every byte that arrives is compared with what was said.
 //!
-//! A client begins with eight bytes that tell which conversation it is, so that both ends are found together whatever
-//! addresses and ports they see. [`Peers`] are the servers, [`Conversation`] is one connection, [`Crowd`] are many that go
-//! on until they are ended.
+//! A client begins with eight bytes that tell which conversation it is, so that both ends are found
+//! together whatever addresses and ports they see. [`Peers`] are the servers, [`Conversation`] is
+//! one connection, [`Crowd`] are many that go on until they are ended.
 
 mod crowd;
 mod end;
@@ -76,11 +76,14 @@ impl Conversation {
     /// One side says so many bytes, and the other hears all that was said to it.
     ///
     /// # Errors
-    /// When the connection is broken, what arrives is something else, or nothing arrives for [`PATIENCE`].
+    /// When the connection is broken, what arrives is something else, or nothing arrives for
+    /// [`PATIENCE`].
     pub fn say(&mut self, who: Who, len: usize) -> Result<()> {
         let (speaker, hearer) = self.ends(who);
         speaker.say(len).with_context(|| format!("the {who:?} speaks"))?;
-        hearer.await_heard(speaker.said()).with_context(|| format!("the {who:?} said {} bytes", speaker.said()))
+        hearer
+            .await_heard(speaker.said())
+            .with_context(|| format!("the {who:?} said {} bytes", speaker.said()))
     }
 
     /// Both sides say so many bytes, the client first.
@@ -92,7 +95,8 @@ impl Conversation {
         self.say(Who::Server, len)
     }
 
-    /// Ends the conversation as it should end: each side says that it says no more, and hears so of the other.
+    /// Ends the conversation as it should end: each side says that it says no more, and hears so of
+    /// the other.
     ///
     /// # Errors
     /// When one of them hears something else, a reset say.
@@ -117,7 +121,11 @@ impl Conversation {
 ///
 /// # Errors
 /// That of `ask`, and when there is none in time.
-fn wait_for<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+fn wait_for<T>(
+    limit: Duration,
+    what: &str,
+    mut ask: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let end = Instant::now() + limit;
     loop {
         if let Some(answer) = ask()? {

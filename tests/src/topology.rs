@@ -1,12 +1,14 @@
-//! The lab's network: a client namespace, the gateway, and one namespace per backend, joined by veth pairs.
+//! The lab's network: a client namespace, the gateway, and one namespace per backend, joined by
+//! veth pairs.
 //!
 //! ```text
 //! client eth0 ── clients │ gateway │ b0 ── eth0 backend 0
 //!                        │         │ b1 ── eth0 backend 1 ...
 //! ```
 //!
-//! The VIP is on no interface: the client routes it to the gateway. The clients' source addresses are routed to the
-//! client namespace, which holds them all (a local route), as an egress gateway in front of many users would.
+//! The VIP is on no interface: the client routes it to the gateway. The clients' source addresses
+//! are routed to the client namespace, which holds them all (a local route), as an egress gateway
+//! in front of many users would.
 
 mod addresses;
 mod batches;
@@ -15,7 +17,9 @@ mod links;
 use anyhow::{Context, Result};
 
 use self::addresses::backend_net;
-pub use self::addresses::{CLIENT_SIDE, Family, PORT, backend, backend_side, mac, mac_text, source, vip};
+pub use self::addresses::{
+    CLIENT_SIDE, Family, PORT, backend, backend_side, mac, mac_text, source, vip,
+};
 pub use self::links::Link;
 use crate::{netns::NetNs, process};
 
@@ -26,7 +30,8 @@ pub enum Offloads {
     On,
     /// As veth has it, but GRO on, so that what XDP redirects is delivered.
     OnWithGro,
-    /// Checksums finished by the sender, as on a wire; GRO on, so that what XDP redirects is delivered.
+    /// Checksums finished by the sender, as on a wire; GRO on, so that what XDP redirects is
+    /// delivered.
     ChecksumsOff,
     /// Nothing at all: packets are MTU-sized at every hook, so that loss counts wire packets.
     Off,
@@ -55,7 +60,8 @@ pub struct Plan {
     pub client_mtu: u32,
     /// MTU of the links to the backends, by backend; 1500 where it names none.
     pub backend_mtu: Vec<(usize, u32)>,
-    /// What the links are, by number: 0 is the clients', `i + 1` that of backend `i`; veth where it names none.
+    /// What the links are, by number: 0 is the clients', `i + 1` that of backend `i`; veth where it
+    /// names none.
     pub links: Vec<(usize, Link)>,
     /// Whether neighbours are known from the start; otherwise the kernel has to ask for them.
     pub neighbours_known: bool,
@@ -146,10 +152,19 @@ impl Lab {
     fn wire(&self, plan: &Plan) -> Result<()> {
         let ends = std::iter::once(&self.client).chain(&self.backends);
         for (number, (name, far)) in self.gateway_interfaces().iter().zip(ends).enumerate() {
-            let kind = plan.links.iter().find(|(link, _)| *link == number).map_or(Link::Veth, |(_, kind)| *kind);
-            let mtu = plan.backend_mtu.iter().find(|(i, _)| i + 1 == number).map_or(1500, |(_, mtu)| *mtu);
+            let kind = plan
+                .links
+                .iter()
+                .find(|(link, _)| *link == number)
+                .map_or(Link::Veth, |(_, kind)| *kind);
+            let mtu = plan
+                .backend_mtu
+                .iter()
+                .find(|(i, _)| i + 1 == number)
+                .map_or(1500, |(_, mtu)| *mtu);
             let mtu = if number == 0 { plan.client_mtu } else { mtu };
-            links::wire(kind, number, name, mtu, &self.gateway, far).with_context(|| format!("wire {name}"))?;
+            links::wire(kind, number, name, mtu, &self.gateway, far)
+                .with_context(|| format!("wire {name}"))?;
         }
         self.set_mtu_of_far_ends(plan)?;
         plan.offloads.features().map_or(Ok(()), |features| self.set_features(features))
@@ -158,14 +173,16 @@ impl Lab {
     fn set_mtu_of_far_ends(&self, plan: &Plan) -> Result<()> {
         self.client.ip(&format!("link set eth0 mtu {} up\n", plan.client_mtu))?;
         for (index, backend) in self.backends.iter().enumerate() {
-            let mtu = plan.backend_mtu.iter().find(|(i, _)| *i == index).map_or(1500, |(_, mtu)| *mtu);
+            let mtu =
+                plan.backend_mtu.iter().find(|(i, _)| *i == index).map_or(1500, |(_, mtu)| *mtu);
             backend.ip(&format!("link set eth0 mtu {mtu} up\n"))?;
         }
         Ok(())
     }
 
     fn set_features(&self, features: &str) -> Result<()> {
-        let set = |ns: &NetNs, name: &str| ns.tool(&format!("ethtool -K {name} {features}")).map(drop);
+        let set =
+            |ns: &NetNs, name: &str| ns.tool(&format!("ethtool -K {name} {features}")).map(drop);
         self.gateway_interfaces().iter().try_for_each(|name| set(&self.gateway, name))?;
         std::iter::once(&self.client).chain(&self.backends).try_for_each(|ns| set(ns, "eth0"))
     }
@@ -173,14 +190,18 @@ impl Lab {
     fn address(&self, plan: &Plan) -> Result<()> {
         self.client.ip(&batches::client(plan))?;
         self.gateway.ip(&batches::gateway(plan))?;
-        self.backends.iter().enumerate().try_for_each(|(index, ns)| ns.ip(&batches::backend(index, plan)))
+        self.backends
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, ns)| ns.ip(&batches::backend(index, plan)))
     }
 }
 
 fn host() -> Result<NetNs> {
     let ns = NetNs::create()?;
     ns.run(|| {
-        // No duplicate address detection: addresses serve at once. Sources need not be addresses of an interface.
+        // No duplicate address detection: addresses serve at once. Sources need not be addresses of
+        // an interface.
         set(&[("ipv6/conf/default/accept_dad", "0"), ("ipv6/conf/default/dad_transmits", "0")])?;
         set(&[("ipv6/ip_nonlocal_bind", "1"), ("ipv6/conf/default/accept_ra", "0")])?;
         set(&[("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/default/rp_filter", "0")])
@@ -196,7 +217,8 @@ fn router() -> Result<NetNs> {
 
 fn set(sysctls: &[(&str, &str)]) -> Result<()> {
     sysctls.iter().try_for_each(|(path, value)| {
-        std::fs::write(format!("/proc/sys/net/{path}"), value).with_context(|| format!("set {path}={value}"))
+        std::fs::write(format!("/proc/sys/net/{path}"), value)
+            .with_context(|| format!("set {path}={value}"))
     })
 }
 
@@ -209,7 +231,9 @@ mod tests {
     #[test]
     fn every_backend_hears_a_client_by_its_own_source_address() -> Result<()> {
         let lab = Lab::build(&Plan::default())?;
-        for (family, index) in [Family::V4, Family::V6].into_iter().flat_map(|family| [(family, 0), (family, 2)]) {
+        for (family, index) in
+            [Family::V4, Family::V6].into_iter().flat_map(|family| [(family, 0), (family, 2)])
+        {
             let server = lab.backend(index).run(|| Ok(UdpSocket::bind(backend(family, index))?))?;
             lab.client().run(|| {
                 let client = UdpSocket::bind((source(family, 7), 0))?;

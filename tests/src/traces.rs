@@ -47,7 +47,8 @@ impl Traces {
             of.split("\n    link/").next().is_some_and(|first| first.contains(" xdp "))
         };
         let qdiscs = gateway.tool("tc qdisc show")?;
-        let has_clsact = |name: &&String| qdiscs.contains(&format!("qdisc clsact ffff: dev {name} "));
+        let has_clsact =
+            |name: &&String| qdiscs.contains(&format!("qdisc clsact ffff: dev {name} "));
         Ok(Self {
             pins: pins(steer)?,
             tc: interfaces.iter().map(|name| n_programs(gateway, name)).collect::<Result<_>>()?,
@@ -66,7 +67,8 @@ impl Traces {
     /// With what there is.
     pub fn none(&self) -> Result<()> {
         let programs = self.tc.iter().any(|n| *n > 0) || self.xdp.iter().any(|is| *is);
-        let other = [self.pins.is_empty(), self.clsact.is_empty(), self.vips.is_empty()].contains(&false);
+        let other =
+            [self.pins.is_empty(), self.clsact.is_empty(), self.vips.is_empty()].contains(&false);
         ensure!(!programs && !other, "steer left {self:?}");
         Ok(())
     }
@@ -92,6 +94,7 @@ fn n_programs(gateway: &NetNs, interface: &str) -> Result<usize> {
         let filters = gateway.tool(&format!("tc filter show dev {interface} ingress"))?;
         return Ok(filters.lines().filter(|line| line.contains(" steer_tc ")).count());
     }
-    let (_, programs) = gateway.run(|| Ok(SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?))?;
+    let (_, programs) =
+        gateway.run(|| Ok(SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?))?;
     Ok(programs.iter().filter(|program| program.name_as_str() == Some("steer_tc")).count())
 }

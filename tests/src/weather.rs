@@ -1,8 +1,8 @@
-//! Bad weather on the wire: packets are lost and come twice, by a BPF program at TC on the ends' interfaces (the kernel
-//! here has no netem).
+//! Bad weather on the wire: packets are lost and come twice, by a BPF program at TC on the ends'
+//! interfaces (the kernel here has no netem).
 //!
-//! On its way out of an end a packet is lost before the gateway sees it, on its way in after that; the sender's kernel
-//! notices neither.
+//! On its way out of an end a packet is lost before the gateway sees it, on its way in after that;
+//! the sender's kernel notices neither.
 
 use std::{
     ffi::CString,
@@ -36,8 +36,9 @@ pub struct Weather<'a> {
 }
 
 impl<'a> Weather<'a> {
-    /// Bad weather for clients and backends, in both directions, before and behind the gateway. A packet is what the
-    /// interface is given: one of the wire with [`crate::topology::Offloads::Off`].
+    /// Bad weather for clients and backends, in both directions, before and behind the gateway. A
+    /// packet is what the interface is given: one of the wire with
+    /// [`crate::topology::Offloads::Off`].
     ///
     /// # Errors
     /// When the kernel refuses the program.
@@ -119,7 +120,8 @@ fn attach(direction: TcAttachType, percent: Percent) -> Result<()> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let pin = format!("/sys/fs/bpf/steer-weather-{}-{number}", std::process::id());
-    let loaded = load(&program(percent, direction == TcAttachType::Ingress)).context("load the weather")?;
+    let loaded =
+        load(&program(percent, direction == TcAttachType::Ingress)).context("load the weather")?;
     // By a pin aya takes a program that it did not load itself.
     pin_program(&loaded, &pin).context("pin the weather")?;
     let taken = SchedClassifier::from_pin(&pin);
@@ -152,7 +154,8 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         license: c"Dual MIT/GPL".as_ptr() as u64,
     };
     // SAFETY: the instructions and the license outlive the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw mut attributes, size_of::<Load>()) };
+    let fd =
+        unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw mut attributes, size_of::<Load>()) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -170,8 +173,10 @@ fn pin_program(program: &OwnedFd, pin: impl AsRef<Path>) -> io::Result<()> {
         flags: u32,
     }
     let path = CString::new(pin.as_ref().as_os_str().as_encoded_bytes())?;
-    let mut attributes = Pin { path: path.as_ptr() as u64, fd: program.as_raw_fd().cast_unsigned(), flags: 0 };
+    let mut attributes =
+        Pin { path: path.as_ptr() as u64, fd: program.as_raw_fd().cast_unsigned(), flags: 0 };
     // SAFETY: the path outlives the call.
-    let done = unsafe { libc::syscall(libc::SYS_bpf, OBJ_PIN, &raw mut attributes, size_of::<Pin>()) };
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, OBJ_PIN, &raw mut attributes, size_of::<Pin>()) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

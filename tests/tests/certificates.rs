@@ -1,5 +1,5 @@
-//! Clients without the certificate that their servers ask for: nginx finishes their handshakes all the same, and says no
-//! in HTTP. What it issues to them is not learned.
+//! Clients without the certificate that their servers ask for: nginx finishes their handshakes all
+//! the same, and says no in HTTP. What it issues to them is not learned.
 
 use anyhow::{Result, ensure};
 use rustls::version::TLS12;
@@ -14,8 +14,11 @@ use steer_tests::{
 
 /// Servers of TLS 1.2 with session IDs and tickets.
 fn scenario(setting: Setting, verify_client: &str) -> Scenario {
-    let nginx =
-        nginx::Settings { verify_client: verify_client.to_owned(), tickets: true, ..nginx::Settings::default() };
+    let nginx = nginx::Settings {
+        verify_client: verify_client.to_owned(),
+        tickets: true,
+        ..nginx::Settings::default()
+    };
     setting.scenario().nginx(nginx)
 }
 
@@ -33,7 +36,10 @@ fn shake(run: &Run, client: &Client, dial: &Dial) -> Result<Handshake> {
 fn knows_nothing(steer: &Agent) -> Result<()> {
     let listed = steer.json("sessions list")?;
     ensure!(listed["sessions"].as_array().is_some_and(Vec::is_empty), "{listed}");
-    ensure!(steer.count(Counter::Learned)? == 0 && steer.count(Counter::KeyNameLearned)? == 0, "something was learned");
+    ensure!(
+        steer.count(Counter::Learned)? == 0 && steer.count(Counter::KeyNameLearned)? == 0,
+        "something was learned"
+    );
     Ok(())
 }
 
@@ -41,7 +47,8 @@ fn knows_nothing(steer: &Agent) -> Result<()> {
 fn a_flood_of_handshakes_without_a_certificate_teaches_nothing() -> Result<()> {
     in_settings(92, |setting| {
         for offer in [Offer::SessionId, Offer::Ticket12] {
-            let nginx = nginx::Settings { tickets: offer == Offer::Ticket12, ..nginx::Settings::default() };
+            let nginx =
+                nginx::Settings { tickets: offer == Offer::Ticket12, ..nginx::Settings::default() };
             let run = setting.scenario().nginx(nginx).start()?;
             let steer = run.agent()?;
             let flood = stranger(&run)?;
@@ -49,7 +56,10 @@ fn a_flood_of_handshakes_without_a_certificate_teaches_nothing() -> Result<()> {
                 flood.forget();
                 ensure!(!shake(&run, &flood, &run.dial(source))?.resumed, "a full handshake");
             }
-            ensure!(steer.count(Counter::SessionNoCertificate)? == N_SOURCES as u64, "each was seen for what it is");
+            ensure!(
+                steer.count(Counter::SessionNoCertificate)? == N_SOURCES as u64,
+                "each was seen for what it is"
+            );
             knows_nothing(&steer)?;
             // Meanwhile those who have one are served as ever.
             let client = run.new_client_offering(offer)?;
@@ -78,7 +88,10 @@ fn a_certificate_is_seen_behind_a_hello_of_any_form() -> Result<()> {
         for dial in forms {
             let before = steer.count(Counter::Learned)?;
             let handshake = shake(&run, &run.new_client()?, &dial)?;
-            ensure!(steer.count(Counter::Learned)? == before + 1, "not learned: {dial:?}, {handshake:?}");
+            ensure!(
+                steer.count(Counter::Learned)? == before + 1,
+                "not learned: {dial:?}, {handshake:?}"
+            );
         }
         Ok(())
     })
@@ -96,14 +109,16 @@ fn a_certificate_is_seen_in_bypass_and_observe_mode() -> Result<()> {
             }
             shake(&run, &run.new_client()?, &run.dial(0))?;
             shake(&run, &stranger(&run)?, &run.dial(0))?;
-            let counted = (steer.count(Counter::Learned)?, steer.count(Counter::SessionNoCertificate)?);
+            let counted =
+                (steer.count(Counter::Learned)?, steer.count(Counter::SessionNoCertificate)?);
             ensure!(counted == (1, 1), "learned and not: {counted:?}, observe: {observe}");
         }
         Ok(())
     })
 }
 
-/// A known session that its server no longer has: a full handshake on a moved flow, whose hello was decided early.
+/// A known session that its server no longer has: a full handshake on a moved flow, whose hello was
+/// decided early.
 #[test]
 fn a_certificate_is_seen_on_a_moved_flow() -> Result<()> {
     in_settings(95, |setting| {
@@ -114,7 +129,8 @@ fn a_certificate_is_seen_on_a_moved_flow() -> Result<()> {
         run.servers[0].stop()?;
         run.servers[0].restart(run.lab.backend(0))?;
         steer_tests::process::eventually(std::time::Duration::from_secs(5), || {
-            let up = steer.backend(run.backend_address(0)).is_ok_and(|backend| backend["state"] == "up");
+            let up =
+                steer.backend(run.backend_address(0)).is_ok_and(|backend| backend["state"] == "up");
             up.then_some(())
         });
         let before = steer.count(Counter::Learned)?;
@@ -129,7 +145,9 @@ fn a_certificate_is_seen_on_a_moved_flow() -> Result<()> {
 #[test]
 fn where_certificates_are_optional_a_setting_says_who_is_learned() -> Result<()> {
     in_settings(96, |setting| {
-        for (line, learned) in [("learn_without_certificate = false", 0), ("learn_without_certificate = true", 1)] {
+        for (line, learned) in
+            [("learn_without_certificate = false", 0), ("learn_without_certificate = true", 1)]
+        {
             let run = scenario(setting, "optional").vip_setting(line).start()?;
             let steer = run.agent()?;
             let client = stranger(&run)?;

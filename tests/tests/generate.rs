@@ -16,16 +16,26 @@ const BACKENDS: &str = "10.0.0.11:443,[2001:db8::11]:443";
 #[test]
 fn keys_are_made_and_rotated_without_rights_and_without_an_agent() -> Result<()> {
     let (nobody, out) = Nobody::new()?;
-    let read = |output: Output| serde_json::from_slice::<Value>(&output.stdout).context(said(&output));
-    let (first, second) = (read(nobody.generate(BACKENDS, &out)?)?, read(nobody.generate(BACKENDS, &out)?)?);
+    let read =
+        |output: Output| serde_json::from_slice::<Value>(&output.stdout).context(said(&output));
+    let (first, second) =
+        (read(nobody.generate(BACKENDS, &out)?)?, read(nobody.generate(BACKENDS, &out)?)?);
     for at in 0..2 {
         let (before, now) = (&first["backends"][at], &second["backends"][at]);
-        assert_eq!(now["key_names"][1], before["key_names"][0], "the current key becomes the previous one");
-        for (path, name) in [(&now["current"], &now["key_names"][0]), (&now["previous"], &now["key_names"][1])] {
+        assert_eq!(
+            now["key_names"][1], before["key_names"][0],
+            "the current key becomes the previous one"
+        );
+        for (path, name) in
+            [(&now["current"], &now["key_names"][0]), (&now["previous"], &now["key_names"][1])]
+        {
             let path = path.as_str().context("no file")?;
             let (bytes, meta) = (fs::read(path)?, fs::metadata(path)?);
             let start = bytes.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
-            assert_eq!((bytes.len(), meta.mode() & 0o777, name.as_str()), (80, 0o600, Some(start.as_str())));
+            assert_eq!(
+                (bytes.len(), meta.mode() & 0o777, name.as_str()),
+                (80, 0o600, Some(start.as_str()))
+            );
         }
     }
     Ok(())
@@ -34,10 +44,18 @@ fn keys_are_made_and_rotated_without_rights_and_without_an_agent() -> Result<()>
 #[test]
 fn what_cannot_be_done_is_said_in_one_sentence() -> Result<()> {
     let (nobody, out) = Nobody::new()?;
-    let (elsewhere, nonsense) = (nobody.generate(BACKENDS, nobody.place())?, nobody.generate("10.0.0.11", &out)?);
-    assert_eq!((elsewhere.status.code(), said(&elsewhere).lines().count()), (Some(1), 1), "{elsewhere:?}");
+    let (elsewhere, nonsense) =
+        (nobody.generate(BACKENDS, nobody.place())?, nobody.generate("10.0.0.11", &out)?);
+    assert_eq!(
+        (elsewhere.status.code(), said(&elsewhere).lines().count()),
+        (Some(1), 1),
+        "{elsewhere:?}"
+    );
     assert!(said(&elsewhere).contains("Permission denied"), "{elsewhere:?}");
-    assert!(nonsense.status.code() == Some(2) && said(&nonsense).contains("expected ADDRESS:PORT"), "{nonsense:?}");
+    assert!(
+        nonsense.status.code() == Some(2) && said(&nonsense).contains("expected ADDRESS:PORT"),
+        "{nonsense:?}"
+    );
     Ok(())
 }
 
@@ -64,7 +82,9 @@ impl Nobody {
 
     fn generate(&self, backends: &str, out: &Path) -> Result<Output> {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(self.place().join("steer"));
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(self.place().join("steer"));
         command.args(["keys", "generate", "--json", "--backends", backends, "--out"]).arg(out);
         Ok(command.output()?)
     }
@@ -77,5 +97,9 @@ fn said(output: &Output) -> String {
 /// The program that the lab's agents run.
 fn binary() -> Result<PathBuf> {
     let beside = env::current_exe()?.ancestors().nth(2).map(|directory| directory.join("steer"));
-    env::var_os("STEER_BIN").map(PathBuf::from).or(beside).filter(|path| path.exists()).context("no binary steer")
+    env::var_os("STEER_BIN")
+        .map(PathBuf::from)
+        .or(beside)
+        .filter(|path| path.exists())
+        .context("no binary steer")
 }

@@ -1,5 +1,5 @@
-//! What must be harmless: hellos that lie, are forged, or are none. Each gets the answer that its server gives without
-//! steer between.
+//! What must be harmless: hellos that lie, are forged, or are none. Each gets the answer that its
+//! server gives without steer between.
 
 use std::time::Duration;
 
@@ -15,8 +15,12 @@ use steer_tests::{
 
 fn start(setting: Setting) -> Result<Run> {
     let protocols = "TLSv1.2 TLSv1.3".to_owned();
-    let nginx =
-        nginx::Settings { protocols, tickets: true, ticket_key: TicketKey::Private, ..nginx::Settings::default() };
+    let nginx = nginx::Settings {
+        protocols,
+        tickets: true,
+        ticket_key: TicketKey::Private,
+        ..nginx::Settings::default()
+    };
     setting.scenario().nginx(nginx).start()
 }
 
@@ -32,11 +36,14 @@ fn real_hello_13() -> Result<Vec<u8>> {
 
 fn hex(text: &str) -> Result<Vec<u8>> {
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair)?, 16).context("hex")).collect()
+    digits
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair)?, 16).context("hex"))
+        .collect()
 }
 
-/// The content types and handshake types of a server's first records: what a client goes by. Lengths differ with
-/// certificates.
+/// The content types and handshake types of a server's first records: what a client goes by.
+/// Lengths differ with certificates.
 fn kinds(answer: &[u8]) -> Vec<(u8, u8)> {
     let (mut kinds, mut rest) = (Vec::new(), answer);
     while let [content, _, _, high, low, first, ..] = *rest {
@@ -59,7 +66,13 @@ fn same_answer(run: &Run, bytes: &[u8]) -> Result<Vec<(u8, u8)>> {
     let straight = Dial { target: run.backend_address(0), ..dial.clone() };
     let ask = |dial: &Dial| run.lab.client().run(|| dial.speak_first(bytes));
     let (through, direct) = (ask(&dial)?, ask(&straight)?);
-    assert_eq!(kinds(&through), kinds(&direct), "{} bytes through steer, {} directly", through.len(), direct.len());
+    assert_eq!(
+        kinds(&through),
+        kinds(&direct),
+        "{} bytes through steer, {} directly",
+        through.len(),
+        direct.len()
+    );
     Ok(kinds(&through))
 }
 
@@ -93,10 +106,15 @@ fn ssl2_hellos_and_other_protocols_get_what_the_server_says_to_them() -> Result<
     in_settings(83, |setting| {
         let run = start(setting)?;
         let steer = run.agent()?;
-        let ssl2 = hex("802e0103010015000000100100800700c0030080060040020080040080000004000005000a\
+        let ssl2 =
+            hex("802e0103010015000000100100800700c0030080060040020080040080000004000005000a\
                         0123456789abcdef0123456789abcdef")?;
-        for bytes in [&ssl2[..], b"GET / HTTP/1.0\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", &[0x16, 3, 1, 0, 4, 2, 0, 0, 0]]
-        {
+        for bytes in [
+            &ssl2[..],
+            b"GET / HTTP/1.0\r\n\r\n",
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            &[0x16, 3, 1, 0, 4, 2, 0, 0, 0],
+        ] {
             same_answer(&run, bytes)?;
         }
         unmoved(&steer, Counter::NotTls, 4)
@@ -130,7 +148,8 @@ fn hellos_whose_lengths_lie_get_the_servers_own_alert() -> Result<()> {
     })
 }
 
-/// Unknown extensions, versions and suites (RFC 8701), grease for ECH, a post-quantum key share: as Chromium sends them.
+/// Unknown extensions, versions and suites (RFC 8701), grease for ECH, a post-quantum key share: as
+/// Chromium sends them.
 #[test]
 fn a_hello_full_of_grease_gets_the_servers_answer() -> Result<()> {
     in_settings(89, |setting| {
@@ -160,7 +179,12 @@ fn a_hello_of_15_kilobytes_gets_a_full_handshake() -> Result<()> {
         client.lengthen_hello(14_500);
         let handshake = run.visit(&client, &run.dial(run.source_not_of(0)?))?;
         assert!(handshake.offered && !handshake.resumed, "{handshake:?}");
-        let limits = [Counter::GatherLimit, Counter::GatherWindow, Counter::GatherStalled, Counter::TicketMiss];
+        let limits = [
+            Counter::GatherLimit,
+            Counter::GatherWindow,
+            Counter::GatherStalled,
+            Counter::TicketMiss,
+        ];
         let seen = limits.iter().map(|counter| steer.count(*counter)).sum::<Result<u64>>()?;
         assert_eq!((seen, steer.count(Counter::Rehome)?), (1, 0));
         Ok(())
@@ -177,21 +201,26 @@ fn simultaneous_first_connections_of_a_client_all_work_and_their_sessions_too() 
             let client = run.new_client_offering(offer)?;
             let first = run.at_once(16, 16, |_| run.visit(&client, &run.dial(7)))?;
             let server = &first[0].server;
-            assert!(first.iter().all(|handshake| handshake.server == *server), "one address, one backend: {first:?}");
+            assert!(
+                first.iter().all(|handshake| handshake.server == *server),
+                "one address, one backend: {first:?}"
+            );
         }
         ensure!(steer.count(Counter::HelloMalformed)? == 0, "a hello was not read");
         Ok(())
     })
 }
 
-/// TCP Fast Open (RFC 7413) with the hello in the SYN: the option is cleared, so the server takes no data before the
-/// handshake, and the client repeats it.
+/// TCP Fast Open (RFC 7413) with the hello in the SYN: the option is cleared, so the server takes
+/// no data before the handshake, and the client repeats it.
 #[test]
 fn a_hello_in_a_syn_is_repeated_and_moves() -> Result<()> {
     in_settings(87, |setting| {
         // Data in the SYN without a cookie (4) by clients (1) and servers (2, 0x200).
         let scenario = setting.scenario().client_sysctl("ipv4/tcp_fastopen", "5");
-        let run = (0..2).fold(scenario, |s, index| s.backend_sysctl(index, "ipv4/tcp_fastopen", "519")).start()?;
+        let run = (0..2)
+            .fold(scenario, |s, index| s.backend_sysctl(index, "ipv4/tcp_fastopen", "519"))
+            .start()?;
         let steer = run.agent()?;
         let client = run.new_client()?;
         run.session_at(&client, 0)?;

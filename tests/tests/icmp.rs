@@ -1,5 +1,5 @@
-//! Path MTU and ICMP errors: what a plain router does for a flow, the gateway does for one that it rewrites; and what is
-//! no flow of its own passes.
+//! Path MTU and ICMP errors: what a plain router does for a flow, the gateway does for one that it
+//! rewrites; and what is no flow of its own passes.
 
 use std::{
     io::{Read, Write},
@@ -37,7 +37,10 @@ fn an_upload_goes_on_when_the_way_to_the_owner_gets_narrower() -> Result<()> {
             connection.finish()
         })?;
         ensure!(handshake.resumed, "{handshake:?}");
-        ensure!(run.servers[OWNER].uploaded("up")? == payload::sha256(&body), "the upload arrived changed");
+        ensure!(
+            run.servers[OWNER].uploaded("up")? == payload::sha256(&body),
+            "the upload arrived changed"
+        );
         ensure!(case.counted(Counter::TooBig)? > 0, "the client was told");
         Ok(())
     })
@@ -61,7 +64,8 @@ fn a_download_goes_on_when_the_way_to_the_client_gets_narrower() -> Result<()> {
     })
 }
 
-/// A router on the clients' side says that the VIP's packets are too big: the owner hears of it, in its own numbers.
+/// A router on the clients' side says that the VIP's packets are too big: the owner hears of it, in
+/// its own numbers.
 #[test]
 fn an_error_about_the_vips_packets_reaches_the_owner() -> Result<()> {
     in_settings(63, |setting| {
@@ -89,7 +93,8 @@ fn an_error_about_the_clients_packets_reaches_the_client() -> Result<()> {
         let case = Case::start(&run)?;
         run.connect(&case.client, &case.dial, |_| {
             let flow = spliced_flow(&case)?;
-            let (owner, client) = (run.backend_address(OWNER), SocketAddr::new(case.dial.source, flow.client_port));
+            let (owner, client) =
+                (run.backend_address(OWNER), SocketAddr::new(case.dial.source, flow.client_port));
             let quoted = flow.client_next;
             tell_too_big(run.lab.backend(OWNER), owner.ip(), client.ip(), (client, owner), quoted)?;
             let known = route_mtu(run.lab.client(), run.vip().ip())?;
@@ -112,7 +117,10 @@ fn a_forged_error_is_not_translated() -> Result<()> {
             let (vip, client) = (run.vip(), SocketAddr::new(case.dial.source, flow.client_port));
             let quoted = flow.server_next.wrapping_add(flow.delta).wrapping_add(1 << 30);
             tell_too_big(run.lab.client(), case.dial.source, vip.ip(), (vip, client), quoted)?;
-            ensure!(route_mtu(run.lab.backend(OWNER), client.ip())?.is_none(), "the owner believed a forgery");
+            ensure!(
+                route_mtu(run.lab.backend(OWNER), client.ip())?.is_none(),
+                "the owner believed a forgery"
+            );
             Ok(())
         })?;
         ensure!(case.counted(Counter::IcmpTranslated)? == 0, "nothing was translated");
@@ -120,14 +128,18 @@ fn a_forged_error_is_not_translated() -> Result<()> {
     })
 }
 
-/// Every source address is tried, so that some of them are what the lookup table maps to this very backend.
+/// Every source address is tried, so that some of them are what the lookup table maps to this very
+/// backend.
 #[test]
 fn who_dials_a_backend_itself_is_left_alone() -> Result<()> {
     in_settings(66, |setting| {
         let run = setting.scenario().start()?;
         let case = Case::start(&run)?;
         for source in 0..16 {
-            let dial = steer_tests::client::Dial { target: run.backend_address(FIRST), ..run.dial(source) };
+            let dial = steer_tests::client::Dial {
+                target: run.backend_address(FIRST),
+                ..run.dial(source)
+            };
             let stranger = run.new_client()?;
             let handshake = run.visit(&stranger, &dial)?;
             ensure!(run.backend_named(&handshake.server)? == FIRST, "{handshake:?}");
@@ -181,15 +193,22 @@ struct Spliced {
 fn spliced_flow(case: &Case<'_>) -> Result<Spliced> {
     const SPLICED: u64 = 6;
     let pin = case.steer.map_pin("flows");
-    let out = std::process::Command::new("bpftool").args(["-j", "map", "dump", "pinned"]).arg(&pin).output()?;
-    let all: Vec<Value> = serde_json::from_slice(&out.stdout).context("read what bpftool printed")?;
+    let out = std::process::Command::new("bpftool")
+        .args(["-j", "map", "dump", "pinned"])
+        .arg(&pin)
+        .output()?;
+    let all: Vec<Value> =
+        serde_json::from_slice(&out.stdout).context("read what bpftool printed")?;
     let entries = all.iter().map(|entry| &entry["formatted"]);
     let number = |entry: &Value, name: &str| entry["value"][name].as_u64().map(|n| n as u32);
     for entry in entries.rev() {
         if entry["value"]["word"].as_u64().is_some_and(|word| word & 0xff == SPLICED) {
             let port = |at: usize| entry["key"]["client_port"][at].as_u64().map(|n| n as u16);
             return Ok(Spliced {
-                client_port: port(0).zip(port(1)).map(|(high, low)| high << 8 | low).context("read client_port")?,
+                client_port: port(0)
+                    .zip(port(1))
+                    .map(|(high, low)| high << 8 | low)
+                    .context("read client_port")?,
                 client_next: number(entry, "client_next").context("read client_next")?,
                 server_next: number(entry, "server_next").context("read server_next")?,
                 delta: number(entry, "delta").context("read delta")?,
@@ -199,8 +218,15 @@ fn spliced_flow(case: &Case<'_>) -> Result<Spliced> {
     anyhow::bail!("no flow is spliced")
 }
 
-/// Sends Frag-Needed or Packet-Too-Big from `from` to `to`, quoting a segment of `quoted` (source, destination).
-fn tell_too_big(ns: &NetNs, from: IpAddr, to: IpAddr, quoted: (SocketAddr, SocketAddr), seq: u32) -> Result<()> {
+/// Sends Frag-Needed or Packet-Too-Big from `from` to `to`, quoting a segment of `quoted` (source,
+/// destination).
+fn tell_too_big(
+    ns: &NetNs,
+    from: IpAddr,
+    to: IpAddr,
+    quoted: (SocketAddr, SocketAddr),
+    seq: u32,
+) -> Result<()> {
     Teller::open(ns, from, to)?.tell(Trouble::TooBig(NARROW), quoted, seq)?;
     thread::sleep(Duration::from_millis(100));
     Ok(())

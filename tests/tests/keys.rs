@@ -1,4 +1,5 @@
-//! Names of ticket keys on a live gateway: given by the configuration, found out by the agent, shown by `steer keys`.
+//! Names of ticket keys on a live gateway: given by the configuration, found out by the agent,
+//! shown by `steer keys`.
 
 use std::{fs, io::Write as _, net::SocketAddr, process::Stdio, time::Duration};
 
@@ -38,14 +39,23 @@ fn configured_names_stand_for_as_long_as_the_configuration_has_them() -> Result<
     let learned = learned(&steer, owner)?;
     plane.key_names.insert(&key(&run, &plane, FIRST)?, &learned)?;
     let with_names = |names: &str| {
-        file.replace(&format!("address = \"{owner}\"\n"), &format!("address = \"{owner}\"\nkey_names = [{names}]\n"))
+        file.replace(
+            &format!("address = \"{owner}\"\n"),
+            &format!("address = \"{owner}\"\nkey_names = [{names}]\n"),
+        )
     };
 
     restart(&mut steer, &with_names(&format!("\"{FIRST}\", \"{SECOND}\"")))?;
     for (digits, hits) in [(FIRST, 7), (SECOND, 0)] {
         let name = name(&steer, digits)?.context("not configured")?;
-        ensure!(name["origin"] == "configured" && name["owner_address"] == owner.to_string(), "{name}");
-        ensure!(name["hits"] == hits && name["shared"] == false, "what was learned is kept: {name}");
+        ensure!(
+            name["origin"] == "configured" && name["owner_address"] == owner.to_string(),
+            "{name}"
+        );
+        ensure!(
+            name["hits"] == hits && name["shared"] == false,
+            "what was learned is kept: {name}"
+        );
     }
     let second = key(&run, &plane, SECOND)?;
     plane.key_names.remove(&second)?;
@@ -60,7 +70,10 @@ fn configured_names_stand_for_as_long_as_the_configuration_has_them() -> Result<
 
     restart(&mut steer, &with_names(&format!("\"{SECOND}\"")))?;
     ensure!(name(&steer, FIRST)?.is_none(), "a name that the configuration had and has no more");
-    ensure!(name(&steer, SECOND)?.is_some_and(|name| name["shared"] == true), "a restart makes no name unshared");
+    ensure!(
+        name(&steer, SECOND)?.is_some_and(|name| name["shared"] == true),
+        "a restart makes no name unshared"
+    );
     ensure!(steer.steer("keys list --vip 192.0.2.1:443").is_err(), "there is no such VIP");
     Ok(())
 }
@@ -84,11 +97,16 @@ fn the_place_of_names_is_found_out_and_kept() -> Result<()> {
         ensure!(said.contains("New, TLSv1.2") && said.contains("TLS session ticket:"), "{said}");
     }
     let found = || layout(&steer).ok().filter(|(layout, _)| layout == "16@0");
-    let (_, origin) = eventually(SWEPT, found).with_context(|| format!("nothing is found: {}", steer.log()))?;
+    let (_, origin) =
+        eventually(SWEPT, found).with_context(|| format!("nothing is found: {}", steer.log()))?;
     ensure!(origin == "found");
     ensure!(steer.log().contains("ticket key names found: 16@0"), "the agent says what it found");
     let names = steer.json("keys list")?["names"].clone();
-    ensure!(names.as_array().is_some_and(|names| !names.is_empty() && names.iter().all(|n| n["shared"] == false)));
+    ensure!(
+        names
+            .as_array()
+            .is_some_and(|names| !names.is_empty() && names.iter().all(|n| n["shared"] == false))
+    );
 
     let tickets = steer.json("sessions list --kind ticket")?;
     ensure!(tickets["total"] == 8 && tickets["sessions"][0]["kind"] == "ticket", "{tickets}");
@@ -100,7 +118,11 @@ fn the_place_of_names_is_found_out_and_kept() -> Result<()> {
     let all = list.as_array().into_iter().flatten().filter_map(not_offered).sum::<u64>();
     ensure!(all == 8, "every full handshake is counted: {list}");
     let metrics = run.lab.gateway().tool("curl -s http://127.0.0.1:9464/metrics")?;
-    for line in ["version=\"1.2\",outcome=\"not-offered\"} ", "steer_key_names{vip=", "table=\"key_names\"} "] {
+    for line in [
+        "version=\"1.2\",outcome=\"not-offered\"} ",
+        "steer_key_names{vip=",
+        "table=\"key_names\"} ",
+    ] {
         ensure!(metrics.contains(line), "{line}: {metrics}");
     }
 
@@ -109,9 +131,15 @@ fn the_place_of_names_is_found_out_and_kept() -> Result<()> {
     ensure!(layout(&steer)? == ("16@0".into(), "found".into()), "the next agent knows it still");
     restart(&mut steer, &file.replace("\"auto\"", "\"none\""))?;
     ensure!(layout(&steer)? == ("none".into(), "configured".into()));
-    ensure!(steer.json("keys list")?["names"].as_array().is_some_and(Vec::is_empty), "they name nothing any more");
+    ensure!(
+        steer.json("keys list")?["names"].as_array().is_some_and(Vec::is_empty),
+        "they name nothing any more"
+    );
     restart(&mut steer, &file)?;
-    ensure!(layout(&steer)? == (Value::Null, "searched".into()), "what was found counts only while it is asked for");
+    ensure!(
+        layout(&steer)? == (Value::Null, "searched".into()),
+        "what was found counts only while it is asked for"
+    );
     Ok(())
 }
 
@@ -122,13 +150,22 @@ fn keys_that_were_generated_steer_tls13_from_the_first_reconnect() -> Result<()>
     let mut steer = run.agent()?;
     let named = [0, 1].map(|index| SocketAddr::new(run.backend_address(index).ip(), NAMED_PORT));
     let out = TempDir::new()?;
-    let made =
-        steer.json(&format!("keys generate --out {} --backends {},{}", out.path().display(), named[0], named[1]))?;
+    let made = steer.json(&format!(
+        "keys generate --out {} --backends {},{}",
+        out.path().display(),
+        named[0],
+        named[1]
+    ))?;
     let mut file = fs::read_to_string(steer.config_path())?;
     let mut servers = Vec::new();
     for (index, address) in named.iter().enumerate() {
         let keys = &made["backends"][index];
-        let lines = keys["nginx"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
+        let lines = keys["nginx"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect::<Vec<_>>();
         servers.push(named_nginx(&run, index, &lines.join("\n"))?);
         let toml = keys["toml"].as_str().context("no line for the gateway")?;
         let own = format!("address = \"{}\"\n", run.backend_address(index));
@@ -148,18 +185,26 @@ fn keys_that_were_generated_steer_tls13_from_the_first_reconnect() -> Result<()>
             break;
         }
     }
-    let [Some(first), Some(second)] = at else { anyhow::bail!("all sources lead to one server: {at:?}") };
+    let [Some(first), Some(second)] = at else {
+        anyhow::bail!("all sources lead to one server: {at:?}")
+    };
     for (owner, had, from) in [(0, first, second), (1, second, first)] {
         let said = client.connect(from, &format!("-tls1_3 -sess_in session{had}"))?;
-        ensure!(said.contains("Reused, TLSv1.3") && said.contains(&format!("server {owner}")), "{said}");
+        ensure!(
+            said.contains("Reused, TLSv1.3") && said.contains(&format!("server {owner}")),
+            "{said}"
+        );
         let digits = made["backends"][owner]["key_names"][0].as_str().context("no name")?;
         let name = name(&steer, digits)?.context("the name is gone")?;
         ensure!(name["hits"] == 1 && name["accepted"] == 1 && name["shared"] == false, "{name}");
         let backend = steer.json("backends list")?["backends"].clone();
         let mut backends = backend.as_array().into_iter().flatten();
-        let backend = backends.find(|backend| backend["address"] == named[owner].to_string()).cloned();
+        let backend =
+            backends.find(|backend| backend["address"] == named[owner].to_string()).cloned();
         ensure!(
-            backend.as_ref().is_some_and(|b| b["tls13"]["accepted"] == 1 && b["tls13"]["rejected"] == 0),
+            backend
+                .as_ref()
+                .is_some_and(|b| b["tls13"]["accepted"] == 1 && b["tls13"]["rejected"] == 0),
             "{backend:?}"
         );
     }
@@ -182,10 +227,23 @@ fn name(steer: &Agent<'_>, digits: &str) -> Result<Option<Value>> {
 fn learned(steer: &Agent<'_>, owner: SocketAddr) -> Result<KeyName> {
     let list = steer.json("backends list")?;
     let backends = list["backends"].as_array().context("no list")?;
-    let id = backends.iter().find(|backend| backend["address"] == owner.to_string()).and_then(|b| b["id"].as_u64());
+    let id = backends
+        .iter()
+        .find(|backend| backend["address"] == owner.to_string())
+        .and_then(|b| b["id"].as_u64());
     let owner = u16::try_from(id.context("no such backend")?)?;
     let now = clock::seconds();
-    Ok(KeyName { owner, flags: 0, first_seen: now, last_seen: now, hits: 7, accepted: 1, tail: 0, zero: 0, tried: 0 })
+    Ok(KeyName {
+        owner,
+        flags: 0,
+        first_seen: now,
+        last_seen: now,
+        hits: 7,
+        accepted: 1,
+        tail: 0,
+        zero: 0,
+        tried: 0,
+    })
 }
 
 fn key(run: &Run, plane: &Plane, digits: &str) -> Result<SessionKey> {
@@ -206,14 +264,24 @@ impl<'a> OpenSsl<'a> {
         let files = TempDir::new()?;
         fs::write(files.path().join("ca.pem"), run.pki.authority_pem())?;
         let identity = run.pki.client();
-        fs::write(files.path().join("client.pem"), identity.certificate_pem().to_owned() + &identity.key_pem())?;
+        fs::write(
+            files.path().join("client.pem"),
+            identity.certificate_pem().to_owned() + &identity.key_pem(),
+        )?;
         Ok(Self { run, files })
     }
 
-    /// Shakes hands from a source address, asks for `/`, and returns what OpenSSL and the server say.
+    /// Shakes hands from a source address, asks for `/`, and returns what OpenSSL and the server
+    /// say.
     fn connect(&self, source: usize, words: &str) -> Result<String> {
         let mut command = mortal("openssl");
-        command.current_dir(self.files.path()).args(["s_client", "-CAfile", "ca.pem", "-cert", "client.pem"]);
+        command.current_dir(self.files.path()).args([
+            "s_client",
+            "-CAfile",
+            "ca.pem",
+            "-cert",
+            "client.pem",
+        ]);
         command.args(["-connect", &self.run.vip().to_string()]).args(words.split(' '));
         command.args(["-bind", &SocketAddr::new(self.run.source(source), 0).to_string()]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -224,12 +292,14 @@ impl<'a> OpenSsl<'a> {
             std::thread::sleep(Duration::from_millis(300));
             drop(stdin);
             let output = child.wait_with_output()?;
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr))
         })
     }
 }
 
-/// An nginx beside the lab's own one, TLS 1.3, with these lines about ticket keys; it answers `/` with its number.
+/// An nginx beside the lab's own one, TLS 1.3, with these lines about ticket keys; it answers `/`
+/// with its number.
 fn named_nginx(run: &Run, index: usize, lines: &str) -> Result<(Server, TempDir)> {
     let place = TempDir::new()?;
     let identity = run.pki.server(index);

@@ -49,7 +49,8 @@ fn a_session_means_nothing_to_another_backend() -> Result<()> {
 #[test]
 fn a_client_without_a_certificate_is_refused() -> Result<()> {
     let run = Scenario::new(Hook::Tc, Family::V4).backends(1).start()?;
-    let nobody = Client::with_config(&run.pki, run.pki.client_config(false, &rustls::version::TLS12)?);
+    let nobody =
+        Client::with_config(&run.pki, run.pki.client_config(false, &rustls::version::TLS12)?);
     assert!(run.visit(&nobody, &direct(&run, 0)).is_err());
     Ok(())
 }
@@ -78,7 +79,8 @@ fn a_long_hello_in_pieces_with_pauses_is_understood() -> Result<()> {
     client.lengthen_hello(11_000);
     run.visit(&client, &direct(&run, 0))?;
     let mut dial = direct(&run, 1);
-    (dial.cuts, dial.cut_pause, dial.mss) = (vec![1, 50, 3000], Duration::from_millis(20), Some(536));
+    (dial.cuts, dial.cut_pause, dial.mss) =
+        (vec![1, 50, 3000], Duration::from_millis(20), Some(536));
     let handshake = run.visit(&client, &dial)?;
     assert!(handshake.resumed && handshake.time > Duration::from_millis(60), "{handshake:?}");
     Ok(())
@@ -108,13 +110,15 @@ fn twenty_megabytes_arrive_whole_both_ways_with_and_without_loss() -> Result<()>
 fn a_spoofed_syn_made_by_hand_is_answered_by_a_kernel() -> Result<()> {
     for family in [Family::V4, Family::V6] {
         let run = Scenario::new(Hook::Tc, family).offloads(Offloads::Off).backends(1).start()?;
-        let syn = Segment::new((run.source(5), 4321).into(), run.backend_address(0), 0x0102_0304).syn();
+        let syn =
+            Segment::new((run.source(5), 4321).into(), run.backend_address(0), 0x0102_0304).syn();
         let frame = syn.frame(mac(0, 2), mac(0, 1), &[])?;
         judge_checksums(&frame)?;
         let answers = Tap::open(run.lab.backend(0), "eth0")?;
         Tap::open(run.lab.client(), "eth0")?.send(&frame)?;
         let acknowledges = |frame: &[u8]| frame.windows(4).any(|bytes| bytes == [1, 2, 3, 5]);
-        let answer = answers.await_frame(Duration::from_secs(1), acknowledges)?.context("no SYN-ACK")?;
+        let answer =
+            answers.await_frame(Duration::from_secs(1), acknowledges)?.context("no SYN-ACK")?;
         judge_checksums(&answer)?;
     }
     Ok(())

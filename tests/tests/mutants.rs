@@ -20,7 +20,8 @@ fn without_sack_translation_the_owner_discards_what_the_client_selects() -> Resu
     let case = Case::start(&run)?;
     let sum = run.servers[OWNER].put("down", &payload::bytes(MEGABYTES_3, 1))?;
     let _loss = Loss::everywhere(&run.lab, 2)?;
-    let (handshake, response) = run.connect(&case.client, &case.dial, |connection| connection.get("/files/down"))?;
+    let (handshake, response) =
+        run.connect(&case.client, &case.dial, |connection| connection.get("/files/down"))?;
     ensure!(handshake.resumed && response.sha256 == sum, "{handshake:?}");
     let discarded = case.kernel(OWNER + 1, "TcpExt.TCPSACKDiscard")?;
     ensure!(discarded > 0, "no SACK was discarded: the mutant went unnoticed");

@@ -44,7 +44,9 @@ fn renegotiation_on_a_moved_flow_ends_as_it_does_directly() -> Result<()> {
             let said = client.say("R\n", target, away, "-tls1_2", "-sess_in")?;
             ensure!(said.contains("Reused, TLSv1.2") && said.contains("RENEGOTIATING"), "{said}");
             // Errors name the thread that met them, in front.
-            let errors = said.lines().filter_map(|line| line.split_once(":error:").map(|(_, error)| error.to_owned()));
+            let errors = said
+                .lines()
+                .filter_map(|line| line.split_once(":error:").map(|(_, error)| error.to_owned()));
             Ok(errors.collect())
         };
         let (through, direct) = (ended(run.vip())?, ended(run.backend_address(0))?);
@@ -76,12 +78,15 @@ fn an_openssl_client_without_a_certificate_teaches_nothing() -> Result<()> {
     let steer = run.agent()?;
     let said = OpenSsl::without_certificate(&run)?.connect(0, "-tls1_2", "-sess_out")?;
     ensure!(said.contains("New, TLSv1.2") && said.contains("400 Bad Request"), "{said}");
-    ensure!(steer.count(Counter::SessionNoCertificate)? == 1 && steer.count(Counter::Learned)? == 0, "learned");
+    ensure!(
+        steer.count(Counter::SessionNoCertificate)? == 1 && steer.count(Counter::Learned)? == 0,
+        "learned"
+    );
     Ok(())
 }
 
-/// nginx does not refuse a certificate that it does not trust before it has answered in HTTP; what it thinks of it is
-/// encrypted. Only `sessions_per_source` bounds what such clients teach.
+/// nginx does not refuse a certificate that it does not trust before it has answered in HTTP; what
+/// it thinks of it is encrypted. Only `sessions_per_source` bounds what such clients teach.
 #[test]
 fn a_certificate_of_another_authority_is_learned_from_and_counts_to_its_source() -> Result<()> {
     let run = Scenario::new(Hook::Tc, Family::V4).vip_setting("sessions_per_source = 2").start()?;
@@ -91,7 +96,10 @@ fn a_certificate_of_another_authority_is_learned_from_and_counts_to_its_source()
         let said = client.connect(0, "-tls1_2", "-sess_out")?;
         ensure!(said.contains("New, TLSv1.2") && said.contains("400 Bad Request"), "{said}");
     }
-    ensure!(steer.count(Counter::Learned)? == 2 && steer.count(Counter::SessionQuota)? == 1, "two and no third");
+    ensure!(
+        steer.count(Counter::Learned)? == 2 && steer.count(Counter::SessionQuota)? == 1,
+        "two and no third"
+    );
     Ok(())
 }
 
@@ -116,7 +124,10 @@ impl<'a> OpenSsl<'a> {
         let files = tempfile::Builder::new().prefix("steer-openssl-").tempdir()?;
         fs::write(files.path().join("ca.pem"), run.pki.authority_pem())?;
         if let Some(identity) = identity {
-            fs::write(files.path().join("client.pem"), identity.certificate_pem().to_owned() + &identity.key_pem())?;
+            fs::write(
+                files.path().join("client.pem"),
+                identity.certificate_pem().to_owned() + &identity.key_pem(),
+            )?;
         }
         Ok(Self { run, files, certificate: identity.is_some() })
     }
@@ -127,7 +138,14 @@ impl<'a> OpenSsl<'a> {
     }
 
     /// Shakes hands with `target`, says something, and returns what OpenSSL says of it.
-    fn say(&self, words: &str, target: SocketAddr, source: usize, version: &str, session: &str) -> Result<String> {
+    fn say(
+        &self,
+        words: &str,
+        target: SocketAddr,
+        source: usize,
+        version: &str,
+        session: &str,
+    ) -> Result<String> {
         let file = |name: &str| self.files.path().join(name);
         let mut command = mortal("openssl");
         command.args(["s_client", "-connect", &target.to_string(), version]);
@@ -144,7 +162,8 @@ impl<'a> OpenSsl<'a> {
             std::thread::sleep(std::time::Duration::from_millis(300));
             drop(stdin);
             let output = child.wait_with_output()?;
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr))
         })
     }
 }

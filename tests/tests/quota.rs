@@ -32,8 +32,8 @@ fn flood(run: &Run) -> Result<()> {
     run.at_once(FLOOD, AT_ONCE, shake_hands).map(drop)
 }
 
-/// How many of the others still resume after a flood, where all of the lab runs on one CPU: an LRU table forgets last what
-/// came in on another CPU than the flood.
+/// How many of the others still resume after a flood, where all of the lab runs on one CPU: an LRU
+/// table forgets last what came in on another CPU than the flood.
 fn others_that_resume(setting: Setting, line: &str) -> Result<usize> {
     thread::scope(|scope| {
         let pinned = scope.spawn(|| {

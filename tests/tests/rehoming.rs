@@ -1,4 +1,5 @@
-//! The main job: a client that comes back from another address resumes at the backend that holds its session.
+//! The main job: a client that comes back from another address resumes at the backend that holds
+//! its session.
 
 use anyhow::Result;
 use steer_common::counters::Counter;

@@ -1,5 +1,5 @@
-//! Clients that connect and are silent for a while, and servers that speak first, with and without the pool's setting
-//! `swallow`, beside the kernel's own translation of addresses.
+//! Clients that connect and are silent for a while, and servers that speak first, with and without
+//! the pool's setting `swallow`, beside the kernel's own translation of addresses.
 
 use std::{
     io::{Read, Write},
@@ -51,18 +51,22 @@ const KERNELS: [Kernel; 6] = [
     &[("ipv4/tcp_synack_retries", "5"), ("ipv4/tcp_syncookies", "2")],
 ];
 
-/// For how long clients are silent, seconds; the long ones, in one setting, only where every setting is tried.
+/// For how long clients are silent, seconds; the long ones, in one setting, only where every
+/// setting is tried.
 fn silences(setting: Setting) -> &'static [u64] {
     if all() && setting == PLAIN { &[0, 1, 10, 70, 150] } else { &[0, 1, 10] }
 }
 
 fn scenario(setting: Setting, way: Way, kernels: &[Kernel], listen: &str) -> Scenario {
     let patience = "4m".to_owned();
-    let nginx = nginx::Settings { listen: listen.to_owned(), patience, ..nginx::Settings::default() };
+    let nginx =
+        nginx::Settings { listen: listen.to_owned(), patience, ..nginx::Settings::default() };
     let scenario = setting.scenario().backends(kernels.len()).nginx(nginx);
     let scenario = scenario.vip_setting(&format!("swallow = {}", way == Way::Swallow));
     kernels.iter().enumerate().fold(scenario, |scenario, (index, kernel)| {
-        kernel.iter().fold(scenario, |scenario, (path, value)| scenario.backend_sysctl(index, path, value))
+        kernel
+            .iter()
+            .fold(scenario, |scenario, (path, value)| scenario.backend_sysctl(index, path, value))
     })
 }
 
@@ -79,7 +83,8 @@ type Told = (Visit, Result<String, String>);
 
 /// Clients without a session, all at once: one for each server and time, and what each of them saw.
 fn visits(run: &Run, silences: &[u64]) -> Result<Vec<Told>> {
-    let sources = (0..run.servers.len()).map(|backend| run.source_of(backend)).collect::<Result<Vec<_>>>()?;
+    let sources =
+        (0..run.servers.len()).map(|backend| run.source_of(backend)).collect::<Result<Vec<_>>>()?;
     let visit = |(backend, &source): (usize, &usize)| {
         silences.iter().map(move |&silent| Visit { backend, silent, source }).collect::<Vec<_>>()
     };
@@ -97,11 +102,17 @@ fn visits(run: &Run, silences: &[u64]) -> Result<Vec<Told>> {
 fn served(run: &Run, way: Way, told: &[Told]) {
     for (visit, told) in told {
         let named = &run.pki.server(visit.backend).name;
-        assert_eq!(told.as_ref(), Ok(named), "{way:?}, {visit:?}, {}", run.servers[visit.backend].log("error.log"));
+        assert_eq!(
+            told.as_ref(),
+            Ok(named),
+            "{way:?}, {visit:?}, {}",
+            run.servers[visit.backend].log("error.log")
+        );
     }
 }
 
-/// Lets silent clients in by each way, at the same time, and hands on what they saw and what steer counted meanwhile.
+/// Lets silent clients in by each way, at the same time, and hands on what they saw and what steer
+/// counted meanwhile.
 fn by_every_way(
     setting: Setting,
     kernels: &[Kernel],
@@ -124,7 +135,8 @@ fn by_every_way(
                 judge(&run, way, &told, &|counter| growth(&before, &after, counter))
             })
         });
-        ways.into_iter().try_for_each(|way| way.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        ways.into_iter()
+            .try_for_each(|way| way.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
 
@@ -171,33 +183,48 @@ fn silent_clients_are_served_that_answer_a_repeated_syn_ack_once() -> Result<()>
     })
 }
 
-/// Nobody asks for what was swallowed: the servers' own repetitions have to do, and nothing more is swallowed once the programs
-/// have not heard of the agent for two seconds.
+/// Nobody asks for what was swallowed: the servers' own repetitions have to do, and nothing more is
+/// swallowed once the programs have not heard of the agent for two seconds.
 #[test]
 fn without_an_agent_silent_clients_are_served_and_swallowing_ends() -> Result<()> {
     in_settings(303, |setting| {
         let run = scenario(setting, Way::Swallow, &KERNELS[..4], "backlog=4096").start()?;
         let mut steer = run.agent()?;
-        let sources = (0..run.servers.len()).map(|backend| run.source_of(backend)).collect::<Result<Vec<_>>>()?;
+        let sources = (0..run.servers.len())
+            .map(|backend| run.source_of(backend))
+            .collect::<Result<Vec<_>>>()?;
         steer.end(Signal::SIGKILL)?;
         let before = steer.counts()?;
-        let swallowed = |steer: &Agent<'_>| anyhow::Ok(growth(&before, &steer.counts()?, Counter::AckSwallowed));
+        let swallowed = |steer: &Agent<'_>| {
+            anyhow::Ok(growth(&before, &steer.counts()?, Counter::AckSwallowed))
+        };
         run.at_once(sources.len(), sources.len(), |number| {
             let dial = Dial { idle: Duration::from_secs(4), ..run.dial(sources[number]) };
             run.new_client()?.visit(&dial)
         })?;
-        ensure!(swallowed(&steer)? == sources.len() as u64, "{} were swallowed", swallowed(&steer)?);
+        ensure!(
+            swallowed(&steer)? == sources.len() as u64,
+            "{} were swallowed",
+            swallowed(&steer)?
+        );
         // Their silence was longer than the agent's word holds.
         let many = swallowed(&steer)?;
         run.at_once(64, 8, |number| run.dial(number).say(&[]).map(drop))?;
-        ensure!(swallowed(&steer)? == many, "{} were swallowed for nobody", swallowed(&steer)? - many);
+        ensure!(
+            swallowed(&steer)? == many,
+            "{} were swallowed for nobody",
+            swallowed(&steer)? - many
+        );
         steer.launch()?;
         // As soon as it says that it asks.
         let again = || {
             run.visit(&run.new_client().ok()?, &run.dial(1)).ok()?;
             (swallowed(&steer).ok()? > many).then_some(())
         };
-        ensure!(eventually(Duration::from_secs(5), again).is_some(), "nothing is swallowed any more");
+        ensure!(
+            eventually(Duration::from_secs(5), again).is_some(),
+            "nothing is swallowed any more"
+        );
         Ok(())
     })
 }
@@ -309,14 +336,17 @@ fn greeted(lab: &Lab, from: SocketAddr, target: SocketAddr) -> Result<Duration> 
     })
 }
 
-/// The first client of each server waits for a moment, with SYN cookies, too; then it is known that they speak first.
+/// The first client of each server waits for a moment, with SYN cookies, too; then it is known that
+/// they speak first.
 #[test]
 fn servers_that_speak_first_keep_one_client_waiting_for_a_moment() -> Result<()> {
     const MOMENT: Duration = Duration::from_millis(700);
     in_settings(300, |setting| {
         for cookies in ["1", "2"] {
-            let lab = Lab::build(&Plan { offloads: setting.offloads, n_backends: 2, ..Plan::default() })?;
-            (0..2).try_for_each(|index| lab.backend(index).sysctl("ipv4/tcp_syncookies", cookies))?;
+            let lab =
+                Lab::build(&Plan { offloads: setting.offloads, n_backends: 2, ..Plan::default() })?;
+            (0..2)
+                .try_for_each(|index| lab.backend(index).sysctl("ipv4/tcp_syncookies", cookies))?;
             let _greeters = Greeters::start(setting, &lab)?;
             let mut settings = Settings::new(setting.hook);
             settings.vip.push("swallow = true".to_owned());
@@ -327,9 +357,15 @@ fn servers_that_speak_first_keep_one_client_waiting_for_a_moment() -> Result<()>
             });
             let waits = waits.collect::<Result<Vec<_>>>()?;
             let waited = waits.iter().filter(|wait| **wait >= Duration::from_millis(90)).count();
-            ensure!(waits.iter().all(|wait| *wait < MOMENT), "with tcp_syncookies={cookies}: {waits:?}");
+            ensure!(
+                waits.iter().all(|wait| *wait < MOMENT),
+                "with tcp_syncookies={cookies}: {waits:?}"
+            );
             let swallowed = steer.count(Counter::AckSwallowed)?;
-            ensure!(swallowed == 2 && waited >= 2, "{swallowed} swallowed, {waited} waited: {waits:?}");
+            ensure!(
+                swallowed == 2 && waited >= 2,
+                "{swallowed} swallowed, {waited} waited: {waits:?}"
+            );
         }
         Ok(())
     })

@@ -63,7 +63,8 @@ fn tickets_of_tls13_resume_on_their_owner_once_each_key_was_accepted() -> Result
     in_settings(74, |setting| {
         let run = start(setting, TicketKey::Private)?;
         let steer = run.agent()?;
-        let clients = (0..3).map(|_| run.new_client_offering(Offer::Ticket13)).collect::<Result<Vec<_>>>()?;
+        let clients =
+            (0..3).map(|_| run.new_client_offering(Offer::Ticket13)).collect::<Result<Vec<_>>>()?;
         for (backend, client) in clients.iter().enumerate() {
             session_accepted_at(&run, client, backend)?;
         }
@@ -81,7 +82,8 @@ fn tickets_of_tls13_resume_on_their_owner_once_each_key_was_accepted() -> Result
 fn tickets_of_named_keys_resume_on_their_owner_from_the_first_reconnect() -> Result<()> {
     in_settings(75, |setting| {
         let named = |scenario: Scenario, index| {
-            let name: String = nginx::key_name(index).iter().map(|byte| format!("{byte:02x}")).collect();
+            let name: String =
+                nginx::key_name(index).iter().map(|byte| format!("{byte:02x}")).collect();
             scenario.backend_setting(index, &format!("key_names = [\"{name}\"]"))
         };
         let scenario = setting.scenario().backends(3).nginx(servers(TicketKey::Named));
@@ -101,24 +103,32 @@ fn tickets_of_named_keys_resume_on_their_owner_from_the_first_reconnect() -> Res
     })
 }
 
-/// A key name that nobody accepted yet is looked for: each try is remembered, so that it is found in as many
-/// connections as there are backends.
+/// A key name that nobody accepted yet is looked for: each try is remembered, so that it is found
+/// in as many connections as there are backends.
 #[test]
 fn an_unknown_key_name_is_found_by_trying_each_backend_once() -> Result<()> {
     in_settings(75, |setting| {
         let run = start(setting, TicketKey::Private)?;
-        let crowd = (0..4).map(|_| run.new_client_offering(Offer::Ticket13)).collect::<Result<Vec<_>>>()?;
+        let crowd =
+            (0..4).map(|_| run.new_client_offering(Offer::Ticket13)).collect::<Result<Vec<_>>>()?;
         let steer = run.agent()?;
         let home = run.dial(run.source_of(0)?);
         for client in &crowd {
             assert_eq!(run.visit(client, &home)?.server, "backend-0");
         }
         let away = run.dial(run.source_not_of(0)?);
-        let tries = crowd.iter().map(|client| run.visit(client, &away)).collect::<Result<Vec<_>>>()?;
-        let found = tries.iter().position(|handshake| handshake.resumed).expect("its owner is found");
-        assert!((1..3).contains(&found), "the first backend refuses, one of two others accepts: {tries:?}");
+        let tries =
+            crowd.iter().map(|client| run.visit(client, &away)).collect::<Result<Vec<_>>>()?;
+        let found =
+            tries.iter().position(|handshake| handshake.resumed).expect("its owner is found");
         assert!(
-            tries[found..].iter().all(|handshake| handshake.resumed && handshake.server == "backend-0"),
+            (1..3).contains(&found),
+            "the first backend refuses, one of two others accepts: {tries:?}"
+        );
+        assert!(
+            tries[found..]
+                .iter()
+                .all(|handshake| handshake.resumed && handshake.server == "backend-0"),
             "{tries:?}"
         );
         assert_eq!(steer.count(Counter::KeyNameSearch)?, found as u64);
@@ -127,7 +137,8 @@ fn an_unknown_key_name_is_found_by_trying_each_backend_once() -> Result<()> {
     })
 }
 
-/// A ticket may live longer than what is remembered of it; without an agent nobody sweeps that away.
+/// A ticket may live longer than what is remembered of it; without an agent nobody sweeps that
+/// away.
 #[test]
 fn a_ticket_of_tls12_that_is_remembered_no_longer_is_led_by_its_keys_name() -> Result<()> {
     in_settings(91, |setting| {
@@ -141,13 +152,16 @@ fn a_ticket_of_tls12_that_is_remembered_no_longer_is_led_by_its_keys_name() -> R
         std::thread::sleep(std::time::Duration::from_millis(2_500));
         let handshake = run.visit(&client, &away)?;
         assert!(handshake.resumed && handshake.server == "backend-0", "{handshake:?}");
-        assert_eq!((steer.count(Counter::KeyNameHit)?, steer.count(Counter::SessionExpired)?), (1, 0));
+        assert_eq!(
+            (steer.count(Counter::KeyNameHit)?, steer.count(Counter::SessionExpired)?),
+            (1, 0)
+        );
         Ok(())
     })
 }
 
-/// Any backend opens any ticket: nothing needs to move, and nothing does once two have shown it. (nginx takes tickets of
-/// its own certificate only, whoever made them.)
+/// Any backend opens any ticket: nothing needs to move, and nothing does once two have shown it.
+/// (nginx takes tickets of its own certificate only, whoever made them.)
 #[test]
 fn a_key_that_all_backends_share_no_longer_steers() -> Result<()> {
     in_settings(76, |setting| {
@@ -158,7 +172,8 @@ fn a_key_that_all_backends_share_no_longer_steers() -> Result<()> {
             run.connect(client, &run.dial(source), |connection| Ok(connection.get("/")?.text()))
         };
         let client = run.new_client_offering(Offer::Ticket13)?;
-        // Two connections at home teach whose key it seems to be; a full one elsewhere, in TLS 1.2, that it is not.
+        // Two connections at home teach whose key it seems to be; a full one elsewhere, in TLS 1.2,
+        // that it is not.
         let (_, home) = visit(&client, 0)?;
         assert!(visit(&client, 0)?.0.resumed);
         let mut elsewhere = 0;
@@ -172,7 +187,10 @@ fn a_key_that_all_backends_share_no_longer_steers() -> Result<()> {
             let (handshake, _) = visit(&client, source)?;
             assert!(handshake.resumed, "from address {source}: {handshake:?}");
         }
-        assert_eq!((steer.count(Counter::SpliceOpened)?, steer.count(Counter::KeyNameShared)?), (0, 64));
+        assert_eq!(
+            (steer.count(Counter::SpliceOpened)?, steer.count(Counter::KeyNameShared)?),
+            (0, 64)
+        );
         assert_eq!(steer.count(Counter::KeyNameHit)?, 0, "a shared name leads nobody");
         Ok(())
     })
@@ -184,22 +202,31 @@ fn long_hellos_of_several_segments_resume_on_their_owner() -> Result<()> {
     in_settings(77, |setting| {
         let run = start(setting, TicketKey::Private)?;
         let steer = run.agent()?;
-        for (len, mss) in
-            [(1_400, None), (3_000, None), (6_000, None), (10_000, None), (3_000, Some(536)), (0, Some(200))]
-        {
+        for (len, mss) in [
+            (1_400, None),
+            (3_000, None),
+            (6_000, None),
+            (10_000, None),
+            (3_000, Some(536)),
+            (0, Some(200)),
+        ] {
             let mut client = run.new_client_offering(Offer::Ticket13)?;
             session_accepted_at(&run, &client, 0)?;
             client.lengthen_hello(len);
             let dial = Dial { mss, ..run.dial(run.source_not_of(0)?) };
             let handshake = run.visit(&client, &dial)?;
-            assert!(handshake.resumed && handshake.server == "backend-0", "{len} bytes, MSS {mss:?}: {handshake:?}");
+            assert!(
+                handshake.resumed && handshake.server == "backend-0",
+                "{len} bytes, MSS {mss:?}: {handshake:?}"
+            );
         }
         assert_eq!((steer.count(Counter::SpliceOpened)?, steer.count(Counter::HelloCut)?), (6, 0));
         Ok(())
     })
 }
 
-/// Nothing is acknowledged before the decision: a client may send no more than its initial window of ten segments.
+/// Nothing is acknowledged before the decision: a client may send no more than its initial window
+/// of ten segments.
 #[test]
 fn a_hello_that_its_client_may_not_send_whole_stays_whole_at_the_first_backend() -> Result<()> {
     in_settings(81, |setting| {
@@ -210,7 +237,10 @@ fn a_hello_that_its_client_may_not_send_whole_stays_whole_at_the_first_backend()
         client.lengthen_hello(3_000);
         let dial = Dial { mss: Some(100), ..run.dial(run.source_not_of(0)?) };
         let handshake = run.visit(&client, &dial)?;
-        assert!(handshake.offered && !handshake.resumed && handshake.server != "backend-0", "{handshake:?}");
+        assert!(
+            handshake.offered && !handshake.resumed && handshake.server != "backend-0",
+            "{handshake:?}"
+        );
         assert_eq!(steer.count(Counter::GatherStalled)? + steer.count(Counter::GatherWindow)?, 1);
         Ok(())
     })
@@ -220,15 +250,22 @@ fn a_hello_that_its_client_may_not_send_whole_stays_whole_at_the_first_backend()
 fn hellos_split_over_records_resume_on_their_owner() -> Result<()> {
     in_settings(78, |setting| {
         for offer in [Offer::SessionId, Offer::Ticket12, Offer::Ticket13] {
-            let nginx = nginx::Settings { tickets: offer != Offer::SessionId, ..servers(TicketKey::Private) };
+            let nginx = nginx::Settings {
+                tickets: offer != Offer::SessionId,
+                ..servers(TicketKey::Private)
+            };
             let run = setting.scenario().nginx(nginx).start()?;
             let steer = run.agent()?;
             let client = run.new_client_offering(offer)?;
             session_accepted_at(&run, &client, 0)?;
             let away = run.dial(run.source_not_of(0)?);
-            for (record, cuts) in
-                [(200, vec![]), (40, vec![]), (17, vec![]), (3, vec![]), (40, (7..600).step_by(33).collect())]
-            {
+            for (record, cuts) in [
+                (200, vec![]),
+                (40, vec![]),
+                (17, vec![]),
+                (3, vec![]),
+                (40, (7..600).step_by(33).collect()),
+            ] {
                 let dial = Dial { record: Some(record), cuts: cuts.clone(), ..away.clone() };
                 let handshake = run.visit(&client, &dial)?;
                 let moved = handshake.resumed && handshake.server == "backend-0";
@@ -244,7 +281,8 @@ fn hellos_split_over_records_resume_on_their_owner() -> Result<()> {
 #[test]
 fn a_hello_retry_request_keeps_the_binding() -> Result<()> {
     in_settings(79, |setting| {
-        let nginx = nginx::Settings { curves: "prime256v1".to_owned(), ..servers(TicketKey::Private) };
+        let nginx =
+            nginx::Settings { curves: "prime256v1".to_owned(), ..servers(TicketKey::Private) };
         let run = setting.scenario().nginx(nginx).start()?;
         let steer = run.agent()?;
         let client = run.new_client_offering(Offer::Ticket13)?;
@@ -268,7 +306,10 @@ fn early_data_behind_the_hello_arrives_at_the_owner() -> Result<()> {
         session_accepted_at(&run, &client, 0)?;
         let away = run.dial(run.source_not_of(0)?);
         let (handshake, early) = run.lab.client().run(|| client.visit_early(&away))?;
-        assert!(early && handshake.resumed && handshake.server == "backend-0", "{handshake:?}, early data {early}");
+        assert!(
+            early && handshake.resumed && handshake.server == "backend-0",
+            "{handshake:?}, early data {early}"
+        );
         assert_eq!(steer.count(Counter::SpliceOpened)?, 1);
         Ok(())
     })
@@ -287,7 +328,9 @@ fn what_came_of_offered_sessions_is_counted_by_backend_and_version() -> Result<(
         run.visit(&client, &run.dial(home))?;
         run.visit(&client, &run.dial(home))?;
         let after = steer.backend(run.backend_address(0))?;
-        let of = |report: &serde_json::Value, name: &str| report["tls13"][name].as_u64().unwrap_or(u64::MAX);
+        let of = |report: &serde_json::Value, name: &str| {
+            report["tls13"][name].as_u64().unwrap_or(u64::MAX)
+        };
         assert_eq!(of(&after, "accepted") - of(&before, "accepted"), 2, "{after}");
         assert_eq!(of(&after, "not_offered") - of(&before, "not_offered"), 1, "{after}");
         assert_eq!(of(&after, "rejected"), 0, "{after}");

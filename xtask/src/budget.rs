@@ -1,4 +1,5 @@
-//! How many instructions the verifier walked, and how many it may: `docs/verified-instructions.tsv`.
+//! How many instructions the verifier walked, and how many it may:
+//! `docs/verified-instructions.tsv`.
 
 use std::{collections::BTreeMap, fmt, fs, path::PathBuf, str::FromStr};
 
@@ -8,7 +9,8 @@ use crate::tree::Tree;
 
 /// Growth that is let pass, in percent of what is recorded for the same kernel.
 const GROWTH: u64 = 20;
-/// Growth over what is recorded for another patch level of a series: theirs were seen to differ by 5 %.
+/// Growth over what is recorded for another patch level of a series: theirs were seen to differ by
+/// 5 %.
 const GROWTH_IN_SERIES: u64 = 25;
 
 const HEADING: &str = "program\tkernel\tinstructions";
@@ -90,7 +92,11 @@ impl Counts {
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let mut counts = Self::default();
         for line in text.lines().filter(|line| *line != HEADING && !line.is_empty()) {
-            ensure!(counts.take(line), "read {}: `{line}` is not program, kernel, instructions", file.display());
+            ensure!(
+                counts.take(line),
+                "read {}: `{line}` is not program, kernel, instructions",
+                file.display()
+            );
         }
         Ok(counts)
     }
@@ -98,13 +104,18 @@ impl Counts {
     /// Writes these counts into the record, in the place of those of the same series.
     pub(crate) fn record(self, tree: &Tree) -> Result<()> {
         let all = Self::recorded(tree)?.replaced_by(self);
-        let rows = all.0.iter().map(|((program, kernel), count)| format!("{program}\t{kernel}\t{count}\n"));
+        let rows = all
+            .0
+            .iter()
+            .map(|((program, kernel), count)| format!("{program}\t{kernel}\t{count}\n"));
         let text = format!("{HEADING}\n{}", rows.collect::<String>());
         fs::write(file(tree), text).context("write the record of verified instructions")
     }
 
     fn replaced_by(mut self, newer: Self) -> Self {
-        self.0.retain(|(_, kernel), _| !newer.0.keys().any(|(_, tried)| tried.series == kernel.series));
+        self.0.retain(|(_, kernel), _| {
+            !newer.0.keys().any(|(_, tried)| tried.series == kernel.series)
+        });
         self.extend(newer);
         self
     }
@@ -124,23 +135,35 @@ impl Counts {
             let Budget { recorded, on, growth } = budget;
             println!("{program:<12} {kernel:<9} {count:>12} {recorded:>12}  {on:<9} {growth:>+5}%");
             if budget.is_exceeded_by(*count) {
-                grown.push(format!("{program} on {kernel} (over {recorded} of {on} by more than {growth} %)"));
+                grown.push(format!(
+                    "{program} on {kernel} (over {recorded} of {on} by more than {growth} %)"
+                ));
             }
         }
         if !grown.is_empty() {
-            bail!("the verifier walks too far: {}; `cargo xtask verify --record` accepts that", grown.join(", "));
+            bail!(
+                "the verifier walks too far: {}; `cargo xtask verify --record` accepts that",
+                grown.join(", ")
+            );
         }
         Ok(())
     }
 
-    /// What a program is held to on a kernel: its own record; else that of the nearest patch level of its series; else,
-    /// where the series has none, the largest of all.
+    /// What a program is held to on a kernel: its own record; else that of the nearest patch level
+    /// of its series; else, where the series has none, the largest of all.
     fn budget(&self, program: &str, kernel: Version) -> Option<Budget> {
-        let rows = || self.0.iter().filter(|((of, _), _)| of == program).map(|((_, on), recorded)| (*on, *recorded));
+        let rows = || {
+            self.0
+                .iter()
+                .filter(|((of, _), _)| of == program)
+                .map(|((_, on), recorded)| (*on, *recorded))
+        };
         let budget = |growth| move |(on, recorded)| Budget { recorded, on, growth };
         let own = rows().find(|(on, _)| *on == kernel).map(budget(GROWTH));
         let in_series = rows().filter(|(on, _)| on.series == kernel.series);
-        let nearest = in_series.min_by_key(|(on, _)| on.patch.abs_diff(kernel.patch)).map(budget(GROWTH_IN_SERIES));
+        let nearest = in_series
+            .min_by_key(|(on, _)| on.patch.abs_diff(kernel.patch))
+            .map(budget(GROWTH_IN_SERIES));
         let largest = || rows().max_by_key(|(_, recorded)| *recorded).map(budget(GROWTH));
         own.or(nearest).or_else(largest)
     }
@@ -194,8 +217,14 @@ mod tests {
         ]);
         let on = |kernel: &str| recorded.budget("steer_tc", version(kernel)).expect("a budget");
         assert_eq!(on("6.18.44"), Budget { recorded: 216, on: version("6.18.44"), growth: GROWTH });
-        assert_eq!(on("6.18.20"), Budget { recorded: 205, on: version("6.18.15"), growth: GROWTH_IN_SERIES });
-        assert_eq!(on("6.18.90"), Budget { recorded: 216, on: version("6.18.44"), growth: GROWTH_IN_SERIES });
+        assert_eq!(
+            on("6.18.20"),
+            Budget { recorded: 205, on: version("6.18.15"), growth: GROWTH_IN_SERIES }
+        );
+        assert_eq!(
+            on("6.18.90"),
+            Budget { recorded: 216, on: version("6.18.44"), growth: GROWTH_IN_SERIES }
+        );
         assert_eq!(on("7.3.4"), Budget { recorded: 300, on: version("6.1.176"), growth: GROWTH });
     }
 
@@ -206,16 +235,23 @@ mod tests {
 
     #[test]
     fn growth_over_the_budget_is_told_with_both_kernels() {
-        let error =
-            counts(&["steer_tc\t6.12.117\t126"]).judge(&counts(&["steer_tc\t6.12.90\t100"])).expect_err("passed");
-        assert!(error.to_string().contains("steer_tc on 6.12.117 (over 100 of 6.12.90 by more than 25 %)"), "{error}");
+        let error = counts(&["steer_tc\t6.12.117\t126"])
+            .judge(&counts(&["steer_tc\t6.12.90\t100"]))
+            .expect_err("passed");
+        assert!(
+            error
+                .to_string()
+                .contains("steer_tc on 6.12.117 (over 100 of 6.12.90 by more than 25 %)"),
+            "{error}"
+        );
     }
 
     #[test]
     fn recording_replaces_the_rows_of_the_same_series_only() {
         let recorded = counts(&["steer_tc\t6.1.176\t300", "steer_tc\t6.12.90\t190"]);
         let now = recorded.replaced_by(counts(&["steer_tc\t6.12.117\t192"]));
-        let kept: Vec<String> = now.0.iter().map(|((_, kernel), count)| format!("{kernel} {count}")).collect();
+        let kept: Vec<String> =
+            now.0.iter().map(|((_, kernel), count)| format!("{kernel} {count}")).collect();
         assert_eq!(kept, ["6.1.176 300", "6.12.117 192"]);
     }
 }

@@ -84,7 +84,16 @@ fn format(tree: &Tree, _: &Arguments) -> Result<Outcome> {
 }
 
 fn lint(tree: &Tree, _: &Arguments) -> Result<Outcome> {
-    let clippy = ["clippy", "--workspace", "--exclude", "steer-ebpf", "--all-targets", "--", "--deny", "warnings"];
+    let clippy = [
+        "clippy",
+        "--workspace",
+        "--exclude",
+        "steer-ebpf",
+        "--all-targets",
+        "--",
+        "--deny",
+        "warnings",
+    ];
     command::run(&mut tree.cargo(&clippy))?;
     Ok(Outcome::Passed)
 }
@@ -99,12 +108,16 @@ fn lint_programs(tree: &Tree, _: &Arguments) -> Result<Outcome> {
         Err(missing) => bail!("{missing}"),
     };
     let Some(linter) = toolchain.compiler.linter() else {
-        return Ok(Outcome::Skipped(format!("{} has no clippy", toolchain.compiler.rustc.display())));
+        return Ok(Outcome::Skipped(format!(
+            "{} has no clippy",
+            toolchain.compiler.rustc.display()
+        )));
     };
     // The build script's directory: `core` and the macros are compiled there already.
     let target_dir = tree.target().join("bpf");
     let mut cargo = toolchain.cargo(tree.root(), "check", env::consts::ARCH, endian(), &target_dir);
-    // What `cargo clippy -- --deny warnings` sets; that command takes the linter beside itself, which is another version.
+    // What `cargo clippy -- --deny warnings` sets; that command takes the linter beside itself,
+    // which is another version.
     cargo
         .env("RUSTC_WORKSPACE_WRAPPER", linter)
         .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
@@ -143,7 +156,16 @@ fn interpret(tree: &Tree, _: &Arguments) -> Result<Outcome> {
     let mut cargo = in_miri(&toolchain);
     cargo
         .current_dir(tree.root())
-        .args(["miri", "test", "--locked", "--package", "steer-common", "--lib", "--test", "rehome"])
+        .args([
+            "miri",
+            "test",
+            "--locked",
+            "--package",
+            "steer-common",
+            "--lib",
+            "--test",
+            "rehome",
+        ])
         .env("CARGO_TARGET_DIR", tree.target().join("miri"))
         .env("MIRIFLAGS", "-Zmiri-disable-isolation")
         .env("PROPTEST_CASES", "4");
@@ -159,9 +181,14 @@ fn miri() -> Result<PathBuf, &'static str> {
     let entries = home.and_then(|home| fs::read_dir(home.join("toolchains")).ok());
     let mut toolchains = entries.into_iter().flatten().flatten().map(|entry| entry.path());
     let toolchain = toolchains
-        .find(|toolchain| ["cargo", "cargo-miri", "miri"].iter().all(|name| toolchain.join("bin").join(name).is_file()))
+        .find(|toolchain| {
+            ["cargo", "cargo-miri", "miri"]
+                .iter()
+                .all(|name| toolchain.join("bin").join(name).is_file())
+        })
         .ok_or("no toolchain has the component miri")?;
-    let setup = in_miri(&toolchain).args(["miri", "setup"]).env("CARGO_NET_OFFLINE", "true").output();
+    let setup =
+        in_miri(&toolchain).args(["miri", "setup"]).env("CARGO_NET_OFFLINE", "true").output();
     match setup {
         Ok(output) if output.status.success() => Ok(toolchain),
         _ => Err("miri's library cannot be built without the network"),
@@ -174,7 +201,11 @@ fn in_miri(toolchain: &Path) -> Command {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut cargo = Command::new(bin.join("cargo"));
     let paths = env::join_paths([bin].into_iter().chain(env::split_paths(&path)));
-    cargo.env("PATH", paths.unwrap_or(path)).env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC").env_remove("CARGO");
+    cargo
+        .env("PATH", paths.unwrap_or(path))
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env_remove("RUSTC")
+        .env_remove("CARGO");
     cargo
 }
 
@@ -190,7 +221,9 @@ fn check_dependencies(tree: &Tree, _: &Arguments) -> Result<Outcome> {
 }
 
 fn check_advisories(tree: &Tree, _: &Arguments) -> Result<Outcome> {
-    let (Some(mut fetch), Some(mut check)) = (deny(tree), deny(tree)) else { return Ok(without_deny()) };
+    let (Some(mut fetch), Some(mut check)) = (deny(tree), deny(tree)) else {
+        return Ok(without_deny());
+    };
     if command::run(fetch.args(["fetch", "db"])).is_err() {
         return Ok(Outcome::Skipped("their database could not be fetched".to_owned()));
     }

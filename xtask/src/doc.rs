@@ -1,4 +1,5 @@
-//! `cargo xtask doc`: the documentation of all crates but the programs, private items too; a warning is an error.
+//! `cargo xtask doc`: the documentation of all crates but the programs, private items too; a
+//! warning is an error.
 //!
 //! The programs need another compiler, and nothing in them is public.
 
@@ -28,8 +29,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// Builds it. Dependencies are checked, not documented: behind clippy that takes seconds.
 pub(crate) fn build(tree: &Tree, open: bool) -> Result<()> {
-    let mut cargo =
-        tree.cargo(&["doc", "--workspace", "--exclude", "steer-ebpf", "--no-deps", "--document-private-items"]);
+    let mut cargo = tree.cargo(&[
+        "doc",
+        "--workspace",
+        "--exclude",
+        "steer-ebpf",
+        "--no-deps",
+        "--document-private-items",
+    ]);
     // Who reads this changes the code: links from public items to private ones are meant.
     cargo.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links");
     if open {

@@ -1,7 +1,8 @@
 //! `cargo xtask fuzz`: the fuzz targets, from their committed corpora on.
 //!
-//! The targets are laid out for cargo-fuzz, which adds an address sanitizer and with it needs a nightly compiler. The
-//! code under test has no unsafe, so coverage is all that is needed, and any compiler and no tool gives that.
+//! The targets are laid out for cargo-fuzz, which adds an address sanitizer and with it needs a
+//! nightly compiler. The code under test has no unsafe, so coverage is all that is needed, and any
+//! compiler and no tool gives that.
 
 use std::{env, fs, process::Command};
 
@@ -10,7 +11,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use crate::{command, tree::Tree};
 
 /// The targets in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 7] = ["client_hello", "server_flight", "gather", "segment", "config", "request", "capture"];
+const TARGETS: [&str; 7] =
+    ["client_hello", "server_flight", "gather", "segment", "config", "request", "capture"];
 
 /// What each target gets in `cargo xtask ci`: a minute in all.
 const SMOKE_SECONDS: u32 = 8;
@@ -43,7 +45,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         bail!("cannot fuzz: {why}");
     }
     let tree = Tree::find()?;
-    let targets = TARGETS.into_iter().filter(|target| arguments.target.as_deref().is_none_or(|named| named == *target));
+    let targets = TARGETS
+        .into_iter()
+        .filter(|target| arguments.target.as_deref().is_none_or(|named| named == *target));
     fuzz(&tree, targets, arguments.seconds)
 }
 
@@ -54,8 +58,8 @@ pub(crate) fn smoke(tree: &Tree) -> Result<()> {
 
 /// Why nothing can be fuzzed here; `None` where it can.
 pub(crate) fn missing() -> Option<&'static str> {
-    let compiler =
-        env::var_os("CXX").is_some() || ["c++", "g++", "clang++"].into_iter().any(|cxx| command::find(cxx).is_some());
+    let compiler = env::var_os("CXX").is_some()
+        || ["c++", "g++", "clang++"].into_iter().any(|cxx| command::find(cxx).is_some());
     (!compiler).then_some("no C++ compiler to build libFuzzer with")
 }
 
@@ -64,26 +68,40 @@ fn fuzz(tree: &Tree, targets: impl IntoIterator<Item = &'static str>, seconds: u
     let machine = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let target_dir = tree.target().join("fuzz");
     command::run(
-        tree.cargo(&["build", "--release", "--locked", "--manifest-path", "fuzz/Cargo.toml", "--target", &machine])
-            .env("CARGO_TARGET_DIR", &target_dir)
-            .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f")),
+        tree.cargo(&[
+            "build",
+            "--release",
+            "--locked",
+            "--manifest-path",
+            "fuzz/Cargo.toml",
+            "--target",
+            &machine,
+        ])
+        .env("CARGO_TARGET_DIR", &target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f")),
     )?;
     for target in targets {
         let found = target_dir.join("corpus").join(target);
         let artifacts = target_dir.join("artifacts").join(target);
         for directory in [&found, &artifacts] {
-            fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+            fs::create_dir_all(directory)
+                .with_context(|| format!("make {}", directory.display()))?;
         }
         eprintln!("fuzz: {target} for {seconds} s");
         let mut fuzzer = Command::new(target_dir.join(&machine).join("release").join(target));
         fuzzer
             .current_dir(tree.root())
-            .args(["-verbosity=0".to_owned(), format!("-max_total_time={seconds}"), format!("-max_len={INPUT_MAX}")])
+            .args([
+                "-verbosity=0".to_owned(),
+                format!("-max_total_time={seconds}"),
+                format!("-max_len={INPUT_MAX}"),
+            ])
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
             .arg(&found)
             .arg(tree.root().join("fuzz/corpus").join(target));
-        command::run(&mut fuzzer)
-            .map_err(|error| anyhow!("{error:#}: what {target} failed on lies in {}", artifacts.display()))?;
+        command::run(&mut fuzzer).map_err(|error| {
+            anyhow!("{error:#}: what {target} failed on lies in {}", artifacts.display())
+        })?;
     }
     Ok(())
 }

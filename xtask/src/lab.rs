@@ -1,5 +1,5 @@
-//! Programs of the tests package that work in network namespaces, one for each of the verbs `demo`, `bench`, `soak`,
-//! `matrix`, `rotation` and `visits`.
+//! Programs of the tests package that work in network namespaces, one for each of the verbs `demo`,
+//! `bench`, `soak`, `matrix`, `rotation` and `visits`.
 
 use std::process::Command;
 
@@ -12,9 +12,14 @@ use crate::{
     tree::Tree,
 };
 
-/// Makes all ready for a verb's program, built with these options of cargo. What is returned runs it; its own options may
-/// be added.
-pub(crate) fn program(verb: &str, job: Job, no_install: bool, options: &[&str]) -> Result<(Tree, Command)> {
+/// Makes all ready for a verb's program, built with these options of cargo. What is returned runs
+/// it; its own options may be added.
+pub(crate) fn program(
+    verb: &str,
+    job: Job,
+    no_install: bool,
+    options: &[&str],
+) -> Result<(Tree, Command)> {
     rights::require(verb)?;
     let tree = Tree::find()?;
     setup::ensure(&tree, job, no_install)?;

@@ -1,4 +1,5 @@
-//! `cargo xtask VERB`: the project's chores. One verb a file; `setup` is what all of them begin with.
+//! `cargo xtask VERB`: the project's chores. One verb a file; `setup` is what all of them begin
+//! with.
 
 mod bench;
 mod budget;
@@ -48,9 +49,11 @@ enum Verb {
     Matrix(matrix::Arguments),
     /// Measure what steer keeps where servers make new ticket keys by themselves.
     Rotation(rotation::Arguments),
-    /// Measure clients whose addresses change, at servers whose sessions cannot be known or never resume.
+    /// Measure clients whose addresses change, at servers whose sessions cannot be known or never
+    /// resume.
     Visits(visits::Arguments),
-    /// Load the programs into the running kernel and into others, and compare what the verifier counted.
+    /// Load the programs into the running kernel and into others, and compare what the verifier
+    /// counted.
     Verify(verify::Arguments),
     /// Measure.
     Bench(bench::Arguments),

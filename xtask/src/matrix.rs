@@ -32,7 +32,8 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (tree, mut matrix) =
         lab::program("matrix", Job::Matrix, arguments.no_install, &["--features", "post-quantum"])?;
-    // The stacks that apt does not have: the program installs them itself, for it has the table of the stacks.
+    // The stacks that apt does not have: the program installs them itself, for it has the table of
+    // the stacks.
     matrix.arg("--packages").arg(tree.target().join("peers"));
     if arguments.no_install {
         matrix.arg("--no-install");
@@ -44,9 +45,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         matrix.arg("--json");
     }
     let Arguments { clients, servers, modes, reconnects, .. } = arguments;
-    for (option, value) in
-        [("--clients", clients), ("--servers", servers), ("--modes", modes), ("--reconnects", reconnects)]
-    {
+    for (option, value) in [
+        ("--clients", clients),
+        ("--servers", servers),
+        ("--modes", modes),
+        ("--reconnects", reconnects),
+    ] {
         if let Some(value) = value {
             matrix.args([option, value]);
         }

@@ -68,7 +68,10 @@ mod tests {
         let mut report = Report::new(["format", "miri"]);
         report.done("format", Outcome::Passed);
         report.done("miri", Outcome::Skipped("no toolchain has the component miri".to_owned()));
-        assert_eq!(report.to_string(), "  format  passed\n  miri    skipped: no toolchain has the component miri\n");
+        assert_eq!(
+            report.to_string(),
+            "  format  passed\n  miri    skipped: no toolchain has the component miri\n"
+        );
     }
 
     #[test]
@@ -76,6 +79,9 @@ mod tests {
         let mut report = Report::new(["format", "lint", "test"]);
         report.done("format", Outcome::Passed);
         report.failed("lint");
-        assert_eq!(report.to_string(), "  format  passed\n  lint    FAILED\n  test    not reached\n");
+        assert_eq!(
+            report.to_string(),
+            "  format  passed\n  lint    FAILED\n  test    not reached\n"
+        );
     }
 }

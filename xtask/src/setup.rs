@@ -1,4 +1,5 @@
-//! `cargo xtask setup`: finds what is missing, says so and why, then installs it. Run again, it does nothing.
+//! `cargo xtask setup`: finds what is missing, says so and why, then installs it. Run again, it
+//! does nothing.
 
 mod archive;
 pub(crate) mod deny;
@@ -48,7 +49,8 @@ pub(crate) enum Job {
     All,
     /// Compile and run the matrix: other TLS stacks, large, so that only this asks for them.
     Matrix,
-    /// Compile and check the dependencies; cargo-deny takes minutes to build, so that only this asks for it.
+    /// Compile and check the dependencies; cargo-deny takes minutes to build, so that only this
+    /// asks for it.
     Deny,
 }
 
@@ -61,12 +63,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// Makes sure that everything a job needs is there; silent if it is.
 pub(crate) fn ensure(tree: &Tree, job: Job, no_install: bool) -> Result<()> {
-    let kernels: &[Series] = if matches!(job, Job::Verify | Job::All) { &Series::DEFAULT } else { &[] };
+    let kernels: &[Series] =
+        if matches!(job, Job::Verify | Job::All) { &Series::DEFAULT } else { &[] };
     ensure_with_kernels(tree, job, kernels, no_install)
 }
 
 /// As [`ensure`], with these kernels and an emulator to boot them.
-pub(crate) fn ensure_with_kernels(tree: &Tree, job: Job, kernels: &[Series], no_install: bool) -> Result<()> {
+pub(crate) fn ensure_with_kernels(
+    tree: &Tree,
+    job: Job,
+    kernels: &[Series],
+    no_install: bool,
+) -> Result<()> {
     let plan = Plan::make(tree, job, kernels)?;
     if plan.is_empty() {
         return Ok(());
@@ -111,7 +119,10 @@ impl Plan {
             if compiler.is_none() {
                 packages.extend(&packages::COMPILER);
             }
-            if job == Job::All && compiler.is_none_or(|compiler| compiler.is_debian() && compiler.linter().is_none()) {
+            if job == Job::All
+                && compiler
+                    .is_none_or(|compiler| compiler.is_debian() && compiler.linter().is_none())
+            {
                 packages.push(&packages::LINTER);
             }
         }
@@ -128,7 +139,10 @@ impl Plan {
 
     /// Whether the job can do without all of it.
     fn is_optional(&self) -> bool {
-        self.packages.iter().all(|package| package.optional) && !self.linker && !self.deny && self.unpacked.is_empty()
+        self.packages.iter().all(|package| package.optional)
+            && !self.linker
+            && !self.deny
+            && self.unpacked.is_empty()
     }
 
     fn report(&self, no_install: bool) {
@@ -144,10 +158,16 @@ impl Plan {
         }
         if self.deny {
             let name = format!("cargo-deny {}", deny::VERSION);
-            eprintln!("  {name:<18} checks licences, sources and advisories (built by cargo into target/tools)");
+            eprintln!(
+                "  {name:<18} checks licences, sources and advisories (built by cargo into target/tools)"
+            );
         }
         for unpacked in &self.unpacked {
-            eprintln!("  {:<18} {} (packages unpacked into target/tools)", unpacked.name(), unpacked.why());
+            eprintln!(
+                "  {:<18} {} (packages unpacked into target/tools)",
+                unpacked.name(),
+                unpacked.why()
+            );
         }
     }
 
@@ -159,7 +179,9 @@ impl Plan {
             match toolchain::choose(tree.root()) {
                 Ok(found) => linker::build(tree, &found.compiler)?,
                 Err(Missing::Linker(compiler)) => linker::build(tree, &compiler)?,
-                Err(missing @ (Missing::Compiler | Missing::NamedCompiler(_))) => bail!("{missing}"),
+                Err(missing @ (Missing::Compiler | Missing::NamedCompiler(_))) => {
+                    bail!("{missing}")
+                }
             }
             if let Err(missing) = toolchain::choose(tree.root()) {
                 bail!("{missing}, though it was just built");
@@ -177,7 +199,8 @@ impl Plan {
 
 /// Fails with one sentence where packages are needed that this user or system cannot install.
 fn require_installer() -> Result<()> {
-    command::find("apt-get").context("find apt-get: this is no Debian, install the packages above by other means")?;
+    command::find("apt-get")
+        .context("find apt-get: this is no Debian, install the packages above by other means")?;
     if !rights::is_root()? {
         bail!("installing packages needs root: run `cargo xtask setup` as root once");
     }

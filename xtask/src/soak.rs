@@ -9,7 +9,8 @@ pub(crate) struct Arguments {
     /// Only report what is missing, install nothing.
     #[arg(long)]
     no_install: bool,
-    /// Options for the soak program, such as `--minutes 20 --record DIR`; xtask's own options stand before them.
+    /// Options for the soak program, such as `--minutes 20 --record DIR`; xtask's own options stand
+    /// before them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "SOAK ARGUMENTS")]
     forwarded: Vec<String>,
 }

@@ -1,4 +1,5 @@
-//! `cargo xtask test`: host tests first, for they fail in seconds; then end to end in network namespaces.
+//! `cargo xtask test`: host tests first, for they fail in seconds; then end to end in network
+//! namespaces.
 
 use std::path::PathBuf;
 
@@ -17,7 +18,8 @@ pub(crate) struct Arguments {
     /// Run every end-to-end case on every hook, family and offload setting.
     #[arg(long)]
     all: bool,
-    /// End-to-end tests at a time; each has its own namespaces, but all share the processors and their timing.
+    /// End-to-end tests at a time; each has its own namespaces, but all share the processors and
+    /// their timing.
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
     /// Only report what is missing, install nothing.
@@ -41,7 +43,8 @@ pub(crate) fn all_defaults(tree: &Tree) -> Result<()> {
 }
 
 fn passes(tree: &Tree, arguments: &Arguments) -> Result<()> {
-    // Debug: the shared code runs with overflow checks, and its dependencies are optimised by the workspace's profile.
+    // Debug: the shared code runs with overflow checks, and its dependencies are optimised by the
+    // workspace's profile.
     let steer = build::steer(tree, Profile::Debug)?;
     let host = ["test", "--workspace", "--exclude", "steer-ebpf", "--exclude", "steer-tests", "--"];
     command::run(tree.cargo(&host).args(&arguments.forwarded))?;
@@ -66,13 +69,16 @@ fn mutant_without_sack(tree: &Tree) -> Result<PathBuf> {
 
 /// Builds the programs with a feature that no release has.
 pub(crate) fn programs_with(tree: &Tree, feature: &str) -> Result<PathBuf> {
-    let toolchain = toolchain::choose(tree.root()).map_err(|missing| anyhow!("choose an eBPF compiler: {missing}"))?;
+    let toolchain = toolchain::choose(tree.root())
+        .map_err(|missing| anyhow!("choose an eBPF compiler: {missing}"))?;
     let target_dir = tree.target().join("bpf");
     let endian = if cfg!(target_endian = "little") { "little" } else { "big" };
-    let mut build = toolchain.cargo(tree.root(), "build", std::env::consts::ARCH, endian, &target_dir);
+    let mut build =
+        toolchain.cargo(tree.root(), "build", std::env::consts::ARCH, endian, &target_dir);
     command::run(build.args(["--features", feature]))?;
     let built = target_dir.join(toolchain::bpf_target(endian)).join("release/steer");
     let object = tree.target().join(format!("{feature}.bpf.o"));
-    std::fs::copy(&built, &object).with_context(|| format!("copy {} to {}", built.display(), object.display()))?;
+    std::fs::copy(&built, &object)
+        .with_context(|| format!("copy {} to {}", built.display(), object.display()))?;
     Ok(object)
 }

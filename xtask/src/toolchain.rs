@@ -1,7 +1,7 @@
 //! Which compiler and linker make the eBPF object.
 //!
-//! Compiled twice: into `steer-user/build.rs`, which uses what is there, and into xtask, whose `setup` provides what is
-//! missing. Hence the standard library only.
+//! Compiled twice: into `steer-user/build.rs`, which uses what is there, and into xtask, whose
+//! `setup` provides what is missing. Hence the standard library only.
 
 use std::{
     env,
@@ -49,8 +49,8 @@ pub(crate) enum Missing {
     Linker(Compiler),
 }
 
-/// Chooses compiler and linker for the workspace at `root`: the compiler named by the environment, else the first rustup
-/// toolchain that has rust-src and a matching linker, else Debian's.
+/// Chooses compiler and linker for the workspace at `root`: the compiler named by the environment,
+/// else the first rustup toolchain that has rust-src and a matching linker, else Debian's.
 pub(crate) fn choose(root: &Path) -> Result<Toolchain, Missing> {
     let mut without_linker = None;
     for compiler in compilers()? {
@@ -63,25 +63,45 @@ pub(crate) fn choose(root: &Path) -> Result<Toolchain, Missing> {
 }
 
 impl Toolchain {
-    /// Starts a cargo command line for the package `steer-ebpf`, deaf to the settings of the cargo that runs us.
+    /// Starts a cargo command line for the package `steer-ebpf`, deaf to the settings of the cargo
+    /// that runs us.
     ///
     /// `arch` is the machine the programs run on (`x86_64`), `endian` is `little` or `big`.
-    pub(crate) fn cargo(&self, root: &Path, verb: &str, arch: &str, endian: &str, target_dir: &Path) -> Command {
+    pub(crate) fn cargo(
+        &self,
+        root: &Path,
+        verb: &str,
+        arch: &str,
+        endian: &str,
+        target_dir: &Path,
+    ) -> Command {
         let cargo = self.compiler.cargo.clone().map(PathBuf::into_os_string);
-        let mut command = Command::new(cargo.or_else(|| env::var_os("CARGO")).unwrap_or_else(|| "cargo".into()));
+        let mut command =
+            Command::new(cargo.or_else(|| env::var_os("CARGO")).unwrap_or_else(|| "cargo".into()));
         command
             .current_dir(root)
-            .args([verb, "--package", "steer-ebpf", "--bins", "--release", "--locked", "-Zbuild-std=core"])
+            .args([
+                verb,
+                "--package",
+                "steer-ebpf",
+                "--bins",
+                "--release",
+                "--locked",
+                "-Zbuild-std=core",
+            ])
             .args(["--target", bpf_target(endian)])
             .arg("--target-dir")
             .arg(target_dir)
             .env("RUSTC", &self.compiler.rustc)
             .env("RUSTC_BOOTSTRAP", "1")
-            // Empty rather than removed: a wrapper in the user's cargo configuration is for another compiler.
+            // Empty rather than removed: a wrapper in the user's cargo configuration is for another
+            // compiler.
             .env("RUSTC_WRAPPER", "")
             .env("RUSTC_WORKSPACE_WRAPPER", "")
             .env("CARGO_ENCODED_RUSTFLAGS", self.flags(arch));
-        for name in ["RUSTFLAGS", "RUSTUP_TOOLCHAIN", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTDOC"] {
+        for name in
+            ["RUSTFLAGS", "RUSTUP_TOOLCHAIN", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTDOC"]
+        {
             command.env_remove(name);
         }
         command
@@ -89,9 +109,12 @@ impl Toolchain {
 
     fn flags(&self, arch: &str) -> OsString {
         let mut flags = OsString::from(format!("--cfg=bpf_target_arch=\"{arch}\""));
-        for flag in
-            ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Clink-arg=--disable-expand-memcpy-in-order", "-Ctarget-cpu=v3"]
-        {
+        for flag in [
+            "-Cdebuginfo=2",
+            "-Clink-arg=--btf",
+            "-Clink-arg=--disable-expand-memcpy-in-order",
+            "-Ctarget-cpu=v3",
+        ] {
             flags.push("\x1f");
             flags.push(flag);
         }
@@ -132,10 +155,13 @@ fn rustup_toolchains() -> Vec<PathBuf> {
 
 impl Compiler {
     fn named(rustc: &Path) -> Result<Self, String> {
-        let sysroot = output(Command::new(rustc).args(["--print", "sysroot"]))
-            .ok_or_else(|| format!("cannot run the compiler {} that {RUSTC_VAR} names", rustc.display()))?;
-        Self::at(Path::new(sysroot.trim()))
-            .map_err(|why| format!("the compiler {} that {RUSTC_VAR} names does not serve: {why}", rustc.display()))
+        let sysroot =
+            output(Command::new(rustc).args(["--print", "sysroot"])).ok_or_else(|| {
+                format!("cannot run the compiler {} that {RUSTC_VAR} names", rustc.display())
+            })?;
+        Self::at(Path::new(sysroot.trim())).map_err(|why| {
+            format!("the compiler {} that {RUSTC_VAR} names does not serve: {why}", rustc.display())
+        })
     }
 
     fn at(sysroot: &Path) -> Result<Self, String> {
@@ -143,15 +169,18 @@ impl Compiler {
             return Err(format!("{} has no library source (rust-src)", sysroot.display()));
         }
         let rustc = sysroot.join("bin/rustc");
-        let version =
-            output(Command::new(&rustc).arg("-vV")).ok_or_else(|| format!("cannot run {}", rustc.display()))?;
-        let release = major_minor(field(&version, "release:")).ok_or("its version is not understood")?;
+        let version = output(Command::new(&rustc).arg("-vV"))
+            .ok_or_else(|| format!("cannot run {}", rustc.display()))?;
+        let release =
+            major_minor(field(&version, "release:")).ok_or("its version is not understood")?;
         if release < OLDEST_RUSTC {
             let (major, minor) = OLDEST_RUSTC;
             return Err(format!("it is older than {major}.{minor}"));
         }
-        let (llvm, _) = major_minor(field(&version, "LLVM version:")).ok_or("it does not tell its LLVM version")?;
-        let cargo = Some(sysroot.join("bin/cargo")).filter(|cargo| sysroot != Path::new(DEBIAN) && cargo.is_file());
+        let (llvm, _) = major_minor(field(&version, "LLVM version:"))
+            .ok_or("it does not tell its LLVM version")?;
+        let cargo = Some(sysroot.join("bin/cargo"))
+            .filter(|cargo| sysroot != Path::new(DEBIAN) && cargo.is_file());
         Ok(Self { rustc, cargo, llvm })
     }
 
@@ -185,9 +214,11 @@ pub(crate) fn own_linker(root: &Path) -> PathBuf {
     tools_dir(root).join("bin/bpf-linker")
 }
 
-/// Finds a linker for the compiler's bitcode: the one named by the environment, ours, or one in PATH.
+/// Finds a linker for the compiler's bitcode: the one named by the environment, ours, or one in
+/// PATH.
 ///
-/// A named linker is trusted unless it shows another LLVM; one in PATH must show that it has the same.
+/// A named linker is trusted unless it shows another LLVM; one in PATH must show that it has the
+/// same.
 fn linker_for(root: &Path, compiler: &Compiler) -> Option<PathBuf> {
     if let Some(named) = env::var_os(LINKER_VAR).map(PathBuf::from) {
         let fits = llvm_of(&named).is_none_or(|llvm| llvm.major == compiler.llvm);
@@ -208,12 +239,15 @@ pub(crate) struct Llvm {
     pub(crate) major: u32,
 }
 
-/// Finds the LLVM library that a program loads; `None` if it has LLVM inside, or the library is gone.
+/// Finds the LLVM library that a program loads; `None` if it has LLVM inside, or the library is
+/// gone.
 pub(crate) fn llvm_of(program: &Path) -> Option<Llvm> {
     let libraries = output(Command::new("ldd").arg(program))?;
     libraries.lines().find_map(|line| {
         let (name, rest) = line.trim().split_once(" => ")?;
-        let version = name.strip_prefix("libLLVM").map(|version| version.trim_start_matches(['.', '-', 's', 'o']))?;
+        let version = name
+            .strip_prefix("libLLVM")
+            .map(|version| version.trim_start_matches(['.', '-', 's', 'o']))?;
         let major = version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
         let path = PathBuf::from(rest.rsplit_once(" (")?.0);
         Some(Llvm { path, major })
@@ -229,9 +263,16 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NamedCompiler(why) => f.write_str(why),
-            Self::Compiler => f.write_str("no Rust compiler with library source (rust-src) to build the eBPF programs"),
+            Self::Compiler => f.write_str(
+                "no Rust compiler with library source (rust-src) to build the eBPF programs",
+            ),
             Self::Linker(compiler) => {
-                write!(f, "no bpf-linker for LLVM {}, which {} has", compiler.llvm, compiler.rustc.display())
+                write!(
+                    f,
+                    "no bpf-linker for LLVM {}, which {} has",
+                    compiler.llvm,
+                    compiler.rustc.display()
+                )
             }
         }
     }

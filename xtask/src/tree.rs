@@ -19,10 +19,12 @@ pub(crate) struct Tree {
 impl Tree {
     /// Finds the checkout, and the target directory by where this program lies in it.
     pub(crate) fn find() -> Result<Self> {
-        let own = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let own =
+            env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         let root = Path::new(&own).parent().context("find the checkout above xtask")?.to_owned();
         let program = env::current_exe().context("find where this program lies")?;
-        let target = program.ancestors().nth(2).context("find cargo's target directory")?.to_owned();
+        let target =
+            program.ancestors().nth(2).context("find cargo's target directory")?.to_owned();
         Ok(Self { root, target })
     }
 

@@ -1,8 +1,8 @@
-//! `cargo xtask verify`: loads the programs into the running kernel and into others, and holds the verifier's count to
-//! what is recorded; in the others the agent also works, with real servers.
+//! `cargo xtask verify`: loads the programs into the running kernel and into others, and holds the
+//! verifier's count to what is recorded; in the others the agent also works, with real servers.
 //!
-//! Programs of the tests package do the work: `verify` loads and prints `program TAB kernel TAB instructions`, `live`
-//! does the rest.
+//! Programs of the tests package do the work: `verify` loads and prints `program TAB kernel TAB
+//! instructions`, `live` does the rest.
 
 use std::{
     path::PathBuf,
@@ -32,8 +32,8 @@ pub(crate) struct Arguments {
     /// Record the counts as the new budget.
     #[arg(long)]
     record: bool,
-    /// Run this shell command line in the kernel instead (6.1 unless another is named), where `verify`, `live` and `steer`
-    /// lie in /steer.
+    /// Run this shell command line in the kernel instead (6.1 unless another is named), where
+    /// `verify`, `live` and `steer` lie in /steer.
     #[arg(long, value_name = "COMMAND", conflicts_with = "record")]
     shell: Option<String>,
     /// Only report what is missing, install nothing.
@@ -53,7 +53,8 @@ enum Target {
 
 impl Target {
     /// What CI runs. The newest kernel changes by the week, so that it is tried by hand.
-    const DEFAULT: [Self; 3] = [Self::Running, Self::Booted(Series::Debian12), Self::Booted(Series::Debian13)];
+    const DEFAULT: [Self; 3] =
+        [Self::Running, Self::Booted(Series::Debian12), Self::Booted(Series::Debian13)];
 
     fn series(self) -> Option<Series> {
         match self {
@@ -112,7 +113,8 @@ const MODULES: [&str; 19] = [
 const WIRES: u8 = 3;
 
 /// Tools in the guest beside busybox.
-const PROGRAMS: [&str; 8] = ["ip", "tc", "ethtool", "nft", "bpftool", "setpriv", "openssl", "nginx"];
+const PROGRAMS: [&str; 8] =
+    ["ip", "tc", "ethtool", "nft", "bpftool", "setpriv", "openssl", "nginx"];
 
 /// Configuration that openssl does not start without.
 const FILES: [&str; 1] = ["/usr/lib/ssl/openssl.cnf"];
@@ -137,11 +139,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let counted = match target {
             Target::Running => in_running_kernel(&tree, &arguments.forwarded)?,
             Target::Booted(Series::TooOld) => refused(&tree)?,
-            Target::Booted(series) => {
-                in_guest(&tree, series, &format!("/steer/verify {} && /steer/live", quoted(&arguments.forwarded)))?
-            }
+            Target::Booted(series) => in_guest(
+                &tree,
+                series,
+                &format!("/steer/verify {} && /steer/live", quoted(&arguments.forwarded)),
+            )?,
         };
-        ensure!(target == Target::Booted(Series::TooOld) || !counted.is_empty(), "no program was loaded");
+        ensure!(
+            target == Target::Booted(Series::TooOld) || !counted.is_empty(),
+            "no program was loaded"
+        );
         counts.extend(counted);
     }
     counts.judge(&if arguments.record { Counts::default() } else { Counts::recorded(&tree)? })?;
@@ -170,12 +177,19 @@ fn chosen(arguments: &Arguments) -> Result<Vec<Target>> {
 
 /// Loads in the kernels that CI asks for, and compares.
 pub(crate) fn all_defaults() -> Result<()> {
-    run(&Arguments { kernel: Vec::new(), record: false, shell: None, no_install: false, forwarded: Vec::new() })
+    run(&Arguments {
+        kernel: Vec::new(),
+        record: false,
+        shell: None,
+        no_install: false,
+        forwarded: Vec::new(),
+    })
 }
 
 fn in_running_kernel(tree: &Tree, forwarded: &[String]) -> Result<Counts> {
     let mut verify = tree.cargo(&["run", "--package", "steer-tests", "--bin", "verify", "--"]);
-    let text = command::stdout_of(verify.args(forwarded)).context("load the programs into the running kernel")?;
+    let text = command::stdout_of(verify.args(forwarded))
+        .context("load the programs into the running kernel")?;
     let mut counts = Counts::default();
     for line in text.lines().filter(|line| !line.is_empty()) {
         if !counts.take(line) {
@@ -187,7 +201,8 @@ fn in_running_kernel(tree: &Tree, forwarded: &[String]) -> Result<Counts> {
 
 /// Boots a kernel that is too old: `verify` and the agent must both say so, and what steer needs.
 fn refused(tree: &Tree) -> Result<Counts> {
-    let command = "/steer/verify; /steer/steer agent --config /steer/steer.toml; ls /sys/fs/bpf; true";
+    let command =
+        "/steer/verify; /steer/steer agent --config /steer/steer.toml; ls /sys/fs/bpf; true";
     let outcome = boot(tree, Series::TooOld, command)?;
     let told = outcome.lines.iter().filter(|line| line.ends_with(REFUSAL)).count();
     ensure!(
@@ -201,7 +216,11 @@ fn refused(tree: &Tree) -> Result<Counts> {
 fn in_guest(tree: &Tree, series: Series, command: &str) -> Result<Counts> {
     let outcome = boot(tree, series, command)?;
     let word = series.word();
-    ensure!(outcome.code == 0, "the command failed in the kernel {word} (exit code {}), see above", outcome.code);
+    ensure!(
+        outcome.code == 0,
+        "the command failed in the kernel {word} (exit code {}), see above",
+        outcome.code
+    );
     let mut counts = Counts::default();
     for line in &outcome.lines {
         counts.take(line);
@@ -214,7 +233,8 @@ fn boot(tree: &Tree, series: Series, command: &str) -> Result<Outcome> {
     let verify = build::program(tree, Profile::Debug, "steer-tests", "verify")?;
     let live = build::program(tree, Profile::Debug, "steer-tests", "live")?;
     let steer = build::steer(tree, Profile::Debug)?;
-    let mut files: Vec<_> = FILES.iter().map(|file| (PathBuf::from(file), PathBuf::from(file))).collect();
+    let mut files: Vec<_> =
+        FILES.iter().map(|file| (PathBuf::from(file), PathBuf::from(file))).collect();
     files.push((tree.root().join("deploy/steer.toml"), PathBuf::from("/steer/steer.toml")));
     let mut guest = Guest {
         name: format!("verify-{}", series.word()),

@@ -1,4 +1,5 @@
-//! `cargo xtask visits`: clients whose addresses change, and servers that steer can do little for, in network namespaces.
+//! `cargo xtask visits`: clients whose addresses change, and servers that steer can do little for,
+//! in network namespaces.
 
 use anyhow::Result;
 
@@ -24,7 +25,8 @@ pub(crate) struct Arguments {
     /// Visits of each client beside its first.
     #[arg(long, value_name = "N")]
     visits: Option<String>,
-    /// A client's address changes at every N-th visit; several separated by commas, 1,2,10 unless given.
+    /// A client's address changes at every N-th visit; several separated by commas, 1,2,10 unless
+    /// given.
     #[arg(long, value_name = "N")]
     every: Option<String>,
     /// Values of the VIP's `fallback`; source,flow unless given.

@@ -1,4 +1,5 @@
-//! Every relative link in the project's Markdown files leads to a file, and every anchor to a heading.
+//! Every relative link in the project's Markdown files leads to a file, and every anchor to a
+//! heading.
 
 use std::{
     fs,
@@ -15,7 +16,8 @@ fn root() -> &'static Path {
 fn pages(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).expect("list a directory").flatten() {
         let path = entry.path();
-        let is_skipped = SKIPPED.iter().any(|name| path.file_name().is_some_and(|own| own == *name));
+        let is_skipped =
+            SKIPPED.iter().any(|name| path.file_name().is_some_and(|own| own == *name));
         if path.is_dir() && !path.is_symlink() && !is_skipped {
             pages(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "md") {
@@ -41,7 +43,9 @@ fn links(page: &str) -> impl Iterator<Item = &str> {
 
 /// The anchors of a page's headings, as the usual renderers make them.
 fn anchors(page: &str) -> impl Iterator<Item = String> {
-    prose(page).filter(|line| line.starts_with('#')).map(|line| slug(line.trim_start_matches('#').trim()))
+    prose(page)
+        .filter(|line| line.starts_with('#'))
+        .map(|line| slug(line.trim_start_matches('#').trim()))
 }
 
 fn slug(heading: &str) -> String {
@@ -49,19 +53,26 @@ fn slug(heading: &str) -> String {
     kept.chars().filter(|c| c.is_alphanumeric() || ['-', '_'].contains(c)).collect()
 }
 
-/// Why a link of the page at `from` leads nowhere; `None` if it does not, or leads elsewhere than into the checkout.
+/// Why a link of the page at `from` leads nowhere; `None` if it does not, or leads elsewhere than
+/// into the checkout.
 fn fault(from: &Path, link: &str) -> Option<String> {
     if link.contains("://") || link.starts_with("mailto:") {
         return None;
     }
-    let (path, anchor) = link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
-    let target = if path.is_empty() { from.to_owned() } else { from.parent().expect("a directory").join(path) };
+    let (path, anchor) =
+        link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
+    let target = if path.is_empty() {
+        from.to_owned()
+    } else {
+        from.parent().expect("a directory").join(path)
+    };
     if !target.exists() {
         return Some(format!("{}: {link} leads to no file", from.display()));
     }
     let anchor = anchor?;
     let page = fs::read_to_string(&target).expect("read the page that an anchor is in");
-    (!anchors(&page).any(|own| own == anchor)).then(|| format!("{}: {link} leads to no heading", from.display()))
+    (!anchors(&page).any(|own| own == anchor))
+        .then(|| format!("{}: {link} leads to no heading", from.display()))
 }
 
 #[test]

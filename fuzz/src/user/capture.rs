@@ -1,4 +1,5 @@
-//! A capture: rows in which nothing is longer than the parser says, and no more rows than there is room for packets.
+//! A capture: rows in which nothing is longer than the parser says, and no more rows than there is
+//! room for packets.
 
 use std::{convert::Infallible, io::Cursor};
 

@@ -1,4 +1,5 @@
-//! A configuration file: taken, or refused at one of its lines, in one line that no terminal takes for orders.
+//! A configuration file: taken, or refused at one of its lines, in one line that no terminal takes
+//! for orders.
 
 use std::path::Path;
 

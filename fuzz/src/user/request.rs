@@ -1,4 +1,5 @@
-//! A line at the control socket: a request that can be written down again, or refused with a reason.
+//! A line at the control socket: a request that can be written down again, or refused with a
+//! reason.
 
 use crate::request::{Reply, Request};
 

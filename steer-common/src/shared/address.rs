@@ -25,7 +25,8 @@ impl Address {
         self.bytes
     }
 
-    /// The four 32-bit words as they lie in memory (network order bytes), for hashing and checksums.
+    /// The four 32-bit words as they lie in memory (network order bytes), for hashing and
+    /// checksums.
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
         transmute!(self.bytes)

@@ -1,4 +1,5 @@
-//! What a measured program is told and what it tells: only benchmarks use it, no release has such a map.
+//! What a measured program is told and what it tells: only benchmarks use it, no release has such a
+//! map.
 
 use super::{Flow, FlowKey, SessionKey};
 
@@ -16,8 +17,9 @@ pub const BENCH_RESET_SESSION: u32 = 4;
 /// Each run has a lesson of its own (`Follow::lesson` of `flow` counts up).
 pub const BENCH_NEW_LESSON: u32 = 8;
 
-/// One measurement: the one value of `bench`. Before each run of a program a shim restores the frame with another
-/// client's address and undoes what the run before did; how long that took it adds to `own`.
+/// One measurement: the one value of `bench`. Before each run of a program a shim restores the
+/// frame with another client's address and undoes what the run before did; how long that took it
+/// adds to `own`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Bench {
@@ -33,8 +35,8 @@ pub struct Bench {
     pub client: u32,
     /// Where that word stands in the frame, bytes.
     pub client_at: u32,
-    /// Where the same random bits are written once more, big-endian (a session ID), bytes from the frame's start; 0:
-    /// nowhere.
+    /// Where the same random bits are written once more, big-endian (a session ID), bytes from the
+    /// frame's start; 0: nowhere.
     pub id_at: u32,
     /// Where the TCP checksum stands, which covers those words, bytes from the frame's start.
     pub check_at: u32,

@@ -11,8 +11,8 @@ pub struct FlowKey {
     pub client: Address,
     /// The client's TCP port, big-endian.
     pub client_port: [u8; 2],
-    /// Index of what was dialled: a `VipId`; with [`SERVICE_BACKEND`] set, the `BackendId` of a backend that the
-    /// client (or a balancer in front) dialled itself (the inline shape).
+    /// Index of what was dialled: a `VipId`; with [`SERVICE_BACKEND`] set, the `BackendId` of a
+    /// backend that the client (or a balancer in front) dialled itself (the inline shape).
     pub service: u16,
 }
 
@@ -29,16 +29,19 @@ pub mod options {
     pub const WINDOW_SCALE: u8 = 4;
     /// Explicit congestion notification (RFC 3168).
     pub const ECN: u8 = 8;
-    /// An option that must not be touched (TCP-AO RFC 5925, MD5 RFC 2385): the flow is never re-homed.
+    /// An option that must not be touched (TCP-AO RFC 5925, MD5 RFC 2385): the flow is never
+    /// re-homed.
     pub const SIGNED: u8 = 0x10;
 }
 
-/// One TCP flow: value of `handshakes`, `flows` and `splices`. Sequence numbers are host-endian. What every packet of a
-/// settled flow needs stands first, so that it touches as few lines of memory as may be.
+/// One TCP flow: value of `handshakes`, `flows` and `splices`. Sequence numbers are host-endian.
+/// What every packet of a settled flow needs stands first, so that it touches as few lines of
+/// memory as may be.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flow {
-    /// State, lock and the client's initial sequence number; see [`crate::flow::Word`]. Changed by compare-and-swap.
+    /// State, lock and the client's initial sequence number; see [`crate::flow::Word`]. Changed by
+    /// compare-and-swap.
     pub word: u64,
     /// Any of `FLOW_*`. Changed by an atomic or, for both directions may do so at once.
     pub flags: u32,
@@ -48,7 +51,8 @@ pub struct Flow {
     pub client_next: u32,
     /// Next sequence number (its own) the holding backend is expected to use.
     pub server_next: u32,
-    /// `first_isn - owner_isn`: added to what the owner sends, taken from what the client acknowledges.
+    /// `first_isn - owner_isn`: added to what the owner sends, taken from what the client
+    /// acknowledges.
     pub delta: u32,
     /// Timestamp offset: added to the owner's TSval, taken from the client's TSecr.
     pub ts_delta: u32,
@@ -56,7 +60,8 @@ pub struct Flow {
     pub first: u16,
     /// `BackendId` of the owner; the first backend's while nothing moved.
     pub owner: u16,
-    /// The client's port at the first backend, big-endian, where that leg is taken; 0: its own ([`Leg`]).
+    /// The client's port at the first backend, big-endian, where that leg is taken; 0: its own
+    /// ([`Leg`]).
     pub first_port: [u8; 2],
     /// The client's port at the owner, big-endian, where that leg is taken; 0: its own ([`Leg`]).
     pub owner_port: [u8; 2],
@@ -82,9 +87,11 @@ pub struct Flow {
     pub first_ts: u32,
     /// TSval of the client's hello.
     pub hello_ts: u32,
-    /// First four bytes of the IP header of the client's hello: DSCP, ECN and flow label for packets made in its name.
+    /// First four bytes of the IP header of the client's hello: DSCP, ECN and flow label for
+    /// packets made in its name.
     pub ip_word: [u8; 4],
-    /// Length of the client's hello with its record headers and what stands in front of it, bytes; 0: not known.
+    /// Length of the client's hello with its record headers and what stands in front of it, bytes;
+    /// 0: not known.
     pub hello_len: u32,
     /// Window of the client's SYN, unscaled as on the wire.
     pub syn_window: u16,
@@ -109,8 +116,8 @@ pub struct Flow {
     /// What the client answered where a certificate may have been asked for
     /// ([`crate::wire::tls::client_certificate::Answer`]).
     pub answer: u8,
-    /// How far the holding backend's stream was read. Not the last field: what is copied into it is checked against the
-    /// record's end by the verifier, which knows less of it than we do.
+    /// How far the holding backend's stream was read. Not the last field: what is copied into it is
+    /// checked against the record's end by the verifier, which knows less of it than we do.
     pub follow: Follow,
     /// The identifier that decided, or else the first that the client offered; zero behind its end.
     pub offered_bytes: [u8; 32],
@@ -141,12 +148,14 @@ pub const FLOW_NAMED: u32 = 0x200;
 pub const FLOW_ECH: u32 = 0x100;
 /// Both sides ended the flow, or one of them reset it: its ports are free.
 pub const FLOW_CLOSED: u32 = 0x400;
-/// The backend asked for a second hello (HelloRetryRequest, RFC 8446 4.1.4): what that one offers counts.
+/// The backend asked for a second hello (HelloRetryRequest, RFC 8446 4.1.4): what that one offers
+/// counts.
 pub const FLOW_RETRIED: u32 = 0x800;
 
 /// A packet of the client tells the way back to it: the record was made without one.
 pub const FLOW_HOP_WANTED: u32 = 0x1000;
-/// The first backend answered for another connection with this client's port: the flow's SYN goes elsewhere.
+/// The first backend answered for another connection with this client's port: the flow's SYN goes
+/// elsewhere.
 pub const FLOW_COLLIDED: u32 = 0x2000;
 
 /// A flow was made of this handshake.
@@ -155,21 +164,25 @@ pub const FLOW_MADE: u32 = 0x4000;
 /// The client's second hello was seen, read or not.
 pub const FLOW_SECOND_HELLO: u32 = 0x8000;
 
-/// The first backend answered another SYN of the same addresses, too: what it says may be of the connection that this opened.
+/// The first backend answered another SYN of the same addresses, too: what it says may be of the
+/// connection that this opened.
 pub const FLOW_ANSWERED_TWICE: u32 = 0x1_0000;
-/// Another backend than the flow's answered a SYN on its addresses: where the client acknowledges that, the flow is over.
+/// Another backend than the flow's answered a SYN on its addresses: where the client acknowledges
+/// that, the flow is over.
 pub const FLOW_RIVALLED: u32 = 0x4_0000;
-/// Of the numbers only one packet of the client told, and nobody vouched for it: no end of the client's counts.
+/// Of the numbers only one packet of the client told, and nobody vouched for it: no end of the
+/// client's counts.
 pub const FLOW_UNCONFIRMED: u32 = 0x2_0000;
 
 /// The first backend is held to own what the client offered.
 pub const FLOW_AT_OWNER: u32 = 0x8_0000;
-/// What the client offered is no longer than what is kept of it: it is a key itself, and carries no key's name.
+/// What the client offered is no longer than what is kept of it: it is a key itself, and carries no
+/// key's name.
 pub const FLOW_NAMELESS: u32 = 0x10_0000;
 
-/// A connection that is not steer's, known by a packet of its client: value of `foreign`. Its key is that of a flow; the
-/// service is the VIP whose address it dials (the kernel's own, older than the gateway) or, with [`SERVICE_BACKEND`], the
-/// backend that it dials itself.
+/// A connection that is not steer's, known by a packet of its client: value of `foreign`. Its key
+/// is that of a flow; the service is the VIP whose address it dials (the kernel's own, older than
+/// the gateway) or, with [`SERVICE_BACKEND`], the backend that it dials itself.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Foreign {
@@ -179,7 +192,8 @@ pub struct Foreign {
     pub zero: u32,
 }
 
-/// Bit of [`FlowKey::service`] in `legs`: the way there, from the client's own port to the one at the backend.
+/// Bit of [`FlowKey::service`] in `legs`: the way there, from the client's own port to the one at
+/// the backend.
 pub const SERVICE_WAY_THERE: u16 = 0x4000;
 
 /// Bit of [`Leg::service`]: the client of a connection to a backend itself sent a FIN or a reset.
@@ -189,9 +203,10 @@ pub const LEG_BACKEND_ENDED: u16 = 0x2000;
 /// Both ends of a connection to a backend itself ended it.
 pub const LEG_ENDED: u16 = LEG_CLIENT_ENDED | LEG_BACKEND_ENDED;
 
-/// A client's connection at a backend under another port than the client's own, because another live connection has that
-/// one there: value of `legs`. The key is (client, port at the backend, backend); for a connection that the client dials
-/// to the backend itself there is a second entry with [`SERVICE_WAY_THERE`] and the client's own port.
+/// A client's connection at a backend under another port than the client's own, because another
+/// live connection has that one there: value of `legs`. The key is (client, port at the backend,
+/// backend); for a connection that the client dials to the backend itself there is a second entry
+/// with [`SERVICE_WAY_THERE`] and the client's own port.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Leg {
@@ -199,14 +214,16 @@ pub struct Leg {
     pub seen: u32,
     /// The client's own port (in the entry of the way there: the port at the backend), big-endian.
     pub port: [u8; 2],
-    /// What the client dialled, as in [`FlowKey::service`]; of a backend with [`LEG_ENDED`] as far as it ended.
+    /// What the client dialled, as in [`FlowKey::service`]; of a backend with [`LEG_ENDED`] as far
+    /// as it ended.
     pub service: u16,
 }
 
 /// Flows of one [`TraceLine`].
 pub const TRACE_WAYS: usize = 8;
 
-/// What is left of flows that `flows` forgot: value of `traces`, one line of memory. See [`crate::trace`].
+/// What is left of flows that `flows` forgot: value of `traces`, one line of memory. See
+/// [`crate::trace`].
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TraceLine {

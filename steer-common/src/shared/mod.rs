@@ -1,8 +1,9 @@
 //! The layouts of every pinned map, shared by the kernel programs, the agent and the offline tools.
 //!
-//! Every type here is `repr(C)`, has no padding (checked at compile time below) and keeps what came off the wire as
-//! big-endian byte arrays, so that neither side can get a byte order wrong and `bpftool map dump` prints the bytes
-//! as they stood in the packet. Numbers that never were on the wire are native-endian integers.
+//! Every type here is `repr(C)`, has no padding (checked at compile time below) and keeps what came
+//! off the wire as big-endian byte arrays, so that neither side can get a byte order wrong and
+//! `bpftool map dump` prints the bytes as they stood in the packet. Numbers that never were on the
+//! wire are native-endian integers.
 
 mod address;
 mod bench;
@@ -13,14 +14,16 @@ mod session;
 pub use self::{address::*, bench::*, flow::*, pool::*, session::*};
 use crate::wire::tls::server_flight::Follow;
 
-/// Version of the map layouts; names the pin directory (`PIN_DIR/v5`). Any change to a type in here raises it.
+/// Version of the map layouts; names the pin directory (`PIN_DIR/v5`). Any change to a type in here
+/// raises it.
 pub const LAYOUT_VERSION: u32 = 5;
 
 /// Most backends of one gateway, over all VIPs; `BackendId` is an index below it.
 pub const MAX_BACKENDS: u32 = 1024;
 /// Most VIPs of one gateway; `VipId` is an index below it.
 pub const MAX_VIPS: u32 = 64;
-/// Slots of one lookup table (a prime, as Maglev wants it: Eisenbud et al., NSDI 2016, section 3.4).
+/// Slots of one lookup table (a prime, as Maglev wants it: Eisenbud et al., NSDI 2016, section
+/// 3.4).
 pub const LOOKUP_SLOTS: u32 = 16381;
 /// Tables per VIP in the `lookup` map: one in use, one being filled.
 pub const LOOKUP_HALVES: u32 = 2;
@@ -28,7 +31,8 @@ pub const LOOKUP_HALVES: u32 = 2;
 pub const LOOKUP_ENTRIES: u32 = MAX_VIPS * LOOKUP_HALVES * LOOKUP_SLOTS;
 /// A lookup slot that names no backend.
 pub const NO_BACKEND: u16 = u16::MAX;
-/// Bytes of a client's first flight that the gateway can buffer while it decides and while the owner is opened.
+/// Bytes of a client's first flight that the gateway can buffer while it decides and while the
+/// owner is opened.
 pub const PENDING_MAX: usize = 12 * 1024;
 /// Room behind `PENDING_MAX`, so that one segment may be stored before its end is judged.
 pub const PENDING_SLACK: usize = 4 * 1024;

@@ -43,7 +43,8 @@ impl Hop {
     }
 }
 
-/// The start of an answer to a frame that starts with these three words: the stations change places.
+/// The start of an answer to a frame that starts with these three words: the stations change
+/// places.
 #[inline(always)]
 pub const fn answered(ethernet: [u32; 3]) -> [u32; 3] {
     let halves: [u16; 6] = transmute!(ethernet);
@@ -70,15 +71,15 @@ pub struct Backend {
     pub drain_until: u32,
 }
 
-/// What the programs know of the way to one backend: value of `backend_paths`, whose index is the `BackendId`. Nobody else
-/// writes it.
+/// What the programs know of the way to one backend: value of `backend_paths`, whose index is the
+/// `BackendId`. Nobody else writes it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BackendPath {
     /// Next hop towards it.
     pub hop: Hop,
-    /// Largest MSS of its SYN-ACKs since `mss_since`, bytes; 0: none was seen. A smaller one tells of the path to its
-    /// client.
+    /// Largest MSS of its SYN-ACKs since `mss_since`, bytes; 0: none was seen. A smaller one tells
+    /// of the path to its client.
     pub mss: u16,
     /// The same of the window before.
     pub mss_before: u16,
@@ -90,7 +91,8 @@ pub struct BackendPath {
 
 /// A packet of a steered flow came back from it: the return path leads through this gateway.
 pub const PATH_RETURN_SEEN: u32 = 1;
-/// It spoke before its client did: it waits for nobody's hello, and hears of every acknowledgement at once.
+/// It spoke before its client did: it waits for nobody's hello, and hears of every acknowledgement
+/// at once.
 pub const PATH_SPEAKS_FIRST: u32 = 2;
 
 impl BackendPath {
@@ -138,8 +140,8 @@ pub struct Vip {
     pub name_timeout: u32,
     /// Sessions that are learned of one source in [`Vip::session_timeout`]; 0: no limit.
     pub sessions_per_source: u32,
-    /// When the gateway began to take new connections of this VIP, seconds of CLOCK_MONOTONIC: older ones are not ours.
-    /// 0: so long ago that none of them lives.
+    /// When the gateway began to take new connections of this VIP, seconds of CLOCK_MONOTONIC:
+    /// older ones are not ours. 0: so long ago that none of them lives.
     pub since: u32,
 }
 
@@ -153,7 +155,8 @@ pub struct Listed {
     pub role: u16,
     /// `VipId` or `BackendId`.
     pub id: u16,
-    /// In the first entry, the head: bit 0 is the half that is in use, the others are the seed of its places. Else zero.
+    /// In the first entry, the head: bit 0 is the half that is in use, the others are the seed of
+    /// its places. Else zero.
     pub head: u32,
     /// The VIP's record; of a backend all zero.
     pub vip: Vip,
@@ -165,7 +168,8 @@ pub const ROLE_NONE: u16 = 0;
 pub const ROLE_VIP: u16 = 1;
 /// A backend.
 pub const ROLE_BACKEND: u16 = 2;
-/// An address (with port 0) that VIPs or backends stand at; [`Listed::id`] says which, any of `ADDRESS_*`.
+/// An address (with port 0) that VIPs or backends stand at; [`Listed::id`] says which, any of
+/// `ADDRESS_*`.
 pub const ROLE_ADDRESS: u16 = 3;
 /// Bit of an address: a VIP stands at it.
 pub const ADDRESS_OF_VIP: u16 = 1;
@@ -186,12 +190,13 @@ impl Listed {
 pub const VIP_OBSERVE: u16 = 1;
 /// Without a session, choose by the flow's 4-tuple instead of the source address.
 pub const VIP_FALLBACK_FLOW: u16 = 2;
-/// Drop the client's first bare ACK, so that a re-homed flow never enters the first backend's accept queue, and tell the agent,
-/// which asks for another one where no hello follows.
+/// Drop the client's first bare ACK, so that a re-homed flow never enters the first backend's
+/// accept queue, and tell the agent, which asks for another one where no hello follows.
 pub const VIP_SWALLOW: u16 = 4;
 /// Ask the forwarding table for the way back to the client instead of using the hop it came from.
 pub const VIP_RETURN_BY_ROUTE: u16 = 8;
-/// Tell the agent every ticket that a backend issued or accepted, so that it finds out where their key names stand.
+/// Tell the agent every ticket that a backend issued or accepted, so that it finds out where their
+/// key names stand.
 pub const VIP_TELL_TICKETS: u16 = 0x10;
 
 /// The agent found out where key names stand (`ticket_key_name = "auto"`): the next one adopts it.
@@ -200,11 +205,12 @@ pub const VIP_NAME_FOUND: u16 = 0x20;
 /// Learn also what a backend issues to a client that it asked for a certificate and that gave none.
 pub const VIP_LEARN_WITHOUT_CERTIFICATE: u16 = 0x40;
 
-/// Choose by the flow's 4-tuple because one source makes most flows (`fallback = "auto"`); set with [`VIP_FALLBACK_FLOW`].
+/// Choose by the flow's 4-tuple because one source makes most flows (`fallback = "auto"`); set with
+/// [`VIP_FALLBACK_FLOW`].
 pub const VIP_FALLBACK_FOUND: u16 = 0x80;
 
-/// What the configuration said about a backend last: the agent's own, so that a new one can tell a change of the file from a
-/// change by CLI.
+/// What the configuration said about a backend last: the agent's own, so that a new one can tell a
+/// change of the file from a change by CLI.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Configured {
@@ -220,29 +226,34 @@ pub struct Configured {
 pub struct Settings {
     /// 1: XDP programs forward; 0: they pass everything to TC.
     pub xdp: u32,
-    /// Until then, seconds of CLOCK_MONOTONIC, flows that another gateway had are taken over by the lookup table; 0: never.
+    /// Until then, seconds of CLOCK_MONOTONIC, flows that another gateway had are taken over by the
+    /// lookup table; 0: never.
     pub takeover_until: u32,
     /// Random number of this gateway, for the places of `traces`.
     pub secret: u64,
 }
 
-/// Index into `switches`: 1 there means that steering is off; every new flow stays on its first backend, re-homed flows
-/// go on.
+/// Index into `switches`: 1 there means that steering is off; every new flow stays on its first
+/// backend, re-homed flows go on.
 pub const SWITCH_BYPASS: u32 = 0;
-/// Index into `switches`: 1 there means that new connections to VIPs pass to the kernel's own rules; flows that are known
-/// go on.
+/// Index into `switches`: 1 there means that new connections to VIPs pass to the kernel's own
+/// rules; flows that are known go on.
 pub const SWITCH_LEAVE: u32 = 1;
-/// Index into `switches`: 1 there means that `foreign` may hold something. Set by the programs, cleared by the agent.
+/// Index into `switches`: 1 there means that `foreign` may hold something. Set by the programs,
+/// cleared by the agent.
 pub const SWITCH_FOREIGN: u32 = 2;
-/// Index into `switches`: 1 there means that `legs` may hold something. Set by the programs, cleared by the agent.
+/// Index into `switches`: 1 there means that `legs` may hold something. Set by the programs,
+/// cleared by the agent.
 pub const SWITCH_LEGS: u32 = 3;
-/// Index into `switches`: 1 there means that some interfaces may have programs with other tables than the rest, for tables
-/// get another size or come from another layout: handshakes leave traces meanwhile. A number above 1 says until when, seconds of
-/// CLOCK_MONOTONIC, tables are being filled from those of another layout: packets without a settled flow are dropped meanwhile,
-/// for their record may come. Written by the agent.
+/// Index into `switches`: 1 there means that some interfaces may have programs with other tables
+/// than the rest, for tables get another size or come from another layout: handshakes leave traces
+/// meanwhile. A number above 1 says until when, seconds of CLOCK_MONOTONIC, tables are being filled
+/// from those of another layout: packets without a settled flow are dropped meanwhile, for their
+/// record may come. Written by the agent.
 pub const SWITCH_RESIZING: u32 = 4;
-/// Index into `switches`: until then, seconds of CLOCK_MONOTONIC, the agent asks silent clients for the acknowledgement that
-/// `swallow` dropped; 0: it does not. Written by the agent, every half second.
+/// Index into `switches`: until then, seconds of CLOCK_MONOTONIC, the agent asks silent clients for
+/// the acknowledgement that `swallow` dropped; 0: it does not. Written by the agent, every half
+/// second.
 pub const SWITCH_ASKING: u32 = 5;
 /// Entries of `switches`.
 pub const SWITCHES: u32 = 6;

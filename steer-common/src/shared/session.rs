@@ -32,7 +32,8 @@ pub struct Session {
     pub uses: u32,
 }
 
-/// Who holds a ticket key: value of `key_names` and of `key_name_tries`, whose keys are of [`crate::session::Kind::KeyName`].
+/// Who holds a ticket key: value of `key_names` and of `key_name_tries`, whose keys are of
+/// [`crate::session::Kind::KeyName`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KeyName {
@@ -48,7 +49,8 @@ pub struct KeyName {
     pub hits: u32,
     /// Tickets of it that its owner issued (TLS 1.2) or accepted.
     pub accepted: u32,
-    /// In `key_names` the last two of the 32 bytes of the first ticket of it that was accepted: another one has others.
+    /// In `key_names` the last two of the 32 bytes of the first ticket of it that was accepted:
+    /// another one has others.
     pub tail: u16,
     /// Always zero.
     pub zero: u16,
@@ -59,8 +61,9 @@ pub struct KeyName {
 /// Backends after whose refusals a search for the owner of a key name ends.
 pub const KEY_NAME_TRIES: u32 = 24;
 
-/// The bit of a backend in [`KeyName::tried`], and its place in [`Rotation`]. Of a pool of up to 64 backends that have consecutive
-/// numbers each has its own; two that share one count as one in a search.
+/// The bit of a backend in [`KeyName::tried`], and its place in [`Rotation`]. Of a pool of up to 64
+/// backends that have consecutive numbers each has its own; two that share one count as one in a
+/// search.
 #[inline(always)]
 pub const fn backend_bit(backend: u16) -> u64 {
     1 << backend_place(backend)
@@ -76,7 +79,8 @@ pub const fn backend_place(backend: u16) -> usize {
 pub const KEY_NAME_CONFIGURED: u16 = 1;
 /// More than one backend issued or accepted tickets of it: it does not steer.
 pub const KEY_NAME_SHARED: u16 = 2;
-/// Its owner accepted tickets with different longer names than this while the layout was not known: this may be the name.
+/// Its owner accepted tickets with different longer names than this while the layout was not known:
+/// this may be the name.
 pub const KEY_NAME_PROVEN: u16 = 4;
 /// Its owner accepted two tickets of it.
 pub const KEY_NAME_OPENED_TWO: u16 = 8;
@@ -84,8 +88,8 @@ pub const KEY_NAME_OPENED_TWO: u16 = 8;
 /// Kinds of offers that are told apart in [`Refusals`].
 pub const OFFER_KINDS: usize = 3;
 
-/// What a backend made of the offers that it was held to own: value of `refusals`, whose index is the `BackendId`. By
-/// [`crate::refusals::Offer`].
+/// What a backend made of the offers that it was held to own: value of `refusals`, whose index is
+/// the `BackendId`. By [`crate::refusals::Offer`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Refusals {
@@ -100,8 +104,8 @@ pub struct Refusals {
 /// Backends of a pool whose key names are followed.
 pub const ROTATION_BACKENDS: usize = 64;
 
-/// When the backends of a pool came to their newest ticket keys: value of `rotations`, whose index is the `VipId`
-/// ([`crate::rotation`]).
+/// When the backends of a pool came to their newest ticket keys: value of `rotations`, whose index
+/// is the `VipId` ([`crate::rotation`]).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rotation {
@@ -119,11 +123,14 @@ pub struct Rotating {
     pub backend: u16,
     /// Key names of it that opened two tickets; saturates.
     pub n_names: u8,
-    /// Tickets that it was given on a guess and refused since its newest name was learned; saturates.
+    /// Tickets that it was given on a guess and refused since its newest name was learned;
+    /// saturates.
     pub missed: u8,
-    /// When its newest name was learned, or when it answered first where none was, seconds of CLOCK_MONOTONIC.
+    /// When its newest name was learned, or when it answered first where none was, seconds of
+    /// CLOCK_MONOTONIC.
     pub since: u32,
-    /// When it answered a hello of TLS 1.3 last, seconds of CLOCK_MONOTONIC: it issued tickets then.
+    /// When it answered a hello of TLS 1.3 last, seconds of CLOCK_MONOTONIC: it issued tickets
+    /// then.
     pub active: u32,
 }
 
@@ -131,7 +138,8 @@ pub struct Rotating {
 #[repr(C, align(4))]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct SourceKey {
-    /// The client's address; of IPv6 the first 64 bits, the rest zero: one host has a whole /64 (RFC 4291 2.5.1).
+    /// The client's address; of IPv6 the first 64 bits, the rest zero: one host has a whole /64
+    /// (RFC 4291 2.5.1).
     pub address: Address,
     /// The VIP.
     pub vip: u16,
@@ -144,8 +152,11 @@ impl SourceKey {
     #[inline(always)]
     pub const fn new(vip: u16, client: &Address) -> Self {
         let [a, b, c, d] = client.words();
-        let address =
-            if client.is_v4() { Address::from_words([a, b, c, d]) } else { Address::from_words([a, b, 0, 0]) };
+        let address = if client.is_v4() {
+            Address::from_words([a, b, c, d])
+        } else {
+            Address::from_words([a, b, 0, 0])
+        };
         Self { address, vip, zero: 0 }
     }
 }

@@ -1,7 +1,9 @@
-//! From the Ethernet header to the transport header, IPv4 (RFC 791) and IPv6 (RFC 8200) through one type.
+//! From the Ethernet header to the transport header, IPv4 (RFC 791) and IPv6 (RFC 8200) through one
+//! type.
 
 use super::{
-    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Packet, byte, lower, upper,
+    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN, Packet,
+    byte, lower, upper,
 };
 use crate::shared::Address;
 
@@ -19,7 +21,8 @@ const DESTINATION_OPTIONS: u8 = 60;
 
 /// IPv6 extension headers walked before a packet counts as not ours.
 const MAX_EXTENSIONS: usize = 4;
-/// Largest offset of a transport header, bytes from the start of the frame; what lies deeper is not ours.
+/// Largest offset of a transport header, bytes from the start of the frame; what lies deeper is not
+/// ours.
 pub const MAX_L4_OFFSET: usize = 0xff;
 /// Length of an IPv6 header, bytes (RFC 8200 3).
 pub const IPV6_LEN: usize = 40;
@@ -55,13 +58,18 @@ pub struct Ip {
 }
 
 impl Ip {
-    /// Bytes of the IP header in each of the segments that a packet of several becomes on the wire. Linux puts the jumbo
-    /// payload option (RFC 2675) in front of those above 64 KB and takes it away again.
+    /// Bytes of the IP header in each of the segments that a packet of several becomes on the wire.
+    /// Linux puts the jumbo payload option (RFC 2675) in front of those above 64 KB and takes it
+    /// away again.
     #[inline(always)]
     pub const fn header_on_wire(&self) -> usize {
         const JUMBO: usize = 8;
         let header = self.l4 - ETHERNET_LEN;
-        if self.options && self.v6 && self.l4_len > u16::MAX as usize - JUMBO { header - JUMBO } else { header }
+        if self.options && self.v6 && self.l4_len > u16::MAX as usize - JUMBO {
+            header - JUMBO
+        } else {
+            header
+        }
     }
 }
 
@@ -111,14 +119,18 @@ pub fn parse<P: Packet + ?Sized>(packet: &P) -> Result<Ip, NotIp> {
     Ok(ip)
 }
 
-/// As [`parse`], in place, for a frame that may be several segments in one: such a packet above 64 KB says 0 for its length
-/// (Linux "BIG TCP", for IPv6 with or without the jumbo payload option of RFC 2675). `whole` says how long the frame is
-/// then, bytes; 0 where it is no such frame.
+/// As [`parse`], in place, for a frame that may be several segments in one: such a packet above 64
+/// KB says 0 for its length (Linux "BIG TCP", for IPv6 with or without the jumbo payload option of
+/// RFC 2675). `whole` says how long the frame is then, bytes; 0 where it is no such frame.
 ///
 /// # Errors
 /// What the frame is instead; nothing in `ip` counts then.
 #[inline(always)]
-pub fn parse_into<P: Packet + ?Sized>(packet: &P, whole: impl Fn() -> usize, ip: &mut Ip) -> Result<(), NotIp> {
+pub fn parse_into<P: Packet + ?Sized>(
+    packet: &P,
+    whole: impl Fn() -> usize,
+    ip: &mut Ip,
+) -> Result<(), NotIp> {
     match packet.be16(12) {
         None => Err(NotIp::Malformed),
         Some(ETHERTYPE_IPV4) => ipv4(packet, ETHERNET_LEN, whole, ip),
@@ -129,7 +141,12 @@ pub fn parse_into<P: Packet + ?Sized>(packet: &P, whole: impl Fn() -> usize, ip:
 }
 
 #[inline(always)]
-fn ipv4<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize, ip: &mut Ip) -> Result<(), NotIp> {
+fn ipv4<P: Packet + ?Sized>(
+    packet: &P,
+    l3: usize,
+    whole: impl Fn() -> usize,
+    ip: &mut Ip,
+) -> Result<(), NotIp> {
     let Some(h) = packet.words::<{ IPV4_LEN / 4 }>(l3) else { return Err(NotIp::Malformed) };
     let (version_len, mut total) = (byte(h[0], 0), lower(h[0]) as usize);
     if total == 0 {
@@ -139,7 +156,8 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize, ip
     if version_len >> 4 != 4 || header_len < IPV4_LEN || total < header_len {
         return Err(NotIp::Malformed);
     }
-    // RFC 791 3.1: flags are the upper three bits (0x2000: more fragments), the offset the lower 13.
+    // RFC 791 3.1: flags are the upper three bits (0x2000: more fragments), the offset the lower
+    // 13.
     let flags_offset = lower(h[1]);
     *ip = Ip {
         source: Address::from_words([0, 0, MAPPED, h[3]]),
@@ -161,12 +179,18 @@ fn ipv4<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize, ip
 const MAPPED: u32 = 0x0000_ffff_u32.to_be();
 
 #[inline(always)]
-fn ipv6<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize, ip: &mut Ip) -> Result<(), NotIp> {
+fn ipv6<P: Packet + ?Sized>(
+    packet: &P,
+    l3: usize,
+    whole: impl Fn() -> usize,
+    ip: &mut Ip,
+) -> Result<(), NotIp> {
     let Some(h) = packet.words::<{ IPV6_LEN / 4 }>(l3) else { return Err(NotIp::Malformed) };
     if byte(h[0], 0) >> 4 != 6 {
         return Err(NotIp::Malformed);
     }
-    // A mapped address never stands on the wire (RFC 4291 2.5.5.2 has it for sockets); here it is an IPv4 flow's.
+    // A mapped address never stands on the wire (RFC 4291 2.5.5.2 has it for sockets); here it is
+    // an IPv4 flow's.
     let mapped = |words: &[u32]| words[0] == 0 && words[1] == 0 && words[2] == MAPPED;
     if mapped(&[h[2], h[3], h[4]]) || mapped(&[h[6], h[7], h[8]]) {
         return Err(NotIp::Other);
@@ -191,7 +215,8 @@ fn ipv6<P: Packet + ?Sized>(packet: &P, l3: usize, whole: impl Fn() -> usize, ip
     if ip.protocol == PROTOCOL_TCP || ip.protocol == PROTOCOL_ICMPV6 {
         return Ok(());
     }
-    // RFC 8200 4.1: each extension header names the next one; a bounded walk, deeper chains are not ours.
+    // RFC 8200 4.1: each extension header names the next one; a bounded walk, deeper chains are not
+    // ours.
     for _ in 0..MAX_EXTENSIONS {
         match ip.protocol {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT => {}

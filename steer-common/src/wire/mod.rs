@@ -1,4 +1,5 @@
-//! What stands on the wire, read through one trait by kernel programs, tests, fuzzers and offline tools.
+//! What stands on the wire, read through one trait by kernel programs, tests, fuzzers and offline
+//! tools.
 
 pub mod ip;
 pub mod proxy;
@@ -7,8 +8,8 @@ pub mod tls;
 
 /// Bytes of a frame or a message, readable at any offset.
 pub trait Packet {
-    /// `N` 32-bit words at `offset` (bytes from the first), each as it lies in memory; `None` where the packet ends
-    /// before.
+    /// `N` 32-bit words at `offset` (bytes from the first), each as it lies in memory; `None` where
+    /// the packet ends before.
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]>;
 
     /// The two bytes at `offset` as a big-endian number.

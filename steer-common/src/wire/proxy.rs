@@ -1,15 +1,18 @@
-//! The header that a proxy or balancer puts in front of a stream to say whose it is: "The PROXY protocol" of HAProxy
-//! (<https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>), section 2, versions 1 and 2.
+//! The header that a proxy or balancer puts in front of a stream to say whose it is: "The PROXY
+//! protocol" of HAProxy (<https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>), section 2,
+//! versions 1 and 2.
 //!
-//! Only its length is read: what stands behind it is what the client itself sent. What the header announces is the
-//! backend's to judge, so nothing is refused here that HAProxy or nginx take.
+//! Only its length is read: what stands behind it is what the client itself sent. What the header
+//! announces is the backend's to judge, so nothing is refused here that HAProxy or nginx take.
 
 /// Longest header of version 1, bytes with its CRLF (section 2.1).
 pub const V1_MAX: u32 = 107;
-/// Longest header that is skipped, bytes; 16 and their type-length-values are 300 with all that is registered.
+/// Longest header that is skipped, bytes; 16 and their type-length-values are 300 with all that is
+/// registered.
 pub const HEADER_MAX: u32 = 4096;
 
-/// How a header of version 1 begins (section 2.1); the space is of it, so that no other word begins with it.
+/// How a header of version 1 begins (section 2.1); the space is of it, so that no other word begins
+/// with it.
 const V1_SIGNATURE: [u8; 6] = *b"PROXY ";
 /// How a header of version 2 begins (section 2.2).
 const V2_SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
@@ -32,7 +35,8 @@ pub enum Start {
     NotProxy,
     /// It begins as a header does and goes on as none may, or is longer than [`HEADER_MAX`].
     Malformed,
-    /// A header, which is all there: what the client sent begins at byte `len`, at most [`HEADER_MAX`].
+    /// A header, which is all there: what the client sent begins at byte `len`, at most
+    /// [`HEADER_MAX`].
     Header {
         /// Length, bytes; not more than were at hand.
         len: u32,
@@ -66,7 +70,8 @@ fn version_2(b: &impl Fn(usize) -> u8, have: u32) -> Start {
     if have > V2_COMMAND_AT as u32 && !matches!(b(V2_COMMAND_AT), V2_LOCAL | V2_PROXY) {
         return Start::Malformed;
     }
-    // The next byte is the family of the addresses; servers skip those that they do not know by their length.
+    // The next byte is the family of the addresses; servers skip those that they do not know by
+    // their length.
     if have < V2_FIXED {
         return Start::NeedMore;
     }
@@ -132,7 +137,12 @@ enum Compared {
 }
 
 #[inline(always)]
-fn compare<const N: usize>(b: &impl Fn(usize) -> u8, have: u32, at: usize, expected: &[u8; N]) -> Compared {
+fn compare<const N: usize>(
+    b: &impl Fn(usize) -> u8,
+    have: u32,
+    at: usize,
+    expected: &[u8; N],
+) -> Compared {
     for (i, byte) in expected.iter().enumerate() {
         if (at + i) as u32 >= have {
             return Compared::Cut;

@@ -117,8 +117,9 @@ pub mod kind {
 
 /// A position in the options of one header, advanced one step at a time.
 ///
-/// The walker lives wherever its caller keeps it (a map value in the kernel); each step ([`Walker::translate`],
-/// [`Walker::read_offer`]) is small and bounded, so that a verifier checks it once.
+/// The walker lives wherever its caller keeps it (a map value in the kernel); each step
+/// ([`Walker::translate`], [`Walker::read_offer`]) is small and bounded, so that a verifier checks
+/// it once.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Walker {
@@ -130,7 +131,8 @@ pub struct Walker {
     pub offset: u32,
     /// Words of a SACK option still to be edited, or bytes of an option still to be cleared.
     pub edges_left: u32,
-    /// One's complement sum of all changes, ready to be folded into a checksum whose field is even-aligned.
+    /// One's complement sum of all changes, ready to be folded into a checksum whose field is
+    /// even-aligned.
     pub difference: u64,
 }
 
@@ -160,7 +162,8 @@ impl Walker {
         self.difference = 0;
     }
 
-    /// The option at the walker's position: its kind and whole length; `Err` says why there is none.
+    /// The option at the walker's position: its kind and whole length; `Err` says why there is
+    /// none.
     #[inline(always)]
     fn option(&self) -> Result<(u8, u32), Step> {
         let at = self.offset as usize & MASK;
@@ -172,7 +175,11 @@ impl Walker {
             kind::NOP => Ok((kind::NOP, 1)),
             other => {
                 let len = self.bytes[(at + 1) & MASK] as u32;
-                if len < 2 || at as u32 + len > self.len { Err(Step::Malformed) } else { Ok((other, len)) }
+                if len < 2 || at as u32 + len > self.len {
+                    Err(Step::Malformed)
+                } else {
+                    Ok((other, len))
+                }
             }
         }
     }
@@ -274,8 +281,9 @@ impl Offer {
 }
 
 impl Walker {
-    /// Reads one option of a SYN or SYN-ACK into `offer`; with `clear`, options that would keep the flow from moving
-    /// (TCP Fast Open, MPTCP, unknown ones) become NOPs. Signed options are never touched.
+    /// Reads one option of a SYN or SYN-ACK into `offer`; with `clear`, options that would keep the
+    /// flow from moving (TCP Fast Open, MPTCP, unknown ones) become NOPs. Signed options are never
+    /// touched.
     #[inline(always)]
     pub fn read_offer(&mut self, offer: &mut Offer, clear: bool) -> Step {
         use crate::shared::options;
@@ -310,7 +318,8 @@ impl Walker {
             _ => {
                 offer.cleared = offer.cleared.wrapping_add(1);
                 if clear {
-                    // One byte a step, this one included: no list needs more steps than it has bytes.
+                    // One byte a step, this one included: no list needs more steps than it has
+                    // bytes.
                     self.clear_byte(at);
                     self.edges_left = len - 1;
                     self.offset = at as u32 + 1;
@@ -328,7 +337,10 @@ impl Walker {
         self.bytes[at & MASK] = kind::NOP;
         // The byte's place in its 16-bit word, in memory order.
         let shift = (at as u32 & 1) * 8;
-        let (old, new) = (u16::to_be((old as u16) << (8 - shift)), u16::to_be((kind::NOP as u16) << (8 - shift)));
+        let (old, new) = (
+            u16::to_be((old as u16) << (8 - shift)),
+            u16::to_be((kind::NOP as u16) << (8 - shift)),
+        );
         self.difference += (!old) as u64 + new as u64;
     }
 }

@@ -27,6 +27,7 @@ pub(crate) fn streams(side: &str) -> impl Iterator<Item = (&'static str, Vec<u8>
 }
 
 pub(crate) fn bytes(hex: &str) -> Vec<u8> {
-    let digits: Vec<u8> = hex.bytes().filter_map(|c| char::from(c).to_digit(16)).map(|d| d as u8).collect();
+    let digits: Vec<u8> =
+        hex.bytes().filter_map(|c| char::from(c).to_digit(16)).map(|d| d as u8).collect();
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }

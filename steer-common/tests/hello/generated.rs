@@ -19,12 +19,15 @@ struct Recipe {
 impl Recipe {
     fn message(&self) -> Vec<u8> {
         let suites = vec![0xc0; usize::from(self.n_suites) * 2];
-        let mut body = [&self.legacy_version.to_be_bytes()[..], &[0x5a; 32], &[self.id.len() as u8], &self.id].concat();
+        let mut body =
+            [&self.legacy_version.to_be_bytes()[..], &[0x5a; 32], &[self.id.len() as u8], &self.id]
+                .concat();
         body.extend((suites.len() as u16).to_be_bytes());
         body.extend(suites);
         body.extend([1, 0]);
         if let Some(extensions) = &self.extensions {
-            let list: Vec<u8> = extensions.iter().flat_map(|(kind, body)| sized(*kind, body)).collect();
+            let list: Vec<u8> =
+                extensions.iter().flat_map(|(kind, body)| sized(*kind, body)).collect();
             body.extend((list.len() as u16).to_be_bytes());
             body.extend(list);
         }
@@ -47,7 +50,9 @@ fn bytes(len: impl Into<prop::collection::SizeRange>) -> impl Strategy<Value = V
 }
 
 fn versions() -> impl Strategy<Value = Extension> {
-    let version = prop::sample::select(vec![0x0304u16, 0x0303, 0x0302, 0x0301, 0x0300, 0x7f1c, 0x0a0a, 0xfafa]);
+    let version = prop::sample::select(vec![
+        0x0304u16, 0x0303, 0x0302, 0x0301, 0x0300, 0x7f1c, 0x0a0a, 0xfafa,
+    ]);
     prop::collection::vec(version, 1..8).prop_map(|versions| {
         let list: Vec<u8> = versions.iter().flat_map(|version| version.to_be_bytes()).collect();
         (43, [&[list.len() as u8], &list[..]].concat())
@@ -60,7 +65,8 @@ fn server_name() -> impl Strategy<Value = Extension> {
 
 fn pre_shared_key() -> impl Strategy<Value = Extension> {
     (prop::collection::vec(bytes(1..300), 1..7), bytes(32..80)).prop_map(|(identities, binders)| {
-        let identities: Vec<u8> = identities.iter().flat_map(|id| [&list(id)[..], &[1, 2, 3, 4]].concat()).collect();
+        let identities: Vec<u8> =
+            identities.iter().flat_map(|id| [&list(id)[..], &[1, 2, 3, 4]].concat()).collect();
         (41, [list(&identities), list(&binders)].concat())
     })
 }
@@ -70,10 +76,21 @@ fn extensions() -> impl Strategy<Value = Vec<Extension>> {
     let unknown = prop::sample::select(vec![0x2b00u16, 0x2923, 0x7777, 0x0a0a, 0xfe0d]);
     let others = prop::collection::vec((unknown, bytes(0..60)), 0..6);
     let ticket = prop_oneof![Just(Vec::new()), bytes(1..200), bytes(2000..3500)];
-    (of(versions()), of(server_name()), of(ticket), others, of(pre_shared_key()), any::<prop::sample::Index>())
+    (
+        of(versions()),
+        of(server_name()),
+        of(ticket),
+        others,
+        of(pre_shared_key()),
+        any::<prop::sample::Index>(),
+    )
         .prop_map(|(versions, name, ticket, others, psk, turn)| {
-            let mut all: Vec<Extension> =
-                versions.into_iter().chain(name).chain(ticket.map(|ticket| (35, ticket))).chain(others).collect();
+            let mut all: Vec<Extension> = versions
+                .into_iter()
+                .chain(name)
+                .chain(ticket.map(|ticket| (35, ticket)))
+                .chain(others)
+                .collect();
             if !all.is_empty() {
                 let turn = turn.index(all.len());
                 all.rotate_left(turn);
@@ -85,8 +102,14 @@ fn extensions() -> impl Strategy<Value = Vec<Extension>> {
 
 fn recipe() -> impl Strategy<Value = Recipe> {
     let legacy = prop::sample::select(vec![0x0301u16, 0x0302, 0x0303]);
-    (legacy, bytes(0..=32), 1u16..80, proptest::option::weighted(0.9, extensions()))
-        .prop_map(|(legacy_version, id, n_suites, extensions)| Recipe { legacy_version, id, n_suites, extensions })
+    (legacy, bytes(0..=32), 1u16..80, proptest::option::weighted(0.9, extensions())).prop_map(
+        |(legacy_version, id, n_suites, extensions)| Recipe {
+            legacy_version,
+            id,
+            n_suites,
+            extensions,
+        },
+    )
 }
 
 fn config() -> ProptestConfig {

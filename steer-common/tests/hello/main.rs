@@ -1,5 +1,5 @@
-//! The hello parsers against tls-parser, on real and on generated handshakes: whole, cut short, split over records, and
-//! with lengths that lie.
+//! The hello parsers against tls-parser, on real and on generated handshakes: whole, cut short,
+//! split over records, and with lengths that lie.
 
 mod fixtures;
 mod generated;
@@ -10,7 +10,9 @@ mod server;
 
 use steer_common::wire::tls::{
     RECORD_HEADER,
-    client_hello::{Framing, Hello, Joined, PSK_IDENTITIES, STREAM, Span, Start, Stream, Walk, start},
+    client_hello::{
+        Framing, Hello, Joined, PSK_IDENTITIES, STREAM, Span, Start, Stream, Walk, start,
+    },
 };
 
 /// What a hello offers; what is empty is not there.
@@ -93,7 +95,12 @@ fn offer(stream: &Stream, hello: &Hello, len: u32) -> Offer {
         session_id: bytes_of(stream, hello.session_id),
         ticket: bytes_of(stream, hello.ticket),
         server_name: bytes_of(stream, hello.server_name),
-        psk: hello.psk.iter().take(n_psk.min(PSK_IDENTITIES)).map(|span| bytes_of(stream, *span)).collect(),
+        psk: hello
+            .psk
+            .iter()
+            .take(n_psk.min(PSK_IDENTITIES))
+            .map(|span| bytes_of(stream, *span))
+            .collect(),
         n_psk,
         ech: hello.ech != 0,
     }

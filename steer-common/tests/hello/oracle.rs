@@ -2,8 +2,8 @@
 
 use steer_common::wire::tls::{client_hello::PSK_IDENTITIES, extension::ENCRYPTED_CLIENT_HELLO};
 use tls_parser::{
-    SNIType, TlsExtension, TlsMessage, TlsMessageHandshake, TlsVersion, parse_tls_client_hello_extensions,
-    parse_tls_message_handshake,
+    SNIType, TlsExtension, TlsMessage, TlsMessageHandshake, TlsVersion,
+    parse_tls_client_hello_extensions, parse_tls_message_handshake,
 };
 
 use crate::Offer;
@@ -11,8 +11,11 @@ use crate::Offer;
 /// What the ClientHello in `message` offers; `None` where tls-parser does not accept all of it.
 pub(crate) fn offer(message: &[u8]) -> Option<Offer> {
     let (rest, parsed) = parse_tls_message_handshake(message).ok()?;
-    let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)) = parsed else { return None };
-    let (unread, extensions) = parse_tls_client_hello_extensions(hello.ext.unwrap_or_default()).ok()?;
+    let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)) = parsed else {
+        return None;
+    };
+    let (unread, extensions) =
+        parse_tls_client_hello_extensions(hello.ext.unwrap_or_default()).ok()?;
     if !rest.is_empty() || !unread.is_empty() {
         return None;
     }
@@ -31,8 +34,10 @@ pub(crate) fn offer(message: &[u8]) -> Option<Offer> {
                 }
             }
             TlsExtension::SupportedVersions(versions) => {
-                let known =
-                    versions.iter().map(|TlsVersion(version)| *version).filter(|v| (0x0301..=0x0304).contains(v));
+                let known = versions
+                    .iter()
+                    .map(|TlsVersion(version)| *version)
+                    .filter(|v| (0x0301..=0x0304).contains(v));
                 offer.version = known.max().unwrap_or(offer.version);
             }
             TlsExtension::PreSharedKey(body) => {

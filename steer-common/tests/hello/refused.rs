@@ -37,7 +37,8 @@ fn what_is_no_tls_is_told_by_its_first_bytes() {
 #[test]
 fn lengths_that_lie_are_malformed() {
     assert!(matches!(read(&hello()), Read::Hello(_)));
-    // Session ID, cipher suites, compression methods; a record or message too short for any hello; the version.
+    // Session ID, cipher suites, compression methods; a record or message too short for any hello;
+    // the version.
     for (at, byte) in [(43, 33), (43, 255), (76, 1), (77, 200), (80, 9), (8, 20), (9, 2)] {
         let mut stream = hello();
         stream[at] = byte;

@@ -6,11 +6,14 @@ use steer_common::wire::tls::{
     server_flight::{Follow, Told, seen},
 };
 use tls_parser::{
-    TlsExtension, TlsMessage, TlsMessageHandshake, TlsVersion, parse_tls_extensions, parse_tls_plaintext,
+    TlsExtension, TlsMessage, TlsMessageHandshake, TlsVersion, parse_tls_extensions,
+    parse_tls_plaintext,
 };
 
 use crate::{
-    fixtures::{SERVER12_FULL, SERVER12_RESUMED, SERVER12_TICKET, SERVER13, SERVER13_NO_ID, bytes, streams},
+    fixtures::{
+        SERVER12_FULL, SERVER12_RESUMED, SERVER12_TICKET, SERVER13, SERVER13_NO_ID, bytes, streams,
+    },
     record,
 };
 
@@ -36,14 +39,17 @@ fn said(stream: &[u8]) -> Option<Said> {
 /// The same as tls-parser has it.
 fn expected(stream: &[u8]) -> Said {
     let (_, record) = parse_tls_plaintext(stream).expect("a record");
-    let Some(TlsMessage::Handshake(TlsMessageHandshake::ServerHello(hello))) = record.msg.first() else {
+    let Some(TlsMessage::Handshake(TlsMessageHandshake::ServerHello(hello))) = record.msg.first()
+    else {
         panic!("{:?}", record.msg)
     };
     let (_, extensions) = parse_tls_extensions(hello.ext.unwrap_or_default()).expect("extensions");
     let (mut version, mut psk) = (hello.version.0, None);
     for extension in extensions {
         match extension {
-            TlsExtension::SupportedVersions(versions) => version = versions.first().map_or(0, |TlsVersion(v)| *v),
+            TlsExtension::SupportedVersions(versions) => {
+                version = versions.first().map_or(0, |TlsVersion(v)| *v)
+            }
             TlsExtension::PreSharedKey(&[high, low]) => psk = Some(u16::from_be_bytes([high, low])),
             _ => {}
         }
@@ -97,7 +103,9 @@ fn extension() -> impl Strategy<Value = (u16, Vec<u8>)> {
 fn server_hello(id: &[u8], extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
     let list: Vec<u8> = extensions
         .iter()
-        .flat_map(|(kind, body)| [&kind.to_be_bytes()[..], &(body.len() as u16).to_be_bytes(), body].concat())
+        .flat_map(|(kind, body)| {
+            [&kind.to_be_bytes()[..], &(body.len() as u16).to_be_bytes(), body].concat()
+        })
         .collect();
     let mut body = [&[3, 3][..], &[0x5a; 32], &[id.len() as u8], id, &[0xc0, 0x2f, 0]].concat();
     if !extensions.is_empty() {

@@ -1,4 +1,5 @@
-//! Whether the client had a certificate, as its second flight tells, however it is cut, repeated and lied about.
+//! Whether the client had a certificate, as its second flight tells, however it is cut, repeated
+//! and lied about.
 
 use steer_common::{
     learn::{Certificate, certificate},
@@ -8,7 +9,10 @@ use steer_common::{
 
 use crate::{
     Follower, Offered,
-    flights::{certificate as certificate_message, done, finished, first_flight, message, record, server_hello},
+    flights::{
+        certificate as certificate_message, done, finished, first_flight, message, record,
+        server_hello,
+    },
 };
 
 const ID: [u8; 32] = crate::flights::ID;
@@ -28,7 +32,10 @@ fn read(stream: &[u8]) -> Answer {
 /// A full handshake's first flight with a CertificateRequest in it.
 fn asking_flight() -> Vec<u8> {
     let request = message(13, &[1, 1, 0, 2, 4, 3, 0, 0]);
-    [server_hello(&ID, &[]), certificate_message(), request, done()].iter().flat_map(|m| record(0x16, m)).collect()
+    [server_hello(&ID, &[]), certificate_message(), request, done()]
+        .iter()
+        .flat_map(|m| record(0x16, m))
+        .collect()
 }
 
 /// The flow of a full handshake in which the client answered so.
@@ -55,14 +62,16 @@ fn a_list_of_certificates_is_told_from_an_empty_one() {
 fn what_is_no_certificate_message_is_unclear() {
     let key_exchange = record(0x16, &message(16, &[0; 66]));
     let alert = [record(0x15, &[1, 41]), key_exchange.clone()].concat();
-    let cut_by_records = [record(0x16, &answer(700)[..6]), record(0x16, &answer(700)[6..])].concat();
+    let cut_by_records =
+        [record(0x16, &answer(700)[..6]), record(0x16, &answer(700)[6..])].concat();
     let data = record(0x17, &[0x0b; 40]);
     for stream in [key_exchange, alert, cut_by_records, data, finished()] {
         assert_eq!(read(&stream), Answer::Unclear, "{stream:02x?}");
     }
 }
 
-/// A client may choose the first bytes behind its Finished's record header, not its meaning: the lengths betray them.
+/// A client may choose the first bytes behind its Finished's record header, not its meaning: the
+/// lengths betray them.
 #[test]
 fn lengths_that_disagree_are_unclear() {
     let mut forged = record(0x16, &answer(700));
@@ -148,10 +157,16 @@ fn bytes_are_found_wherever_the_segment_begins() {
 
 #[test]
 fn the_end_of_a_hello_is_known_by_its_first_bytes() {
-    let len = |stream: &[u8]| hello_len(stream.first_chunk::<HELLO_LOOK>().expect("as many bytes as are looked at"));
+    let len = |stream: &[u8]| {
+        hello_len(stream.first_chunk::<HELLO_LOOK>().expect("as many bytes as are looked at"))
+    };
     let hello = message(1, &[3; 200]);
     assert_eq!(len(&record(0x16, &hello)), 209);
     assert_eq!(len(&record(0x16, &hello[..100])), 0, "it goes on in another record");
-    assert_eq!(len(&record(0x16, &[&hello[..], &answer(0)].concat())), 0, "its record goes on behind it");
+    assert_eq!(
+        len(&record(0x16, &[&hello[..], &answer(0)].concat())),
+        0,
+        "its record goes on behind it"
+    );
     assert_eq!(len(b"GET / HTTP/1.1\r\n"), 0);
 }

@@ -44,7 +44,9 @@ fn one_cut_anywhere_changes_nothing() {
 fn nothing_is_learned_before_the_last_record_header() {
     for (name, stream, offered, lesson) in all() {
         // The ChangeCipherSpec's header, or the ServerHello of TLS 1.3.
-        let needed = (1..=stream.len()).find(|len| whole(&stream[..*len], offered).lesson != Lesson::Open).expect(name);
+        let needed = (1..=stream.len())
+            .find(|len| whole(&stream[..*len], offered).lesson != Lesson::Open)
+            .expect(name);
         assert_eq!(whole(&stream[..needed], offered).lesson, lesson, "{name}");
         if let Lesson::Finished(..) = lesson {
             assert_eq!(needed, stream.len() - finished().len() + 5, "{name}");
@@ -55,10 +57,12 @@ fn nothing_is_learned_before_the_last_record_header() {
 #[test]
 fn messages_split_over_records_teach_the_same() {
     let messages = [server_hello(&ID, &[]), certificate(), done(), ticket(700)].concat();
-    let expected = whole(&[record(0x16, &messages), finished()].concat(), crate::Offered::Nothing).lesson;
+    let expected =
+        whole(&[record(0x16, &messages), finished()].concat(), crate::Offered::Nothing).lesson;
     assert!(matches!(&expected, Lesson::Finished(_, Some(_))));
     for size in [1, 3, 4, 5, 7, 60, 99, 512, 3000] {
-        let records: Vec<u8> = messages.chunks(size).flat_map(|piece| record(0x16, piece)).collect();
+        let records: Vec<u8> =
+            messages.chunks(size).flat_map(|piece| record(0x16, piece)).collect();
         let stream = [records, finished()].concat();
         let mut follower = Follower::new(crate::Offered::Nothing);
         // No segment holds more records than the programs take steps for.

@@ -17,8 +17,8 @@ const TICKET_FOLLOWS: [u8; 4] = [0, 35, 0, 0];
 const RANDOM: [u8; 32] = [0x5a; 32];
 /// RFC 8446 4.1.3.
 const RETRY: [u8; 32] = [
-    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11,
-    0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
+    0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
 pub(crate) fn record(content: u8, bytes: &[u8]) -> Vec<u8> {
@@ -43,8 +43,8 @@ pub(crate) fn server_hello(id: &[u8], extensions: &[u8]) -> Vec<u8> {
     hello(RANDOM, id, extensions)
 }
 
-/// A certificate whose bytes look like ChangeCipherSpecs, up to the last: one that stands right in front of a record
-/// cannot be told from a real one, where the record header before it was lost.
+/// A certificate whose bytes look like ChangeCipherSpecs, up to the last: one that stands right in
+/// front of a record cannot be told from a real one, where the record header before it was lost.
 pub(crate) fn certificate() -> Vec<u8> {
     let bytes = [0x14, 3, 3, 0, 1, 1].repeat(400);
     message(11, &[&bytes[..], &[0]].concat())
@@ -66,7 +66,10 @@ pub(crate) fn finished() -> Vec<u8> {
 
 /// What a full handshake sends first.
 pub(crate) fn first_flight(id: &[u8], extensions: &[u8]) -> Vec<u8> {
-    [server_hello(id, extensions), certificate(), done()].iter().flat_map(|message| record(0x16, message)).collect()
+    [server_hello(id, extensions), certificate(), done()]
+        .iter()
+        .flat_map(|message| record(0x16, message))
+        .collect()
 }
 
 /// A flight: its name, its bytes, what the client offered, and what it teaches.
@@ -148,8 +151,12 @@ pub(crate) fn all() -> Vec<Flight> {
         ),
         (
             "a resumed ticket is renewed",
-            [record(0x16, &server_hello(&CLIENTS_ID, &TICKET_FOLLOWS)), record(0x16, &ticket(208)), finished()]
-                .concat(),
+            [
+                record(0x16, &server_hello(&CLIENTS_ID, &TICKET_FOLLOWS)),
+                record(0x16, &ticket(208)),
+                finished(),
+            ]
+            .concat(),
             Offered::Ticket(CLIENTS_TICKET),
             Finished(Resumed, ticket_start(208)),
         ),

@@ -4,7 +4,10 @@ use steer_common::{learn::Outcome, session::Kind};
 
 use crate::{
     Follower, Lesson, Offered,
-    flights::{CLIENTS_ID, ID, TLS13, certificate, finished, first_flight, message, record, server_hello, ticket},
+    flights::{
+        CLIENTS_ID, ID, TLS13, certificate, finished, first_flight, message, record, server_hello,
+        ticket,
+    },
 };
 
 #[test]
@@ -14,7 +17,10 @@ fn a_lost_certificate_costs_no_lesson() {
     let mut follower = Follower::new(Offered::Nothing);
     follower.segment(0, &flight[..hello_len]);
     follower.segment(flight.len(), &finished());
-    assert_eq!(follower.lesson, Lesson::Finished(Outcome::Unknown, Some((Kind::SessionId, ID.to_vec()))));
+    assert_eq!(
+        follower.lesson,
+        Lesson::Finished(Outcome::Unknown, Some((Kind::SessionId, ID.to_vec())))
+    );
 }
 
 #[test]
@@ -58,7 +64,11 @@ fn the_id_of_a_server_hello_that_was_lost_in_part_is_not_learned() {
             let mut follower = Follower::new(Offered::Nothing);
             follower.segment(0, &hello[..read]);
             follower.segment(hello.len(), &finished());
-            assert_eq!(follower.lesson, Lesson::Finished(Outcome::Unknown, None), "{read} bytes of it were read");
+            assert_eq!(
+                follower.lesson,
+                Lesson::Finished(Outcome::Unknown, None),
+                "{read} bytes of it were read"
+            );
         }
     }
 }
@@ -102,6 +112,9 @@ fn what_was_lost_may_come_later() {
     follower.segment(1400, &flight[1400..2000]);
     follower.segment(40, &flight[40..1400]);
     follower.segment(1400, &flight[1400..]);
-    assert_eq!(follower.lesson, Lesson::Finished(Outcome::Full, Some((Kind::SessionId, ID.to_vec()))));
+    assert_eq!(
+        follower.lesson,
+        Lesson::Finished(Outcome::Full, Some((Kind::SessionId, ID.to_vec())))
+    );
     assert!(certificate().len() > 2000);
 }

@@ -1,5 +1,5 @@
-//! What a backend's first flight teaches, however it is cut into segments, repeated, reordered and lost: what it
-//! issued, at its ChangeCipherSpec and never before.
+//! What a backend's first flight teaches, however it is cut into segments, repeated, reordered and
+//! lost: what it issued, at its ChangeCipherSpec and never before.
 
 mod any_order;
 mod certificates;
@@ -113,7 +113,10 @@ impl Follower {
     fn issued(&self) -> Issued {
         let follow = &self.flow.follow;
         let kind = Kind::from_number(follow.lesson_kind).expect("a kind");
-        assert!(follow.lesson[usize::from(follow.lesson_len)..].iter().all(|byte| *byte == 0), "zero behind its end");
+        assert!(
+            follow.lesson[usize::from(follow.lesson_len)..].iter().all(|byte| *byte == 0),
+            "zero behind its end"
+        );
         (kind, follow.lesson[..usize::from(follow.lesson_len)].to_vec())
     }
 

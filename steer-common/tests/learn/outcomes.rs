@@ -11,7 +11,10 @@ use steer_common::{
 
 use crate::{
     Follower, Lesson, Offered,
-    flights::{CLIENTS_ID, CLIENTS_TICKET, ID, PSK1, TLS13, all, finished, first_flight, record, retry, server_hello},
+    flights::{
+        CLIENTS_ID, CLIENTS_TICKET, ID, PSK1, TLS13, all, finished, first_flight, record, retry,
+        server_hello,
+    },
     whole,
 };
 
@@ -42,13 +45,18 @@ fn a_warning_is_passed_over() {
 #[test]
 fn a_warning_inside_of_a_message_ends_it() {
     let hello = server_hello(&ID, &[]);
-    let stream = [record(0x16, &hello[..30]), record(0x15, &[1, 112]), record(0x16, &hello[30..])].concat();
+    let stream =
+        [record(0x16, &hello[..30]), record(0x15, &[1, 112]), record(0x16, &hello[30..])].concat();
     assert_eq!(whole(&stream, Offered::Nothing).lesson, Lesson::Ended(End::Alert));
 }
 
 #[test]
 fn what_is_no_tls_ends_it() {
-    for stream in [&b"220 mail.example.test ESMTP\r\n"[..], b"HTTP/1.1 400 Bad Request\r\n", &record(23, &[0; 40])] {
+    for stream in [
+        &b"220 mail.example.test ESMTP\r\n"[..],
+        b"HTTP/1.1 400 Bad Request\r\n",
+        &record(23, &[0; 40]),
+    ] {
         assert_eq!(whole(stream, Offered::Nothing).lesson, Lesson::Ended(End::Other));
     }
 }
@@ -58,7 +66,11 @@ fn a_change_cipher_spec_inside_of_a_message_ends_it() {
     let hello = server_hello(&ID, &[]);
     for at in 1..hello.len() {
         let stream = [record(0x16, &hello[..at]), finished()].concat();
-        assert_eq!(whole(&stream, Offered::Nothing).lesson, Lesson::Ended(End::Other), "cut at {at}");
+        assert_eq!(
+            whole(&stream, Offered::Nothing).lesson,
+            Lesson::Ended(End::Other),
+            "cut at {at}"
+        );
     }
 }
 
@@ -87,7 +99,11 @@ fn a_psk_may_be_accepted_behind_a_retry() {
         for (number, piece) in stream.chunks(size).enumerate() {
             follower.segment(number * size, piece);
         }
-        assert_eq!((&follower.lesson, follower.n_retries), (&Lesson::Tls13(Psk::Accepted), 1), "pieces of {size}");
+        assert_eq!(
+            (&follower.lesson, follower.n_retries),
+            (&Lesson::Tls13(Psk::Accepted), 1),
+            "pieces of {size}"
+        );
         assert_eq!(follower.flow.follow.seen & seen::RETRY, 0, "the hello at hand is the real one");
     }
 }

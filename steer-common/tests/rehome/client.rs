@@ -36,14 +36,22 @@ fn piece(offset: u32, skip: u32, len: u32) -> ClientAct {
 
 #[track_caller]
 fn client_does(state: State, segment: Segment, act: ClientAct) {
-    assert_eq!(rehome::client(&flow(state), state, &segment, false, SEEN), act, "{state:?} {segment:?}");
+    assert_eq!(
+        rehome::client(&flow(state), state, &segment, false, SEEN),
+        act,
+        "{state:?} {segment:?}"
+    );
 }
 
 #[test]
 fn a_bare_ack_passes_until_data_is_held_back() {
     client_does(State::Established, client(flags::ACK, 0, 0), ClientAct::Forward);
     for state in HELD {
-        client_does(state, client(flags::ACK, SEEN as i32, 0), ClientAct::Drop(Counter::WaitDropped));
+        client_does(
+            state,
+            client(flags::ACK, SEEN as i32, 0),
+            ClientAct::Drop(Counter::WaitDropped),
+        );
     }
 }
 
@@ -52,7 +60,11 @@ fn a_keepalive_at_the_isn_counts_as_a_bare_ack() {
     for payload_len in [0, 1] {
         client_does(State::Established, client(flags::ACK, -1, payload_len), ClientAct::Forward);
         for state in HELD {
-            client_does(state, client(flags::ACK, -1, payload_len), ClientAct::Drop(Counter::WaitDropped));
+            client_does(
+                state,
+                client(flags::ACK, -1, payload_len),
+                ClientAct::Drop(Counter::WaitDropped),
+            );
         }
     }
 }
@@ -106,7 +118,11 @@ fn a_segment_beyond_the_limit_is_dropped() {
 
 #[test]
 fn a_fin_before_any_data_gives_the_flow_to_the_first_backend() {
-    client_does(State::Established, client(flags::FIN | flags::ACK, 0, 0), ClientAct::Settle(Counter::NotMovable));
+    client_does(
+        State::Established,
+        client(flags::FIN | flags::ACK, 0, 0),
+        ClientAct::Settle(Counter::NotMovable),
+    );
 }
 
 #[test]
@@ -124,9 +140,10 @@ fn a_fin_is_dropped_and_repeated_while_the_owner_is_opened() {
 #[test]
 fn a_bare_fin_anywhere_else_settles_nothing() {
     for offset in [-1, 1, SEEN as i32 - 1, SEEN as i32 + 1, i32::MAX, i32::MIN] {
-        for (bits, act) in
-            [(flags::FIN | flags::ACK, ClientAct::Forward), (flags::FIN, ClientAct::Drop(Counter::AckInvalid))]
-        {
+        for (bits, act) in [
+            (flags::FIN | flags::ACK, ClientAct::Forward),
+            (flags::FIN, ClientAct::Drop(Counter::AckInvalid)),
+        ] {
             client_does(State::Established, client(bits, offset, 0), act);
             for state in HELD {
                 client_does(state, client(bits, offset, 0), ClientAct::Drop(Counter::WaitDropped));
@@ -145,7 +162,11 @@ fn a_fin_that_acknowledges_anything_else_settles_nothing() {
         }
     }
     client_does(State::Established, client(flags::FIN, 0, 0), ClientAct::Drop(Counter::AckInvalid));
-    client_does(State::Gather, client(flags::FIN, SEEN as i32, 0), ClientAct::Drop(Counter::WaitDropped));
+    client_does(
+        State::Gather,
+        client(flags::FIN, SEEN as i32, 0),
+        ClientAct::Drop(Counter::WaitDropped),
+    );
 }
 
 #[test]
@@ -164,7 +185,11 @@ fn a_fin_with_more_data_leaves_the_data_to_be_kept() {
 #[test]
 fn urgent_data_keeps_a_flow_from_moving() {
     for state in BEFORE_DATA {
-        client_does(state, client(flags::ACK | flags::URG, 0, 300), ClientAct::Settle(Counter::NotMovable));
+        client_does(
+            state,
+            client(flags::ACK | flags::URG, 0, 300),
+            ClientAct::Settle(Counter::NotMovable),
+        );
     }
 }
 
@@ -186,8 +211,14 @@ fn data_with_a_wrong_acknowledgement_is_dropped_wherever_it_lies() {
 #[test]
 fn what_lies_outside_settles_nothing_whatever_it_carries() {
     for state in UNSETTLED {
-        for bits in [flags::ACK | flags::URG, flags::ACK | flags::FIN, flags::ACK | flags::FIN | flags::URG] {
-            client_does(state, client(bits, PENDING_MAX as i32, 300), ClientAct::Drop(Counter::GatherBeyond));
+        for bits in
+            [flags::ACK | flags::URG, flags::ACK | flags::FIN, flags::ACK | flags::FIN | flags::URG]
+        {
+            client_does(
+                state,
+                client(bits, PENDING_MAX as i32, 300),
+                ClientAct::Drop(Counter::GatherBeyond),
+            );
             client_does(state, client(bits, -2, 300), ClientAct::Drop(Counter::GatherBeyond));
         }
         let signed = Flow { offered: options::SIGNED, ..flow(state) };
@@ -213,7 +244,10 @@ fn while_waiting_every_data_is_kept() {
     client_does(State::Wait, client(flags::ACK | flags::URG, 0, 300), piece(0, 0, 300));
     let signed = Flow { offered: options::SIGNED, ..flow(State::Wait) };
     for (flow, ip_options) in [(signed, false), (flow(State::Wait), true)] {
-        assert_eq!(rehome::client(&flow, State::Wait, &data(0, 300), ip_options, SEEN), piece(0, 0, 300));
+        assert_eq!(
+            rehome::client(&flow, State::Wait, &data(0, 300), ip_options, SEEN),
+            piece(0, 0, 300)
+        );
     }
 }
 
@@ -227,7 +261,13 @@ fn ip_options_keep_a_flow_from_moving() {
 
 #[test]
 fn a_bare_ack_with_ip_options_decides_nothing() {
-    let act = rehome::client(&flow(State::Established), State::Established, &client(flags::ACK, 0, 0), true, 0);
+    let act = rehome::client(
+        &flow(State::Established),
+        State::Established,
+        &client(flags::ACK, 0, 0),
+        true,
+        0,
+    );
     assert_eq!(act, ClientAct::Forward);
 }
 

@@ -51,7 +51,11 @@ mod gathering {
     #[test]
     fn first_exit_a_verdict_for_the_owner_opens_it() {
         for state in BEFORE_DATA {
-            data_does(state, Progress { verdict: Verdict::Owner(OWNER), ..GREW }, DataAct::OpenOwner(OWNER));
+            data_does(
+                state,
+                Progress { verdict: Verdict::Owner(OWNER), ..GREW },
+                DataAct::OpenOwner(OWNER),
+            );
         }
     }
 
@@ -59,7 +63,11 @@ mod gathering {
     fn first_exit_a_verdict_for_the_first_backend_flushes_with_its_reason() {
         for reason in [Counter::SessionMiss, Counter::OwnerDown, Counter::NotTls] {
             for state in BEFORE_DATA {
-                data_does(state, Progress { verdict: Verdict::First(reason), ..GREW }, DataAct::Flush(reason));
+                data_does(
+                    state,
+                    Progress { verdict: Verdict::First(reason), ..GREW },
+                    DataAct::Flush(reason),
+                );
             }
         }
     }
@@ -75,7 +83,11 @@ mod gathering {
     #[test]
     fn third_exit_the_first_backends_window_is_used_up() {
         data_does(State::Gather, Progress { contiguous: 7_999, ..GREW }, DataAct::Hold);
-        data_does(State::Gather, Progress { contiguous: 8_000, ..GREW }, DataAct::Flush(Counter::GatherWindow));
+        data_does(
+            State::Gather,
+            Progress { contiguous: 8_000, ..GREW },
+            DataAct::Flush(Counter::GatherWindow),
+        );
     }
 
     #[test]
@@ -92,7 +104,11 @@ mod gathering {
 
     #[test]
     fn a_repeat_that_brings_something_new_is_no_stall() {
-        data_does(State::Gather, Progress { grown: true, ..repeated(30 * REPEAT_NS) }, DataAct::Hold);
+        data_does(
+            State::Gather,
+            Progress { grown: true, ..repeated(30 * REPEAT_NS) },
+            DataAct::Hold,
+        );
     }
 
     #[test]
@@ -133,12 +149,18 @@ mod waiting {
 
     #[test]
     fn a_retransmission_longer_than_before_is_a_try_too() {
-        data_does(State::Wait, Progress { grown: true, ..repeat(REPEAT_NS) }, DataAct::RepeatOwnerSyn);
+        data_does(
+            State::Wait,
+            Progress { grown: true, ..repeat(REPEAT_NS) },
+            DataAct::RepeatOwnerSyn,
+        );
     }
 
     #[test]
     fn after_the_last_try_the_first_backend_gets_the_hello() {
-        for (tries, act) in [(2, DataAct::RepeatOwnerSyn), (3, DataAct::Flush(Counter::OwnerSilent))] {
+        for (tries, act) in
+            [(2, DataAct::RepeatOwnerSyn), (3, DataAct::Flush(Counter::OwnerSilent))]
+        {
             let flow = Flow { owner_tries: tries, ..flow(State::Wait) };
             assert_eq!(rehome::data(&flow, State::Wait, &repeat(REPEAT_NS)), act);
         }
@@ -146,8 +168,16 @@ mod waiting {
 
     #[test]
     fn the_verdict_is_not_taken_twice() {
-        data_does(State::Wait, Progress { verdict: Verdict::Owner(OTHER), ..repeat(0) }, DataAct::Hold);
-        data_does(State::Wait, Progress { verdict: Verdict::First(Counter::OwnerDown), ..repeat(0) }, DataAct::Hold);
+        data_does(
+            State::Wait,
+            Progress { verdict: Verdict::Owner(OTHER), ..repeat(0) },
+            DataAct::Hold,
+        );
+        data_does(
+            State::Wait,
+            Progress { verdict: Verdict::First(Counter::OwnerDown), ..repeat(0) },
+            DataAct::Hold,
+        );
     }
 
     #[test]

@@ -33,7 +33,11 @@ fn wrong_ack(bits: u8) -> Segment {
 
 #[track_caller]
 fn server_does(state: State, from: u16, segment: Segment, act: ServerAct) {
-    assert_eq!(rehome::server(&flow(state), state, from, &segment), act, "{state:?} from {from}: {segment:?}");
+    assert_eq!(
+        rehome::server(&flow(state), state, from, &segment),
+        act,
+        "{state:?} from {from}: {segment:?}"
+    );
 }
 
 const STRAY_RESET: ServerAct = ServerAct::ResetSender(Counter::StrayBackend);
@@ -78,7 +82,12 @@ mod the_first_backend {
         for bits in [SYN_ACK, flags::ACK, flags::ACK | flags::FIN, flags::RST] {
             server_does(State::Wait, FIRST, server(bits, 0), ServerAct::Drop(Counter::WaitDropped));
         }
-        server_does(State::Wait, FIRST, server(flags::ACK, 100), ServerAct::Drop(Counter::WaitDropped));
+        server_does(
+            State::Wait,
+            FIRST,
+            server(flags::ACK, 100),
+            ServerAct::Drop(Counter::WaitDropped),
+        );
     }
 
     #[test]
@@ -92,7 +101,8 @@ mod the_first_backend {
     #[test]
     fn what_acknowledges_more_than_the_syn_is_of_another_connection() {
         for away in [-1, 1, 300, 1 << 30] {
-            for (bits, payload_len) in [(flags::ACK, 0), (flags::ACK, 100), (flags::ACK | flags::FIN, 0), (SYN_ACK, 0)]
+            for (bits, payload_len) in
+                [(flags::ACK, 0), (flags::ACK, 100), (flags::ACK | flags::FIN, 0), (SYN_ACK, 0)]
             {
                 let ack = ISN.wrapping_add(1).wrapping_add_signed(away);
                 let segment = Segment { ack, ..server(bits, payload_len) };
@@ -123,7 +133,8 @@ mod the_owner {
     use super::*;
 
     const REFUSED: ServerAct = ServerAct::GiveUp { reason: Counter::OwnerRefused, reset: false };
-    const CHALLENGE: ServerAct = ServerAct::GiveUp { reason: Counter::OwnerChallenge, reset: false };
+    const CHALLENGE: ServerAct =
+        ServerAct::GiveUp { reason: Counter::OwnerChallenge, reset: false };
 
     #[test]
     fn its_syn_ack_is_judged() {
@@ -142,7 +153,11 @@ mod the_owner {
 
     #[test]
     fn any_other_reset_is_dropped() {
-        for segment in [wrong_ack(flags::RST | flags::ACK), server(flags::RST, 0), wrong_ack(SYN_ACK | flags::RST)] {
+        for segment in [
+            wrong_ack(flags::RST | flags::ACK),
+            server(flags::RST, 0),
+            wrong_ack(SYN_ACK | flags::RST),
+        ] {
             server_does(State::Wait, OWNER, segment, ServerAct::Drop(Counter::ResetInvalid));
         }
     }
@@ -155,14 +170,29 @@ mod the_owner {
 
     #[test]
     fn data_of_another_connection_there_gives_it_up_and_resets_nobody() {
-        server_does(State::Wait, OWNER, Segment { payload_len: 100, ..wrong_ack(flags::ACK) }, CHALLENGE);
+        server_does(
+            State::Wait,
+            OWNER,
+            Segment { payload_len: 100, ..wrong_ack(flags::ACK) },
+            CHALLENGE,
+        );
         server_does(State::Wait, OWNER, wrong_ack(flags::ACK | flags::FIN), CHALLENGE);
     }
 
     #[test]
     fn what_acknowledges_nothing_is_dropped() {
-        server_does(State::Wait, OWNER, server(flags::SYN, 0), ServerAct::Drop(Counter::WaitDropped));
-        server_does(State::Wait, OWNER, server(flags::PSH, 10), ServerAct::Drop(Counter::WaitDropped));
+        server_does(
+            State::Wait,
+            OWNER,
+            server(flags::SYN, 0),
+            ServerAct::Drop(Counter::WaitDropped),
+        );
+        server_does(
+            State::Wait,
+            OWNER,
+            server(flags::PSH, 10),
+            ServerAct::Drop(Counter::WaitDropped),
+        );
     }
 
     #[test]
@@ -182,7 +212,12 @@ mod the_owner {
 
     #[test]
     fn a_late_syn_ack_after_the_fallback_is_reset() {
-        server_does(State::First, OWNER, server(SYN_ACK, 0), ServerAct::ResetSender(Counter::OwnerReset));
+        server_does(
+            State::First,
+            OWNER,
+            server(SYN_ACK, 0),
+            ServerAct::ResetSender(Counter::OwnerReset),
+        );
     }
 
     #[test]
@@ -216,7 +251,8 @@ mod another_backend {
 
     #[test]
     fn an_owner_to_be_has_no_part_in_the_flow_before_it_is_asked() {
-        for state in [State::Syn, State::SynAck, State::Established, State::Gather, State::Adopted] {
+        for state in [State::Syn, State::SynAck, State::Established, State::Gather, State::Adopted]
+        {
             for bits in 0..=255 {
                 server_does(state, OWNER, server(bits, 0), ServerAct::Pass);
             }
@@ -227,11 +263,20 @@ mod another_backend {
     fn no_reset_goes_to_a_sender_that_acknowledges_anything_but_the_syn() {
         for state in ALL {
             for from in [FIRST, OWNER, OTHER] {
-                for (bits, away) in (0..=255).flat_map(|bits| [1, 2, 300, 1 << 31, u32::MAX].map(|away| (bits, away))) {
-                    let segment = Segment { ack: ISN.wrapping_add(1).wrapping_add(away), ..server(bits, 0) };
+                for (bits, away) in (0..=255)
+                    .flat_map(|bits| [1, 2, 300, 1 << 31, u32::MAX].map(|away| (bits, away)))
+                {
+                    let segment =
+                        Segment { ack: ISN.wrapping_add(1).wrapping_add(away), ..server(bits, 0) };
                     let act = rehome::server(&flow(state), state, from, &segment);
-                    let resets = matches!(act, ServerAct::ResetSender(_) | ServerAct::GiveUp { reset: true, .. });
-                    assert!(!resets, "{state:?} from {from}, flags {bits:#04x}, {away} ahead: {act:?}");
+                    let resets = matches!(
+                        act,
+                        ServerAct::ResetSender(_) | ServerAct::GiveUp { reset: true, .. }
+                    );
+                    assert!(
+                        !resets,
+                        "{state:?} from {from}, flags {bits:#04x}, {away} ahead: {act:?}"
+                    );
                 }
             }
         }
@@ -239,12 +284,17 @@ mod another_backend {
 
     #[test]
     fn nobody_but_the_holder_reaches_the_client_once_it_is_known() {
-        for (state, holder) in [(State::Wait, None), (State::Spliced, Some(OWNER)), (State::First, Some(FIRST))] {
+        for (state, holder) in
+            [(State::Wait, None), (State::Spliced, Some(OWNER)), (State::First, Some(FIRST))]
+        {
             for from in [FIRST, OWNER, OTHER] {
                 for bits in 0..=255 {
                     let act = rehome::server(&flow(state), state, from, &server(bits, 0));
                     let passes = matches!(act, ServerAct::Forward | ServerAct::Settle(_));
-                    assert!(!passes || holder == Some(from), "{state:?} from {from}, flags {bits:#04x}: {act:?}");
+                    assert!(
+                        !passes || holder == Some(from),
+                        "{state:?} from {from}, flags {bits:#04x}: {act:?}"
+                    );
                 }
             }
         }

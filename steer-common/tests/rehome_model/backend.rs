@@ -122,7 +122,8 @@ impl Backend {
 
     /// A probe of an idle connection.
     pub(crate) fn keepalive(&self) -> Option<Packet> {
-        (self.stage == Stage::Open).then(|| Packet::new(flags::ACK, self.next().wrapping_sub(1), self.expected()))
+        (self.stage == Stage::Open)
+            .then(|| Packet::new(flags::ACK, self.next().wrapping_sub(1), self.expected()))
     }
 
     fn syn_ack(&self) -> Packet {
@@ -172,7 +173,8 @@ impl Backend {
                 // A new connection on the same addresses starts anew.
                 self.isn = self.isn.wrapping_add(64_000);
                 self.client_isn = packet.seq;
-                (self.stage, self.repeats, self.timer) = (Stage::SynReceived, 0, Some(now + 1_000 * MS));
+                (self.stage, self.repeats, self.timer) =
+                    (Stage::SynReceived, 0, Some(now + 1_000 * MS));
                 vec![self.syn_ack()]
             }
             Stage::Listen => vec![packet.refusal()],
@@ -205,9 +207,12 @@ impl Backend {
         vec![]
     }
 
-    /// RFC 5961 5.2: what acknowledges something never sent, or long gone, is not looked at further.
+    /// RFC 5961 5.2: what acknowledges something never sent, or long gone, is not looked at
+    /// further.
     fn acknowledges_ours(&self, packet: &Packet) -> bool {
-        packet.any(flags::ACK) && reached(self.isn.wrapping_add(1), packet.ack) && reached(packet.ack, self.next())
+        packet.any(flags::ACK)
+            && reached(self.isn.wrapping_add(1), packet.ack)
+            && reached(packet.ack, self.next())
     }
 
     fn speak(&mut self, now: u64) -> Vec<Packet> {
@@ -228,7 +233,12 @@ impl Backend {
         for (i, byte) in packet.data.iter().enumerate() {
             let at = usize::try_from(start + i as i32).expect("a byte before the stream");
             assert!(at < self.hello_len, "a byte behind the hello");
-            assert_eq!(*byte, hello_byte(at), "byte {at} of the hello is wrong at {}", self.name as char);
+            assert_eq!(
+                *byte,
+                hello_byte(at),
+                "byte {at} of the hello is wrong at {}",
+                self.name as char
+            );
             if at < edge {
                 self.have[at] = true;
             }

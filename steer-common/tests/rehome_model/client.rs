@@ -1,4 +1,5 @@
-//! A client's TCP: sends its hello in pieces, repeats what is not acknowledged, checks every byte of the answer.
+//! A client's TCP: sends its hello in pieces, repeats what is not acknowledged, checks every byte
+//! of the answer.
 
 use steer_common::wire::tcp::flags;
 
@@ -122,7 +123,11 @@ impl Client {
         (self.timer, self.probe, self.starts, self.resets) = (None, None, None, None);
         let open = self.stage == Stage::Open;
         self.stage = Stage::Gone;
-        if open { vec![Packet::new(flags::RST | flags::ACK, self.seq(self.highest), self.ack())] } else { vec![] }
+        if open {
+            vec![Packet::new(flags::RST | flags::ACK, self.seq(self.highest), self.ack())]
+        } else {
+            vec![]
+        }
     }
 
     /// Sequence number of byte `at` of the hello.
@@ -182,7 +187,8 @@ impl Client {
         }
         if self.acked < self.end() {
             self.timer = Some(self.timer.unwrap_or(now + self.rto));
-            self.probe = (self.habits.probes && !sent.is_empty() && self.rto == RTO).then_some(now + PROBE);
+            self.probe =
+                (self.habits.probes && !sent.is_empty() && self.rto == RTO).then_some(now + PROBE);
         }
         sent
     }
@@ -205,10 +211,11 @@ impl Client {
             return if packet.any(flags::RST) { vec![] } else { vec![packet.refusal()] };
         }
         if packet.any(flags::RST) {
-            // Only one at the exact number counts (RFC 5961 3.2), or one that refuses the SYN (RFC 9293 3.10.7.3). What
-            // answers a forgery has other numbers.
+            // Only one at the exact number counts (RFC 5961 3.2), or one that refuses the SYN (RFC
+            // 9293 3.10.7.3). What answers a forgery has other numbers.
             let refused = packet.any(flags::ACK) && packet.ack == self.seq(0);
-            let counts = if self.stage == Stage::SynSent { refused } else { packet.seq == self.ack() };
+            let counts =
+                if self.stage == Stage::SynSent { refused } else { packet.seq == self.ack() };
             if counts {
                 self.error = Some("reset");
             }
@@ -240,7 +247,10 @@ impl Client {
 
     fn acknowledged(&mut self, packet: &Packet, now: u64) -> Vec<Packet> {
         let by = packet.ack.wrapping_sub(self.seq(self.acked)) as i32;
-        assert!(by <= (self.highest - self.acked) as i32, "acknowledges {by} bytes of what was never sent");
+        assert!(
+            by <= (self.highest - self.acked) as i32,
+            "acknowledges {by} bytes of what was never sent"
+        );
         if by <= 0 {
             return vec![];
         }
@@ -257,7 +267,11 @@ impl Client {
         if seq_len == 0 {
             // A keepalive or a challenge wants an acknowledgement; a plain one does not.
             let old = packet.seq != self.ack() && reached(packet.seq, self.ack());
-            return if old { vec![Packet::new(flags::ACK, self.seq(self.highest), self.ack())] } else { vec![] };
+            return if old {
+                vec![Packet::new(flags::ACK, self.seq(self.highest), self.ack())]
+            } else {
+                vec![]
+            };
         }
         assert!(reached(packet.seq, self.ack()), "a hole in an answer of one segment at a time");
         let known = self.ack().wrapping_sub(packet.seq) as usize;

@@ -1,7 +1,8 @@
-//! The connection that the client dialled to the owner itself, from the same port: it must not notice the flow.
+//! The connection that the client dialled to the owner itself, from the same port: it must not
+//! notice the flow.
 //!
-//! Its packets pass the gateway by the owner's own address. The owner speaks on it again and again; both ends check
-//! every number, and a reset that either would take for its own ends it.
+//! Its packets pass the gateway by the owner's own address. The owner speaks on it again and again;
+//! both ends check every number, and a reset that either would take for its own ends it.
 
 use steer_common::wire::tcp::flags;
 
@@ -60,7 +61,8 @@ impl Direct {
         Packet::new(flags::ACK, OWNER.wrapping_add(at), CLIENT)
     }
 
-    /// A packet at the owner, with these ports. Whatever is not of this connection is challenged (RFC 5961).
+    /// A packet at the owner, with these ports. Whatever is not of this connection is challenged
+    /// (RFC 5961).
     pub(crate) fn owner_receives(&mut self, packet: &Packet) -> Vec<Packet> {
         let end = self.said * LEN as u32;
         if packet.any(flags::RST) && packet.seq == CLIENT {
@@ -68,7 +70,10 @@ impl Direct {
             return vec![];
         }
         let acked = packet.ack.wrapping_sub(OWNER);
-        let its = packet.flags == flags::ACK && packet.seq == CLIENT && packet.data.is_empty() && acked <= end;
+        let its = packet.flags == flags::ACK
+            && packet.seq == CLIENT
+            && packet.data.is_empty()
+            && acked <= end;
         if its {
             self.acked = self.acked.max(acked);
             return vec![];
@@ -86,7 +91,10 @@ impl Direct {
         }
         assert!(!packet.any(flags::SYN), "{packet:?} reached the client on its other connection");
         assert_eq!(packet.ack, CLIENT, "{packet:?} reached the client on its other connection");
-        assert!(packet.data.iter().all(|byte| *byte == b'D'), "{packet:?} reached the client on its other connection");
+        assert!(
+            packet.data.iter().all(|byte| *byte == b'D'),
+            "{packet:?} reached the client on its other connection"
+        );
         let at = packet.seq.wrapping_sub(OWNER);
         if packet.data.is_empty() {
             return vec![];
@@ -100,6 +108,10 @@ impl Direct {
     /// How it must have ended: not at all.
     pub(crate) fn judge(&self) {
         assert_eq!(self.ended, None, "the client's other connection ended");
-        assert_eq!(self.received, self.said * LEN as u32, "the client's other connection lost data");
+        assert_eq!(
+            self.received,
+            self.said * LEN as u32,
+            "the client's other connection lost data"
+        );
     }
 }

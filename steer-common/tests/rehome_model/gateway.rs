@@ -1,4 +1,5 @@
-//! Executes the state machine for one flow, step by step as `steer-ebpf` does (client, rehome, server, emit).
+//! Executes the state machine for one flow, step by step as `steer-ebpf` does (client, rehome,
+//! server, emit).
 
 use steer_common::{
     counters::Counter,
@@ -112,7 +113,12 @@ impl Gateway {
     }
 
     /// A backend's packet; what leaves because of it.
-    pub(crate) fn backend_sent(&mut self, from: u16, packet: &Packet, now: u64) -> Vec<(To, Packet)> {
+    pub(crate) fn backend_sent(
+        &mut self,
+        from: u16,
+        packet: &Packet,
+        now: u64,
+    ) -> Vec<(To, Packet)> {
         self.now = now;
         self.backend_segment(from, packet);
         std::mem::take(&mut self.out)
@@ -128,8 +134,12 @@ impl Gateway {
 
     fn syn(&mut self, packet: &Packet) {
         if self.handshake.is_none() {
-            self.handshake =
-                Some(Flow { word: Word::new(State::Syn, packet.seq).0, first: FIRST, owner: FIRST, ..Flow::default() });
+            self.handshake = Some(Flow {
+                word: Word::new(State::Syn, packet.seq).0,
+                first: FIRST,
+                owner: FIRST,
+                ..Flow::default()
+            });
         }
         self.send(To::First, packet.clone());
     }
@@ -163,7 +173,8 @@ impl Gateway {
         match state {
             State::First => return self.send(To::First, packet.clone()),
             State::Spliced => {
-                let translated = Packet { ack: packet.ack.wrapping_sub(flow.delta), ..packet.clone() };
+                let translated =
+                    Packet { ack: packet.ack.wrapping_sub(flow.delta), ..packet.clone() };
                 return self.send(To::Owner, translated);
             }
             _ => {}
@@ -177,7 +188,11 @@ impl Gateway {
             ClientAct::Drop(reason) => self.count(reason),
             ClientAct::Settle(reason) => {
                 self.settle(reason);
-                if state == State::Established { self.send(To::First, packet.clone()) } else { self.flush(To::First) }
+                if state == State::Established {
+                    self.send(To::First, packet.clone())
+                } else {
+                    self.flush(To::First)
+                }
             }
             ClientAct::Reset => {
                 self.settle(Counter::WaitReset);
@@ -195,13 +210,16 @@ impl Gateway {
                 return self.send(To::First, packet.clone());
             }
             let empty = [Range::default(); PENDING_RANGES];
-            self.pending = Some(Pending { grown_at: self.now, ranges: empty, data: vec![0; PENDING_MAX] });
+            self.pending =
+                Some(Pending { grown_at: self.now, ranges: empty, data: vec![0; PENDING_MAX] });
         }
         let now = self.now;
         let Some(pending) = &mut self.pending else { return self.settle(Counter::PendingLost) };
         let (start, end) = (data.offset as usize, (data.offset + data.len) as usize);
-        let (inserted, grown_at) =
-            (ranges::insert(&mut pending.ranges, data.offset, data.offset + data.len), pending.grown_at);
+        let (inserted, grown_at) = (
+            ranges::insert(&mut pending.ranges, data.offset, data.offset + data.len),
+            pending.grown_at,
+        );
         if inserted == Inserted::Grown {
             let skip = data.skip as usize;
             pending.data[start..end].copy_from_slice(&packet.data[skip..skip + data.len as usize]);
@@ -214,7 +232,8 @@ impl Gateway {
         if inserted == Inserted::Full {
             return self.count(Counter::GatherHoles);
         }
-        let verdict = if state == State::Wait { Verdict::NeedMore } else { self.verdict(contiguous) };
+        let verdict =
+            if state == State::Wait { Verdict::NeedMore } else { self.verdict(contiguous) };
         let progress = Progress {
             offset: data.offset,
             grown: inserted == Inserted::Grown,
@@ -304,7 +323,8 @@ impl Gateway {
         self.enter(State::First);
     }
 
-    /// `emit::emit_buffered`: what is buffered, as segments for the backend that now holds the flow.
+    /// `emit::emit_buffered`: what is buffered, as segments for the backend that now holds the
+    /// flow.
     fn flush(&mut self, to: To) {
         if to == To::First {
             self.spliced = None;
@@ -316,14 +336,18 @@ impl Gateway {
         let isn = if to == To::Owner { flow.owner_isn } else { flow.first_isn };
         for (i, chunk) in pending.data[..have].chunks(MSS as usize).enumerate() {
             let seq = first_byte(&flow).wrapping_add((i * MSS as usize) as u32);
-            let segment = Packet { data: chunk.to_vec(), ..Packet::new(flags::ACK, seq, isn.wrapping_add(1)) };
+            let segment = Packet {
+                data: chunk.to_vec(),
+                ..Packet::new(flags::ACK, seq, isn.wrapping_add(1))
+            };
             self.send(to, segment);
         }
     }
 
     /// `server::server_segment`.
     fn backend_segment(&mut self, from: u16, packet: &Packet) {
-        let answers = |h: &Flow| h.first == from && packet.ack == first_byte(h) && self.flow.is_none();
+        let answers =
+            |h: &Flow| h.first == from && packet.ack == first_byte(h) && self.flow.is_none();
         if packet.is_syn_ack() && self.handshake.as_ref().is_some_and(answers) {
             return self.first_syn_ack(packet);
         }
@@ -335,7 +359,10 @@ impl Gateway {
         match rehome::server(&flow, state, from, &packet.parsed()) {
             ServerAct::Forward => {
                 let add = if state == State::Spliced { flow.delta } else { 0 };
-                self.send(To::Client, Packet { seq: packet.seq.wrapping_add(add), ..packet.clone() });
+                self.send(
+                    To::Client,
+                    Packet { seq: packet.seq.wrapping_add(add), ..packet.clone() },
+                );
             }
             ServerAct::Settle(reason) => {
                 self.settle(reason);
@@ -375,7 +402,8 @@ impl Gateway {
         let Some(flow) = &mut self.flow else { return };
         let expected = first_byte(flow);
         let compatible = splice::compatible(flow, 0, packet.mss, 0);
-        let buffered = self.pending.as_ref().is_some_and(|pending| ranges::contiguous(&pending.ranges) != 0);
+        let buffered =
+            self.pending.as_ref().is_some_and(|pending| ranges::contiguous(&pending.ranges) != 0);
         let refusal = match (compatible, buffered) {
             (true, true) => None,
             (false, _) => Some(Counter::OwnerIncompatible),

@@ -34,7 +34,8 @@ impl Packet {
         if self.any(flags::ACK) {
             return Self::new(flags::RST, self.ack, 0);
         }
-        let len = self.data.len() as u32 + self.any(flags::SYN) as u32 + self.any(flags::FIN) as u32;
+        let len =
+            self.data.len() as u32 + self.any(flags::SYN) as u32 + self.any(flags::FIN) as u32;
         Self::new(flags::RST | flags::ACK, 0, self.seq.wrapping_add(len))
     }
 

@@ -24,7 +24,8 @@ pub(crate) enum Fate {
     Twice(u64, u64),
 }
 
-/// A packet in the client's name: its place in the client's stream was hit, what it acknowledges was not.
+/// A packet in the client's name: its place in the client's stream was hit, what it acknowledges
+/// was not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Forgery {
     pub(crate) flags: u8,
@@ -91,7 +92,11 @@ impl World {
             owner: Backend::new(b'B', scenario.owner.clone(), len),
             fates: scenario.fates.clone().into_iter(),
             evict: scenario.evict_ms.map(|ms| ms * MS),
-            forgeries: scenario.forgeries.iter().map(|(ms, forgery)| (ms * MS, forged(scenario, forgery))).collect(),
+            forgeries: scenario
+                .forgeries
+                .iter()
+                .map(|(ms, forgery)| (ms * MS, forged(scenario, forgery)))
+                .collect(),
             wire: Vec::new(),
             sent: 0,
             now: 0,
@@ -100,7 +105,8 @@ impl World {
         }
     }
 
-    /// Lets everything happen until nothing more does; in the end the first backend probes its connection, if it has one.
+    /// Lets everything happen until nothing more does; in the end the first backend probes its
+    /// connection, if it has one.
     pub(crate) fn run(&mut self) {
         while let Some(at) = self.next_event() {
             if at > END {
@@ -121,7 +127,14 @@ impl World {
     fn next_event(&self) -> Option<u64> {
         let wire = self.wire.iter().map(|flight| flight.0).min();
         let forgery = self.forgeries.iter().map(|forgery| forgery.0).min();
-        let timers = [wire, self.client.wakes(), self.first.wakes(), self.owner.wakes(), self.evict, forgery];
+        let timers = [
+            wire,
+            self.client.wakes(),
+            self.first.wakes(),
+            self.owner.wakes(),
+            self.evict,
+            forgery,
+        ];
         timers.into_iter().flatten().min()
     }
 
@@ -169,7 +182,10 @@ impl World {
 
     /// Delivers what arrives next.
     fn deliver(&mut self) {
-        let Some(i) = (0..self.wire.len()).min_by_key(|i| (self.wire[*i].0, self.wire[*i].1)) else { return };
+        let Some(i) = (0..self.wire.len()).min_by_key(|i| (self.wire[*i].0, self.wire[*i].1))
+        else {
+            return;
+        };
         let (at, _, to, packet) = self.wire.remove(i);
         self.now = self.now.max(at);
         let (answers, back) = match to {
@@ -184,7 +200,8 @@ impl World {
         }
     }
 
-    /// A backend's packet that passed untouched is at the client, and what that one answers passes too.
+    /// A backend's packet that passed untouched is at the client, and what that one answers passes
+    /// too.
     fn on_another_connection(&mut self, from: u16, packet: &Packet) {
         let answers = match (from, &mut self.owner.direct) {
             (OWNER, Some(direct)) => direct.client_receives(packet),
@@ -225,31 +242,53 @@ impl World {
         let speaks = !packet.data.is_empty() || ends;
         let made = matches!((from, packet.flags), (From::Backend(_), flags::RST));
         if made && to != To::Client && !matches!(to, To::ClientFrom(_)) {
-            assert_eq!(Some(packet.seq), self.gateway.first_byte(), "a reset with a number that is not the flow's");
+            assert_eq!(
+                Some(packet.seq),
+                self.gateway.first_byte(),
+                "a reset with a number that is not the flow's"
+            );
         }
-        let undecided = matches!(state, None | Some(State::Established | State::Gather | State::Wait));
+        let undecided =
+            matches!(state, None | Some(State::Established | State::Gather | State::Wait));
         match to {
             To::First => {
-                // Of a handshake that is not complete everything goes there, and what lies out of every window.
-                let unknown = packet.forged && self.gateway.first_byte().is_none_or(|first| is_far(first, packet.seq));
-                assert!(unknown || !(undecided && speaks), "{packet:?} reached the first backend in {state:?}");
+                // Of a handshake that is not complete everything goes there, and what lies out of
+                // every window.
+                let unknown = packet.forged
+                    && self.gateway.first_byte().is_none_or(|first| is_far(first, packet.seq));
+                assert!(
+                    unknown || !(undecided && speaks),
+                    "{packet:?} reached the first backend in {state:?}"
+                );
                 let quiet = packet.any(flags::RST | flags::SYN);
                 assert!(
                     state != Some(State::Spliced) || quiet,
                     "{packet:?} reached the first backend after the splice"
                 );
-                self.resets_to_first += u32::from(packet.flags == flags::RST && state == Some(State::Spliced));
+                self.resets_to_first +=
+                    u32::from(packet.flags == flags::RST && state == Some(State::Spliced));
             }
             To::Owner => {
                 let opens = state == Some(State::Wait) && packet.flags == flags::SYN;
                 let closes = state == Some(State::First) && packet.any(flags::RST);
-                assert!(state == Some(State::Spliced) || opens || closes, "{packet:?} reached the owner in {state:?}");
+                assert!(
+                    state == Some(State::Spliced) || opens || closes,
+                    "{packet:?} reached the owner in {state:?}"
+                );
             }
             To::ClientFrom(backend) => assert_eq!(from, From::Backend(backend)),
             To::Client => {
                 let holder = if state == Some(State::Spliced) { OWNER } else { FIRST };
-                assert_eq!(from, From::Backend(holder), "{packet:?} reached the client in {state:?}");
-                assert_ne!(before, Some(State::Wait), "{packet:?} reached the client while the owner was opened");
+                assert_eq!(
+                    from,
+                    From::Backend(holder),
+                    "{packet:?} reached the client in {state:?}"
+                );
+                assert_ne!(
+                    before,
+                    Some(State::Wait),
+                    "{packet:?} reached the client while the owner was opened"
+                );
             }
         }
     }

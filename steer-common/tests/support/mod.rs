@@ -1,6 +1,7 @@
 //! Oracles shared by the tests: slow, plain and written without the code they judge.
 
-/// The Internet checksum of `bytes` as the wire carries it (RFC 1071 4.1), big-endian byte pairs added one by one.
+/// The Internet checksum of `bytes` as the wire carries it (RFC 1071 4.1), big-endian byte pairs
+/// added one by one.
 pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let mut sum = 0u32;
     for pair in bytes.chunks(2) {

@@ -15,11 +15,12 @@ use steer_common::{checksum::update, wire::Packet};
 
 use crate::verifier::{mask, opaque};
 
-/// Offsets that the programs read directly lie below this bound (a transport header at most 255 bytes deep, behind it
-/// its options).
+/// Offsets that the programs read directly lie below this bound (a transport header at most 255
+/// bytes deep, behind it its options).
 const REACH: i32 = 0x1ff;
 
-/// The linear bytes of a packet, readable and writable in place until the next helper that moves them.
+/// The linear bytes of a packet, readable and writable in place until the next helper that moves
+/// them.
 pub(crate) struct Window {
     start: usize,
     end: usize,
@@ -48,13 +49,15 @@ impl Window {
     #[inline(always)]
     pub(crate) fn words_mut<const N: usize>(&mut self, offset: usize) -> Option<&mut [u32; N]> {
         let at = self.at(offset, N * 4)?;
-        // SAFETY: `at .. at + 4 * N` lies before the packet's end, checked just above; the verifier checks it again. The
-        // window is borrowed mutably, so there is no other reference. Words in packets need no alignment: the machines
-        // that run this JIT load unaligned words, and the verifier demands alignment where one does not.
+        // SAFETY: `at .. at + 4 * N` lies before the packet's end, checked just above; the verifier
+        // checks it again. The window is borrowed mutably, so there is no other reference. Words in
+        // packets need no alignment: the machines that run this JIT load unaligned words, and the
+        // verifier demands alignment where one does not.
         Some(unsafe { &mut *(at as *mut [u32; N]) })
     }
 
-    /// Brings the finished TCP checksum at `offset` up to date; false where it lies beyond the linear bytes.
+    /// Brings the finished TCP checksum at `offset` up to date; false where it lies beyond the
+    /// linear bytes.
     #[inline(always)]
     pub(crate) fn update_sum(&mut self, offset: usize, difference: &Difference) -> bool {
         let Some(at) = self.at(offset, 2) else { return false };
@@ -128,10 +131,11 @@ pub(crate) trait Hook {
     fn aggregated(&self) -> bool;
     /// Length of the frame, bytes, if the packet is several segments in one; else 0.
     fn aggregate_len(&self) -> usize;
-    /// Brings the TCP checksum at `at` up to date; false where the packet cannot be changed. `finished` says that it is
-    /// the sum of all its segment.
+    /// Brings the TCP checksum at `at` up to date; false where the packet cannot be changed.
+    /// `finished` says that it is the sum of all its segment.
     fn finish(&self, at: usize, v6: bool, difference: Difference, finished: bool) -> bool;
-    /// Sends the packet, its Ethernet header already written, out of an interface; the action to return.
+    /// Sends the packet, its Ethernet header already written, out of an interface; the action to
+    /// return.
     fn redirect(&self, ifindex: u32) -> i32;
     /// Largest IP packet on the wire that this packet will become, bytes, given its own IP length.
     fn wire_len(&self, ip_len: usize, header_len: usize) -> usize;

@@ -5,7 +5,8 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{
-        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes,
+        bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
 };
 use steer_common::checksum::fold32;
@@ -19,8 +20,8 @@ pub(crate) const DROP: i32 = 2;
 
 /// `BPF_F_PSEUDO_HDR` of bpf_l4_csum_replace.
 const PSEUDO_HEADER: u64 = 0x10;
-/// `BPF_F_IPV6` of bpf_l4_csum_replace (Linux 6.15 and stable branches): the pseudo header's change is not seen by
-/// CHECKSUM_COMPLETE, since IPv6 has no header checksum to balance it.
+/// `BPF_F_IPV6` of bpf_l4_csum_replace (Linux 6.15 and stable branches): the pseudo header's change
+/// is not seen by CHECKSUM_COMPLETE, since IPv6 has no header checksum to balance it.
 const IPV6: u64 = 0x80;
 
 /// A TC context.
@@ -34,13 +35,16 @@ impl Tc {
         unsafe { (*self.0).len as usize }
     }
 
-    /// Whether the kernel took a tag of a VLAN off the frame. A tag that names none (a priority tag, IEEE 802.1Q 9.6) is
-    /// taken away: the kernel hands such frames to the interface itself.
+    /// Whether the kernel took a tag of a VLAN off the frame. A tag that names none (a priority
+    /// tag, IEEE 802.1Q 9.6) is taken away: the kernel hands such frames to the interface itself.
     #[inline(always)]
     pub(crate) fn tagged(&self) -> bool {
         const VLAN_ID: u32 = 0xfff;
         // SAFETY: as above; a helper call on the program's context.
-        unsafe { (*self.0).vlan_present != 0 && ((*self.0).vlan_tci & VLAN_ID != 0 || bpf_skb_vlan_pop(self.0) != 0) }
+        unsafe {
+            (*self.0).vlan_present != 0
+                && ((*self.0).vlan_tci & VLAN_ID != 0 || bpf_skb_vlan_pop(self.0) != 0)
+        }
     }
 
     /// Whether the frame is for another station, or for many: the kernel's own TCP takes neither.
@@ -51,8 +55,8 @@ impl Tc {
         unsafe { (*self.0).pkt_type != PACKET_HOST }
     }
 
-    /// Tells the kernel of a change to bytes that no checksum in the packet covers. Only CHECKSUM_COMPLETE has a sum to
-    /// correct; for all others the helper refuses, which is right.
+    /// Tells the kernel of a change to bytes that no checksum in the packet covers. Only
+    /// CHECKSUM_COMPLETE has a sum to correct; for all others the helper refuses, which is right.
     #[inline(always)]
     pub(crate) fn uncovered(&self, difference: u64) {
         // SAFETY: a helper call on the program's context.
@@ -122,12 +126,17 @@ impl Hook for Tc {
         if self.aggregated() { self.len() } else { 0 }
     }
 
-    /// A finished checksum is changed in place; all that is left to tell is the sum of CHECKSUM_COMPLETE. With IPv4 the
-    /// header's own checksum balances everything but the pseudo header, with IPv6 nothing balances the hop limit.
+    /// A finished checksum is changed in place; all that is left to tell is the sum of
+    /// CHECKSUM_COMPLETE. With IPv4 the header's own checksum balances everything but the pseudo
+    /// header, with IPv6 nothing balances the hop limit.
     #[inline(always)]
     fn finish(&self, at: usize, v6: bool, difference: Difference, finished: bool) -> bool {
         if finished {
-            self.uncovered(if v6 { difference.uncovered } else { !fold32(difference.pseudo) as u64 });
+            self.uncovered(if v6 {
+                difference.uncovered
+            } else {
+                !fold32(difference.pseudo) as u64
+            });
             return self.window().update_sum(at, &difference);
         }
         if v6 && difference.uncovered != 0 {

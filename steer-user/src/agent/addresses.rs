@@ -1,7 +1,7 @@
 //! Puts VIPs on an interface (`assign = true`) and takes them off again.
 //!
-//! An address of ours carries a protocol number of ours (`IFA_PROTO`, Linux 5.18), so nothing needs to be remembered:
-//! an address that someone else put there is left alone.
+//! An address of ours carries a protocol number of ours (`IFA_PROTO`, Linux 5.18), so nothing needs
+//! to be remembered: an address that someone else put there is left alone.
 
 use std::{collections::HashSet, net::IpAddr};
 
@@ -33,9 +33,15 @@ pub(super) async fn assign(config: &Config) -> Result<()> {
     failed
 }
 
-/// Has a VIP where it belongs: where it is missing it is added, and where this program put it on another interface, because
-/// its own was not there, it moves. One that somebody else put anywhere stays.
-async fn place(handle: &Handle, config: &Config, vip: IpAddr, addresses: &[AddressMessage]) -> Result<()> {
+/// Has a VIP where it belongs: where it is missing it is added, and where this program put it on
+/// another interface, because its own was not there, it moves. One that somebody else put anywhere
+/// stays.
+async fn place(
+    handle: &Handle,
+    config: &Config,
+    vip: IpAddr,
+    addresses: &[AddressMessage],
+) -> Result<()> {
     let there = addresses.iter().filter(|message| ip_of(message) == Some(vip)).collect::<Vec<_>>();
     let Some((index, by_network)) = interface_for(config, vip, addresses) else { return Ok(()) };
     if there.iter().any(|message| message.header.index == index) {
@@ -56,9 +62,12 @@ async fn place(handle: &Handle, config: &Config, vip: IpAddr, addresses: &[Addre
     add(handle, index, vip).await
 }
 
-/// Takes off what this gateway assigned and the configuration does not want assigned any more. `known` is what it has
-/// as VIPs so far.
-pub(super) async fn withdraw(config: &Config, known: impl IntoIterator<Item = IpAddr>) -> Result<()> {
+/// Takes off what this gateway assigned and the configuration does not want assigned any more.
+/// `known` is what it has as VIPs so far.
+pub(super) async fn withdraw(
+    config: &Config,
+    known: impl IntoIterator<Item = IpAddr>,
+) -> Result<()> {
     let asked = asked(config);
     let unasked = known.into_iter().filter(|ip| !asked.contains(ip)).collect::<HashSet<_>>();
     if !unasked.is_empty() {
@@ -85,14 +94,29 @@ fn connect() -> Result<Handle> {
 }
 
 async fn list(handle: &Handle) -> Result<Vec<AddressMessage>> {
-    handle.address().get().execute().try_collect().await.context("list the addresses of the interfaces")
+    handle
+        .address()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .context("list the addresses of the interfaces")
 }
 
-async fn remove(handle: &Handle, addresses: Vec<AddressMessage>, known: &HashSet<IpAddr>) -> Result<Vec<IpAddr>> {
+async fn remove(
+    handle: &Handle,
+    addresses: Vec<AddressMessage>,
+    known: &HashSet<IpAddr>,
+) -> Result<Vec<IpAddr>> {
     let mut removed = Vec::new();
     for message in addresses.into_iter().filter(is_ours) {
         let Some(ip) = ip_of(&message).filter(|ip| known.contains(ip)) else { continue };
-        handle.address().del(message).execute().await.with_context(|| format!("take {ip} off its interface"))?;
+        handle
+            .address()
+            .del(message)
+            .execute()
+            .await
+            .with_context(|| format!("take {ip} off its interface"))?;
         removed.push(ip);
     }
     Ok(removed)
@@ -103,19 +127,27 @@ async fn add(handle: &Handle, index: u32, ip: IpAddr) -> Result<()> {
     let attributes = &mut request.message_mut().attributes;
     attributes.push(AddressAttribute::Protocol(OURS));
     if ip.is_ipv6() {
-        // Two gateways may hold the address for a moment: detecting duplicates would take it off both.
+        // Two gateways may hold the address for a moment: detecting duplicates would take it off
+        // both.
         attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     log::info!("assigning {ip} to the interface with index {index}");
     request.execute().await.with_context(|| format!("assign {ip}"))
 }
 
-/// The managed interface whose network the VIP is in (`true`), else the first of the configuration: there its neighbours ask
-/// for it. While that one is away, none.
-fn interface_for(config: &Config, vip: IpAddr, addresses: &[AddressMessage]) -> Option<(u32, bool)> {
-    let managed = config.interfaces.iter().map(|interface| ifindex(&interface.name)).collect::<Vec<_>>();
+/// The managed interface whose network the VIP is in (`true`), else the first of the configuration:
+/// there its neighbours ask for it. While that one is away, none.
+fn interface_for(
+    config: &Config,
+    vip: IpAddr,
+    addresses: &[AddressMessage],
+) -> Option<(u32, bool)> {
+    let managed =
+        config.interfaces.iter().map(|interface| ifindex(&interface.name)).collect::<Vec<_>>();
     let networks = addresses.iter().filter(|address| ip_of(address) != Some(vip));
-    let contains = |index: &u32| networks.clone().any(|a| a.header.index == *index && network_contains(a, vip));
+    let contains = |index: &u32| {
+        networks.clone().any(|a| a.header.index == *index && network_contains(a, vip))
+    };
     match managed.iter().flatten().copied().find(contains) {
         Some(index) => Some((index, true)),
         None => managed.first().copied().flatten().map(|index| (index, false)),
@@ -125,8 +157,12 @@ fn interface_for(config: &Config, vip: IpAddr, addresses: &[AddressMessage]) -> 
 fn network_contains(message: &AddressMessage, ip: IpAddr) -> bool {
     let shift = |bits: u32| bits.saturating_sub(message.header.prefix_len.into());
     match (ip_of(message), ip) {
-        (Some(IpAddr::V4(a)), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).checked_shr(shift(32)).unwrap_or(0) == 0,
-        (Some(IpAddr::V6(a)), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).checked_shr(shift(128)).unwrap_or(0) == 0,
+        (Some(IpAddr::V4(a)), IpAddr::V4(b)) => {
+            (a.to_bits() ^ b.to_bits()).checked_shr(shift(32)).unwrap_or(0) == 0
+        }
+        (Some(IpAddr::V6(a)), IpAddr::V6(b)) => {
+            (a.to_bits() ^ b.to_bits()).checked_shr(shift(128)).unwrap_or(0) == 0
+        }
         (Some(_) | None, _) => false,
     }
 }
@@ -139,5 +175,8 @@ fn ip_of(message: &AddressMessage) -> Option<IpAddr> {
 }
 
 fn is_ours(message: &AddressMessage) -> bool {
-    message.attributes.iter().any(|attribute| matches!(attribute, AddressAttribute::Protocol(proto) if *proto == OURS))
+    message
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, AddressAttribute::Protocol(proto) if *proto == OURS))
 }

@@ -1,7 +1,7 @@
-//! Asks clients once more for the acknowledgement that the programs dropped (`swallow`). Where no hello followed it within a
-//! moment the client waits for something, or for its server to speak first: so its server's SYN-ACK is repeated in the VIP's
-//! name, as the server itself would a second later if it keeps anything of the handshake. What the client answers
-//! goes through.
+//! Asks clients once more for the acknowledgement that the programs dropped (`swallow`). Where no
+//! hello followed it within a moment the client waits for something, or for its server to speak
+//! first: so its server's SYN-ACK is repeated in the VIP's name, as the server itself would a
+//! second later if it keeps anything of the handshake. What the client answers goes through.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,15 +14,19 @@ use std::{
 use anyhow::{Context as _, Result};
 use steer_common::{
     flow::{State, Word},
-    shared::{Address, Endpoint, FLOW_ACK_SWALLOWED, FLOW_MADE, Flow, FlowKey, SWITCH_ASKING, options},
+    shared::{
+        Address, Endpoint, FLOW_ACK_SWALLOWED, FLOW_MADE, Flow, FlowKey, SWITCH_ASKING, options,
+    },
     wire::tcp::flags,
 };
 
 use crate::{clock, plane::Plane};
 
-/// When a client is asked, from its acknowledgement on: a hello nearly always follows sooner. A client answers no more than one
-/// such segment in half a second (`net.ipv4.tcp_invalid_ratelimit`), and the server's own repetition comes after a second.
-const TIMES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(700), Duration::from_millis(1700)];
+/// When a client is asked, from its acknowledgement on: a hello nearly always follows sooner. A
+/// client answers no more than one such segment in half a second
+/// (`net.ipv4.tcp_invalid_ratelimit`), and the server's own repetition comes after a second.
+const TIMES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(700), Duration::from_millis(1700)];
 
 /// A packet socket that sends and never receives.
 #[derive(Debug)]
@@ -36,7 +40,13 @@ impl Voice {
     pub(super) fn open() -> io::Result<Self> {
         // Protocol 0: nothing is received.
         // SAFETY: no pointers.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+        let fd = unsafe {
+            libc::socket(
+                libc::AF_PACKET,
+                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+                0,
+            )
+        };
         if fd < 0 {
             return Err(Error::last_os_error());
         }
@@ -46,7 +56,8 @@ impl Voice {
         Ok(voice)
     }
 
-    /// Whoever takes this process over hears nothing by it, to whatever he binds it: a filter that takes no packet, for good.
+    /// Whoever takes this process over hears nothing by it, to whatever he binds it: a filter that
+    /// takes no packet, for good.
     fn deafen(&self) -> io::Result<()> {
         const RETURN_0: libc::sock_filter = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0 };
         let mut filter = [RETURN_0];
@@ -59,7 +70,13 @@ impl Voice {
         let length = size_of::<T>() as libc::socklen_t;
         // SAFETY: a whole value that outlives the call.
         let failed = unsafe {
-            libc::setsockopt(self.0.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const *value).cast(), length)
+            libc::setsockopt(
+                self.0.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const *value).cast(),
+                length,
+            )
         };
         if failed == 0 { Ok(()) } else { Err(Error::last_os_error()) }
     }
@@ -73,7 +90,14 @@ impl Voice {
         let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         // SAFETY: buffers and their lengths.
         let sent = unsafe {
-            libc::sendto(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, (&raw const to).cast(), length)
+            libc::sendto(
+                self.0.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const to).cast(),
+                length,
+            )
         };
         if sent < 0 { Err(Error::last_os_error()) } else { Ok(()) }
     }
@@ -84,7 +108,8 @@ pub(super) struct Asking {
     voice: Voice,
     plane: Plane,
     vips: HashMap<u16, Endpoint>,
-    /// For each of [`TIMES`], in the order of the acknowledgements: when it came, nanoseconds, and of whom.
+    /// For each of [`TIMES`], in the order of the acknowledgements: when it came, nanoseconds, and
+    /// of whom.
     waiting: [VecDeque<(u64, FlowKey)>; TIMES.len()],
     /// Until then, seconds, the programs know that clients are asked.
     announced: u32,
@@ -103,7 +128,8 @@ impl Asking {
         self.waiting[0].push_back((at, of));
     }
 
-    /// Tells the programs that clients are asked, for the next seconds, and asks whose time has come.
+    /// Tells the programs that clients are asked, for the next seconds, and asks whose time has
+    /// come.
     ///
     /// # Errors
     /// When a map cannot be read or written, or a frame cannot be sent.
@@ -118,11 +144,16 @@ impl Asking {
             let due = now.saturating_sub(after.as_nanos() as u64);
             while let Some(&(at, key)) = self.waiting[number].front().filter(|(at, _)| *at <= due) {
                 self.waiting[number].pop_front();
-                let Some(flow) = self.plane.handshakes.find(&key)?.filter(is_unheard) else { continue };
+                let Some(flow) = self.plane.handshakes.find(&key)?.filter(is_unheard) else {
+                    continue;
+                };
                 let Some(vip) = self.vip(key.service)? else { continue };
                 let frame = syn_ack(&key, &vip, &flow);
                 if let Err(error) = self.voice.send(flow.client_hop.ifindex, &frame) {
-                    log::debug!("repeat a SYN-ACK by interface {}: {error}", flow.client_hop.ifindex);
+                    log::debug!(
+                        "repeat a SYN-ACK by interface {}: {error}",
+                        flow.client_hop.ifindex
+                    );
                 }
                 if let Some(next) = self.waiting.get_mut(number + 1) {
                     next.push_back((at, key));
@@ -143,7 +174,8 @@ impl Asking {
 
 /// Whether the client has acknowledged its server, and its server does not know.
 fn is_unheard(flow: &Flow) -> bool {
-    flow.flags & (FLOW_ACK_SWALLOWED | FLOW_MADE) == FLOW_ACK_SWALLOWED && Word(flow.word).state() == State::SynAck
+    flow.flags & (FLOW_ACK_SWALLOWED | FLOW_MADE) == FLOW_ACK_SWALLOWED
+        && Word(flow.word).state() == State::SynAck
 }
 
 /// The server's SYN-ACK as the client got it.
@@ -237,12 +269,18 @@ mod tests {
     #[test]
     fn a_repeated_syn_ack_says_what_the_first_one_said() -> Result<()> {
         let all = options::SACK | options::TIMESTAMPS | options::WINDOW_SCALE;
-        for (client, vip) in [("192.0.2.7", "198.51.100.10:443"), ("2001:db8::7", "[2001:db8::10]:443")] {
+        for (client, vip) in
+            [("192.0.2.7", "198.51.100.10:443"), ("2001:db8::7", "[2001:db8::10]:443")]
+        {
             for agreed in [0, all, all | options::ECN] {
                 let (client, vip): (IpAddr, SocketAddr) = (client.parse()?, vip.parse()?);
-                let key =
-                    FlowKey { client: address::address(client), client_port: 40001_u16.to_be_bytes(), service: 0 };
-                let hop = Hop { ifindex: 1, ethernet: Hop::stations([2; 6], [4; 6]), ..Hop::default() };
+                let key = FlowKey {
+                    client: address::address(client),
+                    client_port: 40001_u16.to_be_bytes(),
+                    service: 0,
+                };
+                let hop =
+                    Hop { ifindex: 1, ethernet: Hop::stations([2; 6], [4; 6]), ..Hop::default() };
                 let flow = Flow {
                     word: Word::new(State::SynAck, u32::MAX).0,
                     first_isn: 0x0102_0304,
@@ -258,15 +296,23 @@ mod tests {
                 let frame = syn_ack(&key, &address::endpoint(vip), &flow);
                 assert_eq!(frame[..12], [[2; 6], [4; 6]].concat());
                 let packet = PacketHeaders::from_ethernet_slice(&frame)?;
-                let Some(TransportHeader::Tcp(tcp)) = packet.transport else { anyhow::bail!("no TCP: {packet:?}") };
+                let Some(TransportHeader::Tcp(tcp)) = packet.transport else {
+                    anyhow::bail!("no TCP: {packet:?}")
+                };
                 let sum = match packet.net.context("no IP")? {
                     NetHeaders::Ipv4(ip, _) => {
                         assert_eq!(ip.header_checksum, ip.calc_header_checksum());
-                        assert_eq!((IpAddr::from(ip.source), IpAddr::from(ip.destination)), (vip.ip(), client));
+                        assert_eq!(
+                            (IpAddr::from(ip.source), IpAddr::from(ip.destination)),
+                            (vip.ip(), client)
+                        );
                         tcp.calc_checksum_ipv4(&ip, &[])?
                     }
                     NetHeaders::Ipv6(ip, _) => {
-                        assert_eq!((IpAddr::from(ip.source), IpAddr::from(ip.destination)), (vip.ip(), client));
+                        assert_eq!(
+                            (IpAddr::from(ip.source), IpAddr::from(ip.destination)),
+                            (vip.ip(), client)
+                        );
                         tcp.calc_checksum_ipv6(&ip, &[])?
                     }
                     NetHeaders::Arp(_) => anyhow::bail!("ARP"),
@@ -276,10 +322,21 @@ mod tests {
                 assert_eq!((tcp.sequence_number, tcp.acknowledgment_number), (0x0102_0304, 0));
                 assert!(tcp.syn && tcp.ack && !tcp.rst && !tcp.fin && tcp.window_size == 65160);
                 assert_eq!(tcp.ece, agreed & options::ECN != 0);
-                let said: Vec<_> = tcp.options_iterator().filter_map(Result::ok).filter(|o| *o != Said::Noop).collect();
+                let said: Vec<_> = tcp
+                    .options_iterator()
+                    .filter_map(Result::ok)
+                    .filter(|o| *o != Said::Noop)
+                    .collect();
                 let mss = [Said::MaximumSegmentSize(1400)];
-                let more = [Said::SelectiveAcknowledgementPermitted, Said::Timestamp(7, 9), Said::WindowScale(8)];
-                assert_eq!(said, if agreed == 0 { mss.to_vec() } else { [&mss[..], &more].concat() });
+                let more = [
+                    Said::SelectiveAcknowledgementPermitted,
+                    Said::Timestamp(7, 9),
+                    Said::WindowScale(8),
+                ];
+                assert_eq!(
+                    said,
+                    if agreed == 0 { mss.to_vec() } else { [&mss[..], &more].concat() }
+                );
             }
         }
         Ok(())

@@ -1,8 +1,9 @@
-//! What is wrong around the gateway, named: mistakes in the wiring and settings of the machine that cost connections while
-//! everything looks green.
+//! What is wrong around the gateway, named: mistakes in the wiring and settings of the machine that
+//! cost connections while everything looks green.
 //!
-//! [`mod@machine`] and [`traffic`] tell it from what they find at one moment; [`watch`] looks every few seconds and adds what
-//! takes two looks to see. Log, metric and `steer status` say the same sentences.
+//! [`mod@machine`] and [`traffic`] tell it from what they find at one moment; [`watch`] looks every
+//! few seconds and adds what takes two looks to see. Log, metric and `steer status` say the same
+//! sentences.
 
 mod answers;
 mod ipsec;
@@ -64,8 +65,9 @@ impl Standing {
 /// What pools and key names tell at one moment.
 pub fn traffic(vips: &[VipReport], backends: &Backends, keys: &Keys) -> Vec<Warning> {
     let idle = vips.iter().filter(|vip| vip.backends_up == 0);
-    let idle =
-        idle.map(|vip| Warning::new(Kind::NoBackend, format!("VIP {}: no backend takes new flows", vip.address)));
+    let idle = idle.map(|vip| {
+        Warning::new(Kind::NoBackend, format!("VIP {}: no backend takes new flows", vip.address))
+    });
     let silent = backends.backends.iter().filter(|backend| answers::never_came(backend));
     let silent = silent.map(|backend| answers::warning(backend.address));
     let shared = shared_names(keys).into_iter().map(|text| Warning::new(Kind::SharedKeyName, text));
@@ -76,7 +78,9 @@ pub fn traffic(vips: &[VipReport], backends: &Backends, keys: &Keys) -> Vec<Warn
 pub fn shared_names(keys: &Keys) -> Vec<String> {
     let mut vips = BTreeMap::<_, Vec<&str>>::new();
     // While the layout is searched, what several backends have may be no name.
-    let searched = |vip| keys.layouts.iter().any(|at| Some(at.vip) == vip && at.origin == LayoutOrigin::Searched);
+    let searched = |vip| {
+        keys.layouts.iter().any(|at| Some(at.vip) == vip && at.origin == LayoutOrigin::Searched)
+    };
     for name in keys.names.iter().filter(|name| name.shared && !searched(name.vip)) {
         vips.entry(name.vip).or_default().push(&name.name);
     }
@@ -113,7 +117,8 @@ mod tests {
     #[test]
     fn what_is_wrong_stands_until_it_is_not_any_more() {
         let standing = Standing::default();
-        let wrong = BTreeSet::from([Warning::new(Kind::Forwarding, "a"), Warning::new(Kind::Ipsec, "b")]);
+        let wrong =
+            BTreeSet::from([Warning::new(Kind::Forwarding, "a"), Warning::new(Kind::Ipsec, "b")]);
         standing.set(wrong.clone());
         assert_eq!(standing.all(), wrong);
         standing.set(BTreeSet::new());

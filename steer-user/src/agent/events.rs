@@ -1,4 +1,5 @@
-//! Reads what the programs tell through the ring of events: logs it, and looks in tickets for the names of their keys.
+//! Reads what the programs tell through the ring of events: logs it, and looks in tickets for the
+//! names of their keys.
 
 use std::{
     collections::HashMap,
@@ -22,8 +23,8 @@ use super::{
 };
 use crate::address;
 
-/// How often the ring is read: nobody wakes the agent. It has room for 2900 events, so that up to 58 000 a second are told;
-/// more are counted as lost.
+/// How often the ring is read: nobody wakes the agent. It has room for 2900 events, so that up to
+/// 58 000 a second are told; more are counted as lost.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Reads for ever; the ring stays empty for the programs even when nobody wants to see the events.
@@ -49,7 +50,8 @@ pub(super) async fn run(
             log::debug!("{}", describe(&event));
             if let Some((vip, finding)) = searches.told(&event) {
                 // What is not written now is found once more.
-                let written = pools.lock().unwrap_or_else(PoisonError::into_inner).found(vip, &finding);
+                let written =
+                    pools.lock().unwrap_or_else(PoisonError::into_inner).found(vip, &finding);
                 written.unwrap_or_else(|error| log::error!("{error:#}"));
             }
         }
@@ -64,7 +66,8 @@ pub(super) async fn run(
 struct Searches(HashMap<u16, Search>);
 
 impl Searches {
-    /// A ticket may show it; a search that is over begins anew with the next ticket, if the programs still tell any.
+    /// A ticket may show it; a search that is over begins anew with the next ticket, if the
+    /// programs still tell any.
     fn told(&mut self, event: &Event) -> Option<(u16, Finding)> {
         let vip = event.flow.service;
         if event.what != Counter::TicketTold as u16 || vip & SERVICE_BACKEND != 0 {
@@ -102,7 +105,16 @@ mod tests {
 
     /// A ticket is told of backend 1.
     fn event(flow: FlowKey, ticket: [u8; 32]) -> Event {
-        Event { at: 0, flow, what: Counter::TicketTold as u16, first: 1, owner: 1, zero: 0, zero2: 0, ticket }
+        Event {
+            at: 0,
+            flow,
+            what: Counter::TicketTold as u16,
+            first: 1,
+            owner: 1,
+            zero: 0,
+            zero2: 0,
+            ticket,
+        }
     }
 
     #[test]
@@ -111,7 +123,10 @@ mod tests {
         let flow = |service| FlowKey { service, ..FlowKey::default() };
         let mut searches = Searches::default();
         for n in 0..4 {
-            assert_eq!(searches.told(&Event { what: Counter::Rehome as u16, ..event(flow(0), ticket(n)) }), None);
+            assert_eq!(
+                searches.told(&Event { what: Counter::Rehome as u16, ..event(flow(0), ticket(n)) }),
+                None
+            );
             assert_eq!(searches.told(&event(flow(SERVICE_BACKEND), ticket(n))), None);
             assert_eq!(searches.told(&event(flow(u16::from(n)), ticket(n))), None);
         }
@@ -121,9 +136,16 @@ mod tests {
 
     #[test]
     fn an_event_is_told_in_the_counters_own_word() {
-        let flow = FlowKey { client: Address::from_v4([192, 0, 2, 1]), client_port: [0x30, 0x39], service: 0 };
+        let flow = FlowKey {
+            client: Address::from_v4([192, 0, 2, 1]),
+            client_port: [0x30, 0x39],
+            service: 0,
+        };
         let event = Event { what: Counter::Rehome as u16, owner: 2, ..event(flow, [0; 32]) };
-        assert_eq!(describe(&event), "rehome: client 192.0.2.1 port 12345, VIP 0, first 1, owner 2");
+        assert_eq!(
+            describe(&event),
+            "rehome: client 192.0.2.1 port 12345, VIP 0, first 1, owner 2"
+        );
     }
 
     #[test]

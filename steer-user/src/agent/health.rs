@@ -1,7 +1,8 @@
-//! Probes backends by TCP connections: one that stops answering gets no new flow, one that answers again does.
+//! Probes backends by TCP connections: one that stops answering gets no new flow, one that answers
+//! again does.
 //!
-//! The probes also keep the kernel's neighbour entries towards the backends fresh. What goes wrong on our own side says nothing
-//! about a backend: such a probe counts for nothing, and is told.
+//! The probes also keep the kernel's neighbour entries towards the backends fresh. What goes wrong
+//! on our own side says nothing about a backend: such a probe counts for nothing, and is told.
 
 mod probe;
 
@@ -27,7 +28,8 @@ const TICK: Duration = Duration::from_millis(50);
 const REFRESH: Duration = Duration::from_millis(500);
 /// Probes at a time, of all backends: each takes a descriptor.
 const AT_A_TIME: usize = 512;
-/// Probes at a time of one backend that does not answer, where the interval is shorter than the timeout.
+/// Probes at a time of one backend that does not answer, where the interval is shorter than the
+/// timeout.
 const OF_ONE: u32 = 16;
 /// Time between two lines about probes that could not be made.
 const QUIET: Duration = Duration::from_secs(60);
@@ -83,7 +85,8 @@ impl Watch {
         self.due <= now && u128::from(self.running) < overlapping.min(OF_ONE.into())
     }
 
-    /// The next probe is an interval later, a little more or less, so that backends do not stay in step.
+    /// The next probe is an interval later, a little more or less, so that backends do not stay in
+    /// step.
     fn start(&mut self, now: Instant) {
         let jitter = part(self.health.interval, 0.2);
         let next = self.due + self.health.interval * 9 / 10 + jitter;
@@ -136,7 +139,8 @@ impl Checker {
         for (_, backend) in pools.plane().backends()? {
             let health = pools.health(&backend).filter(|health| health.enabled);
             if let Some(health) = health.filter(|_| backend.flags & BACKEND_PRESENT != 0) {
-                present.insert(socket(&backend.endpoint), (health, backend.flags & BACKEND_UP != 0));
+                present
+                    .insert(socket(&backend.endpoint), (health, backend.flags & BACKEND_UP != 0));
             }
         }
         self.watched.retain(|address, _| present.contains_key(address));
@@ -148,7 +152,8 @@ impl Checker {
 
     /// Starts up to `room` of the probes that are due, those that wait longest first.
     fn due(&mut self, now: Instant, room: usize) -> Vec<(SocketAddr, Duration)> {
-        let mut due = self.watched.iter_mut().filter(|(_, watch)| watch.is_due(now)).collect::<Vec<_>>();
+        let mut due =
+            self.watched.iter_mut().filter(|(_, watch)| watch.is_due(now)).collect::<Vec<_>>();
         due.sort_by_key(|(_, watch)| watch.due);
         due.truncate(room);
         let start = |(address, watch): (&SocketAddr, &mut Watch)| {
@@ -160,8 +165,10 @@ impl Checker {
 
     /// Counts what came of probes, and tells the pools which backends changed.
     fn note(&mut self, pools: &Mutex<Pools>, outcomes: Vec<(SocketAddr, Outcome)>) {
-        let changed =
-            outcomes.into_iter().filter_map(|(address, outcome)| self.judge(address, outcome)).collect::<Vec<_>>();
+        let changed = outcomes
+            .into_iter()
+            .filter_map(|(address, outcome)| self.judge(address, outcome))
+            .collect::<Vec<_>>();
         if changed.is_empty() {
             return;
         }
@@ -179,7 +186,9 @@ impl Checker {
         let watch = self.watched.get_mut(&address)?;
         watch.running = watch.running.saturating_sub(1);
         match outcome {
-            Outcome::Answered => watch.count(true).map(|_| log::info!("backend {address} is up again"))?,
+            Outcome::Answered => {
+                watch.count(true).map(|_| log::info!("backend {address} is up again"))?
+            }
             Outcome::Failed(why) => {
                 let down = |_| log::warn!("backend {address} is down ({why}): it gets no new flow");
                 watch.count(false).map(down)?;
@@ -223,7 +232,8 @@ mod tests {
     }
 
     fn outcomes(up: bool, answers: &[bool]) -> Vec<Option<bool>> {
-        let mut watch = Watch::new(Health { rise: 2, fall: 3, ..Health::default() }, up, Instant::now());
+        let mut watch =
+            Watch::new(Health { rise: 2, fall: 3, ..Health::default() }, up, Instant::now());
         answers.iter().map(|answered| watch.count(*answered)).collect()
     }
 
@@ -244,7 +254,10 @@ mod tests {
     fn probes_that_could_not_be_made_say_nothing_about_a_backend() {
         let (mut checker, _) = checker(1, Health::default());
         for _ in 0..10 {
-            assert_eq!(checker.judge(address(0), Outcome::NotMade("no descriptor".to_owned())), None);
+            assert_eq!(
+                checker.judge(address(0), Outcome::NotMade("no descriptor".to_owned())),
+                None
+            );
         }
         let failed = || Outcome::Failed("refused".to_owned());
         let judged = (0..3).map(|_| checker.judge(address(0), failed())).collect::<Vec<_>>();
@@ -255,7 +268,11 @@ mod tests {
     fn the_first_probes_of_many_backends_are_spread_over_an_interval() {
         let health = Health { interval: Duration::from_secs(10), ..Health::default() };
         let (checker, now) = checker(200, health);
-        let in_first_half = checker.watched.values().filter(|watch| watch.due + Duration::from_secs(5) < now).count();
+        let in_first_half = checker
+            .watched
+            .values()
+            .filter(|watch| watch.due + Duration::from_secs(5) < now)
+            .count();
         assert!((50..150).contains(&in_first_half), "{in_first_half} of 200");
     }
 

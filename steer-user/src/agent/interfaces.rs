@@ -1,4 +1,5 @@
-//! The managed interfaces as the kernel has them. Asked by netlink: /sys may show another network namespace.
+//! The managed interfaces as the kernel has them. Asked by netlink: /sys may show another network
+//! namespace.
 
 mod egress;
 mod foretold;
@@ -101,10 +102,13 @@ fn target(interface: &Interface, link: &LinkMessage) -> Target {
     Target { interface: interface.name.clone(), xdp }
 }
 
-/// Whether this is hardware: what the kernel makes (veth, bridge, bond, tunnel, VLAN) tells its kind.
+/// Whether this is hardware: what the kernel makes (veth, bridge, bond, tunnel, VLAN) tells its
+/// kind.
 pub(super) fn is_nic(link: &LinkMessage) -> bool {
     let has_kind = |attribute: &LinkAttribute| match attribute {
-        LinkAttribute::LinkInfo(infos) => infos.iter().any(|info| matches!(info, LinkInfo::Kind(_))),
+        LinkAttribute::LinkInfo(infos) => {
+            infos.iter().any(|info| matches!(info, LinkInfo::Kind(_)))
+        }
         _ => false,
     };
     link.header.link_layer_type == LinkLayerType::Ether && !link.attributes.iter().any(has_kind)

@@ -1,7 +1,9 @@
-//! Finds out where the names of ticket keys stand: by the first bytes that come again in other tickets of one backend
-//! (RFC 5077 4 puts the name of the key in front, in clear). Knows nothing of maps and events; `events` feeds it.
+//! Finds out where the names of ticket keys stand: by the first bytes that come again in other
+//! tickets of one backend (RFC 5077 4 puts the name of the key in front, in clear). Knows nothing
+//! of maps and events; `events` feeds it.
 //!
-//! Meanwhile the programs go by every layout at once ([`NameLayout::of`]), so that nothing waits for what is found here.
+//! Meanwhile the programs go by every layout at once ([`NameLayout::of`]), so that nothing waits
+//! for what is found here.
 
 use std::collections::HashMap;
 
@@ -69,7 +71,10 @@ impl Search {
             return None;
         }
         let repeats = |ticket: &Ticket, layout| n_named(own, layout, ticket) > 1;
-        if own.iter().any(|t| repeats(t, LONG) || (repeats(t, SHORT) && !self.others_have(backend, t))) {
+        if own
+            .iter()
+            .any(|t| repeats(t, LONG) || (repeats(t, SHORT) && !self.others_have(backend, t)))
+        {
             // Too seldom to tell anything: keys that change with every other ticket, or chance.
             self.seen.clear();
             return None;
@@ -77,16 +82,17 @@ impl Search {
         Some(self.finding(NONE))
     }
 
-    /// Where a name of 16 bytes stands whose bytes from 0 on come again: behind a version byte if one more byte comes again
-    /// with them and all tickets of all backends start alike. That one more byte of a name's nonce does by chance is as
-    /// likely as to draw the same byte four times.
+    /// Where a name of 16 bytes stands whose bytes from 0 on come again: behind a version byte if
+    /// one more byte comes again with them and all tickets of all backends start alike. That one
+    /// more byte of a name's nonce does by chance is as likely as to draw the same byte four times.
     /// `None` where that needs more tickets.
     fn long(&self, backend: u16, ticket: &Ticket) -> Option<NameLayout> {
         if self.seen.values().flatten().any(|other| other[0] != ticket[0]) {
             return Some(LONG);
         }
         let own = self.own(backend);
-        let n_alike = |ticket: &Ticket| own.iter().filter(|other| other[..=16] == ticket[..=16]).count();
+        let n_alike =
+            |ticket: &Ticket| own.iter().filter(|other| other[..=16] == ticket[..=16]).count();
         match own.iter().map(n_alike).max().unwrap_or_default() {
             REPEATS.. => Some(BEHIND_VERSION),
             2.. if own.len() < TICKETS => None,
@@ -97,13 +103,17 @@ impl Search {
     /// Whether four bytes come again while the rest of a long name does not.
     fn has_short_name(&self, backend: u16, ticket: &Ticket) -> bool {
         let own = self.own(backend).iter();
-        let alike = own.filter(|other| name(other, SHORT) == name(ticket, SHORT)).copied().collect::<Vec<_>>();
+        let alike = own
+            .filter(|other| name(other, SHORT) == name(ticket, SHORT))
+            .copied()
+            .collect::<Vec<_>>();
         alike.len() >= REPEATS
             && alike.iter().all(|other| n_named(&alike, LONG, other) == 1)
             && !self.others_have(backend, ticket)
     }
 
-    /// Four bytes that other backends have as well are no name, but what all tickets of that stack start with.
+    /// Four bytes that other backends have as well are no name, but what all tickets of that stack
+    /// start with.
     fn others_have(&self, backend: u16, ticket: &Ticket) -> bool {
         let others = self.seen.iter().filter(|(other, _)| **other != backend);
         others.flat_map(|(_, seen)| seen).any(|other| name(other, SHORT) == name(ticket, SHORT))
@@ -174,14 +184,20 @@ mod tests {
     fn a_name_of_sixteen_bytes_is_found_at_the_fourth_ticket() {
         let (found, after) = tell((0..9).map(|n| (3, ticket(&[7; 16], n)))).unwrap();
         assert_eq!((found.layout, after), (LONG, 4));
-        assert_eq!(found.names, [SeenName { name: vec![7; 16], backend: 3, shared: false, tickets: 4 }]);
+        assert_eq!(
+            found.names,
+            [SeenName { name: vec![7; 16], backend: 3, shared: false, tickets: 4 }]
+        );
     }
 
     #[test]
     fn a_name_of_four_bytes_is_found_at_the_fourth_ticket() {
         let (found, after) = tell((0..9).map(|n| (3, ticket(&[1, 2, 3, 4], n)))).unwrap();
         assert_eq!((found.layout, after), (SHORT, 4));
-        assert_eq!(found.names, [SeenName { name: vec![1, 2, 3, 4], backend: 3, shared: false, tickets: 4 }]);
+        assert_eq!(
+            found.names,
+            [SeenName { name: vec![1, 2, 3, 4], backend: 3, shared: false, tickets: 4 }]
+        );
     }
 
     #[test]
@@ -197,9 +213,12 @@ mod tests {
 
     #[test]
     fn backends_are_judged_one_by_one() {
-        let (found, after) = tell((0..99).map(|n| (n as u16 % 3, ticket(&[n as u8 % 3; 16], n)))).unwrap();
+        let (found, after) =
+            tell((0..99).map(|n| (n as u16 % 3, ticket(&[n as u8 % 3; 16], n)))).unwrap();
         assert_eq!((found.layout, after, found.names.len()), (LONG, 10, 3));
-        assert!(found.names.iter().all(|name| !name.shared && name.name == [name.backend as u8; 16]));
+        assert!(
+            found.names.iter().all(|name| !name.shared && name.name == [name.backend as u8; 16])
+        );
     }
 
     #[test]
@@ -212,7 +231,11 @@ mod tests {
     fn keys_that_start_alike_are_sixteen_bytes_long() {
         let named = |n: u64| ticket(&[b"NSS!".as_slice(), &[n as u8 % 2; 12]].concat(), n);
         let (found, after) = tell((0..99).map(|n| (3, named(n)))).unwrap();
-        assert_eq!((found.layout, after), (LONG, 7), "two keys in turn: no ticket's rest of the name differs");
+        assert_eq!(
+            (found.layout, after),
+            (LONG, 7),
+            "two keys in turn: no ticket's rest of the name differs"
+        );
         assert_eq!(found.names.iter().map(|name| name.tickets).collect::<Vec<_>>(), [4, 3]);
     }
 
@@ -230,17 +253,25 @@ mod tests {
 
     #[test]
     fn names_behind_a_version_byte_that_differ_in_their_last_byte_are_told_apart() {
-        let name = |n: u64| if n.is_multiple_of(2) { b"key-of-server-11" } else { b"key-of-server-12" };
+        let name =
+            |n: u64| if n.is_multiple_of(2) { b"key-of-server-11" } else { b"key-of-server-12" };
         let (found, after) = tell((0..99).map(|n| (n as u16 % 2, s2n(name(n), n)))).unwrap();
         assert_eq!((found.layout, after), (BEHIND_VERSION, 7));
-        let names =
-            found.names.iter().map(|name| (name.name.as_slice(), name.backend, name.shared)).collect::<Vec<_>>();
-        assert_eq!(names, [(&b"key-of-server-11"[..], 0, false), (&b"key-of-server-12"[..], 1, false)]);
+        let names = found
+            .names
+            .iter()
+            .map(|name| (name.name.as_slice(), name.backend, name.shared))
+            .collect::<Vec<_>>();
+        assert_eq!(
+            names,
+            [(&b"key-of-server-11"[..], 0, false), (&b"key-of-server-12"[..], 1, false)]
+        );
     }
 
     #[test]
     fn two_names_of_one_backend_behind_a_version_byte_are_waited_for() {
-        let name = |n: u64| if n.is_multiple_of(2) { b"key-of-server-11" } else { b"key-of-server-12" };
+        let name =
+            |n: u64| if n.is_multiple_of(2) { b"key-of-server-11" } else { b"key-of-server-12" };
         let (found, after) = tell((0..99).map(|n| (3, s2n(name(n), n)))).unwrap();
         assert_eq!((found.layout, after, found.names.len()), (BEHIND_VERSION, 7, 2));
     }
@@ -254,7 +285,8 @@ mod tests {
 
     #[test]
     fn a_key_that_two_backends_share_is_no_name_behind_a_version_byte() {
-        let (found, _) = tell((0..99).map(|n| (n as u16 % 2, ticket(b"\x01 shared by all ", n)))).unwrap();
+        let (found, _) =
+            tell((0..99).map(|n| (n as u16 % 2, ticket(b"\x01 shared by all ", n)))).unwrap();
         assert!(found.layout == LONG && found.names.iter().all(|name| name.shared), "{found:?}");
     }
 
@@ -262,7 +294,11 @@ mod tests {
     fn a_search_without_end_keeps_its_size() {
         let mut search = Search::default();
         for n in 0..10_000 {
-            assert_eq!(search.told(3, &ticket(&random(n / 2), n)), None, "every name twice, none four times");
+            assert_eq!(
+                search.told(3, &ticket(&random(n / 2), n)),
+                None,
+                "every name twice, none four times"
+            );
             assert!(search.own(3).len() < TICKETS);
         }
     }

@@ -1,4 +1,5 @@
-//! Keeps the programs where they belong, interface by interface: one that is gone, or that refuses, holds up no other.
+//! Keeps the programs where they belong, interface by interface: one that is gone, or that refuses,
+//! holds up no other.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -54,11 +55,16 @@ impl Links {
     ) -> Self {
         let states = attached.iter().flat_map(|attachment| {
             let state = |is| if is { LinkState::Attached } else { LinkState::Detached };
-            let xdp = attachment.xdp.then(|| ((attachment.interface.clone(), Kind::Xdp), LinkState::Attached));
-            [Some(((attachment.interface.clone(), Kind::Tc), state(attachment.tc))), xdp].into_iter().flatten()
+            let xdp = attachment
+                .xdp
+                .then(|| ((attachment.interface.clone(), Kind::Xdp), LinkState::Attached));
+            [Some(((attachment.interface.clone(), Kind::Tc), state(attachment.tc))), xdp]
+                .into_iter()
+                .flatten()
         });
-        let index =
-            |attachment: &Attachment| Some((attachment.interface.clone(), plane::ifindex(&attachment.interface)?));
+        let index = |attachment: &Attachment| {
+            Some((attachment.interface.clone(), plane::ifindex(&attachment.interface)?))
+        };
         Self {
             states: states.collect(),
             tried: attached.iter().filter_map(index).collect(),
@@ -72,7 +78,8 @@ impl Links {
         }
     }
 
-    /// Looks for ever: when the kernel tells of an interface, and every two seconds, for it does not tell of everything.
+    /// Looks for ever: when the kernel tells of an interface, and every two seconds, for it does
+    /// not tell of everything.
     pub(super) async fn keep(mut self) -> Result<()> {
         let mut events = match events() {
             Ok(events) => events.boxed(),
@@ -99,7 +106,10 @@ impl Links {
         for interface in self.config.interfaces.clone() {
             self.look_at(&interface).await;
         }
-        let xdp = self.states.iter().any(|((_, kind), state)| *kind == Kind::Xdp && *state == LinkState::Attached);
+        let xdp = self
+            .states
+            .iter()
+            .any(|((_, kind), state)| *kind == Kind::Xdp && *state == LinkState::Attached);
         let done = set_xdp(&mut self.pools.lock().unwrap_or_else(PoisonError::into_inner), xdp);
         self.tell("settings", done);
         let assigned = addresses::assign(&self.config).await;
@@ -117,7 +127,8 @@ impl Links {
         for kind in [Kind::Tc, Kind::Xdp] {
             let key = (name.to_owned(), kind);
             let mut state = plane::state(&self.dir, name, kind, true);
-            if kind == Kind::Xdp && !self.states.contains_key(&key) && state != LinkState::Attached {
+            if kind == Kind::Xdp && !self.states.contains_key(&key) && state != LinkState::Attached
+            {
                 // It was never there: a new interface of this name may take it.
                 let index = plane::ifindex(name);
                 if index.is_none() || index == self.tried.get(name).copied() {
@@ -127,12 +138,16 @@ impl Links {
             if state == LinkState::Detached {
                 let attached = self.attach(interface, kind).await;
                 if matches!(attached, Ok(true)) {
-                    log::warn!("{name}: {} was not attached any more, or never was: attached anew", kind.word());
+                    log::warn!(
+                        "{name}: {} was not attached any more, or never was: attached anew",
+                        kind.word()
+                    );
                     state = LinkState::Attached;
                 }
                 self.tell(&format!("{name} {}", kind.word()), attached.map(drop));
             }
-            if kind == Kind::Xdp && state != LinkState::Attached && !self.states.contains_key(&key) {
+            if kind == Kind::Xdp && state != LinkState::Attached && !self.states.contains_key(&key)
+            {
                 continue;
             }
             let before = self.states.insert(key, state.clone());
@@ -148,7 +163,9 @@ impl Links {
             let one = Config { interfaces: vec![interface.clone()], ..self.config.clone() };
             let found = Interfaces::find(&one).await?;
             let asked = found.targets.iter().any(|target| target.xdp != Xdp::Never);
-            self.tried.extend(plane::ifindex(&interface.name).map(|index| (interface.name.clone(), index)));
+            self.tried.extend(
+                plane::ifindex(&interface.name).map(|index| (interface.name.clone(), index)),
+            );
             if !asked {
                 return Ok(false);
             }
@@ -191,9 +208,14 @@ impl Links {
 
 /// One for each time that the kernel tells of an interface, of an address, or of TC.
 fn events() -> Result<impl stream::Stream<Item = ()> + Send> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Tc, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-    let (connection, handle, messages) =
-        rtnetlink::new_multicast_connection(&groups).context("listen to what netlink tells of interfaces")?;
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Tc,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+    ];
+    let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)
+        .context("listen to what netlink tells of interfaces")?;
     tokio::spawn(connection);
     Ok(messages.map(move |_| {
         // The connection ends with its last handle.

@@ -1,5 +1,5 @@
-//! The agent: brings the plane up or takes it over, then keeps it right until it is told to end. What it leaves behind
-//! goes on without it.
+//! The agent: brings the plane up or takes it over, then keeps it right until it is told to end.
+//! What it leaves behind goes on without it.
 
 mod addresses;
 mod asking;
@@ -59,20 +59,23 @@ pub enum Ended {
     Asked,
 }
 
-/// Runs an agent until `shutdown` is ready. Programs, maps and VIPs stay when it ends, however it ends. With `force` it
-/// starts even where that destroys entries of tables.
+/// Runs an agent until `shutdown` is ready. Programs, maps and VIPs stay when it ends, however it
+/// ends. With `force` it starts even where that destroys entries of tables.
 ///
-/// Belongs on a runtime of one thread, which gives up all capabilities that it does not need, for good.
+/// Belongs on a runtime of one thread, which gives up all capabilities that it does not need, for
+/// good.
 pub async fn run(config: Config, force: bool, shutdown: impl Future<Output = ()>) -> Result<Ended> {
     plane::kernel::Kernel::running().require()?;
     // While this process may still have the right.
     let voice = config.vips.iter().any(|vip| vip.swallow).then(Voice::open);
     plane::rights::keep_to_start()?;
     let mut config = config;
-    let voice = voice.and_then(|voice| voice.map_err(|error| do_without_voice(&mut config, &error)).ok());
+    let voice =
+        voice.and_then(|voice| voice.map_err(|error| do_without_voice(&mut config, &error)).ok());
     let own = PinDir::new(&config.pin_dir);
     let old = start::old(&own).await?;
-    let (carries, dir) = (old.is_some(), if old.is_some() && !own.exists() { own.aside() } else { own.clone() });
+    let (carries, dir) =
+        (old.is_some(), if old.is_some() && !own.exists() { own.aside() } else { own.clone() });
     // What an upgrade left that did not get so far as to be used.
     own.remove_aside()?;
     let fresh = dir.create()?;
@@ -100,7 +103,9 @@ pub async fn run(config: Config, force: bool, shutdown: impl Future<Output = ()>
 
 /// Nothing is swallowed where nobody can ask for it again.
 fn do_without_voice(config: &mut Config, error: &io::Error) {
-    log::warn!("no packet socket: {error}; `swallow` is off without it, which takes CAP_NET_RAW at the start");
+    log::warn!(
+        "no packet socket: {error}; `swallow` is off without it, which takes CAP_NET_RAW at the start"
+    );
     config.vips.iter_mut().for_each(|vip| vip.swallow = false);
 }
 
@@ -129,7 +134,8 @@ async fn start(
     };
     let listener = control::bind(&config.socket, dir.root())?;
     reached(Step::SocketBound);
-    let up = start::bring_up(config, dir, old.as_ref().map(|held| &held.old), &judged, &interfaces).await?;
+    let up = start::bring_up(config, dir, old.as_ref().map(|held| &held.old), &judged, &interfaces)
+        .await?;
     let start::Up { dir, pools, programs, attached } = up;
     let dir = &dir;
 
@@ -150,19 +156,24 @@ async fn start(
     tasks.spawn(health::run(Arc::clone(&pools)));
     let managed = config.interfaces.iter().map(|interface| interface.name.clone()).collect();
     tasks.spawn(interfaces::watch(Plane::open(dir)?, managed));
-    let asking = voice.map(|voice| anyhow::Ok(Asking::new(voice, Plane::open(dir)?))).transpose()?;
+    let asking =
+        voice.map(|voice| anyhow::Ok(Asking::new(voice, Plane::open(dir)?))).transpose()?;
     tasks.spawn(events::run(Plane::events(dir)?, Arc::clone(&pools), asking));
     if let Some(listener) = metrics {
         tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges), standing));
     }
     tasks.spawn(flush(Arc::clone(&pools)));
-    tasks.spawn(links::Links::new(config.clone(), dir.clone(), programs, &attached, Arc::clone(&pools)).keep());
+    tasks.spawn(
+        links::Links::new(config.clone(), dir.clone(), programs, &attached, Arc::clone(&pools))
+            .keep(),
+    );
     tasks.spawn(keep(Plane::open(dir)?, pools, gauges));
     reached(Step::Serving);
     Ok(Running { tasks, stop, lock })
 }
 
-/// Has the lookup tables follow what health checks found, for ever: each once, however many backends changed.
+/// Has the lookup tables follow what health checks found, for ever: each once, however many
+/// backends changed.
 async fn flush(pools: Arc<Mutex<Pools>>) -> Result<()> {
     let mut last = None;
     loop {
@@ -176,7 +187,8 @@ async fn flush(pools: Arc<Mutex<Pools>>) -> Result<()> {
     }
 }
 
-/// Sweeps the tables for ever. What goes wrong is said and tried again: traffic goes on, and so does the agent.
+/// Sweeps the tables for ever. What goes wrong is said and tried again: traffic goes on, and so
+/// does the agent.
 async fn keep(plane: Plane, pools: Arc<Mutex<Pools>>, gauges: Arc<Mutex<Swept>>) -> Result<()> {
     let mut plane = plane;
     loop {
@@ -185,7 +197,8 @@ async fn keep(plane: Plane, pools: Arc<Mutex<Pools>>, gauges: Arc<Mutex<Swept>>)
             let swept = sweep(&mut plane);
             (plane, swept)
         };
-        let (given_back, swept) = tokio::task::spawn_blocking(walk).await.context("sweep the tables")?;
+        let (given_back, swept) =
+            tokio::task::spawn_blocking(walk).await.context("sweep the tables")?;
         plane = given_back;
         let done = swept.and_then(|swept| {
             put_right(&pools, &swept)?;
@@ -200,7 +213,8 @@ async fn keep(plane: Plane, pools: Arc<Mutex<Pools>>, gauges: Arc<Mutex<Swept>>)
     }
 }
 
-/// Does to the pools what a sweep tells: numbers that nothing names are free; configured names stand in their map.
+/// Does to the pools what a sweep tells: numbers that nothing names are free; configured names
+/// stand in their map.
 fn put_right(pools: &Mutex<Pools>, swept: &Swept) -> Result<()> {
     let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
     pools.release(&swept.named)?;

@@ -1,7 +1,8 @@
 //! Has the kernel confirm the neighbours that backends are reached by.
 //!
-//! `bpf_fib_lookup` takes a neighbour that was not heard of for long (STALE) as it is, and nothing that the programs send makes
-//! the kernel probe it: a router or backend that changed its MAC address without a word would be lost for good.
+//! `bpf_fib_lookup` takes a neighbour that was not heard of for long (STALE) as it is, and nothing
+//! that the programs send makes the kernel probe it: a router or backend that changed its MAC
+//! address without a word would be lost for good.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -9,14 +10,17 @@ use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
 use rtnetlink::{
     Handle,
-    packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    packet_route::neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    },
 };
 use steer_common::shared::BACKEND_PRESENT;
 use tokio::time;
 
 use crate::plane::Plane;
 
-/// Time between two rounds: with five seconds of grace and three probes the kernel knows within the minute.
+/// Time between two rounds: with five seconds of grace and three probes the kernel knows within the
+/// minute.
 const ROUND: Duration = Duration::from_secs(30);
 
 /// A next hop: interface and MAC address.
@@ -58,7 +62,8 @@ async fn probe_stale(handle: &Handle, stations: &HashSet<Station>) -> Result<usi
     for neighbour in known.iter().filter(|neighbour| is_stale(neighbour, stations)) {
         let Some(address) = address(neighbour) else { continue };
         let request = handle.neighbours().add(neighbour.header.ifindex, address).replace();
-        // With NTF_USE the kernel takes state and MAC address as they are, and begins to confirm them.
+        // With NTF_USE the kernel takes state and MAC address as they are, and begins to confirm
+        // them.
         let request = request.flags(NeighbourFlags::Use).state(NeighbourState::None);
         request.execute().await.with_context(|| format!("have {address} confirmed"))?;
         asked += 1;

@@ -1,5 +1,5 @@
-//! What a start would do, judged before anything is touched: which numbers VIPs and backends get, whether all of them have a
-//! place, what the tables cost, and what would be lost.
+//! What a start would do, judged before anything is touched: which numbers VIPs and backends get,
+//! whether all of them have a place, what the tables cost, and what would be lost.
 //!
 //! [`judge`] only reads. The start applies what it says; `steer config check` shows it.
 
@@ -17,7 +17,10 @@ use anyhow::{Result, bail};
 pub(super) use named::{Named, purge};
 use steer_common::{
     maps::{Kind, MAPS},
-    shared::{BACKEND_DRAINING, BACKEND_PRESENT, Backend, Endpoint, LAYOUT_VERSION, MAX_BACKENDS, MAX_VIPS, Vip},
+    shared::{
+        BACKEND_DRAINING, BACKEND_PRESENT, Backend, Endpoint, LAYOUT_VERSION, MAX_BACKENDS,
+        MAX_VIPS, Vip,
+    },
 };
 
 use crate::{
@@ -32,7 +35,8 @@ use crate::{
 pub struct Judged {
     /// Nothing is pinned yet.
     pub fresh: bool,
-    /// What the configuration says otherwise than the one before, as sentences; none of a first start.
+    /// What the configuration says otherwise than the one before, as sentences; none of a first
+    /// start.
     pub changes: Vec<String>,
     /// What the tables take.
     pub memory: Memory,
@@ -50,13 +54,15 @@ pub(super) struct Numbers {
     pub(super) vips: Vec<u16>,
     /// Of backends that have none yet.
     pub(super) backends: HashMap<Endpoint, u32>,
-    /// Given to another VIP or backend than they belonged to: what tables say of them is to be forgotten first.
+    /// Given to another VIP or backend than they belonged to: what tables say of them is to be
+    /// forgotten first.
     pub(super) reused_vips: HashSet<u16>,
     /// As `reused_vips`.
     pub(super) reused_backends: HashSet<u16>,
 }
 
-/// Judges what a start with this configuration would do. Reads only; needs rights only where a gateway is pinned.
+/// Judges what a start with this configuration would do. Reads only; needs rights only where a
+/// gateway is pinned.
 ///
 /// # Errors
 /// Where such a start would be refused, with or without `--force`.
@@ -79,7 +85,12 @@ pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
         let entries = found.named.entries(room.name);
         if entries > u64::from(room.wanted) {
             let lost = entries - u64::from(room.wanted);
-            destroys.push(format!("{} of {entries} entries of the table {} ({})", lost, room.name, worth(room.name)));
+            destroys.push(format!(
+                "{} of {entries} entries of the table {} ({})",
+                lost,
+                room.name,
+                worth(room.name)
+            ));
         }
     }
     refuse_vips_of_others(config, dir)?;
@@ -87,7 +98,11 @@ pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
         fresh: !found.there,
         changes: [
             found.old.as_ref().map(|old| carried(old, &found)).into_iter().collect(),
-            if found.there || found.old.is_some() { changes::changes(config, &found.before) } else { Vec::new() },
+            if found.there || found.old.is_some() {
+                changes::changes(config, &found.before)
+            } else {
+                Vec::new()
+            },
         ]
         .concat(),
         memory,
@@ -130,8 +145,14 @@ impl Found {
     fn read(dir: &PinDir) -> Result<Self> {
         if !dir.map("configured").exists() {
             let Some(old) = Old::find(dir)? else {
-                let nothing = Before { vips: Vec::new(), backends: Vec::new(), configured: Vec::new() };
-                return Ok(Self { there: false, old: None, before: nothing, named: Named::default() });
+                let nothing =
+                    Before { vips: Vec::new(), backends: Vec::new(), configured: Vec::new() };
+                return Ok(Self {
+                    there: false,
+                    old: None,
+                    before: nothing,
+                    named: Named::default(),
+                });
             };
             let before = old.pools()?;
             let named = Named::read(&old, &before)?;
@@ -161,8 +182,9 @@ fn asked(config: &Config) -> impl Iterator<Item = Endpoint> + Clone {
     config.vips.iter().flat_map(|vip| &vip.backends).map(|backend| endpoint(backend.address))
 }
 
-/// Gives numbers to what has none: free ones first, then those of what the configuration leaves out, if no connection uses
-/// them any more. Sessions alone that would be lost by that are destroyed.
+/// Gives numbers to what has none: free ones first, then those of what the configuration leaves
+/// out, if no connection uses them any more. Sessions alone that would be lost by that are
+/// destroyed.
 fn number(config: &Config, found: &Found, destroys: &mut Vec<String>) -> Result<Numbers> {
     let vips = number_vips(config, found)?;
     let backends = number_backends(config, found)?;
@@ -204,7 +226,13 @@ struct Candidate {
 }
 
 /// Takes as many of the candidates as are wanted, those first that cost least.
-fn give(what: &str, wanted: usize, mut candidates: Vec<Candidate>, in_use: usize, most: u32) -> Result<Given> {
+fn give(
+    what: &str,
+    wanted: usize,
+    mut candidates: Vec<Candidate>,
+    in_use: usize,
+    most: u32,
+) -> Result<Given> {
     candidates.sort_unstable();
     if wanted > candidates.len() {
         bail!(
@@ -216,13 +244,22 @@ fn give(what: &str, wanted: usize, mut candidates: Vec<Candidate>, in_use: usize
         );
     }
     candidates.truncate(wanted);
-    let reused = candidates.iter().filter(|candidate| candidate.owned || candidate.named).map(|c| c.number).collect();
+    let reused = candidates
+        .iter()
+        .filter(|candidate| candidate.owned || candidate.named)
+        .map(|c| c.number)
+        .collect();
     let sessions = candidates.iter().map(|candidate| candidate.sessions).sum();
-    Ok(Given { given: candidates.iter().map(|candidate| candidate.number).collect(), reused, sessions })
+    Ok(Given {
+        given: candidates.iter().map(|candidate| candidate.number).collect(),
+        reused,
+        sessions,
+    })
 }
 
 fn number_vips(config: &Config, found: &Found) -> Result<Given> {
-    let kept = config.vips.iter().filter_map(|vip| found.vip(&endpoint(vip.address))).map(|vip| vip.id);
+    let kept =
+        config.vips.iter().filter_map(|vip| found.vip(&endpoint(vip.address))).map(|vip| vip.id);
     let kept = kept.collect::<HashSet<_>>();
     let wanted = config.vips.len() - kept.len();
     let (mut candidates, mut in_use) = (Vec::new(), 0);
@@ -233,14 +270,20 @@ fn number_vips(config: &Config, found: &Found) -> Result<Given> {
             continue;
         }
         let owned = found.before.vips.iter().any(|(_, vip)| vip.id == number);
-        candidates.push(Candidate { sessions: use_.sessions, owned, named: use_.named, number: number.into() });
+        candidates.push(Candidate {
+            sessions: use_.sessions,
+            owned,
+            named: use_.named,
+            number: number.into(),
+        });
     }
     give("VIPs", wanted, candidates, in_use, MAX_VIPS)
 }
 
 /// Backends of the configuration that have no number.
 fn new_backends(config: &Config, found: &Found) -> Vec<Endpoint> {
-    let numbered = found.before.backends.iter().map(|(_, backend)| backend.endpoint).collect::<HashSet<_>>();
+    let numbered =
+        found.before.backends.iter().map(|(_, backend)| backend.endpoint).collect::<HashSet<_>>();
     asked(config).filter(|at| !numbered.contains(at)).collect()
 }
 
@@ -249,10 +292,12 @@ fn number_backends(config: &Config, found: &Found) -> Result<Given> {
     let vips = config.vips.iter().map(|vip| endpoint(vip.address)).collect::<HashSet<_>>();
     let stays = |backend: &Backend| {
         // What an operator added stays as long as its VIP does.
-        let added = backend.flags & BACKEND_PRESENT != 0 && !found.was_configured(&backend.endpoint);
+        let added =
+            backend.flags & BACKEND_PRESENT != 0 && !found.was_configured(&backend.endpoint);
         asked.contains(&backend.endpoint) || added && vips.contains(&backend.vip)
     };
-    let owners = found.before.backends.iter().map(|(id, backend)| (*id, backend)).collect::<HashMap<_, _>>();
+    let owners =
+        found.before.backends.iter().map(|(id, backend)| (*id, backend)).collect::<HashMap<_, _>>();
     let (mut candidates, mut in_use) = (Vec::new(), 0);
     for number in 0..MAX_BACKENDS {
         let owner = owners.get(&number);
@@ -318,7 +363,12 @@ fn worth(table: &str) -> &'static str {
 
 /// What an upgrade takes over, as a sentence.
 fn carried(old: &Old, found: &Found) -> String {
-    let draining = found.before.backends.iter().filter(|(_, backend)| backend.flags & BACKEND_DRAINING != 0).count();
+    let draining = found
+        .before
+        .backends
+        .iter()
+        .filter(|(_, backend)| backend.flags & BACKEND_DRAINING != 0)
+        .count();
     let n = |table| found.named.entries(table);
     format!(
         "the state of layout v{} is carried over to v{LAYOUT_VERSION}: VIPs {}, backends {} (drains {draining}), sessions {}, \
@@ -341,7 +391,8 @@ fn forgotten(lost: &NotCarried) -> String {
 
 /// Refuses a VIP that another gateway on the same interfaces has.
 fn refuse_vips_of_others(config: &Config, dir: &PinDir) -> Result<()> {
-    let interfaces = config.interfaces.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>();
+    let interfaces =
+        config.interfaces.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>();
     for other in plane::gateways(dir) {
         if !other.interfaces.iter().any(|name| interfaces.contains(&name.as_str())) {
             continue;
@@ -372,7 +423,8 @@ fn raised_sizes(sizes: &Sizes, least: u32) -> Vec<String> {
 
 /// What this machine would refuse a start for, where it may be another one than the gateway's.
 fn elsewhere(config: &Config, dir: &PinDir) -> Vec<String> {
-    let pins = dir.require_bpf_fs().err().map(|error| refused_here(format_args!("pin_dir {error:#}")));
+    let pins =
+        dir.require_bpf_fs().err().map(|error| refused_here(format_args!("pin_dir {error:#}")));
     let socket = refuse_file_in_place(&config.socket).err();
     let socket = socket.map(|error| refused_here(format_args!("{error:#}")));
     let metrics = config.metrics.and_then(|at| match TcpListener::bind((at.ip(), 0)) {
@@ -406,10 +458,12 @@ fn own_backends(config: &Config) -> Vec<String> {
 fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<String> {
     let names = config.interfaces.iter().map(|interface| interface.name.as_str());
     let missing = names.clone().filter(|name| plane::ifindex(name).is_none());
-    let mut warnings: Vec<_> = missing.map(|name| format!("there is no interface {name}: it is waited for")).collect();
+    let mut warnings: Vec<_> =
+        missing.map(|name| format!("there is no interface {name}: it is waited for")).collect();
     let vips = config.vips.iter().map(|vip| vip.address).collect::<Vec<SocketAddr>>();
     for other in plane::gateways(dir) {
-        let both = other.interfaces.iter().filter(|name| names.clone().any(|own| own == name.as_str()));
+        let both =
+            other.interfaces.iter().filter(|name| names.clone().any(|own| own == name.as_str()));
         let both = both.cloned().collect::<Vec<_>>();
         let place = other.pin_dir.display();
         if !both.is_empty() {
@@ -418,7 +472,12 @@ fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<String> {
                 both.join(", ")
             ));
         }
-        let same = other.vips.iter().filter(|vip| vips.contains(vip)).map(ToString::to_string).collect::<Vec<_>>();
+        let same = other
+            .vips
+            .iter()
+            .filter(|vip| vips.contains(vip))
+            .map(ToString::to_string)
+            .collect::<Vec<_>>();
         if !same.is_empty() {
             warnings.push(format!("the gateway at {place} has the VIP {} too", same.join(", ")));
         }
@@ -427,7 +486,9 @@ fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<String> {
         let connections = found.named.vip(vip.id).connections;
         if connections > 0 {
             let address = socket(at);
-            warnings.push(format!("the VIP {address} is left out: its {connections} connections are steered no more"));
+            warnings.push(format!(
+                "the VIP {address} is left out: its {connections} connections are steered no more"
+            ));
         }
     }
     warnings
@@ -465,9 +526,14 @@ mod tests {
     fn too_few_numbers_are_refused_with_how_many_are_short() {
         let error = give("backends", 5, vec![free(1), free(2)], 600, 1024).unwrap_err().to_string();
         assert!(
-            error.starts_with("3 numbers for backends are short: the configuration needs 5 more, 2 of all"),
+            error.starts_with(
+                "3 numbers for backends are short: the configuration needs 5 more, 2 of all"
+            ),
             "{error}"
         );
-        assert!(error.contains("600 that it leaves out are in use") && error.contains("steer detach"), "{error}");
+        assert!(
+            error.contains("600 that it leaves out are in use") && error.contains("steer detach"),
+            "{error}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Removes the clsact qdiscs that this program added, on kernels before 6.6, which attach TC programs below one.
+//! Removes the clsact qdiscs that this program added, on kernels before 6.6, which attach TC
+//! programs below one.
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;

@@ -1,14 +1,16 @@
-//! A start is a transaction: judged, tried, written, switched to; what fails before the switch is undone.
+//! A start is a transaction: judged, tried, written, switched to; what fails before the switch is
+//! undone.
 //!
 //! 1. [`plan::judge`] reads and refuses; nothing is touched.
-//! 2. Programs are loaded, tables of new sizes are made beside the old ones, and new links are made without pins: all of it
-//!    goes when the process does.
-//! 3. What was there is kept ([`Before`]); pools are written. An agent that dies from here on leaves what the next one puts
-//!    back first, whatever file it has.
-//! 4. The programs behind the links are replaced, what is not asked for any more goes, and what was kept is forgotten.
+//! 2. Programs are loaded, tables of new sizes are made beside the old ones, and new links are made
+//!    without pins: all of it goes when the process does.
+//! 3. What was there is kept ([`Before`]); pools are written. An agent that dies from here on
+//!    leaves what the next one puts back first, whatever file it has.
+//! 4. The programs behind the links are replaced, what is not asked for any more goes, and what was
+//!    kept is forgotten.
 //!
-//! Where the state of an older layout is carried over, all of this is done with a new state beside it, which has its name from
-//! the beginning of step 4 on (`plane::carry`).
+//! Where the state of an older layout is carried over, all of this is done with a new state beside
+//! it, which has its name from the beginning of step 4 on (`plane::carry`).
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +34,8 @@ use crate::{
 
 /// How long an agent that is ending may hold its lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// How long handshakes wait at most for what is carried over, seconds: if this agent dies, they go on by themselves.
+/// How long handshakes wait at most for what is carried over, seconds: if this agent dies, they go
+/// on by themselves.
 const FILLING: u32 = 5;
 /// MTU of Ethernet, bytes: where no interface is there that could tell its own.
 const ETHERNET_MTU: u32 = 1500;
@@ -71,7 +74,11 @@ pub(super) async fn lock(dir: &PinDir) -> Result<Lock> {
 }
 
 /// Puts back what a start changed that did not get through, then judges this one.
-pub(super) async fn judge(config: &Config, dir: &PinDir, force: bool) -> Result<(Judged, Interfaces)> {
+pub(super) async fn judge(
+    config: &Config,
+    dir: &PinDir,
+    force: bool,
+) -> Result<(Judged, Interfaces)> {
     let interfaces = present(config).await?;
     put_back(config, dir, interfaces.mtu).context("put back what a start left half done")?;
     let judged = plan::judge(config, dir)?;
@@ -96,8 +103,11 @@ pub(super) async fn judge(config: &Config, dir: &PinDir, force: bool) -> Result<
 
 /// The interfaces of the configuration that are there; the others are waited for.
 pub(super) async fn present(config: &Config) -> Result<Interfaces> {
-    let there = config.interfaces.iter().filter(|interface| plane::ifindex(&interface.name).is_some());
-    let mut found = Interfaces::find(&Config { interfaces: there.cloned().collect(), ..config.clone() }).await?;
+    let there =
+        config.interfaces.iter().filter(|interface| plane::ifindex(&interface.name).is_some());
+    let mut found =
+        Interfaces::find(&Config { interfaces: there.cloned().collect(), ..config.clone() })
+            .await?;
     if found.targets.is_empty() {
         found.mtu = ETHERNET_MTU;
     }
@@ -208,7 +218,8 @@ fn write(config: &Config, dir: &PinDir, judged: &Judged, pools: &mut Pools) -> R
         settings.takeover_until = takeover_until(config);
         pools.plane_mut().set_settings(&settings)?;
     }
-    let names = config.interfaces.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>();
+    let names =
+        config.interfaces.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>();
     dir.set_managed(&names)?;
     dir.set_place(&config.socket)?;
     reached(Step::SettingsWritten);
@@ -221,7 +232,8 @@ fn takeover_until(config: &Config) -> u32 {
     config.takeover.map_or(0, |limit| clock::seconds().saturating_add(seconds(limit)))
 }
 
-/// From the first program that is replaced on: an interface that cannot be served now is looked after later.
+/// From the first program that is replaced on: an interface that cannot be served now is looked
+/// after later.
 async fn switch(
     config: &Config,
     old: Option<&Old>,
@@ -280,15 +292,25 @@ fn logged(done: Result<()>) -> bool {
     done.inspect_err(|error| log::error!("{error:#}")).is_ok()
 }
 
-/// Every interface of the configuration, and whether XDP is asked for there. An interface that is away keeps what it has.
-fn asked<'a>(config: &'a Config, targets: &[Target], attached: &[Attachment]) -> Vec<(&'a str, bool)> {
+/// Every interface of the configuration, and whether XDP is asked for there. An interface that is
+/// away keeps what it has.
+fn asked<'a>(
+    config: &'a Config,
+    targets: &[Target],
+    attached: &[Attachment],
+) -> Vec<(&'a str, bool)> {
     let wants_xdp = |name: &str| match targets.iter().find(|target| target.interface == name) {
         Some(target) => {
-            target.xdp != Xdp::Never && attached.iter().any(|attachment| attachment.interface == name && attachment.xdp)
+            target.xdp != Xdp::Never
+                && attached.iter().any(|attachment| attachment.interface == name && attachment.xdp)
         }
         None => true,
     };
-    config.interfaces.iter().map(|interface| (interface.name.as_str(), wants_xdp(&interface.name))).collect()
+    config
+        .interfaces
+        .iter()
+        .map(|interface| (interface.name.as_str(), wants_xdp(&interface.name)))
+        .collect()
 }
 
 /// Tells the XDP programs whether they forward; not while they rest.
@@ -298,5 +320,7 @@ pub(super) fn set_xdp(pools: &mut Pools, xdp: bool) -> Result<()> {
     if settings.xdp == u32::from(xdp) {
         return Ok(());
     }
-    pools.plane_mut().set_settings(&steer_common::shared::Settings { xdp: u32::from(xdp), ..settings })
+    pools
+        .plane_mut()
+        .set_settings(&steer_common::shared::Settings { xdp: u32::from(xdp), ..settings })
 }

@@ -1,5 +1,6 @@
-//! Ages the tables. The programs judge every timeout themselves when they look something up; this only gives back
-//! memory, and tells which backends are still named. What is removed was judged the moment before.
+//! Ages the tables. The programs judge every timeout themselves when they look something up; this
+//! only gives back memory, and tells which backends are still named. What is removed was judged the
+//! moment before.
 
 mod names;
 mod sources;
@@ -11,8 +12,9 @@ pub(super) use sources::Sources;
 use steer_common::{
     flow::{State, Word},
     shared::{
-        BACKEND_PRESENT, Backend, Endpoint, FLOW_MADE, Flow, FlowKey, Foreign, LEG_ENDED, Leg, SERVICE_BACKEND,
-        SERVICE_WAY_THERE, Session, SessionKey, Source, SourceKey, Vip, backend_bit,
+        BACKEND_PRESENT, Backend, Endpoint, FLOW_MADE, Flow, FlowKey, Foreign, LEG_ENDED, Leg,
+        SERVICE_BACKEND, SERVICE_WAY_THERE, Session, SessionKey, Source, SourceKey, Vip,
+        backend_bit,
     },
 };
 
@@ -21,13 +23,15 @@ use crate::{
     plane::{Plane, Table},
 };
 
-/// Seconds that a closed flow lingers, for what is still on its way (RFC 9293 3.4.2 wants 2 MSL; Linux takes 60 s).
+/// Seconds that a closed flow lingers, for what is still on its way (RFC 9293 3.4.2 wants 2 MSL;
+/// Linux takes 60 s).
 const LINGER: u32 = 60;
 /// Seconds that a handshake is remembered: longer than a client repeats its SYN (Linux: 127 s).
 const HANDSHAKE: u32 = 180;
 /// Seconds in which a handshake that is going to end well ends.
 const OPENING: u32 = 10;
-/// Seconds without a packet after which a connection that no VIP's settings rule is forgotten (RFC 5382 REQ-5).
+/// Seconds without a packet after which a connection that no VIP's settings rule is forgotten (RFC
+/// 5382 REQ-5).
 const FLOW_TIMEOUT: u32 = 7860;
 
 /// What a sweep found and left.
@@ -69,8 +73,11 @@ pub fn sweep(plane: &mut Plane) -> Result<Swept> {
         stale
     })?;
     (swept.sources, swept.client_interfaces) = tally.finish();
-    sweep_flows(&mut plane.handshakes, &mut swept, |key, flow| rules.handshake_is_stale(key, flow))?;
-    swept.removed += plane.foreign.remove_stale(|key, foreign| rules.foreign_is_stale(key, foreign))?;
+    sweep_flows(&mut plane.handshakes, &mut swept, |key, flow| {
+        rules.handshake_is_stale(key, flow)
+    })?;
+    swept.removed +=
+        plane.foreign.remove_stale(|key, foreign| rules.foreign_is_stale(key, foreign))?;
     swept.removed += sweep_legs(plane, &rules, &mut swept.named)?;
     Ok(swept)
 }
@@ -98,7 +105,9 @@ pub fn open(plane: &Plane) -> Result<Open> {
     let rules = Rules::new(&plane.vips()?, &plane.backends()?);
     let (mut open, mut unread) = (Open::default(), Ok(()));
     let is_of_vip = |key: &FlowKey| key.service & SERVICE_BACKEND == 0;
-    plane.flows.for_each(|key, flow| open.connections += u64::from(is_of_vip(&key) && rules.is_open(&key, &flow)))?;
+    plane.flows.for_each(|key, flow| {
+        open.connections += u64::from(is_of_vip(&key) && rules.is_open(&key, &flow))
+    })?;
     plane.splices.for_each(|key, splice| match plane.flows.find(&key) {
         // Counted with its flow.
         Ok(Some(_)) => {}
@@ -135,7 +144,9 @@ impl Rules {
 
     fn at(now: u32, vips: HashMap<u16, Vip>, backends: HashMap<u16, Backend>) -> Self {
         let mut pools = HashMap::new();
-        for (id, backend) in backends.iter().filter(|(_, backend)| backend.flags & BACKEND_PRESENT != 0) {
+        for (id, backend) in
+            backends.iter().filter(|(_, backend)| backend.flags & BACKEND_PRESENT != 0)
+        {
             *pools.entry(backend.vip_id).or_default() |= backend_bit(*id);
         }
         Self { now, vips, backends, pools }
@@ -146,12 +157,16 @@ impl Rules {
         !flow.closing() && !self.flow_is_stale(key, flow)
     }
 
-    /// Whether a connection is being made, or goes on and is known by its handshake's entry alone. One of which a flow was
-    /// made is known by that.
+    /// Whether a connection is being made, or goes on and is known by its handshake's entry alone.
+    /// One of which a flow was made is known by that.
     pub(super) fn is_opening(&self, key: &FlowKey, flow: &Flow) -> bool {
         match Word(flow.word).state() {
             State::Adopted => self.is_open(key, flow),
-            _ => flow.flags & FLOW_MADE == 0 && !flow.closing() && clock::age(self.now, flow.seen) <= OPENING,
+            _ => {
+                flow.flags & FLOW_MADE == 0
+                    && !flow.closing()
+                    && clock::age(self.now, flow.seen) <= OPENING
+            }
         }
     }
 
@@ -163,7 +178,11 @@ impl Rules {
     fn leg_is_stale(&self, key: &FlowKey, leg: &Leg, flow: Option<&Flow>) -> bool {
         let idle = clock::age(self.now, leg.seen);
         let direct = key.service & SERVICE_WAY_THERE != 0 || leg.service & SERVICE_BACKEND != 0;
-        let over = if direct { leg.service & LEG_ENDED == LEG_ENDED } else { flow.is_none_or(Flow::closing) };
+        let over = if direct {
+            leg.service & LEG_ENDED == LEG_ENDED
+        } else {
+            flow.is_none_or(Flow::closing)
+        };
         idle > if over { LINGER } else { self.flow_timeout(leg.service) }
     }
 
@@ -176,7 +195,8 @@ impl Rules {
     pub(super) fn session_is_stale(&self, key: &SessionKey, session: &Session) -> bool {
         // A session of a VIP that is gone can never be presented again.
         let Some(vip) = self.vips.get(&key.vip) else { return true };
-        let old = vip.session_limit != 0 && clock::age(self.now, session.first_seen) > vip.session_limit;
+        let old =
+            vip.session_limit != 0 && clock::age(self.now, session.first_seen) > vip.session_limit;
         old || clock::age(self.now, session.last_seen) > vip.session_timeout
     }
 
@@ -190,9 +210,11 @@ impl Rules {
             return false;
         }
         let Some(vip) = self.vips.get(&key.service) else { return true };
-        // A flow waits for its owner for some retransmissions of its client; one that waits longer was given up.
+        // A flow waits for its owner for some retransmissions of its client; one that waits longer
+        // was given up.
         let waits = Word(flow.word).state() == State::Wait;
-        clock::age(self.now, flow.seen) > if waits || flow.closing() { LINGER } else { vip.flow_timeout }
+        clock::age(self.now, flow.seen)
+            > if waits || flow.closing() { LINGER } else { vip.flow_timeout }
     }
 
     pub(super) fn handshake_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
@@ -204,7 +226,8 @@ impl Rules {
     }
 }
 
-/// A set of backends' numbers, one entry a number: millions of entries name a few, and none is hashed.
+/// A set of backends' numbers, one entry a number: millions of entries name a few, and none is
+/// hashed.
 struct Numbers(Vec<bool>);
 
 impl Numbers {
@@ -223,7 +246,11 @@ impl Numbers {
     }
 }
 
-fn sweep_sessions(table: &mut Table<SessionKey, Session>, rules: &Rules, swept: &mut Swept) -> Result<u64> {
+fn sweep_sessions(
+    table: &mut Table<SessionKey, Session>,
+    rules: &Rules,
+    swept: &mut Swept,
+) -> Result<u64> {
     let (mut kept, mut owners) = (0, Numbers::none());
     swept.removed += table.remove_stale(|key, session| {
         let stale = rules.session_is_stale(key, session);
@@ -260,7 +287,8 @@ fn sweep_flows(
     Ok(kept)
 }
 
-/// A splice lives as long as its flow, whose entry is stamped with every packet while it is not evicted.
+/// A splice lives as long as its flow, whose entry is stamped with every packet while it is not
+/// evicted.
 fn sweep_splices(plane: &mut Plane, rules: &Rules, swept: &mut Swept) -> Result<u64> {
     let Plane { flows, splices, .. } = plane;
     sweep_flows(splices, swept, |key, splice| {
@@ -269,12 +297,14 @@ fn sweep_splices(plane: &mut Plane, rules: &Rules, swept: &mut Swept) -> Result<
     })
 }
 
-/// A leg lives as long as its flow, which is found by the client's own port; its backend is named by its key.
+/// A leg lives as long as its flow, which is found by the client's own port; its backend is named
+/// by its key.
 fn sweep_legs(plane: &mut Plane, rules: &Rules, named: &mut HashSet<u16>) -> Result<u64> {
     let Plane { flows, splices, legs, .. } = plane;
     let removed = legs.remove_stale(|key, leg| {
         let of = FlowKey { client: key.client, client_port: leg.port, service: leg.service };
-        let flow = [&*flows, &*splices].into_iter().find_map(|table| table.find(&of).ok().flatten());
+        let flow =
+            [&*flows, &*splices].into_iter().find_map(|table| table.find(&of).ok().flatten());
         rules.leg_is_stale(key, leg, flow.as_ref())
     })?;
     legs.for_each(|key, _| named.extend([key.service & !(SERVICE_BACKEND | SERVICE_WAY_THERE)]))?;
@@ -295,7 +325,8 @@ mod tests {
     const NOW: u32 = 100_000;
 
     fn rules() -> Rules {
-        let vip = Vip { session_timeout: 600, session_limit: 3600, flow_timeout: 7860, ..Vip::default() };
+        let vip =
+            Vip { session_timeout: 600, session_limit: 3600, flow_timeout: 7860, ..Vip::default() };
         Rules::at(NOW, [(0, vip)].into(), HashMap::new())
     }
 
@@ -333,7 +364,11 @@ mod tests {
     #[test]
     fn a_session_ages_by_disuse_and_by_its_limit() {
         let key = SessionKey { vip: 0, kind: 1, len: 32, bytes: [7; 32] };
-        let session = |first, last| Session { first_seen: NOW - first, last_seen: NOW - last, ..Session::default() };
+        let session = |first, last| Session {
+            first_seen: NOW - first,
+            last_seen: NOW - last,
+            ..Session::default()
+        };
         assert!(!rules().session_is_stale(&key, &session(3600, 600)));
         assert!(rules().session_is_stale(&key, &session(700, 601)));
         assert!(rules().session_is_stale(&key, &session(3601, 1)));
@@ -350,7 +385,10 @@ mod tests {
         let foreign = |age| Foreign { seen: NOW - age, zero: 0 };
         for service in [0, SERVICE_BACKEND | 3, 9] {
             let key = FlowKey { service, ..FlowKey::default() };
-            assert!(!rules().foreign_is_stale(&key, &foreign(7860)) && rules().foreign_is_stale(&key, &foreign(7861)));
+            assert!(
+                !rules().foreign_is_stale(&key, &foreign(7860))
+                    && rules().foreign_is_stale(&key, &foreign(7861))
+            );
         }
     }
 
@@ -364,18 +402,25 @@ mod tests {
         // A connection that dialled the backend itself has no flow.
         assert!(!rules().leg_is_stale(&key, &leg(7860, SERVICE_BACKEND | 3), None));
         assert!(rules().leg_is_stale(&key, &leg(7861, SERVICE_BACKEND | 3), None));
-        let ended = |bits, age| rules().leg_is_stale(&key, &leg(age, SERVICE_BACKEND | 3 | bits), None);
+        let ended =
+            |bits, age| rules().leg_is_stale(&key, &leg(age, SERVICE_BACKEND | 3 | bits), None);
         assert!(ended(LEG_ENDED, 61) && !ended(LEG_ENDED, 60) && !ended(LEG_CLIENT_ENDED, 61));
     }
 
     #[test]
     fn a_connection_is_open_until_both_ends_closed_it_or_it_is_idle_too_long() {
         let key = FlowKey::default();
-        assert!(rules().is_open(&key, &flow(7860, FLOW_CLIENT_FIN)) && !rules().is_open(&key, &flow(7861, 0)));
+        assert!(
+            rules().is_open(&key, &flow(7860, FLOW_CLIENT_FIN))
+                && !rules().is_open(&key, &flow(7861, 0))
+        );
         assert!(!rules().is_open(&key, &flow(0, FLOW_RESET)));
         let syn = |age| Flow { word: Word::new(State::Syn, 1).0, ..flow(age, 0) };
         assert!(rules().is_opening(&key, &syn(10)) && !rules().is_opening(&key, &syn(11)));
-        assert!(!rules().is_opening(&key, &Flow { flags: FLOW_MADE, ..syn(0) }), "counted by its flow");
+        assert!(
+            !rules().is_opening(&key, &Flow { flags: FLOW_MADE, ..syn(0) }),
+            "counted by its flow"
+        );
         let adopted = Flow { word: Word::new(State::Adopted, 1).0, ..flow(300, 0) };
         assert!(rules().is_opening(&key, &adopted));
     }

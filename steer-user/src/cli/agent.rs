@@ -14,7 +14,8 @@ use crate::{
 
 /// Where the configuration is unless told otherwise.
 const CONFIG: &str = "/etc/steer/steer.toml";
-/// Exit code of an agent that `steer detach` ended: nobody is to start it again (`RestartPreventExitStatus` of the unit).
+/// Exit code of an agent that `steer detach` ended: nobody is to start it again
+/// (`RestartPreventExitStatus` of the unit).
 const DETACHED: u8 = 3;
 
 #[derive(Args, Debug)]
@@ -22,7 +23,8 @@ pub(super) struct Agent {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = CONFIG)]
     config: PathBuf,
-    /// Start even where that destroys what tables hold: smaller sizes, numbers that sessions still name
+    /// Start even where that destroys what tables hold: smaller sizes, numbers that sessions still
+    /// name
     #[arg(long)]
     force: bool,
 }
@@ -30,9 +32,12 @@ pub(super) struct Agent {
 impl Agent {
     /// Runs until SIGTERM or SIGINT. What the command line says about the place wins over the file.
     pub(super) fn run(self, place: &Place) -> Result<ExitCode> {
-        // One thread: capabilities are given up for all of the process. What takes long has threads of its own.
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+        // One thread: capabilities are given up for all of the process. What takes long has threads
+        // of its own.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the runtime")?;
         let ended = runtime.block_on(async {
             let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
             let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -59,12 +64,18 @@ impl Agent {
         let mut config = Config::load(&self.config)?;
         config.pin_dir = place.pin_dir.clone().unwrap_or(config.pin_dir);
         config.socket = place.socket.clone().unwrap_or(config.socket);
-        config.socket = std::path::absolute(&config.socket).context("find the directory of the socket")?;
+        config.socket =
+            std::path::absolute(&config.socket).context("find the directory of the socket")?;
         Ok(config)
     }
 
     /// At each SIGHUP says what the file would change, for ever; nothing is applied.
-    async fn hear(&self, mut hangup: Signal, applied: &Config, place: &Place) -> std::convert::Infallible {
+    async fn hear(
+        &self,
+        mut hangup: Signal,
+        applied: &Config,
+        place: &Place,
+    ) -> std::convert::Infallible {
         loop {
             if hangup.recv().await.is_none() {
                 std::future::pending::<()>().await;
@@ -91,7 +102,9 @@ impl Agent {
         }
         match differences.len() {
             0 => log::info!("SIGHUP: {file} is good and changes nothing"),
-            n => log::warn!("SIGHUP: {file} is good; {n} differences, none applied: restart the agent to apply them"),
+            n => log::warn!(
+                "SIGHUP: {file} is good; {n} differences, none applied: restart the agent to apply them"
+            ),
         }
     }
 }

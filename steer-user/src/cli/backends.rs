@@ -50,11 +50,16 @@ pub(super) enum Backends {
 impl Backends {
     pub(super) fn run(self, place: &Place) -> Result<()> {
         let (request, done) = match self {
-            Self::List => return show::backends(place.format(), &report::Backends::read(&place.plane()?)?),
-            Self::Add { vip, address, weight } => {
-                (Request::AddBackend { vip, address, weight }, format!("{address} is in the pool of {vip}"))
+            Self::List => {
+                return show::backends(place.format(), &report::Backends::read(&place.plane()?)?);
             }
-            Self::Remove { address } => (Request::RemoveBackend { address }, format!("{address} is out of its pool")),
+            Self::Add { vip, address, weight } => (
+                Request::AddBackend { vip, address, weight },
+                format!("{address} is in the pool of {vip}"),
+            ),
+            Self::Remove { address } => {
+                (Request::RemoveBackend { address }, format!("{address} is out of its pool"))
+            }
             Self::Drain { address, limit } => (
                 Request::DrainBackend { address, seconds: limit.map(|limit| limit.as_secs()) },
                 drained(address, limit),
@@ -69,6 +74,7 @@ impl Backends {
 }
 
 fn drained(address: SocketAddr, limit: Option<Duration>) -> String {
-    let until = limit.map_or(String::new(), |limit| format!(" for {}", humantime::format_duration(limit)));
+    let until =
+        limit.map_or(String::new(), |limit| format!(" for {}", humantime::format_duration(limit)));
     format!("{address} gets no new sessions; those it owns persist{until}")
 }

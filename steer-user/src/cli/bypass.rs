@@ -24,7 +24,9 @@ impl Bypass {
         let mut plane = place.plane()?;
         plane.set_switch(SWITCH_BYPASS, self.state == State::On)?;
         let done = match self.state {
-            State::On => "steering is off: every new flow stays on its first backend, re-homed flows go on",
+            State::On => {
+                "steering is off: every new flow stays on its first backend, re-homed flows go on"
+            }
             State::Off => "steering is on",
         };
         show::outcome(place.format(), done)

@@ -15,7 +15,8 @@ use crate::{
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Config {
-    /// Check a file and what a start with it would do here: an error names line, key and what was expected
+    /// Check a file and what a start with it would do here: an error names line, key and what was
+    /// expected
     Check {
         /// The file
         file: PathBuf,
@@ -27,7 +28,8 @@ impl Config {
         let Config::Check { file } = self;
         let config = config::Config::load(&file)?;
         let judged = plan::judge(&config, &PinDir::new(&config.pin_dir));
-        let judged = judged.with_context(|| format!("{}: a start would be refused", file.display()))?;
+        let judged =
+            judged.with_context(|| format!("{}: a start would be refused", file.display()))?;
         for change in &judged.changes {
             note(format_args!("a start would change: {change}"));
         }
@@ -39,16 +41,24 @@ impl Config {
         }
         let backends = config.vips.iter().map(|vip| vip.backends.len()).sum::<usize>();
         let (interfaces, vips) = (config.interfaces.len(), config.vips.len());
-        let done = format!("{}: good (interfaces {interfaces}, VIPs {vips}, backends {backends})", file.display());
+        let done = format!(
+            "{}: good (interfaces {interfaces}, VIPs {vips}, backends {backends})",
+            file.display()
+        );
         show::outcome(place.format(), done)
     }
 }
 
 /// Interfaces of this machine that would have it refuse a start, as warnings.
 fn refused_interfaces(config: &config::Config) -> Result<Vec<String>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
     Ok(match runtime.block_on(agent::refusals(config)) {
-        Ok(refusals) => refusals.iter().map(|why| plan::refused_here(format_args!("{why}"))).collect(),
+        Ok(refusals) => {
+            refusals.iter().map(|why| plan::refused_here(format_args!("{why}"))).collect()
+        }
         Err(error) => vec![plan::refused_here(format_args!("{error:#}"))],
     })
 }

@@ -29,8 +29,8 @@ const TELL: Duration = Duration::from_secs(5);
 
 #[derive(Args, Debug)]
 pub(super) struct Detach {
-    /// First leave: new connections go to the kernel's own rules, and nothing is removed before the open ones have ended,
-    /// e.g. 10m; if they have not by then, nothing is removed
+    /// First leave: new connections go to the kernel's own rules, and nothing is removed before the
+    /// open ones have ended, e.g. 10m; if they have not by then, nothing is removed
     #[arg(long, value_name = "DURATION", value_parser = parse_seconds)]
     wait: Option<Duration>,
 }
@@ -42,7 +42,10 @@ impl Detach {
         place.refuse_hidden(&dir)?;
         if dir.layouts().is_empty() {
             dir.remove()?;
-            return show::outcome(place.format(), format!("nothing is pinned at {}", dir.root().display()));
+            return show::outcome(
+                place.format(),
+                format!("nothing is pinned at {}", dir.root().display()),
+            );
         }
         if let Some(limit) = self.wait {
             wait(&dir, limit)?;
@@ -52,14 +55,23 @@ impl Detach {
         for layout in dir.layouts() {
             stop_agent(&layout, sockets.first().cloned().unwrap_or_else(|| place.socket()))?;
         }
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the runtime")?;
         let (detached, addresses) = runtime.block_on(detach(&dir))?;
         sockets.iter().for_each(|socket| control::remove_dead_socket(socket));
-        let programs = detached.programs.iter().map(|(interface, kind)| format!("{} of {interface}", kind.word()));
+        let programs = detached
+            .programs
+            .iter()
+            .map(|(interface, kind)| format!("{} of {interface}", kind.word()));
         let what = programs.chain(addresses.iter().map(ToString::to_string)).collect::<Vec<_>>();
-        let what = if what.is_empty() { "no program was attached".to_owned() } else { what.join(", ") };
-        show::outcome(place.format(), format!("removed the state at {} ({what})", dir.root().display()))
+        let what =
+            if what.is_empty() { "no program was attached".to_owned() } else { what.join(", ") };
+        show::outcome(
+            place.format(),
+            format!("removed the state at {} ({what})", dir.root().display()),
+        )
     }
 }
 
@@ -111,7 +123,8 @@ async fn detach(dir: &PinDir) -> Result<(Detached, Vec<IpAddr>)> {
     Ok((detached, addresses))
 }
 
-/// Ends the agent, which would attach again what is detached: at its socket, or else the process that holds the lock.
+/// Ends the agent, which would attach again what is detached: at its socket, or else the process
+/// that holds the lock.
 fn stop_agent(dir: &PinDir, socket: PathBuf) -> Result<()> {
     if !dir.agent_runs() {
         return Ok(());
@@ -120,8 +133,9 @@ fn stop_agent(dir: &PinDir, socket: PathBuf) -> Result<()> {
     if let Err(error) = control::ask(dir, &socket, &control::Request::Stop {}) {
         log::debug!("{error:#}");
         let Some(process) = dir.agent_process() else {
-            return Err(error)
-                .with_context(|| format!("stop the agent that runs for {} (stop it by hand)", at.display()));
+            return Err(error).with_context(|| {
+                format!("stop the agent that runs for {} (stop it by hand)", at.display())
+            });
         };
         // SAFETY: a signal to the process that holds the lock of this very directory.
         unsafe { libc::kill(process as libc::pid_t, libc::SIGTERM) };

@@ -1,5 +1,5 @@
-//! `steer inspect`: reads a capture, no gateway needed. Prints as it reads, since captures may be larger than memory and
-//! pipes without end.
+//! `steer inspect`: reads a capture, no gateway needed. Prints as it reads, since captures may be
+//! larger than memory and pipes without end.
 
 use std::{
     fs::File,
@@ -34,11 +34,15 @@ impl Inspect {
             bail!("--summary goes with --json: without, standard error says what was not read");
         }
         let (name, file) = self.open()?;
-        // What is no file is perhaps being captured now: rows do not wait for each other, nor for a buffer to be full.
+        // What is no file is perhaps being captured now: rows do not wait for each other, nor for a
+        // buffer to be full.
         let is_file = file.metadata().with_context(|| format!("look at {name}"))?.is_file();
         let mut printer = Printer::new(format, BufWriter::new(io::stdout().lock()));
-        let read =
-            if is_file { inspect(file, |row| printer.row(&row)) } else { follow(file, |row| printer.row_or_wait(row)) };
+        let read = if is_file {
+            inspect(file, |row| printer.row(&row))
+        } else {
+            follow(file, |row| printer.row_or_wait(row))
+        };
         let summary = match read {
             Ok(summary) => summary,
             Err(Stopped::Refused(why)) => bail!("{name}: {why}"),
@@ -59,7 +63,9 @@ impl Inspect {
         if self.file == Path::new("-") {
             let input = io::stdin();
             if input.is_terminal() {
-                bail!("standard input is a terminal: name a file, or let a capture be written to it");
+                bail!(
+                    "standard input is a terminal: name a file, or let a capture be written to it"
+                );
             }
             let file = input.as_fd().try_clone_to_owned().context("open standard input")?;
             return Ok(("standard input".to_owned(), file.into()));
@@ -79,7 +85,9 @@ fn warn(name: &str, summary: &Summary) {
     match summary.ending {
         Ending::Whole | Ending::Unreadable => {}
         Ending::Truncated => note(format_args!("{name} ends inside a packet: it was truncated")),
-        Ending::Damaged => note(format_args!("{name} is damaged: what follows the last good packet was not read")),
+        Ending::Damaged => {
+            note(format_args!("{name} is damaged: what follows the last good packet was not read"))
+        }
     }
     for (tally, what) in [
         (&summary.not_read, "frames were not read"),
@@ -91,7 +99,10 @@ fn warn(name: &str, summary: &Summary) {
         }
     }
     if summary.cut_short != 0 {
-        note(format_args!("{} rows were made before their connection's end, to bound memory", summary.cut_short));
+        note(format_args!(
+            "{} rows were made before their connection's end, to bound memory",
+            summary.cut_short
+        ));
     }
 }
 
@@ -141,7 +152,8 @@ impl<W: Write> Printer<W> {
 
 /// Number of columns.
 const COLUMNS: usize = 15;
-/// What they are called, and how wide they are at least, characters: IPv4 addresses and shortened identifiers fit.
+/// What they are called, and how wide they are at least, characters: IPv4 addresses and shortened
+/// identifiers fit.
 const HEADER: [(&str, usize); COLUMNS] = [
     ("CLIENT", 21),
     ("SERVER", 21),
@@ -206,7 +218,10 @@ fn cells(row: &Row) -> [String; COLUMNS] {
     let (client, server) = (row.client_hello.as_ref(), row.server_hello.as_ref());
     let offered = client.map_or("-", |hello| hello.version.unwrap_or("?"));
     let negotiated = server.map_or("-", |hello| hello.version.unwrap_or("?"));
-    let proxied = row.proxied_client.map(|client| client.to_string()).or(row.proxy_protocol.map(str::to_owned));
+    let proxied = row
+        .proxied_client
+        .map(|client| client.to_string())
+        .or(row.proxy_protocol.map(str::to_owned));
     let none = || "-".to_owned();
     [
         row.client.to_string(),
@@ -229,10 +244,14 @@ fn cells(row: &Row) -> [String; COLUMNS] {
 
 /// The first four bytes of an identifier.
 fn short(hex: Option<&str>) -> String {
-    hex.map_or("-".to_owned(), |hex| hex.get(..8).map_or(hex.to_owned(), |start| format!("{start}..")))
+    hex.map_or("-".to_owned(), |hex| {
+        hex.get(..8).map_or(hex.to_owned(), |start| format!("{start}.."))
+    })
 }
 
 /// A name as a terminal may show it.
 fn printable(name: &str) -> String {
-    name.chars().flat_map(|c| if c.is_ascii_graphic() { vec![c] } else { c.escape_default().collect() }).collect()
+    name.chars()
+        .flat_map(|c| if c.is_ascii_graphic() { vec![c] } else { c.escape_default().collect() })
+        .collect()
 }

@@ -16,10 +16,12 @@ pub(super) enum Keys {
         #[arg(long, value_name = "ADDRESS:PORT")]
         vip: Option<SocketAddr>,
     },
-    /// Make a ticket key for each backend (nginx, 80 bytes), whose name the gateway is told; again: rotate
+    /// Make a ticket key for each backend (nginx, 80 bytes), whose name the gateway is told; again:
+    /// rotate
     ///
-    /// Writes DIR/ADDRESS_PORT/current.key and previous.key, mode 0600, and prints the lines for each server and for the
-    /// gateway. Run again, the current key becomes the previous one. The keys themselves are never printed.
+    /// Writes DIR/ADDRESS_PORT/current.key and previous.key, mode 0600, and prints the lines for
+    /// each server and for the gateway. Run again, the current key becomes the previous one. The
+    /// keys themselves are never printed.
     Generate {
         /// The backends
         #[arg(long, required = true, value_delimiter = ',', value_name = "ADDRESS:PORT,..", value_parser = backend)]
@@ -33,7 +35,9 @@ pub(super) enum Keys {
 impl Keys {
     pub(super) fn run(self, place: &Place) -> Result<()> {
         match self {
-            Self::List { vip } => show::keys(place.format(), &report::Keys::read(&place.plane()?, vip)?),
+            Self::List { vip } => {
+                show::keys(place.format(), &report::Keys::read(&place.plane()?, vip)?)
+            }
             Self::Generate { backends, out } => {
                 show::generated(place.format(), &ticket_keys::generate(&backends, &out)?)
             }
@@ -43,5 +47,9 @@ impl Keys {
 
 fn backend(text: &str) -> Result<SocketAddr, String> {
     let form = "expected ADDRESS:PORT such as 10.0.0.11:443 or [2001:db8::11]:443";
-    text.trim().parse().ok().filter(|address: &SocketAddr| address.port() != 0).ok_or_else(|| form.to_owned())
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|address: &SocketAddr| address.port() != 0)
+        .ok_or_else(|| form.to_owned())
 }

@@ -12,7 +12,8 @@ use crate::{
 
 #[derive(Args, Debug)]
 pub(super) struct Leave {
-    /// `on`: new connections to VIPs go to the kernel's own rules, open ones stay; `off`: new ones are taken again
+    /// `on`: new connections to VIPs go to the kernel's own rules, open ones stay; `off`: new ones
+    /// are taken again
     state: State,
 }
 

@@ -40,7 +40,8 @@ struct Place {
     /// Directory of the pins [default: /sys/fs/bpf/steer]
     #[arg(long, global = true, value_name = "DIR")]
     pin_dir: Option<PathBuf>,
-    /// The agent's control socket [default: the one of the gateway at --pin-dir, else /run/steer/steer.sock]
+    /// The agent's control socket [default: the one of the gateway at --pin-dir, else
+    /// /run/steer/steer.sock]
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// Print one JSON object instead of tables
@@ -71,7 +72,8 @@ enum Verb {
     Keys(keys::Keys),
     /// Show the counters
     Stats(stats::Stats),
-    /// Show what the handshakes in a capture (pcap, pcapng) offer to steer by, and whether they resumed
+    /// Show what the handshakes in a capture (pcap, pcapng) offer to steer by, and whether they
+    /// resumed
     Inspect(inspect::Inspect),
     /// Check configuration files
     #[command(subcommand)]
@@ -123,7 +125,8 @@ impl Place {
 
     /// Refuses to call a gateway absent whose agent answers.
     fn refuse_hidden(&self, dir: &PinDir) -> Result<()> {
-        let agent = if dir.layouts().is_empty() { control::ask_about(dir, &self.socket()) } else { None };
+        let agent =
+            if dir.layouts().is_empty() { control::ask_about(dir, &self.socket()) } else { None };
         agent.map_or(Ok(()), |(process, _)| {
             bail!(
                 "an agent (process {process}) runs for {root}, and nothing is to be seen there: this is another mount \
@@ -149,7 +152,10 @@ impl Place {
             opened => opened?,
         };
         if !dir.agent_runs() {
-            note(format_args!("no agent runs for {}: this is the state it left", dir.root().display()));
+            note(format_args!(
+                "no agent runs for {}: this is the state it left",
+                dir.root().display()
+            ));
         }
         Ok(plane)
     }

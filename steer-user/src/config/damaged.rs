@@ -8,7 +8,8 @@ use super::*;
 
 const EXAMPLE: &str = include_str!("../../../deploy/steer.toml");
 
-/// Refused with a line of the file, or taken; the error is one line that no terminal takes for orders.
+/// Refused with a line of the file, or taken; the error is one line that no terminal takes for
+/// orders.
 fn judged(bytes: &[u8]) -> Result<(), TestCaseError> {
     let Err(error) = Config::parse_bytes(Path::new("steer.toml"), bytes) else { return Ok(()) };
     let n_lines = bytes.split(|byte| *byte == b'\n').count();
@@ -17,7 +18,9 @@ fn judged(bytes: &[u8]) -> Result<(), TestCaseError> {
     let place = format!("steer.toml:{}: ", error.line);
     prop_assert!(text.starts_with(&place));
     prop_assert!(
-        !error.message.is_empty() && text.chars().count() < 1000 && !text.contains(char::is_control),
+        !error.message.is_empty()
+            && text.chars().count() < 1000
+            && !text.contains(char::is_control),
         "{text}"
     );
     Ok(())
@@ -62,8 +65,13 @@ proptest! {
 #[track_caller]
 fn refused(bytes: &[u8], place: &str, because: &str) {
     judged(bytes).expect("a good error");
-    let error = Config::parse_bytes(Path::new("steer.toml"), bytes).expect_err("nothing for a gateway").to_string();
-    assert!(error.starts_with(&format!("steer.toml:{place}: ")) && error.contains(because), "{error}");
+    let error = Config::parse_bytes(Path::new("steer.toml"), bytes)
+        .expect_err("nothing for a gateway")
+        .to_string();
+    assert!(
+        error.starts_with(&format!("steer.toml:{place}: ")) && error.contains(because),
+        "{error}"
+    );
 }
 
 #[test]
@@ -83,7 +91,11 @@ fn what_is_no_utf8_is_refused_at_its_line() {
 #[test]
 fn what_is_too_long_is_refused_unread() {
     refused(&vec![b'\n'; FILE_MAX + 1], "1", "longer than 1048576 bytes");
-    refused(format!("[[interface]]\nname = \"{}\"", "x".repeat(1_000_000)).as_bytes(), "2: interface.name", "...");
+    refused(
+        format!("[[interface]]\nname = \"{}\"", "x".repeat(1_000_000)).as_bytes(),
+        "2: interface.name",
+        "...",
+    );
 }
 
 #[test]
@@ -101,5 +113,9 @@ fn a_file_without_end_is_refused_and_a_directory_is_named() {
 #[test]
 fn sizes_that_no_kernel_takes_are_refused() {
     let sizes = "[[interface]]\nname = \"eth0\"\n[sizes]\nsessions = 134217729\n";
-    refused(sizes.as_bytes(), "4: sizes.sessions", "`134217729`, expected a whole number from 1 to 134217728");
+    refused(
+        sizes.as_bytes(),
+        "4: sizes.sessions",
+        "`134217729`, expected a whole number from 1 to 134217728",
+    );
 }

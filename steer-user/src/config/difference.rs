@@ -2,7 +2,9 @@
 
 use std::{fmt::Display, time::Duration};
 
-use super::{Backend, Config, Fallback, Health, Hook, Interface, Mode, ReturnPath, Sizes, TicketKeyName, Vip};
+use super::{
+    Backend, Config, Fallback, Health, Hook, Interface, Mode, ReturnPath, Sizes, TicketKeyName, Vip,
+};
 
 /// What applying `new` over `now` would change, one sentence a difference; none: nothing.
 pub fn differences(now: &Config, new: &Config) -> Vec<String> {
@@ -44,7 +46,9 @@ fn interfaces(said: &mut Vec<String>, now: &[Interface], new: &[Interface]) {
         let Interface { name, hook } = interface;
         match now.iter().find(|other| other.name == *name) {
             None => said.push(format!("interface {name} would be added (hook {})", hook.word())),
-            Some(other) => value(said, &format!("interface {name}: hook"), other.hook.word(), hook.word()),
+            Some(other) => {
+                value(said, &format!("interface {name}: hook"), other.hook.word(), hook.word())
+            }
         }
     }
     let gone = now.iter().filter(|interface| new.iter().all(|other| other.name != interface.name));
@@ -63,12 +67,16 @@ fn vips(said: &mut Vec<String>, now: &[Vip], new: &[Vip]) {
         }
     }
     let gone = now.iter().filter(|vip| new.iter().all(|other| other.address != vip.address));
-    said.extend(gone.map(|vip| format!("VIP {} would be removed, with its backends and sessions", vip.address)));
+    said.extend(gone.map(|vip| {
+        format!("VIP {} would be removed, with its backends and sessions", vip.address)
+    }));
 }
 
 fn settings(said: &mut Vec<String>, now: &Vip, new: &Vip) {
     let at = format!("VIP {}: ", new.address);
-    let mut differs = |name: &str, now: &dyn Display, new: &dyn Display| value(said, &format!("{at}{name}"), now, new);
+    let mut differs = |name: &str, now: &dyn Display, new: &dyn Display| {
+        value(said, &format!("{at}{name}"), now, new)
+    };
     differs("mode", &now.mode.word(), &new.mode.word());
     let seconds = |time| humantime::format_duration(time).to_string();
     differs("session_timeout", &seconds(now.session_timeout), &seconds(new.session_timeout));
@@ -76,7 +84,11 @@ fn settings(said: &mut Vec<String>, now: &Vip, new: &Vip) {
     differs("flow_timeout", &seconds(now.flow_timeout), &seconds(new.flow_timeout));
     differs("ticket_key_name", &now.ticket_key_name, &new.ticket_key_name);
     differs("key_name_timeout", &seconds(now.key_name_timeout), &seconds(new.key_name_timeout));
-    differs("learn_without_certificate", &now.learn_without_certificate, &new.learn_without_certificate);
+    differs(
+        "learn_without_certificate",
+        &now.learn_without_certificate,
+        &new.learn_without_certificate,
+    );
     differs("sessions_per_source", &now.sessions_per_source, &new.sessions_per_source);
     differs("fallback", &now.fallback.word(), &new.fallback.word());
     differs("owner_tries", &now.owner_tries, &new.owner_tries);
@@ -96,7 +108,9 @@ fn backends(said: &mut Vec<String>, at: &str, now: &[Backend], new: &[Backend]) 
     for backend in new {
         let Backend { address, weight, key_names } = backend;
         match now.iter().find(|other| other.address == *address) {
-            None => said.push(format!("{at}backend {address} would be added, with weight {weight}")),
+            None => {
+                said.push(format!("{at}backend {address} would be added, with weight {weight}"))
+            }
             Some(other) => {
                 value(said, &format!("{at}backend {address}: weight"), other.weight, weight);
                 if other.key_names != *key_names {
@@ -105,7 +119,8 @@ fn backends(said: &mut Vec<String>, at: &str, now: &[Backend], new: &[Backend]) 
             }
         }
     }
-    let gone = now.iter().filter(|backend| new.iter().all(|other| other.address != backend.address));
+    let gone =
+        now.iter().filter(|backend| new.iter().all(|other| other.address != backend.address));
     said.extend(gone.map(|backend| format!("{at}backend {} would be removed", backend.address)));
 }
 

@@ -62,21 +62,33 @@ impl Source<'_> {
     /// The error at a value's place.
     pub(super) fn error(&self, span: &Range<usize>, message: impl Into<String>) -> ConfigError {
         let (line, key) = self.place(span.start);
-        ConfigError { file: self.file.into(), line, key: printable(&key), message: printable(&message.into()) }
+        ConfigError {
+            file: self.file.into(),
+            line,
+            key: printable(&key),
+            message: printable(&message.into()),
+        }
     }
 
     /// The error of the file as a whole.
     pub(super) fn whole(&self, message: impl Into<String>) -> ConfigError {
-        ConfigError { file: self.file.into(), line: 1, key: String::new(), message: printable(&message.into()) }
+        ConfigError {
+            file: self.file.into(),
+            line: 1,
+            key: String::new(),
+            message: printable(&message.into()),
+        }
     }
 
-    /// The parser's error in our form; it puts several sentences on several lines. A table above whose name is wrong is what
-    /// it comes of.
+    /// The parser's error in our form; it puts several sentences on several lines. A table above
+    /// whose name is wrong is what it comes of.
     pub(super) fn toml_error(&self, error: &toml::de::Error) -> ConfigError {
         let message = error.message().trim().replace('\n', ", ");
         let error = self.error(&error.span().unwrap_or(0..0), words::plain(&message));
         let mut above = self.text.lines().take(error.line).enumerate();
-        match above.find_map(|(before, line)| Some((before + 1, table_name(line)?, words::wrong_table(line)?))) {
+        match above.find_map(|(before, line)| {
+            Some((before + 1, table_name(line)?, words::wrong_table(line)?))
+        }) {
             Some((line, table, message)) => {
                 ConfigError { line, key: printable(table), message: printable(&message), ..error }
             }
@@ -84,8 +96,8 @@ impl Source<'_> {
         }
     }
 
-    /// Line and key of an offset: the text before `=` on its line, or above where a list goes on over several lines,
-    /// behind the name of the table above it.
+    /// Line and key of an offset: the text before `=` on its line, or above where a list goes on
+    /// over several lines, behind the name of the table above it.
     fn place(&self, offset: usize) -> (usize, String) {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
@@ -93,11 +105,19 @@ impl Source<'_> {
         if let Some(table) = above.last().and_then(|here| table_name(here)) {
             return (line, table.to_owned());
         }
-        let key =
-            above.iter().rev().take_while(|line| table_name(line).is_none()).find_map(|line| line.split_once('='));
+        let key = above
+            .iter()
+            .rev()
+            .take_while(|line| table_name(line).is_none())
+            .find_map(|line| line.split_once('='));
         let key = key.map_or("", |(key, _)| key.trim());
         let table = above.iter().rev().find_map(|line| table_name(line)).unwrap_or_default();
-        let name = [table, key].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(".");
+        let name = [table, key]
+            .iter()
+            .filter(|part| !part.is_empty())
+            .copied()
+            .collect::<Vec<_>>()
+            .join(".");
         (line, name)
     }
 }

@@ -1,4 +1,5 @@
-//! `ticket_key_name` and `key_names`: where the names of ticket keys stand, and which ones the operator gave.
+//! `ticket_key_name` and `key_names`: where the names of ticket keys stand, and which ones the
+//! operator gave.
 
 use std::{collections::HashMap, fmt, net::SocketAddr};
 
@@ -8,8 +9,8 @@ use toml::Spanned;
 
 use super::{ConfigError, error::Source, raw};
 
-/// Most names a backend is given: the current key, the previous one, and room for rotations that overlap. All backends
-/// together then fill at most half of the map.
+/// Most names a backend is given: the current key, the previous one, and room for rotations that
+/// overlap. All backends together then fill at most half of the map.
 const NAMES_MAX: usize = 8;
 
 /// The layouts that have a word.
@@ -39,7 +40,8 @@ impl Default for TicketKeyName {
 impl<'de> Deserialize<'de> for TicketKeyName {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let word = String::deserialize(from)?;
-        let known = LAYOUTS.iter().find(|(other, _)| *other == word).map(|(_, layout)| Self::At(*layout));
+        let known =
+            LAYOUTS.iter().find(|(other, _)| *other == word).map(|(_, layout)| Self::At(*layout));
         let form = "expected \"16@0\", \"4@0\", \"16@1\", \"none\" or \"auto\"";
         let refusal = || D::Error::custom(format!("`{word}` is no place of a key name; {form}"));
         known.or_else(|| (word == "auto").then_some(Self::Auto)).ok_or_else(refusal)
@@ -76,10 +78,15 @@ fn from_hex(digits: &str) -> Option<Vec<u8>> {
         .then(|| pairs.map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
 }
 
-/// The names of each backend of a VIP, and the layout that follows: names given with `auto` tell it.
-pub(super) fn names(vip: &raw::Vip, source: &Source<'_>) -> Result<(TicketKeyName, Vec<Vec<KeyName>>), ConfigError> {
+/// The names of each backend of a VIP, and the layout that follows: names given with `auto` tell
+/// it.
+pub(super) fn names(
+    vip: &raw::Vip,
+    source: &Source<'_>,
+) -> Result<(TicketKeyName, Vec<Vec<KeyName>>), ConfigError> {
     let mut rules = Rules { source, layout: vip.ticket_key_name, taken: HashMap::new() };
-    let names = vip.backend.iter().map(|backend| rules.backend(backend)).collect::<Result<_, _>>()?;
+    let names =
+        vip.backend.iter().map(|backend| rules.backend(backend)).collect::<Result<_, _>>()?;
     Ok((rules.layout, names))
 }
 
@@ -92,13 +99,18 @@ struct Rules<'a> {
 impl Rules<'_> {
     fn backend(&mut self, backend: &raw::Backend) -> Result<Vec<KeyName>, ConfigError> {
         if let Some(one_too_many) = backend.key_names.get(NAMES_MAX) {
-            let message = format!("{} names; expected at most {NAMES_MAX}", backend.key_names.len());
+            let message =
+                format!("{} names; expected at most {NAMES_MAX}", backend.key_names.len());
             return Err(self.source.error(&one_too_many.span(), message));
         }
         backend.key_names.iter().map(|name| self.name(name, backend.address.get_ref().0)).collect()
     }
 
-    fn name(&mut self, name: &Spanned<String>, backend: SocketAddr) -> Result<KeyName, ConfigError> {
+    fn name(
+        &mut self,
+        name: &Spanned<String>,
+        backend: SocketAddr,
+    ) -> Result<KeyName, ConfigError> {
         let refuse = |message: String| Err(self.source.error(&name.span(), message));
         let digits = name.get_ref();
         let len = match self.layout {
@@ -112,10 +124,14 @@ impl Rules<'_> {
         let Some(bytes) = from_hex(digits).filter(|bytes| bytes.len() == usize::from(len)) else {
             let or = if self.layout == TicketKeyName::Auto { ", or 8" } else { "" };
             let n = usize::from(len) * 2;
-            return refuse(format!("`{digits}` is no key name of this pool; expected {n} hexadecimal digits{or}"));
+            return refuse(format!(
+                "`{digits}` is no key name of this pool; expected {n} hexadecimal digits{or}"
+            ));
         };
         if let Some(other) = self.taken.get(&bytes) {
-            return refuse(format!("`{digits}` is a key name of {other} already; expected each name once in a pool"));
+            return refuse(format!(
+                "`{digits}` is a key name of {other} already; expected each name once in a pool"
+            ));
         }
         self.taken.insert(bytes.clone(), backend);
         self.layout = TicketKeyName::At(match self.layout {

@@ -1,6 +1,7 @@
 //! The configuration file: what it may say, what it means when it says nothing.
 //!
-//! `raw` is the file's shape with the places of its values, `check` turns it into these types or refuses it by name.
+//! `raw` is the file's shape with the places of its values, `check` turns it into these types or
+//! refuses it by name.
 
 mod check;
 mod difference;
@@ -30,11 +31,13 @@ use whole::whole;
 pub const PIN_DIR: &str = "/sys/fs/bpf/steer";
 /// Where the agent listens unless told otherwise.
 pub const SOCKET: &str = "/run/steer/steer.sock";
-/// Most entries that the kernel takes for a hash map: 2^32 bytes of buckets (`htab_map_alloc` in kernel/bpf/hashtab.c).
+/// Most entries that the kernel takes for a hash map: 2^32 bytes of buckets (`htab_map_alloc` in
+/// kernel/bpf/hashtab.c).
 const SIZE_MAX: i64 = 1 << 27;
 /// Largest count that the maps can hold.
 const COUNT_MAX: i64 = u32::MAX as i64;
-/// Longest file, bytes: room for all VIPs, backends and key names that there can be, and for comments.
+/// Longest file, bytes: room for all VIPs, backends and key names that there can be, and for
+/// comments.
 const FILE_MAX: usize = 1 << 20;
 
 /// A checked configuration.
@@ -240,7 +243,13 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Self {
-        Self { enabled: true, interval: Duration::from_secs(2), timeout: Duration::from_secs(1), rise: 2, fall: 3 }
+        Self {
+            enabled: true,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+        }
     }
 }
 
@@ -255,14 +264,17 @@ impl Config {
     pub fn parse_bytes(file: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
         if bytes.len() > FILE_MAX {
             let source = error::Source { file, text: "" };
-            return Err(source.whole(format!("longer than {FILE_MAX} bytes; expected a configuration")));
+            return Err(
+                source.whole(format!("longer than {FILE_MAX} bytes; expected a configuration"))
+            );
         }
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::parse(file, text),
             Err(error) => {
                 let text = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
                 let source = error::Source { file, text: &text };
-                Err(source.error(&(text.len()..text.len()), "this line is not UTF-8; expected TOML"))
+                Err(source
+                    .error(&(text.len()..text.len()), "this line is not UTF-8; expected TOML"))
             }
         }
     }

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use toml::Spanned;
 
-use super::{COUNT_MAX, Fallback, Health, Hook, Mode, ReturnPath, Sizes, TicketKeyName, whole::whole};
+use super::{
+    COUNT_MAX, Fallback, Health, Hook, Mode, ReturnPath, Sizes, TicketKeyName, whole::whole,
+};
 use crate::clock::deserialize_duration;
 
 #[derive(Deserialize)]
@@ -112,6 +114,8 @@ impl<'de> Deserialize<'de> for Socket {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
         let form = "expected ADDRESS:PORT such as \"198.51.100.10:443\" or \"[2001:db8::10]:443\"";
-        text.parse().map(Self).map_err(|_| D::Error::custom(format!("`{text}` is no socket address; {form}")))
+        text.parse()
+            .map(Self)
+            .map_err(|_| D::Error::custom(format!("`{text}` is no socket address; {form}")))
     }
 }

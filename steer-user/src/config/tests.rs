@@ -51,11 +51,18 @@ fn a_short_file_gets_sensible_defaults() {
 
 #[test]
 fn who_is_learned_is_a_matter_of_the_vip() {
-    let settings = "session_timeout = \"10m\"\nlearn_without_certificate = true\nsessions_per_source = 100";
+    let settings =
+        "session_timeout = \"10m\"\nlearn_without_certificate = true\nsessions_per_source = 100";
     let config = parse(&GOOD.replace("session_timeout = \"10m\"", settings)).unwrap();
-    assert_eq!((config.vips[0].learn_without_certificate, config.vips[0].sessions_per_source), (true, 100));
+    assert_eq!(
+        (config.vips[0].learn_without_certificate, config.vips[0].sessions_per_source),
+        (true, 100)
+    );
     let config = parse(GOOD).unwrap();
-    assert_eq!((config.vips[0].learn_without_certificate, config.vips[0].sessions_per_source), (false, 0));
+    assert_eq!(
+        (config.vips[0].learn_without_certificate, config.vips[0].sessions_per_source),
+        (false, 0)
+    );
     refuses(
         &GOOD.replace("session_timeout = \"10m\"", "sessions_per_source = -1"),
         8,
@@ -66,12 +73,22 @@ fn who_is_learned_is_a_matter_of_the_vip() {
 
 #[test]
 fn refuses_an_unknown_key() {
-    refuses(&GOOD.replace("session_timeout", "sesion_timeout"), 8, "vip.sesion_timeout", "expected `session_timeout`");
+    refuses(
+        &GOOD.replace("session_timeout", "sesion_timeout"),
+        8,
+        "vip.sesion_timeout",
+        "expected `session_timeout`",
+    );
 }
 
 #[test]
 fn refuses_a_word_that_is_no_choice() {
-    refuses(&GOOD.replace("name = \"eth0\"", "name = \"eth0\"\nhook = \"fast\""), 5, "interface.hook", "`auto`");
+    refuses(
+        &GOOD.replace("name = \"eth0\"", "name = \"eth0\"\nhook = \"fast\""),
+        5,
+        "interface.hook",
+        "`auto`",
+    );
 }
 
 #[test]
@@ -110,7 +127,12 @@ fn refuses_addresses_that_no_other_machine_reaches() {
 
 #[test]
 fn refuses_an_address_without_port() {
-    refuses(&GOOD.replace("10.0.0.1:443", "10.0.0.1"), 11, "vip.backend.address", "expected ADDRESS:PORT");
+    refuses(
+        &GOOD.replace("10.0.0.1:443", "10.0.0.1"),
+        11,
+        "vip.backend.address",
+        "expected ADDRESS:PORT",
+    );
 }
 
 #[test]
@@ -125,7 +147,12 @@ fn refuses_a_backend_that_is_a_vip() {
 
 #[test]
 fn refuses_mixed_families() {
-    refuses(&GOOD.replace("10.0.0.2:443", "[2001:db8::2]:443"), 14, "vip.backend.address", "families do not mix");
+    refuses(
+        &GOOD.replace("10.0.0.2:443", "[2001:db8::2]:443"),
+        14,
+        "vip.backend.address",
+        "families do not mix",
+    );
 }
 
 #[test]
@@ -140,7 +167,12 @@ fn refuses_a_fraction_of_a_second_where_maps_count_seconds() {
 
 #[test]
 fn refuses_a_weight_that_does_not_fit() {
-    refuses(&GOOD.replace("weight = 3", "weight = 70000"), 15, "vip.backend.weight", "from 0 to 65535");
+    refuses(
+        &GOOD.replace("weight = 3", "weight = 70000"),
+        15,
+        "vip.backend.weight",
+        "from 0 to 65535",
+    );
 }
 
 #[test]
@@ -156,7 +188,12 @@ fn refuses_a_file_without_interfaces() {
 
 #[test]
 fn refuses_health_that_never_falls() {
-    refuses(&format!("{GOOD}[vip.health]\nfall = 0\n"), 17, "vip.health.fall", "a whole number from 1 to");
+    refuses(
+        &format!("{GOOD}[vip.health]\nfall = 0\n"),
+        17,
+        "vip.health.fall",
+        "a whole number from 1 to",
+    );
 }
 
 #[test]
@@ -169,8 +206,10 @@ const NAME: &str = "000102030405060708090a0b0c0d0e0f";
 
 /// The good file with a setting of the VIP, and key names of both backends.
 fn named(setting: &str, first: &str, second: &str) -> String {
-    let text = GOOD.replace("session_timeout = \"10m\"", &format!("ticket_key_name = \"{setting}\""));
-    text.replace("0.1:443\"", &format!("0.1:443\"\nkey_names = [{first}]")) + &format!("key_names = [{second}]\n")
+    let text =
+        GOOD.replace("session_timeout = \"10m\"", &format!("ticket_key_name = \"{setting}\""));
+    text.replace("0.1:443\"", &format!("0.1:443\"\nkey_names = [{first}]"))
+        + &format!("key_names = [{second}]\n")
 }
 
 #[test]
@@ -192,7 +231,12 @@ fn names_given_with_auto_tell_the_layout() {
     assert_eq!(short.vips[0].backends[0].key_names, [[0xa1, 0xb2, 0xc3, 0xd4]]);
     let long = parse(&named("auto", "", &format!("\"{NAME}\""))).unwrap();
     assert_eq!(long.vips[0].ticket_key_name, TicketKeyName::default());
-    refuses(&named("auto", "\"a1b2c3d4\"", &format!("\"{NAME}\"")), 17, "vip.backend.key_names", "expected 8");
+    refuses(
+        &named("auto", "\"a1b2c3d4\"", &format!("\"{NAME}\"")),
+        17,
+        "vip.backend.key_names",
+        "expected 8",
+    );
 }
 
 #[test]
@@ -208,20 +252,45 @@ fn refuses_a_place_of_key_names_that_is_none() {
 
 #[test]
 fn refuses_a_key_name_of_another_length() {
-    refuses(&named("16@0", "\"a1b2c3d4\"", ""), 12, "vip.backend.key_names", "expected 32 hexadecimal digits");
-    refuses(&named("4@0", &format!("\"{NAME}\""), ""), 12, "vip.backend.key_names", "expected 8 hexadecimal digits");
-    refuses(&named("auto", "\"a1b2\"", ""), 12, "vip.backend.key_names", "expected 32 hexadecimal digits, or 8");
+    refuses(
+        &named("16@0", "\"a1b2c3d4\"", ""),
+        12,
+        "vip.backend.key_names",
+        "expected 32 hexadecimal digits",
+    );
+    refuses(
+        &named("4@0", &format!("\"{NAME}\""), ""),
+        12,
+        "vip.backend.key_names",
+        "expected 8 hexadecimal digits",
+    );
+    refuses(
+        &named("auto", "\"a1b2\"", ""),
+        12,
+        "vip.backend.key_names",
+        "expected 32 hexadecimal digits, or 8",
+    );
     refuses(&named("4@0", "\"a1b2c3dx\"", ""), 12, "vip.backend.key_names", "hexadecimal");
 }
 
 #[test]
 fn refuses_a_key_name_of_two_backends() {
-    refuses(&named("4@0", "\"a1b2c3d4\"", "\"A1B2C3D4\""), 17, "vip.backend.key_names", "of 10.0.0.1:443 already");
+    refuses(
+        &named("4@0", "\"a1b2c3d4\"", "\"A1B2C3D4\""),
+        17,
+        "vip.backend.key_names",
+        "of 10.0.0.1:443 already",
+    );
 }
 
 #[test]
 fn refuses_key_names_where_tickets_have_none() {
-    refuses(&named("none", "\"a1b2c3d4\"", ""), 12, "vip.backend.key_names", "expected no key_names");
+    refuses(
+        &named("none", "\"a1b2c3d4\"", ""),
+        12,
+        "vip.backend.key_names",
+        "expected no key_names",
+    );
 }
 
 #[test]
@@ -232,12 +301,19 @@ fn refuses_more_key_names_than_a_backend_can_have() {
 
 #[test]
 fn an_error_in_a_list_of_several_lines_names_its_key() {
-    refuses(&named("4@0", "\n  \"a1b2c3d4\",\n  \"nothing\",\n", ""), 14, "vip.backend.key_names", "hexadecimal");
+    refuses(
+        &named("4@0", "\n  \"a1b2c3d4\",\n  \"nothing\",\n", ""),
+        14,
+        "vip.backend.key_names",
+        "hexadecimal",
+    );
 }
 
 #[test]
 fn a_takeover_is_off_unless_asked_for_and_ends_within_an_hour() {
-    let with = |time: &str| format!("[takeover]\nfor = {time}\n{GOOD}").replace("metrics = \"127.0.0.1:9464\"\n", "");
+    let with = |time: &str| {
+        format!("[takeover]\nfor = {time}\n{GOOD}").replace("metrics = \"127.0.0.1:9464\"\n", "")
+    };
     assert_eq!(parse(GOOD).unwrap().takeover, None);
     assert_eq!(parse(&with("\"10m\"")).unwrap().takeover, Some(Duration::from_secs(600)));
     for wrong in ["0", "\"61m\"", "\"1500ms\""] {
@@ -249,24 +325,59 @@ fn a_takeover_is_off_unless_asked_for_and_ends_within_an_hour() {
 #[test]
 fn a_misspelt_table_is_named_at_its_own_line_with_the_right_name() {
     refuses(&GOOD.replace("[[vip]]", "[[vips]]"), 6, "vips", "unknown table; expected [[vip]]");
-    refuses(&GOOD.replace("[[vip.backend]]", "[[vip.backends]]"), 10, "vip.backends", "expected [[vip.backend]]");
+    refuses(
+        &GOOD.replace("[[vip.backend]]", "[[vip.backends]]"),
+        10,
+        "vip.backends",
+        "expected [[vip.backend]]",
+    );
     refuses(&GOOD.replace("[[vip]]", "[vip]"), 6, "vip", "wrong brackets; expected [[vip]]");
-    refuses(&GOOD.replace("[[interface]]", "[interface]"), 3, "interface", "expected [[interface]]");
-    refuses(&format!("{GOOD}[[sizes]]\nflows = 1\n"), 16, "sizes", "wrong brackets; expected [sizes]");
+    refuses(
+        &GOOD.replace("[[interface]]", "[interface]"),
+        3,
+        "interface",
+        "expected [[interface]]",
+    );
+    refuses(
+        &format!("{GOOD}[[sizes]]\nflows = 1\n"),
+        16,
+        "sizes",
+        "wrong brackets; expected [sizes]",
+    );
 }
 
 #[test]
 fn a_misspelt_key_is_named_with_the_right_one_or_where_it_belongs() {
-    refuses(&GOOD.replace("weight", "wieght"), 15, "vip.backend.wieght", "unknown key `wieght`; expected `weight`");
-    refuses(&format!("sockets = \"/x\"\n{GOOD}"), 1, "sockets", "unknown key `sockets`; expected `socket`");
-    refuses(&format!("{GOOD}socket = \"/x\"\n"), 16, "vip.backend.socket", "expected above all tables");
+    refuses(
+        &GOOD.replace("weight", "wieght"),
+        15,
+        "vip.backend.wieght",
+        "unknown key `wieght`; expected `weight`",
+    );
+    refuses(
+        &format!("sockets = \"/x\"\n{GOOD}"),
+        1,
+        "sockets",
+        "unknown key `sockets`; expected `socket`",
+    );
+    refuses(
+        &format!("{GOOD}socket = \"/x\"\n"),
+        16,
+        "vip.backend.socket",
+        "expected above all tables",
+    );
     refuses(
         &format!("{GOOD}colour = 1\n"),
         16,
         "vip.backend.colour",
         "expected one of `address`, `weight`, `key_names`",
     );
-    refuses(&GOOD.replace("name = \"eth0\"", "hook = \"tc\""), 3, "interface", "missing key; expected `name`");
+    refuses(
+        &GOOD.replace("name = \"eth0\"", "hook = \"tc\""),
+        3,
+        "interface",
+        "missing key; expected `name`",
+    );
 }
 
 #[test]
@@ -283,6 +394,7 @@ fn a_wrong_number_is_told_its_range_at_its_line() {
 
 #[test]
 fn the_sizes_that_can_be_said_and_their_defaults_are_those_of_the_list_of_maps() {
-    let sizable = MAPS.iter().filter(|map| map.size == Size::Sizable).map(|map| (map.name, map.entries));
+    let sizable =
+        MAPS.iter().filter(|map| map.size == Size::Sizable).map(|map| (map.name, map.entries));
     assert_eq!(Sizes::default().named().to_vec(), sizable.collect::<Vec<_>>());
 }

@@ -32,7 +32,10 @@ impl<N: TryFrom<i64>, const FROM: i64, const TO: i64> Visitor<'_> for Whole<N, F
 
     fn visit_i128<E: Error>(self, number: i128) -> Result<N, E> {
         let refuse = || E::invalid_value(Unexpected::Other(&format!("integer `{number}`")), &self);
-        let number = i64::try_from(number).ok().filter(|number| (FROM..=TO).contains(number)).ok_or_else(refuse)?;
+        let number = i64::try_from(number)
+            .ok()
+            .filter(|number| (FROM..=TO).contains(number))
+            .ok_or_else(refuse)?;
         N::try_from(number).map_err(|_| refuse())
     }
 

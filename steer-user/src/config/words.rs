@@ -1,4 +1,5 @@
-//! The parser's errors in the words of who writes the file: tables and keys by their right names, not types of the program.
+//! The parser's errors in the words of who writes the file: tables and keys by their right names,
+//! not types of the program.
 
 /// Every table with its brackets.
 const TABLES: [(&str, &str); 6] = [
@@ -16,7 +17,8 @@ const ABOVE: [&str; 3] = ["pin_dir", "socket", "metrics"];
 pub(super) fn wrong_table(line: &str) -> Option<String> {
     let line = line.split('#').next().unwrap_or_default().trim();
     let name = line.strip_prefix('[')?.strip_suffix(']')?;
-    let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name).trim();
+    let name =
+        name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name).trim();
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if name.is_empty() || !name.chars().all(is_name) {
         return None;
@@ -30,18 +32,25 @@ pub(super) fn wrong_table(line: &str) -> Option<String> {
         .or_else(|| TABLES.iter().map(|(known, _)| *known).find(|known| last(known) == last(name)));
     let right = TABLES.iter().find(|(known, _)| Some(*known) == near).map(|(_, right)| *right);
     let all = || TABLES.map(|(_, right)| right).join(", ");
-    Some(format!("unknown table; expected {}", right.map_or_else(|| format!("one of {}", all()), str::to_owned)))
+    Some(format!(
+        "unknown table; expected {}",
+        right.map_or_else(|| format!("one of {}", all()), str::to_owned)
+    ))
 }
 
 /// The message of a parser, said as people say it.
 pub(super) fn plain(message: &str) -> String {
-    if let Some((key, expected)) = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) {
+    if let Some((key, expected)) =
+        message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'))
+    {
         return unknown_key(key, expected);
     }
     if let Some(key) = message.strip_prefix("missing field ") {
         return format!("missing key; expected {key}");
     }
-    let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
+    let Some((found, expected)) = message.rsplit_once(", expected ") else {
+        return message.to_owned();
+    };
     let found = match found {
         "invalid type: map" => "invalid type: table",
         "invalid type: sequence" => "invalid type: list",
@@ -99,8 +108,16 @@ mod tests {
             assert!(told.ends_with(&format!("; expected {right}")), "{line}: {told}");
         }
         assert!(wrong_table("[logging]").unwrap().contains("expected one of [sizes], "));
-        for good in ["[[vip]]", "[sizes]", "[vip.health]  # all", "", "name = \"[vips]\"", "[\"aabb\"]", "[1, 2]", "[]"]
-        {
+        for good in [
+            "[[vip]]",
+            "[sizes]",
+            "[vip.health]  # all",
+            "",
+            "name = \"[vips]\"",
+            "[\"aabb\"]",
+            "[1, 2]",
+            "[]",
+        ] {
             assert_eq!(wrong_table(good), None, "{good}");
         }
     }

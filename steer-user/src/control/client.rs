@@ -31,10 +31,13 @@ pub fn ask(dir: &PinDir, socket: &Path, request: &Request) -> Result<()> {
     }
 }
 
-/// Asks the agent of this gateway who it is; `None` when nobody answers, or the agent of another gateway.
+/// Asks the agent of this gateway who it is; `None` when nobody answers, or the agent of another
+/// gateway.
 pub fn ask_about(dir: &PinDir, socket: &Path) -> Option<(u32, String)> {
     match Connection::open(socket).and_then(|mut agent| agent.exchange(&Request::Agent {})) {
-        Ok(Reply::Agent { pid, version, pin_dir }) if is_same(dir, &pin_dir) => Some((pid, version)),
+        Ok(Reply::Agent { pid, version, pin_dir }) if is_same(dir, &pin_dir) => {
+            Some((pid, version))
+        }
         Ok(_) | Err(_) => None,
     }
 }
@@ -73,9 +76,16 @@ struct Connection {
 
 impl Connection {
     fn open(socket: &Path) -> Result<Self> {
-        let connect = || format!("reach the agent at {}: this needs a running agent (steer agent)", socket.display());
+        let connect = || {
+            format!(
+                "reach the agent at {}: this needs a running agent (steer agent)",
+                socket.display()
+            )
+        };
         let stream = UnixStream::connect(socket).with_context(connect)?;
-        let limits = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+        let limits = stream
+            .set_read_timeout(Some(PATIENCE))
+            .and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
         limits.context("set the agent a time limit")?;
         let answers = BufReader::new(stream.try_clone().context("listen to the agent")?);
         Ok(Self { socket: socket.to_owned(), stream, answers })

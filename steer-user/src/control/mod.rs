@@ -1,5 +1,5 @@
-//! The agent's Unix socket: one JSON object a line asks, one answers. For what needs the agent; everything else the CLI
-//! reads from the pinned maps.
+//! The agent's Unix socket: one JSON object a line asks, one answers. For what needs the agent;
+//! everything else the CLI reads from the pinned maps.
 
 mod client;
 mod request;

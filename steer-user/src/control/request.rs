@@ -43,7 +43,8 @@ pub enum Request {
         /// The backend.
         address: SocketAddr,
     },
-    /// Take new connections to VIPs again, as after a start: those that the kernel took meanwhile stay its own.
+    /// Take new connections to VIPs again, as after a start: those that the kernel took meanwhile
+    /// stay its own.
     EndLeave {},
     /// End, leaving everything in place.
     Stop {},
@@ -94,7 +95,8 @@ mod tests {
 
     #[test]
     fn requests_have_the_documented_shape() {
-        let request = Request::DrainBackend { address: "10.0.0.1:443".parse().unwrap(), seconds: Some(60) };
+        let request =
+            Request::DrainBackend { address: "10.0.0.1:443".parse().unwrap(), seconds: Some(60) };
         let text = serde_json::to_string(&request).unwrap();
         assert_eq!(text, r#"{"verb":"drain-backend","address":"10.0.0.1:443","seconds":60}"#);
         assert_eq!(Request::parse(text.as_bytes()).unwrap(), request);
@@ -121,8 +123,14 @@ mod tests {
             (b"{\"verb\":\"stop\",\"verb\":\"agent\"}\n", "duplicate field"),
             (b"{\"verb\":\"drain-backend\"}\n", "missing field `address`"),
             (b"{\"verb\":\"drain-backend\",\"address\":\"10.0.0.1:70000\"}\n", "socket address"),
-            (b"{\"verb\":\"drain-backend\",\"address\":\"10.0.0.1:443\",\"seconds\":-1}\n", "invalid value"),
-            (b"{\"verb\":\"drain-backend\",\"address\":\"10.0.0.1:443\",\"seconds\":1e300}\n", "invalid type"),
+            (
+                b"{\"verb\":\"drain-backend\",\"address\":\"10.0.0.1:443\",\"seconds\":-1}\n",
+                "invalid value",
+            ),
+            (
+                b"{\"verb\":\"drain-backend\",\"address\":\"10.0.0.1:443\",\"seconds\":1e300}\n",
+                "invalid type",
+            ),
             (b"{\"verb\":\"\xff\xfe\"}\n", "unicode"),
             (nested.as_bytes(), "recursion limit"),
             (&[b' '; REQUEST_MAX], "longer than 4096 bytes"),

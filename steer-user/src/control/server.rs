@@ -45,8 +45,8 @@ impl Drop for Listener {
     }
 }
 
-/// Opens the socket. What an agent that was killed left there is replaced; a living agent is not disturbed, and neither
-/// is a file of somebody else.
+/// Opens the socket. What an agent that was killed left there is replaced; a living agent is not
+/// disturbed, and neither is a file of somebody else.
 pub(crate) fn bind(socket: &Path, pin_dir: &Path) -> Result<Listener> {
     if std::os::unix::net::UnixStream::connect(socket).is_ok() {
         bail!("another agent listens at {}; set socket to another path", socket.display());
@@ -56,13 +56,16 @@ pub(crate) fn bind(socket: &Path, pin_dir: &Path) -> Result<Listener> {
         let made = fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(directory);
         made.with_context(|| format!("create {}", directory.display()))?;
     }
-    // Bound aside and renamed: nobody meets the socket before it has its mode, or in a moment without one.
+    // Bound aside and renamed: nobody meets the socket before it has its mode, or in a moment
+    // without one.
     let mut aside = socket.as_os_str().to_owned();
     aside.push(format!(".{}", std::process::id()));
     let aside = PathBuf::from(aside);
     remove_socket(&aside);
-    let inner = UnixListener::bind(&aside).with_context(|| format!("listen at {}", socket.display()))?;
-    fs::set_permissions(&aside, fs::Permissions::from_mode(MODE)).context("restrict the control socket")?;
+    let inner =
+        UnixListener::bind(&aside).with_context(|| format!("listen at {}", socket.display()))?;
+    fs::set_permissions(&aside, fs::Permissions::from_mode(MODE))
+        .context("restrict the control socket")?;
     fs::rename(&aside, socket).with_context(|| format!("listen at {}", socket.display()))?;
     Ok(Listener { inner, socket: socket.to_owned(), pin_dir: pin_dir.to_owned() })
 }
@@ -86,7 +89,9 @@ pub(crate) fn remove_dead_socket(socket: &Path) {
 /// Removes the socket, if it is there.
 fn remove_socket(socket: &Path) {
     match fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => log::warn!("remove {}: {error}", socket.display()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            log::warn!("remove {}: {error}", socket.display())
+        }
         Ok(()) | Err(_) => {}
     }
 }
@@ -114,7 +119,8 @@ pub(crate) async fn serve(
         let conversation = async move {
             let who = asker(&stream);
             let answer = |request| {
-                let (asked, level) = (serde_json::to_string(&request).unwrap_or_default(), level(&request));
+                let (asked, level) =
+                    (serde_json::to_string(&request).unwrap_or_default(), level(&request));
                 let reply = answer(request, &pin_dir, &pools, &stop, &standing);
                 match &reply {
                     Reply::Refused { error } => log::warn!("{who} asked {asked}: refused: {error}"),
@@ -130,7 +136,8 @@ pub(crate) async fn serve(
     }
 }
 
-/// Answers line by line. What does not end in time is ended; behind a line that is too long nothing is read.
+/// Answers line by line. What does not end in time is ended; behind a line that is too long nothing
+/// is read.
 async fn converse(stream: UnixStream, mut answer: impl FnMut(Request) -> Reply) -> Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
@@ -141,7 +148,8 @@ async fn converse(stream: UnixStream, mut answer: impl FnMut(Request) -> Reply) 
         if reading.context("wait for a request")?.context("read a request")? == 0 {
             return Ok(());
         }
-        let reply = Request::parse(&line).map_or_else(|error| Reply::Refused { error }, &mut answer);
+        let reply =
+            Request::parse(&line).map_or_else(|error| Reply::Refused { error }, &mut answer);
         let mut text = serde_json::to_string(&reply).context("write an answer")?;
         text.push('\n');
         let writing = time::timeout(PATIENCE, write.write_all(text.as_bytes())).await;
@@ -162,10 +170,20 @@ fn asker(stream: &UnixStream) -> String {
 
 /// What only looks is told to who debugs.
 fn level(request: &Request) -> log::Level {
-    if matches!(request, Request::Agent {} | Request::Warnings {}) { log::Level::Debug } else { log::Level::Info }
+    if matches!(request, Request::Agent {} | Request::Warnings {}) {
+        log::Level::Debug
+    } else {
+        log::Level::Info
+    }
 }
 
-fn answer(request: Request, pin_dir: &Path, pools: &Mutex<Pools>, stop: &Notify, standing: &Standing) -> Reply {
+fn answer(
+    request: Request,
+    pin_dir: &Path,
+    pools: &Mutex<Pools>,
+    stop: &Notify,
+    standing: &Standing,
+) -> Reply {
     let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
     let done = match request {
         Request::Agent {} => {
@@ -175,10 +193,14 @@ fn answer(request: Request, pin_dir: &Path, pools: &Mutex<Pools>, stop: &Notify,
                 pin_dir: pin_dir.to_owned(),
             };
         }
-        Request::Warnings {} => return Reply::Warnings { warnings: standing.all().into_iter().collect() },
+        Request::Warnings {} => {
+            return Reply::Warnings { warnings: standing.all().into_iter().collect() };
+        }
         Request::AddBackend { vip, address, weight } => pools.add(vip, address, weight),
         Request::RemoveBackend { address } => pools.remove(address),
-        Request::DrainBackend { address, seconds } => pools.drain(address, seconds.map(Duration::from_secs)),
+        Request::DrainBackend { address, seconds } => {
+            pools.drain(address, seconds.map(Duration::from_secs))
+        }
         Request::UndrainBackend { address } => pools.undrain(address),
         Request::EndLeave {} => pools.end_leave(),
         Request::Stop {} => {
@@ -217,7 +239,10 @@ mod tests {
     #[tokio::test]
     async fn requests_are_answered_one_by_one_also_behind_garbage() {
         let replies = said(b"{\"verb\":\"agent\"}\n\xff\xfe\n\n{\"verb\":\"stop\"}\n", true).await;
-        assert!(matches!(replies[..], [Reply::Done, Reply::Refused { .. }, Reply::Refused { .. }, Reply::Done]));
+        assert!(matches!(
+            replies[..],
+            [Reply::Done, Reply::Refused { .. }, Reply::Refused { .. }, Reply::Done]
+        ));
     }
 
     #[tokio::test]
@@ -250,8 +275,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_does_not_read_answers_is_hung_up_on() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let server = tokio::spawn(converse(theirs, |_| Reply::Refused { error: "no ".repeat(10_000) }));
-        let asking = tokio::spawn(async move { while ours.write_all(b"{\"verb\":\"stop\"}\n").await.is_ok() {} });
+        let server =
+            tokio::spawn(converse(theirs, |_| Reply::Refused { error: "no ".repeat(10_000) }));
+        let asking =
+            tokio::spawn(
+                async move { while ours.write_all(b"{\"verb\":\"stop\"}\n").await.is_ok() {} },
+            );
         assert!(server.await.unwrap().unwrap_err().to_string().contains("answer to be read"));
         asking.await.unwrap();
     }

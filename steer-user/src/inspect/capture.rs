@@ -30,7 +30,9 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoCapture => "no capture: neither pcap nor pcapng, nor one of them packed by gzip",
+            Self::NoCapture => {
+                "no capture: neither pcap nor pcapng, nor one of them packed by gzip"
+            }
             Self::Unreadable => "cannot be read",
         })
     }
@@ -113,7 +115,10 @@ impl Capture {
     }
 
     /// Hands everything in it to `take`.
-    pub(super) fn for_each<E>(&mut self, mut take: impl FnMut(Item<'_>) -> Result<(), E>) -> Result<Ending, E> {
+    pub(super) fn for_each<E>(
+        &mut self,
+        mut take: impl FnMut(Item<'_>) -> Result<(), E>,
+    ) -> Result<Ending, E> {
         loop {
             match self.step(&mut take)? {
                 Next::Consume(len) => self.reader.consume(len),
@@ -150,7 +155,9 @@ impl Capture {
             ) => Next::End(Ending::Damaged),
         };
         Ok(match next {
-            Next::End(Ending::Truncated) if self.reader.data().is_empty() => Next::End(Ending::Whole),
+            Next::End(Ending::Truncated) if self.reader.data().is_empty() => {
+                Next::End(Ending::Whole)
+            }
             next => next,
         })
     }
@@ -200,8 +207,12 @@ impl Section {
                 }
                 None
             }
-            PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => Some(self.packet(packet.if_id, packet.packet_data())),
-            PcapBlockOwned::NG(Block::SimplePacket(packet)) => Some(self.simple_packet(packet.packet_data())),
+            PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
+                Some(self.packet(packet.if_id, packet.packet_data()))
+            }
+            PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
+                Some(self.simple_packet(packet.packet_data()))
+            }
             // Names, statistics, keys and logs.
             PcapBlockOwned::NG(
                 Block::NameResolution(_)
@@ -210,11 +221,17 @@ impl Section {
                 | Block::DecryptionSecrets(_)
                 | Block::ProcessInformation(_),
             ) => None,
-            PcapBlockOwned::NG(Block::Custom(block)) => Some(Item::Block(self.number(block.block_type.to_le_bytes()))),
-            PcapBlockOwned::NG(Block::Unknown(block)) => match self.number(block.block_type.to_le_bytes()) {
-                OBSOLETE_PACKET => Some(self.obsolete_packet(block.data).unwrap_or(Item::Block(OBSOLETE_PACKET))),
-                number => Some(Item::Block(number)),
-            },
+            PcapBlockOwned::NG(Block::Custom(block)) => {
+                Some(Item::Block(self.number(block.block_type.to_le_bytes())))
+            }
+            PcapBlockOwned::NG(Block::Unknown(block)) => {
+                match self.number(block.block_type.to_le_bytes()) {
+                    OBSOLETE_PACKET => Some(
+                        self.obsolete_packet(block.data).unwrap_or(Item::Block(OBSOLETE_PACKET)),
+                    ),
+                    number => Some(Item::Block(number)),
+                }
+            }
         }
     }
 
@@ -227,7 +244,11 @@ impl Section {
     /// Its length is the original one; what is behind the snap length is padding.
     fn simple_packet<'a>(&self, bytes: &'a [u8]) -> Item<'a> {
         let Some(interface) = self.interfaces.first() else { return Item::NoInterface };
-        let len = if interface.snap_len == 0 { bytes.len() } else { bytes.len().min(interface.snap_len as usize) };
+        let len = if interface.snap_len == 0 {
+            bytes.len()
+        } else {
+            bytes.len().min(interface.snap_len as usize)
+        };
         Item::Packet(interface.link, &bytes[..len])
     }
 
@@ -236,7 +257,11 @@ impl Section {
         const HEADER: usize = 20;
         let (header, bytes) = block.split_first_chunk::<HEADER>()?;
         let interface = [header[0], header[1]];
-        let interface = if self.big_endian { u16::from_be_bytes(interface) } else { u16::from_le_bytes(interface) };
+        let interface = if self.big_endian {
+            u16::from_be_bytes(interface)
+        } else {
+            u16::from_le_bytes(interface)
+        };
         let len = self.number([header[12], header[13], header[14], header[15]]) as usize;
         Some(self.packet(u32::from(interface), bytes.get(..len)?))
     }

@@ -67,7 +67,8 @@ impl Connection {
         self.close(side);
     }
 
-    /// A SYN says who is who, and where a stream begins; its acknowledgement, where the other one does.
+    /// A SYN says who is who, and where a stream begins; its acknowledgement, where the other one
+    /// does.
     fn open(&mut self, side: Side, segment: &Segment<'_>, room: &mut Room) {
         let answer = segment.has(flags::ACK);
         self.client.get_or_insert(if answer { 1 - side } else { side });
@@ -80,10 +81,11 @@ impl Connection {
         }
     }
 
-    /// A reset ends a connection that has not said anything yet. Behind data it may be somebody else's, who only says
-    /// that he is an end: what is in the capture is read all the same.
+    /// A reset ends a connection that has not said anything yet. Behind data it may be somebody
+    /// else's, who only says that he is an end: what is in the capture is read all the same.
     fn reset(&mut self, side: Side, segment: &Segment<'_>) {
-        let is_silent = self.sides.iter().all(|reading| reading.half.is_empty() && !reading.half.is_closed());
+        let is_silent =
+            self.sides.iter().all(|reading| reading.half.is_empty() && !reading.half.is_closed());
         let is_open = self.sides.iter().any(|reading| reading.half.is_sure());
         self.is_void |= is_silent && is_open && self.sides[side].half.is_next(segment.seq);
     }
@@ -130,7 +132,8 @@ impl Connection {
             None => false,
         };
         // Where no SYN was seen, what is no hello may be the middle of one.
-        let certain = reading.half.is_sure() || reading.hello.is_client() || reading.flight.is_server();
+        let certain =
+            reading.half.is_sure() || reading.hello.is_client() || reading.flight.is_server();
         if done && certain || reading.half.is_over() {
             self.read_to_end(side);
             self.sides[side].half.close();
@@ -152,7 +155,8 @@ impl Connection {
 
     /// Whether nothing that may come would change the row.
     pub(super) fn is_done(&self) -> bool {
-        self.is_void || self.client.is_some() && self.sides.iter().all(|reading| reading.half.is_closed())
+        self.is_void
+            || self.client.is_some() && self.sides.iter().all(|reading| reading.half.is_closed())
     }
 
     /// Bytes of memory held beside the connection itself, about.
@@ -166,7 +170,8 @@ impl Connection {
         self.read_to_end(1);
         let client = self.client.unwrap_or(0);
         let [first, second] = self.sides;
-        let (client_side, server_side) = if client == 0 { (first, second) } else { (second, first) };
+        let (client_side, server_side) =
+            if client == 0 { (first, second) } else { (second, first) };
         let (proxied, client_hello) = client_side.hello.into_parts();
         let (server_hello, new_session_ticket_prefix, outcome) = server_side.flight.into_parts();
         let key = Key::of(client_hello.as_ref(), server_hello.as_ref());

@@ -11,10 +11,11 @@ use super::{
     space::{self, Belongs, Entry},
 };
 
-/// Rows that are held back for an earlier one: where more connections begin, the oldest one's row is made of what is
-/// there.
+/// Rows that are held back for an earlier one: where more connections begin, the oldest one's row
+/// is made of what is there.
 pub const ROWS_MAX: usize = 1 << 16;
-/// Bytes of streams that are held: where more come in, the oldest connection's row is made of what is there.
+/// Bytes of streams that are held: where more come in, the oldest connection's row is made of what
+/// is there.
 pub const STREAMS_MAX: usize = 64 << 20;
 
 /// In which order rows come.
@@ -64,7 +65,10 @@ impl Connections {
     /// Reads a segment into its connection, a new one if it has none.
     pub(super) fn segment(&mut self, segment: &Segment<'_>) {
         let Some(number) = self.number_of(segment) else { return };
-        let Some(at) = number.checked_sub(self.n_behind).and_then(|at| usize::try_from(at).ok()) else { return };
+        let Some(at) = number.checked_sub(self.n_behind).and_then(|at| usize::try_from(at).ok())
+        else {
+            return;
+        };
         let Some(Slot::Open(connection)) = self.rows.get_mut(at) else { return };
         let before = connection.held();
         connection.take(segment, &mut self.room);

@@ -47,10 +47,12 @@ impl Reader {
         self.read_piece(0, stream);
     }
 
-    /// Bytes are missing and will not come: reads on where a segment behind begins with a record that is known for what
-    /// it is. A ticket in clear is one of TLS 1.2 or below, be the ServerHello there or not.
+    /// Bytes are missing and will not come: reads on where a segment behind begins with a record
+    /// that is known for what it is. A ticket in clear is one of TLS 1.2 or below, be the
+    /// ServerHello there or not.
     pub(super) fn read_behind(&mut self, half: &Half) {
-        // Where nobody says where the stream begins, its first segment may begin in the middle of a record.
+        // Where nobody says where the stream begins, its first segment may begin in the middle of a
+        // record.
         let lost = !half.is_sure() && self.hello.is_none() && self.ticket.is_none();
         if lost {
             *self = Self::default();
@@ -103,7 +105,11 @@ impl Reader {
 
     fn server_hello(&self) -> ServerHello {
         let follow = &self.follow;
-        let id_len = if follow.lesson_kind == Kind::SessionId as u8 { usize::from(follow.lesson_len) } else { 0 };
+        let id_len = if follow.lesson_kind == Kind::SessionId as u8 {
+            usize::from(follow.lesson_len)
+        } else {
+            0
+        };
         ServerHello {
             version: version_word(follow.version),
             session_id: hex(&follow.lesson[..id_len.min(32)]),
@@ -126,7 +132,8 @@ impl Reader {
         self.follow.version == Version::Tls13 as u16
     }
 
-    /// What the reading came to: the ServerHello, the first bytes of a NewSessionTicket, the handshake's outcome.
+    /// What the reading came to: the ServerHello, the first bytes of a NewSessionTicket, the
+    /// handshake's outcome.
     pub(super) fn into_parts(self) -> (Option<ServerHello>, Option<String>, Outcome) {
         let outcome = match &self.hello {
             None => Outcome::Unknown,

@@ -18,7 +18,8 @@ pub(super) struct Half {
     data: Vec<u8>,
     /// What is there, sorted, apart from each other: `[start, end)`.
     ranges: Vec<(u32, u32)>,
-    /// For each segment that brought something new, the offsets of its first new byte and of the one behind its last new one.
+    /// For each segment that brought something new, the offsets of its first new byte and of the
+    /// one behind its last new one.
     segments: Vec<(u32, u32)>,
     /// Offset of the byte behind the last one, where the sender said that it sends no more.
     end: Option<u32>,
@@ -72,7 +73,8 @@ impl Half {
         self.end == Some(0) && self.is_empty()
     }
 
-    /// Somebody says where the stream begins. What an earlier one said of an empty stream is forgotten.
+    /// Somebody says where the stream begins. What an earlier one said of an empty stream is
+    /// forgotten.
     pub(super) fn begin(&mut self, base: u32, begin: Begin) -> Change {
         if self.closed || begin < self.begin {
             return Change::None;
@@ -86,8 +88,8 @@ impl Half {
         if moved && self.move_to(base) { Change::Moved } else { Change::None }
     }
 
-    /// The sender says that nothing is behind the byte before `seq`. Where nobody said where the stream begins, there
-    /// may be more in front.
+    /// The sender says that nothing is behind the byte before `seq`. Where nobody said where the
+    /// stream begins, there may be more in front.
     pub(super) fn end(&mut self, seq: u32) {
         let end = self.base.filter(|_| self.is_sure()).map(|base| seq.wrapping_sub(base));
         if end.is_some_and(|end| end < STREAM_MAX) && !self.closed {
@@ -95,7 +97,8 @@ impl Half {
         }
     }
 
-    /// Whether a reset with this number ends the stream: it is the one that is expected (RFC 5961 3.2), or no other is.
+    /// Whether a reset with this number ends the stream: it is the one that is expected (RFC 5961
+    /// 3.2), or no other is.
     pub(super) fn is_next(&self, seq: u32) -> bool {
         self.base.is_none_or(|base| base.wrapping_add(self.contiguous().len() as u32) == seq)
     }
@@ -131,7 +134,8 @@ impl Half {
             self.behind = self.behind.saturating_add(1);
             return change;
         }
-        let end = STREAM_MAX.min(start.saturating_add(payload.len().min(STREAM_MAX as usize) as u32));
+        let end =
+            STREAM_MAX.min(start.saturating_add(payload.len().min(STREAM_MAX as usize) as u32));
         let payload = &payload[..(end - start) as usize];
         if self.data.len() < end as usize {
             self.data.resize(end as usize, 0);
@@ -148,7 +152,9 @@ impl Half {
             at = at.max(known_end);
         }
         fill(&mut self.data, start, payload, at, end, &mut new);
-        let Some(new) = new else { return if change == Change::Moved { change } else { Change::None } };
+        let Some(new) = new else {
+            return if change == Change::Moved { change } else { Change::None };
+        };
         self.segments.push(new);
         let touched = &self.ranges[from..to];
         let merged = (
@@ -187,8 +193,8 @@ impl Half {
         }
     }
 
-    /// Where segments began that stand behind the first hole, with their offsets; with `all`, those in front of it as well.
-    /// Each goes on to where the next hole is.
+    /// Where segments began that stand behind the first hole, with their offsets; with `all`, those
+    /// in front of it as well. Each goes on to where the next hole is.
     pub(super) fn pieces(&self, all: bool) -> impl Iterator<Item = (u32, &[u8])> {
         let mut starts: Vec<u32> = self.segments.iter().map(|segment| segment.0).collect();
         starts.sort_unstable();
@@ -223,8 +229,16 @@ impl Half {
     }
 }
 
-/// Copies what `payload`, which starts at `start`, has of `[at, end)`, and notes from where to where bytes are new.
-fn fill(data: &mut [u8], start: u32, payload: &[u8], at: u32, end: u32, new: &mut Option<(u32, u32)>) {
+/// Copies what `payload`, which starts at `start`, has of `[at, end)`, and notes from where to
+/// where bytes are new.
+fn fill(
+    data: &mut [u8],
+    start: u32,
+    payload: &[u8],
+    at: u32,
+    end: u32,
+    new: &mut Option<(u32, u32)>,
+) {
     let end = end.min(start + payload.len() as u32);
     if at >= end {
         return;

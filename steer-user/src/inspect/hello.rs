@@ -1,4 +1,5 @@
-//! The client's side: its first ClientHello, read as it comes in, behind the header of a PROXY protocol if there is one.
+//! The client's side: its first ClientHello, read as it comes in, behind the header of a PROXY
+//! protocol if there is one.
 
 use std::ops::Range;
 
@@ -52,7 +53,8 @@ enum State {
     Joining(Box<Joining>),
     /// No hello is to come.
     Nothing,
-    /// The hello, without its number of segments, and from where to where it and its record headers stand.
+    /// The hello, without its number of segments, and from where to where it and its record headers
+    /// stand.
     Read(Box<ClientHello>, Range<u32>),
 }
 
@@ -70,7 +72,8 @@ pub(super) struct Joining {
 impl Reader {
     /// Whether what was read so far can be nothing but a client's.
     pub(super) fn is_client(&self) -> bool {
-        self.proxied.is_some() || matches!(self.state, State::OneRecord(..) | State::Joining(_) | State::Read(..))
+        self.proxied.is_some()
+            || matches!(self.state, State::OneRecord(..) | State::Joining(_) | State::Read(..))
     }
 
     /// Whether nothing more is to be read.
@@ -129,7 +132,9 @@ impl State {
         match start(|at| room.0[at], look.len() as u32) {
             Start::NeedMore => Self::Hello(at),
             Start::NotTls | Start::Malformed => Self::Nothing,
-            Start::OneRecord { len } if (IN_FIRST_RECORD + len) as usize <= STREAM => Self::OneRecord(at, len),
+            Start::OneRecord { len } if (IN_FIRST_RECORD + len) as usize <= STREAM => {
+                Self::OneRecord(at, len)
+            }
             Start::OneRecord { .. } | Start::Split => Self::Joining(Box::new(Joining {
                 framing: Framing::default(),
                 begin: at,
@@ -150,15 +155,17 @@ impl State {
             Self::Joining(joining) => match joining.join(stream, room) {
                 Joined::Whole => {
                     let end = joining.from + joining.framing.at as usize;
-                    walk(&joining.message, 0, joining.framing.len).map(|hello| (hello, joining.begin..end))
+                    walk(&joining.message, 0, joining.framing.len)
+                        .map(|hello| (hello, joining.begin..end))
                 }
                 Joined::Malformed => None,
                 Joined::More | Joined::NeedMore => return,
             },
             Self::Start | Self::Hello(_) | Self::Nothing | Self::Read(..) => return,
         };
-        *self = found
-            .map_or(Self::Nothing, |(hello, range)| Self::Read(Box::new(hello), range.start as u32..range.end as u32));
+        *self = found.map_or(Self::Nothing, |(hello, range)| {
+            Self::Read(Box::new(hello), range.start as u32..range.end as u32)
+        });
     }
 }
 

@@ -15,8 +15,8 @@ const REMEMBERED: usize = 1 << 16;
 /// Connections of one pair that are remembered, the newest of them.
 const OF_A_PAIR: usize = 64;
 
-/// Both ends, the lower one first, so that both directions have one key. IPv4 addresses are mapped to IPv6 (RFC 4291
-/// 2.5.5.2), under which nobody sends.
+/// Both ends, the lower one first, so that both directions have one key. IPv4 addresses are mapped
+/// to IPv6 (RFC 4291 2.5.5.2), under which nobody sends.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Pair {
     addresses: [u128; 2],
@@ -26,8 +26,8 @@ pub(super) struct Pair {
 /// The connections of a pair, in the order in which they began; nearly always one.
 type Entries = SmallVec<[Entry; 1]>;
 
-/// Two generations of connections: what is used in the older one moves to the younger, and where the younger one is
-/// full the older one is forgotten.
+/// Two generations of connections: what is used in the older one moves to the younger, and where
+/// the younger one is full the older one is forgotten.
 #[derive(Default)]
 pub(super) struct Known {
     young: HashMap<Pair, Entries>,

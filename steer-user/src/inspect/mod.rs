@@ -1,9 +1,11 @@
-//! Reads captures: what each TCP connection in them shows of its TLS session, told by the parser that the programs run.
+//! Reads captures: what each TCP connection in them shows of its TLS session, told by the parser
+//! that the programs run.
 //!
-//! [`inspect`] and [`follow`] are what `steer inspect` calls. Bytes come from a [`source`]; a packet goes from
-//! [`capture`] over [`frame`], which unwraps it, to [`connections`], which finds its [`connection`] ([`space`]); that puts
-//! each side's stream together ([`half`]), reads the client's ([`hello`]) and the server's ([`flight`]), and becomes a
-//! [`row`]. What is not read is counted by kind ([`unread`]).
+//! [`inspect`] and [`follow`] are what `steer inspect` calls. Bytes come from a [`source`]; a
+//! packet goes from [`capture`] over [`frame`], which unwraps it, to [`connections`], which finds
+//! its [`connection`] ([`space`]); that puts each side's stream together ([`half`]), reads the
+//! client's ([`hello`]) and the server's ([`flight`]), and becomes a [`row`]. What is not read is
+//! counted by kind ([`unread`]).
 
 mod capture;
 mod connection;
@@ -62,8 +64,8 @@ pub enum Stopped<E> {
     Emit(E),
 }
 
-/// Reads a capture and hands each connection's row to `emit`, in order of the first SYN, or without one of the first
-/// packet.
+/// Reads a capture and hands each connection's row to `emit`, in order of the first SYN, or without
+/// one of the first packet.
 pub fn inspect<E>(
     file: impl Read + Send + 'static,
     mut emit: impl FnMut(Row) -> Result<(), E>,
@@ -71,8 +73,8 @@ pub fn inspect<E>(
     read(file, Order::Begun, |row| row.map_or(Ok(()), &mut emit))
 }
 
-/// Reads a capture that is being made and hands each connection's row to `emit` once it is complete, and `None` before
-/// it waits for more.
+/// Reads a capture that is being made and hands each connection's row to `emit` once it is
+/// complete, and `None` before it waits for more.
 pub fn follow<E>(
     pipe: impl Read + Send + 'static,
     emit: impl FnMut(Option<Row>) -> Result<(), E>,

@@ -1,4 +1,5 @@
-//! Whose a connection is, as the header of a PROXY protocol announces it ("The PROXY protocol" of HAProxy, section 2).
+//! Whose a connection is, as the header of a PROXY protocol announces it ("The PROXY protocol" of
+//! HAProxy, section 2).
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -25,13 +26,14 @@ impl Proxied {
 fn of_line(header: &[u8]) -> Option<SocketAddr> {
     let mut words = std::str::from_utf8(header).ok()?.trim_ascii_end().split(' ').skip(1);
     let family = words.next()?;
-    let (source, source_port) = (words.next()?.parse::<IpAddr>().ok()?, words.nth(1)?.parse().ok()?);
+    let (source, source_port) =
+        (words.next()?.parse::<IpAddr>().ok()?, words.nth(1)?.parse().ok()?);
     let is_its = source.is_ipv4() == (family == "TCP4");
     (is_its && family != "UNKNOWN").then_some(SocketAddr::new(source, source_port))
 }
 
-/// Version 2 (section 2.2): signature 12 bytes, version and command, family and protocol, length 2, then both addresses
-/// and both ports.
+/// Version 2 (section 2.2): signature 12 bytes, version and command, family and protocol, length 2,
+/// then both addresses and both ports.
 fn of_block(header: &[u8]) -> Option<SocketAddr> {
     const COMMAND_PROXY: u8 = 1;
     const IPV4: u8 = 1;
@@ -43,7 +45,9 @@ fn of_block(header: &[u8]) -> Option<SocketAddr> {
     let port = |at: usize| Some(u16::from_be_bytes(*addresses.get(at..)?.first_chunk()?));
     match fixed[13] >> 4 {
         IPV4 => Some(SocketAddr::new(IpAddr::from(*addresses.first_chunk::<4>()?), port(8)?)),
-        IPV6 => Some(SocketAddr::new(Ipv6Addr::from(*addresses.first_chunk::<16>()?).into(), port(32)?)),
+        IPV6 => {
+            Some(SocketAddr::new(Ipv6Addr::from(*addresses.first_chunk::<16>()?).into(), port(32)?))
+        }
         _ => None,
     }
 }
@@ -55,17 +59,34 @@ mod tests {
     #[track_caller]
     fn assert_client(header: &[u8], version: &str, client: Option<&str>) {
         let read = Proxied::read(header);
-        assert_eq!((read.version, read.client), (version, client.map(|client| client.parse().expect("an address"))));
+        assert_eq!(
+            (read.version, read.client),
+            (version, client.map(|client| client.parse().expect("an address")))
+        );
     }
 
     fn block(command: u8, family: u8, addresses: &[u8]) -> Vec<u8> {
-        [b"\r\n\r\n\0\r\nQUIT\n", &[command, family][..], &(addresses.len() as u16).to_be_bytes(), addresses].concat()
+        [
+            b"\r\n\r\n\0\r\nQUIT\n",
+            &[command, family][..],
+            &(addresses.len() as u16).to_be_bytes(),
+            addresses,
+        ]
+        .concat()
     }
 
     #[test]
     fn lines_say_who_dialled() {
-        assert_client(b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n", "v1", Some("192.0.2.7:56324"));
-        assert_client(b"PROXY TCP6 2001:db8::7 2001:db8::1 1 443\r\n", "v1", Some("[2001:db8::7]:1"));
+        assert_client(
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n",
+            "v1",
+            Some("192.0.2.7:56324"),
+        );
+        assert_client(
+            b"PROXY TCP6 2001:db8::7 2001:db8::1 1 443\r\n",
+            "v1",
+            Some("[2001:db8::7]:1"),
+        );
         for silent in [
             "PROXY UNKNOWN\r\n",
             "PROXY UNKNOWN 192.0.2.7 198.51.100.1 1 2\r\n",
@@ -82,7 +103,11 @@ mod tests {
     fn blocks_say_who_dialled() {
         let v4 = [192, 0, 2, 7, 198, 51, 100, 1, 0xdc, 4, 1, 0xbb];
         assert_client(&block(0x21, 0x11, &v4), "v2", Some("192.0.2.7:56324"));
-        assert_client(&block(0x21, 0x11, &[&v4[..], &[4, 0, 1, 0]].concat()), "v2", Some("192.0.2.7:56324"));
+        assert_client(
+            &block(0x21, 0x11, &[&v4[..], &[4, 0, 1, 0]].concat()),
+            "v2",
+            Some("192.0.2.7:56324"),
+        );
         let mut v6 = [0; 36];
         v6[..4].copy_from_slice(&[0x20, 1, 0xd, 0xb8]);
         (v6[15], v6[33]) = (7, 9);

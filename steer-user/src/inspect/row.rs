@@ -16,7 +16,8 @@ pub struct Row {
     pub client_hello: Option<ClientHello>,
     /// The ServerHello, which is no HelloRetryRequest; `None` where it is not there or not whole.
     pub server_hello: Option<ServerHello>,
-    /// The first 32 bytes of the ticket that the server issued in clear (TLS 1.2 and below), in hexadecimal.
+    /// The first 32 bytes of the ticket that the server issued in clear (TLS 1.2 and below), in
+    /// hexadecimal.
     pub new_session_ticket_prefix: Option<String>,
     /// How the handshake came out.
     pub outcome: Outcome,

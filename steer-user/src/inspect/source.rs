@@ -41,7 +41,8 @@ pub(super) struct Failed(Arc<AtomicU8>);
 impl Failed {
     /// What went wrong.
     pub(super) fn get(&self) -> Failure {
-        const FAILURES: [Failure; 4] = [Failure::None, Failure::Unreadable, Failure::Truncated, Failure::Damaged];
+        const FAILURES: [Failure; 4] =
+            [Failure::None, Failure::Unreadable, Failure::Truncated, Failure::Damaged];
         FAILURES[usize::from(self.0.load(Ordering::Relaxed)) & 3]
     }
 
@@ -60,7 +61,8 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// Reads the first bytes, at most `most` of them, and as many as a reader of captures wants to see at once.
+    /// Reads the first bytes, at most `most` of them, and as many as a reader of captures wants to
+    /// see at once.
     pub(super) fn open(file: impl Read + Send + 'static, most: usize) -> (Self, Failed) {
         let failed = Failed::default();
         let file = Careful { inner: file, failed: failed.clone(), packed: false };
@@ -127,7 +129,11 @@ impl<R: Read> Read for Careful<R> {
                 Err(error) if self.packed && error.kind() == io::ErrorKind::UnexpectedEof => {
                     self.failed.set(Failure::Truncated);
                 }
-                Err(_) => self.failed.set(if self.packed { Failure::Damaged } else { Failure::Unreadable }),
+                Err(_) => self.failed.set(if self.packed {
+                    Failure::Damaged
+                } else {
+                    Failure::Unreadable
+                }),
                 read => return read,
             }
         }

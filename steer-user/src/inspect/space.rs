@@ -1,19 +1,21 @@
-//! Which of the connections between two sockets a segment belongs to: by the numbers that each has come to, and by the
-//! tags and tunnels that each direction was seen in.
+//! Which of the connections between two sockets a segment belongs to: by the numbers that each has
+//! come to, and by the tags and tunnels that each direction was seen in.
 //!
-//! Two sockets have one connection at a time, but a capture may show several: those of one port used again, both sides
-//! of a firewall that changes numbers, networks with the same addresses.
+//! Two sockets have one connection at a time, but a capture may show several: those of one port
+//! used again, both sides of a firewall that changes numbers, networks with the same addresses.
 
 use steer_common::wire::tcp::flags;
 
 use super::frame::Segment;
 
-/// How far from where a stream has come to a segment may be, bytes: more than any window that is in use.
+/// How far from where a stream has come to a segment may be, bytes: more than any window that is in
+/// use.
 const NEAR: u32 = 1 << 24;
 /// How much data a SYN may bring (RFC 7413), bytes: an IP packet's.
 const SYN_DATA_MAX: u32 = 1 << 16;
 
-/// Rank of a connection of which the other direction was seen in other tags or tunnels, and this one nowhere yet.
+/// Rank of a connection of which the other direction was seen in other tags or tunnels, and this
+/// one nowhere yet.
 const OTHER_PATH: u8 = 2;
 
 /// What is remembered of a connection.
@@ -32,7 +34,8 @@ struct End {
     isn: Option<u32>,
     /// Bytes that came with that SYN.
     syn_data: u32,
-    /// The lowest number that it was seen to send or the other end to acknowledge, but for its SYN's.
+    /// The lowest number that it was seen to send or the other end to acknowledge, but for its
+    /// SYN's.
     first: Option<u32>,
     /// The number that it comes to next.
     next: Option<u32>,
@@ -51,18 +54,22 @@ pub(super) enum Belongs {
     Stray,
 }
 
-/// Finds the segment's connection among those of its pair, in the order in which they began; `end` sent it.
+/// Finds the segment's connection among those of its pair, in the order in which they began; `end`
+/// sent it.
 pub(super) fn find(entries: &[Entry], end: usize, segment: &Segment<'_>) -> Belongs {
     let path = segment.path.digest();
     let candidates = entries.iter().enumerate().filter_map(|(index, entry)| {
         let rank = entry.rank(end, segment, path)?;
-        // The newest one, or the one that has waited longest for packets of a direction that nothing tells apart.
+        // The newest one, or the one that has waited longest for packets of a direction that
+        // nothing tells apart.
         let turn = if rank.0 == OTHER_PATH { index } else { entries.len() - index };
         Some((rank, turn, index))
     });
     match candidates.min() {
         Some((.., index)) => Belongs::To(index),
-        None if entries.is_empty() || is_syn(segment) || !segment.payload.is_empty() => Belongs::ToNone,
+        None if entries.is_empty() || is_syn(segment) || !segment.payload.is_empty() => {
+            Belongs::ToNone
+        }
         None => Belongs::Stray,
     }
 }
@@ -125,7 +132,8 @@ impl Entry {
     }
 }
 
-/// Whether a SYN of `from` opens this connection: it is the one that did, or packets behind it were captured before.
+/// Whether a SYN of `from` opens this connection: it is the one that did, or packets behind it were
+/// captured before.
 fn opens(from: &End, segment: &Segment<'_>) -> bool {
     let first = segment.seq.wrapping_add(1);
     match (from.isn, from.first) {
@@ -135,8 +143,8 @@ fn opens(from: &End, segment: &Segment<'_>) -> bool {
     }
 }
 
-/// Whether the answer of `from` to a SYN is of this connection, and if so, whether it is the answer that was seen. It
-/// acknowledges the SYN and what came with it, or a part of that (RFC 7413 2.1).
+/// Whether the answer of `from` to a SYN is of this connection, and if so, whether it is the answer
+/// that was seen. It acknowledges the SYN and what came with it, or a part of that (RFC 7413 2.1).
 fn answers(from: &End, to: &End, segment: &Segment<'_>) -> Option<bool> {
     let first = segment.seq.wrapping_add(1);
     let is_known = from.isn == Some(segment.seq);
@@ -148,10 +156,14 @@ fn answers(from: &End, to: &End, segment: &Segment<'_>) -> Option<bool> {
         }
         (None, None) => true,
     };
-    // A server that forgot the SYN, as with SYN cookies, may answer with another number, before it sends anything.
+    // A server that forgot the SYN, as with SYN cookies, may answer with another number, before it
+    // sends anything.
     let may_begin = match from.isn {
         Some(isn) => is_known || from.next == Some(isn.wrapping_add(1)),
-        None => to.isn.is_some() || from.first.is_none_or(|seen| seen.wrapping_sub(first) < SYN_DATA_MAX),
+        None => {
+            to.isn.is_some()
+                || from.first.is_none_or(|seen| seen.wrapping_sub(first) < SYN_DATA_MAX)
+        }
     };
     (acknowledges && may_begin).then_some(is_known)
 }

@@ -1,8 +1,9 @@
 //! Attaches the programs to interfaces, or takes over the links that an agent before left pinned.
 //!
-//! Whether a program is attached the link says, never its pin: a link lives on in its pin when its interface is gone, or
-//! when somebody detached it. New links are made first, without a pin ([`Programs::reserve`]): what cannot be attached is
-//! refused while nothing is changed, and an agent that is killed leaves none of them.
+//! Whether a program is attached the link says, never its pin: a link lives on in its pin when its
+//! interface is gone, or when somebody detached it. New links are made first, without a pin
+//! ([`Programs::reserve`]): what cannot be attached is refused while nothing is changed, and an
+//! agent that is killed leaves none of them.
 
 use std::{
     fmt, fs, io,
@@ -99,32 +100,46 @@ impl Reserved {
 }
 
 impl Programs {
-    /// Attaches to every interface that no live link of this gateway is at, or where others came in front of it. Refuses
-    /// what cannot be attached.
+    /// Attaches to every interface that no live link of this gateway is at, or where others came in
+    /// front of it. Refuses what cannot be attached.
     pub fn reserve(&mut self, dir: &PinDir, targets: &[Target]) -> Result<Reserved> {
         let mut reserved = Reserved::default();
         for Target { interface, xdp } in targets {
             remove_pin(&aside(&dir.link(interface, Kind::Tc)))?;
             remove_pin(&aside(&dir.link(interface, Kind::Xdp)))?;
-            let xdp = if is_live(&self.link(dir, interface, Kind::Xdp), interface) { Xdp::Never } else { *xdp };
+            let xdp = if is_live(&self.link(dir, interface, Kind::Xdp), interface) {
+                Xdp::Never
+            } else {
+                *xdp
+            };
             if let Some(link) = self.fresh_xdp_if_asked(interface, xdp)? {
                 reserved.links.push((interface.clone(), Kind::Xdp, link));
             }
             if !without_tcx() && !is_first(&self.link(dir, interface, Kind::Tc), interface) {
-                reserved.links.push((interface.clone(), Kind::Tc, fresh_tcx(self.tc()?, interface)?));
+                reserved.links.push((
+                    interface.clone(),
+                    Kind::Tc,
+                    fresh_tcx(self.tc()?, interface)?,
+                ));
             }
             reached(Step::LinkMade);
         }
         if self.copies() {
             // Their tables are not filled: what they wrote there now would be lost.
-            reserved.tried = reserved.links.drain(..).map(|(interface, kind, _)| (interface, kind)).collect();
+            reserved.tried =
+                reserved.links.drain(..).map(|(interface, kind, _)| (interface, kind)).collect();
         }
         Ok(reserved)
     }
 
-    /// Puts these programs behind every link of the gateway: those that are pinned, and those that were made before. An
-    /// interface where that fails has none; who looks after links tries again.
-    pub fn switch(&mut self, dir: &PinDir, mut reserved: Reserved, targets: &[Target]) -> Vec<Attachment> {
+    /// Puts these programs behind every link of the gateway: those that are pinned, and those that
+    /// were made before. An interface where that fails has none; who looks after links tries again.
+    pub fn switch(
+        &mut self,
+        dir: &PinDir,
+        mut reserved: Reserved,
+        targets: &[Target],
+    ) -> Vec<Attachment> {
         let mut attached = Vec::new();
         for Target { interface, xdp: _ } in targets {
             let tc = self.take_place(dir, interface, Kind::Tc, &mut reserved);
@@ -142,7 +157,13 @@ impl Programs {
     }
 
     /// Whether the program runs there now; what went wrong is logged.
-    fn take_place(&mut self, dir: &PinDir, interface: &str, kind: Kind, reserved: &mut Reserved) -> bool {
+    fn take_place(
+        &mut self,
+        dir: &PinDir,
+        interface: &str,
+        kind: Kind,
+        reserved: &mut Reserved,
+    ) -> bool {
         let pin = dir.link(interface, kind);
         let done = match reserved.take(interface, kind) {
             Some(link) => pin_link(link, &pin).map(|()| true),
@@ -167,7 +188,8 @@ impl Programs {
         match kind {
             Kind::Tc => {
                 let program = self.tc()?;
-                let link = SchedClassifierLink::try_from(pinned(pin)?).with_context(|| bad_pin(pin))?;
+                let link =
+                    SchedClassifierLink::try_from(pinned(pin)?).with_context(|| bad_pin(pin))?;
                 let id = program.attach_to_link(link).with_context(|| replacing(pin))?;
                 drop_fd(program.take_link(id).context("take the tc link")?.try_into());
             }
@@ -242,16 +264,18 @@ fn aside(pin: &Path) -> PathBuf {
     name.into()
 }
 
-/// Closes our descriptor of a pinned link: the pin alone keeps it, so that removing the pin ends it.
+/// Closes our descriptor of a pinned link: the pin alone keeps it, so that removing the pin ends
+/// it.
 fn drop_fd(link: Result<FdLink, aya::programs::links::LinkError>) {
     drop(link);
 }
 
-/// Removes the programs from interfaces that are not asked for, and XDP where that is not; `asked` are the interfaces and
-/// whether XDP is asked for.
+/// Removes the programs from interfaces that are not asked for, and XDP where that is not; `asked`
+/// are the interfaces and whether XDP is asked for.
 pub(crate) fn detach_unasked(dir: &PinDir, asked: &[(&str, bool)]) -> Result<()> {
     for (interface, kind, pin) in dir.links() {
-        let is_asked = asked.iter().any(|(name, xdp)| *name == interface && (kind == Kind::Tc || *xdp));
+        let is_asked =
+            asked.iter().any(|(name, xdp)| *name == interface && (kind == Kind::Tc || *xdp));
         if !is_asked {
             log::debug!("{interface}: detaching {}", kind.word());
             detach_pin(&pin)?;
@@ -281,7 +305,8 @@ fn remove_pin(pin: &Path) -> Result<()> {
 }
 
 fn pinned(pin: &Path) -> Result<FdLink> {
-    let link = PinnedLink::from_pin(pin).with_context(|| format!("open the pinned link {}", pin.display()))?;
+    let link = PinnedLink::from_pin(pin)
+        .with_context(|| format!("open the pinned link {}", pin.display()))?;
     Ok(FdLink::from(link))
 }
 
@@ -302,7 +327,8 @@ fn is_first(pin: &Path, interface: &str) -> bool {
 pub enum LinkState {
     /// It is attached.
     Attached,
-    /// The interface is there and the program is not: somebody detached it, or the interface is a new one of this name.
+    /// The interface is there and the program is not: somebody detached it, or the interface is a
+    /// new one of this name.
     Detached,
     /// There is no interface of this name.
     Gone,
@@ -332,7 +358,8 @@ pub struct LinkReport {
     pub state: LinkState,
 }
 
-/// TC at every interface that the configuration names or that has a program, and XDP where it was attached.
+/// TC at every interface that the configuration names or that has a program, and XDP where it was
+/// attached.
 pub fn links(dir: &PinDir) -> Vec<LinkReport> {
     let own_netns = dir.is_in_this_netns();
     let mut interfaces = dir.managed();
@@ -351,7 +378,8 @@ pub fn links(dir: &PinDir) -> Vec<LinkReport> {
     links
 }
 
-/// How it stands with one program at one interface; in another network namespace only the link is asked.
+/// How it stands with one program at one interface; in another network namespace only the link is
+/// asked.
 pub(crate) fn state(dir: &PinDir, interface: &str, kind: Kind, own_netns: bool) -> LinkState {
     if kind == Kind::Tc && without_tcx() {
         return clsact::state(dir, interface);

@@ -1,6 +1,7 @@
 //! TC without links, for kernels before 6.6: a filter of fixed priority and handle under clsact.
 //!
-//! A filter stays without help; a directory `clsact_<interface>` beside the pins remembers where ours are.
+//! A filter stays without help; a directory `clsact_<interface>` beside the pins remembers where
+//! ours are.
 
 use std::{fs, path::PathBuf};
 

@@ -9,7 +9,8 @@ use steer_common::maps::{Kind, Map, Size};
 use super::{PinDir, wanted::wanted};
 use crate::config::Sizes;
 
-/// Bytes of a hash table's entry besides key and value (`struct htab_elem`), and of a bucket (`struct bucket`).
+/// Bytes of a hash table's entry besides key and value (`struct htab_elem`), and of a bucket
+/// (`struct bucket`).
 const ELEMENT: u64 = 48;
 const BUCKET: u64 = 16;
 
@@ -56,15 +57,19 @@ pub fn room(dir: &PinDir, sizes: &Sizes) -> Result<(Memory, Vec<Room>)> {
     Ok((memory, rooms))
 }
 
-/// Bytes of a map, as the kernel counts them (`bytes_memlock` of bpftool; `htab_map_mem_usage`, `array_map_mem_usage`).
+/// Bytes of a map, as the kernel counts them (`bytes_memlock` of bpftool; `htab_map_mem_usage`,
+/// `array_map_mem_usage`).
 fn bytes(map: &Map) -> u64 {
     let round = |size: u32| u64::from(size).next_multiple_of(8);
     let entries = u64::from(map.entries);
     match map.kind {
         Kind::Hash | Kind::LruHash => {
-            entries * (ELEMENT + round(map.key.size) + round(map.value.size)) + entries.next_power_of_two() * BUCKET
+            entries * (ELEMENT + round(map.key.size) + round(map.value.size))
+                + entries.next_power_of_two() * BUCKET
         }
-        Kind::PerCpuArray => entries * (8 + round(map.value.size) * aya::util::nr_cpus().map_or(1, |n| n as u64)),
+        Kind::PerCpuArray => {
+            entries * (8 + round(map.value.size) * aya::util::nr_cpus().map_or(1, |n| n as u64))
+        }
         Kind::RingBuf => entries,
         Kind::Array => entries * round(map.value.size),
     }

@@ -1,6 +1,7 @@
 //! VIPs and backends by address: the tables that say so, and the directory that the programs read.
 //!
-//! The tables are written first, the directory follows them; what a crash leaves undone the next agent does.
+//! The tables are written first, the directory follows them; what a crash leaves undone the next
+//! agent does.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +9,8 @@ use anyhow::{Context as _, Result};
 use steer_common::{
     directory::{self, PROBES, SLOTS},
     shared::{
-        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, Address, Endpoint, Listed, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP, Vip,
+        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, Address, Endpoint, Listed, ROLE_ADDRESS, ROLE_BACKEND,
+        ROLE_VIP, Vip,
     },
 };
 
@@ -56,8 +58,13 @@ impl Plane {
         self.list()
     }
 
-    /// Has exactly these VIPs and backends, and lists them: those that are there and not among them go.
-    pub(crate) fn set_endpoints(&mut self, vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<()> {
+    /// Has exactly these VIPs and backends, and lists them: those that are there and not among them
+    /// go.
+    pub(crate) fn set_endpoints(
+        &mut self,
+        vips: &[(Endpoint, Vip)],
+        backends: &[(Endpoint, u32)],
+    ) -> Result<()> {
         for (at, _) in self.vips.entries()? {
             if !vips.iter().any(|(kept, _)| *kept == at) {
                 self.vips.remove(&at)?;
@@ -89,27 +96,30 @@ impl Plane {
     }
 }
 
-/// Seeds that are tried for a directory. Of full directories one in ten fits under any one seed at the worst.
+/// Seeds that are tried for a directory. Of full directories one in ten fits under any one seed at
+/// the worst.
 const SEEDS: u32 = 1000;
 
-/// One half of a directory, and the seed of its places: the first one under which every endpoint has a place. The same
-/// endpoints make the same half, in whatever order they come.
+/// One half of a directory, and the seed of its places: the first one under which every endpoint
+/// has a place. The same endpoints make the same half, in whatever order they come.
 ///
 /// # Errors
 /// When there is none.
 pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<(Vec<Listed>, u32)> {
     let mut all = listed(vips, backends);
     all.sort_by_key(|listed| (listed.endpoint.address.octets(), listed.endpoint.port));
-    (0..SEEDS)
-        .find_map(|seed| place(&all, seed).map(|half| (half, seed)))
-        .with_context(|| format!("find a place in the directory for each of {} addresses and ports", all.len()))
+    (0..SEEDS).find_map(|seed| place(&all, seed).map(|half| (half, seed))).with_context(|| {
+        format!("find a place in the directory for each of {} addresses and ports", all.len())
+    })
 }
 
 /// Every entry: VIPs, backends, and the addresses of both without a port.
 fn listed(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Vec<Listed> {
     let mut addresses = BTreeMap::<[u8; 16], u16>::new();
-    for (at, bit) in
-        vips.iter().map(|(at, _)| (at, ADDRESS_OF_VIP)).chain(backends.iter().map(|(at, _)| (at, ADDRESS_OF_BACKEND)))
+    for (at, bit) in vips
+        .iter()
+        .map(|(at, _)| (at, ADDRESS_OF_VIP))
+        .chain(backends.iter().map(|(at, _)| (at, ADDRESS_OF_BACKEND)))
     {
         *addresses.entry(at.address.octets()).or_default() |= bit;
     }
@@ -119,7 +129,13 @@ fn listed(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Vec<Listed>
         id,
         ..Listed::default()
     });
-    let vips = vips.iter().map(|(at, vip)| Listed { endpoint: *at, role: ROLE_VIP, id: vip.id, head: 0, vip: *vip });
+    let vips = vips.iter().map(|(at, vip)| Listed {
+        endpoint: *at,
+        role: ROLE_VIP,
+        id: vip.id,
+        head: 0,
+        vip: *vip,
+    });
     let backends = backends.iter().map(|(at, id)| Listed {
         endpoint: *at,
         role: ROLE_BACKEND,
@@ -132,7 +148,8 @@ fn listed(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Vec<Listed>
 fn place(all: &[Listed], seed: u32) -> Option<Vec<Listed>> {
     let mut half = vec![Listed::default(); (SLOTS + PROBES) as usize];
     for listed in all {
-        *directory::free_slot(&half, &listed.endpoint, seed).and_then(|slot| half.get_mut(slot))? = *listed;
+        *directory::free_slot(&half, &listed.endpoint, seed)
+            .and_then(|slot| half.get_mut(slot))? = *listed;
     }
     Some(half)
 }

@@ -1,4 +1,5 @@
-//! The other gateways of this machine: other pin directories whose programs sit in the same network namespace.
+//! The other gateways of this machine: other pin directories whose programs sit in the same network
+//! namespace.
 
 use std::{
     collections::BTreeSet,
@@ -34,7 +35,11 @@ pub fn gateways(dir: &PinDir) -> Vec<Gateway> {
         find(&mount, DEPTH, &mut roots);
     }
     let others = roots.into_iter().filter(|root| *root != own);
-    others.flat_map(|root| PinDir::new(root).layouts()).filter(PinDir::is_in_this_netns).map(|dir| read(&dir)).collect()
+    others
+        .flat_map(|root| PinDir::new(root).layouts())
+        .filter(PinDir::is_in_this_netns)
+        .map(|dir| read(&dir))
+        .collect()
 }
 
 /// What this gateway shares with others, as sentences: two programs that steer the same packets.
@@ -43,8 +48,18 @@ pub fn shared(dir: &PinDir, vips: &[SocketAddr]) -> Vec<String> {
     let mut sentences = Vec::new();
     for other in gateways(dir) {
         let place = other.pin_dir.display();
-        let both = other.interfaces.iter().filter(|name| interfaces.contains(name)).cloned().collect::<Vec<_>>();
-        let same = other.vips.iter().filter(|vip| vips.contains(vip)).map(ToString::to_string).collect::<Vec<_>>();
+        let both = other
+            .interfaces
+            .iter()
+            .filter(|name| interfaces.contains(name))
+            .cloned()
+            .collect::<Vec<_>>();
+        let same = other
+            .vips
+            .iter()
+            .filter(|vip| vips.contains(vip))
+            .map(ToString::to_string)
+            .collect::<Vec<_>>();
         if !both.is_empty() {
             sentences.push(format!(
                 "another gateway, at {place}, manages {} too: packets meet the programs of both",
@@ -52,7 +67,8 @@ pub fn shared(dir: &PinDir, vips: &[SocketAddr]) -> Vec<String> {
             ));
         }
         if !same.is_empty() {
-            sentences.push(format!("another gateway, at {place}, has the VIP {} too", same.join(", ")));
+            sentences
+                .push(format!("another gateway, at {place}, has the VIP {} too", same.join(", ")));
         }
     }
     sentences
@@ -60,7 +76,9 @@ pub fn shared(dir: &PinDir, vips: &[SocketAddr]) -> Vec<String> {
 
 fn read(dir: &PinDir) -> Gateway {
     let vips = match dir.layout() {
-        LAYOUT_VERSION => Table::<Endpoint, Vip>::open(dir, "vips").and_then(|table| table.entries()),
+        LAYOUT_VERSION => {
+            Table::<Endpoint, Vip>::open(dir, "vips").and_then(|table| table.entries())
+        }
         _ => Ok(Vec::new()),
     };
     Gateway {
@@ -70,7 +88,8 @@ fn read(dir: &PinDir) -> Gateway {
     }
 }
 
-/// Where BPF file systems are mounted (proc(5), /proc/self/mounts; a space in a path is written `\040`).
+/// Where BPF file systems are mounted (proc(5), /proc/self/mounts; a space in a path is written
+/// `\040`).
 fn bpf_file_systems() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let of_bpf = |line: &str| {
@@ -86,7 +105,11 @@ fn find(directory: &Path, depth: usize, found: &mut BTreeSet<PathBuf>) {
     if !PinDir::new(directory).layouts().is_empty() {
         found.insert(fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned()));
     } else if depth > 0 {
-        let is_directory = |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-        children(directory).into_iter().filter(is_directory).for_each(|child| find(&child, depth - 1, found));
+        let is_directory =
+            |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+        children(directory)
+            .into_iter()
+            .filter(is_directory)
+            .for_each(|child| find(&child, depth - 1, found));
     }
 }

@@ -10,7 +10,8 @@ const OLDEST: [u32; 2] = [6, 1];
 const LOCK_IS_OPTIONAL: [u32; 2] = [6, 18];
 /// The first kernel that shares out a small LRU map by its size (upstream d4adf1c9ee77).
 const LRU_IS_SHARED_OUT: [u32; 2] = [6, 17];
-/// Entries of an LRU map that an older one hands to each CPU (`LOCAL_FREE_TARGET`), twice: what the others use is left.
+/// Entries of an LRU map that an older one hands to each CPU (`LOCAL_FREE_TARGET`), twice: what the
+/// others use is left.
 const LRU_ENTRIES_A_CPU: u32 = 2 * 128;
 /// What a PREEMPT_RT kernel from [`LOCK_IS_OPTIONAL`] on must be built with.
 const SOFTIRQ_LOCK: &str = "CONFIG_PREEMPT_RT_NEEDS_BH_LOCK=y";
@@ -53,22 +54,26 @@ impl Kernel {
 
     /// Major, minor and patch number.
     ///
-    /// Debian's stable kernels say their ABI in the release (`6.1.0-50-cloud-amd64`) and the number they were built from
-    /// in the version (`#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-05-02)`).
+    /// Debian's stable kernels say their ABI in the release (`6.1.0-50-cloud-amd64`) and the number
+    /// they were built from in the version (`#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1
+    /// (2026-05-02)`).
     ///
     /// # Errors
     /// When the release does not begin with numbers.
     pub fn number(&self) -> Result<[u32; 3]> {
-        let built_from = self.version.split_once("Debian ").and_then(|(_, rest)| leading_numbers(rest));
+        let built_from =
+            self.version.split_once("Debian ").and_then(|(_, rest)| leading_numbers(rest));
         let number = leading_numbers(&self.release);
-        let number = number.with_context(|| format!("read the kernel's number in its release {:?}", self.release))?;
+        let number = number.with_context(|| {
+            format!("read the kernel's number in its release {:?}", self.release)
+        })?;
         Ok(built_from.filter(|debian| debian[..2] == number[..2]).unwrap_or(number))
     }
 
     /// How many entries an LRU map needs on so many CPUs.
     ///
-    /// Before 6.17 each CPU that inserts takes 128 free entries at once. One that comes when none are left evicts its
-    /// own last entry at each insertion, however empty the map is.
+    /// Before 6.17 each CPU that inserts takes 128 free entries at once. One that comes when none
+    /// are left evicts its own last entry at each insertion, however empty the map is.
     ///
     /// # Errors
     /// When the release does not begin with numbers.
@@ -81,8 +86,8 @@ impl Kernel {
         self.version.split_whitespace().any(|word| word == "PREEMPT_RT")
     }
 
-    /// The programs keep what they know of a packet in memory of the CPU, from one stage to the next. Without the lock
-    /// another packet may come between on the same CPU.
+    /// The programs keep what they know of a packet in memory of the CPU, from one stage to the
+    /// next. Without the lock another packet may come between on the same CPU.
     fn require_softirq_lock(&self, settings: Option<String>) -> Result<()> {
         let settings = settings.with_context(|| {
             format!(
@@ -129,15 +134,28 @@ mod tests {
 
     #[test]
     fn a_kernel_before_6_1_is_refused_with_both_numbers() {
-        let bullseye = Kernel::new("5.10.0-32-cloud-amd64", "#1 SMP Debian 5.10.223-1 (2024-08-10)");
+        let bullseye =
+            Kernel::new("5.10.0-32-cloud-amd64", "#1 SMP Debian 5.10.223-1 (2024-08-10)");
         assert_eq!(refused(&bullseye), "Linux 5.10 is too old: steer needs 6.1 or newer");
-        assert_eq!(refused(&Kernel::new("6.0.19", "#1 SMP")), "Linux 6.0 is too old: steer needs 6.1 or newer");
-        assert_eq!(refused(&Kernel::new("4.19.325", "#9")), "Linux 4.19 is too old: steer needs 6.1 or newer");
+        assert_eq!(
+            refused(&Kernel::new("6.0.19", "#1 SMP")),
+            "Linux 6.0 is too old: steer needs 6.1 or newer"
+        );
+        assert_eq!(
+            refused(&Kernel::new("4.19.325", "#9")),
+            "Linux 4.19 is too old: steer needs 6.1 or newer"
+        );
     }
 
     #[test]
     fn kernels_from_6_1_on_are_taken() {
-        for release in ["6.1.0-50-cloud-amd64", "6.1", "6.12.117+deb13-cloud-amd64", "6.18.44-fc-v657", "10.0.1"] {
+        for release in [
+            "6.1.0-50-cloud-amd64",
+            "6.1",
+            "6.12.117+deb13-cloud-amd64",
+            "6.18.44-fc-v657",
+            "10.0.1",
+        ] {
             assert!(Kernel::new(release, DYNAMIC).require().is_ok(), "{release}");
         }
     }
@@ -145,7 +163,10 @@ mod tests {
     #[test]
     fn the_number_is_the_one_that_debian_built_from() -> Result<()> {
         assert_eq!(Kernel::new("6.1.0-50-cloud-amd64", DYNAMIC).number()?, [6, 1, 176]);
-        assert_eq!(Kernel::new("6.12.117+deb13-amd64", "#1 SMP Debian 6.12.117-1 (x)").number()?, [6, 12, 117]);
+        assert_eq!(
+            Kernel::new("6.12.117+deb13-amd64", "#1 SMP Debian 6.12.117-1 (x)").number()?,
+            [6, 12, 117]
+        );
         assert_eq!(Kernel::new("6.18.44-fc-v657", "#1 SMP PREEMPT_DYNAMIC").number()?, [6, 18, 44]);
         assert_eq!(Kernel::new("6.8.0-31-generic", "#31-Ubuntu SMP").number()?, [6, 8, 0]);
         // A kernel of one's own, built on a Debian.
@@ -162,7 +183,10 @@ mod tests {
     #[test]
     fn lru_maps_of_older_kernels_have_room_for_every_cpu() -> Result<()> {
         let least = |release, cpus| Kernel::new(release, "#1 SMP").least_lru_entries(cpus);
-        assert_eq!((least("6.1.176", 9)?, least("6.12.118", 64)?, least("6.16.3", 2)?), (2304, 16_384, 512));
+        assert_eq!(
+            (least("6.1.176", 9)?, least("6.12.118", 64)?, least("6.16.3", 2)?),
+            (2304, 16_384, 512)
+        );
         assert_eq!((least("6.17.0", 512)?, least("7.0.1", 9)?), (1, 1));
         Ok(())
     }
@@ -170,7 +194,8 @@ mod tests {
     #[test]
     fn a_realtime_kernel_needs_its_softirq_lock() {
         let kernel = Kernel::new("7.3.4+deb13-rt-amd64", REALTIME);
-        let judge = |settings: Option<&str>| kernel.require_softirq_lock(settings.map(str::to_owned));
+        let judge =
+            |settings: Option<&str>| kernel.require_softirq_lock(settings.map(str::to_owned));
         assert!(judge(Some("CONFIG_PREEMPT_RT=y\nCONFIG_PREEMPT_RT_NEEDS_BH_LOCK=y\n")).is_ok());
         for settings in [
             Some("CONFIG_PREEMPT_RT=y\n# CONFIG_PREEMPT_RT_NEEDS_BH_LOCK is not set\n"),
@@ -185,8 +210,15 @@ mod tests {
 
     #[test]
     fn only_realtime_kernels_with_the_choice_are_asked() {
-        assert!(Kernel::new("6.12.117+deb13-rt-amd64", "#1 SMP PREEMPT_RT Debian 6.12.117-1").require().is_ok());
-        assert!(refused(&Kernel::new("6.18.0-none-such", "#1 SMP PREEMPT_RT")).contains("6.18.0-none-such"));
+        assert!(
+            Kernel::new("6.12.117+deb13-rt-amd64", "#1 SMP PREEMPT_RT Debian 6.12.117-1")
+                .require()
+                .is_ok()
+        );
+        assert!(
+            refused(&Kernel::new("6.18.0-none-such", "#1 SMP PREEMPT_RT"))
+                .contains("6.18.0-none-such")
+        );
         assert!(Kernel::new("6.18.0-none-such", "#1 SMP PREEMPT_DYNAMIC").require().is_ok());
     }
 }

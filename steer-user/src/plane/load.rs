@@ -1,9 +1,10 @@
 //! Loads the programs over the pinned maps.
 //!
-//! aya takes a pin of another type or size as it is, so every pin is looked at first. A table whose size changed is
-//! made anew beside the old one, gets its entries ([`resize`]), and takes its name once the new programs run. Before the
-//! first of them does, the directory `switching` is made: where it is not there, nobody uses a map that was made beside
-//! another, and the next agent drops it; where it is, the next agent ends the swap.
+//! aya takes a pin of another type or size as it is, so every pin is looked at first. A table whose
+//! size changed is made anew beside the old one, gets its entries ([`resize`]), and takes its name
+//! once the new programs run. Before the first of them does, the directory `switching` is made:
+//! where it is not there, nobody uses a map that was made beside another, and the next agent drops
+//! it; where it is, the next agent ends the swap.
 
 use std::{
     borrow::Cow,
@@ -59,13 +60,18 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads the programs, making or adopting the pinned maps. Where that fails, no map of a new size is left behind.
+    /// Loads the programs, making or adopting the pinned maps. Where that fails, no map of a new
+    /// size is left behind.
     pub fn load(dir: &PinDir, sizes: &Sizes) -> Result<Self> {
         Self::load_beside(dir, sizes, None)
     }
 
     /// As [`Programs::load`], where the state of an older layout is carried over.
-    pub(crate) fn load_beside(dir: &PinDir, sizes: &Sizes, before: Option<&PinDir>) -> Result<Self> {
+    pub(crate) fn load_beside(
+        dir: &PinDir,
+        sizes: &Sizes,
+        before: Option<&PinDir>,
+    ) -> Result<Self> {
         let maps = wanted(sizes)?;
         let pins = maps.iter().map(|map| pin(dir, map)).collect::<Result<Vec<_>>>()?;
         unmark_switching(dir)?;
@@ -81,7 +87,8 @@ impl Programs {
         for (map, pin) in maps.iter().zip(pins) {
             loader.map_max_entries(map.name, map.entries).map_pin_path(map.name, pin.path());
         }
-        let mut ebpf = loader.load(&object()?).context("load the programs and maps into the kernel")?;
+        let mut ebpf =
+            loader.load(&object()?).context("load the programs and maps into the kernel")?;
         reached(Step::MapsMade);
         let tc: &mut SchedClassifier = program(&mut ebpf, TC)?;
         tc.load().context("load the program steer_tc into the kernel")?;
@@ -117,8 +124,8 @@ impl Programs {
         dir.mark(SWITCHING)
     }
 
-    /// Ends the change of sizes, once the new programs run: takes over what the old ones wrote meanwhile, and gives the
-    /// new maps their names. `true` if there was any.
+    /// Ends the change of sizes, once the new programs run: takes over what the old ones wrote
+    /// meanwhile, and gives the new maps their names. `true` if there was any.
     pub fn finish_resize(&mut self, dir: &PinDir) -> Result<bool> {
         let any = !self.resized.is_empty();
         for map in &self.resized {
@@ -135,8 +142,8 @@ impl Programs {
         unmark_switching(dir).map(|()| any)
     }
 
-    /// Whether tables are copied from others that programs still write to: because they get another size, or because they
-    /// come from another layout.
+    /// Whether tables are copied from others that programs still write to: because they get another
+    /// size, or because they come from another layout.
     pub(crate) fn copies(&self) -> bool {
         !self.resized.is_empty() || self.before.is_some()
     }
@@ -144,7 +151,11 @@ impl Programs {
     /// Where the link of an interface is pinned, here or still in the state of an older layout.
     pub(super) fn link(&self, dir: &PinDir, interface: &str, kind: Hook) -> PathBuf {
         let own = dir.link(interface, kind);
-        let before = self.before.as_ref().filter(|_| !own.exists()).map(|before| before.link(interface, kind));
+        let before = self
+            .before
+            .as_ref()
+            .filter(|_| !own.exists())
+            .map(|before| before.link(interface, kind));
         before.unwrap_or(own)
     }
 
@@ -173,7 +184,8 @@ fn object() -> Result<Cow<'static, [u8]>> {
     let Some(named) = std::env::var_os(OBJECT_VAR) else { return Ok(Cow::Borrowed(OBJECT)) };
     let path = Path::new(&named);
     log::warn!("{OBJECT_VAR} names the programs to load: {}", path.display());
-    let bytes = fs::read(path).with_context(|| format!("read {}, which {OBJECT_VAR} names", path.display()))?;
+    let bytes = fs::read(path)
+        .with_context(|| format!("read {}, which {OBJECT_VAR} names", path.display()))?;
     Ok(Cow::Owned(bytes))
 }
 
@@ -181,7 +193,8 @@ fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
 {
-    let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the object has no program {name}"))?;
+    let program =
+        ebpf.program_mut(name).ok_or_else(|| anyhow!("the object has no program {name}"))?;
     program.try_into().with_context(|| format!("take the program {name}"))
 }
 
@@ -215,7 +228,8 @@ fn pin(dir: &PinDir, map: &Map) -> Result<Pin> {
     }
     let found = info(&own)?;
     refuse_other_kind(map, &found, &own)?;
-    // With other CPUs online than at its making, a map has another size than today's: it stays as it is.
+    // With other CPUs online than at its making, a map has another size than today's: it stays as
+    // it is.
     let by_cpus = map.kind == Kind::LruHash && map.size == Size::Fixed;
     if found.max_entries() == map.entries || by_cpus {
         return Ok(Pin::Own(own));
@@ -258,11 +272,9 @@ fn resized(maps: &[Map], pins: &[Pin]) -> Vec<Map> {
 }
 
 fn drop_resized(dir: &PinDir, resized: &[Map]) -> Result<()> {
-    resized
-        .iter()
-        .map(|map| next(dir, map.name))
-        .filter(|path| path.exists())
-        .try_for_each(|path| fs::remove_file(&path).with_context(|| format!("remove {}", path.display())))
+    resized.iter().map(|map| next(dir, map.name)).filter(|path| path.exists()).try_for_each(
+        |path| fs::remove_file(&path).with_context(|| format!("remove {}", path.display())),
+    )
 }
 
 fn unmark_switching(dir: &PinDir) -> Result<()> {
@@ -281,7 +293,8 @@ fn merge_to_next(dir: &PinDir, map: &Map, since: Option<u32>) -> Result<()> {
     let name = map.name;
     let (from, to) = (dir.map(name), next(dir, name));
     let Some(copier) = Copier::of(map).filter(|_| from.exists()) else { return Ok(()) };
-    let left = (copier.merge)(&from, &to, since).with_context(|| format!("copy the map {name} to its new size"))?;
+    let left = (copier.merge)(&from, &to, since)
+        .with_context(|| format!("copy the map {name} to its new size"))?;
     if left > 0 {
         log::warn!("map {name}: {left} entries did not fit its new size");
     }
@@ -290,7 +303,8 @@ fn merge_to_next(dir: &PinDir, map: &Map, since: Option<u32>) -> Result<()> {
 
 /// What `splices` says is re-homed is so in `flows`, whichever of them has another size now.
 fn settle(dir: &PinDir) -> Result<()> {
-    let now = |name| Some(next(dir, name)).filter(|path| path.exists()).unwrap_or_else(|| dir.map(name));
+    let now =
+        |name| Some(next(dir, name)).filter(|path| path.exists()).unwrap_or_else(|| dir.map(name));
     resize::settle(&now("splices"), &now("flows"))
 }
 

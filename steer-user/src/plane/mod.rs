@@ -1,6 +1,7 @@
 //! The kernel side as one typed handle: every pinned map by name, key and value.
 //!
-//! The agent and the read verbs of the CLI open the same pins; only `load` and `attach` need the programs.
+//! The agent and the read verbs of the CLI open the same pins; only `load` and `attach` need the
+//! programs.
 
 mod attach;
 mod carry;
@@ -29,9 +30,9 @@ use steer_common::{
     maps::CONFIGURED,
     rotation,
     shared::{
-        Backend, BackendPath, BackendStats, Configured, Endpoint, Flow, FlowKey, Foreign, KeyName, Leg, Listed,
-        Outcomes, Refusals, Rotation, SWITCH_LEAVE, SWITCH_RESIZING, Session, SessionKey, Settings, Source, SourceKey,
-        Vip,
+        Backend, BackendPath, BackendStats, Configured, Endpoint, Flow, FlowKey, Foreign, KeyName,
+        Leg, Listed, Outcomes, Refusals, Rotation, SWITCH_LEAVE, SWITCH_RESIZING, Session,
+        SessionKey, Settings, Source, SourceKey, Vip,
     },
 };
 
@@ -128,7 +129,8 @@ impl Plane {
 
     /// A counter, summed over all CPUs.
     pub fn counter(&self, counter: Counter) -> Result<u64> {
-        let per_cpu = self.counters.get(&u32::from(counter as u16), 0).context("read the map counters")?;
+        let per_cpu =
+            self.counters.get(&u32::from(counter as u16), 0).context("read the map counters")?;
         Ok(per_cpu.iter().sum())
     }
 
@@ -175,7 +177,8 @@ impl Plane {
             }
         }
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
-        let zero = PerCpuValues::try_from(vec![BackendStats::default(); cpus]).context("make empty statistics")?;
+        let zero = PerCpuValues::try_from(vec![BackendStats::default(); cpus])
+            .context("make empty statistics")?;
         self.backend_stats.set(id, zero, 0).context("write the map backend_stats")
     }
 
@@ -194,14 +197,14 @@ impl Plane {
         self.switches.set(index, number, 0).context("write the map switches")
     }
 
-    /// Has packets without a settled flow dropped until then, seconds of CLOCK_MONOTONIC: tables are filled from others. 0 ends
-    /// it.
+    /// Has packets without a settled flow dropped until then, seconds of CLOCK_MONOTONIC: tables
+    /// are filled from others. 0 ends it.
     pub(crate) fn set_filling(&mut self, until: u32) -> Result<()> {
         self.switches.set(SWITCH_RESIZING, until, 0).context("write the map switches")
     }
 
-    /// Ends [`SWITCH_LEAVE`]: notes for every VIP that older connections than now are not this gateway's, then takes new
-    /// ones again.
+    /// Ends [`SWITCH_LEAVE`]: notes for every VIP that older connections than now are not this
+    /// gateway's, then takes new ones again.
     pub fn end_leave(&mut self) -> Result<()> {
         let since = clock::seconds();
         let vips = self.vips()?.into_iter().map(|(at, vip)| (at, Vip { since, ..vip }));
@@ -241,13 +244,15 @@ pub fn detach(dir: &PinDir) -> Result<Detached> {
     Ok(detached)
 }
 
-/// The addresses of the VIPs of every layout that is pinned here. Each has them as keys of its map `vips`.
+/// The addresses of the VIPs of every layout that is pinned here. Each has them as keys of its map
+/// `vips`.
 pub fn vip_addresses(dir: &PinDir) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for layout in dir.layouts() {
         let keys = MapData::from_pin(layout.map("vips")).ok().and_then(|map| {
             let key_size = map.info().ok()?.key_size() as usize;
-            (key_size == size_of::<Endpoint>()).then(|| sys::keys::<Endpoint>(map.fd().as_fd()).ok())?
+            (key_size == size_of::<Endpoint>())
+                .then(|| sys::keys::<Endpoint>(map.fd().as_fd()).ok())?
         });
         found.extend(keys.unwrap_or_default().iter().map(|at| socket(at).ip()));
     }
@@ -257,14 +262,17 @@ pub fn vip_addresses(dir: &PinDir) -> Vec<IpAddr> {
 /// Every interface that carries a program, with its kind.
 pub fn attachments(dir: &PinDir) -> Vec<(String, Kind)> {
     let links = dir.links().into_iter().map(|(interface, kind, _)| (interface, kind));
-    links.chain(clsact::interfaces(dir).into_iter().map(|interface| (interface, Kind::Tc))).collect()
+    links
+        .chain(clsact::interfaces(dir).into_iter().map(|interface| (interface, Kind::Tc)))
+        .collect()
 }
 
 fn open<M>(dir: &PinDir, name: &str) -> Result<M>
 where
     M: TryFrom<Map, Error = aya::maps::MapError>,
 {
-    let opened = MapData::from_pin(dir.map(name)).and_then(Map::from_map_data).and_then(M::try_from);
+    let opened =
+        MapData::from_pin(dir.map(name)).and_then(Map::from_map_data).and_then(M::try_from);
     opened.with_context(|| format!("open the pinned map {}", dir.map(name).display()))
 }
 

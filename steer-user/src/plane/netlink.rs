@@ -25,8 +25,11 @@ pub(super) struct Filter {
 pub(super) fn ingress_filters(index: u32) -> Result<Vec<Filter>> {
     ask(async move |handle| {
         let mut found: Vec<TcMessage> = Vec::new();
-        let mut filters = std::pin::pin!(handle.traffic_filter(index as i32).get().ingress().execute());
-        while let Some(message) = filters.try_next().await.context("list the filters of an interface")? {
+        let mut filters =
+            std::pin::pin!(handle.traffic_filter(index as i32).get().ingress().execute());
+        while let Some(message) =
+            filters.try_next().await.context("list the filters of an interface")?
+        {
             found.push(message);
         }
         // `tcm_info`: the priority in the upper half. A priority is told once without a handle.
@@ -49,7 +52,10 @@ pub(super) fn xdp_programs() -> Result<HashMap<u32, u32>> {
 
 fn xdp_program(link: &LinkMessage) -> Option<u32> {
     let of = |attribute: &LinkXdp| match attribute {
-        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => Some(*id),
+        LinkXdp::ProgId(id)
+        | LinkXdp::DrvProgId(id)
+        | LinkXdp::SkbProgId(id)
+        | LinkXdp::HwProgId(id) => Some(*id),
         _ => None,
     };
     link.attributes.iter().find_map(|attribute| match attribute {
@@ -58,15 +64,21 @@ fn xdp_program(link: &LinkMessage) -> Option<u32> {
     })
 }
 
-/// Asks on a thread of its own, which is in the caller's network namespace, whether the caller is inside a runtime or not.
+/// Asks on a thread of its own, which is in the caller's network namespace, whether the caller is
+/// inside a runtime or not.
 fn ask<T: Send>(question: impl AsyncFnOnce(Handle) -> Result<T> + Send) -> Result<T> {
     let answer = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start a runtime")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start a runtime")?;
         runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection().context("open a netlink socket")?;
+            let (connection, handle, _) =
+                rtnetlink::new_connection().context("open a netlink socket")?;
             tokio::spawn(connection);
             question(handle).await
         })
     };
-    thread::scope(|scope| scope.spawn(answer).join()).unwrap_or_else(|_| Err(anyhow!("asking by netlink panicked")))
+    thread::scope(|scope| scope.spawn(answer).join())
+        .unwrap_or_else(|_| Err(anyhow!("asking by netlink panicked")))
 }

@@ -1,4 +1,5 @@
-//! Programs of others in front of ours: what one of them takes, redirects or lets pass for good, steer never sees.
+//! Programs of others in front of ours: what one of them takes, redirects or lets pass for good,
+//! steer never sees.
 
 use std::fmt;
 
@@ -32,21 +33,29 @@ impl fmt::Display for ForeignProgram {
             (Kind::Tc, true) => format!("a TC filter of somebody else (priority {id}"),
         };
         let name = name.as_ref().map_or(String::new(), |name| format!(", {name}"));
-        write!(f, "{interface}: {what}{name}) runs in front of steer's: what it does not pass on, steer does not see")
+        write!(
+            f,
+            "{interface}: {what}{name}) runs in front of steer's: what it does not pass on, steer does not see"
+        )
     }
 }
 
-/// Every program in front of ours at the managed interfaces, in order; at an interface that ours are not attached to, every
-/// one. What the kernel does not tell is not there.
+/// Every program in front of ours at the managed interfaces, in order; at an interface that ours
+/// are not attached to, every one. What the kernel does not tell is not there.
 pub fn foreign_programs(dir: &PinDir) -> Vec<ForeignProgram> {
     let managed = dir.managed();
-    let present = managed.iter().filter_map(|name| Some((name.as_str(), ifindex(name)?))).collect::<Vec<_>>();
+    let present =
+        managed.iter().filter_map(|name| Some((name.as_str(), ifindex(name)?))).collect::<Vec<_>>();
     if !dir.is_in_this_netns() {
         return Vec::new();
     }
     let mut found = xdp(dir, &present);
     for (interface, index) in &present {
-        found.extend(if without_tcx() { filters(interface, *index) } else { tcx(dir, interface, *index) });
+        found.extend(if without_tcx() {
+            filters(interface, *index)
+        } else {
+            tcx(dir, interface, *index)
+        });
     }
     name(&mut found);
     found.sort();
@@ -58,7 +67,12 @@ fn xdp(dir: &PinDir, present: &[(&str, u32)]) -> Vec<ForeignProgram> {
     let of = |(interface, index): &(&str, u32)| {
         let id = *attached.get(index)?;
         let ours = sys::link(&dir.link(interface, Kind::Xdp)).is_ok_and(|link| link.program == id);
-        (!ours).then(|| ForeignProgram { interface: (*interface).to_owned(), kind: Kind::Xdp, id, name: None })
+        (!ours).then(|| ForeignProgram {
+            interface: (*interface).to_owned(),
+            kind: Kind::Xdp,
+            id,
+            name: None,
+        })
     };
     present.iter().filter_map(of).collect()
 }
@@ -67,8 +81,12 @@ fn tcx(dir: &PinDir, interface: &str, index: u32) -> Vec<ForeignProgram> {
     let ours = sys::link(&dir.link(interface, Kind::Tc)).ok();
     let chain = sys::tcx_ingress(index).unwrap_or_default();
     let in_front = chain.iter().take_while(|(_, link)| ours.is_none_or(|ours| ours.id != *link));
-    let foreign =
-        |(id, _): &(u32, u32)| ForeignProgram { interface: interface.to_owned(), kind: Kind::Tc, id: *id, name: None };
+    let foreign = |(id, _): &(u32, u32)| ForeignProgram {
+        interface: interface.to_owned(),
+        kind: Kind::Tc,
+        id: *id,
+        name: None,
+    };
     in_front.map(foreign).collect()
 }
 
@@ -109,7 +127,10 @@ mod tests {
             name: name.map(str::to_owned),
         };
         let rest = "runs in front of steer's: what it does not pass on, steer does not see";
-        assert_eq!(program(None).to_string(), format!("eth0: an XDP program of somebody else (id 12) {rest}"));
+        assert_eq!(
+            program(None).to_string(),
+            format!("eth0: an XDP program of somebody else (id 12) {rest}")
+        );
         let named = format!("eth0: an XDP program of somebody else (id 12, firewall) {rest}");
         assert_eq!(program(Some("firewall")).to_string(), named);
     }

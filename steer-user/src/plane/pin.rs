@@ -1,12 +1,14 @@
 //! The pin directory: one state of one gateway, `PIN_DIR/v<layout>`.
 //!
-//! A state that is to take the place of one of another layout is made aside first, as `PIN_DIR/next`, and gets its name by one
-//! rename: until then an older version of steer, which starts beside no other layout, still starts.
+//! A state that is to take the place of one of another layout is made aside first, as
+//! `PIN_DIR/next`, and gets its name by one rename: until then an older version of steer, which
+//! starts beside no other layout, still starts.
 //!
-//! Beside maps and links it holds what other processes must know of the gateway, in the only forms that the BPF file system
-//! takes besides pins: a symbolic link `socket` to the agent's control socket, one `netns` that names the network namespace,
-//! one `made` to the topmost directory that was made to hold `PIN_DIR`, where any was, and a directory `managed_<interface>`
-//! for each interface of the configuration.
+//! Beside maps and links it holds what other processes must know of the gateway, in the only forms
+//! that the BPF file system takes besides pins: a symbolic link `socket` to the agent's control
+//! socket, one `netns` that names the network namespace, one `made` to the topmost directory that
+//! was made to hold `PIN_DIR`, where any was, and a directory `managed_<interface>` for each
+//! interface of the configuration.
 
 use std::{
     ffi::CString,
@@ -26,20 +28,22 @@ use super::{attach::Kind, carry};
 
 /// `f_type` of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-/// The state that is being made beside one of another layout. No layout's name, so that older versions do not see it.
+/// The state that is being made beside one of another layout. No layout's name, so that older
+/// versions do not see it.
 const ASIDE: &str = "next";
 /// Only the agent's own user looks at pins.
 const MODE: u32 = 0o700;
 /// End of a map's name while a map of another size is being filled.
 pub(super) const NEXT: &str = "_new";
-/// The BPF file system takes no dots in names (`bpf_lookup` in kernel/bpf/inode.c), VLAN interfaces have them; the
-/// kernel allows no colon in an interface's name.
+/// The BPF file system takes no dots in names (`bpf_lookup` in kernel/bpf/inode.c), VLAN interfaces
+/// have them; the kernel allows no colon in an interface's name.
 const DOT: (&str, &str) = (".", ":");
 /// Points to the agent's control socket.
 const SOCKET: &str = "socket";
 /// Names the network namespace of the gateway.
 const NETNS: &str = "netns";
-/// Points to the topmost directory that was made to hold the root, where that is not the root itself.
+/// Points to the topmost directory that was made to hold the root, where that is not the root
+/// itself.
 const MADE: &str = "made";
 /// Marks an interface of the configuration, whether it is there or not.
 const MANAGED: &str = "managed_";
@@ -54,7 +58,8 @@ pub struct PinDir {
     is_aside: bool,
 }
 
-/// Held by the one agent of a pin directory; the kernel releases it when the agent ends, however it ends.
+/// Held by the one agent of a pin directory; the kernel releases it when the agent ends, however it
+/// ends.
 #[derive(Debug)]
 pub struct Lock {
     _directory: File,
@@ -76,7 +81,8 @@ impl PinDir {
         let own = Self { is_aside: false, ..self.clone() };
         if self.is_aside {
             let (from, to) = (self.state(), own.state());
-            fs::rename(&from, &to).with_context(|| format!("rename {} to {}", from.display(), to.display()))?;
+            fs::rename(&from, &to)
+                .with_context(|| format!("rename {} to {}", from.display(), to.display()))?;
         }
         Ok(own)
     }
@@ -122,9 +128,13 @@ impl PinDir {
     /// With the name.
     pub fn refuse_dots(&self) -> Result<()> {
         let missing = self.root.ancestors().take_while(|path| !path.exists());
-        let name = missing.filter_map(|path| path.file_name()?.to_str()).find(|name| name.contains('.'));
+        let name =
+            missing.filter_map(|path| path.file_name()?.to_str()).find(|name| name.contains('.'));
         name.map_or(Ok(()), |name| {
-            bail!("pin_dir is {}: the BPF file system takes no dot in a name ({name})", self.root.display())
+            bail!(
+                "pin_dir is {}: the BPF file system takes no dot in a name ({name})",
+                self.root.display()
+            )
         })
     }
 
@@ -171,7 +181,10 @@ impl PinDir {
         if let Some(other) = self.others().first() {
             return Err(carry::refusal(other));
         }
-        bail!("nothing is pinned at {}: no gateway runs here (start one with `steer agent`)", self.root.display())
+        bail!(
+            "nothing is pinned at {}: no gateway runs here (start one with `steer agent`)",
+            self.root.display()
+        )
     }
 
     /// Makes the directory; `true` if it was not there.
@@ -183,10 +196,12 @@ impl PinDir {
     }
 
     fn make(&self) -> Result<()> {
-        let topmost = self.root.ancestors().take_while(|path| !path.exists()).last().map(Path::to_owned);
+        let topmost =
+            self.root.ancestors().take_while(|path| !path.exists()).last().map(Path::to_owned);
         let made = DirBuilder::new().recursive(true).mode(MODE).create(self.state());
         made.with_context(|| format!("create {}", self.state().display()))?;
-        // Whoever may open it could hold the lock; and one that an older version made was open to all.
+        // Whoever may open it could hold the lock; and one that an older version made was open to
+        // all.
         let private = fs::set_permissions(self.state(), fs::Permissions::from_mode(MODE));
         private.with_context(|| format!("make {} private", self.state().display()))?;
         if let Some(topmost) = topmost.filter(|topmost| *topmost != self.root) {
@@ -197,16 +212,19 @@ impl PinDir {
 
     /// Becomes the one agent of this directory; `None` if there is one.
     pub fn lock(&self) -> Result<Option<Lock>> {
-        let directory = File::open(self.state()).with_context(|| format!("open {}", self.state().display()))?;
+        let directory =
+            File::open(self.state()).with_context(|| format!("open {}", self.state().display()))?;
         match directory.try_lock() {
             Ok(()) => Ok(Some(Lock { _directory: directory })),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", self.state().display())),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("lock {}", self.state().display()))
+            }
         }
     }
 
-    /// Whether an agent holds this directory. Who looks shares the lock with others who look, and none takes another for
-    /// an agent.
+    /// Whether an agent holds this directory. Who looks shares the lock with others who look, and
+    /// none takes another for an agent.
     pub fn agent_runs(&self) -> bool {
         let looked = File::open(self.state()).map(|directory| directory.try_lock_shared());
         matches!(looked, Ok(Err(TryLockError::WouldBlock)))
@@ -222,7 +240,11 @@ impl PinDir {
             let words = line.split_whitespace().collect::<Vec<_>>();
             let held = words.get(1) == Some(&"FLOCK") && words.get(3) == Some(&"WRITE");
             let here = words.get(5).is_some_and(|found| *found == place);
-            if held && here { words.get(4)?.parse().ok().filter(|process| *process != 0) } else { None }
+            if held && here {
+                words.get(4)?.parse().ok().filter(|process| *process != 0)
+            } else {
+                None
+            }
         };
         locks.lines().find_map(holder)
     }
@@ -231,14 +253,15 @@ impl PinDir {
     pub(super) fn remove_state(&self) -> Result<()> {
         for child in children(&self.state()) {
             let is_directory = fs::symlink_metadata(&child).is_ok_and(|found| found.is_dir());
-            let removed = if is_directory { fs::remove_dir_all(&child) } else { fs::remove_file(&child) };
+            let removed =
+                if is_directory { fs::remove_dir_all(&child) } else { fs::remove_file(&child) };
             removed.with_context(|| format!("remove {}", child.display()))?;
         }
         remove_empty(&self.state())
     }
 
-    /// Removes every layout's pins and the directory itself where it is empty then, and so those above it that were made for
-    /// it.
+    /// Removes every layout's pins and the directory itself where it is empty then, and so those
+    /// above it that were made for it.
     pub fn remove(&self) -> Result<()> {
         let layouts = self.layouts();
         let made = layouts.iter().flat_map(Self::made).map(Path::to_owned).collect::<Vec<_>>();
@@ -258,7 +281,10 @@ impl PinDir {
     /// Notes where the agent of this gateway listens and in which network namespace it is.
     pub(crate) fn set_place(&self, socket: &Path) -> Result<()> {
         self.point(SOCKET, socket)?;
-        self.point(NETNS, &fs::read_link(OWN_NETNS).context("read the name of the network namespace")?)
+        self.point(
+            NETNS,
+            &fs::read_link(OWN_NETNS).context("read the name of the network namespace")?,
+        )
     }
 
     /// Where the agent of this gateway listens, or listened last.
@@ -292,20 +318,28 @@ impl PinDir {
 
     /// The interfaces that the configuration names, in order.
     pub fn managed(&self) -> Vec<String> {
-        let parse = |path: PathBuf| Some(interface_name(path.file_name()?.to_str()?.strip_prefix(MANAGED)?));
+        let parse = |path: PathBuf| {
+            Some(interface_name(path.file_name()?.to_str()?.strip_prefix(MANAGED)?))
+        };
         let mut managed = children(&self.state()).into_iter().filter_map(parse).collect::<Vec<_>>();
         managed.sort();
         managed
     }
 
-    /// Moves pins and markers whose names begin with one of these to another state, each at once; what is there stays behind.
+    /// Moves pins and markers whose names begin with one of these to another state, each at once;
+    /// what is there stays behind.
     pub(super) fn hand_over(&self, to: &Self, prefixes: &[&str]) -> Result<()> {
-        let name = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let name = |path: &PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned()
+        };
         let moved = children(&self.state()).into_iter();
-        for from in moved.filter(|path| prefixes.iter().any(|prefix| name(path).starts_with(prefix))) {
+        for from in
+            moved.filter(|path| prefixes.iter().any(|prefix| name(path).starts_with(prefix)))
+        {
             let to = to.map(&name(&from));
             if !to.exists() {
-                fs::rename(&from, &to).with_context(|| format!("move {} to {}", from.display(), to.display()))?;
+                fs::rename(&from, &to)
+                    .with_context(|| format!("move {} to {}", from.display(), to.display()))?;
             }
         }
         Ok(())
@@ -333,7 +367,9 @@ pub(super) fn remove_empty(directory: &Path) -> Result<()> {
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy
+                io::ErrorKind::DirectoryNotEmpty
+                    | io::ErrorKind::NotFound
+                    | io::ErrorKind::ResourceBusy
             ) =>
         {
             Ok(())
@@ -354,7 +390,8 @@ pub(super) fn interface_name(file_name: &str) -> String {
 
 /// The directories `v<number>` below a pin directory.
 fn layouts(root: &Path) -> Vec<(u32, PathBuf)> {
-    let layout = |path: PathBuf| Some((path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()?, path));
+    let layout =
+        |path: PathBuf| Some((path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()?, path));
     children(root).into_iter().filter_map(layout).collect()
 }
 
@@ -365,7 +402,8 @@ pub(super) fn children(directory: &Path) -> Vec<PathBuf> {
 /// Refuses a place where nothing can be pinned.
 fn require_bpf_fs(path: &Path) -> Result<()> {
     let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let name = CString::new(existing.as_os_str().as_bytes()).context("read the pin directory's name")?;
+    let name =
+        CString::new(existing.as_os_str().as_bytes()).context("read the pin directory's name")?;
     // SAFETY: an all-zero statfs is valid, and the kernel fills it.
     let mut found: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: `name` ends with zero and both outlive the call.
@@ -408,7 +446,10 @@ mod tests {
         deep.remove()?;
         assert!(!there.path().join("new/a").exists() && beside.exists());
         old.remove()?;
-        assert!(fs::read_dir(there.path().join("old"))?.next().is_none(), "somebody else's stays, empty");
+        assert!(
+            fs::read_dir(there.path().join("old"))?.next().is_none(),
+            "somebody else's stays, empty"
+        );
         flat.remove()?;
         assert!(!flat.root().exists() && there.path().exists());
         let again = state("other/f")?;
@@ -421,7 +462,10 @@ mod tests {
     #[test]
     fn pins_of_vlan_interfaces_have_names_without_dots() {
         let pin = PinDir::new("/sys/fs/bpf/steer").link("eth0.100", Kind::Tc);
-        assert_eq!(pin, Path::new(&format!("/sys/fs/bpf/steer/v{LAYOUT_VERSION}/link_eth0:100_tc")));
+        assert_eq!(
+            pin,
+            Path::new(&format!("/sys/fs/bpf/steer/v{LAYOUT_VERSION}/link_eth0:100_tc"))
+        );
         assert_eq!(interface_name("eth0:100"), "eth0.100");
     }
 }

@@ -1,9 +1,10 @@
 //! Tables that get another size, or come from another layout (`carry`), while programs run.
 //!
-//! The new table is made beside the old one and filled while the old programs still write to the old one. Right before the
-//! new programs take over it is made the same once more ([`mirror`]); once they have, the old table is walked a last time,
-//! and what was written to it in between is brought over ([`merge`]). No copy has the lock of a flow: who holds it holds it
-//! in the other table.
+//! The new table is made beside the old one and filled while the old programs still write to the
+//! old one. Right before the new programs take over it is made the same once more ([`mirror`]);
+//! once they have, the old table is walked a last time, and what was written to it in between is
+//! brought over ([`merge`]). No copy has the lock of a flow: who holds it holds it in the other
+//! table.
 
 use std::{os::fd::AsFd as _, path::Path, thread, time::Duration};
 
@@ -17,8 +18,8 @@ use steer_common::{
 
 use super::{Table, sys};
 
-/// How often a flow that a packet has locked is looked at again, and how long the packet gets each time: it needs some
-/// microseconds.
+/// How often a flow that a packet has locked is looked at again, and how long the packet gets each
+/// time: it needs some microseconds.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -29,8 +30,8 @@ pub(super) struct Copier {
 }
 
 impl Copier {
-    /// That of a map, by what it holds. `None`: a map of another size starts empty, for counters of another version mean
-    /// something else.
+    /// That of a map, by what it holds. `None`: a map of another size starts empty, for counters of
+    /// another version mean something else.
     pub(super) fn of(map: &Map) -> Option<Self> {
         match map.value.name {
             "Flow" => Some(Self::new::<FlowKey, Flow>()),
@@ -126,7 +127,8 @@ fn rank(flow: &Flow) -> u8 {
 /// Whether one record of a flow has seen more of it than another in the same state.
 fn is_ahead(old: &Flow, new: &Flow) -> bool {
     let ahead = |a: u32, b: u32| (a.wrapping_sub(b) as i32) > 0;
-    let numbers = ahead(old.client_next, new.client_next) || ahead(old.server_next, new.server_next);
+    let numbers =
+        ahead(old.client_next, new.client_next) || ahead(old.server_next, new.server_next);
     let behind = ahead(new.client_next, old.client_next) || ahead(new.server_next, old.server_next);
     match (numbers, behind) {
         (true, false) => true,
@@ -198,13 +200,17 @@ impl Entry for Leg {
     }
 }
 
-/// Makes a table the same as another, locks aside. Nobody else may write to it. Returns how many entries did not fit.
+/// Makes a table the same as another, locks aside. Nobody else may write to it. Returns how many
+/// entries did not fit.
 pub(super) fn mirror<K: Pod, O: Pod + Becomes<V>, V: Entry>(from: &Path, to: &Path) -> Result<u64> {
     let (from, mut to) = (Table::<K, O>::open_pin(from)?, Table::<K, V>::open_pin(to)?);
     to.remove_stale(|key, _| matches!(from.find(key), Ok(None)))?;
     let (mut left, mut failed) = (0, Ok(()));
     from.for_each_batch(|keys, values| {
-        let both = keys.iter().zip(values).filter_map(|(key, value)| Some((*key, value.becomes()?.unlocked())));
+        let both = keys
+            .iter()
+            .zip(values)
+            .filter_map(|(key, value)| Some((*key, value.becomes()?.unlocked())));
         let (keys, values) = both.unzip::<_, _, Vec<_>, Vec<_>>();
         match to.insert_all(&keys, &values) {
             Ok(refused) => left += refused,
@@ -214,10 +220,11 @@ pub(super) fn mirror<K: Pod, O: Pod + Becomes<V>, V: Entry>(from: &Path, to: &Pa
     failed.map(|()| left)
 }
 
-/// Brings over what was written to a table since it was mirrored; others may write to the new one meanwhile. `since` is when
-/// the mirror was begun, seconds of CLOCK_MONOTONIC; without it everything that is missing is brought over, and nothing
-/// removed. `AT_REST` says that nothing new began in the new table meanwhile: what is another thing in the old one is the later.
-/// Returns how many entries did not fit.
+/// Brings over what was written to a table since it was mirrored; others may write to the new one
+/// meanwhile. `since` is when the mirror was begun, seconds of CLOCK_MONOTONIC; without it
+/// everything that is missing is brought over, and nothing removed. `AT_REST` says that nothing new
+/// began in the new table meanwhile: what is another thing in the old one is the later. Returns how
+/// many entries did not fit.
 pub(super) fn merge<K: Pod, O: Pod + Becomes<V>, V: Entry, const AT_REST: bool>(
     from: &Path,
     to: &Path,
@@ -234,7 +241,8 @@ pub(super) fn merge<K: Pod, O: Pod + Becomes<V>, V: Entry, const AT_REST: bool>(
     })?;
     failed?;
     if let Some(since) = since {
-        // What has no newer stamp was in the old table when it was mirrored, and was removed from there.
+        // What has no newer stamp was in the old table when it was mirrored, and was removed from
+        // there.
         to.remove_stale(|key, value| value.stamp() < since && matches!(from.find(key), Ok(None)))?;
     }
     Ok(left)
@@ -269,14 +277,18 @@ fn bring<K: Pod, V: Entry, const AT_REST: bool>(
 
 /// Settles in `flows` what `splices` says is re-homed: a splice is the proof of it.
 pub(super) fn settle(splices: &Path, flows: &Path) -> Result<()> {
-    let (splices, mut flows) = (Table::<FlowKey, Flow>::open_pin(splices)?, Table::<FlowKey, Flow>::open_pin(flows)?);
+    let (splices, mut flows) =
+        (Table::<FlowKey, Flow>::open_pin(splices)?, Table::<FlowKey, Flow>::open_pin(flows)?);
     let mut failed = Ok(());
     splices.for_each(|key, splice| {
         if Word(splice.word).state() != State::Spliced {
             return;
         }
         let settled = flows.find(&key).and_then(|flow| match flow {
-            Some(flow) if Word(flow.word).isn() == Word(splice.word).isn() && rank(&flow) < rank(&splice) => {
+            Some(flow)
+                if Word(flow.word).isn() == Word(splice.word).isn()
+                    && rank(&flow) < rank(&splice) =>
+            {
                 flows.insert(&key, &splice.with(&flow))
             }
             Some(_) | None => Ok(()),
@@ -319,8 +331,16 @@ mod tests {
         for settled in [State::Spliced, State::First] {
             for unsettled in [State::Established, State::Gather, State::Wait] {
                 let (old, new) = (flow(settled, 7, 5), flow(unsettled, 7, 9));
-                assert_eq!(old.with(&new), Flow { seen: 9, ..old }, "{settled:?} was, {unsettled:?} is copied");
-                assert_eq!(new.with(&old), Flow { seen: 9, ..old }, "{unsettled:?} was, {settled:?} is");
+                assert_eq!(
+                    old.with(&new),
+                    Flow { seen: 9, ..old },
+                    "{settled:?} was, {unsettled:?} is copied"
+                );
+                assert_eq!(
+                    new.with(&old),
+                    Flow { seen: 9, ..old },
+                    "{unsettled:?} was, {settled:?} is"
+                );
             }
         }
     }
@@ -338,8 +358,14 @@ mod tests {
         let new = Flow { flags: FLOW_LEARNED, client_next: 10, ..flow(State::First, 7, 5) };
         let both = old.with(&new);
         assert_eq!((both.flags, both.client_next), (FLOW_CLIENT_FIN | FLOW_LEARNED, 20));
-        assert_eq!(flow(State::First, 7, 5).with(&flow(State::Established, 8, 6)), flow(State::Established, 8, 6));
-        assert_eq!(flow(State::Established, 8, 6).with(&flow(State::First, 7, 5)), flow(State::Established, 8, 6));
+        assert_eq!(
+            flow(State::First, 7, 5).with(&flow(State::Established, 8, 6)),
+            flow(State::Established, 8, 6)
+        );
+        assert_eq!(
+            flow(State::Established, 8, 6).with(&flow(State::First, 7, 5)),
+            flow(State::Established, 8, 6)
+        );
     }
 
     #[test]

@@ -1,17 +1,21 @@
 //! The capabilities that steer needs: refuses where they are missing, and gives up the others.
 //!
-//! A thread has its own: they are given up before any other thread is there, and every later one inherits what is left.
+//! A thread has its own: they are given up before any other thread is there, and every later one
+//! inherits what is left.
 
 use anyhow::{Context as _, Result, bail};
-use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs,
+};
 
 /// Asked of every verb that touches a gateway.
 const EVERY_VERB: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::NET_ADMIN);
-/// The agent while it comes up: `CAP_BPF` to make maps and load programs, and `CAP_PERFMON`, without which the verifier
-/// takes no program that subtracts packet pointers.
+/// The agent while it comes up: `CAP_BPF` to make maps and load programs, and `CAP_PERFMON`,
+/// without which the verifier takes no program that subtracts packet pointers.
 const START: CapabilitySet = EVERY_VERB.union(CapabilitySet::PERFMON);
-/// The agent once its programs are loaded: it attaches them to interfaces that come back, and assigns VIPs. Maps that are
-/// pinned belong to whoever may open their pins; only making maps and loading programs is for `CAP_BPF` (Linux 5.19).
+/// The agent once its programs are loaded: it attaches them to interfaces that come back, and
+/// assigns VIPs. Maps that are pinned belong to whoever may open their pins; only making maps and
+/// loading programs is for `CAP_BPF` (Linux 5.19).
 const RUN: CapabilitySet = CapabilitySet::NET_ADMIN;
 
 const NAMES: [(CapabilitySet, &str); 3] = [
@@ -25,8 +29,8 @@ pub fn require() -> Result<()> {
     require_all(EVERY_VERB)
 }
 
-/// Refuses in one sentence where the agent cannot load its programs, and gives up what it does not need for that.
-/// Afterwards no program that this process runs can have more.
+/// Refuses in one sentence where the agent cannot load its programs, and gives up what it does not
+/// need for that. Afterwards no program that this process runs can have more.
 pub(crate) fn keep_to_start() -> Result<()> {
     require_all(START)?;
     set_no_new_privs(true).context("do without new privileges")?;
@@ -59,12 +63,15 @@ fn lacking(have: CapabilitySet, needed: CapabilitySet) -> Option<String> {
 
 fn keep(kept: CapabilitySet) -> Result<()> {
     // Ambient ones go with the inheritable ones (capabilities(7)).
-    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-    set_capabilities(None, sets).with_context(|| format!("keep to the capabilities {}", names(kept)))
+    let sets =
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets)
+        .with_context(|| format!("keep to the capabilities {}", names(kept)))
 }
 
 fn names(set: CapabilitySet) -> String {
-    let names = NAMES.iter().filter(|(capability, _)| set.contains(*capability)).map(|(_, name)| *name);
+    let names =
+        NAMES.iter().filter(|(capability, _)| set.contains(*capability)).map(|(_, name)| *name);
     let names = names.collect::<Vec<_>>();
     match names.split_last() {
         Some((last, [])) => (*last).to_owned(),
@@ -80,7 +87,10 @@ mod tests {
     #[test]
     fn root_suffices_and_a_plain_user_does_not() {
         assert_eq!(lacking(CapabilitySet::all(), START), None);
-        assert_eq!(lacking(CapabilitySet::empty(), EVERY_VERB).as_deref(), Some("CAP_BPF and CAP_NET_ADMIN"));
+        assert_eq!(
+            lacking(CapabilitySet::empty(), EVERY_VERB).as_deref(),
+            Some("CAP_BPF and CAP_NET_ADMIN")
+        );
     }
 
     #[test]

@@ -22,7 +22,8 @@ const BPF_LINK_DETACH: libc::c_long = 34;
 /// `enum bpf_attach_type`.
 const BPF_TCX_INGRESS: u32 = 46;
 
-/// Entries asked for at once, and the bytes they may take; more entries than a hash bucket holds in any case.
+/// Entries asked for at once, and the bytes they may take; more entries than a hash bucket holds in
+/// any case.
 const BATCH: usize = 4096;
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -40,8 +41,12 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// Calls `each` with every entry of a hash map or an array, some at a time; in between entries may be removed.
-pub(super) fn lookup_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, each: &mut dyn FnMut(&[K], &[V])) -> io::Result<()> {
+/// Calls `each` with every entry of a hash map or an array, some at a time; in between entries may
+/// be removed.
+pub(super) fn lookup_all<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    each: &mut dyn FnMut(&[K], &[V]),
+) -> io::Result<()> {
     let batch = BATCH.min(BATCH_BYTES / mem::size_of::<V>().max(1));
     let (mut keys, mut values) = (zeroed::<K>(batch), zeroed::<V>(batch));
     let (mut position, mut next, mut first) = (0_u64, 0_u64, true);
@@ -55,14 +60,17 @@ pub(super) fn lookup_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, each: &mut dyn FnM
             map_fd: map.as_raw_fd() as u32,
             ..Default::default()
         };
-        // SAFETY: both buffers hold `count` entries of the map's own sizes (checked by aya when it was opened).
+        // SAFETY: both buffers hold `count` entries of the map's own sizes (checked by aya when it
+        // was opened).
         let outcome = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };
         let ended = match outcome {
             Ok(_) => false,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
             Err(error) => return Err(error),
         };
-        if let (Some(keys), Some(values)) = (keys.get(..attr.count as usize), values.get(..attr.count as usize)) {
+        if let (Some(keys), Some(values)) =
+            (keys.get(..attr.count as usize), values.get(..attr.count as usize))
+        {
             each(keys, values);
         }
         if ended {
@@ -85,8 +93,14 @@ pub(super) fn keys<K: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<K>> {
     loop {
         let mut next = zeroed::<K>(1);
         let key = keys.last().map_or(0, |key| (&raw const *key) as u64);
-        let mut attr = NextAttr { map_fd: map.as_raw_fd() as u32, _zero: 0, key, next: next.as_mut_ptr() as u64 };
-        // SAFETY: both pointers are those of keys of the map's size, as the caller made sure, or zero.
+        let mut attr = NextAttr {
+            map_fd: map.as_raw_fd() as u32,
+            _zero: 0,
+            key,
+            next: next.as_mut_ptr() as u64,
+        };
+        // SAFETY: both pointers are those of keys of the map's size, as the caller made sure, or
+        // zero.
         match unsafe { bpf(BPF_MAP_GET_NEXT_KEY, &mut attr) } {
             Ok(_) => keys.append(&mut next),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(keys),
@@ -95,8 +109,13 @@ pub(super) fn keys<K: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<K>> {
     }
 }
 
-/// Writes many entries with one call. Where one of them fails nothing behind it is written; how many were is told.
-pub(super) fn update_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> (usize, io::Result<()>) {
+/// Writes many entries with one call. Where one of them fails nothing behind it is written; how
+/// many were is told.
+pub(super) fn update_all<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> (usize, io::Result<()>) {
     debug_assert_eq!(keys.len(), values.len());
     if keys.is_empty() {
         return (0, Ok(()));
@@ -171,10 +190,12 @@ pub(super) fn link(pin: &Path) -> io::Result<Link> {
     Ok(Link { id: info.id, program: info.program, ifindex: info.ifindex })
 }
 
-/// Programs that are asked for at once at an interface; the kernel has room for 64 (`BPF_MPROG_MAX`).
+/// Programs that are asked for at once at an interface; the kernel has room for 64
+/// (`BPF_MPROG_MAX`).
 const QUERIED: usize = 64;
 
-/// The programs at the TC ingress of an interface in the order in which they run, each with its link, if it has one.
+/// The programs at the TC ingress of an interface in the order in which they run, each with its
+/// link, if it has one.
 pub(super) fn tcx_ingress(ifindex: u32) -> io::Result<Vec<(u32, u32)>> {
     /// `bpf_attr.query` (linux/bpf.h).
     #[repr(C)]
@@ -243,10 +264,12 @@ pub(super) fn bytes<T: Pod>(value: &T) -> &[u8] {
 ///
 /// # Safety
 ///
-/// `attr` must be what `command` expects, and every pointer in it valid for what the command does with it.
+/// `attr` must be what `command` expects, and every pointer in it valid for what the command does
+/// with it.
 unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
     // SAFETY: as promised by the caller.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr as *mut T, mem::size_of::<T>()) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, attr as *mut T, mem::size_of::<T>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 

@@ -1,4 +1,5 @@
-//! A pinned hash map with the operations this project needs: read, write, walk in batches, remove what is stale.
+//! A pinned hash map with the operations this project needs: read, write, walk in batches, remove
+//! what is stale.
 
 use std::{os::fd::AsFd as _, path::Path};
 
@@ -49,7 +50,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
         match self.map.insert(key, value, NO_EXIST).map_err(errno) {
             Ok(()) | Err(Some(libc::EEXIST)) => Ok(true),
             Err(Some(libc::E2BIG)) => Ok(false),
-            Err(errno) => bail!("write an entry of the map {}: error {}", self.name, errno.unwrap_or_default()),
+            Err(errno) => bail!(
+                "write an entry of the map {}: error {}",
+                self.name,
+                errno.unwrap_or_default()
+            ),
         }
     }
 
@@ -60,10 +65,15 @@ impl<K: Pod, V: Pod> Table<K, V> {
             let done = match sys::update_all(self.raw.fd().as_fd(), keys, values) {
                 (_, Ok(())) => return Ok(refused),
                 (done, Err(error)) if error.raw_os_error() == Some(libc::E2BIG) => done,
-                (_, Err(error)) => return Err(error).with_context(|| format!("write the map {}", self.name)),
+                (_, Err(error)) => {
+                    return Err(error).with_context(|| format!("write the map {}", self.name));
+                }
             };
             refused += 1;
-            (keys, values) = (keys.get(done + 1..).unwrap_or_default(), values.get(done + 1..).unwrap_or_default());
+            (keys, values) = (
+                keys.get(done + 1..).unwrap_or_default(),
+                values.get(done + 1..).unwrap_or_default(),
+            );
         }
     }
 
@@ -80,13 +90,17 @@ impl<K: Pod, V: Pod> Table<K, V> {
         remove(&mut self.map, key).with_context(|| format!("remove from the map {}", self.name))
     }
 
-    /// Removes every entry that is stale, and still is when looked at again; how many. Memory is taken for one batch,
-    /// however many they are.
+    /// Removes every entry that is stale, and still is when looked at again; how many. Memory is
+    /// taken for one batch, however many they are.
     pub fn remove_stale(&mut self, mut stale: impl FnMut(&K, &V) -> bool) -> Result<u64> {
         let Self { name, map, raw } = self;
         let (mut removed, mut failed) = (0, Ok(()));
         let mut judge = |keys: &[K], values: &[V]| {
-            let found = keys.iter().zip(values).filter(|(key, value)| stale(key, value)).map(|(key, _)| *key);
+            let found = keys
+                .iter()
+                .zip(values)
+                .filter(|(key, value)| stale(key, value))
+                .map(|(key, _)| *key);
             for key in found.collect::<Vec<_>>() {
                 match remove_if(map, &key, |value| stale(&key, value)) {
                     Ok(there) => removed += u64::from(there),
@@ -94,14 +108,20 @@ impl<K: Pod, V: Pod> Table<K, V> {
                 }
             }
         };
-        sys::lookup_all(raw.fd().as_fd(), &mut judge).with_context(|| format!("walk the map {name}"))?;
-        failed.with_context(|| format!("remove what is stale from the map {name}")).map(|()| removed)
+        sys::lookup_all(raw.fd().as_fd(), &mut judge)
+            .with_context(|| format!("walk the map {name}"))?;
+        failed
+            .with_context(|| format!("remove what is stale from the map {name}"))
+            .map(|()| removed)
     }
 
     /// Calls `each` for every entry.
     pub fn for_each(&self, mut each: impl FnMut(K, V)) -> Result<()> {
-        let mut batch = |keys: &[K], values: &[V]| keys.iter().zip(values).for_each(|(key, value)| each(*key, *value));
-        sys::lookup_all(self.raw.fd().as_fd(), &mut batch).with_context(|| format!("walk the map {}", self.name))
+        let mut batch = |keys: &[K], values: &[V]| {
+            keys.iter().zip(values).for_each(|(key, value)| each(*key, *value))
+        };
+        sys::lookup_all(self.raw.fd().as_fd(), &mut batch)
+            .with_context(|| format!("walk the map {}", self.name))
     }
 
     /// Every entry.
@@ -120,7 +140,11 @@ impl<K: Pod, V: Pod> Table<K, V> {
 
     /// How many entries there can be.
     pub fn max_entries(&self) -> Result<u32> {
-        Ok(self.raw.info().with_context(|| format!("read the size of the map {}", self.name))?.max_entries())
+        Ok(self
+            .raw
+            .info()
+            .with_context(|| format!("read the size of the map {}", self.name))?
+            .max_entries())
     }
 }
 
@@ -136,7 +160,11 @@ fn remove<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>, key: &K) -> Result<b
     match map.remove(key) {
         Ok(()) => Ok(true),
         Err(MapError::KeyNotFound) => Ok(false),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }
@@ -163,7 +191,8 @@ impl<V: Pod> Slots<V> {
     pub(super) fn open(dir: &PinDir, name: &str) -> Result<Self> {
         let pin = dir.map(name);
         let map = super::open(dir, name)?;
-        let raw = MapData::from_pin(&pin).with_context(|| format!("open the pinned map {}", pin.display()))?;
+        let raw = MapData::from_pin(&pin)
+            .with_context(|| format!("open the pinned map {}", pin.display()))?;
         Ok(Self { name: name.to_owned(), map, raw })
     }
 

@@ -1,8 +1,9 @@
 //! What a start is about to change, kept in the pin directory until it is through.
 //!
-//! An agent that dies in the middle leaves pools that are neither those of before nor those of its file. The next one puts
-//! back what was there, whatever file it has, and begins from that. The records are written aside and get their place by one
-//! rename: they are there whole, or not at all.
+//! An agent that dies in the middle leaves pools that are neither those of before nor those of its
+//! file. The next one puts back what was there, whatever file it has, and begins from that. The
+//! records are written aside and get their place by one rename: they are there whole, or not at
+//! all.
 
 use std::{
     fs::{self, DirBuilder},
@@ -42,7 +43,11 @@ pub(crate) struct Before {
 impl Before {
     /// Reads the maps.
     pub(crate) fn read(plane: &Plane) -> Result<Self> {
-        Ok(Self { vips: plane.vips()?, backends: plane.backends()?, configured: plane.configured.entries()? })
+        Ok(Self {
+            vips: plane.vips()?,
+            backends: plane.backends()?,
+            configured: plane.configured.entries()?,
+        })
     }
 
     /// Keeps it in the pin directory.
@@ -83,7 +88,8 @@ impl Before {
 
 fn write<K: Pod, V: Pod>(pin: &PathBuf, entries: &[(K, V)]) -> Result<()> {
     let size = u32::try_from(entries.len()).unwrap_or(u32::MAX).max(1);
-    let mut map: HashMap<MapData, K, V> = HashMap::create(size, 0).context("make a map of what was before")?;
+    let mut map: HashMap<MapData, K, V> =
+        HashMap::create(size, 0).context("make a map of what was before")?;
     for (key, value) in entries {
         map.insert(key, value, 0).context("note what was before")?;
     }

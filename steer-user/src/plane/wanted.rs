@@ -1,4 +1,5 @@
-//! The maps as a start wants them: the list of [`steer_common::maps`] with the sizes that the configuration asks for.
+//! The maps as a start wants them: the list of [`steer_common::maps`] with the sizes that the
+//! configuration asks for.
 
 use anyhow::{Context as _, Result};
 use steer_common::maps::{Kind, MAPS, Map};
@@ -6,8 +7,8 @@ use steer_common::maps::{Kind, MAPS, Map};
 use super::kernel::Kernel;
 use crate::config::Sizes;
 
-/// Every map that is shared with the programs, with the entries that it is to have: LRU maps get as many as the running
-/// kernel needs.
+/// Every map that is shared with the programs, with the entries that it is to have: LRU maps get as
+/// many as the running kernel needs.
 pub(super) fn wanted(sizes: &Sizes) -> Result<Vec<Map>> {
     let least = least_lru_entries()?;
     let with_size = |map: &Map| {
@@ -36,13 +37,15 @@ mod tests {
     fn the_programs_have_the_maps_of_the_list_and_no_others() -> Result<()> {
         /// Entries are allocated when the map is made; both sides write.
         const NO_FLAGS: u32 = 0;
-        let shape =
-            |map: &aya_obj::Map| (map.map_type(), map.key_size(), map.value_size(), map.max_entries(), map.map_flags());
+        let shape = |map: &aya_obj::Map| {
+            (map.map_type(), map.key_size(), map.value_size(), map.max_entries(), map.map_flags())
+        };
         let object = aya_obj::Object::parse(OBJECT)?;
         // The loader makes maps of the compiler's constants, too (`.rodata`).
         let declared = object.maps.iter().filter(|(name, _)| !name.starts_with('.'));
         let found = declared.map(|(name, map)| (name.as_str(), shape(map)));
-        let (unpinned, mut pinned) = found.partition::<BTreeMap<_, _>, _>(|(name, _)| UNPINNED.contains(name));
+        let (unpinned, mut pinned) =
+            found.partition::<BTreeMap<_, _>, _>(|(name, _)| UNPINNED.contains(name));
         assert_eq!(unpinned.into_keys().collect::<Vec<_>>(), UNPINNED);
         for map in MAPS {
             let listed = (map.kind as u32, map.key.size, map.value.size, map.entries, NO_FLAGS);

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use steer_common::shared::{BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Outcomes, PATH_RETURN_SEEN};
+use steer_common::shared::{
+    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Outcomes, PATH_RETURN_SEEN,
+};
 
 use crate::{address::socket, clock, plane::Plane};
 
@@ -128,7 +130,8 @@ impl Backends {
 impl BackendReport {
     fn read(plane: &Plane, id: u32, backend: &Backend) -> Result<Self> {
         let stats = plane.backend_stats(id)?;
-        let deadline = Some(backend.drain_until).filter(|until| *until != 0 && backend.flags & BACKEND_DRAINING != 0);
+        let deadline = Some(backend.drain_until)
+            .filter(|until| *until != 0 && backend.flags & BACKEND_DRAINING != 0);
         Ok(Self {
             id,
             address: socket(&backend.endpoint),

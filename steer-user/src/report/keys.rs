@@ -1,5 +1,5 @@
-//! `steer keys list`. Names of ticket keys stand in clear in every ticket of their server and tell nothing of clients:
-//! they are shown whole.
+//! `steer keys list`. Names of ticket keys stand in clear in every ticket of their server and tell
+//! nothing of clients: they are shown whole.
 
 use std::{collections::HashMap, net::SocketAddr};
 
@@ -7,7 +7,10 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use steer_common::{
     session::NameLayout,
-    shared::{KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, SessionKey, VIP_NAME_FOUND, VIP_TELL_TICKETS, Vip},
+    shared::{
+        KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, SessionKey, VIP_NAME_FOUND,
+        VIP_TELL_TICKETS, Vip,
+    },
 };
 
 use crate::{address::socket, clock, config::LayoutWord, plane::Plane};
@@ -107,14 +110,18 @@ impl Keys {
     /// Reads the maps; of one VIP, if one is named.
     pub fn read(plane: &Plane, only: Option<SocketAddr>) -> Result<Self> {
         let backends = plane.backends()?.into_iter();
-        let backends = backends.map(|(id, backend)| (id as u16, socket(&backend.endpoint))).collect();
+        let backends =
+            backends.map(|(id, backend)| (id as u16, socket(&backend.endpoint))).collect();
         let vips = plane.vips()?.into_iter().map(|(at, vip)| (socket(&at), vip));
         let vips = vips.filter(|(at, _)| only.is_none_or(|only| only == *at)).collect::<Vec<_>>();
         if let Some(only) = only.filter(|_| vips.is_empty()) {
             bail!("there is no VIP {only}");
         }
-        let places =
-            Places { now: clock::seconds(), backends, vips: vips.iter().map(|(at, vip)| (vip.id, *at)).collect() };
+        let places = Places {
+            now: clock::seconds(),
+            backends,
+            vips: vips.iter().map(|(at, vip)| (vip.id, *at)).collect(),
+        };
         let mut found = Vec::new();
         plane.key_names.for_each(|key, name| {
             let report = places.report(&key, &name);
@@ -135,7 +142,8 @@ impl LayoutReport {
             flags if flags & VIP_NAME_FOUND != 0 => LayoutOrigin::Found,
             _ => LayoutOrigin::Configured,
         };
-        let layout = LayoutWord(NameLayout { at: record.name_at, len: record.name_len }).to_string();
+        let layout =
+            LayoutWord(NameLayout { at: record.name_at, len: record.name_len }).to_string();
         Self { vip, layout: (origin != LayoutOrigin::Searched).then_some(layout), origin }
     }
 }
@@ -181,17 +189,24 @@ mod tests {
         };
         let key = SessionKey::new(0, Kind::KeyName, &[0xa1, 0, 0xc3, 4]).unwrap();
         let both = KEY_NAME_CONFIGURED | KEY_NAME_SHARED;
-        let name = KeyName { owner: 1, flags: both, first_seen: 40, last_seen: 90, ..KeyName::default() };
+        let name =
+            KeyName { owner: 1, flags: both, first_seen: 40, last_seen: 90, ..KeyName::default() };
         let report = places.report(&key, &name);
         assert_eq!((report.name.as_str(), report.vip), ("a100c304", Some(at("198.51.100.10:443"))));
         assert_eq!((report.age_seconds, report.idle_seconds, report.shared), (60, 10, true));
-        assert_eq!((report.origin, report.owner_address), (NameOrigin::Configured, Some(at("10.0.0.1:443"))));
+        assert_eq!(
+            (report.origin, report.owner_address),
+            (NameOrigin::Configured, Some(at("10.0.0.1:443")))
+        );
     }
 
     #[test]
     fn a_layout_says_how_it_is_known() {
         let report = |flags, name_len| {
-            let report = LayoutReport::new("192.0.2.1:1".parse().unwrap(), &Vip { flags, name_len, ..Vip::default() });
+            let report = LayoutReport::new(
+                "192.0.2.1:1".parse().unwrap(),
+                &Vip { flags, name_len, ..Vip::default() },
+            );
             (report.layout, report.origin)
         };
         assert_eq!(report(0, 16), (Some("16@0".into()), LayoutOrigin::Configured));

@@ -1,5 +1,5 @@
-//! What is reported, read from the pinned maps alone: the shapes behind `--json` (docs/cli.md), the tables and the
-//! metrics.
+//! What is reported, read from the pinned maps alone: the shapes behind `--json` (docs/cli.md), the
+//! tables and the metrics.
 
 mod backends;
 mod keys;

@@ -64,8 +64,8 @@ pub struct Matcher {
 }
 
 impl Matcher {
-    /// Those whose identifier starts with these hexadecimal digits, of this owner, at this VIP; what is absent does not
-    /// matter.
+    /// Those whose identifier starts with these hexadecimal digits, of this owner, at this VIP;
+    /// what is absent does not matter.
     ///
     /// # Errors
     /// When there is no such backend or VIP, or the digits are none.
@@ -76,10 +76,13 @@ impl Matcher {
         vip: Option<SocketAddr>,
     ) -> Result<Self> {
         let names = Names::read(plane)?;
-        if let Some(owner) = owner.filter(|owner| !names.backends.iter().any(|(_, b)| b.endpoint == endpoint(*owner))) {
+        if let Some(owner) = owner
+            .filter(|owner| !names.backends.iter().any(|(_, b)| b.endpoint == endpoint(*owner)))
+        {
             bail!("there is no backend {owner}");
         }
-        if let Some(vip) = vip.filter(|vip| !names.vips.iter().any(|(at, _)| *at == endpoint(*vip))) {
+        if let Some(vip) = vip.filter(|vip| !names.vips.iter().any(|(at, _)| *at == endpoint(*vip)))
+        {
             bail!("there is no VIP {vip}");
         }
         Ok(Self { owner, vip, ..Self::of_prefix(prefix.unwrap_or_default())? })
@@ -92,7 +95,8 @@ impl Matcher {
         };
         let pairs = digits.chunks_exact(2);
         let nibble = pairs.remainder().first().copied();
-        let prefix = pairs.map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+        let prefix =
+            pairs.map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
         Ok(Self { prefix, nibble, ..Self::default() })
     }
 
@@ -108,8 +112,12 @@ impl Matcher {
         id.starts_with(&self.prefix)
             && self.nibble.is_none_or(nibble)
             && self.kind.is_none_or(|kind| key.kind == kind as u8)
-            && self.owner.is_none_or(|owner| names.owner(session.owner).is_some_and(|b| b.endpoint == endpoint(owner)))
-            && self.vip.is_none_or(|vip| names.vip(key.vip).is_some_and(|(at, _)| *at == endpoint(vip)))
+            && self.owner.is_none_or(|owner| {
+                names.owner(session.owner).is_some_and(|b| b.endpoint == endpoint(owner))
+            })
+            && self
+                .vip
+                .is_none_or(|vip| names.vip(key.vip).is_some_and(|(at, _)| *at == endpoint(vip)))
     }
 }
 
@@ -120,7 +128,8 @@ impl Sessions {
         Ok(Self { total: found.total, sessions: found.reports().collect() })
     }
 
-    /// Finds them; what is told of each is made when it is asked for: of millions only keys and records are held.
+    /// Finds them; what is told of each is made when it is asked for: of millions only keys and
+    /// records are held.
     pub fn find(plane: &Plane, matcher: &Matcher, limit: usize) -> Result<FoundSessions> {
         let names = Names::read(plane)?;
         let mut latest = Latest { limit, n_offered: 0, found: Vec::new() };
@@ -129,7 +138,12 @@ impl Sessions {
                 latest.offer(key, session);
             }
         })?;
-        Ok(FoundSessions { total: latest.n_offered, found: latest.sorted(), names, now: clock::seconds() })
+        Ok(FoundSessions {
+            total: latest.n_offered,
+            found: latest.sorted(),
+            names,
+            now: clock::seconds(),
+        })
     }
 
     /// Removes them; returns how many.
@@ -151,11 +165,14 @@ pub struct FoundSessions {
 impl FoundSessions {
     /// What is told of each that is shown.
     pub fn reports(&self) -> impl ExactSizeIterator<Item = SessionReport> {
-        self.found.iter().map(|(key, session)| SessionReport::new(key, session, &self.names, self.now))
+        self.found
+            .iter()
+            .map(|(key, session)| SessionReport::new(key, session, &self.names, self.now))
     }
 }
 
-/// Those of all offered that were used last, at most `limit`: a table of millions is not collected to show a hundred.
+/// Those of all offered that were used last, at most `limit`: a table of millions is not collected
+/// to show a hundred.
 struct Latest {
     limit: usize,
     n_offered: u64,
@@ -170,7 +187,8 @@ impl Latest {
         self.n_offered += 1;
         self.found.push((key, session));
         if self.found.len() >= self.limit.saturating_add(Self::SLACK) {
-            self.found.select_nth_unstable_by_key(self.limit, |(_, session)| Reverse(session.last_seen));
+            self.found
+                .select_nth_unstable_by_key(self.limit, |(_, session)| Reverse(session.last_seen));
             self.found.truncate(self.limit);
         }
     }
@@ -209,11 +227,20 @@ impl SessionReport {
         let idle = clock::age(now, session.last_seen);
         let age = clock::age(now, session.first_seen);
         let left = vip.map_or(0, |(_, vip)| {
-            let limit = if vip.session_limit == 0 { u32::MAX } else { vip.session_limit.saturating_sub(age) };
+            let limit = if vip.session_limit == 0 {
+                u32::MAX
+            } else {
+                vip.session_limit.saturating_sub(age)
+            };
             vip.session_timeout.saturating_sub(idle).min(limit)
         });
         Self {
-            id: key.bytes.iter().take(SHOWN.min(key.len.into())).map(|byte| format!("{byte:02x}")).collect(),
+            id: key
+                .bytes
+                .iter()
+                .take(SHOWN.min(key.len.into()))
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
             length: key.len,
             kind: Kind::from_number(key.kind).map_or("unknown", Kind::word).to_owned(),
             vip: vip.map(|(at, _)| socket(at)),
@@ -252,7 +279,9 @@ mod tests {
 
     #[test]
     fn a_session_is_found_by_its_kind() {
-        for (kind, found) in [(None, true), (Some(Kind::SessionId), true), (Some(Kind::Ticket), false)] {
+        for (kind, found) in
+            [(None, true), (Some(Kind::SessionId), true), (Some(Kind::Ticket), false)]
+        {
             let matcher = Matcher::default().of_kind(kind);
             assert_eq!(matcher.matches(&key(), &Session::default(), &names()), found);
         }
@@ -272,7 +301,8 @@ mod tests {
             assert!(latest.found.len() < 3 + Latest::SLACK);
         }
         assert_eq!(latest.n_offered, 10_007);
-        let shown = latest.sorted().into_iter().map(|(_, session)| session.last_seen).collect::<Vec<_>>();
+        let shown =
+            latest.sorted().into_iter().map(|(_, session)| session.last_seen).collect::<Vec<_>>();
         assert_eq!(shown, [10_006, 10_005, 10_004]);
     }
 

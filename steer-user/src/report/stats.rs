@@ -17,7 +17,8 @@ pub struct Stats {
 impl Stats {
     /// Reads the maps.
     pub fn read(plane: &Plane) -> Result<Self> {
-        let read = |counter: &Counter| Ok((counter.word().to_owned(), plane.counter(*counter)?.into()));
+        let read =
+            |counter: &Counter| Ok((counter.word().to_owned(), plane.counter(*counter)?.into()));
         Ok(Self { counters: Counter::ALL.iter().map(read).collect::<Result<_>>()? })
     }
 

@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
-use steer_common::shared::{BACKEND_PRESENT, LAYOUT_VERSION, SWITCH_BYPASS, SWITCH_LEAVE, VIP_OBSERVE};
+use steer_common::shared::{
+    BACKEND_PRESENT, LAYOUT_VERSION, SWITCH_BYPASS, SWITCH_LEAVE, VIP_OBSERVE,
+};
 
 use super::{BackendState, Backends, Keys};
 use crate::{
@@ -159,12 +161,17 @@ fn not_whole(dir: &PinDir) -> String {
     )
 }
 
-/// An agent that answers has started; one that does not, and has not written its VIPs or is just changing what is there, has
-/// not.
+/// An agent that answers has started; one that does not, and has not written its VIPs or is just
+/// changing what is there, has not.
 fn agent(dir: &PinDir, socket: &Path, has_vips: bool) -> AgentReport {
     let running = dir.agent_runs();
     let (pid, version) = control::ask_about(dir, socket).filter(|_| running).unzip();
-    AgentReport { running, starting: running && pid.is_none() && (!has_vips || dir.is_changing()), pid, version }
+    AgentReport {
+        running,
+        starting: running && pid.is_none() && (!has_vips || dir.is_changing()),
+        pid,
+        version,
+    }
 }
 
 /// A program counts where it is attached, whatever is pinned.
@@ -172,7 +179,12 @@ fn interfaces(dir: &PinDir, plane: &Plane) -> Result<Vec<InterfaceReport>> {
     let mut found = BTreeMap::new();
     for LinkReport { interface: name, kind, state } in plane::links(dir) {
         let takes_xdp = takes_xdp(plane, &name)?;
-        let report = found.entry(name.clone()).or_insert(InterfaceReport { name, tc: false, xdp: false, takes_xdp });
+        let report = found.entry(name.clone()).or_insert(InterfaceReport {
+            name,
+            tc: false,
+            xdp: false,
+            takes_xdp,
+        });
         let attached = matches!(state, LinkState::Attached | LinkState::Renamed(_));
         match kind {
             plane::Kind::Tc => report.tc = attached,
@@ -187,13 +199,17 @@ impl VipReport {
     pub fn read(plane: &Plane, backends: &Backends) -> Result<Vec<Self>> {
         let report = |(key, vip): (_, steer_common::shared::Vip)| {
             let address = socket(&key);
-            let pool = backends.backends.iter().filter(|b| b.vip == address && b.state != BackendState::Removed);
+            let pool = backends
+                .backends
+                .iter()
+                .filter(|b| b.vip == address && b.state != BackendState::Removed);
             Self {
                 id: vip.id,
                 address,
                 mode: if vip.flags & VIP_OBSERVE == 0 { "steer" } else { "observe" }.to_owned(),
                 backends: pool.clone().count() as u32,
-                backends_up: pool.filter(|b| b.state == BackendState::Up && b.weight > 0).count() as u32,
+                backends_up: pool.filter(|b| b.state == BackendState::Up && b.weight > 0).count()
+                    as u32,
                 session_timeout_seconds: vip.session_timeout,
             }
         };
@@ -202,7 +218,11 @@ impl VipReport {
 }
 
 fn tables(plane: &Plane) -> Result<Vec<TableReport>> {
-    let table = |name: &str, entries, max_entries| TableReport { name: name.to_owned(), entries, max_entries };
+    let table = |name: &str, entries, max_entries| TableReport {
+        name: name.to_owned(),
+        entries,
+        max_entries,
+    };
     Ok(vec![
         table("sessions", plane.sessions.count()?, plane.sessions.max_entries()?),
         table("key_names", plane.key_names.count()?, plane.key_names.max_entries()?),
@@ -220,18 +240,24 @@ fn drift(plane: &Plane, backends: &Backends) -> Result<Vec<String>> {
     let configured = plane.configured.entries()?;
     for (key, says) in &configured {
         let address = socket(key);
-        let found = backends.backends.iter().find(|b| b.address == address && b.state != BackendState::Removed);
+        let found = backends
+            .backends
+            .iter()
+            .find(|b| b.address == address && b.state != BackendState::Removed);
         sentences.extend(match found {
             None => Some(format!("{address} is removed; the configuration has it")),
-            Some(now) if u32::from(now.weight) != says.weight => {
-                Some(format!("{address} has weight {}; the configuration says {}", now.weight, says.weight))
-            }
+            Some(now) if u32::from(now.weight) != says.weight => Some(format!(
+                "{address} has weight {}; the configuration says {}",
+                now.weight, says.weight
+            )),
             Some(_) => None,
         });
     }
     for (_, backend) in plane.backends()? {
         let address = socket(&backend.endpoint);
-        if backend.flags & BACKEND_PRESENT != 0 && !configured.iter().any(|(key, _)| *key == backend.endpoint) {
+        if backend.flags & BACKEND_PRESENT != 0
+            && !configured.iter().any(|(key, _)| *key == backend.endpoint)
+        {
             sentences.insert(format!("{address} is added; the configuration does not have it"));
         }
         if backend.flags & steer_common::shared::BACKEND_DRAINING != 0 {

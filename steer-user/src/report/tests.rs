@@ -93,7 +93,10 @@ fn keys_list_has_the_documented_shape() {
 fn shared_names_are_warned_of_by_vip() {
     let other = KeyNameReport { name: "00000001".into(), ..key_name() };
     let alone = KeyNameReport { shared: false, vip: None, ..key_name() };
-    let warnings = crate::agent::checks::shared_names(&Keys { layouts: vec![], names: vec![key_name(), other, alone] });
+    let warnings = crate::agent::checks::shared_names(&Keys {
+        layouts: vec![],
+        names: vec![key_name(), other, alone],
+    });
     assert_eq!(warnings.len(), 1);
     let start = "VIP 198.51.100.10:443: several backends use the same ticket keys, whose names do not steer (2 names, ";
     assert!(warnings[0].starts_with(start), "{warnings:?}");
@@ -137,7 +140,12 @@ fn status_has_the_documented_shape() {
         agent: AgentReport { running: false, starting: false, pid: None, version: None },
         bypass: false,
         leave: false,
-        interfaces: vec![InterfaceReport { name: "eth0".into(), tc: true, xdp: false, takes_xdp: false }],
+        interfaces: vec![InterfaceReport {
+            name: "eth0".into(),
+            tc: true,
+            xdp: false,
+            takes_xdp: false,
+        }],
         vips: vec![VipReport {
             id: 0,
             address: "[2001:db8::10]:443".parse().unwrap(),
@@ -151,10 +159,24 @@ fn status_has_the_documented_shape() {
         warnings: Vec::new(),
     };
     let value = serde_json::to_value(status).unwrap();
-    let all = ["agent", "bypass", "drift", "interfaces", "layout", "leave", "pin_dir", "tables", "vips", "warnings"];
+    let all = [
+        "agent",
+        "bypass",
+        "drift",
+        "interfaces",
+        "layout",
+        "leave",
+        "pin_dir",
+        "tables",
+        "vips",
+        "warnings",
+    ];
     assert_eq!(keys(&value), all);
     assert_eq!(keys(&value["agent"]), ["pid", "running", "starting", "version"]);
-    assert_eq!(value["interfaces"][0], json!({"name": "eth0", "tc": true, "xdp": false, "takes_xdp": false}));
+    assert_eq!(
+        value["interfaces"][0],
+        json!({"name": "eth0", "tc": true, "xdp": false, "takes_xdp": false})
+    );
     assert_eq!(
         value["vips"][0],
         json!({"id": 0, "address": "[2001:db8::10]:443", "mode": "steer", "backends": 3, "backends_up": 2,

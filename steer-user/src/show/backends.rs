@@ -10,10 +10,13 @@ pub(super) fn text(backends: &Backends) -> String {
 
 fn backends_table(backends: &Backends) -> String {
     let mut table = super::table(&[
-        "ID", "BACKEND", "VIP", "STATE", "RETURN", "WEIGHT", "FLOWS", "RE-HOMED", "LEARNED", "HITS", "RESUMED",
+        "ID", "BACKEND", "VIP", "STATE", "RETURN", "WEIGHT", "FLOWS", "RE-HOMED", "LEARNED",
+        "HITS", "RESUMED",
     ]);
     for backend in &backends.backends {
-        let BackendReport { id, address, vip, weight, flows, rehomed, learned, hits, resumed, .. } = backend;
+        let BackendReport {
+            id, address, vip, weight, flows, rehomed, learned, hits, resumed, ..
+        } = backend;
         table.add_row([
             id.to_string(),
             address.to_string(),
@@ -47,7 +50,8 @@ fn way_back(backend: &BackendReport) -> &'static str {
 }
 
 fn resumptions(backends: &Backends) -> Option<String> {
-    let mut table = super::table(&["BACKEND", "TLS", "ACCEPTED", "REJECTED", "NOT OFFERED", "RESUMPTION RATE"]);
+    let mut table =
+        super::table(&["BACKEND", "TLS", "ACCEPTED", "REJECTED", "NOT OFFERED", "RESUMPTION RATE"]);
     for backend in &backends.backends {
         for (version, outcomes) in [("<= 1.2", backend.tls12), ("1.3", backend.tls13)] {
             let Resumptions { accepted, rejected, not_offered } = outcomes;
@@ -73,10 +77,11 @@ mod tests {
 
     #[test]
     fn the_way_back_is_seen_not_seen_or_not_known() {
-        let told =
-            [(true, 0, 0), (false, 3, 2), (false, 3, 0), (false, 0, 0)].map(|(return_path_seen, syns, syn_acks)| {
+        let told = [(true, 0, 0), (false, 3, 2), (false, 3, 0), (false, 0, 0)].map(
+            |(return_path_seen, syns, syn_acks)| {
                 way_back(&BackendReport { return_path_seen, syns, syn_acks, ..backend() })
-            });
+            },
+        );
         assert_eq!(told, ["seen", "seen", "not seen", "-"]);
     }
 
@@ -87,7 +92,11 @@ mod tests {
         let told = text(&Backends { backends: vec![backend] });
         let row = told.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
         assert_eq!(row, ["10.0.0.1:443", "1.3", "2", "1", "6", "66.7", "%"]);
-        assert_eq!(text(&Backends { backends: vec![idle] }).lines().count(), 2, "no table without a row");
+        assert_eq!(
+            text(&Backends { backends: vec![idle] }).lines().count(),
+            2,
+            "no table without a row"
+        );
     }
 
     fn backend() -> BackendReport {

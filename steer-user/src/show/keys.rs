@@ -19,10 +19,12 @@ pub(super) fn text(keys: &Keys) -> String {
 }
 
 fn names(keys: &Keys) -> String {
-    let header = ["KEY NAME", "VIP", "OWNER", "ORIGIN", "AGE", "IDLE", "HITS", "ACCEPTED", "SHARED"];
+    let header =
+        ["KEY NAME", "VIP", "OWNER", "ORIGIN", "AGE", "IDLE", "HITS", "ACCEPTED", "SHARED"];
     let mut table = super::table(&header);
     for name in &keys.names {
-        let owner = name.owner_address.map_or("forgotten".to_owned(), |address| address.to_string());
+        let owner =
+            name.owner_address.map_or("forgotten".to_owned(), |address| address.to_string());
         table.add_row([
             name.name.clone(),
             name.vip.map_or("gone".to_owned(), |vip| vip.to_string()),
@@ -45,7 +47,8 @@ pub(super) fn generated(generated: &Generated) -> String {
 
 fn lines(keys: &BackendKeys) -> String {
     let BackendKeys { address, rotated, nginx: [current, previous], toml, .. } = keys;
-    let done = if *rotated { "a new key, the one before is the previous one now" } else { "new keys" };
+    let done =
+        if *rotated { "a new key, the one before is the previous one now" } else { "new keys" };
     format!(
         "{address}: {done}\n  on this server, its files where nginx reads them, in this order:\n    {current}\n    \
          {previous}\n  on the gateway, in its [[vip.backend]]:\n    {toml}"
@@ -72,11 +75,18 @@ mod tests {
             hits: 2,
             accepted: 1,
         };
-        let layouts = vec![LayoutReport { vip, layout: Some("4@0".into()), origin: LayoutOrigin::Found }];
+        let layouts =
+            vec![LayoutReport { vip, layout: Some("4@0".into()), origin: LayoutOrigin::Found }];
         let told = text(&Keys { layouts, names: vec![name] });
-        let rows = told.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
+        let rows = told
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>();
         assert_eq!(rows[1], "198.51.100.10:443 4@0 found");
-        assert_eq!(rows[4], "a1b2c3d4 198.51.100.10:443 10.0.0.1:443 learned 1m 1s 4s 2 1 yes: does not steer");
+        assert_eq!(
+            rows[4],
+            "a1b2c3d4 198.51.100.10:443 10.0.0.1:443 learned 1m 1s 4s 2 1 yes: does not steer"
+        );
     }
 
     #[test]
@@ -87,13 +97,19 @@ mod tests {
             current: "/k/current.key".into(),
             previous: "/k/previous.key".into(),
             key_names: ["aa".into(), "bb".into()],
-            nginx: ["ssl_session_ticket_key /k/current.key;".into(), "ssl_session_ticket_key /k/previous.key;".into()],
+            nginx: [
+                "ssl_session_ticket_key /k/current.key;".into(),
+                "ssl_session_ticket_key /k/previous.key;".into(),
+            ],
             toml: "key_names = [\"aa\", \"bb\"]".into(),
         };
         let told = generated(&Generated { backends: vec![keys] });
         let lines = told.lines().map(str::trim).collect::<Vec<_>>();
         assert_eq!(lines[0], "10.0.0.11:443: a new key, the one before is the previous one now");
-        assert_eq!(lines[2..4], ["ssl_session_ticket_key /k/current.key;", "ssl_session_ticket_key /k/previous.key;"]);
+        assert_eq!(
+            lines[2..4],
+            ["ssl_session_ticket_key /k/current.key;", "ssl_session_ticket_key /k/previous.key;"]
+        );
         assert_eq!(lines[5], "key_names = [\"aa\", \"bb\"]");
     }
 }

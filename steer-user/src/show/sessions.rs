@@ -35,7 +35,11 @@ pub(super) fn show(format: Format, found: &FoundSessions) -> Result<()> {
     })
 }
 
-fn print(format: Format, found: &FoundSessions, text: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+fn print(
+    format: Format,
+    found: &FoundSessions,
+    text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     let written = match format {
         Format::People => text(&mut out),
@@ -64,8 +68,12 @@ fn write_json(out: &mut dyn Write, found: &FoundSessions) -> io::Result<()> {
     writeln!(out, "]}}")
 }
 
-fn write_table(out: &mut dyn Write, reports: impl Iterator<Item = SessionReport>) -> io::Result<()> {
-    let mut table = table(&["SESSION", "BYTES", "KIND", "VIP", "OWNER", "AGE", "IDLE", "EXPIRES", "USES"]);
+fn write_table(
+    out: &mut dyn Write,
+    reports: impl Iterator<Item = SessionReport>,
+) -> io::Result<()> {
+    let mut table =
+        table(&["SESSION", "BYTES", "KIND", "VIP", "OWNER", "AGE", "IDLE", "EXPIRES", "USES"]);
     for session in reports {
         table.add_row([
             format!("{}..", session.id),
@@ -96,6 +104,7 @@ fn session_text(session: &SessionReport) -> String {
 }
 
 fn owner(session: &SessionReport) -> String {
-    let address = session.owner_address.map_or("forgotten".to_owned(), |address| address.to_string());
+    let address =
+        session.owner_address.map_or("forgotten".to_owned(), |address| address.to_string());
     format!("{} ({address})", session.owner)
 }

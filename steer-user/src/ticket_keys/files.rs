@@ -3,7 +3,9 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{
+        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -62,8 +64,8 @@ impl Directory {
         write(&new(&self.previous_path()), previous)
     }
 
-    /// Brings them into force, the previous one first: between the two steps it is in both files, and no key that opens
-    /// tickets of the current one is missing.
+    /// Brings them into force, the previous one first: between the two steps it is in both files,
+    /// and no key that opens tickets of the current one is missing.
     pub(super) fn commit(&self) -> Result<()> {
         for path in [self.previous_path(), self.current_path()] {
             fs::rename(new(&path), &path).with_context(|| format!("replace {}", path.display()))?;
@@ -88,12 +90,19 @@ pub(super) fn lock(path: &Path) -> Result<File> {
     let mode = directory.metadata().with_context(|| format!("look at {}", path.display()))?.mode();
     // In a sticky directory, as /tmp is, nobody takes away what another put there.
     if mode & (OTHERS_WRITE | STICKY) == OTHERS_WRITE {
-        bail!("everybody may write to {}: keys are kept in a directory of their owner's", path.display());
+        bail!(
+            "everybody may write to {}: keys are kept in a directory of their owner's",
+            path.display()
+        );
     }
     match directory.try_lock() {
         Ok(()) => Ok(directory),
-        Err(TryLockError::WouldBlock) => bail!("another `steer keys generate` works in {}", path.display()),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another `steer keys generate` works in {}", path.display())
+        }
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("lock {}", path.display()))
+        }
     }
 }
 
@@ -110,7 +119,9 @@ fn read(path: &Path) -> Result<Option<Key>> {
     };
     let mut bytes = Vec::new();
     let one_more = KEY_LEN as u64 + 1;
-    file.take(one_more).read_to_end(&mut bytes).with_context(|| format!("read {}", path.display()))?;
+    file.take(one_more)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("read {}", path.display()))?;
     match bytes.try_into() {
         Ok(key) => Ok(Some(Key(key))),
         Err(_) => bail!("{} is no key file of {KEY_LEN} bytes: move it away first", path.display()),

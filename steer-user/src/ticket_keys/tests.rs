@@ -26,11 +26,17 @@ fn every_backend_gets_two_private_files_of_eighty_bytes() {
     assert_eq!(mode(&out), 0o700);
     for (keys, directory) in made.backends.iter().zip(names) {
         assert_eq!((mode(&directory), fs::read_dir(&directory).unwrap().count()), (0o700, 2));
-        assert_eq!([&keys.current, &keys.previous], [&directory.join("current.key"), &directory.join("previous.key")]);
+        assert_eq!(
+            [&keys.current, &keys.previous],
+            [&directory.join("current.key"), &directory.join("previous.key")]
+        );
         for (file, name) in [&keys.current, &keys.previous].into_iter().zip(&keys.key_names) {
             let bytes = fs::read(file).unwrap();
             assert_eq!((bytes.len(), mode(file)), (80, 0o600));
-            assert_eq!(*name, bytes[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+            assert_eq!(
+                *name,
+                bytes[..16].iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+            );
         }
         assert!(!keys.rotated);
     }
@@ -60,10 +66,22 @@ fn what_is_printed_has_names_and_no_secrets() {
     let made = generate(&backends("10.0.0.11:443"), out.path()).unwrap();
     let keys = &made.backends[0];
     let directory = out.path().join("10.0.0.11_443");
-    assert_eq!(keys.nginx[0], format!("ssl_session_ticket_key {}/current.key;", directory.display()));
-    assert_eq!(keys.nginx[1], format!("ssl_session_ticket_key {}/previous.key;", directory.display()));
-    assert_eq!(keys.toml, format!("key_names = [\"{}\", \"{}\"]", keys.key_names[0], keys.key_names[1]));
-    let secret = fs::read(&keys.current).unwrap()[16..].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    assert_eq!(
+        keys.nginx[0],
+        format!("ssl_session_ticket_key {}/current.key;", directory.display())
+    );
+    assert_eq!(
+        keys.nginx[1],
+        format!("ssl_session_ticket_key {}/previous.key;", directory.display())
+    );
+    assert_eq!(
+        keys.toml,
+        format!("key_names = [\"{}\", \"{}\"]", keys.key_names[0], keys.key_names[1])
+    );
+    let secret = fs::read(&keys.current).unwrap()[16..]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<String>();
     assert!(!serde_json::to_string(&made).unwrap().contains(&secret[..16]));
 }
 
@@ -120,17 +138,27 @@ fn of_runs_at_once_each_makes_keys_of_its_own_or_is_refused() {
     let out = tempfile::tempdir().unwrap();
     let backends = backends("10.0.0.11:443");
     let runs = std::thread::scope(|scope| {
-        let runs = (0..8).map(|_| scope.spawn(|| generate(&backends, out.path()))).collect::<Vec<_>>();
+        let runs =
+            (0..8).map(|_| scope.spawn(|| generate(&backends, out.path()))).collect::<Vec<_>>();
         runs.into_iter().map(|run| run.join().unwrap()).collect::<Vec<_>>()
     });
-    let mut names = runs.iter().flatten().map(|made| made.backends[0].key_names.clone()).collect::<Vec<_>>();
+    let mut names =
+        runs.iter().flatten().map(|made| made.backends[0].key_names.clone()).collect::<Vec<_>>();
     let refusals = runs.iter().filter_map(|run| run.as_ref().err());
-    assert!(refusals.into_iter().all(|why| why.to_string().contains("another `steer keys generate` works in")));
-    // What the last of them told stands in the files, and each told the one before its own current key.
+    assert!(
+        refusals
+            .into_iter()
+            .all(|why| why.to_string().contains("another `steer keys generate` works in"))
+    );
+    // What the last of them told stands in the files, and each told the one before its own current
+    // key.
     let last = generate(&backends, out.path()).unwrap().backends[0].key_names.clone();
     names.push(last.clone());
     let follows = |name: &str| names.iter().filter(|told| told[1] == *name).count();
-    assert!(names.iter().filter(|told| **told != last).all(|told| follows(&told[0]) == 1), "{names:?}");
+    assert!(
+        names.iter().filter(|told| **told != last).all(|told| follows(&told[0]) == 1),
+        "{names:?}"
+    );
 }
 
 #[test]
@@ -146,7 +174,10 @@ fn a_directory_that_everybody_may_write_to_is_refused() {
 
 #[test]
 fn lines_for_nginx_are_quoted_where_they_need_it() {
-    assert_eq!(nginx_word("/etc/nginx/keys/10.0.0.11_443/current.key"), "/etc/nginx/keys/10.0.0.11_443/current.key");
+    assert_eq!(
+        nginx_word("/etc/nginx/keys/10.0.0.11_443/current.key"),
+        "/etc/nginx/keys/10.0.0.11_443/current.key"
+    );
     assert_eq!(nginx_word("/k d;x/\"{}\\"), r#""/k d;x/\"{}\\""#);
 }
 

@@ -13,7 +13,8 @@ struct File(PathBuf);
 
 impl File {
     fn new(name: &str, bytes: &[u8]) -> Self {
-        let path = std::env::temp_dir().join(format!("steer-inspect-{}-{name}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("steer-inspect-{}-{name}", std::process::id()));
         fs::write(&path, bytes).expect("a file");
         Self(path)
     }
@@ -32,7 +33,10 @@ impl Drop for File {
 
 fn capture(name: &[u8]) -> Vec<u8> {
     let name = sized(&[&[0][..], &sized(name)].concat());
-    pcap(ETHERNET, &[Flow::v4().client(Data, 0, &record(22, &client_hello(&[7; 32], &[(0, name)])))])
+    pcap(
+        ETHERNET,
+        &[Flow::v4().client(Data, 0, &record(22, &client_hello(&[7; 32], &[(0, name)])))],
+    )
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -97,7 +101,10 @@ fn a_capture_of_anything_else_is_not_silent() {
     let file = File::new("other", &pcap(147, &[vec![0; 60], vec![0; 60]]));
     let output = file.inspect(&[]);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0));
-    assert_eq!(text(&output.stderr), "steer: 2 frames were not read: 2 link type 147 (for private use)\n");
+    assert_eq!(
+        text(&output.stderr),
+        "steer: 2 frames were not read: 2 link type 147 (for private use)\n"
+    );
 }
 
 #[test]
@@ -105,12 +112,18 @@ fn standard_input_may_be_a_file() {
     let flow = |port: u16| Flow::new(&format!("192.0.2.1:{port}"), "198.51.100.10:443", 1, 1);
     let hello = record(22, &client_hello(&[7; 32], &[]));
     // The first one is complete at the end only: as of a file, rows stand in order.
-    let file = File::new("stdin", &pcap(ETHERNET, &[flow(1).client(Data, 0, &[]), flow(2).client(Data, 0, &hello)]));
+    let file = File::new(
+        "stdin",
+        &pcap(ETHERNET, &[flow(1).client(Data, 0, &[]), flow(2).client(Data, 0, &hello)]),
+    );
     let open = fs::File::open(&file.0).expect("the file");
     let mut steer = Command::new(env!("CARGO_BIN_EXE_steer"));
     let output = steer.args(["inspect", "-", "--json"]).stdin(open).output().expect("it runs");
     assert_eq!(output.stdout, file.inspect(&["--json"]).stdout);
-    let none = Command::new(env!("CARGO_BIN_EXE_steer")).args(["inspect", "-"]).stdin(Stdio::null()).output();
+    let none = Command::new(env!("CARGO_BIN_EXE_steer"))
+        .args(["inspect", "-"])
+        .stdin(Stdio::null())
+        .output();
     let none = none.expect("it runs");
     assert_eq!(none.status.code(), Some(1));
     assert!(text(&none.stderr).starts_with("steer: standard input: no capture"), "{none:?}");
@@ -128,8 +141,16 @@ fn a_table_has_its_columns_where_cells_are_wide() {
     let output = File::new("columns", &pcap(ETHERNET, &frames)).inspect(&[]);
     let lines: Vec<_> = text(&output.stdout).lines().collect();
     let of = |line: &str, word: &str| line.find(word).unwrap_or_else(|| panic!("{word} in {line}"));
-    assert_eq!(of(lines[0], "OUTCOME"), of(lines[1], "unknown"), "cells stand under their column's name");
-    assert_eq!(of(lines[2], "unknown"), of(lines[3], "unknown"), "and wider ones move what follows");
+    assert_eq!(
+        of(lines[0], "OUTCOME"),
+        of(lines[1], "unknown"),
+        "cells stand under their column's name"
+    );
+    assert_eq!(
+        of(lines[2], "unknown"),
+        of(lines[3], "unknown"),
+        "and wider ones move what follows"
+    );
 }
 
 #[test]
@@ -137,7 +158,10 @@ fn a_truncated_capture_is_warned_of_and_done() {
     let bytes = capture(b"example.test");
     let output = File::new("truncated", &[&bytes[..], &[0; 9]].concat()).inspect(&["--json"]);
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!((text(&output.stdout).lines().count(), text(&output.stderr).lines().count()), (1, 1));
+    assert_eq!(
+        (text(&output.stdout).lines().count(), text(&output.stderr).lines().count()),
+        (1, 1)
+    );
 }
 
 #[test]

@@ -11,7 +11,8 @@ use crate::{
     client_hello, pcap, record,
 };
 
-/// What `steer inspect` may have as memory, bytes: 64 MiB of streams, 16 MiB for a packet twice, rows, itself.
+/// What `steer inspect` may have as memory, bytes: 64 MiB of streams, 16 MiB for a packet twice,
+/// rows, itself.
 const MEMORY: u64 = 256 << 20;
 /// More than any of that.
 const LONG: usize = 512 << 20;
@@ -24,12 +25,17 @@ const SECTION: [u8; 48] = [
     1, 0, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 20, 0, 0, 0,
 ];
 /// A pcap file's header, Ethernet.
-const HEADER: [u8; 24] = [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0];
+const HEADER: [u8; 24] =
+    [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0];
 
 /// Reads `start`, then `rest` again and again, through a pipe.
 fn inspect(start: &[u8], rest: &[u8]) -> Output {
     let mut steer = Command::new("prlimit");
-    steer.arg(format!("--as={MEMORY}")).arg(env!("CARGO_BIN_EXE_steer")).args(["inspect", "/dev/stdin", "--json"]);
+    steer.arg(format!("--as={MEMORY}")).arg(env!("CARGO_BIN_EXE_steer")).args([
+        "inspect",
+        "/dev/stdin",
+        "--json",
+    ]);
     steer.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = steer.spawn().expect("it runs");
     let mut pipe = child.stdin.take().expect("a pipe");
@@ -71,7 +77,8 @@ fn a_block_or_a_packet_without_end_is_not_waited_for() {
 fn connection() -> [Vec<u8>; 2] {
     let hello = record(22, &client_hello(&[7; 32], &[(35, vec![9; 200])]));
     let flow = Flow::v4();
-    [flow.client(Syn, 0, &[]), flow.client(Data, 0, &hello)].map(|frame| pcap(1, &[frame])[24..].to_vec())
+    [flow.client(Syn, 0, &[]), flow.client(Data, 0, &hello)]
+        .map(|frame| pcap(1, &[frame])[24..].to_vec())
 }
 
 /// The same of the client with this number; checksums are not looked at.
@@ -89,17 +96,31 @@ fn rows_without_end_are_printed_in_bounded_memory() {
     const ROWS: u32 = 80_000;
     for (flags, headers) in [(&["--json"][..], 0), (&[], ROWS / 1000)] {
         let mut steer = Command::new("prlimit");
-        steer.arg(format!("--as={MEMORY}")).arg(env!("CARGO_BIN_EXE_steer")).args(["inspect", "-"]).args(flags);
-        let mut child =
-            steer.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it runs");
+        steer
+            .arg(format!("--as={MEMORY}"))
+            .arg(env!("CARGO_BIN_EXE_steer"))
+            .args(["inspect", "-"])
+            .args(flags);
+        let mut child = steer
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it runs");
         let mut pipe = BufWriter::with_capacity(1 << 16, child.stdin.take().expect("a pipe"));
         let writing = std::thread::spawn(move || {
             let connection = connection();
-            pipe.write_all(&HEADER)
-                .and_then(|()| (1..=ROWS).try_for_each(|number| pipe.write_all(&of_client(&connection, number))))
+            pipe.write_all(&HEADER).and_then(|()| {
+                (1..=ROWS).try_for_each(|number| pipe.write_all(&of_client(&connection, number)))
+            })
         });
-        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok).count();
-        assert!(writing.join().expect("no panic").is_ok() && child.wait().expect("its end").success());
+        let lines = BufReader::new(child.stdout.take().expect("a pipe"))
+            .lines()
+            .map_while(Result::ok)
+            .count();
+        assert!(
+            writing.join().expect("no panic").is_ok() && child.wait().expect("its end").success()
+        );
         assert_eq!(lines as u32, ROWS + headers);
     }
 }

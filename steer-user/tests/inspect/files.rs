@@ -11,7 +11,10 @@ use crate::{ETHERNET, Flow, Kind::Data, client_hello, pcap, read, read_from, rec
 fn frames(n: u16) -> Vec<Vec<u8>> {
     let hello = record(22, &client_hello(&[7; 32], &[]));
     (1..=n)
-        .map(|port| Flow::new(&format!("192.0.2.1:{port}"), "198.51.100.10:443", 1, 1).client(Data, 0, &hello))
+        .map(|port| {
+            Flow::new(&format!("192.0.2.1:{port}"), "198.51.100.10:443", 1, 1)
+                .client(Data, 0, &hello)
+        })
         .collect()
 }
 
@@ -34,7 +37,11 @@ fn pcapng(big: bool, links: &[u16], packets: &[(u32, Vec<u8>)]) -> Vec<u8> {
     file.extend(block(big, 4, &[0; 4]));
     for (interface, packet) in packets {
         let len = number(packet.len() as u32);
-        file.extend(block(big, 6, &[&number(*interface)[..], &[0; 8], &len, &len, packet].concat()));
+        file.extend(block(
+            big,
+            6,
+            &[&number(*interface)[..], &[0; 8], &len, &len, packet].concat(),
+        ));
     }
     file
 }
@@ -49,7 +56,9 @@ fn pcapng_is_read_in_both_byte_orders_with_several_interfaces() {
             .collect();
         let file = pcapng(big, &[1, 101], &packets);
         // A second section begins anew.
-        let file = [file, pcapng(!big, &[101], &[(0, frames(7)[6][14..].to_vec()), (5, vec![1; 40])])].concat();
+        let file =
+            [file, pcapng(!big, &[101], &[(0, frames(7)[6][14..].to_vec()), (5, vec![1; 40])])]
+                .concat();
         let (rows, summary) = read(file);
         assert_eq!(rows.len(), 7);
         assert!(rows.iter().all(|row| row.client_hello.is_some()));
@@ -95,9 +104,13 @@ fn obsolete_packets_are_read_in_both_byte_orders() {
 fn blocks_that_are_not_read_are_counted_by_type() {
     for big in [false, true] {
         let mut file = pcapng(big, &[1], &[(0, frames(1).remove(0))]);
-        for (kind, body) in
-            [(0x204, &[0; 40][..]), (0x8000_0777, &[0; 8]), (0x0bad, &[0; 8]), (0x204, &[0; 4]), (2, &[0; 8])]
-        {
+        for (kind, body) in [
+            (0x204, &[0; 40][..]),
+            (0x8000_0777, &[0; 8]),
+            (0x0bad, &[0; 8]),
+            (0x204, &[0; 4]),
+            (2, &[0; 8]),
+        ] {
             file.extend(block(big, kind, body));
         }
         // Secrets, which hold no packets.
@@ -125,10 +138,14 @@ fn a_section_may_begin_with_a_long_comment() {
     for (big, len) in [(false, 10), (true, 60_000), (false, 65_532)] {
         let number = |n: u16| if big { n.to_be_bytes() } else { n.to_le_bytes() };
         let magic = if big { 0x1a2b_3c4d_u32.to_be_bytes() } else { 0x1a2b_3c4d_u32.to_le_bytes() };
-        let comment =
-            |len: u16| [&number(1)[..], &number(len), &vec![b'c'; usize::from(len).next_multiple_of(4)]].concat();
+        let comment = |len: u16| {
+            [&number(1)[..], &number(len), &vec![b'c'; usize::from(len).next_multiple_of(4)]]
+                .concat()
+        };
         // Twice, so that it is longer than 64 KiB.
-        let head = [&magic[..], &number(1), &number(0), &[0xff; 8], &comment(len), &comment(len), &[0; 4]].concat();
+        let head =
+            [&magic[..], &number(1), &number(0), &[0xff; 8], &comment(len), &comment(len), &[0; 4]]
+                .concat();
         let section = block(big, 0x0a0d_0d0a, &head);
         let rest = pcapng(big, &[1], &[(0, frames(1).remove(0))]);
         assert_eq!(read([section, rest].concat()).0.len(), 1, "{len}");
@@ -162,7 +179,9 @@ fn packed_captures_that_are_cut_or_damaged_give_what_stands_before() {
     assert_eq!(summary.ending, Ending::Truncated);
     let (rows, summary) = read([&file[..file.len() - 4], &[9; 4]].concat());
     assert_eq!((rows.len(), summary.ending), (300, Ending::Damaged), "another length than it has");
-    for no_capture in [packed(b"no capture"), packed(&[]), packed(&packed(&pcap(ETHERNET, &frames(1))))] {
+    for no_capture in
+        [packed(b"no capture"), packed(&[]), packed(&packed(&pcap(ETHERNET, &frames(1))))]
+    {
         let result = inspect(Cursor::new(no_capture), |_| Ok::<(), ()>(()));
         assert!(matches!(result, Err(Stopped::Refused(Refused::NoCapture))), "{result:?}");
     }
@@ -189,7 +208,8 @@ fn rows_stand_in_the_order_of_their_first_packet() {
     let mut all = frames(300);
     let again: Vec<_> = all.iter().rev().cloned().collect();
     all.extend(again);
-    let ports: Vec<u16> = read(pcap(ETHERNET, &all)).0.iter().map(|row| row.client.port()).collect();
+    let ports: Vec<u16> =
+        read(pcap(ETHERNET, &all)).0.iter().map(|row| row.client.port()).collect();
     assert_eq!(ports, (1..=300).collect::<Vec<_>>());
 }
 
@@ -201,7 +221,11 @@ fn a_truncated_capture_gives_what_is_whole() {
         let (rows, summary) = read(file[..len].to_vec());
         assert_eq!(rows.len(), (len - 24) / packet, "{len} bytes");
         let whole = (len - 24).is_multiple_of(packet);
-        assert_eq!(summary.ending, if whole { Ending::Whole } else { Ending::Truncated }, "{len} bytes");
+        assert_eq!(
+            summary.ending,
+            if whole { Ending::Whole } else { Ending::Truncated },
+            "{len} bytes"
+        );
     }
     let packets: Vec<_> = frames(3).into_iter().map(|frame| (0, frame)).collect();
     let file = pcapng(false, &[1], &packets);
@@ -237,9 +261,20 @@ fn large_packets_are_read() {
 #[test]
 fn what_is_no_capture_is_refused() {
     let capture = pcap(ETHERNET, &frames(1));
-    for file in [&b""[..], b"a", b"GET / HTTP/1.1\r\n", &[0; 100], &capture[..23], &[0x1f, 0x8b, 8, 0], &capture[1..]] {
+    for file in [
+        &b""[..],
+        b"a",
+        b"GET / HTTP/1.1\r\n",
+        &[0; 100],
+        &capture[..23],
+        &[0x1f, 0x8b, 8, 0],
+        &capture[1..],
+    ] {
         let result = inspect(Cursor::new(file.to_vec()), |_| Ok::<(), ()>(()));
-        assert!(matches!(result, Err(Stopped::Refused(Refused::NoCapture))), "{file:02x?}: {result:?}");
+        assert!(
+            matches!(result, Err(Stopped::Refused(Refused::NoCapture))),
+            "{file:02x?}: {result:?}"
+        );
     }
 }
 
@@ -282,7 +317,11 @@ fn a_pipe_is_read_as_a_file_and_errors_are_told() {
     assert!(matches!(refused, Err(Stopped::Refused(Refused::Unreadable))));
     let mut packed = packed(&pcap(ETHERNET, &frames(5)));
     packed.truncate(packed.len() - 9);
-    assert_eq!(read_from(Pipe::failing(packed)).1.ending, Ending::Unreadable, "the disk's fault, not the packer's");
+    assert_eq!(
+        read_from(Pipe::failing(packed)).1.ending,
+        Ending::Unreadable,
+        "the disk's fault, not the packer's"
+    );
 }
 
 #[test]

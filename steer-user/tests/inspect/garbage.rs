@@ -9,7 +9,8 @@ use crate::{ETHERNET, Flow, Kind::Data, Kind::Syn, client_hello, pcap, read, rec
 
 fn captures() -> Vec<Vec<u8>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/captures");
-    let files = fs::read_dir(directory).expect("the captures").map(|entry| entry.expect("an entry").path());
+    let files =
+        fs::read_dir(directory).expect("the captures").map(|entry| entry.expect("an entry").path());
     files
         .filter(|path| path.extension().is_some_and(|e| e == "pcap"))
         .map(|path| fs::read(path).expect("a file"))

@@ -15,7 +15,11 @@ fn flows() -> [Flow; 2] {
 #[track_caller]
 fn assert_read(link: u32, frame: Vec<u8>) {
     let (rows, summary) = read(pcap(link, &[frame]));
-    assert_eq!((rows.len(), summary.segments, summary.not_read.total()), (1, 1, 0), "link type {link}");
+    assert_eq!(
+        (rows.len(), summary.segments, summary.not_read.total()),
+        (1, 1, 0),
+        "link type {link}"
+    );
     assert!(rows[0].client_hello.is_some(), "link type {link}");
 }
 

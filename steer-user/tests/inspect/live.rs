@@ -25,11 +25,18 @@ struct Live {
 impl Live {
     fn start(flags: &[&str]) -> Self {
         let mut steer = Command::new(env!("CARGO_BIN_EXE_steer"));
-        steer.args(["inspect", "-"]).args(flags).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        steer
+            .args(["inspect", "-"])
+            .args(flags)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = steer.spawn().expect("it runs");
         let out = BufReader::new(child.stdout.take().expect("a pipe"));
         let (send, lines) = channel();
-        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        std::thread::spawn(move || {
+            out.lines().map_while(Result::ok).try_for_each(|line| send.send(line))
+        });
         Self { child, lines }
     }
 
@@ -118,7 +125,11 @@ fn connections_that_end_without_a_word_are_shown_when_they_end() {
     // A client that gets no answer to its hello and gives up; both ends say so.
     let hello = record(22, &client_hello(&[7; 32], &[]));
     let len = hello.len() as u32;
-    let gives_up = [flow(4).client(Data, 0, &hello), flow(4).client(Fin, len, &[]), flow(4).server(Fin, 0, &[])];
+    let gives_up = [
+        flow(4).client(Data, 0, &hello),
+        flow(4).client(Fin, len, &[]),
+        flow(4).server(Fin, 0, &[]),
+    ];
     live.write(&packets(&[flow(4).opened(), gives_up.to_vec()].concat()));
     assert!(live.line().contains("192.0.2.1:4"));
     assert_eq!(live.end(), [""; 0]);
@@ -142,7 +153,9 @@ fn the_summary_comes_last() {
     let last = live.end();
     assert_eq!(last.len(), 1);
     assert!(
-        last[0].starts_with("{\"summary\":{\"ending\":\"whole\",\"frames\":6,\"segments\":5,\"rows\":1,"),
+        last[0].starts_with(
+            "{\"summary\":{\"ending\":\"whole\",\"frames\":6,\"segments\":5,\"rows\":1,"
+        ),
         "{last:?}"
     );
 }

@@ -70,7 +70,11 @@ impl Flow {
     }
 
     fn opened(&self) -> Vec<Vec<u8>> {
-        vec![self.client(Kind::Syn, 0, &[]), self.server(Kind::SynAck, 0, &[]), self.client(Kind::Data, 0, &[])]
+        vec![
+            self.client(Kind::Syn, 0, &[]),
+            self.server(Kind::SynAck, 0, &[]),
+            self.client(Kind::Data, 0, &[]),
+        ]
     }
 }
 
@@ -82,7 +86,11 @@ fn frame(from: End, to: End, kind: Kind, offset: u32, payload: &[u8]) -> Vec<u8>
         other => panic!("{other:?}"),
     };
     let first = from.isn.wrapping_add(1);
-    let seq = if matches!(kind, Kind::Syn | Kind::SynAck) { from.isn } else { first.wrapping_add(offset) };
+    let seq = if matches!(kind, Kind::Syn | Kind::SynAck) {
+        from.isn
+    } else {
+        first.wrapping_add(offset)
+    };
     let tcp = ip.tcp(from.address.port(), to.address.port(), seq, 500);
     let ack = to.isn.wrapping_add(1);
     let tcp = match kind {
@@ -145,7 +153,10 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 fn extensions(list: &[(u16, Vec<u8>)]) -> Vec<u8> {
-    let list: Vec<u8> = list.iter().flat_map(|(kind, body)| [&kind.to_be_bytes()[..], &sized(body)].concat()).collect();
+    let list: Vec<u8> = list
+        .iter()
+        .flat_map(|(kind, body)| [&kind.to_be_bytes()[..], &sized(body)].concat())
+        .collect();
     if list.is_empty() { list } else { sized(&list) }
 }
 
@@ -155,7 +166,8 @@ fn sized(bytes: &[u8]) -> Vec<u8> {
 
 /// A ClientHello message.
 fn client_hello(id: &[u8], list: &[(u16, Vec<u8>)]) -> Vec<u8> {
-    let head = [&[3, 3][..], &[0x5a; 32], &[id.len() as u8], id, &[0, 2, 0xc0, 0x2f, 1, 0]].concat();
+    let head =
+        [&[3, 3][..], &[0x5a; 32], &[id.len() as u8], id, &[0, 2, 0xc0, 0x2f, 1, 0]].concat();
     message(1, &[head, extensions(list)].concat())
 }
 

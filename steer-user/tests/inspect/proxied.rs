@@ -11,11 +11,16 @@ use crate::{
 const LINE: &[u8] = b"PROXY TCP4 203.0.113.7 198.51.100.10 56324 443\r\n";
 
 fn block(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
-    [b"\r\n\r\n\0\r\nQUIT\n", &[command, family][..], &(body.len() as u16).to_be_bytes(), body].concat()
+    [b"\r\n\r\n\0\r\nQUIT\n", &[command, family][..], &(body.len() as u16).to_be_bytes(), body]
+        .concat()
 }
 
 fn v4_block(more: usize) -> Vec<u8> {
-    block(0x21, 0x11, &[&[203, 0, 113, 7, 198, 51, 100, 10, 0xdc, 4, 1, 0xbb][..], &vec![4; more]].concat())
+    block(
+        0x21,
+        0x11,
+        &[&[203, 0, 113, 7, 198, 51, 100, 10, 0xdc, 4, 1, 0xbb][..], &vec![4; more]].concat(),
+    )
 }
 
 fn hello() -> Vec<u8> {
@@ -83,7 +88,10 @@ fn a_hello_in_several_records_is_read_behind_a_header() {
 fn whoever_sends_a_header_is_the_client() {
     let flow = Flow::v4();
     let row = row(&[flow.server(Data, 0, &[]), flow.client(Data, 0, LINE)]);
-    assert_eq!((row.client, row.proxy_protocol, row.client_hello), (flow.client.address, Some("v1"), None));
+    assert_eq!(
+        (row.client, row.proxy_protocol, row.client_hello),
+        (flow.client.address, Some("v1"), None)
+    );
 }
 
 #[test]
@@ -94,7 +102,12 @@ fn what_is_behind_a_header_need_not_be_a_hello() {
 
 #[test]
 fn what_is_no_header_is_not_skipped() {
-    for no_header in [&b"PROXY TCP4 1.2.3.4\n"[..], b"PROX", b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\0", &v4_block(5000)] {
+    for no_header in [
+        &b"PROXY TCP4 1.2.3.4\n"[..],
+        b"PROX",
+        b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\0",
+        &v4_block(5000),
+    ] {
         let row = said(&[no_header, &hello()].concat(), 1448);
         assert_eq!((row.proxy_protocol, row.client_hello), (None, None));
     }
@@ -103,6 +116,8 @@ fn what_is_no_header_is_not_skipped() {
 #[test]
 fn a_client_that_hangs_up_leaves_what_it_said() {
     let flow = Flow::v4();
-    let frames = [flow.opened(), vec![flow.client(Data, 0, LINE), flow.client(Fin, LINE.len() as u32, &[])]].concat();
+    let frames =
+        [flow.opened(), vec![flow.client(Data, 0, LINE), flow.client(Fin, LINE.len() as u32, &[])]]
+            .concat();
     assert_eq!(row(&frames).proxy_protocol, Some("v1"));
 }

@@ -1,4 +1,5 @@
-//! Several connections between the same two sockets: each segment goes to the one that it belongs to.
+//! Several connections between the same two sockets: each segment goes to the one that it belongs
+//! to.
 
 use proptest::prelude::*;
 use steer_user::inspect::{Outcome, Row};
@@ -20,7 +21,8 @@ fn hello(id: u8) -> Vec<u8> {
 }
 
 fn answer(id: u8) -> Vec<u8> {
-    [record(22, &server_hello([1; 32], &[id; 32], &[])), record(20, &[1]), record(22, &[8; 40])].concat()
+    [record(22, &server_hello([1; 32], &[id; 32], &[])), record(20, &[1]), record(22, &[8; 40])]
+        .concat()
 }
 
 /// A frame with another acknowledgement.
@@ -60,7 +62,9 @@ fn assert_resumed(row: &Row, id: u8) {
 
 fn alternating(all: &[Vec<Vec<u8>>]) -> Vec<Vec<u8>> {
     let longest = all.iter().map(Vec::len).max().unwrap_or_default();
-    (0..longest).flat_map(|at| all.iter().filter_map(move |frames| frames.get(at).cloned())).collect()
+    (0..longest)
+        .flat_map(|at| all.iter().filter_map(move |frames| frames.get(at).cloned()))
+        .collect()
 }
 
 /// Connections of these frames, frame by frame in turn: each has its row.
@@ -79,14 +83,18 @@ fn both_sides_of_what_changes_numbers_are_two_rows() {
         let other = flow(1000u32.wrapping_add(by), 5000u32.wrapping_add(by));
         assert_apart(&[resumption(flow(1000, 5000), 1), resumption(other, 2)]);
         // Firewalls may change the client's numbers alone, or the server's.
-        assert_apart(&[resumption(flow(1000, 5000), 1), resumption(flow(1000u32.wrapping_add(by), 5000), 2)]);
+        assert_apart(&[
+            resumption(flow(1000, 5000), 1),
+            resumption(flow(1000u32.wrapping_add(by), 5000), 2),
+        ]);
     }
 }
 
 #[test]
 fn many_connections_at_once_are_as_many_rows() {
-    let all: Vec<_> =
-        (0..20).map(|n| resumption(flow(n * 0x0c00_0000 + 1000, n * 0x0a00_0000 + 77), n as u8 + 1)).collect();
+    let all: Vec<_> = (0..20)
+        .map(|n| resumption(flow(n * 0x0c00_0000 + 1000, n * 0x0a00_0000 + 77), n as u8 + 1))
+        .collect();
     assert_apart(&all);
 }
 
@@ -111,10 +119,16 @@ fn assert_told_apart(what: &str, wrap: impl Fn(u32, Inner) -> Inner) {
 #[test]
 fn the_same_addresses_in_two_networks_are_two_rows() {
     assert_told_apart("VLAN", |number, inner| wrap::vlan(number as u16, inner));
-    assert_told_apart("QinQ, outer", |number, inner| wrap::vlan(number as u16, wrap::vlan(5, inner)));
-    assert_told_apart("QinQ, inner", |number, inner| wrap::vlan(5, wrap::vlan(number as u16, inner)));
+    assert_told_apart("QinQ, outer", |number, inner| {
+        wrap::vlan(number as u16, wrap::vlan(5, inner))
+    });
+    assert_told_apart("QinQ, inner", |number, inner| {
+        wrap::vlan(5, wrap::vlan(number as u16, inner))
+    });
     assert_told_apart("VXLAN", wrap::vxlan);
-    assert_told_apart("VLAN in VXLAN", |number, inner| wrap::vxlan(1, wrap::vlan(number as u16, inner)));
+    assert_told_apart("VLAN in VXLAN", |number, inner| {
+        wrap::vxlan(1, wrap::vlan(number as u16, inner))
+    });
     assert_told_apart("GRE", wrap::gre_key);
     assert_told_apart("MPLS", wrap::mpls);
     assert_told_apart("GTP-U", wrap::gtp);
@@ -124,8 +138,10 @@ fn the_same_addresses_in_two_networks_are_two_rows() {
 #[test]
 fn tagged_and_bare_are_two_networks() {
     let bare = resumption(flow(1000, 5000), 1);
-    let tagged: Vec<_> =
-        resumption(flow(1000, 5000), 2).iter().map(|frame| wrap::vlan(7, Inner::of(frame)).frame()).collect();
+    let tagged: Vec<_> = resumption(flow(1000, 5000), 2)
+        .iter()
+        .map(|frame| wrap::vlan(7, Inner::of(frame)).frame())
+        .collect();
     assert_apart(&[bare, tagged]);
 }
 
@@ -134,11 +150,19 @@ fn each_direction_has_a_network_of_its_own() {
     let to_server = |frame: &Vec<u8>| frame[26..30] == [192, 0, 2, 1];
     let wrapped = |here: u32, there: u32, id: u8, wrap: fn(u32, Inner) -> Inner| -> Vec<Vec<u8>> {
         let frames = resumption(flow(1000, 5000), id);
-        frames.iter().map(|frame| wrap(if to_server(frame) { here } else { there }, Inner::of(frame)).frame()).collect()
+        frames
+            .iter()
+            .map(|frame| {
+                wrap(if to_server(frame) { here } else { there }, Inner::of(frame)).frame()
+            })
+            .collect()
     };
-    for wrap in [wrap::gtp, wrap::mpls, wrap::vxlan, |number, inner| wrap::vlan(number as u16, inner)] {
+    for wrap in
+        [wrap::gtp, wrap::mpls, wrap::vxlan, |number, inner| wrap::vlan(number as u16, inner)]
+    {
         assert_apart(&[wrapped(7, 8, 1, wrap)]);
-        // A router between two VLANs, of which a mirror has both: in each VLAN there are both directions.
+        // A router between two VLANs, of which a mirror has both: in each VLAN there are both
+        // directions.
         assert_apart(&[wrapped(7, 7, 1, wrap), wrapped(8, 8, 2, wrap)]);
         assert_apart(&[wrapped(7, 17, 1, wrap), wrapped(8, 18, 2, wrap)]);
     }
@@ -168,7 +192,8 @@ fn a_syn_that_brings_data_and_its_answer_are_one_row() {
         let reply = acking(flow.server(Data, 0, &answer), 1001 + len);
         for order in [[0, 1], [1, 0]] {
             let opening = [&syn, &syn_ack];
-            let frames = [opening[order[0]].clone(), opening[order[1]].clone(), rest.clone(), reply.clone()];
+            let frames =
+                [opening[order[0]].clone(), opening[order[1]].clone(), rest.clone(), reply.clone()];
             let row = row(&frames);
             assert_eq!(row.client, flow.client.address);
             assert_resumed(&row, 1);
@@ -187,11 +212,17 @@ fn a_second_answer_hides_no_hello() {
         vec![foreign.clone(), here.client(Syn, 0, &[]), here.server(SynAck, 0, &[])],
         vec![foreign.clone(), here.server(SynAck, 0, &[])],
         vec![here.client(Syn, 0, &[]), here.server(SynAck, 0, &[]), foreign.clone()],
-        vec![here.client(Syn, 0, &[]), foreign.clone(), foreign.clone(), here.server(SynAck, 0, &[])],
+        vec![
+            here.client(Syn, 0, &[]),
+            foreign.clone(),
+            foreign.clone(),
+            here.server(SynAck, 0, &[]),
+        ],
     ] {
         let rows = rows(&[opening, rest.clone()].concat());
         assert_eq!(rows.len(), 2, "{rows:#?}");
-        let (whole, other): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.client_hello.is_some());
+        let (whole, other): (Vec<_>, Vec<_>) =
+            rows.iter().partition(|row| row.client_hello.is_some());
         assert_resumed(whole[0], 1);
         assert_eq!((&other[0].server_hello, other[0].client), (&None, here.client.address));
     }
@@ -213,9 +244,12 @@ fn what_belongs_to_nothing_and_brings_nothing_begins_no_row() {
     let here = flow(1000, 5000);
     let old = flow(0x5000_0000, 0x7000_0000);
     let mut frames = resumption(here, 1);
-    // A challenge of an older connection's end, its acknowledgements and resets; a reset of anybody.
+    // A challenge of an older connection's end, its acknowledgements and resets; a reset of
+    // anybody.
     for (at, stray) in
-        [old.server(Data, 0, &[]), old.client(Fin, 9, &[]), old.client(Reset, 77, &[])].iter().enumerate()
+        [old.server(Data, 0, &[]), old.client(Fin, 9, &[]), old.client(Reset, 77, &[])]
+            .iter()
+            .enumerate()
     {
         frames.insert(2 + 2 * at, stray.clone());
     }
@@ -239,7 +273,8 @@ fn a_long_connection_stays_one_whatever_was_lost() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Two connections, their frames in any order that keeps those of each: each row is as if it was alone.
+    /// Two connections, their frames in any order that keeps those of each: each row is as if it
+    /// was alone.
     #[test]
     fn any_interleaving_says_the_same(
         isns: (u32, u32),

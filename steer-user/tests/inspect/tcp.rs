@@ -62,7 +62,8 @@ fn repeats_are_not_counted_and_what_they_add_is() {
 #[test]
 fn record_headers_count_and_data_behind_the_hello_does_not() {
     let (flow, message) = (Flow::v4(), client_hello(&ID, &[(35, vec![9; 300])]));
-    let split = [record(22, &message[..100]), record(22, &message[100..]), record(23, &[0; 60])].concat();
+    let split =
+        [record(22, &message[..100]), record(22, &message[100..]), record(23, &[0; 60])].concat();
     let end = split.len() - 65;
     // The second record's header is the second segment, the early data the fourth.
     let cuts = [0, 105, 110, end, split.len()];
@@ -76,7 +77,8 @@ fn record_headers_count_and_data_behind_the_hello_does_not() {
 #[test]
 fn numbers_may_wrap() {
     for isn in [u32::MAX, u32::MAX - 1, u32::MAX - 100, u32::MAX - 388, 0x7fff_fff0] {
-        let flow = Flow::new("[2001:db8::1]:40000", "[2001:db8::10]:443", isn, isn.wrapping_sub(20));
+        let flow =
+            Flow::new("[2001:db8::1]:40000", "[2001:db8::10]:443", isn, isn.wrapping_sub(20));
         let mut frames = flow.opened();
         for (at, piece) in hello().chunks(50).enumerate().collect::<Vec<_>>().into_iter().rev() {
             frames.push(flow.client(Data, at as u32 * 50, piece));
@@ -104,7 +106,8 @@ fn a_hello_may_come_in_the_syn() {
 
 #[test]
 fn another_initial_number_is_another_row() {
-    let (first, second) = (Flow::v4(), Flow::new("192.0.2.1:40000", "198.51.100.10:443", 77_000, 99_000));
+    let (first, second) =
+        (Flow::v4(), Flow::new("192.0.2.1:40000", "198.51.100.10:443", 77_000, 99_000));
     let mut frames = first.opened();
     frames.push(first.client(Data, 0, &hello()));
     frames.push(first.client(Syn, 0, &[]));
@@ -121,7 +124,11 @@ fn a_late_segment_of_a_read_connection_begins_no_row() {
     let flow = Flow::v4();
     let mut frames = flow.opened();
     frames.extend([flow.client(Data, 0, &hello()), flow.server(Data, 0, &answer())]);
-    frames.extend([flow.client(Data, 388, &[0; 99]), flow.server(Data, 500, &[0; 99]), flow.client(Reset, 487, &[])]);
+    frames.extend([
+        flow.client(Data, 388, &[0; 99]),
+        flow.server(Data, 500, &[0; 99]),
+        flow.client(Reset, 487, &[]),
+    ]);
     assert_eq!(rows(&frames).len(), 1);
 }
 

@@ -56,7 +56,10 @@ fn a_ticket_behind_cut_segments_is_told() {
     for certificates in (0..9000).step_by(97) {
         for snap_len in [150, 256, 512, 1000, 1400] {
             let row = row(&cut(&handshake(&Flow::v4(), certificates), snap_len));
-            assert_told(&row, &format!("{certificates} bytes of certificates, {snap_len} captured"));
+            assert_told(
+                &row,
+                &format!("{certificates} bytes of certificates, {snap_len} captured"),
+            );
             assert_eq!(row.outcome, Outcome::Full);
         }
     }
@@ -69,7 +72,10 @@ fn a_ticket_behind_a_lost_segment_is_told() {
         for lost in 0..whole.len() - 1 {
             let mut frames = whole.clone();
             frames.remove(lost);
-            assert_told(&row(&frames), &format!("{certificates} bytes of certificates without frame {lost}"));
+            assert_told(
+                &row(&frames),
+                &format!("{certificates} bytes of certificates without frame {lost}"),
+            );
         }
     }
 }
@@ -81,7 +87,11 @@ fn a_ticket_is_told_wherever_the_capture_begins() {
     for begin in 0..whole.len() {
         let row = row(&whole[begin..]);
         assert_told(&row, &format!("from frame {begin} on"));
-        assert_eq!((row.client, row.server), (flow.client.address, flow.server.address), "from frame {begin} on");
+        assert_eq!(
+            (row.client, row.server),
+            (flow.client.address, flow.server.address),
+            "from frame {begin} on"
+        );
     }
 }
 
@@ -102,7 +112,8 @@ fn what_looks_like_a_ticket_in_a_certificate_is_none() {
     // A certificate that has a ticket's bytes where its second segment begins.
     let hello = record(22, &server_hello([1; 32], &[], &[]));
     let fill = MSS - hello.len() - 9;
-    let certificate = message(11, &[&vec![0x5a; fill][..], &record(22, &ticket()), &[0x5a; 900]].concat());
+    let certificate =
+        message(11, &[&vec![0x5a; fill][..], &record(22, &ticket()), &[0x5a; 900]].concat());
     let first = [hello, record(22, &certificate)].concat();
     let mut frames = [flow.opened(), vec![self::hello(&flow)]].concat();
     for (at, piece) in first.chunks(MSS).enumerate() {

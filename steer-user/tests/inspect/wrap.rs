@@ -56,7 +56,8 @@ pub(crate) fn ethernet(number: u16, behind: &[u8]) -> Vec<u8> {
 pub(crate) fn ipv4(protocol: u8, payload: &[u8]) -> Vec<u8> {
     let mut header = vec![0x45, 0, 0, 0, 0, 7, 0, 0, 64, protocol, 0, 0, 10, 9, 0, 1, 10, 9, 0, 2];
     header[2..4].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
-    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum: u32 =
+        header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     header[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
     [&header, payload].concat()
@@ -73,7 +74,8 @@ pub(crate) fn ipv6(next: u8, payload: &[u8]) -> Vec<u8> {
 
 pub(crate) fn udp(port: u16, payload: &[u8]) -> Vec<u8> {
     let len = 8 + payload.len() as u16;
-    [&50_000u16.to_be_bytes()[..], &port.to_be_bytes(), &len.to_be_bytes(), &[0, 0], payload].concat()
+    [&50_000u16.to_be_bytes()[..], &port.to_be_bytes(), &len.to_be_bytes(), &[0, 0], payload]
+        .concat()
 }
 
 fn v4_udp(port: u16, payload: &[u8]) -> Inner {
@@ -112,7 +114,14 @@ pub(crate) fn pppoe(session: u16, inner: Inner) -> Inner {
     let len = packet.len() as u16 + 2;
     Type(
         0x8864,
-        [&[0x11, 0][..], &session.to_be_bytes(), &len.to_be_bytes(), &protocol.to_be_bytes(), &packet].concat(),
+        [
+            &[0x11, 0][..],
+            &session.to_be_bytes(),
+            &len.to_be_bytes(),
+            &protocol.to_be_bytes(),
+            &packet,
+        ]
+        .concat(),
     )
 }
 
@@ -121,7 +130,8 @@ pub(crate) fn ip_in_ip(inner: Inner) -> Inner {
     Ip(ipv4(if packet[0] >> 4 == 4 { 4 } else { 41 }, &packet))
 }
 
-/// An encapsulation: its name, and how it is made. Those that take IP alone leave others as they are.
+/// An encapsulation: its name, and how it is made. Those that take IP alone leave others as they
+/// are.
 pub(crate) type Wrapper = (&'static str, fn(Inner) -> Inner);
 
 /// All of them.
@@ -139,14 +149,16 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
     ("802.3 with LLC and SNAP", |inner| {
         let (kind, bytes) = inner.tagged();
         // A length is not what SNAP names.
-        let (kind, bytes) = if kind < 0x600 { vlan(5, Type(kind, bytes)).typed() } else { (kind, bytes) };
+        let (kind, bytes) =
+            if kind < 0x600 { vlan(5, Type(kind, bytes)).typed() } else { (kind, bytes) };
         let llc = [&[0xaa, 0xaa, 3, 0, 0, 0][..], &kind.to_be_bytes(), &bytes].concat();
         // A trailer, as of short frames, is not of the packet.
         Frame([ethernet(llc.len() as u16, &llc), vec![0xee; 9]].concat())
     }),
     ("LLC in a jumbo frame", |inner| {
         let (kind, bytes) = inner.tagged();
-        let (kind, bytes) = if kind < 0x600 { vlan(5, Type(kind, bytes)).typed() } else { (kind, bytes) };
+        let (kind, bytes) =
+            if kind < 0x600 { vlan(5, Type(kind, bytes)).typed() } else { (kind, bytes) };
         Type(0x8870, [&[0xaa, 0xaa, 3, 0, 0, 0][..], &kind.to_be_bytes(), &bytes].concat())
     }),
     ("Cisco MetaData", |inner| {
@@ -171,7 +183,10 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
     ("IPv6 with options", |inner| {
         let Ip(packet) = inner else { return inner };
         let next = if packet[0] >> 4 == 4 { 4 } else { 41 };
-        Ip(ipv6(0, &[&[60, 0, 1, 4, 0, 0, 0, 0][..], &[next, 0, 1, 4, 0, 0, 0, 0], &packet].concat()))
+        Ip(ipv6(
+            0,
+            &[&[60, 0, 1, 4, 0, 0, 0, 0][..], &[next, 0, 1, 4, 0, 0, 0, 0], &packet].concat(),
+        ))
     }),
     ("AH", |inner| {
         let Ip(packet) = inner else { return inner };
@@ -185,7 +200,11 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
     ("GRE with a key", |inner| gre_key(99, inner)),
     ("GRE with checksum, key and sequence", |inner| {
         let (kind, bytes) = inner.typed();
-        Ip(ipv6(47, &[&[0xb0, 0][..], &kind.to_be_bytes(), &[1, 2, 0, 0], &[0, 0, 0, 9], &[0; 4], &bytes].concat()))
+        Ip(ipv6(
+            47,
+            &[&[0xb0, 0][..], &kind.to_be_bytes(), &[1, 2, 0, 0], &[0, 0, 0, 9], &[0; 4], &bytes]
+                .concat(),
+        ))
     }),
     ("GRE with routes", |inner| {
         let (kind, bytes) = inner.typed();
@@ -195,7 +214,8 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
     ("PPTP", |inner| {
         let Ip(packet) = inner else { return inner };
         let protocol: u8 = if packet[0] >> 4 == 4 { 0x21 } else { 0x57 };
-        let header = [0x30, 0x81, 0x88, 0x0b, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 2, 0xff, 3, 0, protocol];
+        let header =
+            [0x30, 0x81, 0x88, 0x0b, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 2, 0xff, 3, 0, protocol];
         Ip(ipv4(47, &[&header[..], &packet].concat()))
     }),
     ("ERSPAN I", |inner| Ip(ipv4(47, &[&[0, 0, 0x88, 0xbe][..], &inner.frame()].concat()))),
@@ -208,11 +228,16 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         Ip(ipv4(47, &[&header[..], &inner.frame()].concat()))
     }),
     ("ERSPAN III with a header more", |inner| {
-        let header = [0x10, 0, 0x22, 0xeb, 0, 0, 0, 1, 0x20, 44, 8, 33, 1, 2, 3, 4, 0, 0, 0, 1, 4, 0, 0, 0, 0, 0, 0, 0];
+        let header = [
+            0x10, 0, 0x22, 0xeb, 0, 0, 0, 1, 0x20, 44, 8, 33, 1, 2, 3, 4, 0, 0, 0, 1, 4, 0, 0, 0,
+            0, 0, 0, 0,
+        ];
         Ip(ipv6(47, &[&header[..], &inner.frame()].concat()))
     }),
     ("VXLAN", |inner| vxlan(4242, inner)),
-    ("VXLAN of Linux", |inner| v4_udp(8472, &[&[8, 0, 0, 0, 0, 0, 1, 0][..], &inner.frame()].concat())),
+    ("VXLAN of Linux", |inner| {
+        v4_udp(8472, &[&[8, 0, 0, 0, 0, 0, 1, 0][..], &inner.frame()].concat())
+    }),
     ("VXLAN-GPE", |inner| {
         let (number, bytes) = match inner {
             Ip(packet) => (if packet[0] >> 4 == 4 { 1 } else { 2 }, packet),
@@ -227,7 +252,13 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
     ("Geneve with options", |inner| {
         let (kind, bytes) = inner.typed();
         let options = [1, 2, 3, 0, 1, 2, 3, 1, 9, 9, 9, 9];
-        Ip(ipv6(17, &udp(6081, &[&[3, 0x40][..], &kind.to_be_bytes(), &[0, 1, 2, 0], &options, &bytes].concat())))
+        Ip(ipv6(
+            17,
+            &udp(
+                6081,
+                &[&[3, 0x40][..], &kind.to_be_bytes(), &[0, 1, 2, 0], &options, &bytes].concat(),
+            ),
+        ))
     }),
     ("GTP-U", |inner| gtp(0x1234, inner)),
     ("GTP-U with extension headers", |inner| {
@@ -235,13 +266,19 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         // A sequence number; a PDU session container, and one of two words.
         let optional = [0, 1, 0, 0x85, 1, 0x10, 9, 0x20, 2, 0, 0, 0, 0, 0, 0, 0];
         let len = (optional.len() + packet.len()) as u16;
-        v4_udp(2152, &[&[0x36, 0xff][..], &len.to_be_bytes(), &[0, 0, 0x12, 0x34], &optional, &packet].concat())
+        v4_udp(
+            2152,
+            &[&[0x36, 0xff][..], &len.to_be_bytes(), &[0, 0, 0x12, 0x34], &optional, &packet]
+                .concat(),
+        )
     }),
     ("L2TP", |inner| {
         let Ip(packet) = inner else { return inner };
         let protocol: u8 = if packet[0] >> 4 == 4 { 0x21 } else { 0x57 };
         let len = (packet.len() + 18) as u16;
-        let header = [&[0x4a, 2][..], &len.to_be_bytes(), &[0, 5, 0, 6, 0, 1, 0, 2, 0, 2, 0xaa, 0xaa]].concat();
+        let header =
+            [&[0x4a, 2][..], &len.to_be_bytes(), &[0, 5, 0, 6, 0, 1, 0, 2, 0, 2, 0xaa, 0xaa]]
+                .concat();
         v4_udp(1701, &[&header[..], &[0xff, 3, 0, protocol], &packet].concat())
     }),
     ("MPLS in IP", |inner| {
@@ -266,7 +303,9 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         Type(0x894f, [&[0x0f, 0xc6, 1, number, 0, 0, 1, 255][..], &[0; 16], &bytes].concat())
     }),
     ("PBB", |inner| Type(0x88e7, [&[0, 0, 4, 0xd2][..], &inner.frame()].concat())),
-    ("TRILL", |inner| Type(0x22f3, [&[0, 0x7f, 0, 1, 0, 2, 9, 9, 9, 9][..], &inner.frame()].concat())),
+    ("TRILL", |inner| {
+        Type(0x22f3, [&[0, 0x7f, 0, 1, 0, 2, 9, 9, 9, 9][..], &inner.frame()].concat())
+    }),
     ("FabricPath", |inner| Type(0x8903, [&[0, 0x41][..], &inner.frame()].concat())),
     ("MACsec, authenticated only", |inner| {
         let (kind, bytes) = inner.tagged();
@@ -285,13 +324,21 @@ pub(crate) const WRAPPERS: &[Wrapper] = &[
         let Ip(packet) = inner else { return inner };
         v4_udp(4341, &[&[0; 8][..], &packet].concat())
     }),
-    ("TZSP", |inner| v4_udp(37008, &[&[1, 0, 0, 1, 0, 10, 1, 0xc0, 1][..], &inner.frame()].concat())),
+    ("TZSP", |inner| {
+        v4_udp(37008, &[&[1, 0, 0, 1, 0, 10, 1, 0xc0, 1][..], &inner.frame()].concat())
+    }),
     ("Teredo", |inner| {
         let Ip(packet) = inner else { return inner };
         let packet = if packet[0] >> 4 == 4 { ipv6(4, &packet) } else { packet };
-        v4_udp(3544, &[&[0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &[0, 0, 1, 2, 3, 4, 5, 6], &packet].concat())
+        v4_udp(
+            3544,
+            &[&[0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &[0, 0, 1, 2, 3, 4, 5, 6], &packet]
+                .concat(),
+        )
     }),
-    ("CAPWAP", |inner| v4_udp(5247, &[&[0, 0x10, 0x42, 0, 0, 0, 0, 0][..], &inner.frame()].concat())),
+    ("CAPWAP", |inner| {
+        v4_udp(5247, &[&[0, 0x10, 0x42, 0, 0, 0, 0, 0][..], &inner.frame()].concat())
+    }),
     ("WCCP", |inner| {
         let Ip(packet) = inner else { return inner };
         Ip(ipv4(47, &[&[0, 0, 0x88, 0x3e][..], &[0, 1, 2, 3], &packet].concat()))

@@ -28,7 +28,8 @@ impl Hook {
         }
     }
 
-    /// What links are like that it can be had with: on XDP they finish their checksums as a wire does.
+    /// What links are like that it can be had with: on XDP they finish their checksums as a wire
+    /// does.
     pub fn offloads(self) -> Offloads {
         if self == Self::Xdp { Offloads::ChecksumsOff } else { Offloads::On }
     }
@@ -64,7 +65,8 @@ impl Settings {
 
 /// The file's text.
 pub(super) fn text(lab: &Lab, settings: &Settings, pin_dir: &Path, socket: &Path) -> String {
-    let mut text = format!("pin_dir = {pin_dir:?}\nsocket = {socket:?}\n{}\n", settings.top.join("\n"));
+    let mut text =
+        format!("pin_dir = {pin_dir:?}\nsocket = {socket:?}\n{}\n", settings.top.join("\n"));
     if !settings.sizes.is_empty() {
         writeln!(text, "\n[sizes]\n{}", settings.sizes.join("\n")).unwrap_or_default();
     }
@@ -79,14 +81,16 @@ pub(super) fn text(lab: &Lab, settings: &Settings, pin_dir: &Path, socket: &Path
 }
 
 fn vip_table(family: Family, n_backends: usize, settings: &Settings) -> String {
-    let mut text = format!("\n[[vip]]\naddress = \"{}\"\n{}\n", vip(family), settings.vip.join("\n"));
+    let mut text =
+        format!("\n[[vip]]\naddress = \"{}\"\n{}\n", vip(family), settings.vip.join("\n"));
     if !settings.vip.iter().any(|line| line.starts_with("fallback")) {
         // Where a source leads stays as the test found it, however many flows it makes.
         text += "fallback = \"source\"\n";
     }
     writeln!(text, "\n[vip.health]\n{}", settings.health.join("\n")).unwrap_or_default();
     for index in 0..n_backends {
-        writeln!(text, "\n[[vip.backend]]\naddress = \"{}\"", backend(family, index)).unwrap_or_default();
+        writeln!(text, "\n[[vip.backend]]\naddress = \"{}\"", backend(family, index))
+            .unwrap_or_default();
         for (_, line) in settings.backend.iter().filter(|(of, _)| *of == index) {
             writeln!(text, "{line}").unwrap_or_default();
         }

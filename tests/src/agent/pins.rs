@@ -1,4 +1,5 @@
-//! Where the lab's agents pin: a directory per agent and process, on a BPF file system that is there.
+//! Where the lab's agents pin: a directory per agent and process, on a BPF file system that is
+//! there.
 
 use std::{
     fs,
@@ -22,12 +23,14 @@ pub(super) fn directory(number: u32) -> PathBuf {
     Path::new(BPF_FS).join(format!("{PREFIX}{}-{number}", std::process::id()))
 }
 
-/// Mounts the BPF file system where it is missing, and removes what labs that were killed left there.
+/// Mounts the BPF file system where it is missing, and removes what labs that were killed left
+/// there.
 pub(super) fn prepare() -> Result<()> {
     let lock = fs::File::create("/run/steer-lab.lock").context("open the lab's lock")?;
     lock.lock().context("wait for other labs")?;
     if statfs(BPF_FS).context("look at /sys/fs/bpf")?.filesystem_type() != BPF_FS_MAGIC {
-        process::run(Command::new("mount").args(["-t", "bpf", "bpf", BPF_FS])).context("mount the BPF file system")?;
+        process::run(Command::new("mount").args(["-t", "bpf", "bpf", BPF_FS]))
+            .context("mount the BPF file system")?;
     }
     sweep()
 }

@@ -1,7 +1,9 @@
-//! What a client sees through each way to the servers, end to end in network namespaces: `cargo xtask bench e2e`.
+//! What a client sees through each way to the servers, end to end in network namespaces: `cargo
+//! xtask bench e2e`.
 //!
-//! `lane` is a way in a lab of its own, `crowd` the clients at work on it, `rates`, `latency` and `bulk` measure,
-//! `cpu` reads what the kernel counted of it. `method`, `goals`, `page` and `object` say what came of it.
+//! `lane` is a way in a lab of its own, `crowd` the clients at work on it, `rates`, `latency` and
+//! `bulk` measure, `cpu` reads what the kernel counted of it. `method`, `goals`, `page` and
+//! `object` say what came of it.
 
 mod bulk;
 mod cpu;
@@ -56,8 +58,10 @@ struct Effort {
     transfers: usize,
 }
 
-const WHOLE: Effort = Effort { rounds: 7, turn: Duration::from_millis(1000), handshakes: 600, transfers: 7 };
-const QUICK: Effort = Effort { rounds: 2, turn: Duration::from_millis(300), handshakes: 60, transfers: 2 };
+const WHOLE: Effort =
+    Effort { rounds: 7, turn: Duration::from_millis(1000), handshakes: 600, transfers: 7 };
+const QUICK: Effort =
+    Effort { rounds: 2, turn: Duration::from_millis(300), handshakes: 60, transfers: 2 };
 
 /// Clients at work at a time.
 const CLIENTS: usize = 16;
@@ -106,7 +110,8 @@ fn measure(effort: Effort, progress: &dyn Fn(&str)) -> Result<Figures> {
 fn labs(ways: &[(Way, Offloads)]) -> Result<Vec<Run>> {
     let build = |&(way, offloads): &(Way, Offloads)| {
         let hook = if let Way::Steer(hook) = way { hook } else { Hook::Tc };
-        let mut scenario = Scenario::new(hook, Family::V4).offloads(offloads).nginx(lane::servers());
+        let mut scenario =
+            Scenario::new(hook, Family::V4).offloads(offloads).nginx(lane::servers());
         // As steer has it: checks of ten backends a second would be part of the load.
         scenario.steer.health.clear();
         scenario.start()

@@ -1,4 +1,5 @@
-//! Packets a second on one core: `steer_xdp` on live frames, beside bare XDP and the kernel's own forwarding.
+//! Packets a second on one core: `steer_xdp` on live frames, beside bare XDP and the kernel's own
+//! forwarding.
 
 mod frames;
 mod programs;
@@ -79,7 +80,8 @@ struct Case<'a> {
 /// # Errors
 /// When a lab cannot be built, or frames go another way than their case says.
 pub fn live(object: &Path, family: Family, json: bool, record: Option<&Path>) -> Result<()> {
-    let mut report = Report::new("live", "Packets a second, live frames", &command(family), &[Peer::Nft])?;
+    let mut report =
+        Report::new("live", "Packets a second, live frames", &command(family), &[Peer::Nft])?;
     report.method(METHOD);
     let labs = Labs::build()?;
     let dnat = PlainL4::start(&labs.dnat)?;
@@ -130,8 +132,11 @@ impl Labs {
     /// Loads the programs and puts the sinks at the far ends.
     fn equip(&self, object: &Path) -> Result<Programs> {
         let mut programs = Programs::load(object)?;
-        let run = ["live_nothing", "live_drop", "live_tx", "live_redirect", "live_pass", "live_next"];
-        run.iter().chain(&["live_sink", "live_open"]).try_for_each(|program| programs.ready(program))?;
+        let run =
+            ["live_nothing", "live_drop", "live_tx", "live_redirect", "live_pass", "live_next"];
+        run.iter()
+            .chain(&["live_sink", "live_open"])
+            .try_for_each(|program| programs.ready(program))?;
         programs.ready_tc_sink()?;
         for far in [self.steered.client(), self.steered.backend(0), self.steered.backend(1)] {
             programs.attach("live_sink", far, "eth0")?;
@@ -152,7 +157,12 @@ impl Labs {
         programs.redirect_to(stage::index(self.steered.gateway(), &first)?, &leaves)
     }
 
-    fn cases<'a>(&'a self, family: Family, steer: &'a ProgramFd, nothing: &'a ProgramFd) -> Result<Vec<Case<'a>>> {
+    fn cases<'a>(
+        &'a self,
+        family: Family,
+        steer: &'a ProgramFd,
+        nothing: &'a ProgramFd,
+    ) -> Result<Vec<Case<'a>>> {
         let (stays, moved) = (frames::stays(family), frames::moved(family));
         let [clients, first, owner] = stage::sides();
         let gateway = self.steered.gateway();
@@ -163,7 +173,11 @@ impl Labs {
         };
         let steered = |name, side: &str, frame, counts| {
             let next = Some(steer);
-            Case { next, counts, ..Case::new(name, gateway, "live_next", Shim::TailCalled, side, frame) }
+            Case {
+                next,
+                counts,
+                ..Case::new(name, gateway, "live_next", Shim::TailCalled, side, frame)
+            }
         };
         let kernel = |name, lab: &'a Lab, side: &str, frame| {
             Case::new(name, lab.gateway(), "live_pass", Shim::Restored, side, frame)
@@ -205,23 +219,55 @@ impl<'a> Case<'a> {
         frame: Vec<u8>,
     ) -> Self {
         let ingress = ingress.to_owned();
-        Self { name, gateway, program, next: None, shim, ingress, frame, arrive: true, counts: &[], times: Vec::new() }
+        Self {
+            name,
+            gateway,
+            program,
+            next: None,
+            shim,
+            ingress,
+            frame,
+            arrive: true,
+            counts: &[],
+            times: Vec::new(),
+        }
     }
 
     /// Nanoseconds a frame of one run.
-    fn measure(&self, programs: &mut Programs, steered: &Steered<'_>, n_frames: u32) -> Result<f64> {
-        let counts = || self.counts.iter().map(|counter| steered.plane.counter(*counter)).collect::<Result<Vec<_>>>();
+    fn measure(
+        &self,
+        programs: &mut Programs,
+        steered: &Steered<'_>,
+        n_frames: u32,
+    ) -> Result<f64> {
+        let counts = || {
+            self.counts
+                .iter()
+                .map(|counter| steered.plane.counter(*counter))
+                .collect::<Result<Vec<_>>>()
+        };
         self.next.map_or(Ok(()), |next| programs.go_on_with(next))?;
         let ingress = stage::index(self.gateway, &self.ingress)?;
-        let run = Run { program: self.program, ingress, frame: &self.frame, n_frames, arrive: self.arrive };
+        let run = Run {
+            program: self.program,
+            ingress,
+            frame: &self.frame,
+            n_frames,
+            arrive: self.arrive,
+        };
         let before = counts()?;
-        let time = programs.run(self.gateway, &run).with_context(|| format!("measure: {}", self.name))?;
+        let time =
+            programs.run(self.gateway, &run).with_context(|| format!("measure: {}", self.name))?;
         for ((counter, before), after) in self.counts.iter().zip(before).zip(counts()?) {
             let (grown, word) = (after - before, counter.word());
-            // Acknowledgements say nothing new: every other second a poll's worth of them goes by TC and asks for the
-            // way, and is then counted by both.
+            // Acknowledgements say nothing new: every other second a poll's worth of them goes by
+            // TC and asks for the way, and is then counted by both.
             let all = u64::from(n_frames);
-            ensure!(grown.abs_diff(all) <= all / 1000, "{}: {word} grew by {grown}, not {all}", self.name);
+            ensure!(
+                grown.abs_diff(all) <= all / 1000,
+                "{}: {word} grew by {grown}, not {all}",
+                self.name
+            );
         }
         Ok(time)
     }
@@ -240,7 +286,9 @@ struct Figure {
 impl Figures {
     fn of(cases: &[Case<'_>]) -> Result<Self> {
         let raw = |case: &Case<'_>| median(&case.times).context("nothing was measured");
-        let of = |name| cases.iter().find(|case| case.name == name).context("a case is missing").and_then(raw);
+        let of = |name| {
+            cases.iter().find(|case| case.name == name).context("a case is missing").and_then(raw)
+        };
         let nothing = of(NOTHING)?;
         // On a machine with other work it may seem to cost less than nothing.
         let cost = |name| Ok::<_, anyhow::Error>((of(name)? - nothing).max(0.0));
@@ -266,10 +314,13 @@ impl Figures {
 
     fn report(&self, report: &mut Report) -> Result<()> {
         report.section("One core");
-        report.text(&format!("Medians of {ROUNDS} rounds of {FRAMES} frames a case; every frame arrived."));
+        report.text(&format!(
+            "Medians of {ROUNDS} rounds of {FRAMES} frames a case; every frame arrived."
+        ));
         let mut table = Table::new(&["", "ns", "net ns", "packets/s (net)"]);
         for Figure { name, raw, net } in &self.0 {
-            let rate = if self.is_path(name) { format!("{:.0}", 1e9 / net) } else { "-".to_owned() };
+            let rate =
+                if self.is_path(name) { format!("{:.0}", 1e9 / net) } else { "-".to_owned() };
             table = table.row([(*name).to_owned(), format!("{raw:.0}"), format!("{net:.0}"), rate]);
         }
         report.table(table);
@@ -277,7 +328,11 @@ impl Figures {
         let paths: Vec<_> = self.0.iter().filter(|figure| self.is_path(figure.name)).collect();
         let names: Vec<_> = paths.iter().map(|figure| figure.name).collect();
         let rates = paths.iter().map(|figure| 1e9 / figure.net);
-        report.bars("rate", &Bars::new("Live frames, one core", "packets/s", &names).series("net of the shim", rates))
+        report.bars(
+            "rate",
+            &Bars::new("Live frames, one core", "packets/s", &names)
+                .series("net of the shim", rates),
+        )
     }
 
     /// Whether it is a way that packets take, not a part of the method.
@@ -290,13 +345,15 @@ impl Figures {
             let what = format!("{steer}, both ways: packets/s by those of {rival}");
             Goal::at_least(&what, self.net(rival) / self.net(steer), limit)
         };
-        STEER.iter().flat_map(|steer| [goal(steer, DNAT, OF_DNAT), goal(steer, REDIRECT, OF_REDIRECT)]).collect()
+        STEER
+            .iter()
+            .flat_map(|steer| [goal(steer, DNAT, OF_DNAT), goal(steer, REDIRECT, OF_REDIRECT)])
+            .collect()
     }
 
     #[expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
     fn print_json(&self) {
-        let case =
-            |Figure { name, raw, net }: &Figure| serde_json::json!({ "case": name, "raw_ns": raw, "net_ns": net });
+        let case = |Figure { name, raw, net }: &Figure| serde_json::json!({ "case": name, "raw_ns": raw, "net_ns": net });
         let cases: Vec<_> = self.0.iter().map(case).collect();
         let goals: Vec<_> = self.goals().iter().map(Goal::json).collect();
         println!("{}", serde_json::json!({ "cases": cases, "goals": goals }));

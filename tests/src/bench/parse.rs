@@ -55,7 +55,9 @@ pub fn parse(object: &Path, json: bool) -> Result<()> {
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 fn report(names: &[&str], times: BTreeMap<usize, Vec<u64>>, floor: u64, json: bool) {
-    println!("a hello read and looked up in vain, BPF_PROG_TEST_RUN, medians of {ROUNDS} x {RUNS} runs");
+    println!(
+        "a hello read and looked up in vain, BPF_PROG_TEST_RUN, medians of {ROUNDS} x {RUNS} runs"
+    );
     println!("{:<26} {:>10} {:>10}", "", "ns", "above empty");
     println!("{:<26} {floor:>10}", "an empty program");
     let mut cases = Vec::new();
@@ -72,14 +74,16 @@ fn report(names: &[&str], times: BTreeMap<usize, Vec<u64>>, floor: u64, json: bo
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
-    let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+    let program =
+        ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     program.try_into().with_context(|| format!("take the program {name}"))
 }
 
 /// Nanoseconds of one run.
 fn time(ebpf: &mut Ebpf, name: &str, hello: &[u8]) -> Result<u64> {
     let frame = [&[0; HEADERS][..], hello].concat();
-    let options = TestRunOptions { data_in: Some(&frame), repeat: RUNS, ..TestRunOptions::default() };
+    let options =
+        TestRunOptions { data_in: Some(&frame), repeat: RUNS, ..TestRunOptions::default() };
     let ran = program(ebpf, name)?.test_run(options).with_context(|| format!("run {name}"))?;
     Ok(u64::try_from(ran.duration.as_nanos()).unwrap_or(u64::MAX))
 }
@@ -97,26 +101,33 @@ pub(super) enum Offer {
     Psk,
 }
 
-/// A hello of `len` bytes with the extensions that stacks send; what is missing of its length is a key share.
+/// A hello of `len` bytes with the extensions that stacks send; what is missing of its length is a
+/// key share.
 pub(super) fn hello(len: usize, offer: Offer) -> Vec<u8> {
     let id = if matches!(offer, Offer::Ticket | Offer::Nothing) { 0u8 } else { 32 };
-    let extension =
-        |kind: u16, body: &[u8]| [&kind.to_be_bytes()[..], &(body.len() as u16).to_be_bytes(), body].concat();
-    let mut extensions: Vec<Vec<u8>> = [(10, 8), (11, 2), (13, 18), (16, 14), (23, 0), (0xff01, 1), (5, 5)]
-        .map(|(kind, n)| extension(kind, &vec![0; n]))
-        .to_vec();
+    let extension = |kind: u16, body: &[u8]| {
+        [&kind.to_be_bytes()[..], &(body.len() as u16).to_be_bytes(), body].concat()
+    };
+    let mut extensions: Vec<Vec<u8>> =
+        [(10, 8), (11, 2), (13, 18), (16, 14), (23, 0), (0xff01, 1), (5, 5)]
+            .map(|(kind, n)| extension(kind, &vec![0; n]))
+            .to_vec();
     let ticket = match offer {
         Offer::Nothing | Offer::SessionId => Vec::new(),
         Offer::Ticket => extension(extension::SESSION_TICKET, &[7; 192]),
         Offer::Psk => {
             extensions.push(extension(extension::SUPPORTED_VERSIONS, &[4, 3, 4, 3, 3]));
             let identity = [&[0, 200][..], &[9; 200], &[0; 4]].concat();
-            let list = [&(identity.len() as u16).to_be_bytes()[..], &identity, &[0, 33, 32], &[1; 32]].concat();
+            let list =
+                [&(identity.len() as u16).to_be_bytes()[..], &identity, &[0, 33, 32], &[1; 32]]
+                    .concat();
             extension(extension::PRE_SHARED_KEY, &list)
         }
     };
     let body = |extensions: &[u8]| {
-        let mut body = [&[3, 3][..], &[5; 32], &[id], &vec![6; id.into()], &[0, 30], &[0; 30], &[1, 0]].concat();
+        let mut body =
+            [&[3, 3][..], &[5; 32], &[id], &vec![6; id.into()], &[0, 30], &[0; 30], &[1, 0]]
+                .concat();
         body.extend((extensions.len() as u16).to_be_bytes());
         body.extend(extensions);
         body

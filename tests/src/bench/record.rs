@@ -1,7 +1,9 @@
-//! A benchmark's page in docs/bench: what was measured, why and how, on which machine, by which command, and what came out.
+//! A benchmark's page in docs/bench: what was measured, why and how, on which machine, by which
+//! command, and what came out.
 //!
-//! A benchmark makes a [`Report`] before it measures, adds tables, goals and plots as it goes, prints it, and writes it
-//! where it was told to. Nothing is on a page but what that run measured or read from the system.
+//! A benchmark makes a [`Report`] before it measures, adds tables, goals and plots as it goes,
+//! prints it, and writes it where it was told to. Nothing is on a page but what that run measured
+//! or read from the system.
 //!
 //! ```no_run
 //! # use std::path::Path;
@@ -66,9 +68,21 @@ impl Report {
     ///
     /// # Errors
     /// When /proc cannot be read or a peer is not installed.
-    pub fn new(name: &'static str, title: &'static str, command: &str, peers: &[Peer]) -> Result<Self> {
+    pub fn new(
+        name: &'static str,
+        title: &'static str,
+        command: &str,
+        peers: &[Peer],
+    ) -> Result<Self> {
         let machine = Machine::look(peers)?;
-        Ok(Self { name, title, command: command.to_owned(), machine, method: Vec::new(), results: Vec::new() })
+        Ok(Self {
+            name,
+            title,
+            command: command.to_owned(),
+            machine,
+            method: Vec::new(),
+            results: Vec::new(),
+        })
     }
 
     /// Adds a paragraph on what is measured, why, and how.
@@ -153,9 +167,14 @@ impl Report {
 
     fn remove_plots(&self, directory: &Path) -> Result<()> {
         let own = format!("{}-", self.name);
-        for entry in fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
+        for entry in
+            fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))?
+        {
             let path = entry?.path();
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
             if name.starts_with(&own) && name.ends_with(".svg") {
                 fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
             }
@@ -191,7 +210,9 @@ impl Report {
                     }
                     goals.to_string()
                 }
-                Part::Plot { name, title, .. } if with_plots => format!("![{title}]({})\n", self.plot_file(name)),
+                Part::Plot { name, title, .. } if with_plots => {
+                    format!("![{title}]({})\n", self.plot_file(name))
+                }
                 Part::Plot { .. } => continue,
             };
             text.push('\n');
@@ -211,7 +232,9 @@ fn wrapped(paragraph: &str) -> String {
     for word in paragraph.split_whitespace() {
         match lines.last_mut() {
             Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH => *line += &format!(" {word}"),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH => {
+                *line += &format!(" {word}")
+            }
             _ => lines.push(word.to_owned()),
         }
     }
@@ -233,7 +256,10 @@ mod tests {
         report.table(Table::new(&["way", "a second"]).row(["direct", "12"]));
         report.goal(Goal::at_least("one", 2.0, 1.0));
         report.goal(Goal::at_most("two", 2.0, 1.0));
-        report.bars("rates", &Bars::new("Rates", "a second", &["direct"]).series("resumed", [12.0]))?;
+        report.bars(
+            "rates",
+            &Bars::new("Rates", "a second", &["direct"]).series("resumed", [12.0]),
+        )?;
         Ok(report)
     }
 
@@ -242,10 +268,21 @@ mod tests {
         let directory = tempfile::tempdir()?;
         report()?.write(directory.path())?;
         let page = fs::read_to_string(directory.path().join("page.md"))?;
-        for text in ["# A page\n", "How.", "cargo xtask bench page", "| kernel", "## Rates\n", "(page-rates.svg)"] {
+        for text in [
+            "# A page\n",
+            "How.",
+            "cargo xtask bench page",
+            "| kernel",
+            "## Rates\n",
+            "(page-rates.svg)",
+        ] {
             assert!(page.contains(text), "{text} is missing in {page}");
         }
-        assert_eq!(page.matches("| goal").count(), 1, "goals that follow one another are one table: {page}");
+        assert_eq!(
+            page.matches("| goal").count(),
+            1,
+            "goals that follow one another are one table: {page}"
+        );
         Ok(())
     }
 

@@ -36,8 +36,14 @@ pub fn rehome(hook: Hook, family: Family, pairs: usize, json: bool) -> Result<()
     }
     let rehomed = agent.count(Counter::SpliceOpened)? - before;
     // A port used again meets its old flow, whose backend is the owner already: nothing moves.
-    ensure!(rehomed as usize * 10 >= pairs * 9, "only {rehomed} of {pairs} resumptions were re-homed");
-    report(&Figures { stayed: median(stayed), moved: median(moved), opened: median(opened), pairs }, json);
+    ensure!(
+        rehomed as usize * 10 >= pairs * 9,
+        "only {rehomed} of {pairs} resumptions were re-homed"
+    );
+    report(
+        &Figures { stayed: median(stayed), moved: median(moved), opened: median(opened), pairs },
+        json,
+    );
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! Memory and scale: what an entry takes, and how agent, command line, look-ups and learning fare as tables grow.
+//! Memory and scale: what an entry takes, and how agent, command line, look-ups and learning fare
+//! as tables grow.
 
 mod entries;
 mod gateway;
@@ -64,7 +65,11 @@ struct Measured {
 /// # Errors
 /// When a table cannot be made, or a figure would be of something else than it says.
 pub fn scale(object: &Path, quick: bool, json: bool, record: Option<&Path>) -> Result<()> {
-    let command = if quick { "cargo xtask bench scale --quick" } else { "cargo xtask bench scale --record docs/bench" };
+    let command = if quick {
+        "cargo xtask bench scale --quick"
+    } else {
+        "cargo xtask bench scale --record docs/bench"
+    };
     let mut report = Report::new("scale", "Memory and scale", command, &[])?;
     let extent = if quick { QUICK } else { WHOLE };
     let measured = measure(object, extent)?;
@@ -95,7 +100,14 @@ fn measure(object: &Path, extent: Extent) -> Result<Measured> {
     let look_ups = extent.look_ups.iter().filter(|slots| fits(slots));
     let look_ups = look_ups.map(|slots| lookups::measure(object, *slots)).collect::<Result<_>>()?;
     let learned = learning::measure(object, extent.learned, extent.learned * 2 / PARTS)?;
-    Ok(Measured { filled, key_name: memory::bytes_per_key_name()?, grown, look_ups, learned, missing })
+    Ok(Measured {
+        filled,
+        key_name: memory::bytes_per_key_name()?,
+        grown,
+        look_ups,
+        learned,
+        missing,
+    })
 }
 
 /// The largest power of two of slots for which there is memory.

@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: reconnecting TLS clients through plain layer 4 and through steer, side by side.
+//! `cargo xtask demo`: reconnecting TLS clients through plain layer 4 and through steer, side by
+//! side.
 
 use std::process::ExitCode;
 
@@ -9,8 +10,9 @@ use steer_tests::{
     topology::Family,
 };
 
-/// Shows what steer is for: the same reconnecting clients through plain kernel layer 4 with source-address
-/// persistence, then through steer. Exit code 0 only if steer resumed every session on its owner without an error.
+/// Shows what steer is for: the same reconnecting clients through plain kernel layer 4 with
+/// source-address persistence, then through steer. Exit code 0 only if steer resumed every session
+/// on its owner without an error.
 #[derive(Parser)]
 #[command(name = "demo")]
 struct Arguments {

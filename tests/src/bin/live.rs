@@ -1,5 +1,5 @@
-//! What `cargo xtask verify` runs in another kernel: [`steer_tests::live`], all cases or those whose names contain one of
-//! the words given.
+//! What `cargo xtask verify` runs in another kernel: [`steer_tests::live`], all cases or those
+//! whose names contain one of the words given.
 
 use std::{env, process::ExitCode};
 
@@ -7,7 +7,8 @@ use steer_tests::live::CASES;
 
 fn main() -> ExitCode {
     let words = env::args().skip(1).collect::<Vec<_>>();
-    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
+    let wanted =
+        |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let (mut tried, mut failed) = (0, 0);
     for case in CASES.iter().filter(|case| wanted(case.name)) {
         tried += 1;

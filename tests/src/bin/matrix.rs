@@ -5,9 +5,10 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, ValueEnum};
 use steer_tests::matrix::{self, ClientStack, Mode, Options, Packages, ServerStack};
 
-/// Runs TLS clients of several stacks against servers of several stacks, each directly, through plain kernel layer 4,
-/// through HAProxy's SSL-ID stick table, and through steer, and counts resumed sessions. Exit code 0 only if steer
-/// resumed as many as the same stacks did directly (of private TLS 1.3 tickets 99 %) in every cell that can be served.
+/// Runs TLS clients of several stacks against servers of several stacks, each directly, through
+/// plain kernel layer 4, through HAProxy's SSL-ID stick table, and through steer, and counts
+/// resumed sessions. Exit code 0 only if steer resumed as many as the same stacks did directly (of
+/// private TLS 1.3 tickets 99 %) in every cell that can be served.
 #[derive(Parser)]
 #[command(name = "matrix")]
 struct Arguments {
@@ -23,8 +24,9 @@ struct Arguments {
     /// Sessions offered per cell and way.
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = at_least_one)]
     reconnects: usize,
-    /// Compare `ticket_key_name = "auto"` with the right layout instead of the ways: nothing is learned before the offers are
-    /// counted. Exit code 0 only if it loses four offers at most in every cell.
+    /// Compare `ticket_key_name = "auto"` with the right layout instead of the ways: nothing is
+    /// learned before the offers are counted. Exit code 0 only if it loses four offers at most in
+    /// every cell.
     #[arg(long)]
     layouts: bool,
     /// Print one JSON object per cell instead of tables.
@@ -50,7 +52,8 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { clients, servers, modes, reconnects, layouts, json, packages, no_install } = Arguments::parse();
+    let Arguments { clients, servers, modes, reconnects, layouts, json, packages, no_install } =
+        Arguments::parse();
     let packages = std::path::absolute(&packages).unwrap_or(packages);
     let packages = Packages { directory: packages, install: !no_install };
     match matrix::run(&Options { clients, servers, modes, reconnects, layouts, json, packages }) {

@@ -9,8 +9,8 @@ use steer_tests::{
     topology::Family,
 };
 
-/// Exit code 0 only if no byte was wrong, no session was lost, no connection failed without a reason, and tables and
-/// memory are as they were.
+/// Exit code 0 only if no byte was wrong, no session was lost, no connection failed without a
+/// reason, and tables and memory are as they were.
 #[derive(Parser)]
 #[command(name = "soak")]
 struct Arguments {
@@ -45,7 +45,10 @@ fn main() -> ExitCode {
 fn options(arguments: Arguments) -> Options {
     let Arguments { minutes, hook, ipv6, record } = arguments;
     let ipv6_word = if ipv6 { " --ipv6" } else { "" };
-    let command = format!("cargo xtask soak --minutes {minutes} --hook {}{ipv6_word} --record docs/bench", hook.word());
+    let command = format!(
+        "cargo xtask soak --minutes {minutes} --hook {}{ipv6_word} --record docs/bench",
+        hook.word()
+    );
     let family = if ipv6 { Family::V6 } else { Family::V4 };
     Options { time: Duration::from_secs_f64(minutes * 60.0), hook, family, record, command }
 }

@@ -1,4 +1,5 @@
-//! `cargo xtask verify`: loads both programs into the running kernel and tells what its verifier counted.
+//! `cargo xtask verify`: loads both programs into the running kernel and tells what its verifier
+//! counted.
 
 use std::process::ExitCode;
 
@@ -22,7 +23,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// `program TAB kernel TAB instructions`, a line a program; the kernel by its whole number: `6.1.176`.
+/// `program TAB kernel TAB instructions`, a line a program; the kernel by its whole number:
+/// `6.1.176`.
 fn verify() -> Result<String> {
     let kernel = Kernel::running();
     kernel.require()?;

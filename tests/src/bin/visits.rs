@@ -13,11 +13,12 @@ use steer_tests::{
     topology::Family,
 };
 
-/// Runs clients whose address changes at every visit, or less often, against servers whose TLS 1.3 sessions no gateway can
-/// know (Go), and servers that accept none of their own sessions (gunicorn); directly, and through steer by each `fallback`.
-/// Prints what was resumed, what chance alone would resume, and how many flows steer moved, in the first half of the visits
-/// and in the second. Exit code 0 only if no connection failed, and no more flows were moved to servers that accept nothing
-/// than eight refusals in a row, and one of sixteen from then on, allow.
+/// Runs clients whose address changes at every visit, or less often, against servers whose TLS 1.3
+/// sessions no gateway can know (Go), and servers that accept none of their own sessions
+/// (gunicorn); directly, and through steer by each `fallback`. Prints what was resumed, what chance
+/// alone would resume, and how many flows steer moved, in the first half of the visits and in the
+/// second. Exit code 0 only if no connection failed, and no more flows were moved to servers that
+/// accept nothing than eight refusals in a row, and one of sixteen from then on, allow.
 #[derive(Parser)]
 #[command(name = "visits")]
 struct Arguments {
@@ -71,7 +72,9 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("visits: a connection failed, or too many flows were moved in vain, see above");
+            eprintln!(
+                "visits: a connection failed, or too many flows were moved in vain, see above"
+            );
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -82,8 +85,19 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<bool> {
-    let Arguments { servers, modes, client, every, fallbacks, key_name, hook, ipv6, packages, no_install, .. } =
-        arguments;
+    let Arguments {
+        servers,
+        modes,
+        client,
+        every,
+        fallbacks,
+        key_name,
+        hook,
+        ipv6,
+        packages,
+        no_install,
+        ..
+    } = arguments;
     let packages = Packages { directory: std::path::absolute(packages)?, install: !no_install };
     let family = if ipv6 { Family::V6 } else { Family::V4 };
     visits::run(&Options {

@@ -52,7 +52,8 @@ impl Connection {
         self.answer(|_| {}).with_context(|| format!("get {path}"))
     }
 
-    /// As [`Connection::get`]; `progress` is told how many bytes of the body have come, after each read.
+    /// As [`Connection::get`]; `progress` is told how many bytes of the body have come, after each
+    /// read.
     ///
     /// # Errors
     /// When the answer breaks off or is not 200.
@@ -84,14 +85,22 @@ impl Connection {
         self.put_watched(path, body, |_| {})
     }
 
-    /// As [`Connection::put`]; `progress` is told how many bytes of the body are sent, before each 16 KiB.
+    /// As [`Connection::put`]; `progress` is told how many bytes of the body are sent, before each
+    /// 16 KiB.
     ///
     /// # Errors
     /// When the connection breaks or the server does not take it.
-    pub fn put_watched(&mut self, path: &str, body: &[u8], mut progress: impl FnMut(usize)) -> Result<Response> {
+    pub fn put_watched(
+        &mut self,
+        path: &str,
+        body: &[u8],
+        mut progress: impl FnMut(usize),
+    ) -> Result<Response> {
         const CHUNK: usize = 16 * 1024;
         let len = body.len();
-        let head = format!("PUT {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n");
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n"
+        );
         self.send(&head, &[])?;
         for (number, chunk) in body.chunks(CHUNK).enumerate() {
             progress(number * CHUNK);
@@ -134,7 +143,11 @@ impl Connection {
 
 fn read_head(reader: &mut impl BufRead) -> Result<(u16, usize)> {
     let status = read_line(reader)?;
-    let status = status.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no HTTP status line")?;
+    let status = status
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .context("no HTTP status line")?;
     let mut len = 0;
     loop {
         let line = read_line(reader)?.to_ascii_lowercase();
@@ -156,7 +169,11 @@ fn read_line(reader: &mut impl BufRead) -> Result<String> {
     Ok(line.trim_end().to_owned())
 }
 
-fn read_body(reader: &mut impl Read, len: usize, mut progress: impl FnMut(usize)) -> Result<(Vec<u8>, String)> {
+fn read_body(
+    reader: &mut impl Read,
+    len: usize,
+    mut progress: impl FnMut(usize),
+) -> Result<(Vec<u8>, String)> {
     let (mut head, mut sum, mut buffer) = (Vec::new(), Sum::new(), vec![0; 64 * 1024]);
     let mut read = 0;
     while read < len {

@@ -1,4 +1,5 @@
-//! Where a client keeps its session: the last one of TLS 1.2, offered as often as asked for, and tickets of TLS 1.3.
+//! Where a client keeps its session: the last one of TLS 1.2, offered as often as asked for, and
+//! tickets of TLS 1.3.
 
 use std::{
     fmt,

@@ -1,4 +1,5 @@
-//! The reconnecting clients: each gets a session, then offers it again and again, every time from another address.
+//! The reconnecting clients: each gets a session, then offers it again and again, every time from
+//! another address.
 
 use std::{
     sync::{
@@ -17,7 +18,8 @@ use crate::{
     scenario::{N_SOURCES, Run},
 };
 
-/// How far the next address of a client is from its last: coprime to the number of addresses, so that it sees all.
+/// How far the next address of a client is from its last: coprime to the number of addresses, so
+/// that it sees all.
 const STRIDE: usize = 23;
 
 /// So many failures tell all there is to tell: the clients stop.
@@ -68,9 +70,16 @@ impl Load {
     /// When the lab breaks.
     pub fn run(&self, run: &Run, name: &str) -> Result<Tally> {
         let model = run.new_client()?;
-        let crowd = Crowd { load: self, run, model: &model, next: AtomicUsize::new(0), total: Mutex::default() };
+        let crowd = Crowd {
+            load: self,
+            run,
+            model: &model,
+            next: AtomicUsize::new(0),
+            total: Mutex::default(),
+        };
         thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.parallel).map(|_| scope.spawn(|| crowd.work())).collect();
+            let workers: Vec<_> =
+                (0..self.parallel).map(|_| scope.spawn(|| crowd.work())).collect();
             let mut told = Instant::now();
             while !workers.iter().all(thread::ScopedJoinHandle::is_finished) {
                 thread::sleep(Duration::from_millis(10));
@@ -80,13 +89,16 @@ impl Load {
                     progress(&format!("{name}: {connections} connections so far, {errors} errors"));
                 }
             }
-            workers
-                .into_iter()
-                .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            workers.into_iter().try_for_each(|worker| {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
         })?;
         let mut total = std::mem::take(&mut *crowd.total());
         total.times.sort_unstable();
-        progress(&format!("{name}: {} of {} resumed, {} errors", total.resumed, total.reconnects, total.errors));
+        progress(&format!(
+            "{name}: {} of {} resumed, {} errors",
+            total.resumed, total.reconnects, total.errors
+        ));
         Ok(total)
     }
 

@@ -23,7 +23,11 @@ impl Report {
     /// Whether steer did what it is for.
     pub(super) fn steer_resumed_all(&self) -> bool {
         let Tally { connections, reconnects, resumed, on_owner, errors, .. } = self.steer;
-        errors == 0 && reconnects > 0 && resumed == reconnects && on_owner == reconnects && connections > reconnects
+        errors == 0
+            && reconnects > 0
+            && resumed == reconnects
+            && on_owner == reconnects
+            && connections > reconnects
     }
 
     /// Prints it.
@@ -52,7 +56,8 @@ impl Report {
             ("handshake p50", milliseconds(l4, 50), milliseconds(steer, 50)),
             ("handshake p99", milliseconds(l4, 99), milliseconds(steer, 99)),
         ];
-        let lines: Vec<_> = rows.iter().map(|(name, l4, steer)| format!("{name:<22}{l4:>18}{steer:>18}")).collect();
+        let lines: Vec<_> =
+            rows.iter().map(|(name, l4, steer)| format!("{name:<22}{l4:>18}{steer:>18}")).collect();
         lines.join("\n")
     }
 

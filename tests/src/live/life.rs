@@ -1,4 +1,5 @@
-//! An agent's life: what it leaves goes on without it, the next one takes it over, and detach leaves nothing.
+//! An agent's life: what it leaves goes on without it, the next one takes it over, and detach
+//! leaves nothing.
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
@@ -9,11 +10,13 @@ use crate::{agent::Hook, payload, scenario::Scenario, topology::Family, traces::
 /// Bytes of the file at the end.
 const FILE: usize = 900_000;
 
-/// Killed, started again, told to end, started again, detached; every step re-homes a flow and fetches a file.
+/// Killed, started again, told to end, started again, detached; every step re-homes a flow and
+/// fetches a file.
 pub(super) fn of_an_agent() -> Result<String> {
     let run = small_tables(Scenario::new(Hook::Tc, Family::V4).backends(2)).start()?;
     let body = payload::bytes(FILE, 9);
-    let sums = run.servers.iter().map(|server| server.put("file", &body)).collect::<Result<Vec<_>>>()?;
+    let sums =
+        run.servers.iter().map(|server| server.put("file", &body)).collect::<Result<Vec<_>>>()?;
     let mut steer = run.agent()?;
     let client = run.new_client()?;
     run.session_at(&client, 0)?;
@@ -41,5 +44,7 @@ pub(super) fn of_an_agent() -> Result<String> {
     ensure!(there.tc == [1, 1, 1] && !there.pins.is_empty(), "the gateway runs by {there:?}");
     steer.steer("detach")?;
     Traces::of(&run, &steer)?.none()?;
-    Ok(format!("{fetched} files over re-homed flows; killed, adopted, ended, adopted, detached: nothing left"))
+    Ok(format!(
+        "{fetched} files over re-homed flows; killed, adopted, ended, adopted, detached: nothing left"
+    ))
 }

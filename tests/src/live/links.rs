@@ -1,4 +1,5 @@
-//! The gateway's interfaces are what `hook = "auto"` meets outside a lab: VLANs, bridges, bonds, NICs.
+//! The gateway's interfaces are what `hook = "auto"` meets outside a lab: VLANs, bridges, bonds,
+//! NICs.
 
 use anyhow::{Result, ensure};
 use steer_common::counters::Counter;
@@ -12,8 +13,8 @@ use crate::{
     topology::{Family, Link},
 };
 
-/// Bytes fetched over one connection: more than any initial window, so that the client acknowledges and the server goes on
-/// by what it hears.
+/// Bytes fetched over one connection: more than any initial window, so that the client acknowledges
+/// and the server goes on by what it hears.
 const FILE: usize = 900_000;
 
 /// A session is offered at home and away, and a file is fetched over a re-homed flow.
@@ -21,7 +22,10 @@ pub(super) fn over(hook: Hook, clients: Link, backends: Link) -> Result<String> 
     let run = start(hook, clients, backends)?;
     let steer = run.agent()?;
     works(&run, &steer)?;
-    Ok(format!("a file over a re-homed flow, {} packets by XDP", steer.count(Counter::XdpForwarded)?))
+    Ok(format!(
+        "a file over a re-homed flow, {} packets by XDP",
+        steer.count(Counter::XdpForwarded)?
+    ))
 }
 
 /// As [`over`] with NICs on all sides, where `auto` must take XDP and XDP must forward.
@@ -43,13 +47,17 @@ pub(super) fn over_nics_by_xdp() -> Result<String> {
 }
 
 fn start(hook: Hook, clients: Link, backends: Link) -> Result<Run> {
-    small_tables(Scenario::new(hook, Family::V4).backends(2)).links(&[clients, backends, backends]).start()
+    small_tables(Scenario::new(hook, Family::V4).backends(2))
+        .links(&[clients, backends, backends])
+        .start()
 }
 
-/// Every step as a client of a good network sees it: no error, nothing changed, the session resumed by its owner.
+/// Every step as a client of a good network sees it: no error, nothing changed, the session resumed
+/// by its owner.
 fn works(run: &Run, steer: &Agent<'_>) -> Result<()> {
     let body = payload::bytes(FILE, 7);
-    let sums = run.servers.iter().map(|server| server.put("file", &body)).collect::<Result<Vec<_>>>()?;
+    let sums =
+        run.servers.iter().map(|server| server.put("file", &body)).collect::<Result<Vec<_>>>()?;
     let client = run.new_client()?;
     run.session_at(&client, 0)?;
     let home = run.visit(&client, &run.dial(run.source_of(0)?))?;
@@ -59,14 +67,23 @@ fn works(run: &Run, steer: &Agent<'_>) -> Result<()> {
 }
 
 /// Fetches the file with the session of backend 0 from an address of another backend's flows.
-pub(super) fn fetch_rehomed(run: &Run, steer: &Agent<'_>, client: &Client, away: &Dial, sum: &str) -> Result<()> {
+pub(super) fn fetch_rehomed(
+    run: &Run,
+    steer: &Agent<'_>,
+    client: &Client,
+    away: &Dial,
+    sum: &str,
+) -> Result<()> {
     let before = steer.count(Counter::SpliceOpened)?;
     let (handshake, fetched) = run.connect(client, away, |connection| {
         let response = connection.get("/files/file")?;
         connection.finish()?;
         Ok(response.sha256)
     })?;
-    ensure!(handshake.resumed && handshake.server == "backend-0", "not resumed by its owner: {handshake:?}");
+    ensure!(
+        handshake.resumed && handshake.server == "backend-0",
+        "not resumed by its owner: {handshake:?}"
+    );
     ensure!(fetched == sum, "the file arrived changed");
     let opened = steer.count(Counter::SpliceOpened)? - before;
     ensure!(opened == 1, "{opened} splices for one flow");

@@ -5,10 +5,15 @@ use steer_common::counters::Counter;
 
 use crate::{agent::Hook, client::Offer, nginx, scenario::Scenario, topology::Family};
 
-/// A session of backend 0 is offered at home once, then from an address whose flows go to backend 1.
+/// A session of backend 0 is offered at home once, then from an address whose flows go to backend
+/// 1.
 pub(super) fn by(hook: Hook, family: Family, offer: Offer) -> Result<String> {
     let protocols = "TLSv1.2 TLSv1.3".to_owned();
-    let servers = nginx::Settings { protocols, tickets: offer != Offer::SessionId, ..nginx::Settings::default() };
+    let servers = nginx::Settings {
+        protocols,
+        tickets: offer != Offer::SessionId,
+        ..nginx::Settings::default()
+    };
     let run = Scenario::new(hook, family).backends(2).nginx(servers).start()?;
     let steer = run.agent()?;
     let client = run.new_client_offering(offer)?;

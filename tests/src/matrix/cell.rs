@@ -88,7 +88,10 @@ impl ClientStack {
             Self::Rustls => Program::Crate("rustls"),
             Self::Python => Program::Machine {
                 name: "python3",
-                asked: &["-c", "import platform, ssl; print('Python', platform.python_version(), ssl.OPENSSL_VERSION)"],
+                asked: &[
+                    "-c",
+                    "import platform, ssl; print('Python', platform.python_version(), ssl.OPENSSL_VERSION)",
+                ],
                 with: &[],
             },
             Self::Node => stack::NODE,
@@ -98,8 +101,8 @@ impl ClientStack {
                 asked: "import ctypes, glob, sys; curl = ctypes.CDLL(glob.glob(sys.argv[1] + '/libcurl-*')[0]); \
                         curl.curl_version.restype = ctypes.c_char_p; print(*curl.curl_version().decode().split()[:2])",
             },
-            // As `tests/peers/chromium/client.py` starts it: without Debian's wrapper, which reads settings of the
-            // machine.
+            // As `tests/peers/chromium/client.py` starts it: without Debian's wrapper, which reads
+            // settings of the machine.
             Self::Chromium => Program::Machine {
                 name: "/usr/lib/chromium/chromium",
                 asked: &["--version"],
@@ -240,19 +243,23 @@ impl Cell {
         self.tallies.insert(column, tally);
     }
 
-    /// Whether steer did what can be done: as many as directly; of private TLS 1.3 tickets 99 % of them. Where it was also run
-    /// without being told where key names stand: [`AUTO_LOSES`] less at most than where it was.
+    /// Whether steer did what can be done: as many as directly; of private TLS 1.3 tickets 99 % of
+    /// them. Where it was also run without being told where key names stand: [`AUTO_LOSES`] less at
+    /// most than where it was.
     ///
     /// A cell whose direct connections fail proves nothing and does not hold.
     pub fn holds(&self) -> bool {
         if self.reason.is_some() {
             return true;
         }
-        let (Some(direct), Some(steer)) = (self.tallies.get(&Column::Direct), self.tallies.get(&Column::Steer)) else {
+        let (Some(direct), Some(steer)) =
+            (self.tallies.get(&Column::Direct), self.tallies.get(&Column::Steer))
+        else {
             return false;
         };
         if let Some(auto) = self.tallies.get(&Column::Auto) {
-            return auto.resumed + AUTO_LOSES >= steer.resumed && direct.errors + steer.errors + auto.errors == 0;
+            return auto.resumed + AUTO_LOSES >= steer.resumed
+                && direct.errors + steer.errors + auto.errors == 0;
         }
         let enough = match self.mode {
             Mode::Ticket13 => steer.resumed * 100 >= direct.resumed * 99,

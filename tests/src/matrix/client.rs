@@ -1,5 +1,5 @@
-//! The clients: each stack visits a server from a chosen address, keeps the session it is given, and says in its own
-//! view whether it was resumed.
+//! The clients: each stack visits a server from a chosen address, keeps the session it is given,
+//! and says in its own view whether it was resumed.
 
 mod openssl;
 mod rustls;
@@ -64,6 +64,8 @@ pub(super) fn start<'a>(
         | ClientStack::Python
         | ClientStack::Node
         | ClientStack::Curl
-        | ClientStack::Chromium => Box::new(Talker::start(lab.client(), peers.client(stack, program)?)?),
+        | ClientStack::Chromium => {
+            Box::new(Talker::start(lab.client(), peers.client(stack, program)?)?)
+        }
     })
 }

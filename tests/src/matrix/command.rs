@@ -1,4 +1,5 @@
-//! How the servers that are processes are started: a command line of each stack, and its configuration where it has one.
+//! How the servers that are processes are started: a command line of each stack, and its
+//! configuration where it has one.
 
 use std::{
     fs,
@@ -19,9 +20,25 @@ const JVM: [&str; 3] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx64m"
 
 pub(super) fn gnutls(site: &Site<'_>) -> Result<Command> {
     let mut command = mortal(site.program);
-    command.args(["--http", "--quiet", "--require-client-cert", "--verify-client-cert", "--port", &PORT.to_string()]);
-    command.arg("--x509cafile").arg(site.ca).arg("--x509certfile").arg(site.cert).arg("--x509keyfile").arg(site.key);
-    command.args(["--priority", &format!("NORMAL:-VERS-ALL:+VERS-{}", site.by_version("TLS1.2", "TLS1.3"))]);
+    command.args([
+        "--http",
+        "--quiet",
+        "--require-client-cert",
+        "--verify-client-cert",
+        "--port",
+        &PORT.to_string(),
+    ]);
+    command
+        .arg("--x509cafile")
+        .arg(site.ca)
+        .arg("--x509certfile")
+        .arg(site.cert)
+        .arg("--x509keyfile")
+        .arg(site.key);
+    command.args([
+        "--priority",
+        &format!("NORMAL:-VERS-ALL:+VERS-{}", site.by_version("TLS1.2", "TLS1.3")),
+    ]);
     if !site.mode.tickets() {
         command.arg("--noticket");
     }
@@ -41,7 +58,11 @@ pub(super) fn go_peer(peers: &Path, word: &str, compiler: &Path, role: &str) -> 
         let mut build = Command::new(compiler);
         build.args(["build", "-o"]).arg(&program).arg(peers.join("main.go")).current_dir(peers);
         // Only the standard library and this compiler: no module, no download.
-        build.env("GO111MODULE", "off").env("GOFLAGS", "").env("GOTOOLCHAIN", "local").env_remove("GOROOT");
+        build
+            .env("GO111MODULE", "off")
+            .env("GOFLAGS", "")
+            .env("GOTOOLCHAIN", "local")
+            .env_remove("GOROOT");
         process::run(&mut build)?;
     }
     let mut command = mortal(program);
@@ -56,7 +77,8 @@ pub(super) fn java(site: &Site<'_>) -> Result<Command> {
     Ok(command)
 }
 
-/// Java's program as `client` or `server`; the machine's compiler serves every JVM that is not older.
+/// Java's program as `client` or `server`; the machine's compiler serves every JVM that is not
+/// older.
 pub(super) fn java_peer(peers: &Path, jvm: &Path, options: &[&str], role: &str) -> Result<Command> {
     if !peers.join("Peer.class").exists() {
         process::run(Command::new("javac").arg("-d").arg(peers).arg(peers.join("Peer.java")))?;
@@ -92,7 +114,9 @@ fn deno_run(site: &Site<'_>) -> Command {
 
 fn node_tls(command: &mut Command, site: &Site<'_>) {
     command.arg(site.peers.join("server.mjs"));
-    identify(command, site).args([&PORT.to_string(), site.protocol(), site.tickets()]).args(&site.ticket_key);
+    identify(command, site)
+        .args([&PORT.to_string(), site.protocol(), site.tickets()])
+        .args(&site.ticket_key);
 }
 
 pub(super) fn erlang(site: &Site<'_>) -> Result<Command> {
@@ -111,7 +135,13 @@ pub(super) fn gunicorn(site: &Site<'_>) -> Result<Command> {
         .arg("--config")
         .arg(site.peers.join("gunicorn_peer.py"));
     command.args(["--bind", &format!("[::]:{PORT}"), "gunicorn_peer:application"]);
-    command.arg("--ca-certs").arg(site.ca).arg("--certfile").arg(site.cert).arg("--keyfile").arg(site.key);
+    command
+        .arg("--ca-certs")
+        .arg(site.ca)
+        .arg("--certfile")
+        .arg(site.cert)
+        .arg("--keyfile")
+        .arg(site.key);
     command.env("TLS_VERSION", site.protocol()).env("TICKETS", site.tickets());
     command.env("PYTHONPATH", site.program).env("PYTHONDONTWRITEBYTECODE", "1");
     Ok(command)
@@ -129,7 +159,9 @@ pub(super) fn mbedtls(site: &Site<'_>) -> Result<Command> {
 fn c_peer(site: &Site<'_>, source: &str, libraries: &[&str]) -> Result<Command> {
     let program = site.peers.join(format!("peer-{}", site.word));
     if !program.exists() {
-        process::run(Command::new("cc").arg("-o").arg(&program).arg(site.peers.join(source)).args(libraries))?;
+        process::run(
+            Command::new("cc").arg("-o").arg(&program).arg(site.peers.join(source)).args(libraries),
+        )?;
     }
     let mut command = mortal(program);
     identify(&mut command, site).args([&PORT.to_string(), site.protocol(), site.tickets()]);
@@ -137,7 +169,8 @@ fn c_peer(site: &Site<'_>, source: &str, libraries: &[&str]) -> Result<Command> 
 }
 
 pub(super) fn caddy(site: &Site<'_>) -> Result<Command> {
-    let (ca, cert, key, protocol) = (site.ca.display(), site.cert.display(), site.key.display(), site.protocol());
+    let (ca, cert, key, protocol) =
+        (site.ca.display(), site.cert.display(), site.key.display(), site.protocol());
     let config = configure(
         site,
         "Caddyfile",
@@ -177,7 +210,10 @@ pub(super) fn haproxy(site: &Site<'_>) -> Result<Command> {
     if let Some(key) = &site.ticket_key {
         // The last but one of at least three seals.
         let key = openssl_base64(key)?;
-        bind += &format!(" tls-ticket-keys {}", configure(site, "ticket.keys", &key.repeat(3))?.display());
+        bind += &format!(
+            " tls-ticket-keys {}",
+            configure(site, "ticket.keys", &key.repeat(3))?.display()
+        );
     }
     let config = configure(
         site,
@@ -197,8 +233,10 @@ pub(super) fn apache(site: &Site<'_>) -> Result<Command> {
     let (ca, cert, key, directory) =
         (site.ca.display(), site.cert.display(), site.key.display(), site.directory.display());
     let version = site.by_version("TLSv1.2", "TLSv1.3");
-    let ticket_key =
-        site.ticket_key.as_ref().map_or(String::new(), |key| format!("SSLSessionTicketKeyFile {}", key.display()));
+    let ticket_key = site
+        .ticket_key
+        .as_ref()
+        .map_or(String::new(), |key| format!("SSLSessionTicketKeyFile {}", key.display()));
     let tickets = site.tickets();
     let config = configure(
         site,
@@ -271,7 +309,8 @@ fn configure(site: &Site<'_>, name: &str, text: &str) -> Result<PathBuf> {
 
 /// Certificate and key in one file.
 fn both(site: &Site<'_>) -> Result<PathBuf> {
-    let read = |file: &Path| fs::read_to_string(file).with_context(|| format!("read {}", file.display()));
+    let read =
+        |file: &Path| fs::read_to_string(file).with_context(|| format!("read {}", file.display()));
     configure(site, "both.pem", &(read(site.cert)? + &read(site.key)?))
 }
 

@@ -1,4 +1,5 @@
-//! The other stacks' sources, laid out in a directory of their own, with the certificates they read.
+//! The other stacks' sources, laid out in a directory of their own, with the certificates they
+//! read.
 
 use std::{
     fs,
@@ -53,9 +54,11 @@ impl Peers {
         fs::write(&authority, pki.authority_pem()).context("write ca.pem")?;
         let write = |identity| write_identity(directory.path(), &authority, identity);
         let client = write(pki.client())?;
-        let servers = (0..n_backends).map(|index| write(pki.server(index))).collect::<Result<_>>()?;
+        let servers =
+            (0..n_backends).map(|index| write(pki.server(index))).collect::<Result<_>>()?;
         for (name, source) in SOURCES {
-            fs::write(directory.path().join(name), source).with_context(|| format!("write {name}"))?;
+            fs::write(directory.path().join(name), source)
+                .with_context(|| format!("write {name}"))?;
         }
         Ok(Self { directory, client, servers })
     }
@@ -89,12 +92,15 @@ impl Peers {
                 command
             }
             ClientStack::Chromium => {
-                // It mounts its certificate store and Chromium's policy where nobody else sees them.
+                // It mounts its certificate store and Chromium's policy where nobody else sees
+                // them.
                 let mut command = mortal("unshare");
                 command.args(["--mount", "python3"]).arg(self.directory().join("chromium.py"));
                 command
             }
-            ClientStack::Openssl | ClientStack::Rustls => bail!("{stack} is no client that obeys lines"),
+            ClientStack::Openssl | ClientStack::Rustls => {
+                bail!("{stack} is no client that obeys lines")
+            }
         };
         command.args(&self.client).arg(HOST);
         Ok(command)
@@ -113,5 +119,9 @@ fn write_identity(directory: &Path, authority: &Path, identity: &Identity) -> Re
         fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
         anyhow::Ok(file)
     };
-    Ok([authority.to_owned(), write("pem", identity.certificate_pem())?, write("key", &identity.key_pem())?])
+    Ok([
+        authority.to_owned(),
+        write("pem", identity.certificate_pem())?,
+        write("key", &identity.key_pem())?,
+    ])
 }

@@ -1,4 +1,5 @@
-//! The programs of the stacks: where each is, how the others are installed, and what they say their version is.
+//! The programs of the stacks: where each is, how the others are installed, and what they say their
+//! version is.
 
 use std::{
     env,
@@ -69,11 +70,13 @@ impl Program {
     pub(super) fn find(self, packages: &Packages) -> Result<Found> {
         let (path, asked) = match self {
             Self::Crate(name) => {
-                let version = format!("{name} {}", locked(name).context("it is not in Cargo.lock")?);
+                let version =
+                    format!("{name} {}", locked(name).context("it is not in Cargo.lock")?);
                 return Ok(Found { path: PathBuf::new(), version });
             }
             Self::Machine { name, asked, with } => {
-                let find = |name: &&str| in_path(name).with_context(|| format!("{name} is not installed"));
+                let find =
+                    |name: &&str| in_path(name).with_context(|| format!("{name} is not installed"));
                 with.iter().try_for_each(|name| find(name).map(drop))?;
                 (find(&name)?, asked)
             }
@@ -87,7 +90,8 @@ impl Program {
                 return Ok(Found { path, version: version.trim().to_owned() });
             }
         };
-        let version = first_line(&path, asked).with_context(|| format!("{} does not run", path.display()))?;
+        let version =
+            first_line(&path, asked).with_context(|| format!("{} does not run", path.display()))?;
         Ok(Found { path, version })
     }
 }
@@ -120,12 +124,14 @@ impl Packages {
             "pip cannot install {package}: {}",
             said.lines().rev().find(|line| !line.is_empty()).unwrap_or_default()
         );
-        std::fs::rename(new.keep(), &folder).with_context(|| format!("name the folder of {package}"))?;
+        std::fs::rename(new.keep(), &folder)
+            .with_context(|| format!("name the folder of {package}"))?;
         Ok(folder)
     }
 
     fn made(&self) -> Result<&Path> {
-        std::fs::create_dir_all(&self.directory).with_context(|| format!("make {}", self.directory.display()))?;
+        std::fs::create_dir_all(&self.directory)
+            .with_context(|| format!("make {}", self.directory.display()))?;
         Ok(&self.directory)
     }
 }
@@ -141,7 +147,10 @@ pub(super) fn first_line(program: &Path, words: &[&str]) -> Result<String> {
 fn in_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&path).chain(system).map(|directory| directory.join(name)).find(|file| file.is_file())
+    env::split_paths(&path)
+        .chain(system)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
 }
 
 /// The version of a crate that is linked.
@@ -158,8 +167,9 @@ mod tests {
     #[test]
     fn what_is_not_installed_is_said_in_one_line() {
         let packages = Packages { directory: "/nonexistent".into(), install: false };
-        let why =
-            |program: Program| program.find(&packages).map_err(|error| format!("{error:#}")).map(|found| found.version);
+        let why = |program: Program| {
+            program.find(&packages).map_err(|error| format!("{error:#}")).map(|found| found.version)
+        };
         let missing = Program::Machine { name: "no-such-program", asked: &[], with: &[] };
         assert_eq!(why(missing), Err("no-such-program is not installed".to_owned()));
         let package = Program::Wheel { package: "deno==2.9.8", file: "bin/deno", asked: &[] };

@@ -34,7 +34,8 @@ fn table(mode: Mode, columns: &[Column], cells: &[&Cell]) -> String {
         write!(text, "{column:>14}").unwrap_or_default();
     }
     for cell in cells {
-        write!(text, "\n{:<10}{:<12}{}", cell.client, cell.server, row(columns, cell)).unwrap_or_default();
+        write!(text, "\n{:<10}{:<12}{}", cell.client, cell.server, row(columns, cell))
+            .unwrap_or_default();
     }
     text
 }
@@ -43,23 +44,28 @@ fn row(columns: &[Column], cell: &Cell) -> String {
     if let Some(reason) = &cell.reason {
         return format!("  not served: {reason}");
     }
-    let mut text: String = columns.iter().map(|column| format!("{:>14}", share(cell, *column))).collect();
+    let mut text: String =
+        columns.iter().map(|column| format!("{:>14}", share(cell, *column))).collect();
     for (column, tally) in &cell.tallies {
         if let Some(sample) = &tally.sample {
-            write!(text, "\n    {column}: {} errors, the first: {sample}", tally.errors).unwrap_or_default();
+            write!(text, "\n    {column}: {} errors, the first: {sample}", tally.errors)
+                .unwrap_or_default();
         }
     }
     text
 }
 
 fn share(cell: &Cell, column: Column) -> String {
-    cell.tallies.get(&column).map_or("-".to_owned(), |tally| format!("{} of {}", tally.resumed, tally.offered))
+    cell.tallies
+        .get(&column)
+        .map_or("-".to_owned(), |tally| format!("{} of {}", tally.resumed, tally.offered))
 }
 
 /// The versions of kernel, gateways and stacks, each in its own words.
 fn versions(stacks: &[(String, &str)]) -> String {
     const ASKED: [(&str, &[&str]); 2] = [("uname", &["-sr"]), ("haproxy", &["-v"])];
-    let ask = |(program, words): &(&str, &[&str])| program::first_line(Path::new(program), words).ok();
+    let ask =
+        |(program, words): &(&str, &[&str])| program::first_line(Path::new(program), words).ok();
     let stacks = stacks.iter().map(|(stack, version)| format!("{stack}: {version}"));
     ASKED.iter().filter_map(ask).chain(stacks).collect::<Vec<_>>().join("\n")
 }
@@ -80,7 +86,8 @@ mod tests {
         cell.take(Column::L4, tally(4));
         cell.take(Column::Steer, Tally::failed(12, "the agent ended".to_owned()));
         let text = table(Mode::Ticket13, &Column::WAYS, &[&cell]);
-        let line = "java      nginx             12 of 12       4 of 12             -       0 of 12\n";
+        let line =
+            "java      nginx             12 of 12       4 of 12             -       0 of 12\n";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("steer: 1 errors, the first: the agent ended"), "{text}");
     }
@@ -89,6 +96,9 @@ mod tests {
     fn a_cell_that_cannot_be_served_says_why() {
         let mut cell = Cell::new(ClientStack::Go, STACKS[0], Mode::Id12);
         cell.take(Column::Direct, Tally::default());
-        assert!(table(Mode::Id12, &Column::WAYS, &[&cell]).contains("not served: the client gets no session to offer"));
+        assert!(
+            table(Mode::Id12, &Column::WAYS, &[&cell])
+                .contains("not served: the client gets no session to offer")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The servers behind the VIP: one stack at a time, one server in each backend's namespace, with a key of its own each.
+//! The servers behind the VIP: one stack at a time, one server in each backend's namespace, with a
+//! key of its own each.
 
 mod rustls;
 
@@ -73,17 +74,22 @@ impl Start<'_> {
         for (index, server) in running.iter_mut().enumerate() {
             self.await_up(index, server, directory.path())?;
         }
-        let hexadecimal = |index| nginx::key_name(index).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hexadecimal =
+            |index| nginx::key_name(index).iter().map(|byte| format!("{byte:02x}")).collect();
         let named = if self.mode == Mode::Named13 { self.lab.n_backends() } else { 0 };
-        Ok(Servers { _running: running, key_names: (0..named).map(hexadecimal).collect(), _directory: directory })
+        Ok(Servers {
+            _running: running,
+            key_names: (0..named).map(hexadecimal).collect(),
+            _directory: directory,
+        })
     }
 
     fn one(&self, index: usize, directory: &Path) -> Result<Running> {
         Ok(match self.stack.run {
             Run::Nginx => Running::Nginx { _nginx: self.nginx(index)? },
-            Run::Rustls => {
-                Running::Rustls { _rustls: Rustls::start(self.lab.backend(index), self.pki, index, self.mode)? }
-            }
+            Run::Rustls => Running::Rustls {
+                _rustls: Rustls::start(self.lab.backend(index), self.pki, index, self.mode)?,
+            },
             Run::Process(command) => {
                 fs::create_dir(directory).context("make a server's directory")?;
                 let [ca, cert, key] = self.peers.server_files(index);
@@ -100,7 +106,9 @@ impl Start<'_> {
                 };
                 if self.mode == Mode::Named13 {
                     let file = directory.join("ticket.key");
-                    let key = [&nginx::key_name(index)[..], &payload::bytes(32, 100 + index as u64)].concat();
+                    let key =
+                        [&nginx::key_name(index)[..], &payload::bytes(32, 100 + index as u64)]
+                            .concat();
                     fs::write(&file, key).context("write ticket.key")?;
                     site.ticket_key = Some(file);
                 }
@@ -127,7 +135,13 @@ impl Start<'_> {
         if self.mode == Mode::Named13 {
             settings.ticket_key = TicketKey::Named;
         }
-        Nginx::start(self.lab.backend(index), self.pki, index, backend(Family::V4, index), &settings)
+        Nginx::start(
+            self.lab.backend(index),
+            self.pki,
+            index,
+            backend(Family::V4, index),
+            &settings,
+        )
     }
 
     fn await_up(&self, index: usize, server: &mut Running, directory: &Path) -> Result<()> {

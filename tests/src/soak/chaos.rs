@@ -132,7 +132,8 @@ impl<'a> Chaos<'a> {
     }
 
     fn befall(&mut self, steer: &mut Agent<'_>, what: Event) -> Result<()> {
-        let (target, pause) = (self.dice.below(self.ledger.n_backends), self.dice.millis(1000, 3000));
+        let (target, pause) =
+            (self.dice.below(self.ledger.n_backends), self.dice.millis(1000, 3000));
         let from = Instant::now();
         match what {
             Event::AgentKilled => kill_agent(steer, pause),
@@ -217,7 +218,9 @@ fn bypass(steer: &Agent<'_>, pause: Duration) -> Result<()> {
 
 /// Waits until the agent has found every backend to be up.
 pub(super) fn await_backends(run: &Run, steer: &Agent<'_>) -> Result<()> {
-    let is_up = |index| steer.backend(run.backend_address(index)).is_ok_and(|backend| backend["state"] == "up");
+    let is_up = |index| {
+        steer.backend(run.backend_address(index)).is_ok_and(|backend| backend["state"] == "up")
+    };
     let all_up = || (0..run.lab.n_backends()).all(is_up).then_some(());
     eventually(RECOVERY, all_up).context("a backend is not up again")
 }
@@ -225,9 +228,13 @@ pub(super) fn await_backends(run: &Run, steer: &Agent<'_>) -> Result<()> {
 /// Resident memory of the agent's process, bytes.
 fn memory(steer: &Agent<'_>) -> Result<u64> {
     let status = steer.json("status")?;
-    let pid = status["agent"]["pid"].as_u64().with_context(|| format!("no agent answers: {}", status["agent"]))?;
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read the agent's memory")?;
+    let pid = status["agent"]["pid"]
+        .as_u64()
+        .with_context(|| format!("no agent answers: {}", status["agent"]))?;
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).context("read the agent's memory")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").trim().parse().context("read VmRSS")?;
+    let kilobytes: u64 =
+        line.trim().trim_end_matches(" kB").trim().parse().context("read VmRSS")?;
     Ok(kilobytes * 1024)
 }

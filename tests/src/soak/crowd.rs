@@ -1,4 +1,5 @@
-//! The clients: each has sessions of one kind and goes on one errand after the other, from any address.
+//! The clients: each has sessions of one kind and goes on one errand after the other, from any
+//! address.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -20,8 +21,14 @@ use crate::{
 
 /// Threads of clients, and the clients of each: of every kind of session two.
 pub(super) const WORKERS: usize = 8;
-const KINDS: [Offer; 6] =
-    [Offer::SessionId, Offer::Ticket12, Offer::Ticket13, Offer::SessionId, Offer::Ticket12, Offer::Ticket13];
+const KINDS: [Offer; 6] = [
+    Offer::SessionId,
+    Offer::Ticket12,
+    Offer::Ticket13,
+    Offer::SessionId,
+    Offer::Ticket12,
+    Offer::Ticket13,
+];
 /// Bodies that are compared, bytes.
 const SMALL: usize = 300_000;
 const LARGE: usize = 4 << 20;
@@ -63,8 +70,8 @@ impl Errand {
     fn draw(dice: &mut Dice) -> Self {
         use Errand::{Download, Fresh, Idle, Reset, SlowHello, Upload, Visit};
         dice.one_of(&[
-            Visit, Visit, Visit, Visit, Visit, Visit, Visit, Visit, Fresh, Fresh, Download, Download, Upload,
-            SlowHello, Idle, Reset,
+            Visit, Visit, Visit, Visit, Visit, Visit, Visit, Visit, Fresh, Fresh, Download,
+            Download, Upload, SlowHello, Idle, Reset,
         ])
     }
 }
@@ -121,8 +128,9 @@ impl<'a> Crowd<'a> {
     pub(super) fn work(&self, number: usize, stop: &AtomicBool) -> Result<Vec<Member>> {
         self.run.lab.client().enter()?;
         let mut dice = Dice::new(number as u64 + 1);
-        let new =
-            |offer: &Offer| Ok(Member { client: self.run.new_client_offering(*offer)?, offer: *offer, held: None });
+        let new = |offer: &Offer| {
+            Ok(Member { client: self.run.new_client_offering(*offer)?, offer: *offer, held: None })
+        };
         let mut members = KINDS.iter().map(new).collect::<Result<Vec<_>>>()?;
         while !stop.load(Ordering::Relaxed) {
             for member in members.iter_mut().filter(|_| !stop.load(Ordering::Relaxed)) {
@@ -134,7 +142,8 @@ impl<'a> Crowd<'a> {
 
     /// One errand, noted.
     fn go(&self, member: &mut Member, errand: Errand, dice: &mut Dice, number: usize) {
-        // What TLS 1.3 left over of older tickets would be offered next, and nobody knew whose it is.
+        // What TLS 1.3 left over of older tickets would be offered next, and nobody knew whose it
+        // is.
         if errand == Errand::Fresh || member.held.is_none() {
             member.client.forget();
         }
@@ -156,7 +165,14 @@ impl<'a> Crowd<'a> {
         self.ledger.note(errand, seen);
     }
 
-    fn errand(&self, client: &Client, errand: Errand, dice: &mut Dice, number: usize, trace: &mut Trace) -> Result<()> {
+    fn errand(
+        &self,
+        client: &Client,
+        errand: Errand,
+        dice: &mut Dice,
+        number: usize,
+        trace: &mut Trace,
+    ) -> Result<()> {
         let mut connection = client.connect(&self.dial(errand, dice))?;
         trace.server = Some(self.run.backend_named(&connection.handshake.server)?);
         trace.handshake = Some(connection.handshake.clone());
@@ -185,7 +201,12 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    fn download(&self, connection: &mut Connection, dice: &mut Dice, trace: &mut Trace) -> Result<()> {
+    fn download(
+        &self,
+        connection: &mut Connection,
+        dice: &mut Dice,
+        trace: &mut Trace,
+    ) -> Result<()> {
         let (path, len, sum) = &self.files[dice.below(self.files.len())];
         let response = connection.get(path)?;
         if response.sha256 != *sum {
@@ -198,7 +219,9 @@ impl<'a> Crowd<'a> {
     fn upload(&self, connection: &mut Connection, name: &str, trace: &mut Trace) -> Result<()> {
         connection.put(&format!("/files/{name}"), &self.upload)?;
         let server = trace.server.map(|server| &self.run.servers[server]);
-        if server.map(|server| server.uploaded(name)).transpose()? != Some(payload::sha256(&self.upload)) {
+        if server.map(|server| server.uploaded(name)).transpose()?
+            != Some(payload::sha256(&self.upload))
+        {
             trace.wrong = Some(format!("{name}: the upload arrived changed"));
         }
         self.ledger.note_bytes(self.upload.len() as u64);
@@ -224,7 +247,11 @@ impl Member {
         self.held = match (seen, server, self.held) {
             (Seen::Done { resumed: true, .. }, _, Some(held)) => Some(Held { used: now, ..held }),
             // Tickets of TLS 1.3 come behind the handshake: one that ends there has none.
-            (Seen::Done { .. }, Some(_), _) if errand == Errand::Reset && self.offer == Offer::Ticket13 => None,
+            (Seen::Done { .. }, Some(_), _)
+                if errand == Errand::Reset && self.offer == Offer::Ticket13 =>
+            {
+                None
+            }
             // Behind tickets that were refused older ones may wait.
             (Seen::Done { offered: true, .. }, Some(_), _) if self.offer == Offer::Ticket13 => None,
             (Seen::Done { .. }, Some(server), _) => Some(Held { server, since: now, used: now }),

@@ -49,7 +49,12 @@ pub(super) struct Account {
 
 impl Account {
     /// Judges every session, then waits until the tables are empty.
-    pub(super) fn settle(run: &Run, steer: &Agent<'_>, chaos: &Chaos<'_>, members: Vec<Member>) -> Result<Self> {
+    pub(super) fn settle(
+        run: &Run,
+        steer: &Agent<'_>,
+        chaos: &Chaos<'_>,
+        members: Vec<Member>,
+    ) -> Result<Self> {
         await_backends(run, steer)?;
         progress("the chaos is over: every session that its server holds is offered again");
         let sessions = sessions(run, chaos, &members);
@@ -89,7 +94,9 @@ fn sessions(run: &Run, chaos: &Chaos<'_>, members: &[Member]) -> Sessions {
             let owner = format!("backend-{}", held.server);
             match visit {
                 Ok(handshake) if handshake.resumed && handshake.server == owner => {}
-                Ok(handshake) => seen.lost.push(format!("{:?} of {owner}: {handshake:?}", member.offer)),
+                Ok(handshake) => {
+                    seen.lost.push(format!("{:?} of {owner}: {handshake:?}", member.offer))
+                }
                 Err(error) => seen.lost.push(format!("{:?} of {owner}: {error:#}", member.offer)),
             }
         }
@@ -116,18 +123,23 @@ fn emptied(steer: &Agent<'_>) -> Result<(Left, Option<Duration>)> {
 fn entries(steer: &Agent<'_>) -> Result<Left> {
     let status = steer.json("status")?;
     let tables = status["tables"].as_array().context("steer status shows no tables")?;
-    let table = |table: &serde_json::Value| Some((table["name"].as_str()?.to_owned(), table["entries"].as_u64()?));
-    let mut left: Vec<_> = tables.iter().map(table).collect::<Option<_>>().context("read the tables")?;
+    let table = |table: &serde_json::Value| {
+        Some((table["name"].as_str()?.to_owned(), table["entries"].as_u64()?))
+    };
+    let mut left: Vec<_> =
+        tables.iter().map(table).collect::<Option<_>>().context("read the tables")?;
     let pending = MapData::from_pin(steer.map_pin("pending")).and_then(Map::from_map_data);
-    let pending: HashMap<_, FlowKey, Pending> = pending.and_then(HashMap::try_from).context("open the map pending")?;
+    let pending: HashMap<_, FlowKey, Pending> =
+        pending.and_then(HashMap::try_from).context("open the map pending")?;
     left.push(("pending".to_owned(), pending.keys().count() as u64));
     Ok(left)
 }
 
-/// How much more memory the agent that ran until the end had in the last quarter of its samples than in the first,
-/// medians.
+/// How much more memory the agent that ran until the end had in the last quarter of its samples
+/// than in the first, medians.
 fn growth(samples: &[Sample]) -> Option<i64> {
-    let of_last: Vec<_> = samples.iter().filter(|sample| sample.last_agent).map(|sample| sample.bytes).collect();
+    let of_last: Vec<_> =
+        samples.iter().filter(|sample| sample.last_agent).map(|sample| sample.bytes).collect();
     let quarter = of_last.len().div_ceil(4);
     let median = |part: &[u64]| {
         let mut part = part.to_vec();

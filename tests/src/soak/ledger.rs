@@ -8,7 +8,8 @@ use std::{
 
 use super::{chaos::Window, crowd::Errand};
 
-/// So long after a server was started again a connection may still meet its absence: health checks find out meanwhile.
+/// So long after a server was started again a connection may still meet its absence: health checks
+/// find out meanwhile.
 const AFTERMATH: Duration = Duration::from_secs(1);
 
 /// What came of one kind of errand.
@@ -108,16 +109,22 @@ impl Ledger {
 
     /// Failures by what they were and whether a window of chaos explains them.
     pub(super) fn failures(&self, windows: &[Window]) -> Vec<(Failure, Option<&'static str>)> {
-        let explained = |failure: &Failure| windows.iter().find(|w| explains(w, failure)).map(|w| w.what.word());
+        let explained = |failure: &Failure| {
+            windows.iter().find(|w| explains(w, failure)).map(|w| w.what.word())
+        };
         self.kept().failures.iter().map(|failure| (failure.clone(), explained(failure))).collect()
     }
 }
 
-/// Only one thing ends a connection by itself: the server at its other end dies. Whatever else befalls, TCP waits.
+/// Only one thing ends a connection by itself: the server at its other end dies. Whatever else
+/// befalls, TCP waits.
 fn explains(window: &Window, failure: &Failure) -> bool {
     let overlap = failure.began <= window.to + AFTERMATH && failure.ended >= window.from;
     let its_server = failure.server.is_none() || failure.server == window.backend;
-    window.what.ends_connections() && overlap && its_server && matches!(failure.class, REFUSED | RESET | ENDED)
+    window.what.ends_connections()
+        && overlap
+        && its_server
+        && matches!(failure.class, REFUSED | RESET | ENDED)
 }
 
 const REFUSED: &str = "refused";

@@ -49,9 +49,15 @@ pub(super) fn begin(options: &Options) -> Result<Report> {
 }
 
 /// Everything that was seen.
-pub(super) fn fill(page: &mut Report, ledger: &Ledger, chaos: &Chaos<'_>, account: &Account) -> Result<()> {
+pub(super) fn fill(
+    page: &mut Report,
+    ledger: &Ledger,
+    chaos: &Chaos<'_>,
+    account: &Account,
+) -> Result<()> {
     let failures = ledger.failures(&chaos.windows);
-    let unexplained: Vec<_> = failures.iter().filter(|(_, by)| by.is_none()).map(|(failure, _)| failure).collect();
+    let unexplained: Vec<_> =
+        failures.iter().filter(|(_, by)| by.is_none()).map(|(failure, _)| failure).collect();
     let wrong = ledger.wrong();
     page.section("What came out");
     page.goal(Goal::at_most("wrong bytes, connections", wrong.len() as f64, 0.0));
@@ -61,16 +67,20 @@ pub(super) fn fill(page: &mut Report, ledger: &Ledger, chaos: &Chaos<'_>, accoun
     page.goal(Goal::at_most("entries left in tables", account.n_left() as f64, 0.0));
     let growth = account.growth.map_or(f64::NAN, |bytes| bytes as f64 / MEGABYTE);
     page.goal(Goal::at_most("growth of the agent's memory, MB", growth, 1.0));
-    let empty =
-        account.emptied_after.map_or("not empty".to_owned(), |time| format!("empty after {} s", time.as_secs()));
+    let empty = account
+        .emptied_after
+        .map_or("not empty".to_owned(), |time| format!("empty after {} s", time.as_secs()));
     page.text(&format!(
         "{} MB of bodies compared; {} visits judged {} sessions; tables: {empty}.",
         ledger.bytes() >> 20,
         account.n_visits,
         account.judged,
     ));
-    let shown = unexplained.iter().map(|failure| format!("{:?}, {}: {}", failure.errand, failure.class, failure.text));
-    for line in wrong.iter().cloned().chain(account.lost.iter().cloned()).chain(shown).take(SAMPLES) {
+    let shown = unexplained
+        .iter()
+        .map(|failure| format!("{:?}, {}: {}", failure.errand, failure.class, failure.text));
+    for line in wrong.iter().cloned().chain(account.lost.iter().cloned()).chain(shown).take(SAMPLES)
+    {
         page.text(&format!("- `{line}`"));
     }
     page.section("Traffic");
@@ -89,10 +99,17 @@ pub(super) fn fill(page: &mut Report, ledger: &Ledger, chaos: &Chaos<'_>, accoun
 fn traffic(tallies: &BTreeMap<super::crowd::Errand, Tally>) -> Table {
     let cells = |what: &str, tally: &Tally| {
         let Tally { connections, offered, resumed, failed } = tally;
-        [what.to_owned(), connections.to_string(), offered.to_string(), resumed.to_string(), failed.to_string()]
+        [
+            what.to_owned(),
+            connections.to_string(),
+            offered.to_string(),
+            resumed.to_string(),
+            failed.to_string(),
+        ]
     };
     let mut all = Tally::default();
-    let mut table = Table::new(&["errand", "connections", "offered a session", "resumed", "failed"]);
+    let mut table =
+        Table::new(&["errand", "connections", "offered a session", "resumed", "failed"]);
     for (errand, tally) in tallies {
         table = table.row(cells(errand.word(), tally));
         all.connections += tally.connections;
@@ -118,12 +135,17 @@ fn events(chaos: &Chaos<'_>) -> Table {
         *times.entry(window.what).or_default() += 1;
     }
     let table = Table::new(&["event", "times"]);
-    times.into_iter().fold(table, |table, (event, n)| table.row([event.word().to_owned(), n.to_string()]))
+    times
+        .into_iter()
+        .fold(table, |table, (event, n)| table.row([event.word().to_owned(), n.to_string()]))
 }
 
 fn tables(account: &Account) -> Table {
     let table = Table::new(&["table", "entries left"]);
-    account.left.iter().fold(table, |table, (name, left)| table.row([format!("`{name}`"), left.to_string()]))
+    account
+        .left
+        .iter()
+        .fold(table, |table, (name, left)| table.row([format!("`{name}`"), left.to_string()]))
 }
 
 fn counters(account: &Account) -> Table {
@@ -139,5 +161,8 @@ fn memory(page: &mut Report, chaos: &Chaos<'_>) -> Result<()> {
         samples.map(|sample| (sample.at.as_secs_f64(), sample.bytes as f64 / MEGABYTE))
     };
     let lines = Lines::new("Resident memory of the agent", Axis::linear("s"), Axis::linear("MB"));
-    page.lines("memory", &lines.series("agents that were killed", of(false)).series("the last agent", of(true)))
+    page.lines(
+        "memory",
+        &lines.series("agents that were killed", of(false)).series("the last agent", of(true)),
+    )
 }

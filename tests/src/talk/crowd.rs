@@ -39,7 +39,10 @@ impl Crowd {
             let done = rounds.clone();
             // Clients end one half of them, servers the other.
             let ends = if number % 2 == 0 { Who::Client } else { Who::Server };
-            Member { rounds, thread: thread::spawn(move || go_on(conversation, &over, &done, ends)) }
+            Member {
+                rounds,
+                thread: thread::spawn(move || go_on(conversation, &over, &done, ends)),
+            }
         });
         Self { members: members.collect(), over }
     }
@@ -52,10 +55,12 @@ impl Crowd {
     /// Waits until each has gone on by some rounds, or is known not to.
     pub fn goes_on(&self) {
         const ROUNDS: usize = 3;
-        let before: Vec<_> = self.members.iter().map(|member| member.rounds.load(Ordering::Relaxed)).collect();
+        let before: Vec<_> =
+            self.members.iter().map(|member| member.rounds.load(Ordering::Relaxed)).collect();
         let gone_on = wait_for(3 * PATIENCE, "the conversations go on", || {
             let on = self.members.iter().zip(&before).all(|(member, before)| {
-                member.thread.is_finished() || member.rounds.load(Ordering::Relaxed) >= before + ROUNDS
+                member.thread.is_finished()
+                    || member.rounds.load(Ordering::Relaxed) >= before + ROUNDS
             });
             Ok(on.then_some(()))
         });
@@ -71,15 +76,27 @@ impl Crowd {
     pub fn end(self) -> Result<()> {
         self.over.store(true, Ordering::Relaxed);
         let n = self.members.len();
-        let ended =
-            self.members.into_iter().map(|member| member.thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        let broken: Vec<String> = ended.filter_map(Result::err).map(|error| format!("{error:#}")).collect();
-        ensure!(broken.is_empty(), "{} of {n} conversations whole; others: {broken:#?}", n - broken.len());
+        let ended = self
+            .members
+            .into_iter()
+            .map(|member| member.thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        let broken: Vec<String> =
+            ended.filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+        ensure!(
+            broken.is_empty(),
+            "{} of {n} conversations whole; others: {broken:#?}",
+            n - broken.len()
+        );
         Ok(())
     }
 }
 
-fn go_on(mut conversation: Conversation, over: &AtomicBool, rounds: &AtomicUsize, ends: Who) -> Result<()> {
+fn go_on(
+    mut conversation: Conversation,
+    over: &AtomicBool,
+    rounds: &AtomicUsize,
+    ends: Who,
+) -> Result<()> {
     while !over.load(Ordering::Relaxed) {
         conversation.exchange(PORTION)?;
         rounds.fetch_add(1, Ordering::Relaxed);

@@ -39,7 +39,8 @@ impl End {
         stream.set_read_timeout(None)?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let hearing = Arc::<Hearing>::default();
-        let (mut ear, heard, expected) = (stream.try_clone()?, hearing.clone(), Pattern { id, who: who.other() });
+        let (mut ear, heard, expected) =
+            (stream.try_clone()?, hearing.clone(), Pattern { id, who: who.other() });
         // It ends with the connection, which ends when this end is dropped.
         thread::spawn(move || heard.listen(&mut ear, expected));
         Ok(Self { stream, pattern: Pattern { id, who }, said: 0, hearing })
@@ -103,7 +104,8 @@ impl Hearing {
 
     fn listen(&self, ear: &mut TcpStream, expected: Pattern) {
         let end = self.hear_all(ear, expected);
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(end.map_err(|error| format!("{error:#}")));
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(end.map_err(|error| format!("{error:#}")));
     }
 
     fn hear_all(&self, ear: &mut TcpStream, expected: Pattern) -> Result<()> {
@@ -139,7 +141,8 @@ impl Pattern {
     /// splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
     fn word(self, at: u64) -> u64 {
         let side = if self.who == Who::Client { 1 } else { 2 };
-        let mut z = (self.id << 34 | side << 32).wrapping_add(at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut z =
+            (self.id << 34 | side << 32).wrapping_add(at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ z >> 31

@@ -64,7 +64,8 @@ impl Peers {
     /// When the address or port cannot be had.
     pub fn listen(&self, ns: &NetNs, address: SocketAddr, server: usize) -> Result<()> {
         let listener = ns.run(|| {
-            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+            let socket =
+                Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_reuse_address(true)?;
             socket.bind(&address.into()).with_context(|| format!("listen at {address}"))?;
             socket.listen(1024)?;
@@ -107,7 +108,8 @@ impl Peers {
     /// # Errors
     /// As [`Peers::dial`].
     pub fn dial_from_anywhere(&self, ns: &NetNs, target: SocketAddr) -> Result<Conversation> {
-        let anywhere = if target.is_ipv4() { IpAddr::V4([0; 4].into()) } else { IpAddr::V6([0; 16].into()) };
+        let anywhere =
+            if target.is_ipv4() { IpAddr::V4([0; 4].into()) } else { IpAddr::V6([0; 16].into()) };
         self.dial(ns, (anywhere, 0).into(), target)
     }
 
@@ -115,7 +117,9 @@ impl Peers {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         stream.write_all(&id.to_be_bytes()).context("say which conversation it is")?;
         let client = End::new(stream, id, Who::Client)?;
-        let arrived = wait_for(PATIENCE, "the server hears of the conversation", || Ok(self.arrived().remove(&id)))?;
+        let arrived = wait_for(PATIENCE, "the server hears of the conversation", || {
+            Ok(self.arrived().remove(&id))
+        })?;
         Ok(Conversation::new(client, arrived))
     }
 
@@ -138,12 +142,20 @@ impl Drop for Door {
 }
 
 /// Waits for the client to tell which conversation it is. A health check tells nothing.
-fn receive(mut stream: TcpStream, from: SocketAddr, server: usize, arrived: &Mutex<HashMap<u64, Arrived>>) {
+fn receive(
+    mut stream: TcpStream,
+    from: SocketAddr,
+    server: usize,
+    arrived: &Mutex<HashMap<u64, Arrived>>,
+) {
     let mut id = [0; 8];
     let told = stream.set_nonblocking(false).and_then(|()| stream.read_exact(&mut id));
     let id = u64::from_be_bytes(id);
     if let (Ok(()), Ok(end)) = (told, End::new(stream, id, Who::Server)) {
-        arrived.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arrived { end, server, from });
+        arrived
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, Arrived { end, server, from });
     }
 }
 

@@ -49,7 +49,8 @@ pub fn backend_side(index: usize) -> String {
     format!("b{index}")
 }
 
-/// MAC address of an end of a link: link 0 is the clients', link `i + 1` that of backend `i`; end 1 is the gateway's.
+/// MAC address of an end of a link: link 0 is the clients', link `i + 1` that of backend `i`; end 1
+/// is the gateway's.
 pub fn mac(link: usize, end: u8) -> [u8; 6] {
     [0x02, 0x57, 0xee, 0, u8::try_from(link).unwrap_or(u8::MAX), end]
 }

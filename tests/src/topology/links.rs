@@ -1,7 +1,9 @@
-//! What joins the gateway to a client or backend: a pair of veth, or one of the interfaces that gateways have.
+//! What joins the gateway to a client or backend: a pair of veth, or one of the interfaces that
+//! gateways have.
 //!
-//! Whatever it is, the gateway's interface has the name that the plan gives it and the far end is called `eth0`. What an
-//! interface stands on has the suffix `-wire`, or is called `wire` at the far end.
+//! Whatever it is, the gateway's interface has the name that the plan gives it and the far end is
+//! called `eth0`. What an interface stands on has the suffix `-wire`, or is called `wire` at the
+//! far end.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -38,8 +40,19 @@ const VLAN: u16 = 100;
 const INNER_VLAN: u16 = 10;
 
 /// Makes link `number`, up at the gateway: `name` there, `eth0` at the far end.
-pub(super) fn wire(kind: Link, number: usize, name: &str, mtu: u32, gateway: &NetNs, far: &NetNs) -> Result<()> {
-    let near_wire = if matches!(kind, Link::Veth | Link::Nic) { name.to_owned() } else { format!("{name}-wire") };
+pub(super) fn wire(
+    kind: Link,
+    number: usize,
+    name: &str,
+    mtu: u32,
+    gateway: &NetNs,
+    far: &NetNs,
+) -> Result<()> {
+    let near_wire = if matches!(kind, Link::Veth | Link::Nic) {
+        name.to_owned()
+    } else {
+        format!("{name}-wire")
+    };
     let far_wire = if matches!(kind, Link::Vlan | Link::NicVlan) { "wire" } else { "eth0" };
     if matches!(kind, Link::Nic | Link::NicVlan) {
         nics(number, &near_wire, far_wire, mtu, gateway, far)?;
@@ -52,7 +65,14 @@ pub(super) fn wire(kind: Link, number: usize, name: &str, mtu: u32, gateway: &Ne
     if far_wire == "wire" { far.ip(&vlan("wire", "eth0", mtu)) } else { Ok(()) }
 }
 
-fn veth(near: &str, near_mac: [u8; 6], far: &str, far_mac: [u8; 6], mtu: u32, far_ns: &NetNs) -> String {
+fn veth(
+    near: &str,
+    near_mac: [u8; 6],
+    far: &str,
+    far_mac: [u8; 6],
+    mtu: u32,
+    far_ns: &NetNs,
+) -> String {
     let (near_mac, far_mac) = (mac_text(near_mac), mac_text(far_mac));
     format!(
         "link add {near} mtu {mtu} address {near_mac} type veth peer name {far} address {far_mac} netns {}\n",
@@ -83,11 +103,21 @@ fn upper(kind: Link, wire: &str, name: &str, number: usize, mtu: u32) -> String 
 }
 
 fn vlan(wire: &str, name: &str, mtu: u32) -> String {
-    format!("link set {wire} up\nlink add link {wire} name {name} mtu {mtu} type vlan id {VLAN}\nlink set {name} up\n")
+    format!(
+        "link set {wire} up\nlink add link {wire} name {name} mtu {mtu} type vlan id {VLAN}\nlink set {name} up\n"
+    )
 }
 
-/// Moves the NICs of wire `number` into their namespaces. They come back by themselves when those end.
-fn nics(number: usize, near: &str, far: &str, mtu: u32, gateway: &NetNs, far_ns: &NetNs) -> Result<()> {
+/// Moves the NICs of wire `number` into their namespaces. They come back by themselves when those
+/// end.
+fn nics(
+    number: usize,
+    near: &str,
+    far: &str,
+    mtu: u32,
+    gateway: &NetNs,
+    far_ns: &NetNs,
+) -> Result<()> {
     for (end, name, ns) in [(1, near, gateway), (2, far, far_ns)] {
         let address = mac_text(mac(number, end));
         let found = eventually(Duration::from_secs(5), || nic(&address));

@@ -1,4 +1,5 @@
-//! Honest clients while somebody attacks: two downloads that go on, and sessions that are offered again afterwards.
+//! Honest clients while somebody attacks: two downloads that go on, and sessions that are offered
+//! again afterwards.
 
 use std::{net::SocketAddr, panic::resume_unwind, thread};
 
@@ -26,21 +27,27 @@ const FILE: usize = 8 << 20;
 /// Clients that hold a session meanwhile.
 const CROWD: usize = 16;
 /// Tables that strangers must not fill.
-const TABLES: [&str; 7] = ["sessions", "key_names", "key_name_tries", "flows", "splices", "pending", "fragments"];
+const TABLES: [&str; 7] =
+    ["sessions", "key_names", "key_name_tries", "flows", "splices", "pending", "fragments"];
 
-/// A scenario without health checks, whose clients take downloads in small pieces, so that both sides speak all along.
-/// Tables are large enough for what honest clients do.
+/// A scenario without health checks, whose clients take downloads in small pieces, so that both
+/// sides speak all along. Tables are large enough for what honest clients do.
 pub(crate) fn scenario(setting: Setting) -> Scenario {
-    let scenario = setting.finished().scenario().client_sysctl("ipv4/tcp_rmem", "4096 65536 131072");
-    let mut scenario =
-        ["sessions", "flows", "splices"].iter().fold(scenario, |s, table| s.size(&format!("{table} = 8192")));
+    let scenario =
+        setting.finished().scenario().client_sysctl("ipv4/tcp_rmem", "4096 65536 131072");
+    let mut scenario = ["sessions", "flows", "splices"]
+        .iter()
+        .fold(scenario, |s, table| s.size(&format!("{table} = 8192")));
     scenario.steer.health = vec!["enabled = false".to_owned()];
     scenario
 }
 
-/// Two downloads go on while `attack` is carried out, and it judges what was counted: no table grew, nobody was harmed, and
-/// every session that was known resumes.
-pub(crate) fn attacked(number: usize, attack: impl Fn(&Case<'_>, &Bystanders) -> Result<()>) -> Result<()> {
+/// Two downloads go on while `attack` is carried out, and it judges what was counted: no table
+/// grew, nobody was harmed, and every session that was known resumes.
+pub(crate) fn attacked(
+    number: usize,
+    attack: impl Fn(&Case<'_>, &Bystanders) -> Result<()>,
+) -> Result<()> {
     in_settings(number, |setting| {
         let run = scenario(setting).start()?;
         let mut case = Case::start(&run)?;
@@ -92,18 +99,30 @@ impl Bystanders {
         Ok(Self { sum: payload::sha256(&body), stranger, crowd, entries })
     }
 
-    /// Lets two downloads go on while `attack` is carried out portion by portion, and expects both to arrive whole: one
-    /// of a flow that moved, one of a flow that stays.
-    pub(crate) fn during(&self, case: &Case<'_>, attack: impl Fn(Moment) -> Result<()> + Sync) -> Result<()> {
+    /// Lets two downloads go on while `attack` is carried out portion by portion, and expects both
+    /// to arrive whole: one of a flow that moved, one of a flow that stays.
+    pub(crate) fn during(
+        &self,
+        case: &Case<'_>,
+        attack: impl Fn(Moment) -> Result<()> + Sync,
+    ) -> Result<()> {
         let (resumes, stranger) = (&case.client, self.stranger.sibling());
-        let moves = Moment { portion: 0, client: (case.dial.source, PORTS[0]).into(), holder: OWNER };
-        let stays = Moment { portion: PORTIONS / 2, client: (case.dial.source, PORTS[1]).into(), holder: FIRST };
+        let moves =
+            Moment { portion: 0, client: (case.dial.source, PORTS[0]).into(), holder: OWNER };
+        let stays = Moment {
+            portion: PORTIONS / 2,
+            client: (case.dial.source, PORTS[1]).into(),
+            holder: FIRST,
+        };
         let (spliced, plain) = thread::scope(|scope| {
             let spliced = scope.spawn(|| self.download(case, resumes, moves, &attack));
             let plain = scope.spawn(|| self.download(case, &stranger, stays, &attack));
-            [spliced, plain].map(|end| end.join().unwrap_or_else(|panic| resume_unwind(panic))).into()
+            [spliced, plain]
+                .map(|end| end.join().unwrap_or_else(|panic| resume_unwind(panic)))
+                .into()
         });
-        let (spliced, plain) = (spliced.context("the re-homed flow")?, plain.context("the flow that stays")?);
+        let (spliced, plain) =
+            (spliced.context("the re-homed flow")?, plain.context("the flow that stays")?);
         ensure!(spliced.resumed && !plain.resumed, "{spliced:?} {plain:?}");
         Ok(())
     }
@@ -135,7 +154,8 @@ impl Bystanders {
         Ok(handshake)
     }
 
-    /// Expects every session that was known to resume on its owner, whatever address its client comes from.
+    /// Expects every session that was known to resume on its owner, whatever address its client
+    /// comes from.
     #[track_caller]
     pub(crate) fn resume(&self, case: &Case<'_>) -> Result<()> {
         let before = self.entries[0];
@@ -147,7 +167,8 @@ impl Bystanders {
         Ok(())
     }
 
-    /// Lets one of the crowd come back from another address; whether it resumed, which only its owner can.
+    /// Lets one of the crowd come back from another address; whether it resumed, which only its
+    /// owner can.
     pub(crate) fn reconnects(&self, case: &Case<'_>, index: usize) -> Result<bool> {
         let (client, owner) = &self.crowd[index % CROWD];
         let handshake = case.run.visit(client, &case.run.dial(2 * index + 1))?;
@@ -155,13 +176,15 @@ impl Bystanders {
         Ok(handshake.resumed)
     }
 
-    /// Expects no table to hold more than the two downloads brought: a session, two flows, a splice.
+    /// Expects no table to hold more than the two downloads brought: a session, two flows, a
+    /// splice.
     #[track_caller]
     pub(crate) fn no_table_grew(&self, case: &Case<'_>) -> Result<()> {
         // The flow that moved gave its splice back when it ended.
         let own = [1, 0, 0, 2, 0, 0, 0];
         let now = counts(case)?;
-        let expected: Vec<_> = self.entries.iter().zip(own).map(|(before, own)| before + own).collect();
+        let expected: Vec<_> =
+            self.entries.iter().zip(own).map(|(before, own)| before + own).collect();
         assert_eq!(now, expected, "entries of {TABLES:?}, {:?} before", self.entries);
         Ok(())
     }

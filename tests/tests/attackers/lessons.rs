@@ -23,17 +23,23 @@ const RESETS: &str = "tcp sport 4100-4399 tcp flags & rst == rst";
 /// Further ahead than a handshake is read.
 const FAR: u32 = 1 << 20;
 
-/// A hello that offers nothing, and all that a server says to it: a session ID, then a ChangeCipherSpec.
+/// A hello that offers nothing, and all that a server says to it: a session ID, then a
+/// ChangeCipherSpec.
 fn hello_and_answer() -> Result<(Vec<u8>, Vec<u8>)> {
-    let client = hex(include_str!("../../../steer-common/tests/fixtures/openssl12_full.client.hex"))?;
-    let server = hex(include_str!("../../../steer-common/tests/fixtures/openssl12_full.server.hex"))?;
+    let client =
+        hex(include_str!("../../../steer-common/tests/fixtures/openssl12_full.client.hex"))?;
+    let server =
+        hex(include_str!("../../../steer-common/tests/fixtures/openssl12_full.server.hex"))?;
     let record = 5 + usize::from(u16::from_be_bytes([client[3], client[4]]));
     Ok((client[..record].to_vec(), server))
 }
 
 pub(crate) fn hex(text: &str) -> Result<Vec<u8>> {
     let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair)?, 16).context("hex")).collect()
+    digits
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair)?, 16).context("hex"))
+        .collect()
 }
 
 /// A client's flow whose hello was forwarded to [`FIRST`], which does not answer.
@@ -43,13 +49,21 @@ fn unanswered(case: &Case<'_>, port: u16) -> Result<RawClient> {
     Ok(client)
 }
 
-/// Sends the answer to the client's flow in segments, from `source` and from sequence number `seq` on.
-fn answer(run: &Run, client: &RawClient, source: SocketAddr, to: SocketAddr, seq: u32) -> Result<()> {
+/// Sends the answer to the client's flow in segments, from `source` and from sequence number `seq`
+/// on.
+fn answer(
+    run: &Run,
+    client: &RawClient,
+    source: SocketAddr,
+    to: SocketAddr,
+    seq: u32,
+) -> Result<()> {
     const SEGMENT: usize = 1000;
     let tap = at_clients(&run.lab)?;
     for (index, piece) in hello_and_answer()?.1.chunks(SEGMENT).enumerate() {
         let seq = seq.wrapping_add((index * SEGMENT) as u32);
-        let segment = Segment::new(source, to, seq).ack(client.isn.wrapping_add(300)).payload(piece);
+        let segment =
+            Segment::new(source, to, seq).ack(client.isn.wrapping_add(300)).payload(piece);
         tap.send(&from_clients(&segment)?)?;
     }
     Ok(())
@@ -73,13 +87,23 @@ fn forged_answers_from_elsewhere_or_at_wrong_numbers_teach_nothing() -> Result<(
         }
         for (index, off) in [FAR, FAR.wrapping_neg(), 1 << 31, 3 << 30].into_iter().enumerate() {
             let client = unanswered(&case, 4200 + index as u16)?;
-            answer(&run, &client, first, client.address, client.server_isn.wrapping_add(1).wrapping_add(off))?;
+            answer(
+                &run,
+                &client,
+                first,
+                client.address,
+                client.server_isn.wrapping_add(1).wrapping_add(off),
+            )?;
         }
         // No such flow.
         let client = unanswered(&case, 4300)?;
         let nobody = SocketAddr::new(client.address.ip(), 4301);
         answer(&run, &client, first, nobody, client.server_isn.wrapping_add(1))?;
-        case.expect(&[(Counter::FlowEstablished, 8), (Counter::Learned, 0), (Counter::OwnerChanged, 0)])?;
+        case.expect(&[
+            (Counter::FlowEstablished, 8),
+            (Counter::Learned, 0),
+            (Counter::OwnerChanged, 0),
+        ])?;
         case.expect(&[(Counter::StrayBackend, 0), (Counter::LearnGivenUp, 4)])?;
         ensure!(entries(&case.steer, "sessions")? == known, "something was learned");
         // The same words from the right backend at the right number are its own.

@@ -1,4 +1,5 @@
-//! A client made by hand, at an address that no kernel has: it says what it wants, and nobody resets what it opens.
+//! A client made by hand, at an address that no kernel has: it says what it wants, and nobody
+//! resets what it opens.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -38,7 +39,8 @@ impl RawClient {
 
     /// A segment that acknowledges the server's SYN-ACK, so many bytes into the client's stream.
     pub(crate) fn segment(&self, at: u32) -> Segment {
-        Segment::new(self.address, self.vip, self.isn.wrapping_add(1 + at)).ack(self.server_isn.wrapping_add(1))
+        Segment::new(self.address, self.vip, self.isn.wrapping_add(1 + at))
+            .ack(self.server_isn.wrapping_add(1))
     }
 
     /// Says something, from the first byte of the stream on.
@@ -49,6 +51,8 @@ impl RawClient {
 
 /// The sequence number of a SYN-ACK to a port.
 fn syn_ack(frame: &[u8], port: u16) -> Option<u32> {
-    let Some(TransportSlice::Tcp(tcp)) = SlicedPacket::from_ethernet(frame).ok()?.transport else { return None };
+    let Some(TransportSlice::Tcp(tcp)) = SlicedPacket::from_ethernet(frame).ok()?.transport else {
+        return None;
+    };
     (tcp.syn() && tcp.ack() && tcp.destination_port() == port).then(|| tcp.sequence_number())
 }

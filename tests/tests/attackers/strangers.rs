@@ -63,7 +63,11 @@ fn floods_of_segments_without_a_flow_from_backends_fill_no_table_and_hurt_no_flo
                 let number = (portion * 4096 + index) as u32;
                 let backend = if index % 2 == 0 { FIRST } else { OWNER };
                 let client = (run.source(index), 20_000 + (number % 8192) as u16).into();
-                let segment = Segment::new(run.backend_address(backend), client, number.wrapping_mul(0x9e37_79b9));
+                let segment = Segment::new(
+                    run.backend_address(backend),
+                    client,
+                    number.wrapping_mul(0x9e37_79b9),
+                );
                 let segment = KINDS[index % KINDS.len()](segment, number.wrapping_mul(0x85eb_ca6b));
                 if backend == FIRST && portion % 2 == 0 {
                     from_inside.push(from_backend(FIRST, &segment)?);
@@ -74,7 +78,8 @@ fn floods_of_segments_without_a_flow_from_backends_fill_no_table_and_hurt_no_flo
             inside.pour(&from_inside)?;
             outside.pour(&from_outside).map(drop)
         })?;
-        let (passed, translated) = (case.counted(Counter::BackendPassed)?, case.counted(Counter::NoFlowTranslated)?);
+        let (passed, translated) =
+            (case.counted(Counter::BackendPassed)?, case.counted(Counter::NoFlowTranslated)?);
         ensure!(passed > N / 2 && translated == 0, "{passed} passed, {translated} translated");
         case.expect(&[(Counter::Syn, 2), (Counter::FlowEstablished, 2), (Counter::Learned, 1)])?;
         println!("of {N} segments of backends {passed} passed, {translated} were translated");

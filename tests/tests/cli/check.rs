@@ -16,11 +16,18 @@ fn config_check_names_file_line_and_key() -> Result<()> {
         Ok(Command::new(binary()?).args(["config", "check"]).arg(&file).output()?)
     };
     let good = check(GOOD)?;
-    assert!(good.status.success() && String::from_utf8_lossy(&good.stdout).contains("good"), "{good:?}");
+    assert!(
+        good.status.success() && String::from_utf8_lossy(&good.stdout).contains("good"),
+        "{good:?}"
+    );
     // The file is good, and the machine has not the memory.
     let large = check(&format!("{GOOD}[sizes]\npending = 134217728\n"))?;
     let told = String::from_utf8_lossy(&large.stderr).into_owned();
-    assert!(large.status.code() == Some(1) && told.contains("a start would be refused: the tables take"), "{told}");
+    assert!(
+        large.status.code() == Some(1)
+            && told.contains("a start would be refused: the tables take"),
+        "{told}"
+    );
     for (from, to, place) in [
         ("name = \"eth0\"", "name = \"eth0\"\nhook = \"fast\"", "3: interface.hook: "),
         ("198.51.100.10:443", "198.51.100.10", "5: vip.address: "),
@@ -38,7 +45,8 @@ fn config_check_names_file_line_and_key() -> Result<()> {
     Ok(())
 }
 
-/// A file may be checked on another machine than its gateway: what this one would refuse is a warning.
+/// A file may be checked on another machine than its gateway: what this one would refuse is a
+/// warning.
 #[test]
 fn config_check_tells_what_a_start_here_would_be_refused_for() -> Result<()> {
     let directory = tempfile::tempdir()?;
@@ -57,7 +65,10 @@ fn config_check_tells_what_a_start_here_would_be_refused_for() -> Result<()> {
         ("metrics = \"192.0.2.99:9464\"".to_owned(), "no interface has this address"),
     ] {
         let text = check(&lines)?;
-        assert!(text.contains("warning: here a start would be refused: ") && text.contains(told), "{lines}: {text}");
+        assert!(
+            text.contains("warning: here a start would be refused: ") && text.contains(told),
+            "{lines}: {text}"
+        );
     }
     assert!(!check("")?.contains("would be refused"), "nothing is wrong with the rest");
     Ok(())

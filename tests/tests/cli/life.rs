@@ -19,7 +19,8 @@ use steer_user::plane::PinDir;
 use crate::{TEN_SECONDS, backend, binary, error, said, two_backends};
 
 #[test]
-fn without_an_agent_verbs_that_read_work_and_say_so_and_a_new_one_adopts_everything() -> Result<()> {
+fn without_an_agent_verbs_that_read_work_and_say_so_and_a_new_one_adopts_everything() -> Result<()>
+{
     let run = two_backends()?;
     let mut steer = run.agent()?;
     let client = run.new_client()?;
@@ -30,15 +31,21 @@ fn without_an_agent_verbs_that_read_work_and_say_so_and_a_new_one_adopts_everyth
     steer.end(Signal::SIGKILL)?;
     for words in ["backends list", "sessions list", "keys list", "stats", "bypass off"] {
         let mut command = Command::new(binary()?);
-        let output = command.args(words.split(' ')).arg("--pin-dir").arg(steer.pin_dir()).output()?;
-        assert!(output.status.success() && said(&output).contains("no agent runs"), "{words}: {output:?}");
+        let output =
+            command.args(words.split(' ')).arg("--pin-dir").arg(steer.pin_dir()).output()?;
+        assert!(
+            output.status.success() && said(&output).contains("no agent runs"),
+            "{words}: {output:?}"
+        );
     }
     assert!(steer.steer("status")?.starts_with("agent     does not run"));
     assert_eq!(
         steer.json("status")?["agent"],
         json!({"running": false, "starting": false, "pid": null, "version": null})
     );
-    assert!(error(steer.steer(&format!("backends drain {other}"))).contains("needs a running agent"));
+    assert!(
+        error(steer.steer(&format!("backends drain {other}"))).contains("needs a running agent")
+    );
     steer.launch()?;
     assert_eq!(steer.json("sessions list")?["total"], sessions);
     assert_eq!(backend(&steer, &other)?["weight"], 3, "changes by the CLI stay");
@@ -49,13 +56,18 @@ fn without_an_agent_verbs_that_read_work_and_say_so_and_a_new_one_adopts_everyth
 
 #[test]
 fn sigterm_leaves_everything_in_place_and_detach_leaves_no_trace() -> Result<()> {
-    let run = Scenario::new(Hook::Tc, Family::V4).backends(2).vip_setting("assign = true").start()?;
+    let run =
+        Scenario::new(Hook::Tc, Family::V4).backends(2).vip_setting("assign = true").start()?;
     let mut steer = run.agent()?;
     let interfaces = run.lab.gateway_interfaces();
-    let programs = || interfaces.iter().map(|name| programs(&run, name)).collect::<Result<Vec<_>>>();
+    let programs =
+        || interfaces.iter().map(|name| programs(&run, name)).collect::<Result<Vec<_>>>();
     let vips = || {
         let addresses = run.lab.gateway().tool("ip address show")?;
-        anyhow::Ok([Family::V4, Family::V6].map(|family| addresses.contains(&vip(family).ip().to_string())))
+        anyhow::Ok(
+            [Family::V4, Family::V6]
+                .map(|family| addresses.contains(&vip(family).ip().to_string())),
+        )
     };
     steer.end(Signal::SIGTERM)?;
     assert!(steer.map_pin("sessions").exists() && programs()?.iter().all(|(tc, _)| *tc));
@@ -70,7 +82,8 @@ fn sigterm_leaves_everything_in_place_and_detach_leaves_no_trace() -> Result<()>
     Ok(())
 }
 
-/// The agent makes the directories above `pin_dir`; one that was there before is somebody else's, empty or not.
+/// The agent makes the directories above `pin_dir`; one that was there before is somebody else's,
+/// empty or not.
 #[test]
 fn directories_that_were_made_for_the_pins_go_with_them() -> Result<()> {
     let run = two_backends()?;
@@ -102,7 +115,8 @@ fn an_interface_that_went_and_came_back_gets_its_programs_again() -> Result<()> 
     let steer = run.agent()?;
     let (interface, address) = (backend_side(1), run.backend_address(1).to_string());
     let attached = || programs(&run, &interface).ok().filter(|(tc, xdp)| *tc && *xdp);
-    let is = |state: &str| backend(&steer, &address).ok().filter(|backend| backend["state"] == state);
+    let is =
+        |state: &str| backend(&steer, &address).ok().filter(|backend| backend["state"] == state);
     attached().context("XDP and TC are not there from the start")?;
     run.lab.gateway().ip(&format!("link del {interface}\n"))?;
     eventually(TEN_SECONDS, || is("down")).context("the health checks do not see it go")?;
@@ -115,7 +129,8 @@ fn an_interface_that_went_and_came_back_gets_its_programs_again() -> Result<()> 
     Ok(())
 }
 
-/// A machine that boots, or a name with a slip of the pen: the rest is served, and what is missing is named.
+/// A machine that boots, or a name with a slip of the pen: the rest is served, and what is missing
+/// is named.
 #[test]
 fn an_interface_that_is_not_there_yet_is_named_and_served_when_it_comes() -> Result<()> {
     let run = Scenario::new(Hook::Xdp, Family::V4).offloads(Offloads::On).backends(2).start()?;
@@ -123,10 +138,20 @@ fn an_interface_that_is_not_there_yet_is_named_and_served_when_it_comes() -> Res
     let mut steer = Agent::prepare(&run.lab, &run.steer)?;
     run.lab.gateway().ip(&format!("link del {interface}\n"))?;
     steer.launch_timed()?;
-    assert!(steer.log().contains(&format!("there is no interface {interface}: it is waited for")), "{}", steer.log());
-    let named = || steer.json("status").ok().filter(|status| status["warnings"].to_string().contains("b1 is gone"));
+    assert!(
+        steer.log().contains(&format!("there is no interface {interface}: it is waited for")),
+        "{}",
+        steer.log()
+    );
+    let named = || {
+        steer
+            .json("status")
+            .ok()
+            .filter(|status| status["warnings"].to_string().contains("b1 is gone"))
+    };
     eventually(TEN_SECONDS, named).context("status does not name it")?;
-    let is = |state: &str| backend(&steer, &address).ok().filter(|backend| backend["state"] == state);
+    let is =
+        |state: &str| backend(&steer, &address).ok().filter(|backend| backend["state"] == state);
     eventually(TEN_SECONDS, || is("down")).context("the health checks do not miss it")?;
     assert!(!run.visit(&run.new_client()?, &run.dial(0))?.resumed, "the other backend serves");
     wire_again(&run)?;
@@ -144,8 +169,10 @@ fn programs(run: &Run, interface: &str) -> Result<(bool, bool)> {
     let gateway = run.lab.gateway();
     let xdp = gateway.tool(&format!("ip link show dev {interface}"))?.contains("steer_xdp");
     // Before Linux 6.6 a filter, since then a tcx link, which Debian 12's bpftool does not show.
-    let filter = gateway.tool(&format!("tc filter show dev {interface} ingress"))?.contains("steer_tc");
-    let links = gateway.run(|| Ok(SchedClassifier::query_tcx(interface, TcAttachType::Ingress).ok()));
+    let filter =
+        gateway.tool(&format!("tc filter show dev {interface} ingress"))?.contains("steer_tc");
+    let links =
+        gateway.run(|| Ok(SchedClassifier::query_tcx(interface, TcAttachType::Ingress).ok()));
     let named = |program: &ProgramInfo| program.name_as_str() == Some("steer_tc");
     Ok((filter || links?.is_some_and(|(_, programs)| programs.iter().any(named)), xdp))
 }
@@ -153,7 +180,10 @@ fn programs(run: &Run, interface: &str) -> Result<(bool, bool)> {
 /// The link to backend 1 as the lab had it (IPv4).
 fn wire_again(run: &Run) -> Result<()> {
     let (near, gateway, far) = (backend_side(1), run.lab.gateway(), run.lab.backend(1));
-    let link = format!("link add {near} type veth peer name eth0 netns {}\nlink set {near} up\n", far.path());
+    let link = format!(
+        "link add {near} type veth peer name eth0 netns {}\nlink set {near} up\n",
+        far.path()
+    );
     gateway.ip(&format!("{link}addr add 10.2.1.1/24 dev {near}\n"))?;
     far.ip("link set eth0 up\naddr add 10.2.1.2/24 dev eth0\nroute add default via 10.2.1.1\n")
 }

@@ -1,4 +1,5 @@
-//! The command line and the agent's life on a live gateway: what docs/cli.md and docs/config.md promise.
+//! The command line and the agent's life on a live gateway: what docs/cli.md and docs/config.md
+//! promise.
 
 mod check;
 mod life;
@@ -44,11 +45,19 @@ pub(crate) fn said(output: &Output) -> String {
 /// The program that the lab's agents run.
 pub(crate) fn binary() -> Result<PathBuf> {
     let beside = env::current_exe()?.ancestors().nth(2).map(|directory| directory.join("steer"));
-    env::var_os("STEER_BIN").map(PathBuf::from).or(beside).filter(|path| path.exists()).context("no binary steer")
+    env::var_os("STEER_BIN")
+        .map(PathBuf::from)
+        .or(beside)
+        .filter(|path| path.exists())
+        .context("no binary steer")
 }
 
 pub(crate) fn backend(steer: &Agent<'_>, address: &str) -> Result<Value> {
     let list = steer.json("backends list")?;
-    let found = list["backends"].as_array().into_iter().flatten().find(|backend| backend["address"] == address);
+    let found = list["backends"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|backend| backend["address"] == address);
     found.cloned().with_context(|| format!("no backend {address} in {list}"))
 }

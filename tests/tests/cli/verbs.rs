@@ -1,6 +1,9 @@
 //! The words of the command line on a live gateway, and what they print.
 
-use std::{collections::BTreeSet, fs, mem::discriminant, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{
+    collections::BTreeSet, fs, mem::discriminant, os::unix::fs::PermissionsExt as _,
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
@@ -29,12 +32,23 @@ fn json_has_the_documented_shapes_on_a_live_gateway() -> Result<()> {
         same_shape(verb, &documented(verb)?, &steer.json(verb)?);
     }
     let listed = steer.json("sessions list --limit 1")?;
-    assert!(listed["total"].as_u64() > Some(1) && listed["sessions"].as_array().map(Vec::len) == Some(1), "{listed}");
+    assert!(
+        listed["total"].as_u64() > Some(1)
+            && listed["sessions"].as_array().map(Vec::len) == Some(1),
+        "{listed}"
+    );
     let prefix = listed["sessions"][0]["id"].as_str().context("a session without id")?;
-    same_shape("sessions show", &documented("sessions list")?, &steer.json(&format!("sessions show {prefix}"))?);
+    same_shape(
+        "sessions show",
+        &documented("sessions list")?,
+        &steer.json(&format!("sessions show {prefix}"))?,
+    );
     same_shape("bypass", &json!({"done": "a sentence"}), &steer.json("bypass off")?);
     let stats = steer.json("stats")?;
-    assert_eq!(keys(&stats["counters"]), Counter::ALL.iter().map(|counter| counter.word().to_owned()).collect());
+    assert_eq!(
+        keys(&stats["counters"]),
+        Counter::ALL.iter().map(|counter| counter.word().to_owned()).collect()
+    );
     Ok(())
 }
 
@@ -49,13 +63,17 @@ fn backends_leave_and_enter_a_pool_at_once_and_status_shows_the_drift() -> Resul
     assert_eq!(backend(&steer, &other)?["state"], "up");
     steer.steer(&format!("backends remove {other}"))?;
     assert!(
-        steer.json("status")?["drift"].to_string().contains(&format!("{other} is removed; the configuration has it"))
+        steer.json("status")?["drift"]
+            .to_string()
+            .contains(&format!("{other} is removed; the configuration has it"))
     );
     assert!(error(run.source_of(1)).contains("no source address leads"), "nothing new goes there");
     steer.steer(&format!("backends add --vip {vip} --weight 3 {other}"))?;
     assert_eq!(backend(&steer, &other)?["weight"], 3);
     assert!(
-        steer.json("status")?["drift"].to_string().contains(&format!("{other} has weight 3; the configuration says 1"))
+        steer.json("status")?["drift"]
+            .to_string()
+            .contains(&format!("{other} has weight 3; the configuration says 1"))
     );
     run.source_of(1).map(drop)
 }
@@ -66,7 +84,10 @@ fn a_change_that_makes_no_sense_is_refused_with_a_sentence() -> Result<()> {
     let steer = run.agent()?;
     for (words, sentence) in [
         (format!("backends add --vip {} 10.9.9.9:443", vip(Family::V6)), "families do not mix"),
-        ("backends add --vip 192.0.2.1:443 10.9.9.9:443".to_owned(), "there is no VIP 192.0.2.1:443"),
+        (
+            "backends add --vip 192.0.2.1:443 10.9.9.9:443".to_owned(),
+            "there is no VIP 192.0.2.1:443",
+        ),
         ("backends drain 10.9.9.9:443".to_owned(), "there is no backend 10.9.9.9:443"),
         ("sessions show 00".to_owned(), "no session starts with 00"),
     ] {
@@ -94,7 +115,8 @@ fn no_word_forgets_every_session_but_the_one_that_says_so() -> Result<()> {
     Ok(())
 }
 
-/// A second gateway on the same interfaces that has a VIP of the first, and what is done with the words for one of them.
+/// A second gateway on the same interfaces that has a VIP of the first, and what is done with the
+/// words for one of them.
 #[test]
 fn two_gateways_do_not_get_into_each_others_way() -> Result<()> {
     let run = two_backends()?;
@@ -110,8 +132,10 @@ fn two_gateways_do_not_get_into_each_others_way() -> Result<()> {
         let at = format!("address = \"{}\"", vip(*family));
         text.replace(&at, &other(at.clone()))
     });
-    let backends = (0..2).flat_map(|index| [Family::V4, Family::V6].map(|family| backend_address(family, index)));
-    let text = backends.fold(text, |text, at| text.replace(&format!("\"{at}\""), &other(format!("\"{at}\""))));
+    let backends = (0..2)
+        .flat_map(|index| [Family::V4, Family::V6].map(|family| backend_address(family, index)));
+    let text = backends
+        .fold(text, |text, at| text.replace(&format!("\"{at}\""), &other(format!("\"{at}\""))));
     fs::write(second.config_path(), text)?;
     second.launch()?;
     let warned = second.json("status")?.to_string();
@@ -122,9 +146,15 @@ fn two_gateways_do_not_get_into_each_others_way() -> Result<()> {
     mixed.arg("detach").arg("--pin-dir").arg(second.pin_dir()).arg("--socket").arg(steer.socket());
     let output = run.lab.gateway().run(|| Ok(mixed.output()?))?;
     assert!(output.status.success(), "{}", said(&output));
-    assert!(!second.pin_dir().join("v4").exists() && !second.socket().exists(), "the second one is gone");
+    assert!(
+        !second.pin_dir().join("v4").exists() && !second.socket().exists(),
+        "the second one is gone"
+    );
     assert!(steer.json("status")?["agent"]["running"] == true);
-    assert!(run.visit(&run.new_client()?, &run.dial(run.source_of(0)?)).is_ok(), "the first one serves");
+    assert!(
+        run.visit(&run.new_client()?, &run.dial(run.source_of(0)?)).is_ok(),
+        "the first one serves"
+    );
     Ok(())
 }
 
@@ -136,11 +166,20 @@ fn a_gateway_whose_pins_are_hidden_is_not_called_absent() -> Result<()> {
     for words in ["status", "stats", "sessions list", "detach"] {
         let verb = steer.command(words);
         let mut hidden = Command::new("unshare");
-        hidden.args(["--mount", "sh", "-c", "mount -t tmpfs none /sys/fs/bpf && exec \"$@\"", "sh"]);
+        hidden.args([
+            "--mount",
+            "sh",
+            "-c",
+            "mount -t tmpfs none /sys/fs/bpf && exec \"$@\"",
+            "sh",
+        ]);
         hidden.arg(verb.get_program()).args(verb.get_args());
         let output = run.lab.gateway().run(|| Ok(hidden.output()?))?;
         let told = said(&output);
-        assert!(output.status.code() == Some(1) && told.contains("this is another mount namespace"), "{words}: {told}");
+        assert!(
+            output.status.code() == Some(1) && told.contains("this is another mount namespace"),
+            "{words}: {told}"
+        );
         assert!(told.contains("nsenter --net="), "{words}: {told}");
     }
     assert!(steer.json("status")?["agent"]["running"] == true);
@@ -180,10 +219,21 @@ fn without_root_one_sentence_says_what_is_needed() -> Result<()> {
     fs::write(&file, GOOD)?;
     let as_nobody = |words: &[&str]| {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program).args(words);
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&program)
+            .args(words);
         command.current_dir(directory.path()).output()
     };
-    for words in ["status", "backends list", "sessions list", "stats", "bypass on", "detach", "agent --config s.toml"] {
+    for words in [
+        "status",
+        "backends list",
+        "sessions list",
+        "stats",
+        "bypass on",
+        "detach",
+        "agent --config s.toml",
+    ] {
         let output = as_nobody(&words.split(' ').collect::<Vec<_>>())?;
         let said = said(&output);
         assert!(output.status.code() == Some(1) && said.lines().count() == 1, "{words}: {said}");
@@ -192,7 +242,10 @@ fn without_root_one_sentence_says_what_is_needed() -> Result<()> {
         } else {
             "CAP_BPF and CAP_NET_ADMIN"
         };
-        assert!(said.contains(&format!("needs root, or the capabilities {needed}")), "{words}: {said}");
+        assert!(
+            said.contains(&format!("needs root, or the capabilities {needed}")),
+            "{words}: {said}"
+        );
     }
     assert!(as_nobody(&["config", "check", "s.toml"])?.status.success(), "a file needs no rights");
     Ok(())
@@ -200,7 +253,8 @@ fn without_root_one_sentence_says_what_is_needed() -> Result<()> {
 
 /// The JSON under a heading of the documentation.
 fn documented(verb: &str) -> Result<Value> {
-    let (_, section) = DOCUMENTATION.split_once(&format!("\n### `{verb}`")).context("no such heading")?;
+    let (_, section) =
+        DOCUMENTATION.split_once(&format!("\n### `{verb}`")).context("no such heading")?;
     let (_, rest) = section.split_once("```json\n").context("no example")?;
     Ok(serde_json::from_str(rest.split("```").next().unwrap_or_default())?)
 }
@@ -211,11 +265,18 @@ fn same_shape(path: &str, documented: &Value, live: &Value) {
     match (documented, live) {
         (Value::Object(_), Value::Object(fields)) => {
             assert_eq!(keys(live), keys(documented), "{path}");
-            fields.iter().for_each(|(key, value)| same_shape(&format!("{path}.{key}"), &documented[key], value));
+            fields.iter().for_each(|(key, value)| {
+                same_shape(&format!("{path}.{key}"), &documented[key], value)
+            });
         }
-        (Value::Array(_), Value::Array(values)) => values.iter().for_each(|v| same_shape(path, &documented[0], v)),
+        (Value::Array(_), Value::Array(values)) => {
+            values.iter().for_each(|v| same_shape(path, &documented[0], v))
+        }
         (Value::Null, _) | (_, Value::Null) => {
-            assert!(MAY_BE_NULL.iter().any(|key| path.ends_with(&format!(".{key}"))), "{path} is {live}");
+            assert!(
+                MAY_BE_NULL.iter().any(|key| path.ends_with(&format!(".{key}"))),
+                "{path} is {live}"
+            );
         }
         _ => assert_eq!(discriminant(live), discriminant(documented), "{path} is {live}"),
     }

@@ -1,4 +1,5 @@
-//! The agent's process ends and comes back: the kernel goes on without it, and the next one adopts what is pinned.
+//! The agent's process ends and comes back: the kernel goes on without it, and the next one adopts
+//! what is pinned.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -122,16 +123,26 @@ fn ends_during_handshakes(setting: Setting, signal: Signal) -> Result<()> {
         }
         let seen = seen.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         trouble?;
-        assert_eq!((seen.errors, seen.resumed, seen.on_owner), (0, RECONNECTS, RECONNECTS), "{:?}", seen.samples);
+        assert_eq!(
+            (seen.errors, seen.resumed, seen.on_owner),
+            (0, RECONNECTS, RECONNECTS),
+            "{:?}",
+            seen.samples
+        );
         Ok(n_ended)
     })?;
     assert!(n_ended >= 2, "it ended {n_ended} times");
-    assert!(case.steer.counts()?.of(Counter::Learned) >= before.map(|n| n + 32), "the counters were kept");
+    assert!(
+        case.steer.counts()?.of(Counter::Learned) >= before.map(|n| n + 32),
+        "the counters were kept"
+    );
     case.unharmed_but_for_resets()
 }
 
 fn n_sessions(steer: &Agent<'_>) -> Result<u64> {
-    let n = steer.json("sessions list")?["total"].as_u64().context("steer sessions list names no total")?;
+    let n = steer.json("sessions list")?["total"]
+        .as_u64()
+        .context("steer sessions list names no total")?;
     ensure!(n > 0, "no session is known");
     Ok(n)
 }

@@ -37,7 +37,8 @@ fn twenty_megabytes_pass_a_splice_both_ways_at_1_percent_loss() -> Result<()> {
     })
 }
 
-/// Without translation of SACK edges the owner discards them, and each download takes many times as long.
+/// Without translation of SACK edges the owner discards them, and each download takes many times as
+/// long.
 #[test]
 fn five_times_twenty_megabytes_at_2_percent_loss_and_no_sack_is_discarded() -> Result<()> {
     in_one_setting(|setting| {
@@ -72,8 +73,11 @@ fn sixty_parallel_handshakes_at_20_percent_loss_all_succeed() -> Result<()> {
         let resumed = handshakes.iter().filter(|handshake| handshake.resumed).count() as u64;
         let gave_up = case.counted(Counter::OwnerSilent)?;
         assert!(resumed > 30, "{resumed} resumed, {gave_up} times the owner was given up");
-        // One that gave its owner up leaves a session of the first backend to those that come after it.
-        assert!(case.counted(Counter::SpliceOpened)? + case.counted(Counter::SessionHit)? >= resumed);
+        // One that gave its owner up leaves a session of the first backend to those that come after
+        // it.
+        assert!(
+            case.counted(Counter::SpliceOpened)? + case.counted(Counter::SessionHit)? >= resumed
+        );
         case.unharmed_but_for_resets()
     })
 }
@@ -86,10 +90,17 @@ fn parallel_clients_resume_while_big_transfers_run() -> Result<()> {
         let case = Case::start(&run)?;
         let sum = run.servers[OWNER].put("down", &payload::bytes(MEGABYTES_20, 1))?;
         thread::scope(|scope| -> Result<()> {
-            let big = scope.spawn(|| run.connect(&case.client, &case.dial, |connection| connection.get("/files/down")));
+            let big = scope.spawn(|| {
+                run.connect(&case.client, &case.dial, |connection| connection.get("/files/down"))
+            });
             let load = Load { clients: 16, reconnects: 160, parallel: 16 };
             let seen = load.run(&run, "beside a download")?;
-            assert_eq!((seen.errors, seen.resumed, seen.on_owner), (0, 160, 160), "{:?}", seen.samples);
+            assert_eq!(
+                (seen.errors, seen.resumed, seen.on_owner),
+                (0, 160, 160),
+                "{:?}",
+                seen.samples
+            );
             let (handshake, response) = big.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             assert!(handshake.resumed && response.sha256 == sum);
             Ok(())
@@ -105,7 +116,8 @@ fn both_ways(setting: Setting, percent: u32) -> Result<i64> {
     let bytes = payload::bytes(MEGABYTES_20, 1);
     let sum = run.servers[OWNER].put("down", &bytes)?;
     let loss = Loss::everywhere(&run.lab, percent)?;
-    let (handshake, response) = run.connect(&case.client, &case.dial, |connection| connection.get("/files/down"))?;
+    let (handshake, response) =
+        run.connect(&case.client, &case.dial, |connection| connection.get("/files/down"))?;
     assert!(handshake.resumed && response.sha256 == sum, "{handshake:?}");
     assert!(case.upload(&case.dial, &bytes)?.resumed);
     drop(loss);

@@ -1,6 +1,7 @@
-//! Clocks that jump. The programs go by the kernel's CLOCK_MONOTONIC, which nobody can set; what an agent sees of it may
-//! be another one, in a time namespace (a container). The time of day is used nowhere: a lint forbids it
-//! (steer-user/clippy.toml), so that setting it is nothing to be tried on a machine that others use as well.
+//! Clocks that jump. The programs go by the kernel's CLOCK_MONOTONIC, which nobody can set; what an
+//! agent sees of it may be another one, in a time namespace (a container). The time of day is used
+//! nowhere: a lint forbids it (steer-user/clippy.toml), so that setting it is nothing to be tried
+//! on a machine that others use as well.
 
 use std::{thread, time::Duration};
 
@@ -29,7 +30,8 @@ fn an_agent_whose_clock_is_behind_ages_nothing_and_drains_in_time() -> Result<()
     in_one_setting(|_| goes_by_another_clock(&format!("-{}", seconds.saturating_sub(5))))
 }
 
-/// The agent that learned a session is replaced by one with another clock, in the middle of a download.
+/// The agent that learned a session is replaced by one with another clock, in the middle of a
+/// download.
 fn goes_by_another_clock(offset: &str) -> Result<()> {
     let run = steer_tests::setting::PLAIN.scenario().start()?;
     let mut case = Case::start(&run)?;
@@ -57,7 +59,11 @@ fn goes_by_another_clock(offset: &str) -> Result<()> {
     // A drain's deadline is the agent's to write and the programs' to judge.
     case.steer.steer(&format!("backends drain --for 1h {}", run.backend_address(OWNER)))?;
     case.moves(&case.dial)?;
-    case.expect(&[(Counter::SpliceOpened, 3), (Counter::SessionExpired, 0), (Counter::OwnerDrained, 0)])?;
+    case.expect(&[
+        (Counter::SpliceOpened, 3),
+        (Counter::SessionExpired, 0),
+        (Counter::OwnerDrained, 0),
+    ])?;
     case.steer.steer(&format!("backends drain --for 1s {}", run.backend_address(OWNER)))?;
     thread::sleep(Duration::from_millis(2_200));
     case.stays(&case.dial)?;

@@ -1,4 +1,5 @@
-//! The agent dies at every step of its start-up: what ran before runs on, and the next agent puts all right.
+//! The agent dies at every step of its start-up: what ran before runs on, and the next agent puts
+//! all right.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -24,7 +25,8 @@ use steer_tests::{
 use steer_user::crash::{self, Starts, Step};
 
 /// XDP besides TC, so that every step is come by.
-const SETTING: Setting = Setting { hook: Hook::Xdp, family: Family::V4, offloads: Offloads::ChecksumsOff };
+const SETTING: Setting =
+    Setting { hook: Hook::Xdp, family: Family::V4, offloads: Offloads::ChecksumsOff };
 /// A download that lasts as long as the test wants it to.
 const DOWNLOAD: usize = 64 << 20;
 /// Pause after each read of it while agents die.
@@ -32,39 +34,51 @@ const PACE: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[test]
-fn an_agent_that_dies_at_any_step_of_its_first_start_breaks_nothing_and_detach_removes_all() -> Result<()> {
+fn an_agent_that_dies_at_any_step_of_its_first_start_breaks_nothing_and_detach_removes_all()
+-> Result<()> {
     let run = SETTING.scenario().vip_setting("assign = true").start()?;
-    for step in Step::ALL.iter().copied().filter(|step| ![Starts::Resizing, Starts::Carrying].contains(&step.starts()))
+    for step in Step::ALL
+        .iter()
+        .copied()
+        .filter(|step| ![Starts::Resizing, Starts::Carrying].contains(&step.starts()))
     {
         let steer = Agent::prepare(&run.lab, &run.steer)?;
         dies_at(&steer, step)?;
         passes(&run).with_context(|| format!("after a death at {}", step.word()))?;
         steer.steer("detach")?;
-        Traces::of(&run, &steer)?.none().with_context(|| format!("after a death at {}", step.word()))?;
+        Traces::of(&run, &steer)?
+            .none()
+            .with_context(|| format!("after a death at {}", step.word()))?;
     }
     Ok(())
 }
 
 #[test]
-fn after_a_death_at_any_step_of_a_first_start_the_next_agent_serves_with_every_program_once() -> Result<()> {
+fn after_a_death_at_any_step_of_a_first_start_the_next_agent_serves_with_every_program_once()
+-> Result<()> {
     let run = SETTING.scenario().vip_setting("assign = true").start()?;
     let whole = {
         let steer = run.agent()?;
         whole(&run, &steer)?
     };
-    for step in Step::ALL.iter().copied().filter(|step| ![Starts::Resizing, Starts::Carrying].contains(&step.starts()))
+    for step in Step::ALL
+        .iter()
+        .copied()
+        .filter(|step| ![Starts::Resizing, Starts::Carrying].contains(&step.starts()))
     {
         let mut steer = Agent::prepare(&run.lab, &run.steer)?;
         dies_at(&steer, step)?;
         steer.launch().with_context(|| format!("after a death at {}", step.word()))?;
-        comes_to(&whole, &run, &steer).with_context(|| format!("after a death at {}", step.word()))?;
+        comes_to(&whole, &run, &steer)
+            .with_context(|| format!("after a death at {}", step.word()))?;
         let again = run.resume_elsewhere(&run.new_client()?)?;
         ensure!(again.resumed, "after a death at {}: {again:?}", step.word());
     }
     Ok(())
 }
 
-/// Every agent finds tables of other sizes than it wants, and a re-homed download is under way all the time.
+/// Every agent finds tables of other sizes than it wants, and a re-homed download is under way all
+/// the time.
 #[test]
 fn agents_that_die_at_any_step_of_adopting_a_gateway_leave_its_flows_going() -> Result<()> {
     let run = SETTING.scenario().vip_setting("assign = true").size("flows = 5000").start()?;
@@ -84,11 +98,18 @@ fn agents_that_die_at_any_step_of_adopting_a_gateway_leave_its_flows_going() -> 
                 })
             })
         });
-        let steps =
-            Step::ALL.iter().copied().filter(|step| ![Starts::First, Starts::Carrying].contains(&step.starts()));
+        let steps = Step::ALL
+            .iter()
+            .copied()
+            .filter(|step| ![Starts::First, Starts::Carrying].contains(&step.starts()));
         let died = steps.enumerate().try_for_each(|(number, step)| {
-            let context =
-                || format!("after a death at {}, with {} bytes read", step.word(), read.load(Ordering::Relaxed));
+            let context = || {
+                format!(
+                    "after a death at {}, with {} bytes read",
+                    step.word(),
+                    read.load(Ordering::Relaxed)
+                )
+            };
             adopts(&mut case, number, step, &read).with_context(context)?;
             comes_to(&whole, &run, &case.steer).with_context(context)
         });
@@ -103,8 +124,8 @@ fn agents_that_die_at_any_step_of_adopting_a_gateway_leave_its_flows_going() -> 
     Traces::of(&run, &case.steer)?.none()
 }
 
-/// An agent dies at a step, the download goes on, new clients see no error; the next agent adopts, and sessions are
-/// resumed again.
+/// An agent dies at a step, the download goes on, new clients see no error; the next agent adopts,
+/// and sessions are resumed again.
 fn adopts(case: &mut Case<'_>, number: usize, step: Step, read: &AtomicUsize) -> Result<()> {
     println!("dies at {}", step.word());
     case.steer.end(Signal::SIGKILL)?;
@@ -117,7 +138,9 @@ fn adopts(case: &mut Case<'_>, number: usize, step: Step, read: &AtomicUsize) ->
     case.fetch(&case.dial).context("a client meanwhile")?;
     case.steer.launch()?;
     // It answers before it is through; until then new flows may be plain layer 4.
-    let resized = || (MapInfo::from_pin(case.steer.map_pin("flows")).ok()?.max_entries() == flows).then_some(());
+    let resized = || {
+        (MapInfo::from_pin(case.steer.map_pin("flows")).ok()?.max_entries() == flows).then_some(())
+    };
     eventually(PATIENCE, resized).context("the table does not get its size")?;
     case.renew()?;
     case.moves(&case.dial).map(drop)
@@ -130,8 +153,14 @@ fn with_flows(settings: &Settings, n: u32) -> Settings {
 /// Expects the step to be come by: an agent that does not die there stays up, and is an error.
 fn dies_at(steer: &Agent<'_>, step: Step) -> Result<()> {
     let ended = steer.launch_to_end(&[], &[(crash::VARIABLE, step.word())]);
-    let ended = ended.with_context(|| format!("the agent does not come by the step {}", step.word()))?;
-    ensure!(ended.signal() == Some(Signal::SIGKILL as i32), "{}: {ended}: {}", step.word(), steer.log());
+    let ended =
+        ended.with_context(|| format!("the agent does not come by the step {}", step.word()))?;
+    ensure!(
+        ended.signal() == Some(Signal::SIGKILL as i32),
+        "{}: {ended}: {}",
+        step.word(),
+        steer.log()
+    );
     Ok(())
 }
 

@@ -22,25 +22,35 @@ fn a_hello_in_20_byte_writes_with_pauses_moves() -> Result<()> {
         let run = one_clock(setting).start()?;
         let case = Case::start(&run)?;
         case.moves(&in_pieces(&case.dial, 20, 5))?;
-        case.expect(&[(Counter::Gather, 1), (Counter::SpliceOpened, 1), (Counter::GatherStalled, 0)])?;
+        case.expect(&[
+            (Counter::Gather, 1),
+            (Counter::SpliceOpened, 1),
+            (Counter::GatherStalled, 0),
+        ])?;
         assert!(case.counted(Counter::Buffered)? >= 4);
         case.unharmed(1)
     })
 }
 
-/// Ten segments of one byte fill the client's first congestion window: it sends no more until it is acknowledged.
+/// Ten segments of one byte fill the client's first congestion window: it sends no more until it is
+/// acknowledged.
 #[test]
 fn a_hello_in_1_byte_writes_with_pauses_stalls_and_stays_whole() -> Result<()> {
     in_settings(8, |setting| {
         let run = one_clock(setting).start()?;
         let case = Case::start(&run)?;
         case.stays(&in_pieces(&case.dial, 1, 1))?;
-        case.expect(&[(Counter::Gather, 1), (Counter::GatherStalled, 1), (Counter::SpliceOpened, 0)])?;
+        case.expect(&[
+            (Counter::Gather, 1),
+            (Counter::GatherStalled, 1),
+            (Counter::SpliceOpened, 0),
+        ])?;
         case.unharmed(0)
     })
 }
 
-/// With a congestion window that is wide enough, the same writes are gathered until they can be decided on.
+/// With a congestion window that is wide enough, the same writes are gathered until they can be
+/// decided on.
 #[test]
 fn a_hello_in_1_byte_writes_moves_if_the_client_may_send_them() -> Result<()> {
     in_settings(9, |setting| {
@@ -60,7 +70,11 @@ fn two_small_writes_with_nagle_and_no_tail_loss_probe_stall_and_stay_whole() -> 
         let run = one_clock(setting).client_sysctl("ipv4/tcp_early_retrans", "0").start()?;
         let case = Case::start(&run)?;
         case.stays(&two_writes_with_nagle(&case.dial))?;
-        case.expect(&[(Counter::Gather, 1), (Counter::GatherStalled, 1), (Counter::SpliceOpened, 0)])?;
+        case.expect(&[
+            (Counter::Gather, 1),
+            (Counter::GatherStalled, 1),
+            (Counter::SpliceOpened, 0),
+        ])?;
         case.unharmed(0)
     })
 }
@@ -73,7 +87,11 @@ fn two_small_writes_with_nagle_move_at_the_tail_loss_probe() -> Result<()> {
         let case = Case::start(&run)?;
         let handshake = case.moves(&two_writes_with_nagle(&case.dial))?;
         assert!(handshake.time > Duration::from_millis(150), "{handshake:?}");
-        case.expect(&[(Counter::Gather, 1), (Counter::GatherStalled, 0), (Counter::SpliceOpened, 1)])?;
+        case.expect(&[
+            (Counter::Gather, 1),
+            (Counter::GatherStalled, 0),
+            (Counter::SpliceOpened, 1),
+        ])?;
         case.unharmed(1)
     })
 }
@@ -83,14 +101,16 @@ fn what_is_no_tls_goes_to_the_first_backend_at_once() -> Result<()> {
     in_settings(12, |setting| {
         let run = one_clock(setting).start()?;
         let case = Case::start(&run)?;
-        let answer = run.lab.client().run(|| case.dial.speak(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n"))?;
+        let answer =
+            run.lab.client().run(|| case.dial.speak(b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n"))?;
         assert!(answer.starts_with(b"HTTP/1.1 400"), "{:?}", String::from_utf8_lossy(&answer));
         case.expect(&[(Counter::NotTls, 1), (Counter::Gather, 0)])?;
         case.unharmed_but_for_resets()
     })
 }
 
-/// What was gathered reaches the first backend as its client would have sent it, without one more timer.
+/// What was gathered reaches the first backend as its client would have sent it, without one more
+/// timer.
 #[test]
 fn a_gathered_hello_of_the_first_backends_session_is_given_to_it_at_once() -> Result<()> {
     in_settings(70, |setting| {
@@ -99,7 +119,10 @@ fn a_gathered_hello_of_the_first_backends_session_is_given_to_it_at_once() -> Re
         case.client.forget();
         case.fetch(&case.dial)?;
         let handshake = case.fetch(&in_pieces(&case.dial, 20, 1))?;
-        assert!(handshake.resumed && run.backend_named(&handshake.server)? == FIRST, "{handshake:?}");
+        assert!(
+            handshake.resumed && run.backend_named(&handshake.server)? == FIRST,
+            "{handshake:?}"
+        );
         case.expect(&[(Counter::Gather, 1), (Counter::SessionHit, 1), (Counter::Flushed, 1)])?;
         case.unharmed(0)?;
         assert!(handshake.time < TIMER, "{handshake:?}");
@@ -114,7 +137,10 @@ fn a_gathered_hello_without_a_session_is_given_to_the_first_backend_at_once() ->
         let case = Case::start(&run)?;
         case.client.forget();
         let handshake = case.fetch(&in_pieces(&case.dial, 20, 1))?;
-        assert!(!handshake.resumed && run.backend_named(&handshake.server)? == FIRST, "{handshake:?}");
+        assert!(
+            !handshake.resumed && run.backend_named(&handshake.server)? == FIRST,
+            "{handshake:?}"
+        );
         case.expect(&[(Counter::Gather, 1), (Counter::Flushed, 1), (Counter::Rehome, 0)])?;
         case.unharmed(0)?;
         assert!(handshake.time < TIMER, "{handshake:?}");

@@ -49,26 +49,33 @@ fn a_hello_longer_than_the_buffer_moves() -> Result<()> {
     in_settings(6, |setting| long_hello(setting, 15_000))
 }
 
-/// The session ID lies within the first 76 bytes: the first segment decides, the others come while the owner is opened.
+/// The session ID lies within the first 76 bytes: the first segment decides, the others come while
+/// the owner is opened.
 fn hello_in_segments(setting: Setting, mss: u32, n_segments: u64) -> Result<()> {
     let run = unchecked(setting).start()?;
     let mut case = Case::start(&run)?;
     case.dial.mss = Some(mss);
     case.moves(&case.dial)?;
     case.expect(&[(Counter::SpliceOpened, 1), (Counter::Hello, 1)])?;
-    // The client's MSS holds in its SYN to the owner, so that the answers come in such segments too.
+    // The client's MSS holds in its SYN to the owner, so that the answers come in such segments
+    // too.
     case.upload(&case.dial, &[7; 100_000])?;
     case.unharmed(2)?;
     if setting.offloads == Offloads::Off { waits_for_all(&mut case, n_segments) } else { Ok(()) }
 }
 
-/// With the owner's first SYN-ACK lost, every segment of the hello comes before the splice, and is buffered.
+/// With the owner's first SYN-ACK lost, every segment of the hello comes before the splice, and is
+/// buffered.
 fn waits_for_all(case: &mut Case<'_>, n_segments: u64) -> Result<()> {
     case.count_from_here()?;
     let once = "tcp flags & (syn | ack) == syn | ack numgen inc mod 1000 == 0";
     let _loss = Loss::outgoing(case.run.lab.backend(OWNER), once)?;
     case.moves(&case.dial)?;
-    case.expect(&[(Counter::Buffered, n_segments), (Counter::OwnerSynRepeated, 1), (Counter::SpliceOpened, 1)])?;
+    case.expect(&[
+        (Counter::Buffered, n_segments),
+        (Counter::OwnerSynRepeated, 1),
+        (Counter::SpliceOpened, 1),
+    ])?;
     case.unharmed(1)
 }
 

@@ -1,5 +1,5 @@
-//! What becomes of the links under running flows: neighbours forgotten, MAC addresses changed, a link down and up, an MTU
-//! that falls.
+//! What becomes of the links under running flows: neighbours forgotten, MAC addresses changed, a
+//! link down and up, an MTU that falls.
 
 use std::{
     panic::resume_unwind,
@@ -33,8 +33,8 @@ fn transfers_go_on_while_all_neighbours_are_forgotten_again_and_again() -> Resul
         let run = strangers(setting).start()?;
         let case = Case::start(&run)?;
         under_transfers(&case, || {
-            // For longer than it remembers a way the gateway forgets again what it hears. Its peers know it still: they do
-            // not ask, and so do not tell; it has to ask.
+            // For longer than it remembers a way the gateway forgets again what it hears. Its peers
+            // know it still: they do not ask, and so do not tell; it has to ask.
             let end = Instant::now() + Duration::from_millis(2500);
             while Instant::now() < end {
                 forget_neighbours(run.lab.gateway())?;
@@ -72,8 +72,8 @@ fn transfers_go_on_when_the_clients_router_changes_its_address() -> Result<()> {
     in_numbered_setting(92, |setting| changes_address(setting, |run| run.lab.client()))
 }
 
-/// The client has nothing to say by which the gateway could see where its packets come from now: only the router's own
-/// announcement tells.
+/// The client has nothing to say by which the gateway could see where its packets come from now:
+/// only the router's own announcement tells.
 #[test]
 fn a_client_that_only_listens_hears_on_when_its_router_changes_its_address() -> Result<()> {
     in_numbered_setting(93, |setting| {
@@ -98,12 +98,13 @@ fn a_client_that_only_listens_hears_on_when_its_router_changes_its_address() -> 
     })
 }
 
-/// For a second the way to the owner is remembered and leads nowhere, then there is none: new clients fall back, and
-/// what was under way goes on when the link is back.
+/// For a second the way to the owner is remembered and leads nowhere, then there is none: new
+/// clients fall back, and what was under way goes on when the link is back.
 #[test]
 fn transfers_outlive_three_seconds_of_their_owners_link_down() -> Result<()> {
     in_numbered_setting(94, |setting| {
-        let run = strangers(setting).gateway_sysctl("ipv6/conf/all/keep_addr_on_down", "1").start()?;
+        let run =
+            strangers(setting).gateway_sysctl("ipv6/conf/all/keep_addr_on_down", "1").start()?;
         let case = Case::start(&run)?;
         under_transfers(&case, || {
             run.lab.link(OWNER, false)?;
@@ -144,7 +145,10 @@ fn an_upload_goes_on_when_the_way_to_the_owner_gets_narrower_under_it() -> Resul
         let (at, done) = narrowed.ok_or_else(|| anyhow::anyhow!("nothing was sent"))?;
         done?;
         ensure!(at.elapsed() > Duration::from_secs(3), "{:?}", at.elapsed());
-        ensure!(handshake.resumed && run.servers[OWNER].uploaded("up")? == payload::sha256(&body), "{handshake:?}");
+        ensure!(
+            handshake.resumed && run.servers[OWNER].uploaded("up")? == payload::sha256(&body),
+            "{handshake:?}"
+        );
         ensure!(case.counted(Counter::TooBig)? > 0, "nobody was told: {family:?}");
         case.unharmed_but_for_resets()?;
     }
@@ -153,11 +157,13 @@ fn an_upload_goes_on_when_the_way_to_the_owner_gets_narrower_under_it() -> Resul
 
 #[test]
 fn transfers_go_on_when_the_way_to_the_clients_gets_narrower_under_them() -> Result<()> {
-    // Only the gateway's end gets narrow, as a router's would. A virtual link drops what is longer than the receiver's
-    // MTU, without a word, unless it is to be cut up anyway, and a segment that is sent again alone is not: uploads fit.
+    // Only the gateway's end gets narrow, as a router's would. A virtual link drops what is longer
+    // than the receiver's MTU, without a word, unless it is to be cut up anyway, and a segment that
+    // is sent again alone is not: uploads fit.
     const UPLOAD_MSS: u32 = 1200;
     for family in [Family::V4, Family::V6] {
-        // With XDP nothing is to be cut up: only one direction at a time can be tried there (tests/icmp.rs).
+        // With XDP nothing is to be cut up: only one direction at a time can be tried there
+        // (tests/icmp.rs).
         let run = Setting { hook: Hook::Tc, family, offloads: Offloads::On }.scenario().start()?;
         let case = Case::start(&run)?;
         under_transfers_of(&case, Some(UPLOAD_MSS), || {
@@ -182,11 +188,13 @@ fn changes_address(setting: Setting, whose: fn(&Run) -> &NetNs) -> Result<()> {
         thread::sleep(4 * BEAT);
         Ok(())
     })?;
-    // A kernel that asks for a neighbour's address anew holds packets back meanwhile: some for each change.
+    // A kernel that asks for a neighbour's address anew holds packets back meanwhile: some for each
+    // change.
     case.unharmed_but_for_resets()
 }
 
-/// Gives eth0 another MAC address, and tells the neighbours, as a router that takes over from another does.
+/// Gives eth0 another MAC address, and tells the neighbours, as a router that takes over from
+/// another does.
 fn renew_address(ns: &NetNs, number: u8) -> Result<()> {
     ns.sysctl("ipv4/conf/eth0/arp_notify", "1")?;
     ns.sysctl("ipv6/conf/eth0/ndisc_notify", "1")?;
@@ -198,25 +206,31 @@ fn strangers(setting: Setting) -> Scenario {
     unchecked(setting).unknown_neighbours()
 }
 
-/// Downloads and uploads over splices of the same session, one after the other, while something happens and until
-/// each direction has begun and ended one more afterwards.
+/// Downloads and uploads over splices of the same session, one after the other, while something
+/// happens and until each direction has begun and ended one more afterwards.
 fn under_transfers(case: &Case<'_>, happening: impl FnOnce() -> Result<()>) -> Result<()> {
     under_transfers_of(case, None, happening)
 }
 
 /// The same with uploads in segments of at most `upload_mss` bytes, if that is told.
-fn under_transfers_of(case: &Case<'_>, upload_mss: Option<u32>, happening: impl FnOnce() -> Result<()>) -> Result<()> {
+fn under_transfers_of(
+    case: &Case<'_>,
+    upload_mss: Option<u32>,
+    happening: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     const DOWN: usize = 1 << 20;
     const UP: usize = 500_000;
     let (run, working, moved) = (case.run, AtomicBool::new(true), AtomicUsize::new(0));
     let down = payload::bytes(DOWN, 4);
     // A flow may fall back: both have the file, and take one.
-    let sums = run.servers.iter().map(|server| server.put("down", &down)).collect::<Result<Vec<_>>>()?;
+    let sums =
+        run.servers.iter().map(|server| server.put("down", &down)).collect::<Result<Vec<_>>>()?;
     let dial = Dial { timeout: Duration::from_secs(15), ..case.dial.clone() };
     let upload_dial = Dial { mss: upload_mss, ..dial.clone() };
     let download = || {
         let pace = |_| thread::sleep(Duration::from_millis(5));
-        let got = run.connect(&case.client, &dial, |connection| connection.get_watched("/files/down", pace));
+        let got = run
+            .connect(&case.client, &dial, |connection| connection.get_watched("/files/down", pace));
         let (handshake, response) = got?;
         ensure!(response.sha256 == sums[OWNER], "a download arrived changed");
         moved.fetch_add(usize::from(handshake.resumed), Ordering::Relaxed);
@@ -224,10 +238,13 @@ fn under_transfers_of(case: &Case<'_>, upload_mss: Option<u32>, happening: impl 
     };
     let upload = || {
         let body = payload::bytes(UP, moved.load(Ordering::Relaxed) as u64);
-        let (handshake, _) =
-            run.connect(&case.client, &upload_dial, |connection| connection.put("/files/up", &body))?;
+        let (handshake, _) = run
+            .connect(&case.client, &upload_dial, |connection| connection.put("/files/up", &body))?;
         let at = run.backend_named(&handshake.server)?;
-        ensure!(run.servers[at].uploaded("up")? == payload::sha256(&body), "an upload arrived changed");
+        ensure!(
+            run.servers[at].uploaded("up")? == payload::sha256(&body),
+            "an upload arrived changed"
+        );
         moved.fetch_add(usize::from(handshake.resumed), Ordering::Relaxed);
         Ok(())
     };

@@ -55,7 +55,10 @@ fn a_draining_backend_gets_no_new_sessions_and_its_own_are_honoured() -> Result<
         case.moves(&case.home)?;
         case.expect(&[(Counter::SpliceOpened, 2)])?;
         case.steer.steer(&format!("backends undrain {owner}"))?;
-        assert_eq!(run.backend_named(&case.fetch_with(&run.new_client()?, &case.home)?.server)?, OWNER);
+        assert_eq!(
+            run.backend_named(&case.fetch_with(&run.new_client()?, &case.home)?.server)?,
+            OWNER
+        );
         case.unharmed(2)
     })
 }

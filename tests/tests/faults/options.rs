@@ -42,7 +42,8 @@ fn an_owner_without_ecn_leaves_the_flow_to_the_first_backend() -> Result<()> {
 }
 
 #[test]
-fn an_owner_with_a_smaller_mss_takes_the_flow_because_clients_are_told_the_smallest() -> Result<()> {
+fn an_owner_with_a_smaller_mss_takes_the_flow_because_clients_are_told_the_smallest() -> Result<()>
+{
     in_settings(17, |setting| {
         let run = setting.scenario().backend_mss(OWNER, 900).start()?;
         let mut case = Case::start(&run)?;
@@ -51,7 +52,11 @@ fn an_owner_with_a_smaller_mss_takes_the_flow_because_clients_are_told_the_small
         eventually(Duration::from_secs(10), told).context("clients are not told")?;
         case.count_from_here()?;
         moves_both_ways(&case)?;
-        case.expect(&[(Counter::MssClamped, 2), (Counter::SpliceOpened, 2), (Counter::OwnerIncompatible, 0)])?;
+        case.expect(&[
+            (Counter::MssClamped, 2),
+            (Counter::SpliceOpened, 2),
+            (Counter::OwnerIncompatible, 0),
+        ])?;
         case.unharmed(2)
     })
 }
@@ -63,12 +68,16 @@ fn flows_of_a_first_backend_without_sack_move() -> Result<()> {
 
 #[test]
 fn flows_of_a_first_backend_without_timestamps_move() -> Result<()> {
-    in_settings(19, |setting| flow_moves(ecn_client(setting).backend_sysctl(FIRST, TIMESTAMPS.0, TIMESTAMPS.1)))
+    in_settings(19, |setting| {
+        flow_moves(ecn_client(setting).backend_sysctl(FIRST, TIMESTAMPS.0, TIMESTAMPS.1))
+    })
 }
 
 #[test]
 fn flows_of_a_first_backend_without_window_scaling_move() -> Result<()> {
-    in_settings(20, |setting| flow_moves(ecn_client(setting).backend_sysctl(FIRST, WINDOW_SCALE.0, WINDOW_SCALE.1)))
+    in_settings(20, |setting| {
+        flow_moves(ecn_client(setting).backend_sysctl(FIRST, WINDOW_SCALE.0, WINDOW_SCALE.1))
+    })
 }
 
 #[test]
@@ -83,7 +92,9 @@ fn flows_of_a_first_backend_with_a_smaller_mss_move() -> Result<()> {
 
 #[test]
 fn flows_of_a_client_without_timestamps_move() -> Result<()> {
-    in_settings(23, |setting| flow_moves(setting.scenario().client_sysctl(TIMESTAMPS.0, TIMESTAMPS.1)))
+    in_settings(23, |setting| {
+        flow_moves(setting.scenario().client_sysctl(TIMESTAMPS.0, TIMESTAMPS.1))
+    })
 }
 
 #[test]
@@ -119,9 +130,9 @@ fn flows_move_between_backends_that_answer_with_syn_cookies() -> Result<()> {
     const COOKIES: (&str, &str) = ("ipv4/tcp_syncookies", "2");
     for (number, backends) in [(30, &[FIRST][..]), (31, &[OWNER]), (32, &[FIRST, OWNER])] {
         in_settings(number, |setting| {
-            let scenario = backends
-                .iter()
-                .fold(setting.scenario(), |scenario, backend| scenario.backend_sysctl(*backend, COOKIES.0, COOKIES.1));
+            let scenario = backends.iter().fold(setting.scenario(), |scenario, backend| {
+                scenario.backend_sysctl(*backend, COOKIES.0, COOKIES.1)
+            });
             flow_moves(scenario)
         })?;
     }
@@ -138,7 +149,11 @@ fn owner_lacks(setting: Setting, (sysctl, off): (&str, &str)) -> Result<()> {
     let case = Case::start(&run)?;
     let handshake = case.stays(&case.dial)?;
     assert!(handshake.time < TIMER, "without waiting for a timer: {:?}", handshake.time);
-    case.expect(&[(Counter::Rehome, 1), (Counter::OwnerIncompatible, 1), (Counter::OwnerReset, 1)])?;
+    case.expect(&[
+        (Counter::Rehome, 1),
+        (Counter::OwnerIncompatible, 1),
+        (Counter::OwnerReset, 1),
+    ])?;
     case.expect(&[(Counter::SpliceOpened, 0), (Counter::Flushed, 1)])?;
     case.unharmed_but_for_resets()
 }
@@ -147,7 +162,11 @@ fn flow_moves(scenario: Scenario) -> Result<()> {
     let run = scenario.start()?;
     let case = Case::start(&run)?;
     moves_both_ways(&case)?;
-    case.expect(&[(Counter::Rehome, 2), (Counter::SpliceOpened, 2), (Counter::HandshakeMismatch, 0)])?;
+    case.expect(&[
+        (Counter::Rehome, 2),
+        (Counter::SpliceOpened, 2),
+        (Counter::HandshakeMismatch, 0),
+    ])?;
     case.unharmed(2)
 }
 
@@ -184,12 +203,14 @@ fn receive_memory(scale: u32) -> String {
     format!("4096 131072 {}", 1u64 << (scale + 15))
 }
 
-/// The scale that an open connection's client was told by its peer, and the one that the owner announced.
+/// The scale that an open connection's client was told by its peer, and the one that the owner
+/// announced.
 fn told_scales(run: &Run) -> Result<(u32, u32)> {
     let scales = |ns: &NetNs| -> Result<(u32, u32)> {
         let text = ns.tool("ss -Htin")?;
         let words = text.split_whitespace().find_map(|word| word.strip_prefix("wscale:"));
-        let (peers, own) = words.and_then(|words| words.split_once(',')).context("ss names no scale")?;
+        let (peers, own) =
+            words.and_then(|words| words.split_once(',')).context("ss names no scale")?;
         Ok((peers.parse()?, own.parse()?))
     };
     Ok((scales(run.lab.client())?.0, scales(run.lab.backend(OWNER))?.1))

@@ -45,7 +45,11 @@ fn a_silent_owner_costs_one_client_timer_for_each_syn_tried() -> Result<()> {
         let _silence = Loss::incoming(run.lab.backend(OWNER), "meta l4proto tcp")?;
         let handshake = case.stays(&case.dial)?;
         assert!(handshake.time < Duration::from_secs(2), "{handshake:?}");
-        case.expect(&[(Counter::OwnerSynRepeated, 1), (Counter::OwnerSilent, 1), (Counter::Flushed, 1)])?;
+        case.expect(&[
+            (Counter::OwnerSynRepeated, 1),
+            (Counter::OwnerSilent, 1),
+            (Counter::Flushed, 1),
+        ])?;
         case.unharmed(0)
     })
 }
@@ -60,7 +64,10 @@ fn after_a_silent_owner_the_new_session_is_the_first_backends() -> Result<()> {
         case.stays(&case.dial)?;
         case.expect(&[(Counter::OwnerSynRepeated, 2), (Counter::OwnerSilent, 1)])?;
         let handshake = case.fetch(&case.dial)?;
-        assert!(handshake.resumed && run.backend_named(&handshake.server)? == FIRST, "{handshake:?}");
+        assert!(
+            handshake.resumed && run.backend_named(&handshake.server)? == FIRST,
+            "{handshake:?}"
+        );
         case.expect(&[(Counter::SessionHit, 1), (Counter::Rehome, 1)])
     })
 }
@@ -73,7 +80,11 @@ fn an_owner_whose_link_is_down_costs_no_timer() -> Result<()> {
         run.lab.link(OWNER, false)?;
         thread::sleep(HOP_AGE);
         let handshake = case.stays(&case.dial)?;
-        case.expect(&[(Counter::OwnerNoRoute, 1), (Counter::Flushed, 1), (Counter::SpliceOpened, 0)])?;
+        case.expect(&[
+            (Counter::OwnerNoRoute, 1),
+            (Counter::Flushed, 1),
+            (Counter::SpliceOpened, 0),
+        ])?;
         case.unharmed(0)?;
         assert!(handshake.time < TIMER, "{handshake:?}");
         Ok(())
@@ -103,7 +114,10 @@ fn an_owner_that_fails_its_checks_is_not_asked() -> Result<()> {
         let address = run.backend_address(OWNER).to_string();
         let down = || {
             let list = case.steer.json("backends list").ok()?;
-            let ours = list["backends"].as_array()?.iter().find(|backend| backend["address"] == *address)?;
+            let ours = list["backends"]
+                .as_array()?
+                .iter()
+                .find(|backend| backend["address"] == *address)?;
             (ours["state"] == "down").then_some(())
         };
         assert!(eventually(PATIENCE, down).is_some(), "the agent notices");
@@ -135,10 +149,15 @@ fn a_client_that_resets_while_a_silent_owner_is_asked_resets_the_first_backend()
         let run = unchecked(setting).start()?;
         let case = Case::start(&run)?;
         let _silence = Loss::incoming(run.lab.backend(OWNER), "meta l4proto tcp")?;
-        let impatient = Dial { timeout: Duration::from_millis(150), reset: true, ..case.dial.clone() };
+        let impatient =
+            Dial { timeout: Duration::from_millis(150), reset: true, ..case.dial.clone() };
         assert!(case.fetch(&impatient).is_err());
         case.await_count(Counter::WaitReset, 1, PATIENCE)?;
-        case.expect(&[(Counter::Rehome, 1), (Counter::SpliceOpened, 0), (Counter::OwnerSilent, 0)])?;
+        case.expect(&[
+            (Counter::Rehome, 1),
+            (Counter::SpliceOpened, 0),
+            (Counter::OwnerSilent, 0),
+        ])?;
         let reset = || (case.kernel(FIRST + 1, "Tcp.EstabResets").ok()? == 1).then_some(());
         assert!(eventually(PATIENCE, reset).is_some(), "the first backend hears of it");
         case.unharmed_but_for_resets()
@@ -165,7 +184,11 @@ fn a_blind_reset_while_the_owner_is_asked_changes_nothing() -> Result<()> {
             drop(silence);
             visit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(drop)
         })?;
-        case.expect(&[(Counter::ResetInvalid, 4), (Counter::WaitReset, 0), (Counter::SpliceOpened, 1)])?;
+        case.expect(&[
+            (Counter::ResetInvalid, 4),
+            (Counter::WaitReset, 0),
+            (Counter::SpliceOpened, 1),
+        ])?;
         case.unharmed(1)
     })
 }

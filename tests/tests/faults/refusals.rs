@@ -1,5 +1,5 @@
-//! An agent that cannot start says what is wrong and where, leaves nothing half done, and leaves a running gateway as it
-//! is.
+//! An agent that cannot start says what is wrong and where, leaves nothing half done, and leaves a
+//! running gateway as it is.
 
 use std::{
     fs,
@@ -16,7 +16,8 @@ use steer_tests::{
     traces::Traces,
 };
 
-/// The most that a configuration may ask for: 2.2 TB of hello buffers, more than a machine has memory for.
+/// The most that a configuration may ask for: 2.2 TB of hello buffers, more than a machine has
+/// memory for.
 const TOO_MANY: &str = "pending = 134217728";
 const METRICS: &str = "127.0.0.1:9464";
 
@@ -41,7 +42,14 @@ const WRONG: [Wrong; 5] = [
         // Nothing is to be pinned any more.
         adopting: false,
         // In a mount namespace of its own.
-        before: &["unshare", "--mount", "sh", "-c", "mount -o remount,bind,ro /sys/fs/bpf && exec \"$@\"", "sh"],
+        before: &[
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            "mount -o remount,bind,ro /sys/fs/bpf && exec \"$@\"",
+            "sh",
+        ],
     },
     Wrong {
         what: "maps are larger than the memory",
@@ -100,7 +108,9 @@ fn an_agent_that_cannot_adopt_a_gateway_leaves_it_running() -> Result<()> {
         case.steer.end(Signal::SIGKILL)?;
         let before = Traces::of(&run, &case.steer)?;
         let wrong: Vec<_> = WRONG.into_iter().filter(|wrong| wrong.adopting).collect();
-        for (number, Wrong { what, says, settings, before: command, .. }) in wrong.iter().enumerate() {
+        for (number, Wrong { what, says, settings, before: command, .. }) in
+            wrong.iter().enumerate()
+        {
             case.steer.configure(&settings(run.steer.clone()))?;
             refused(&case.steer, command, says).context(*what)?;
             case.moves(&case.dial).context(*what)?;
@@ -112,13 +122,17 @@ fn an_agent_that_cannot_adopt_a_gateway_leaves_it_running() -> Result<()> {
         }
         case.steer.configure(&run.steer)?;
         case.steer.launch()?;
-        ensure!(Traces::of(&run, &case.steer)? == before, "the next agent takes away what was begun");
+        ensure!(
+            Traces::of(&run, &case.steer)? == before,
+            "the next agent takes away what was begun"
+        );
         case.moves(&case.dial)?;
         case.unharmed(wrong.len() as i64 + 1)
     })
 }
 
-/// Only root's own right to override permissions lets it write here; a service manager may take that away.
+/// Only root's own right to override permissions lets it write here; a service manager may take
+/// that away.
 #[test]
 fn a_pin_directory_that_cannot_be_written_is_named() -> Result<()> {
     in_one_setting(|setting| {
@@ -127,7 +141,11 @@ fn a_pin_directory_that_cannot_be_written_is_named() -> Result<()> {
         fs::create_dir(steer.pin_dir())?;
         fs::set_permissions(steer.pin_dir(), fs::Permissions::from_mode(0o555))?;
         let before = ["setpriv", "--bounding-set=-dac_override"];
-        refused(&steer, &before, &["create ", &steer.pin_dir().to_string_lossy(), "Permission denied"])?;
+        refused(
+            &steer,
+            &before,
+            &["create ", &steer.pin_dir().to_string_lossy(), "Permission denied"],
+        )?;
         ensure!(fs::read_dir(steer.pin_dir())?.count() == 0, "something was pinned");
         fs::remove_dir(steer.pin_dir())?;
         Traces::of(&run, &steer)?.none()
@@ -167,7 +185,11 @@ fn a_second_agent_of_the_same_gateway_is_refused_and_the_first_goes_on() -> Resu
         let run = setting.scenario().start()?;
         let case = Case::start(&run)?;
         let before = Traces::of(&run, &case.steer)?;
-        refused(&case.steer, &[], &["an agent runs already for", &case.steer.pin_dir().to_string_lossy()])?;
+        refused(
+            &case.steer,
+            &[],
+            &["an agent runs already for", &case.steer.pin_dir().to_string_lossy()],
+        )?;
         ensure!(Traces::of(&run, &case.steer)? == before, "the gateway changed");
         ensure!(case.steer.json("status")?["agent"]["running"] == true, "the first agent is gone");
         case.moves(&case.dial)?;
@@ -175,7 +197,8 @@ fn a_second_agent_of_the_same_gateway_is_refused_and_the_first_goes_on() -> Resu
     })
 }
 
-/// Expects the agent to end with exit code 1, its last line to be one sentence with all of these words, and no panic.
+/// Expects the agent to end with exit code 1, its last line to be one sentence with all of these
+/// words, and no panic.
 fn refused(steer: &Agent<'_>, before: &[&str], says: &[&str]) -> Result<()> {
     let ended = steer.launch_to_end(before, &[])?;
     let log = steer.log();

@@ -15,7 +15,8 @@ use steer_tests::{
 use crate::owners::TIMER;
 
 const PORT: u16 = 4321;
-/// Timestamps of one clock for every peer, as most stacks have them: a later connection's are later.
+/// Timestamps of one clock for every peer, as most stacks have them: a later connection's are
+/// later.
 const ONE_CLOCK: (&str, &str) = ("ipv4/tcp_timestamps", "2");
 
 #[test]
@@ -27,8 +28,13 @@ fn the_same_addresses_and_ports_serve_ten_times() -> Result<()> {
         for _ in 0..10 {
             case.moves(&dial)?;
         }
-        // Each flow is closed when the next begins, which is led by the lookup table and its session as any other.
-        case.expect(&[(Counter::SpliceOpened, 10), (Counter::SynKnownFlow, 0), (Counter::FlowReplaced, 9)])?;
+        // Each flow is closed when the next begins, which is led by the lookup table and its
+        // session as any other.
+        case.expect(&[
+            (Counter::SpliceOpened, 10),
+            (Counter::SynKnownFlow, 0),
+            (Counter::FlowReplaced, 9),
+        ])?;
         case.unharmed(10)
     })
 }
@@ -40,7 +46,8 @@ fn the_same_addresses_and_ports_serve_ten_times_if_clients_reset_their_connectio
         let case = Case::start(&run)?;
         let dial = Dial { source_port: Some(PORT), reset: true, ..case.dial.clone() };
         for _ in 0..10 {
-            let (handshake, _) = run.connect(&case.client, &dial, |connection| connection.get("/"))?;
+            let (handshake, _) =
+                run.connect(&case.client, &dial, |connection| connection.get("/"))?;
             assert!(handshake.resumed, "{handshake:?}");
         }
         case.unharmed_but_for_resets()
@@ -64,7 +71,8 @@ fn an_owner_in_time_wait_takes_the_flow() -> Result<()> {
 }
 
 #[test]
-fn an_owner_to_which_the_client_has_a_connection_from_the_same_port_takes_the_flow_under_another_one() -> Result<()> {
+fn an_owner_to_which_the_client_has_a_connection_from_the_same_port_takes_the_flow_under_another_one()
+-> Result<()> {
     in_settings(51, |setting| {
         let run = setting.scenario().start()?;
         let case = Case::start(&run)?;
@@ -74,15 +82,20 @@ fn an_owner_to_which_the_client_has_a_connection_from_the_same_port_takes_the_fl
             old.get("/")?;
             old.finish()
         })?;
-        case.expect(&[(Counter::LegTranslated, 1), (Counter::OwnerChallenge, 0), (Counter::OwnerReset, 0)])?;
+        case.expect(&[
+            (Counter::LegTranslated, 1),
+            (Counter::OwnerChallenge, 0),
+            (Counter::OwnerReset, 0),
+        ])?;
         case.unharmed(1)
     })
 }
 
-/// RFC 5961 4: the owner challenges the SYN. What it holds is older than the gateway and is not reset; the first backend keeps
-/// the flow, and the next one from there moves under another port.
+/// RFC 5961 4: the owner challenges the SYN. What it holds is older than the gateway and is not
+/// reset; the first backend keeps the flow, and the next one from there moves under another port.
 #[test]
-fn an_owner_that_challenges_leaves_the_flow_to_the_first_backend_and_keeps_what_it_holds() -> Result<()> {
+fn an_owner_that_challenges_leaves_the_flow_to_the_first_backend_and_keeps_what_it_holds()
+-> Result<()> {
     in_settings(151, |setting| {
         let run = setting.scenario().start()?;
         // An agent tells from where FIRST is reached, and is detached.
@@ -110,7 +123,8 @@ fn challenged(run: &Run, dial: &Dial) -> Result<()> {
     case.unharmed_but_for_resets()
 }
 
-/// The same dial to the owner itself, past the VIP: for the owner these are the addresses of the re-homed flow.
+/// The same dial to the owner itself, past the VIP: for the owner these are the addresses of the
+/// re-homed flow.
 fn straight(run: &Run, dial: &Dial) -> Dial {
     Dial { target: run.backend_address(OWNER), ..dial.clone() }
 }

@@ -16,7 +16,8 @@ use steer_tests::{
 use crate::owners::unchecked;
 
 const PARALLEL_32: Load = Load { clients: 32, reconnects: 320, parallel: 32 };
-/// What becomes of a hello whose handshake or flow was pushed out, or of a session whose lesson was.
+/// What becomes of a hello whose handshake or flow was pushed out, or of a session whose lesson
+/// was.
 const FORGOTTEN: [Counter; 8] = [
     Counter::NoFlowForwarded,
     Counter::HandshakeMismatch,
@@ -57,14 +58,17 @@ fn a_session_table_of_4_entries_serves_32_parallel_clients() -> Result<()> {
 
 /// Handshakes that last: the clients' acknowledgements are swallowed, and their hellos come late.
 #[test]
-fn a_handshake_table_of_4_entries_serves_32_parallel_clients_that_idle_before_their_hello() -> Result<()> {
+fn a_handshake_table_of_4_entries_serves_32_parallel_clients_that_idle_before_their_hello()
+-> Result<()> {
     in_settings(105, |setting| {
-        let run = setting.scenario().vip_setting("swallow = true").size("handshakes = 4").start()?;
+        let run =
+            setting.scenario().vip_setting("swallow = true").size("handshakes = 4").start()?;
         let case = Case::start(&run)?;
         let dial = Dial { idle: Duration::from_millis(100), ..case.dial.clone() };
         let seen = case.visit_at_once(32, &dial)?;
         let full = seen.iter().filter(|handshake| !handshake.resumed).count() as u64;
-        let (swallowed, found) = (case.counted(Counter::AckSwallowed)?, case.counted(Counter::TraceFound)?);
+        let (swallowed, found) =
+            (case.counted(Counter::AckSwallowed)?, case.counted(Counter::TraceFound)?);
         assert!(
             full > 0 && found >= full,
             "{full} of 32 in full, {swallowed} swallowed, {found} found by their traces"
@@ -90,7 +94,9 @@ fn a_splice_outlives_its_flow_tables_entry() -> Result<()> {
             let mut trouble = Ok(());
             let response = connection.get_watched("/files/down", |read| {
                 if read > 1 << 20 && !std::mem::replace(&mut crowded, true) {
-                    trouble = Load { clients: 8, reconnects: 32, parallel: 8 }.run(&run, "meanwhile").map(drop);
+                    trouble = Load { clients: 8, reconnects: 32, parallel: 8 }
+                        .run(&run, "meanwhile")
+                        .map(drop);
                 }
             })?;
             trouble.map(|()| response)
@@ -105,12 +111,14 @@ fn a_splice_outlives_its_flow_tables_entry() -> Result<()> {
 fn tables_that_are_all_tiny_serve_32_parallel_clients_whole_files() -> Result<()> {
     in_settings(104, |setting| {
         let tiny = ["sessions = 4", "flows = 4", "splices = 2", "handshakes = 4", "pending = 2"];
-        let run = tiny.iter().fold(setting.scenario(), |scenario, size| scenario.size(size)).start()?;
+        let run =
+            tiny.iter().fold(setting.scenario(), |scenario, size| scenario.size(size)).start()?;
         let case = Case::start(&run)?;
         let fetch = |number: usize| -> Result<usize> {
             let (client, mut resumed) = (run.new_client()?, 0);
             for visit in 0..4 {
-                resumed += usize::from(case.fetch_with(&client, &run.dial(number + 23 * visit))?.resumed);
+                resumed +=
+                    usize::from(case.fetch_with(&client, &run.dial(number + 23 * visit))?.resumed);
             }
             Ok(resumed)
         };
@@ -122,7 +130,8 @@ fn tables_that_are_all_tiny_serve_32_parallel_clients_whole_files() -> Result<()
     })
 }
 
-/// Lets a crowd in for which the table is too small; nobody may see an error, and whoever did not resume was counted here.
+/// Lets a crowd in for which the table is too small; nobody may see an error, and whoever did not
+/// resume was counted here.
 fn crowd(setting: Setting, size: &str, counters: &[Counter]) -> Result<()> {
     let run = setting.scenario().size(size).start()?;
     let case = Case::start(&run)?;

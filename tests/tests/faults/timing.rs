@@ -1,4 +1,5 @@
-//! Segments that come late, in another order, more than once, changed, or not at all; and clients that wait.
+//! Segments that come late, in another order, more than once, changed, or not at all; and clients
+//! that wait.
 
 use std::{thread, time::Duration};
 
@@ -30,7 +31,10 @@ fn a_hello_whose_second_segment_comes_50_ms_late_moves() -> Result<()> {
             let pause = Duration::from_millis(50);
             let dial = Dial { cuts: vec![cut], cut_pause: pause, ..case.dial.clone() };
             assert!(case.moves(&dial)?.time >= pause);
-            case.expect(&[(Counter::SpliceOpened, 1), (Counter::Gather, u64::from(cut == BEFORE_ID))])?;
+            case.expect(&[
+                (Counter::SpliceOpened, 1),
+                (Counter::Gather, u64::from(cut == BEFORE_ID)),
+            ])?;
             case.unharmed(1)?;
         }
         Ok(())
@@ -83,7 +87,9 @@ fn a_hello_whose_first_segment_is_lost_moves() -> Result<()> {
 fn a_hello_that_arrives_corrupt_is_repeated_and_moves() -> Result<()> {
     in_settings(45, |setting| {
         let rule = |seen: Seen| if seen.data == Some(0) { Fate::Corrupt } else { Fate::Pass };
-        detoured(setting, rule, &[], |case, _| case.expect(&[(Counter::BadChecksum, 1), (Counter::Rehome, 1)]))
+        detoured(setting, rule, &[], |case, _| {
+            case.expect(&[(Counter::BadChecksum, 1), (Counter::Rehome, 1)])
+        })
     })
 }
 
@@ -106,19 +112,24 @@ fn flows_that_idled_3_and_10_seconds_before_their_hello_move() -> Result<()> {
 fn flows_that_idled_move_if_the_first_backend_defers_its_accept() -> Result<()> {
     in_one_setting(|setting| {
         let listen = "backlog=4096 deferred".to_owned();
-        idle_flows_move(setting.scenario().nginx(nginx::Settings { listen, ..nginx::Settings::default() }))
+        idle_flows_move(
+            setting.scenario().nginx(nginx::Settings { listen, ..nginx::Settings::default() }),
+        )
     })
 }
 
 #[test]
 fn flows_that_idled_move_if_the_backends_answer_with_syn_cookies() -> Result<()> {
     in_one_setting(|setting| {
-        let cookies = |scenario: Scenario, backend| scenario.backend_sysctl(backend, "ipv4/tcp_syncookies", "2");
+        let cookies = |scenario: Scenario, backend| {
+            scenario.backend_sysctl(backend, "ipv4/tcp_syncookies", "2")
+        };
         idle_flows_move(cookies(cookies(setting.scenario(), OWNER), FIRST))
     })
 }
 
-/// The first backend never hears that the flow went: whatever it says later is answered with another reset.
+/// The first backend never hears that the flow went: whatever it says later is answered with
+/// another reset.
 #[test]
 fn a_first_backend_that_missed_its_reset_gets_another_when_it_speaks() -> Result<()> {
     in_settings(47, |setting| {
@@ -136,7 +147,10 @@ fn a_first_backend_that_missed_its_reset_gets_another_when_it_speaks() -> Result
         })?;
         assert!(handshake.resumed, "{handshake:?}");
         let gone = || (open_connections(&run, FIRST).ok()? == 0).then_some(());
-        assert!(eventually(Duration::from_secs(5), gone).is_some(), "the first backend keeps nothing");
+        assert!(
+            eventually(Duration::from_secs(5), gone).is_some(),
+            "the first backend keeps nothing"
+        );
         case.expect(&[(Counter::SpliceOpened, 1)])?;
         case.unharmed_but_for_resets()
     })
@@ -163,7 +177,8 @@ fn a_first_backend_that_missed_its_reset_gets_another_when_it_repeats_its_syn_ac
     })
 }
 
-/// One fetch with the hello cut at `cuts`, through a detour; the session must be resumed on a flow that moved.
+/// One fetch with the hello cut at `cuts`, through a detour; the session must be resumed on a flow
+/// that moved.
 fn detoured(
     setting: Setting,
     rule: impl FnMut(Seen) -> Fate + Send + 'static,
@@ -182,12 +197,13 @@ fn detoured(
 fn idle_flows_move(scenario: Scenario) -> Result<()> {
     let run = scenario.start()?;
     let case = Case::start(&run)?;
-    let visit = |seconds| case.moves(&Dial { idle: Duration::from_secs(seconds), ..case.dial.clone() });
+    let visit =
+        |seconds| case.moves(&Dial { idle: Duration::from_secs(seconds), ..case.dial.clone() });
     thread::scope(|scope| {
         let visits = [3, 10].map(|seconds| scope.spawn(move || visit(seconds)));
-        visits
-            .into_iter()
-            .try_for_each(|visit| visit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(drop))
+        visits.into_iter().try_for_each(|visit| {
+            visit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(drop)
+        })
     })?;
     case.expect(&[(Counter::SpliceOpened, 2)])?;
     case.unharmed_but_for_resets()

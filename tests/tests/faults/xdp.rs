@@ -23,11 +23,14 @@ fn xdp_hands_unfinished_checksums_to_tc_and_everything_works_ipv6() -> Result<()
 #[test]
 fn xdp_carries_the_bulk_of_a_spliced_flow_itself_where_checksums_are_finished() -> Result<()> {
     for family in [Family::V4, Family::V6] {
-        let run = Setting { hook: Hook::Xdp, family, offloads: Offloads::ChecksumsOff }.scenario().start()?;
+        let run = Setting { hook: Hook::Xdp, family, offloads: Offloads::ChecksumsOff }
+            .scenario()
+            .start()?;
         let case = Case::start(&run)?;
         assert!(case.upload(&case.dial, &payload::bytes(5_000_000, 1))?.resumed);
         case.expect(&[(Counter::SpliceOpened, 1)])?;
-        let (carried, spliced) = (case.counted(Counter::XdpForwarded)?, case.counted(Counter::Spliced)?);
+        let (carried, spliced) =
+            (case.counted(Counter::XdpForwarded)?, case.counted(Counter::Spliced)?);
         assert!(carried > 1000 && carried * 100 > spliced * 95, "{carried} of {spliced}");
         case.unharmed(1)?;
     }
@@ -35,7 +38,8 @@ fn xdp_carries_the_bulk_of_a_spliced_flow_itself_where_checksums_are_finished() 
 }
 
 fn hands_over(family: Family) -> Result<()> {
-    let run = Setting { hook: Hook::Xdp, family, offloads: Offloads::OnWithGro }.scenario().start()?;
+    let run =
+        Setting { hook: Hook::Xdp, family, offloads: Offloads::OnWithGro }.scenario().start()?;
     let case = Case::start(&run)?;
     case.moves(&case.dial)?;
     assert!(case.upload(&case.dial, &payload::bytes(5_000_000, 1))?.resumed);

@@ -1,4 +1,5 @@
-//! The programs look for the client's certificate behind its hello: what they make of its segments, honest or not.
+//! The programs look for the client's certificate behind its hello: what they make of its segments,
+//! honest or not.
 
 use anyhow::Result;
 use steer_common::{
@@ -7,7 +8,10 @@ use steer_common::{
 };
 use steer_tests::{pieces::fragments, programs::Program};
 
-use crate::world::{CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, World, families, from_backend, from_client};
+use crate::world::{
+    CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, World, families, from_backend,
+    from_client,
+};
 
 const ID: [u8; 32] = [0x1d; 32];
 /// Length of the client's hello with its record header, bytes.
@@ -31,7 +35,8 @@ fn hello(shorter_by: usize) -> Vec<u8> {
     record(0x16, &message(1, &body))
 }
 
-/// ServerHello with a session ID, Certificate, CertificateRequest where one is asked for, ServerHelloDone.
+/// ServerHello with a session ID, Certificate, CertificateRequest where one is asked for,
+/// ServerHelloDone.
 fn first_flight(asked: bool) -> Vec<u8> {
     let hello = message(2, &[&[3, 3][..], &[0x5a; 32], &[32], &ID, &[0xc0, 0x2f, 0]].concat());
     let request = if asked { message(13, &[1, 1, 0, 2, 4, 3, 0, 0]) } else { Vec::new() };
@@ -43,10 +48,12 @@ fn finished() -> Vec<u8> {
     [record(0x14, &[1]), record(0x16, &[0xee; 40])].concat()
 }
 
-/// A client's second flight: a list of so many bytes of certificates, ClientKeyExchange, and its Finished.
+/// A client's second flight: a list of so many bytes of certificates, ClientKeyExchange, and its
+/// Finished.
 fn second_flight(list: usize) -> Vec<u8> {
     let certificates = [&[0][..], &(list as u16).to_be_bytes(), &vec![0x30; list]].concat();
-    [record(0x16, &message(11, &certificates)), record(0x16, &message(16, &[0x41; 66])), finished()].concat()
+    [record(0x16, &message(11, &certificates)), record(0x16, &message(16, &[0x41; 66])), finished()]
+        .concat()
 }
 
 /// A piece of the client's stream behind its hello.
@@ -57,11 +64,13 @@ fn cut(stream: &[u8], at: usize) -> Vec<Piece> {
     vec![(0, stream[..at].to_vec()), (at as i32, stream[at..].to_vec())]
 }
 
-/// What clients send behind their hellos where they were asked for a certificate, and what is counted of it.
+/// What clients send behind their hellos where they were asked for a certificate, and what is
+/// counted of it.
 fn answers() -> Vec<(&'static str, Vec<Piece>, Counter)> {
     use Counter::{Learned, SessionCertificateUnseen as Unseen, SessionNoCertificate as Missing};
     let (with, without) = (second_flight(700), second_flight(0));
-    // The header of an encrypted record and its nonce, which a client chooses (RFC 5288 3), look like a certificate.
+    // The header of an encrypted record and its nonce, which a client chooses (RFC 5288 3), look
+    // like a certificate.
     let forged = record(0x16, &message(11, &[&[0, 0, 33][..], &[0x30; 33]].concat()));
     let behind_key_exchange = without.len() as i32 - 45;
     vec![
@@ -70,16 +79,36 @@ fn answers() -> Vec<(&'static str, Vec<Piece>, Counter)> {
         ("one cut behind what is looked at", cut(&with, 12), Learned),
         ("one repeated", vec![(0, with.clone()), (0, with.clone())], Learned),
         ("its end before its start", cut(&with, 100).into_iter().rev().collect(), Learned),
-        ("one behind the last byte of a repeated hello", vec![(-1, [&[0][..], &with].concat())], Learned),
+        (
+            "one behind the last byte of a repeated hello",
+            vec![(-1, [&[0][..], &with].concat())],
+            Learned,
+        ),
         ("none", vec![(0, without.clone())], Missing),
-        ("none, and one that its backend does not read", vec![(0, without.clone()), (0, with.clone())], Missing),
-        ("one that its backend does not read, and none", vec![(0, with.clone()), (0, without.clone())], Missing),
-        ("none, in two pieces, and one", [cut(&without, 7), vec![(0, with.clone())]].concat(), Unseen),
+        (
+            "none, and one that its backend does not read",
+            vec![(0, without.clone()), (0, with.clone())],
+            Missing,
+        ),
+        (
+            "one that its backend does not read, and none",
+            vec![(0, with.clone()), (0, without.clone())],
+            Missing,
+        ),
+        (
+            "none, in two pieces, and one",
+            [cut(&without, 7), vec![(0, with.clone())]].concat(),
+            Unseen,
+        ),
         ("one cut where nobody cuts it", cut(&with, 11), Unseen),
         ("one byte by byte", (0..40).map(|i| (i, vec![with[i as usize]])).collect(), Unseen),
         ("nothing", vec![], Unseen),
         ("no such message", vec![(0, finished())], Unseen),
-        ("none, and bytes that look like one further on", vec![(0, without), (behind_key_exchange, forged)], Missing),
+        (
+            "none, and bytes that look like one further on",
+            vec![(0, without), (behind_key_exchange, forged)],
+            Missing,
+        ),
     ]
 }
 
@@ -109,12 +138,18 @@ impl Talk<'_> {
     /// The frame that brings them.
     fn frame(&self, at: i32, bytes: &[u8]) -> Vec<u8> {
         let seq = CLIENT_ISN.wrapping_add(1 + HELLO).wrapping_add_signed(at);
-        from_client(&self.ends.up(seq).ack(FIRST_ISN.wrapping_add(1)).options(&STAMPS).payload(bytes))
+        from_client(
+            &self.ends.up(seq).ack(FIRST_ISN.wrapping_add(1)).options(&STAMPS).payload(bytes),
+        )
     }
 
     fn backend(&self, at: usize, bytes: &[u8]) -> Result<()> {
-        let (from, isn) = if self.spliced { (self.ends.owner, OWNER_ISN) } else { (self.ends.first, FIRST_ISN) };
-        let segment = self.ends.down(from, isn.wrapping_add(1 + at as u32)).ack(CLIENT_ISN.wrapping_add(1 + HELLO));
+        let (from, isn) =
+            if self.spliced { (self.ends.owner, OWNER_ISN) } else { (self.ends.first, FIRST_ISN) };
+        let segment = self
+            .ends
+            .down(from, isn.wrapping_add(1 + at as u32))
+            .ack(CLIENT_ISN.wrapping_add(1 + HELLO));
         self.world.run(Program::Tc, &from_backend(&segment.payload(bytes))).map(drop)
     }
 
@@ -125,7 +160,9 @@ impl Talk<'_> {
 
     /// As [`Talk::handshake`], of a client that is asked for a certificate and sends these frames.
     fn handshake_of(&self, frames: &[Vec<u8>]) -> Result<Vec<Counter>> {
-        self.told(true, || frames.iter().try_for_each(|frame| self.world.run(Program::Tc, frame).map(drop)))
+        self.told(true, || {
+            frames.iter().try_for_each(|frame| self.world.run(Program::Tc, frame).map(drop))
+        })
     }
 
     fn told(&self, asked: bool, client: impl Fn() -> Result<()>) -> Result<Vec<Counter>> {
@@ -135,7 +172,12 @@ impl Talk<'_> {
         client()?;
         self.backend(flight.len(), &finished())?;
         let after = self.counts()?;
-        Ok(COUNTED.into_iter().zip(before.into_iter().zip(after)).filter(|(_, (b, a))| a > b).map(|(c, _)| c).collect())
+        Ok(COUNTED
+            .into_iter()
+            .zip(before.into_iter().zip(after))
+            .filter(|(_, (b, a))| a > b)
+            .map(|(c, _)| c)
+            .collect())
     }
 
     fn counts(&self) -> Result<Vec<u64>> {
@@ -143,7 +185,8 @@ impl Talk<'_> {
     }
 }
 
-const COUNTED: [Counter; 3] = [Counter::Learned, Counter::SessionNoCertificate, Counter::SessionCertificateUnseen];
+const COUNTED: [Counter; 3] =
+    [Counter::Learned, Counter::SessionNoCertificate, Counter::SessionCertificateUnseen];
 
 #[test]
 fn only_a_certificate_that_every_copy_has_is_learned_from() -> Result<()> {
@@ -159,7 +202,8 @@ fn only_a_certificate_that_every_copy_has_is_learned_from() -> Result<()> {
     Ok(())
 }
 
-/// Nobody but its receiver can read an answer in fragments, and a copy with a wrong checksum is nobody's.
+/// Nobody but its receiver can read an answer in fragments, and a copy with a wrong checksum is
+/// nobody's.
 #[test]
 fn neither_fragments_nor_copies_with_a_wrong_checksum_are_a_certificate() -> Result<()> {
     let mut world = World::new()?;
@@ -171,11 +215,22 @@ fn neither_fragments_nor_copies_with_a_wrong_checksum_are_a_certificate() -> Res
         let bad = [vec![damaged.clone()], vec![talk.frame(0, &without)]].concat();
         assert_eq!(talk.handshake_of(&bad)?, [Counter::SessionNoCertificate], "{}", ends.client);
         let talk = Talk::begin(&mut world, ends, false, 0)?;
-        assert_eq!(talk.handshake_of(&[damaged])?, [Counter::SessionCertificateUnseen], "{}", ends.client);
+        assert_eq!(
+            talk.handshake_of(&[damaged])?,
+            [Counter::SessionCertificateUnseen],
+            "{}",
+            ends.client
+        );
         let talk = Talk::begin(&mut world, ends, false, 0)?;
         // Its backend has read that there is none when it drops the other one as repeated.
-        let pieces = [fragments(&talk.frame(0, &without), &[64], 7), vec![talk.frame(0, &with)]].concat();
-        assert_eq!(talk.handshake_of(&pieces)?, [Counter::SessionCertificateUnseen], "{}", ends.client);
+        let pieces =
+            [fragments(&talk.frame(0, &without), &[64], 7), vec![talk.frame(0, &with)]].concat();
+        assert_eq!(
+            talk.handshake_of(&pieces)?,
+            [Counter::SessionCertificateUnseen],
+            "{}",
+            ends.client
+        );
     }
     Ok(())
 }
@@ -208,7 +263,12 @@ fn what_a_client_says_before_it_is_asked_does_not_count() -> Result<()> {
     let (with, without) = (second_flight(700), second_flight(0));
     for (what, first, pieces, counted) in [
         ("an honest one", hello(0), vec![(0, with.clone())], Counter::Learned),
-        ("an honest one that repeats its hello", hello(0), vec![(-209, hello(0)), (0, with.clone())], Counter::Learned),
+        (
+            "an honest one that repeats its hello",
+            hello(0),
+            vec![(-209, hello(0)), (0, with.clone())],
+            Counter::Learned,
+        ),
         (
             "an empty list behind the hello",
             [hello(0), without[..12].to_vec()].concat(),
@@ -232,7 +292,8 @@ fn what_a_client_says_before_it_is_asked_does_not_count() -> Result<()> {
     Ok(())
 }
 
-/// The first byte comes again with nothing new behind it: the flow is settled before its hello is whole.
+/// The first byte comes again with nothing new behind it: the flow is settled before its hello is
+/// whole.
 #[test]
 fn a_certificate_is_seen_behind_a_hello_whose_pieces_stalled() -> Result<()> {
     let mut world = World::new()?;

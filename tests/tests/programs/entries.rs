@@ -41,7 +41,8 @@ fn inserted(world: &World, frame: &[u8]) -> Result<Vec<&'static str>> {
 }
 
 #[test]
-fn a_connection_makes_one_entry_at_its_syn_one_when_it_is_established_and_one_for_a_new_session() -> Result<()> {
+fn a_connection_makes_one_entry_at_its_syn_one_when_it_is_established_and_one_for_a_new_session()
+-> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
         world.prepare(&ends, &Given::nothing())?;
@@ -51,11 +52,17 @@ fn a_connection_makes_one_entry_at_its_syn_one_when_it_is_established_and_one_fo
         let answered = FIRST.wrapping_add(flight.len() as u32);
         let finished = [record(0x14, &[1]), record(0x16, &[3; 40])].concat();
         let steps = [
-            ("SYN", from_client(&ends.up(CLIENT_ISN).syn().options(&[2, 4, 5, 180])), vec!["handshakes"]),
+            (
+                "SYN",
+                from_client(&ends.up(CLIENT_ISN).syn().options(&[2, 4, 5, 180])),
+                vec!["handshakes"],
+            ),
             ("SYN again", from_client(&ends.up(CLIENT_ISN).syn().options(&[2, 4, 5, 180])), vec![]),
             (
                 "SYN-ACK",
-                from_backend(&ends.down(ends.first, FIRST_ISN).syn().ack(CLIENT).options(&[2, 4, 5, 180])),
+                from_backend(
+                    &ends.down(ends.first, FIRST_ISN).syn().ack(CLIENT).options(&[2, 4, 5, 180]),
+                ),
                 vec![],
             ),
             ("acknowledgement", from_client(&up(CLIENT, FIRST)), vec!["flows"]),
@@ -64,7 +71,11 @@ fn a_connection_makes_one_entry_at_its_syn_one_when_it_is_established_and_one_fo
             ("first flight", from_backend(&down(FIRST).payload(&flight)), vec![]),
             ("last flight", from_backend(&down(answered).payload(&finished)), vec!["sessions"]),
             ("last flight again", from_backend(&down(answered).payload(&finished)), vec![]),
-            ("data", from_client(&up(CLIENT.wrapping_add(300), answered).payload(&[7; 64])), vec![]),
+            (
+                "data",
+                from_client(&up(CLIENT.wrapping_add(300), answered).payload(&[7; 64])),
+                vec![],
+            ),
             ("data back", from_backend(&down(answered.wrapping_add(51)).payload(&[7; 64])), vec![]),
             ("FIN", from_client(&up(CLIENT.wrapping_add(364), answered).fin()), vec![]),
         ];

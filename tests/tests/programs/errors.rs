@@ -8,14 +8,20 @@ use steer_common::counters::Counter;
 use steer_tests::packets::Segment;
 
 use crate::world::{
-    BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, Case, Ends, FIRST_ISN, GATE_MAC, Given, INNER_MAC, OWNER_ISN, Out, World,
-    families,
+    BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, Case, Ends, FIRST_ISN, GATE_MAC, Given, INNER_MAC,
+    OWNER_ISN, Out, World, families,
 };
 
 const MTU: u16 = 1400;
 
 /// Frag-Needed or Packet-Too-Big with the IP header and eight bytes of what it is about.
-fn too_big(macs: ([u8; 6], [u8; 6]), from: IpAddr, to: IpAddr, hop_limit: u8, about: &Segment) -> Vec<u8> {
+fn too_big(
+    macs: ([u8; 6], [u8; 6]),
+    from: IpAddr,
+    to: IpAddr,
+    hop_limit: u8,
+    about: &Segment,
+) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(macs.0, macs.1);
     let quoted = about.packet().expect("a packet");
     let mut frame = Vec::new();
@@ -23,11 +29,15 @@ fn too_big(macs: ([u8; 6], [u8; 6]), from: IpAddr, to: IpAddr, hop_limit: u8, ab
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let needed = icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: MTU };
             let builder = builder.ipv4(from.octets(), to.octets(), hop_limit);
-            builder.icmpv4(Icmpv4Type::DestinationUnreachable(needed)).write(&mut frame, &quoted[..28])
+            builder
+                .icmpv4(Icmpv4Type::DestinationUnreachable(needed))
+                .write(&mut frame, &quoted[..28])
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
             let builder = builder.ipv6(from.octets(), to.octets(), hop_limit);
-            builder.icmpv6(Icmpv6Type::PacketTooBig { mtu: u32::from(MTU) }).write(&mut frame, &quoted[..48])
+            builder
+                .icmpv6(Icmpv6Type::PacketTooBig { mtu: u32::from(MTU) })
+                .write(&mut frame, &quoted[..48])
         }
         _ => unreachable!("one family"),
     }
@@ -51,12 +61,28 @@ fn an_error_about_a_backends_segment_reaches_it_in_its_own_numbers() -> Result<(
     for ends in families() {
         let (inwards, outwards) = ((CLIENT_MAC, GATE_MAC), (INNER_MAC, BACKEND_MAC));
         let error = |macs, to: SocketAddr, hop_limit, seq: u32| {
-            too_big(macs, router(&ends), to.ip(), hop_limit, &ends.down(to, seq.wrapping_add(1)).ack(1))
+            too_big(
+                macs,
+                router(&ends),
+                to.ip(),
+                hop_limit,
+                &ends.down(to, seq.wrapping_add(1)).ack(1),
+            )
         };
         let came = error(inwards, ends.vip, 64, FIRST_ISN);
         let cases = [
-            case("spliced", came.clone(), Given::flow(ends.spliced()), error(outwards, ends.owner, 63, OWNER_ISN)),
-            case("settled", came, Given::flow(ends.settled()), error(outwards, ends.first, 63, FIRST_ISN)),
+            case(
+                "spliced",
+                came.clone(),
+                Given::flow(ends.spliced()),
+                error(outwards, ends.owner, 63, OWNER_ISN),
+            ),
+            case(
+                "settled",
+                came,
+                Given::flow(ends.settled()),
+                error(outwards, ends.first, 63, FIRST_ISN),
+            ),
         ];
         world.judge(&ends, &cases)?;
     }
@@ -74,7 +100,12 @@ fn an_error_about_a_clients_segment_reaches_it_as_one_about_the_vip() -> Result<
         };
         let left = error(inwards, 63, ends.vip);
         let cases = [
-            case("spliced", error(outwards, 64, ends.owner), Given::flow(ends.spliced()), left.clone()),
+            case(
+                "spliced",
+                error(outwards, 64, ends.owner),
+                Given::flow(ends.spliced()),
+                left.clone(),
+            ),
             case("settled", error(outwards, 64, ends.first), Given::flow(ends.settled()), left),
         ];
         world.judge(&ends, &cases)?;
@@ -86,8 +117,15 @@ fn an_error_about_a_clients_segment_reaches_it_as_one_about_the_vip() -> Result<
 fn errors_about_no_flow_or_about_what_was_never_sent_pass_untouched() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
-        let error =
-            |seq| too_big((CLIENT_MAC, GATE_MAC), router(&ends), ends.vip.ip(), 64, &ends.down(ends.vip, seq).ack(1));
+        let error = |seq| {
+            too_big(
+                (CLIENT_MAC, GATE_MAC),
+                router(&ends),
+                ends.vip.ip(),
+                64,
+                &ends.down(ends.vip, seq).ack(1),
+            )
+        };
         let cases = [
             ("no flow", error(FIRST_ISN), Given::nothing()),
             ("never sent", error(FIRST_ISN.wrapping_add(1 << 20)), Given::flow(ends.settled())),

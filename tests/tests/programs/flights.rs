@@ -1,4 +1,5 @@
-//! Host and kernel read the same in a backend's handshake, whatever is wrong with it and however it is cut.
+//! Host and kernel read the same in a backend's handshake, whatever is wrong with it and however it
+//! is cut.
 
 use anyhow::Result;
 use steer_common::{
@@ -30,13 +31,15 @@ fn mutated_handshakes_of_backends_are_read_as_the_host_reads_them() -> Result<()
         let (mut host, mut learned) = (fresh.follow, false);
         for (at, piece) in cut(&mut random, &stream) {
             let seq = FIRST.wrapping_add(at as u32);
-            let segment = ends.down(ends.first, seq).ack(CLIENT_ISN.wrapping_add(400)).payload(piece);
+            let segment =
+                ends.down(ends.first, seq).ack(CLIENT_ISN.wrapping_add(400)).payload(piece);
             world.run(Program::Tc, &from_backend(&segment))?;
             if !learned {
                 learned = on_host(&mut host, seq, piece);
             }
             let flow = world.flow(&ends)?;
-            let shown = || format!("flight {index}, {} bytes at {at} of {}", piece.len(), hex(&stream));
+            let shown =
+                || format!("flight {index}, {} bytes at {at} of {}", piece.len(), hex(&stream));
             assert_eq!(flow.flags & FLOW_LEARNED != 0, learned, "{}", shown());
             assert_eq!(flow.follow, host, "{}", shown());
         }
@@ -138,7 +141,8 @@ fn server_hello(random: &mut Random, retry: bool, tls13: bool) -> Vec<u8> {
     let mut extensions = Vec::new();
     for _ in 0..random.next(4) {
         let n = random.next(60);
-        extensions.extend([&[0, 51, 0, lie(random, n as u16) as u8][..], &random.bytes(n)].concat());
+        extensions
+            .extend([&[0, 51, 0, lie(random, n as u16) as u8][..], &random.bytes(n)].concat());
     }
     if tls13 {
         extensions.extend([0, 43, 0, 2, 3, 4]);

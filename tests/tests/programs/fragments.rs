@@ -22,8 +22,8 @@ use steer_tests::{
 use crate::{
     frames::{self, whole},
     world::{
-        BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, FIRST_ISN, GATE_MAC, Given, INNER_MAC, STAMPS, TC_DROP, TC_NEXT,
-        TC_REDIRECT, World, XDP_PASS, after, families, family,
+        BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, FIRST_ISN, GATE_MAC, Given, INNER_MAC, STAMPS,
+        TC_DROP, TC_NEXT, TC_REDIRECT, World, XDP_PASS, after, families, family,
     },
 };
 
@@ -37,20 +37,33 @@ fn fragments_follow_the_first_one_and_make_a_right_segment() -> Result<()> {
         let pieces = fragments(&up(&ends).frame(CLIENT_MAC, GATE_MAC, &[])?, &[128], ID);
         for program in [Program::Tc, Program::TcComplete] {
             world.prepare(&ends, &Given::flow(ends.settled()))?;
-            let first = world.run(program, &pieces[0]).with_context(|| format!("first, {}", family(&ends)))?;
-            let later = world.run(program, &pieces[1]).with_context(|| format!("later, {}", family(&ends)))?;
+            let first = world
+                .run(program, &pieces[0])
+                .with_context(|| format!("first, {}", family(&ends)))?;
+            let later = world
+                .run(program, &pieces[1])
+                .with_context(|| format!("later, {}", family(&ends)))?;
             assert_eq!((first.action, later.action), (TC_REDIRECT, TC_REDIRECT), "{program:?}");
             is_right(&first.frame, &later.frame)?;
         }
         if ends.client.is_ipv4() {
             // RFC 791 3.2: each protocol has its own numbers.
-            let later = fragments(&[frames::udp(&ends), vec![0; 200]].concat(), &[64], ID).remove(1);
+            let later =
+                fragments(&[frames::udp(&ends), vec![0; 200]].concat(), &[64], ID).remove(1);
             let ran = world.run(Program::Tc, &later)?;
-            assert_eq!((ran.action, ran.frame), (TC_NEXT, later), "another protocol's datagram of the same number");
+            assert_eq!(
+                (ran.action, ran.frame),
+                (TC_NEXT, later),
+                "another protocol's datagram of the same number"
+            );
         }
         for fragment in &pieces {
             let ran = world.run(Program::Xdp, fragment)?;
-            assert_eq!((ran.action, &ran.frame), (XDP_PASS, fragment), "XDP leaves fragments to TC");
+            assert_eq!(
+                (ran.action, &ran.frame),
+                (XDP_PASS, fragment),
+                "XDP leaves fragments to TC"
+            );
         }
     }
     Ok(())
@@ -63,8 +76,12 @@ fn three_fragments_are_sent_on_once_each_in_whatever_order_they_come() -> Result
     let wire = Tap::open(&world.ns, "eth0")?;
     let mut id = ID;
     for ends in families() {
-        let to_client = ends.down(ends.first, after(FIRST_ISN)).ack(after(CLIENT_ISN)).payload(&[0x5a; 501]);
-        let ways = [up(&ends).frame(CLIENT_MAC, GATE_MAC, &[])?, to_client.frame(BACKEND_MAC, INNER_MAC, &[])?];
+        let to_client =
+            ends.down(ends.first, after(FIRST_ISN)).ack(after(CLIENT_ISN)).payload(&[0x5a; 501]);
+        let ways = [
+            up(&ends).frame(CLIENT_MAC, GATE_MAC, &[])?,
+            to_client.frame(BACKEND_MAC, INNER_MAC, &[])?,
+        ];
         for frame in &ways {
             for order in ORDERS {
                 id += 1;
@@ -75,9 +92,14 @@ fn three_fragments_are_sent_on_once_each_in_whatever_order_they_come() -> Result
                 let context = format!("{}, {order:?}", family(&ends));
                 assert_eq!((seen.sent.len(), seen.passed.len()), (3, 0), "{context}");
                 let [first, middle, last] = seen.in_their_order()?;
-                is_right(&first, &joined(&middle, &last, frame[14] >> 4 == 6)).context(context.clone())?;
+                is_right(&first, &joined(&middle, &last, frame[14] >> 4 == 6))
+                    .context(context.clone())?;
                 let held = world.loaded.plane.counter(Counter::FragmentHeld)? - held;
-                assert_eq!(held as usize, order.iter().take_while(|at| **at != 0).count(), "{context}");
+                assert_eq!(
+                    held as usize,
+                    order.iter().take_while(|at| **at != 0).count(),
+                    "{context}"
+                );
             }
         }
     }
@@ -110,10 +132,12 @@ fn offset(frame: &[u8]) -> u16 {
     }
 }
 
-/// Runs the program on these frames, one right after the other, and on all that comes in again, until nothing does.
+/// Runs the program on these frames, one right after the other, and on all that comes in again,
+/// until nothing does.
 fn until_rest(world: &World, wire: &Tap, frames: [Vec<u8>; 3]) -> Result<Seen> {
     const REST: Duration = Duration::from_millis(100);
-    let (mut seen, mut waiting, mut runs) = (Seen::default(), std::collections::VecDeque::from(frames), 0);
+    let (mut seen, mut waiting, mut runs) =
+        (Seen::default(), std::collections::VecDeque::from(frames), 0);
     while let Some(frame) = waiting.pop_front() {
         runs += 1;
         ensure!(runs < 20, "no rest after {runs} runs");
@@ -128,7 +152,8 @@ fn until_rest(world: &World, wire: &Tap, frames: [Vec<u8>; 3]) -> Result<Seen> {
         }
         while let Some(frame) = wire.await_frame(REST, |_| true)? {
             // What comes in is for the gateway's stations, what a copy was sent as for others.
-            let to = |stations: [[u8; 6]; 2]| stations.iter().any(|station| frame.starts_with(station));
+            let to =
+                |stations: [[u8; 6]; 2]| stations.iter().any(|station| frame.starts_with(station));
             if to([GATE_MAC, INNER_MAC]) {
                 waiting.push_back(frame);
             } else if to([BACKEND_MAC, CLIENT_MAC]) {
@@ -154,7 +179,12 @@ fn a_first_fragment_leads_no_later_one_that_comes_half_a_minute_after_it() -> Re
                 routes.insert(key, FragmentRoute { seen: route.seen - seconds, ..route }, 0)?;
             }
             let held = world.loaded.plane.counter(Counter::FragmentHeld)?;
-            assert_eq!(world.run(Program::Tc, &pieces[1])?.action, action, "after {seconds} s, {}", family(&ends));
+            assert_eq!(
+                world.run(Program::Tc, &pieces[1])?.action,
+                action,
+                "after {seconds} s, {}",
+                family(&ends)
+            );
             let held = world.loaded.plane.counter(Counter::FragmentHeld)? - held;
             assert_eq!(held, u64::from(action == TC_DROP), "after {seconds} s, {}", family(&ends));
         }
@@ -167,7 +197,8 @@ fn open<K: Pod, V: Pod>(world: &World, map: &str) -> Result<HashMap<MapData, K, 
     Ok(HashMap::try_from(map)?)
 }
 
-/// Only what may be of a VIP's flow is held, and what turns out to be somebody else's comes in again and passes.
+/// Only what may be of a VIP's flow is held, and what turns out to be somebody else's comes in
+/// again and passes.
 #[test]
 fn fragments_of_others_pass_in_whatever_order_they_come() -> Result<()> {
     let mut world = World::new()?;

@@ -20,12 +20,19 @@ pub(crate) fn arp() -> Vec<u8> {
 pub(crate) fn udp(ends: &Ends) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(CLIENT_MAC, GATE_MAC);
     let builder = match (ends.client.ip(), ends.vip.ip()) {
-        (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => builder.ipv4(from.octets(), to.octets(), 64),
-        (std::net::IpAddr::V6(from), std::net::IpAddr::V6(to)) => builder.ipv6(from.octets(), to.octets(), 64),
+        (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => {
+            builder.ipv4(from.octets(), to.octets(), 64)
+        }
+        (std::net::IpAddr::V6(from), std::net::IpAddr::V6(to)) => {
+            builder.ipv6(from.octets(), to.octets(), 64)
+        }
         _ => unreachable!("one family"),
     };
     let mut frame = Vec::new();
-    builder.udp(ends.client.port(), ends.vip.port()).write(&mut frame, b"data").expect("a datagram");
+    builder
+        .udp(ends.client.port(), ends.vip.port())
+        .write(&mut frame, b"data")
+        .expect("a datagram");
     frame
 }
 

@@ -9,7 +9,8 @@ use steer_common::{
 use steer_tests::programs::Program;
 
 use crate::world::{
-    CLIENT_ISN, Case, FIRST_ISN, Given, Out, World, after, families, from_backend, from_client, to_backend, to_client,
+    CLIENT_ISN, Case, FIRST_ISN, Given, Out, World, after, families, from_backend, from_client,
+    to_backend, to_client,
 };
 
 /// MSS 1460, SACK permitted, timestamps, NOP, window scale 7: as Linux has them.
@@ -20,8 +21,10 @@ fn a_syn_goes_where_the_lookup_table_says_without_options_that_would_keep_it_the
     const FAST_OPEN: [u8; 12] = [34, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1];
     const ODD: [u8; 20] = [1, 34, 6, 9, 9, 9, 9, 2, 4, 5, 180, 254, 5, 0xf9, 0x89, 7, 1, 1, 1, 1];
     const ODD_CLEARED: [u8; 20] = [1, 1, 1, 1, 1, 1, 1, 2, 4, 5, 180, 1, 1, 1, 1, 1, 1, 1, 1, 1];
-    const MPTCP: [u8; 24] = [2, 4, 5, 180, 30, 12, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 4, 2, 3, 3, 7, 1, 1, 1];
-    const MPTCP_CLEARED: [u8; 24] = [2, 4, 5, 180, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 4, 2, 3, 3, 7, 1, 1, 1];
+    const MPTCP: [u8; 24] =
+        [2, 4, 5, 180, 30, 12, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 4, 2, 3, 3, 7, 1, 1, 1];
+    const MPTCP_CLEARED: [u8; 24] =
+        [2, 4, 5, 180, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 4, 2, 3, 3, 7, 1, 1, 1];
     let mut signed = [1; 32];
     signed[..2].copy_from_slice(&[19, 18]);
     signed[20..30].copy_from_slice(&FAST_OPEN[..10]);
@@ -44,7 +47,12 @@ fn a_syn_goes_where_the_lookup_table_says_without_options_that_would_keep_it_the
             ("options at odd places", syn(&ODD), syn(&ODD_CLEARED), Counter::OptionCleared),
             ("MPTCP", syn(&MPTCP), syn(&MPTCP_CLEARED), Counter::OptionCleared),
             ("MD5 signature with Fast Open", syn(&signed), syn(&signed), Counter::Syn),
-            ("authentication option with Fast Open", syn(&authenticated), syn(&authenticated), Counter::Syn),
+            (
+                "authentication option with Fast Open",
+                syn(&authenticated),
+                syn(&authenticated),
+                Counter::Syn,
+            ),
             ("a request for AccECN", ecn(true), ecn(false), Counter::Syn),
         ];
         let cases = cases.map(|(what, came, left, counts)| Case {
@@ -70,7 +78,8 @@ fn a_syn_goes_where_the_lookup_table_says_without_options_that_would_keep_it_the
 }
 
 #[test]
-fn a_syn_on_a_live_flow_goes_to_its_holder_and_on_a_closed_one_where_the_lookup_table_says() -> Result<()> {
+fn a_syn_on_a_live_flow_goes_to_its_holder_and_on_a_closed_one_where_the_lookup_table_says()
+-> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
         let syn = ends.up(77_777).syn().options(&LINUX);
@@ -117,12 +126,20 @@ fn a_syn_ack_comes_from_the_vip_with_the_smallest_mss_of_the_pool() -> Result<()
     const ODD: [u8; 8] = [1, 2, 4, 5, 180, 3, 3, 7];
     let mut world = World::new()?;
     for ends in families() {
-        let syn_ack = |options: &[u8]| ends.down(ends.first, FIRST_ISN).syn().ack(after(CLIENT_ISN)).options(options);
+        let syn_ack = |options: &[u8]| {
+            ends.down(ends.first, FIRST_ISN).syn().ack(after(CLIENT_ISN)).options(options)
+        };
         let cases = [
             ("a SYN-ACK", 1460, &EVEN[..], &EVEN[..], Counter::SynAck),
             ("a SYN-ACK without options", 1200, &[], &[], Counter::SynAck),
             ("clamped", 1200, &EVEN, &[2, 4, 4, 176, 1, 3, 3, 7], Counter::MssClamped),
-            ("clamped at an odd place", 1200, &ODD, &[1, 2, 4, 4, 176, 3, 3, 7], Counter::MssClamped),
+            (
+                "clamped at an odd place",
+                1200,
+                &ODD,
+                &[1, 2, 4, 4, 176, 3, 3, 7],
+                Counter::MssClamped,
+            ),
         ];
         let cases = cases.map(|(what, vip_mss, came, left, counts)| Case {
             what,

@@ -7,7 +7,10 @@ use steer_common::{
     shared::{FLOW_ECH, FLOW_HELLO, FLOW_OFFERED, Flow, NO_PSK},
     wire::tls::{
         Version,
-        client_hello::{self, FRAMING_STEPS, Framing, HELLO_STEPS, Hello, Joined, STREAM, Span, Start, Stream, Walk},
+        client_hello::{
+            self, FRAMING_STEPS, Framing, HELLO_STEPS, Hello, Joined, STREAM, Span, Start, Stream,
+            Walk,
+        },
     },
 };
 use steer_tests::programs::Program;
@@ -33,7 +36,11 @@ fn mutated_and_lying_hellos_are_read_as_the_host_reads_them() -> Result<()> {
     for index in 0..HELLOS {
         let stream = hello(&mut random);
         let frame = from_client(
-            &ends.up(CLIENT_ISN.wrapping_add(1)).ack(FIRST_ISN.wrapping_add(1)).options(&STAMPS).payload(&stream),
+            &ends
+                .up(CLIENT_ISN.wrapping_add(1))
+                .ack(FIRST_ISN.wrapping_add(1))
+                .options(&STAMPS)
+                .payload(&stream),
         );
         world.loaded.plane.flows.insert(&ends.key(), &established)?;
         world.run(Program::Tc, &frame)?;
@@ -136,7 +143,8 @@ fn offered(hello: &Hello, text: &Stream) -> Read {
         read.flags |= FLOW_OFFERED;
         (read.kind, read.bytes, read.index) = (Kind::Ticket as u8, bytes(ticket), index);
     } else if hello.session_id.len != 0 {
-        (read.kind, read.bytes, read.index) = (Kind::SessionId as u8, bytes(hello.session_id), NO_PSK);
+        (read.kind, read.bytes, read.index) =
+            (Kind::SessionId as u8, bytes(hello.session_id), NO_PSK);
     }
     if hello.session_id.len != 0 && hello.version_offered() < Version::Tls13 as u16 {
         read.flags |= FLOW_OFFERED;
@@ -144,7 +152,8 @@ fn offered(hello: &Hello, text: &Stream) -> Read {
     read
 }
 
-/// A hello such as no stack sends: any extensions in any order, lengths that lie, split over records, cut short.
+/// A hello such as no stack sends: any extensions in any order, lengths that lie, split over
+/// records, cut short.
 fn hello(random: &mut Random) -> Vec<u8> {
     let mut extensions = Vec::new();
     for _ in 0..random.next(12) {
@@ -182,7 +191,9 @@ fn hello(random: &mut Random) -> Vec<u8> {
     let mut stream = Vec::new();
     for piece in message.chunks(piece) {
         let content = if random.next(200) == 0 { 0x14 } else { 0x16 };
-        stream.extend([&[content, 3, 1][..], &lie(random, piece.len() as u16).to_be_bytes(), piece].concat());
+        stream.extend(
+            [&[content, 3, 1][..], &lie(random, piece.len() as u16).to_be_bytes(), piece].concat(),
+        );
     }
     if random.next(20) == 0 {
         let at = random.next(stream.len());
@@ -223,7 +234,9 @@ fn identities(random: &mut Random) -> Vec<u8> {
     let mut list = Vec::new();
     for _ in 0..random.next(6) {
         let identity = return_or(random, 200);
-        list.extend([&lie(random, identity.len() as u16).to_be_bytes()[..], &identity, &[0; 4]].concat());
+        list.extend(
+            [&lie(random, identity.len() as u16).to_be_bytes()[..], &identity, &[0; 4]].concat(),
+        );
     }
     [&lie(random, list.len() as u16).to_be_bytes()[..], &list, &[0, 33, 32], &[7; 32]].concat()
 }

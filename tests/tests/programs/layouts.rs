@@ -11,8 +11,8 @@ use steer_tests::{packets::judge_checksums, programs::Program};
 use crate::{
     random::Random,
     world::{
-        CLIENT_ISN, Ends, FIRST_ISN, Given, TC_DROP, TC_REDIRECT, World, XDP_DROP, XDP_PASS, XDP_REDIRECT, families,
-        from_client, hex,
+        CLIENT_ISN, Ends, FIRST_ISN, Given, TC_DROP, TC_REDIRECT, World, XDP_DROP, XDP_PASS,
+        XDP_REDIRECT, families, from_client, hex,
     },
 };
 
@@ -29,30 +29,48 @@ fn random_layouts_become_what_the_hosts_walker_makes_of_them() -> Result<()> {
         let wanted = on_host(&ends, &options);
         n_refused += usize::from(wanted.is_none());
         let sent = from_client(
-            &ends.up(CLIENT_ISN.wrapping_add(1)).ack(FIRST_ISN.wrapping_add(1)).options(&options).payload(b"odd"),
+            &ends
+                .up(CLIENT_ISN.wrapping_add(1))
+                .ack(FIRST_ISN.wrapping_add(1))
+                .options(&options)
+                .payload(b"odd"),
         );
         for program in [Program::Tc, Program::TcComplete, Program::Xdp] {
             world.prepare_for(program, &ends, &Given::flow(ends.spliced()))?;
             let ran = world.run(program, &sent)?;
-            if program == Program::Xdp && ran.action == XDP_PASS && looks_unfinished(&mut world, &mut n_unfinished)? {
+            if program == Program::Xdp
+                && ran.action == XDP_PASS
+                && looks_unfinished(&mut world, &mut n_unfinished)?
+            {
                 assert_eq!(ran.frame, sent);
                 continue;
             }
-            let (drop, redirect) =
-                if program == Program::Xdp { (XDP_DROP, XDP_REDIRECT) } else { (TC_DROP, TC_REDIRECT) };
+            let (drop, redirect) = if program == Program::Xdp {
+                (XDP_DROP, XDP_REDIRECT)
+            } else {
+                (TC_DROP, TC_REDIRECT)
+            };
             let shown = hex(&options);
-            assert_eq!(ran.action, if wanted.is_some() { redirect } else { drop }, "{program:?}: {shown}");
+            assert_eq!(
+                ran.action,
+                if wanted.is_some() { redirect } else { drop },
+                "{program:?}: {shown}"
+            );
             let Some(wanted) = &wanted else { continue };
             let at = if ends.client.is_ipv4() { 54 } else { 74 };
             assert_eq!(hex(&ran.frame[at..at + wanted.len()]), hex(wanted), "{program:?}: {shown}");
             judge_checksums(&ran.frame)?;
         }
     }
-    assert!(n_refused > LAYOUTS / 50 && n_refused < LAYOUTS / 2, "{n_refused} of {LAYOUTS} refused");
+    assert!(
+        n_refused > LAYOUTS / 50 && n_refused < LAYOUTS / 2,
+        "{n_refused} of {LAYOUTS} refused"
+    );
     Ok(())
 }
 
-/// Whether XDP took the checksum, which by chance equals the pseudo header's sum, for an unfinished one: TC forwards it.
+/// Whether XDP took the checksum, which by chance equals the pseudo header's sum, for an unfinished
+/// one: TC forwards it.
 fn looks_unfinished(world: &mut World, known: &mut u64) -> Result<bool> {
     let count = world.loaded.plane.counter(Counter::XdpUnfinishedChecksum)?;
     Ok(count != std::mem::replace(known, count) && count <= 3)
@@ -95,13 +113,18 @@ impl Layout for Random {
                 12 => options.extend([2, 4, 5, 180]),
                 13 => {
                     let n = self.next(9);
-                    options.extend([&[self.next(256) as u8, 2 + n as u8][..], &self.bytes(n)].concat());
+                    options.extend(
+                        [&[self.next(256) as u8, 2 + n as u8][..], &self.bytes(n)].concat(),
+                    );
                 }
-                14 if self.next(4) == 0 => options.extend([self.next(256) as u8, self.next(256) as u8]),
+                14 if self.next(4) == 0 => {
+                    options.extend([self.next(256) as u8, self.next(256) as u8])
+                }
                 _ => options.push(if self.next(8) == 0 { 0 } else { 1 }),
             }
         }
-        // What a full header cuts off is a lie about a length, which must be refused: keep few of them.
+        // What a full header cuts off is a lie about a length, which must be refused: keep few of
+        // them.
         if options.len() > len && self.next(8) != 0 {
             options = [vec![1; 2], vec![8, 10], self.bytes(8)].concat();
         }

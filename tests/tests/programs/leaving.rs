@@ -7,7 +7,9 @@ use steer_common::{
 };
 use steer_tests::programs::Program;
 
-use crate::world::{CLIENT_ISN, Case, Given, Out, TC_NEXT, TC_REDIRECT, World, families, from_client, to_backend};
+use crate::world::{
+    CLIENT_ISN, Case, Given, Out, TC_NEXT, TC_REDIRECT, World, families, from_client, to_backend,
+};
 
 /// MSS 1460.
 const MSS: [u8; 4] = [2, 4, 5, 180];
@@ -24,7 +26,11 @@ fn a_syn_repeated_while_the_gateway_is_left_goes_where_the_first_one_went() -> R
         let left = to_backend(ends.up(CLIENT_ISN).syn().options(&MSS), ends.first);
         assert_eq!((again.action, &again.frame), (TC_REDIRECT, &left), "the same SYN");
         let other = world.run(Program::Tc, &syn(CLIENT_ISN.wrapping_add(9)))?;
-        assert_eq!((other.action, other.frame), (TC_NEXT, syn(CLIENT_ISN.wrapping_add(9))), "another SYN");
+        assert_eq!(
+            (other.action, other.frame),
+            (TC_NEXT, syn(CLIENT_ISN.wrapping_add(9))),
+            "another SYN"
+        );
         let new = |what, given, tc, counts| Case {
             what,
             frame: syn(CLIENT_ISN),
@@ -37,7 +43,12 @@ fn a_syn_repeated_while_the_gateway_is_left_goes_where_the_first_one_went() -> R
             &ends,
             &[
                 new("a new SYN", Given::nothing(), Out::Untouched, Counter::Left),
-                new("on a live flow", Given::flow(ends.settled()), Out::Sent(left), Counter::SynKnownFlow),
+                new(
+                    "on a live flow",
+                    Given::flow(ends.settled()),
+                    Out::Sent(left),
+                    Counter::SynKnownFlow,
+                ),
             ],
         )?;
         world.loaded.plane.set_switch(SWITCH_LEAVE, false)?;

@@ -8,7 +8,8 @@ use steer_common::{
 use steer_tests::{packets::Segment, programs::Program};
 
 use crate::world::{
-    CLIENT_ISN, Ends, FIRST_ISN, Given, TC_NEXT, TC_REDIRECT, World, families, from_backend, from_client, to_backend,
+    CLIENT_ISN, Ends, FIRST_ISN, Given, TC_NEXT, TC_REDIRECT, World, families, from_backend,
+    from_client, to_backend,
 };
 
 /// MSS 1460.
@@ -35,7 +36,11 @@ fn port_in(frame: &[u8]) -> Result<u16> {
 fn both(world: &mut World, ends: &Ends) -> Result<Vec<u8>> {
     world.prepare(ends, &Given::nothing())?;
     let ran = world.run(Program::Tc, &from_client(&direct(ends)))?;
-    assert_eq!((ran.action, ran.frame), (TC_NEXT, from_client(&direct(ends))), "the direct SYN passes untouched");
+    assert_eq!(
+        (ran.action, ran.frame),
+        (TC_NEXT, from_client(&direct(ends))),
+        "the direct SYN passes untouched"
+    );
     let ran = world.run(Program::Tc, &from_client(&syn(ends)))?;
     assert_eq!(ran.action, TC_REDIRECT);
     Ok(ran.frame)
@@ -56,7 +61,8 @@ fn the_vips_connection_has_another_port_where_a_direct_one_has_the_clients() -> 
     Ok(())
 }
 
-/// Nobody's SYN is dropped: at a backend that takes it for the other connection's it is challenged, as without steer.
+/// Nobody's SYN is dropped: at a backend that takes it for the other connection's it is challenged,
+/// as without steer.
 #[test]
 fn where_no_leg_is_free_the_syn_goes_with_its_own_port() -> Result<()> {
     let mut world = World::new()?;
@@ -71,8 +77,9 @@ fn where_no_leg_is_free_the_syn_goes_with_its_own_port() -> Result<()> {
     Ok(())
 }
 
-/// Whoever forges a SYN to the backend itself, with the address and port of a client whose handshake with the VIP is on its
-/// way, changes nothing of that: the forged one has another port at the backend.
+/// Whoever forges a SYN to the backend itself, with the address and port of a client whose
+/// handshake with the VIP is on its way, changes nothing of that: the forged one has another port
+/// at the backend.
 #[test]
 fn a_forged_direct_syn_leaves_a_handshake_as_it_is() -> Result<()> {
     let mut world = World::new()?;
@@ -81,7 +88,8 @@ fn a_forged_direct_syn_leaves_a_handshake_as_it_is() -> Result<()> {
         for forged_before_the_answer in [true, false] {
             world.prepare(&ends, &Given::nothing())?;
             world.run(Program::Tc, &from_client(&syn(&ends)))?;
-            let answer = from_backend(&ends.down(ends.first, FIRST_ISN).syn().ack(client).options(&MSS));
+            let answer =
+                from_backend(&ends.down(ends.first, FIRST_ISN).syn().ack(client).options(&MSS));
             let mut steps = [answer, from_client(&direct(&ends))];
             if forged_before_the_answer {
                 steps.reverse();
@@ -89,10 +97,16 @@ fn a_forged_direct_syn_leaves_a_handshake_as_it_is() -> Result<()> {
             for frame in &steps {
                 let ran = world.run(Program::Tc, frame)?;
                 if *frame == from_client(&direct(&ends)) {
-                    assert!(ran.action == TC_REDIRECT && port_in(&ran.frame)? != ends.client.port(), "{}", ran.action);
+                    assert!(
+                        ran.action == TC_REDIRECT && port_in(&ran.frame)? != ends.client.port(),
+                        "{}",
+                        ran.action
+                    );
                 }
             }
-            for segment in [ends.up(client).ack(told), ends.up(client).ack(told).payload(b"no TLS, as it is")] {
+            for segment in
+                [ends.up(client).ack(told), ends.up(client).ack(told).payload(b"no TLS, as it is")]
+            {
                 let ran = world.run(Program::Tc, &from_client(&segment))?;
                 assert_eq!((ran.action, ran.frame), (TC_REDIRECT, to_backend(segment, ends.first)));
             }
@@ -101,7 +115,8 @@ fn a_forged_direct_syn_leaves_a_handshake_as_it_is() -> Result<()> {
     Ok(())
 }
 
-/// A direct connection with a leg gives it back once both sides ended it; another one on its port has it anew.
+/// A direct connection with a leg gives it back once both sides ended it; another one on its port
+/// has it anew.
 #[test]
 fn the_ends_of_a_direct_connection_are_noted_in_both_its_entries() -> Result<()> {
     let mut world = World::new()?;
@@ -141,7 +156,11 @@ fn the_ends_of_a_direct_connection_are_noted_in_both_its_entries() -> Result<()>
         }
         for key in [ends.key(), FlowKey { client_port: port.to_be_bytes(), ..ends.key() }] {
             for service in [SERVICE_BACKEND, SERVICE_BACKEND | SERVICE_WAY_THERE] {
-                world.loaded.plane.legs.remove(&FlowKey { service: service | ends.first_id, ..key })?;
+                world
+                    .loaded
+                    .plane
+                    .legs
+                    .remove(&FlowKey { service: service | ends.first_id, ..key })?;
             }
         }
     }

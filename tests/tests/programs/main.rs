@@ -1,4 +1,5 @@
-//! Packets through the loaded programs without any link: what goes in, what comes out, and every checksum recomputed.
+//! Packets through the loaded programs without any link: what goes in, what comes out, and every
+//! checksum recomputed.
 //!
 //! [`world`] is where fixtures run; the other files are the fixtures, and one property.
 

@@ -1,5 +1,5 @@
-//! Which backend gets a hello by what it offers, and what that backend's answer teaches: tickets without a key's name,
-//! backends that accept nothing, keys that change, layouts that nobody told.
+//! Which backend gets a hello by what it offers, and what that backend's answer teaches: tickets
+//! without a key's name, backends that accept nothing, keys that change, layouts that nobody told.
 
 use anyhow::{Context as _, Result};
 use steer_common::{
@@ -9,8 +9,8 @@ use steer_common::{
     rotation::MISSED,
     session::Kind,
     shared::{
-        BACKEND_DRAINING, BACKEND_UP, FLOW_HIT, FLOW_NAMED, Flow, LOOKUP_SLOTS, Session, SessionKey, VIP_OBSERVE,
-        VIP_TELL_TICKETS,
+        BACKEND_DRAINING, BACKEND_UP, FLOW_HIT, FLOW_NAMED, Flow, LOOKUP_SLOTS, Session,
+        SessionKey, VIP_OBSERVE, VIP_TELL_TICKETS,
     },
     wire::tls::server_flight::Follow,
 };
@@ -19,7 +19,10 @@ use steer_tests::{ends::endpoint, programs::Program};
 use crate::{
     flights::{message, record},
     surgery,
-    world::{CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, World, families, from_backend, from_client},
+    world::{
+        CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, World, families, from_backend,
+        from_client,
+    },
 };
 
 const CLIENT: u32 = CLIENT_ISN.wrapping_add(1);
@@ -29,7 +32,8 @@ type Change = steer_common::shared::Backend;
 
 const OWNER: u32 = OWNER_ISN.wrapping_add(1);
 
-/// A client that connects through the gateway, and its two backends; new connections go to the first one.
+/// A client that connects through the gateway, and its two backends; new connections go to the
+/// first one.
 struct Visits {
     world: World,
     ends: Ends,
@@ -62,7 +66,8 @@ impl Visits {
             let id = u32::from(self.ends.owner_id);
             let plane = &mut self.world.loaded.plane;
             let all = plane.backends()?;
-            let (_, mut backend) = all.into_iter().find(|(other, _)| *other == id).context("the other backend")?;
+            let (_, mut backend) =
+                all.into_iter().find(|(other, _)| *other == id).context("the other backend")?;
             change(&mut backend);
             plane.set_backend(id, &backend)?;
         }
@@ -81,10 +86,16 @@ impl Visits {
             let spliced = self.ends.spliced();
             let Flow { word, owner_isn, delta, ts_delta, server_next, owner, .. } = spliced;
             let follow = Follow::new(OWNER);
-            let flow = Flow { word, owner_isn, delta, ts_delta, server_next, owner, follow, ..flow };
+            let flow =
+                Flow { word, owner_isn, delta, ts_delta, server_next, owner, follow, ..flow };
             self.world.loaded.plane.flows.insert(&self.ends.key(), &flow)?;
         }
-        let frame = self.ends.down(from, seq).ack(CLIENT.wrapping_add(400)).options(&STAMPS).payload(answer);
+        let frame = self
+            .ends
+            .down(from, seq)
+            .ack(CLIENT.wrapping_add(400))
+            .options(&STAMPS)
+            .payload(answer);
         self.world.run(Program::Tc, &from_backend(&frame)).map(drop)
     }
 
@@ -111,7 +122,8 @@ impl Visits {
 
     /// The newest names of all backends become ten seconds older.
     fn passes_time(&mut self) -> Result<()> {
-        let (rotations, vip) = (&mut self.world.loaded.plane.rotations, u32::from(self.ends.vip_id));
+        let (rotations, vip) =
+            (&mut self.world.loaded.plane.rotations, u32::from(self.ends.vip_id));
         let mut rotation = rotations.read(vip)?;
         rotation.backends.iter_mut().for_each(|known| known.since = known.since.saturating_sub(10));
         rotations.set(vip, &rotation)
@@ -135,8 +147,9 @@ fn hello13(identity: &[u8]) -> Vec<u8> {
     let len = identity.len() as u16;
     let identities = [&(len + 6).to_be_bytes()[..], &len.to_be_bytes(), identity, &[0; 4]].concat();
     let psk = [&identities[..], &[0, 33, 32], &[7; 32]].concat();
-    let extension =
-        |kind: u16, body: &[u8]| [&kind.to_be_bytes()[..], &(body.len() as u16).to_be_bytes(), body].concat();
+    let extension = |kind: u16, body: &[u8]| {
+        [&kind.to_be_bytes()[..], &(body.len() as u16).to_be_bytes(), body].concat()
+    };
     let extensions = [extension(43, &[2, 3, 4]), extension(41, &psk)].concat();
     let len = (extensions.len() as u16).to_be_bytes();
     let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0], &len, &extensions].concat();
@@ -156,7 +169,8 @@ fn answer13(accepts: bool) -> Vec<u8> {
 fn answer12(id: [u8; 32], resumes: bool) -> Vec<u8> {
     let id = if resumes { id } else { [0xee; 32] };
     let hello = message(2, &[&[3, 3][..], &[9; 32], &[32], &id, &[0xc0, 0x2f, 0]].concat());
-    let flight = if resumes { hello } else { [hello, message(11, &[1; 60]), message(14, &[])].concat() };
+    let flight =
+        if resumes { hello } else { [hello, message(11, &[1; 60]), message(14, &[])].concat() };
     [record(0x16, &flight), record(0x14, &[1])].concat()
 }
 
@@ -186,13 +200,17 @@ fn a_ticket_no_longer_than_a_session_id_is_known_by_itself_and_leaves_no_key_nam
         }
         let mut visits = Visits::new(ends, 0)?;
         visits.learns_of_other(&ticket(&[1; 16], 1)[..33])?;
-        assert!(visits.knows_name(&[1; 16])? && visits.world.loaded.plane.sessions.count()? == 0, "33 bytes");
+        assert!(
+            visits.knows_name(&[1; 16])? && visits.world.loaded.plane.sessions.count()? == 0,
+            "33 bytes"
+        );
     }
     Ok(())
 }
 
 #[test]
-fn a_backend_that_accepts_no_session_of_its_own_gets_one_of_sixteen_until_it_accepts_one() -> Result<()> {
+fn a_backend_that_accepts_no_session_of_its_own_gets_one_of_sixteen_until_it_accepts_one()
+-> Result<()> {
     const ID: [u8; 32] = [0x5a; 32];
     for ends in families() {
         let mut visits = Visits::new(ends, 0)?;
@@ -234,7 +252,8 @@ fn a_refusal_counts_against_nobody_but_the_owner() -> Result<()> {
     let own = [0x5c; 32];
     let key = SessionKey::new(ends.vip_id, Kind::SessionId, &own).context("a session ID")?;
     let now = steer_user::clock::seconds();
-    let session = Session { owner: ends.first_id, first_seen: now, last_seen: now, ..Session::default() };
+    let session =
+        Session { owner: ends.first_id, first_seen: now, last_seen: now, ..Session::default() };
     visits.world.loaded.plane.sessions.insert(&key, &session)?;
     let elsewhere = Flow { first: ends.owner_id, owner: ends.owner_id, ..ends.established() };
     visits.given.flow = Some(elsewhere);
@@ -243,7 +262,8 @@ fn a_refusal_counts_against_nobody_but_the_owner() -> Result<()> {
     Ok(())
 }
 
-/// A pool whose backends came to two key names each, the first backend before the other one, and to a third.
+/// A pool whose backends came to two key names each, the first backend before the other one, and to
+/// a third.
 fn rotating(ends: Ends) -> Result<Visits> {
     let mut visits = Visits::new(ends, 0)?;
     for round in 0..2 {
@@ -282,7 +302,8 @@ fn an_unknown_key_name_goes_to_the_backend_whose_newest_one_is_the_oldest() -> R
 }
 
 #[test]
-fn a_backend_that_refuses_what_it_is_given_on_a_guess_is_guessed_no_more_and_keeps_its_own() -> Result<()> {
+fn a_backend_that_refuses_what_it_is_given_on_a_guess_is_guessed_no_more_and_keeps_its_own()
+-> Result<()> {
     let mut visits = rotating(families()[0])?;
     let mut n_guessed = 0;
     for n in 20..60 {
@@ -318,7 +339,9 @@ fn tickets_without_names_move_nobody_under_the_usual_layout() -> Result<()> {
             // One that is offered again is the same ticket, not another one of its name.
             visits.learns_of_other(&ticket(&[], n))?;
         }
-        let moved = (100..130).map(|n| visits.says(&hello13(&ticket(&[], n)))).collect::<Result<Vec<_>>>()?;
+        let moved = (100..130)
+            .map(|n| visits.says(&hello13(&ticket(&[], n))))
+            .collect::<Result<Vec<_>>>()?;
         assert!(!moved.contains(&true), "{moved:?}");
     }
     Ok(())
@@ -331,7 +354,8 @@ fn what_a_copy_with_a_wrong_checksum_offers_is_forgotten() -> Result<()> {
     let mut visits = Visits::new(ends, 0)?;
     visits.learns_of_other(&ticket(&[2; 16], 1))?;
     visits.world.prepare(&ends, &visits.given)?;
-    let segment = |hello: &[u8]| from_client(&ends.up(CLIENT).ack(FIRST).options(&STAMPS).payload(hello));
+    let segment =
+        |hello: &[u8]| from_client(&ends.up(CLIENT).ack(FIRST).options(&STAMPS).payload(hello));
     let mut bad = segment(&hello13(&ticket(&[2; 16], 2)));
     *bad.last_mut().context("a frame")? ^= 1;
     visits.world.run(Program::Tc, &bad)?;
@@ -343,7 +367,11 @@ fn what_a_copy_with_a_wrong_checksum_offers_is_forgotten() -> Result<()> {
 }
 
 /// Tickets of both backends in turn, each another one; how many did not reach their issuer.
-fn misses(visits: &mut Visits, of_first: impl Fn(u64) -> Vec<u8>, of_other: impl Fn(u64) -> Vec<u8>) -> Result<usize> {
+fn misses(
+    visits: &mut Visits,
+    of_first: impl Fn(u64) -> Vec<u8>,
+    of_other: impl Fn(u64) -> Vec<u8>,
+) -> Result<usize> {
     let mut n = 0;
     for i in 0..24 {
         n += usize::from(!visits.offers(&of_first(i), Backend::First)?);
@@ -372,16 +400,20 @@ fn while_nobody_told_the_layout_names_of_every_layout_lead_to_their_owner() -> R
 }
 
 #[test]
-fn tickets_without_names_and_a_shared_key_are_led_nowhere_while_nobody_told_the_layout() -> Result<()> {
+fn tickets_without_names_and_a_shared_key_are_led_nowhere_while_nobody_told_the_layout()
+-> Result<()> {
     let ends = families()[0];
     for name in [&[][..], b"NSS!", &[7; 16]] {
         let mut visits = Visits::new(ends, VIP_TELL_TICKETS)?;
         visits.learns_of_other(&ticket(name, 1))?;
-        // While the gateway only looks the first backend keeps the flow, and accepts a ticket of that name, too.
+        // While the gateway only looks the first backend keeps the flow, and accepts a ticket of
+        // that name, too.
         visits.given.vip_flags |= VIP_OBSERVE;
         visits.learns_of_first(&ticket(name, 2))?;
         visits.given.vip_flags &= !VIP_OBSERVE;
-        let moved = (10..34).map(|n| visits.says(&hello13(&ticket(name, n)))).collect::<Result<Vec<_>>>()?;
+        let moved = (10..34)
+            .map(|n| visits.says(&hello13(&ticket(name, n))))
+            .collect::<Result<Vec<_>>>()?;
         assert!(!moved.contains(&true), "{name:?}: {moved:?}");
         assert_eq!(visits.count(Counter::KeyNameDue)?, 0);
     }

@@ -10,8 +10,8 @@ use steer_tests::{pieces, programs::Program};
 use crate::{
     frames,
     world::{
-        CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, STAMPS, TC_REDIRECT, World, XDP_PASS, after, families,
-        from_backend, from_client, to_backend, to_client,
+        CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, STAMPS, TC_REDIRECT, World, XDP_PASS, after,
+        families, from_backend, from_client, to_backend, to_client,
     },
 };
 
@@ -27,7 +27,10 @@ fn a_settled_flow_changes_addresses_only_both_ways_on_both_hooks() -> Result<()>
             ("an acknowledgement", up.clone()),
             ("data", up.clone().options(&STAMPS).payload(b"odd")),
             ("DSCP and ECN", marked),
-            ("a selective acknowledgement", up.clone().options(&[1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 2])),
+            (
+                "a selective acknowledgement",
+                up.clone().options(&[1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 2]),
+            ),
             ("malformed options", up.clone().options(&[8, 40, 1, 1])),
             ("1460 bytes", up.options(&[]).payload(&[0xa5; 1440])),
         ];
@@ -36,7 +39,10 @@ fn a_settled_flow_changes_addresses_only_both_ways_on_both_hooks() -> Result<()>
             both_hooks(what, from_client(&came), ends.settled(), left)
         });
         world.judge(&ends, &cases)?;
-        let cases = [("an answer", down.clone()), ("an answer's data", down.options(&STAMPS).payload(&[9; 1001]))];
+        let cases = [
+            ("an answer", down.clone()),
+            ("an answer's data", down.options(&STAMPS).payload(&[9; 1001])),
+        ];
         let cases = cases.map(|(what, came)| {
             let left = Out::Sent(to_client(came.clone(), ends.vip));
             both_hooks(what, from_backend(&came), ends.settled(), left)
@@ -52,7 +58,9 @@ fn ip_options_and_extension_headers_are_carried_along() -> Result<()> {
     const PADDED: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
     let mut world = World::new()?;
     let [v4, v6] = families();
-    let up = |ends: &Ends| ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN)).options(&STAMPS).payload(b"data");
+    let up = |ends: &Ends| {
+        ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN)).options(&STAMPS).payload(b"data")
+    };
     let mut with_options = up(&v4);
     with_options.ip_options = vec![1, 1, 1, 0];
     let left = Out::Sent(frames::whole_length(to_backend(with_options.clone(), v4.first)));
@@ -65,7 +73,8 @@ fn ip_options_and_extension_headers_are_carried_along() -> Result<()> {
 }
 
 #[test]
-fn the_end_of_the_hop_limit_is_dropped_towards_a_backend_and_left_to_the_stack_towards_a_client() -> Result<()> {
+fn the_end_of_the_hop_limit_is_dropped_towards_a_backend_and_left_to_the_stack_towards_a_client()
+-> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
         let mut up = ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN));
@@ -92,11 +101,15 @@ fn the_end_of_the_hop_limit_is_dropped_towards_a_backend_and_left_to_the_stack_t
 fn xdp_leaves_an_unfinished_checksum_to_tc() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
-        let mut frame = from_client(&ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN)).payload(b"data"));
+        let mut frame =
+            from_client(&ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN)).payload(b"data"));
         let tcp = if ends.client.is_ipv4() { 34 } else { 54 };
         let addresses = if ends.client.is_ipv4() { 26..34 } else { 22..54 };
         let len = frame.len() - tcp;
-        let sum = frame[addresses].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+        let sum = frame[addresses]
+            .chunks(2)
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .sum::<u32>();
         let sum = sum + len as u32 + 6;
         let sum = (sum & 0xffff) + (sum >> 16);
         let sum = ((sum & 0xffff) + (sum >> 16)) as u16;
@@ -104,7 +117,10 @@ fn xdp_leaves_an_unfinished_checksum_to_tc() -> Result<()> {
         world.prepare_for(Program::Xdp, &ends, &Given::flow(ends.settled()))?;
         let ran = world.run(Program::Xdp, &frame)?;
         assert_eq!((ran.action, ran.frame == frame), (XDP_PASS, true));
-        assert_eq!(world.loaded.plane.counter(Counter::XdpUnfinishedChecksum)?, 1 + u64::from(ends.client.is_ipv6()));
+        assert_eq!(
+            world.loaded.plane.counter(Counter::XdpUnfinishedChecksum)?,
+            1 + u64::from(ends.client.is_ipv6())
+        );
     }
     Ok(())
 }
@@ -129,8 +145,16 @@ fn ends_are_marked_only_at_the_exact_number_with_a_right_checksum() -> Result<()
             ("a FIN elsewhere", from_client(&up(client + 9).fin()), 0),
             ("a FIN with data", from_client(&up(client).payload(b"data").fin()), FLOW_CLIENT_FIN),
             ("data", from_client(&up(client).payload(b"data")), 0),
-            ("a client's FIN that was damaged", broken(from_client(&up(client).payload(b"data").fin())), 0),
-            ("a server's reset that was damaged", broken(from_backend(&down(server).rst().options(&[1, 1, 1, 1]))), 0),
+            (
+                "a client's FIN that was damaged",
+                broken(from_client(&up(client).payload(b"data").fin())),
+                0,
+            ),
+            (
+                "a server's reset that was damaged",
+                broken(from_backend(&down(server).rst().options(&[1, 1, 1, 1]))),
+                0,
+            ),
         ];
         for (what, frame, mark) in cases {
             // Also before the first data: who checks a VIP connects and ends.
@@ -138,7 +162,8 @@ fn ends_are_marked_only_at_the_exact_number_with_a_right_checksum() -> Result<()
                 world.prepare(&ends, &Given::flow(flow))?;
                 let ran = world.run(Program::Tc, &frame)?;
                 assert_eq!(ran.action, TC_REDIRECT, "{what} goes on");
-                let flags = world.flow(&ends)?.flags & (FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_RESET);
+                let flags =
+                    world.flow(&ends)?.flags & (FLOW_CLIENT_FIN | FLOW_SERVER_FIN | FLOW_RESET);
                 assert_eq!(flags, mark, "{what}");
             }
             world.prepare_for(Program::Xdp, &ends, &Given::flow(ends.settled()))?;
@@ -151,5 +176,12 @@ fn ends_are_marked_only_at_the_exact_number_with_a_right_checksum() -> Result<()
 
 /// A settled flow's packet, which either hook forwards.
 fn both_hooks(what: &'static str, frame: Vec<u8>, flow: Flow, left: Out) -> Case {
-    Case { what, frame, given: Given::flow(flow), tc: left.clone(), xdp: left, counts: Some(Counter::Forwarded) }
+    Case {
+        what,
+        frame,
+        given: Given::flow(flow),
+        tc: left.clone(),
+        xdp: left,
+        counts: Some(Counter::Forwarded),
+    }
 }

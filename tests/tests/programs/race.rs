@@ -1,5 +1,5 @@
-//! Two CPUs at one flow: one gets its word, the other waits, or gives up where that takes too long, and what comes of both is what one
-//! packet after the other would have come to.
+//! Two CPUs at one flow: one gets its word, the other waits, or gives up where that takes too long,
+//! and what comes of both is what one packet after the other would have come to.
 
 use std::{
     sync::{RwLock, atomic::AtomicUsize},
@@ -20,7 +20,10 @@ use steer_tests::{
 
 use crate::{
     surgery::{hello, stamps},
-    world::{CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, TC_DROP, TC_REDIRECT, World, families, from_client},
+    world::{
+        CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, TC_DROP, TC_REDIRECT, World, families,
+        from_client,
+    },
 };
 
 /// Races of one kind and family.
@@ -47,7 +50,8 @@ fn two_cpus_that_are_given_two_pieces_of_a_hello_keep_both_and_ask_the_owner_onc
     for ends in families() {
         let whole = hello(&ID, 1400);
         let (first, second) = whole.split_at(CUT);
-        let frames = [from_client(&piece(&ends, 0, first)), from_client(&piece(&ends, CUT as u32, second))];
+        let frames =
+            [from_client(&piece(&ends, 0, first)), from_client(&piece(&ends, CUT as u32, second))];
         let seen = race(&ends, [&frames[0], &frames[1]])?;
         judge("two pieces", &seen)?;
     }
@@ -99,8 +103,8 @@ fn judge(what: &str, seen: &Seen) -> Result<()> {
     Ok(())
 }
 
-/// Runs two frames at the same time on two CPUs, again and again on a new flow; each round must end with the owner asked
-/// once and the hello buffered whole.
+/// Runs two frames at the same time on two CPUs, again and again on a new flow; each round must end
+/// with the owner asked once and the hello buffered whole.
 fn race(ends: &Ends, frames: [&[u8]; 2]) -> Result<Seen> {
     let world = World::new()?;
     let counters = [Counter::Rehome, Counter::FlowWaited, Counter::FlowBusy];
@@ -122,8 +126,15 @@ fn race(ends: &Ends, frames: [&[u8]; 2]) -> Result<Seen> {
     })
 }
 
-/// One CPU's part; the first also makes the flow and judges. Returns how often it did not get to ask the owner itself.
-fn rounds(world: &RwLock<World>, ends: &Ends, here: &AtomicUsize, cpu: usize, frames: [&[u8]; 2]) -> Result<usize> {
+/// One CPU's part; the first also makes the flow and judges. Returns how often it did not get to
+/// ask the owner itself.
+fn rounds(
+    world: &RwLock<World>,
+    ends: &Ends,
+    here: &AtomicUsize,
+    cpu: usize,
+    frames: [&[u8]; 2],
+) -> Result<usize> {
     let poisoned = |_| anyhow::anyhow!("the other CPU panicked");
     pin_to(cpu)?;
     world.read().map_err(|_| anyhow::anyhow!("the other CPU panicked"))?.ns.enter()?;
@@ -144,7 +155,9 @@ fn rounds(world: &RwLock<World>, ends: &Ends, here: &AtomicUsize, cpu: usize, fr
         match ran {
             Ok(ran) if ran.action == TC_REDIRECT => {}
             Ok(ran) if ran.action == TC_DROP => lost += 1,
-            Ok(ran) => trouble = trouble.and(Err(anyhow::anyhow!("round {round}: action {}", ran.action))),
+            Ok(ran) => {
+                trouble = trouble.and(Err(anyhow::anyhow!("round {round}: action {}", ran.action)))
+            }
             Err(error) => trouble = trouble.and(Err(error)),
         }
         if cpu == 0 && trouble.is_ok() {
@@ -159,7 +172,11 @@ fn rounds(world: &RwLock<World>, ends: &Ends, here: &AtomicUsize, cpu: usize, fr
 fn ends_well(world: &World, ends: &Ends, frames: [&[u8]; 2]) -> Result<()> {
     for frame in frames {
         let ran = world.loaded.run(Program::Tc, frame, world.ifindex)?;
-        ensure!([TC_DROP, TC_REDIRECT].contains(&ran.action), "the repetition: action {}", ran.action);
+        ensure!(
+            [TC_DROP, TC_REDIRECT].contains(&ran.action),
+            "the repetition: action {}",
+            ran.action
+        );
     }
     let word = Word(world.flow(ends)?.word);
     ensure!(word == Word::new(State::Wait, CLIENT_ISN), "the flow's word is {word:?}");

@@ -5,8 +5,8 @@ use steer_common::{counters::Counter, shared::Flow};
 use steer_tests::packets::Segment;
 
 use crate::world::{
-    CLIENT_ISN, Case, Ends, FIRST_ISN, Given, OWNER_ISN, Out, TS_DELTA, World, families, from_backend, from_client,
-    to_backend, to_client,
+    CLIENT_ISN, Case, Ends, FIRST_ISN, Given, OWNER_ISN, Out, TS_DELTA, World, families,
+    from_backend, from_client, to_backend, to_client,
 };
 
 /// What the client knows and what the owner knows of the same byte.
@@ -31,7 +31,12 @@ type Layout = (&'static str, Vec<u8>, Vec<u8>);
 
 fn layouts_up() -> Vec<Layout> {
     let delta = TOLD.wrapping_sub(OWN);
-    let told = [TOLD.wrapping_add(100), TOLD.wrapping_add(200), TOLD.wrapping_add(300), TOLD.wrapping_add(400)];
+    let told = [
+        TOLD.wrapping_add(100),
+        TOLD.wrapping_add(200),
+        TOLD.wrapping_add(300),
+        TOLD.wrapping_add(400),
+    ];
     let own = told.map(|edge| edge.wrapping_sub(delta));
     let (came, left) = (stamps(VALUE, ECHO), stamps(VALUE, ECHO.wrapping_sub(TS_DELTA)));
     let join = |parts: &[&[u8]]| parts.concat();
@@ -40,13 +45,21 @@ fn layouts_up() -> Vec<Layout> {
         ("timestamps", join(&[&[1, 1], &came]), join(&[&[1, 1], &left])),
         ("timestamps first", join(&[&came, &[1, 1]]), join(&[&left, &[1, 1]])),
         ("timestamps at an odd place", join(&[&[1], &came, &[1]]), join(&[&[1], &left, &[1]])),
-        ("one SACK block", join(&[&[1, 1], &edges(&told[..2])]), join(&[&[1, 1], &edges(&own[..2])])),
+        (
+            "one SACK block",
+            join(&[&[1, 1], &edges(&told[..2])]),
+            join(&[&[1, 1], &edges(&own[..2])]),
+        ),
         (
             "timestamps and two SACK blocks",
             join(&[&[1, 1], &came, &[1, 1], &edges(&told)]),
             join(&[&[1, 1], &left, &[1, 1], &edges(&own)]),
         ),
-        ("SACK at an odd place", join(&[&[1], &edges(&told), &[1]]), join(&[&[1], &edges(&own), &[1]])),
+        (
+            "SACK at an odd place",
+            join(&[&[1], &edges(&told), &[1]]),
+            join(&[&[1], &edges(&own), &[1]]),
+        ),
         (
             "an unknown option before",
             join(&[&[253, 5, 8, 10, 5], &came, &[1]]),
@@ -60,9 +73,16 @@ fn layouts_up() -> Vec<Layout> {
 fn the_clients_segments_reach_the_owner_in_its_own_numbers() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
-        let segment = |ack, options: &[u8]| ends.up(CLIENT).ack(ack).options(options).payload(b"from the client");
+        let segment = |ack, options: &[u8]| {
+            ends.up(CLIENT).ack(ack).options(options).payload(b"from the client")
+        };
         let cases = layouts_up().into_iter().map(|(what, came, left)| {
-            case(what, from_client(&segment(TOLD, &came)), &ends, to_backend(segment(OWN, &left), ends.owner))
+            case(
+                what,
+                from_client(&segment(TOLD, &came)),
+                &ends,
+                to_backend(segment(OWN, &left), ends.owner),
+            )
         });
         world.judge(&ends, &cases.collect::<Vec<_>>())?;
 
@@ -78,14 +98,19 @@ fn the_clients_segments_reach_the_owner_in_its_own_numbers() -> Result<()> {
 fn the_owners_segments_reach_the_client_in_the_first_backends_numbers() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
-        let segment =
-            |seq, options: &[u8]| ends.down(ends.owner, seq).ack(CLIENT).options(options).payload(b"from the owner");
+        let segment = |seq, options: &[u8]| {
+            ends.down(ends.owner, seq).ack(CLIENT).options(options).payload(b"from the owner")
+        };
         let (came, left) = (stamps(VALUE, ECHO), stamps(VALUE.wrapping_add(TS_DELTA), ECHO));
         let sack = edges(&[CLIENT + 10, CLIENT + 20]);
         let layouts: [Layout; 4] = [
             ("no options", vec![], vec![]),
             ("timestamps", [&[1, 1], &came[..]].concat(), [&[1, 1], &left[..]].concat()),
-            ("timestamps at an odd place", [&[1], &came[..], &[1]].concat(), [&[1], &left[..], &[1]].concat()),
+            (
+                "timestamps at an odd place",
+                [&[1], &came[..], &[1]].concat(),
+                [&[1], &left[..], &[1]].concat(),
+            ),
             (
                 "SACK edges, the client's own numbers",
                 [&[1, 1], &came[..], &[1, 1], &sack].concat(),
@@ -93,7 +118,12 @@ fn the_owners_segments_reach_the_client_in_the_first_backends_numbers() -> Resul
             ),
         ];
         let cases = layouts.map(|(what, came, left)| {
-            case(what, from_backend(&segment(OWN, &came)), &ends, to_client(segment(TOLD, &left), ends.vip))
+            case(
+                what,
+                from_backend(&segment(OWN, &came)),
+                &ends,
+                to_client(segment(TOLD, &left), ends.vip),
+            )
         });
         world.judge(&ends, &cases)?;
     }
@@ -119,7 +149,10 @@ fn the_owners_window_is_told_in_the_first_backends_scale() -> Result<()> {
             };
             let flow = Flow { owner_scale, first_scale, ..ends.spliced() };
             let frame = from_backend(&segment(OWN, came));
-            Case { given: Given::flow(flow), ..case(what, frame, &ends, to_client(segment(TOLD, left), ends.vip)) }
+            Case {
+                given: Given::flow(flow),
+                ..case(what, frame, &ends, to_client(segment(TOLD, left), ends.vip))
+            }
         });
         world.judge(&ends, &cases)?;
     }
@@ -130,8 +163,11 @@ fn the_owners_window_is_told_in_the_first_backends_scale() -> Result<()> {
 fn a_segment_with_malformed_options_is_dropped() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
-        let cases =
-            [("longer than the header", [8, 11, 1, 1]), ("of length 1", [8, 1, 1, 1]), ("of length 0", [5, 0, 1, 1])];
+        let cases = [
+            ("longer than the header", [8, 11, 1, 1]),
+            ("of length 1", [8, 1, 1, 1]),
+            ("of length 0", [5, 0, 1, 1]),
+        ];
         let cases = cases.map(|(what, options)| Case {
             what,
             frame: from_client(&ends.up(CLIENT).ack(TOLD).options(&options)),
@@ -149,7 +185,10 @@ fn a_segment_with_malformed_options_is_dropped() -> Result<()> {
 fn the_first_backend_of_a_moved_flow_is_reset() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
-        let stray = ends.down(ends.first, TOLD).ack(CLIENT).options(&[&[1, 1][..], &stamps(VALUE, ECHO)].concat());
+        let stray = ends
+            .down(ends.first, TOLD)
+            .ack(CLIENT)
+            .options(&[&[1, 1][..], &stamps(VALUE, ECHO)].concat());
         let reset = Segment::new(ends.client, ends.vip, CLIENT).rst();
         let mut reset = reset;
         (reset.tcp.window_size, reset.hop_limit) = (0, 65);

@@ -1,4 +1,5 @@
-//! Packets that become other packets: a hello becomes the SYN to the owner, its SYN-ACK a reset and the hello.
+//! Packets that become other packets: a hello becomes the SYN to the owner, its SYN-ACK a reset and
+//! the hello.
 
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use steer_tests::{
 };
 
 use crate::world::{
-    BACKEND_MAC, CLIENT_ISN, Case, Ends, FIRST_ISN, Given, INNER_MAC, OWNER_ISN, Out, TC_DROP, TC_REDIRECT, World,
-    families, from_backend, from_client, hex,
+    BACKEND_MAC, CLIENT_ISN, Case, Ends, FIRST_ISN, Given, INNER_MAC, OWNER_ISN, Out, TC_DROP,
+    TC_REDIRECT, World, families, from_backend, from_client, hex,
 };
 
 const CLIENT: u32 = CLIENT_ISN.wrapping_add(1);
@@ -26,7 +27,8 @@ const HELLO_TS: u32 = 0x1c00;
 const FIRST_TS: u32 = 0x3001;
 const OWNER_TS: u32 = 0x9000_0000;
 
-/// A ClientHello of TLS 1.2 with a session ID (RFC 5246 7.4.1.2) and a last extension that makes it `len` bytes long.
+/// A ClientHello of TLS 1.2 with a session ID (RFC 5246 7.4.1.2) and a last extension that makes it
+/// `len` bytes long.
 pub(crate) fn hello(id: &[u8; 32], len: usize) -> Vec<u8> {
     let mut body = vec![3, 3];
     body.extend([7; 32]);
@@ -78,7 +80,8 @@ fn a_hello_whose_session_another_backend_holds_becomes_a_syn_to_it() -> Result<(
         for len in [120, 121, 517, 1400] {
             let data = hello(&[0x42; 32], len);
             assert_eq!(data.len(), len);
-            let came = ends.up(CLIENT).ack(TOLD).options(&stamps(HELLO_TS, FIRST_TS)).payload(&data);
+            let came =
+                ends.up(CLIENT).ack(TOLD).options(&stamps(HELLO_TS, FIRST_TS)).payload(&data);
             let options = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0x1b, 0x58, 0, 0, 0, 0, 1, 3, 3, 7];
             let syn = ends.up(CLIENT_ISN).syn().options(&options);
             let case = Case {
@@ -95,31 +98,44 @@ fn a_hello_whose_session_another_backend_holds_becomes_a_syn_to_it() -> Result<(
     Ok(())
 }
 
-/// An outer balancer may say in front of a hello whose connection it is (the PROXY protocol, versions 1 and 2): the owner
-/// gets that with the rest.
+/// An outer balancer may say in front of a hello whose connection it is (the PROXY protocol,
+/// versions 1 and 2): the owner gets that with the rest.
 #[test]
 fn a_hello_behind_a_proxy_header_moves_with_its_header() -> Result<()> {
     const ID: [u8; 32] = [0x42; 32];
     let v1 = b"PROXY TCP4 192.0.2.1 198.51.100.10 47110 443\r\n".to_vec();
     let v2 = |command: u8, family: u8, body: &[u8]| {
         let signature = b"\r\n\r\n\0\r\nQUIT\n";
-        [&signature[..], &[0x20 | command, family], &(body.len() as u16).to_be_bytes(), body].concat()
+        [&signature[..], &[0x20 | command, family], &(body.len() as u16).to_be_bytes(), body]
+            .concat()
     };
     let mut world = World::new()?;
     for ends in families() {
-        for header in [v1.clone(), v2(1, 0x11, &[7; 12]), v2(1, 0x21, &[7; 36 + 90]), v2(0, 0, &[])] {
+        for header in [v1.clone(), v2(1, 0x11, &[7; 12]), v2(1, 0x21, &[7; 36 + 90]), v2(0, 0, &[])]
+        {
             let data = [header, hello(&ID, 300)].concat();
             // Whole, cut in the header, at its end, and in the hello.
             for cut in [0, 9, data.len() - 300, data.len() - 250] {
-                world.prepare(&ends, &Given { session: Some(ID.to_vec()), ..Given::flow(ends.established()) })?;
+                world.prepare(
+                    &ends,
+                    &Given { session: Some(ID.to_vec()), ..Given::flow(ends.established()) },
+                )?;
                 let before = world.loaded.plane.counter(Counter::Rehome)?;
                 for (at, piece) in [(0, &data[..cut]), (cut, &data[cut..])] {
-                    let up = ends.up(CLIENT.wrapping_add(at as u32)).ack(TOLD).options(&stamps(HELLO_TS, FIRST_TS));
+                    let up = ends
+                        .up(CLIENT.wrapping_add(at as u32))
+                        .ack(TOLD)
+                        .options(&stamps(HELLO_TS, FIRST_TS));
                     if !piece.is_empty() {
                         world.run(Program::Tc, &from_client(&up.payload(piece)))?;
                     }
                 }
-                assert_eq!(world.loaded.plane.counter(Counter::Rehome)? - before, 1, "cut at {cut} of {}", data.len());
+                assert_eq!(
+                    world.loaded.plane.counter(Counter::Rehome)? - before,
+                    1,
+                    "cut at {cut} of {}",
+                    data.len()
+                );
                 assert!(world.buffered(&ends)? == data, "the owner gets other bytes");
             }
         }
@@ -137,7 +153,10 @@ fn a_hello_in_pieces_is_decided_on_by_itself_whatever_came_between_them() -> Res
     let mut world = World::new()?;
     let [mut pieces, mut between] = families();
     for _ in 0..2 {
-        world.prepare(&pieces, &Given { session: Some(ID.to_vec()), ..Given::flow(pieces.established()) })?;
+        world.prepare(
+            &pieces,
+            &Given { session: Some(ID.to_vec()), ..Given::flow(pieces.established()) },
+        )?;
         world.prepare(&between, &Given::flow(between.established()))?;
         let counted = |world: &World| {
             [Counter::Gather, Counter::SessionMiss, Counter::Rehome]
@@ -150,11 +169,16 @@ fn a_hello_in_pieces_is_decided_on_by_itself_whatever_came_between_them() -> Res
             (&between, 0, &hello(&UNKNOWN, 300)[..]),
             (&pieces, CUT as u32, &whole[CUT..]),
         ] {
-            let up = ends.up(CLIENT.wrapping_add(offset)).ack(TOLD).options(&stamps(HELLO_TS, FIRST_TS));
+            let up =
+                ends.up(CLIENT.wrapping_add(offset)).ack(TOLD).options(&stamps(HELLO_TS, FIRST_TS));
             world.run(Program::Tc, &from_client(&up.payload(data)))?;
         }
         let after = counted(&world);
-        assert_eq!([0, 1, 2].map(|i| after[i] - before[i]), [1, 1, 1], "gathered, missed, re-homed");
+        assert_eq!(
+            [0, 1, 2].map(|i| after[i] - before[i]),
+            [1, 1, 1],
+            "gathered, missed, re-homed"
+        );
         (pieces, between) = (between, pieces);
     }
     Ok(())
@@ -164,8 +188,9 @@ fn a_hello_in_pieces_is_decided_on_by_itself_whatever_came_between_them() -> Res
 fn a_hello_with_a_wrong_checksum_is_dropped() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
-        let mut frame =
-            from_client(&ends.up(CLIENT).ack(TOLD).options(&stamps(1, 2)).payload(&hello(&[0x42; 32], 300)));
+        let mut frame = from_client(
+            &ends.up(CLIENT).ack(TOLD).options(&stamps(1, 2)).payload(&hello(&[0x42; 32], 300)),
+        );
         *frame.last_mut().context("a payload")? ^= 4;
         let case = Case {
             what: "a corrupt hello",
@@ -180,7 +205,8 @@ fn a_hello_with_a_wrong_checksum_is_dropped() -> Result<()> {
     Ok(())
 }
 
-/// What a backend accepts may be another copy of the hello than the one that was read: that one's offer is no lesson then.
+/// What a backend accepts may be another copy of the hello than the one that was read: that one's
+/// offer is no lesson then.
 #[test]
 fn another_copy_of_a_hello_that_was_decided_on_takes_its_offer_back() -> Result<()> {
     const OFFERED: u8 = 2;
@@ -193,11 +219,21 @@ fn another_copy_of_a_hello_that_was_decided_on_takes_its_offer_back() -> Result<
         let settled = offers(Flow { flags: 0, hello_len: 0, ..ends.settled() });
         for (what, flow, at, data, left) in [
             ("waiting", offers(waiting(&ends)), 0, &copy[..], 0),
-            ("what follows the hello of one that waits", offers(waiting(&ends)), 300, &copy[300..], OFFERED),
+            (
+                "what follows the hello of one that waits",
+                offers(waiting(&ends)),
+                300,
+                &copy[300..],
+                OFFERED,
+            ),
             ("settled", settled, 0, &copy[..], 0),
         ] {
             world.prepare(&ends, &Given { pending: Some(first.clone()), ..Given::flow(flow) })?;
-            let up = ends.up(CLIENT.wrapping_add(at)).ack(TOLD).options(&stamps(HELLO_TS, FIRST_TS)).payload(data);
+            let up = ends
+                .up(CLIENT.wrapping_add(at))
+                .ack(TOLD)
+                .options(&stamps(HELLO_TS, FIRST_TS))
+                .payload(data);
             world.run(Program::Tc, &from_client(&up))?;
             assert_eq!(world.flow(&ends)?.offered_kind, left, "{what}");
         }
@@ -206,7 +242,8 @@ fn another_copy_of_a_hello_that_was_decided_on_takes_its_offer_back() -> Result<
 }
 
 #[test]
-fn the_owners_syn_ack_becomes_a_reset_to_the_first_backend_and_the_hello_in_segments() -> Result<()> {
+fn the_owners_syn_ack_becomes_a_reset_to_the_first_backend_and_the_hello_in_segments() -> Result<()>
+{
     let mut world = World::new()?;
     for ends in families() {
         for (len, told_mss) in [(200, 1460), (517, 1460), (2400, 1460), (517, 200)] {
@@ -248,8 +285,17 @@ fn rehome(world: &mut World, ends: &Ends, len: usize, told_mss: u16) -> Result<(
         anyhow::ensure!(left == *frame, "\n  left {}\n  not  {}", hex(&left), hex(frame));
     }
     judge_checksums(&ran.frame)?;
-    anyhow::ensure!(ran.frame == last, "\n  came out {}\n  not      {}", hex(&ran.frame), hex(&last));
+    anyhow::ensure!(
+        ran.frame == last,
+        "\n  came out {}\n  not      {}",
+        hex(&ran.frame),
+        hex(&last)
+    );
     let after = world.flow(ends)?;
-    anyhow::ensure!(Word(after.word) == Word::new(State::Spliced, CLIENT_ISN), "state {:#x}", after.word);
+    anyhow::ensure!(
+        Word(after.word) == Word::new(State::Spliced, CLIENT_ISN),
+        "state {:#x}",
+        after.word
+    );
     Ok(())
 }

@@ -19,7 +19,8 @@ use steer_user::{
 
 /// Five batches, in a table that evicts none.
 const SESSIONS: u32 = 20_000;
-const SIZES: Sizes = Sizes { sessions: 1 << 15, flows: 1024, splices: 1024, handshakes: 1024, pending: 16 };
+const SIZES: Sizes =
+    Sizes { sessions: 1 << 15, flows: 1024, splices: 1024, handshakes: 1024, pending: 16 };
 const TIMEOUT: u32 = 60;
 
 #[test]
@@ -35,7 +36,11 @@ fn a_sweep_removes_what_is_stale_and_nothing_else() -> Result<()> {
     );
     assert!(swept.named.contains(&3) && swept.named.len() == 1, "{:?}", swept.named);
     for number in 0..SESSIONS {
-        assert_eq!(plane.sessions.find(&key(number)?)?.is_none(), stale(number), "session {number}");
+        assert_eq!(
+            plane.sessions.find(&key(number)?)?.is_none(),
+            stale(number),
+            "session {number}"
+        );
     }
     Ok(())
 }
@@ -44,7 +49,8 @@ fn a_sweep_removes_what_is_stale_and_nothing_else() -> Result<()> {
 fn sessions_are_removed_by_what_they_are_and_nothing_else() -> Result<()> {
     let mut loaded = Loaded::load(&SIZES)?;
     fill(&mut loaded.plane, |_| 0)?;
-    let removed = Sessions::remove(&mut loaded.plane, &Matcher::default().of_kind(Some(Kind::Ticket)))?;
+    let removed =
+        Sessions::remove(&mut loaded.plane, &Matcher::default().of_kind(Some(Kind::Ticket)))?;
     assert_eq!(removed, u64::from(SESSIONS / 2));
     let left = Sessions::read(&loaded.plane, &Matcher::default(), 3)?;
     assert_eq!((left.total, left.sessions.len()), (u64::from(SESSIONS / 2), 3));

@@ -13,7 +13,8 @@ use steer_tests::{
 use crate::{
     frames,
     world::{
-        CLIENT_ISN, FIRST_ISN, Given, STAMPS, TC_REDIRECT, World, XDP_PASS, after, families, from_backend, from_client,
+        CLIENT_ISN, FIRST_ISN, Given, STAMPS, TC_REDIRECT, World, XDP_PASS, after, families,
+        from_backend, from_client,
     },
 };
 
@@ -24,7 +25,9 @@ fn a_packet_larger_than_its_way_is_answered_with_the_mtu() -> Result<()> {
     for ends in families() {
         let up = ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN)).payload(&[3; 1400]);
         let given = Given { mtu: Some(u32::from(MTU)), ..Given::flow(ends.settled()) };
-        let down = from_backend(&ends.down(ends.first, after(FIRST_ISN)).ack(after(CLIENT_ISN)).payload(&[3; 1400]));
+        let down = from_backend(
+            &ends.down(ends.first, after(FIRST_ISN)).ack(after(CLIENT_ISN)).payload(&[3; 1400]),
+        );
         let other = from_backend(&ends.down(ends.owner, 1).ack(1));
         world.prepare(&ends, &given)?;
         assert_eq!(world.run(Program::Xdp, &from_client(&up))?.action, XDP_PASS);
@@ -36,7 +39,10 @@ fn a_packet_larger_than_its_way_is_answered_with_the_mtu() -> Result<()> {
         judge_too_big([ends.client, ends.vip], &ran.frame, MTU)?;
         // One with IP options or an extension header as well: no router keeps silent about it.
         let longer = if ends.client.is_ipv4() {
-            frames::whole_length(from_client(&Segment { ip_options: vec![1, 1, 1, 0], ..up.clone() }))
+            frames::whole_length(from_client(&Segment {
+                ip_options: vec![1, 1, 1, 0],
+                ..up.clone()
+            }))
         } else {
             const DESTINATION_OPTIONS: u8 = 60;
             with_extension(&from_client(&up), DESTINATION_OPTIONS, &[0, 0, 1, 4, 0, 0, 0, 0])
@@ -55,7 +61,8 @@ fn a_packet_larger_than_its_way_is_answered_with_the_mtu() -> Result<()> {
     Ok(())
 }
 
-/// Frag-Needed (RFC 1191 4) or Packet-Too-Big (RFC 4443 3.2) to the sender of a packet, from whom it wrote to.
+/// Frag-Needed (RFC 1191 4) or Packet-Too-Big (RFC 4443 3.2) to the sender of a packet, from whom
+/// it wrote to.
 fn judge_too_big([sender, receiver]: [SocketAddr; 2], frame: &[u8], mtu: u16) -> Result<()> {
     use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, SlicedPacket, TransportSlice, icmpv4};
     let sliced = SlicedPacket::from_ethernet(frame)?;
@@ -75,14 +82,21 @@ fn judge_too_big([sender, receiver]: [SocketAddr; 2], frame: &[u8], mtu: u16) ->
             assert_eq!(std::net::IpAddr::from(header.destination), sender.ip());
             assert_eq!(std::net::IpAddr::from(header.source), receiver.ip());
             assert_eq!(icmp.icmp_type(), Icmpv6Type::PacketTooBig { mtu: u32::from(mtu) });
-            let right = icmp.icmp_type().calc_checksum(header.source, header.destination, icmp.payload())?;
+            let right = icmp.icmp_type().calc_checksum(
+                header.source,
+                header.destination,
+                icmp.payload(),
+            )?;
             assert_eq!(icmp.checksum(), right);
             icmp.payload().to_vec()
         }
         other => panic!("no ICMP error: {other:?}"),
     };
     let ports = if sender.is_ipv4() { 20 } else { 40 };
-    assert_eq!(inner[ports..ports + 4], [sender.port().to_be_bytes(), receiver.port().to_be_bytes()].concat());
+    assert_eq!(
+        inner[ports..ports + 4],
+        [sender.port().to_be_bytes(), receiver.port().to_be_bytes()].concat()
+    );
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! How many SYNs of strangers a handshake outlives in its table: a flood that shall cost a resumption must be as large
-//! within one round trip.
+//! How many SYNs of strangers a handshake outlives in its table: a flood that shall cost a
+//! resumption must be as large within one round trip.
 
 use anyhow::{Context, Result, ensure};
 use steer_common::flow::{State, Word};
@@ -12,7 +12,9 @@ use steer_tests::{
 };
 use steer_user::config::Sizes;
 
-use crate::world::{CLIENT_ISN, Ends, FIRST_ISN, Given, World, families, from_backend, from_client};
+use crate::world::{
+    CLIENT_ISN, Ends, FIRST_ISN, Given, World, families, from_backend, from_client,
+};
 
 const SMALL: u32 = 1024;
 /// SYNs between two looks.
@@ -27,7 +29,10 @@ fn a_handshake_outlives_about_as_many_answered_syns_as_its_table_has_entries() -
             .map(|_| outlived(&mut world, &ends, &mut strangers, true, 2 * entries))
             .collect::<Result<Vec<_>>>()?;
         println!("in a table of {entries} entries a handshake outlived {outlived:?} SYNs");
-        ensure!(outlived.iter().all(|n| (entries / 2..2 * entries).contains(n)), "{outlived:?} of {entries}");
+        ensure!(
+            outlived.iter().all(|n| (entries / 2..2 * entries).contains(n)),
+            "{outlived:?} of {entries}"
+        );
     }
     Ok(())
 }
@@ -45,16 +50,25 @@ fn world(handshakes: u32) -> Result<World> {
     World::of(&Sizes { sessions: SMALL, flows: SMALL, splices: SMALL, handshakes, pending: 16 })
 }
 
-/// One handshake that its first backend answered, then strangers' SYNs, `answered` or not, until it is forgotten or there
-/// were `most`; how many those were.
-fn outlived(world: &mut World, ends: &Ends, strangers: &mut Strangers, answered: bool, most: u32) -> Result<u32> {
+/// One handshake that its first backend answered, then strangers' SYNs, `answered` or not, until it
+/// is forgotten or there were `most`; how many those were.
+fn outlived(
+    world: &mut World,
+    ends: &Ends,
+    strangers: &mut Strangers,
+    answered: bool,
+    most: u32,
+) -> Result<u32> {
     world.prepare(ends, &Given::nothing())?;
     let (loaded, ifindex) = (&world.loaded, world.ifindex);
     let dial = |client, isn, answered| -> Result<()> {
         let syn = Segment::new(client, ends.vip, isn).syn().options(&LINUX);
         loaded.run(Program::Tc, &from_client(&syn), ifindex)?;
         if answered {
-            let answer = Segment::new(ends.first, client, FIRST_ISN).syn().ack(isn.wrapping_add(1)).options(&LINUX);
+            let answer = Segment::new(ends.first, client, FIRST_ISN)
+                .syn()
+                .ack(isn.wrapping_add(1))
+                .options(&LINUX);
             loaded.run(Program::Tc, &from_backend(&answer), ifindex)?;
         }
         Ok(())

@@ -9,7 +9,8 @@ use steer_tests::{packets::Segment, programs::Program};
 use crate::{
     frames,
     world::{
-        CLIENT_ISN, CLIENT_MAC, Case, Ends, GATE_MAC, Given, Out, World, XDP_PASS, families, from_backend, from_client,
+        CLIENT_ISN, CLIENT_MAC, Case, Ends, GATE_MAC, Given, Out, World, XDP_PASS, families,
+        from_backend, from_client,
     },
 };
 
@@ -27,24 +28,37 @@ fn what_is_not_ours_passes_untouched() -> Result<()> {
                 from_client(&Segment::new(ends.client, other_port, 1).syn()),
                 Counter::NotOurs,
             ),
-            ("TCP to another host", from_client(&Segment::new(ends.client, other_host, 1).syn()), Counter::NotOurs),
-            ("a backend's other port", from_backend(&ends.down(backend_ssh, 1).ack(1)), Counter::NotOurs),
+            (
+                "TCP to another host",
+                from_client(&Segment::new(ends.client, other_host, 1).syn()),
+                Counter::NotOurs,
+            ),
+            (
+                "a backend's other port",
+                from_backend(&ends.down(backend_ssh, 1).ack(1)),
+                Counter::NotOurs,
+            ),
             ("a fragment of something else", other_fragment(&ends), Counter::FragmentPassed),
         ];
         world.judge(&ends, &cases.map(|(what, frame, counts)| untouched(what, frame, counts)))?;
         // The kernel's own TCP takes neither broadcasts nor frames for another station.
-        let syn = |station| ends.up(CLIENT_ISN).syn().frame(CLIENT_MAC, station, &[]).expect("a frame");
+        let syn =
+            |station| ends.up(CLIENT_ISN).syn().frame(CLIENT_MAC, station, &[]).expect("a frame");
         let cases = [
             ("ARP", frames::arp()),
             ("a SYN to everybody", syn([0xff; 6])),
             ("a SYN to another station", syn([2, 0, 0, 0, 0, 0x99])),
         ];
-        world.judge(&ends, &cases.map(|(what, frame)| untouched(what, frame, Counter::OtherStation)))?;
+        world.judge(
+            &ends,
+            &cases.map(|(what, frame)| untouched(what, frame, Counter::OtherStation)),
+        )?;
     }
     Ok(())
 }
 
-/// ::ffff:192.0.2.7 in IPv6 headers is not 192.0.2.7 (RFC 4291 2.5.5.2): no VIP and no backend has such an address.
+/// ::ffff:192.0.2.7 in IPv6 headers is not 192.0.2.7 (RFC 4291 2.5.5.2): no VIP and no backend has
+/// such an address.
 #[test]
 fn mapped_addresses_are_nobodys() -> Result<()> {
     let mut world = World::new()?;
@@ -53,11 +67,15 @@ fn mapped_addresses_are_nobodys() -> Result<()> {
         IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), at.port()),
         IpAddr::V6(_) => at,
     };
-    for (from, to) in [(ends.client, ends.vip), (ends.client, ends.first), (ends.first, ends.client)] {
+    for (from, to) in
+        [(ends.client, ends.vip), (ends.client, ends.first), (ends.first, ends.client)]
+    {
         let syn = Segment::new(mapped(from), mapped(to), CLIENT_ISN).syn();
         assert_eq!(from_client(&syn)[14] >> 4, 6, "an IPv6 header");
         for given in [Given::nothing(), Given::flow(ends.settled())] {
-            for segment in [syn.clone(), Segment::new(mapped(from), mapped(to), 1).ack(1).payload(b"data")] {
+            for segment in
+                [syn.clone(), Segment::new(mapped(from), mapped(to), 1).ack(1).payload(b"data")]
+            {
                 let case = untouched("mapped", from_client(&segment), Counter::NotOurs);
                 world.judge(&ends, &[Case { given: given.clone(), counts: None, ..case }])?;
             }
@@ -71,7 +89,8 @@ fn tagged_frames_pass_to_the_vlans_own_interface() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
         let cases = [("one tag", &[5][..]), ("two tags", &[5, 6])].map(|(what, vlans)| {
-            let frame = ends.up(CLIENT_ISN).syn().frame(CLIENT_MAC, GATE_MAC, vlans).expect("a frame");
+            let frame =
+                ends.up(CLIENT_ISN).syn().frame(CLIENT_MAC, GATE_MAC, vlans).expect("a frame");
             untouched(what, frame, Counter::VlanPassed)
         });
         world.judge(&ends, &cases)?;
@@ -101,15 +120,18 @@ fn frames_cut_short_or_with_lengths_that_lie_pass_untouched_but_those_to_a_vip()
             ("a TCP header longer than the packet", changed(tcp + 12, 0xf0)),
             ("a TCP header shorter than one", changed(tcp + 12, 0x40)),
         ];
-        let dropped =
-            dropped.map(|(what, frame)| Case { tc: Out::Dropped, ..untouched(what, frame, Counter::MalformedDropped) });
+        let dropped = dropped.map(|(what, frame)| Case {
+            tc: Out::Dropped,
+            ..untouched(what, frame, Counter::MalformedDropped)
+        });
         world.judge(&ends, &dropped)?;
         let mut cases = vec![("another IP version", changed(14, 0x55))];
         if ends.client.is_ipv4() {
             cases.push(("an IPv4 header shorter than one", changed(14, 0x44)));
             cases.push(("an IPv4 length below its header's", changed(17, 19)));
         }
-        let cases = cases.into_iter().map(|(what, frame)| untouched(what, frame, Counter::Malformed));
+        let cases =
+            cases.into_iter().map(|(what, frame)| untouched(what, frame, Counter::Malformed));
         world.judge(&ends, &cases.collect::<Vec<_>>())?;
     }
     Ok(())

@@ -12,8 +12,8 @@ use steer_tests::{
 };
 
 use crate::world::{
-    Asked, CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, TC_REDIRECT, World, XDP_PASS, XDP_REDIRECT, families, family,
-    from_backend, from_client, to_client,
+    Asked, CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, TC_REDIRECT, World, XDP_PASS,
+    XDP_REDIRECT, families, family, from_backend, from_client, to_client,
 };
 
 /// Longer than the way to a client is taken for fresh, seconds.
@@ -26,9 +26,9 @@ fn with_router() -> Result<World> {
     world.ns.sysctl("ipv4/ip_forward", "1")?;
     world.ns.sysctl("ipv6/conf/all/forwarding", "1")?;
     for router in ["192.0.2.7", "2001:db8::7"] {
-        world
-            .ns
-            .ip(&format!("neigh add {router} lladdr 02:00:00:00:00:0c dev eth0\nroute add default via {router}\n"))?;
+        world.ns.ip(&format!(
+            "neigh add {router} lladdr 02:00:00:00:00:0c dev eth0\nroute add default via {router}\n"
+        ))?;
     }
     Ok(world)
 }
@@ -71,7 +71,10 @@ fn the_first_packets_to_a_client_and_whatever_is_new_go_the_way_its_packets_came
             let sent = Out::Sent(to_client(segment.clone(), ends.vip));
             let xdp = if segment.tcp.syn { Out::Untouched } else { sent.clone() };
             let given = Given { way_asked, ..given };
-            world.judge(&ends, &[Case { what, frame: from_backend(&segment), given, tc: sent, xdp, counts: None }])?;
+            world.judge(
+                &ends,
+                &[Case { what, frame: from_backend(&segment), given, tc: sent, xdp, counts: None }],
+            )?;
             assert_eq!(asked(&world)?, before, "{what}, {}", family(&ends));
         }
     }
@@ -92,16 +95,22 @@ fn a_record_without_a_way_back_gets_it_from_its_clients_next_packet() -> Result<
             let segment = ends.up(record.client_next + ahead).ack(acknowledged).payload(b"data");
             world.run(Program::Tc, &from_client(&segment))?;
             let hop = world.flow(&ends)?.client_hop;
-            let known = hop.ifindex == world.ifindex && hop.ethernet == Hop::stations(CLIENT_MAC, GATE_MAC);
-            assert_eq!(known, noted, "{ahead} bytes ahead, {acknowledged}, {}: {hop:?}", family(&ends));
+            let known =
+                hop.ifindex == world.ifindex && hop.ethernet == Hop::stations(CLIENT_MAC, GATE_MAC);
+            assert_eq!(
+                known,
+                noted,
+                "{ahead} bytes ahead, {acknowledged}, {}: {hop:?}",
+                family(&ends)
+            );
         }
     }
     Ok(())
 }
 
-/// A client's router fails over to another one, with another MAC address, before the client's flow has its backend for good:
-/// what the client repeats or says next comes by the new one, and the answers go there. A packet that knows neither
-/// stream's number may be anybody's.
+/// A client's router fails over to another one, with another MAC address, before the client's flow
+/// has its backend for good: what the client repeats or says next comes by the new one, and the
+/// answers go there. A packet that knows neither stream's number may be anybody's.
 #[test]
 fn until_a_flow_is_settled_answers_follow_its_client_to_another_router() -> Result<()> {
     const NEW_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0d];
@@ -153,7 +162,11 @@ fn what_says_nothing_new_after_a_pause_asks_the_kernel_but_never_twice_in_a_row(
             if asks {
                 world.prepare_for(Program::Xdp, &ends, &given)?;
                 let xdp = world.run(Program::Xdp, &frame)?;
-                assert_eq!((xdp.action, &xdp.frame), (XDP_PASS, &frame), "XDP has no neighbour discovery");
+                assert_eq!(
+                    (xdp.action, &xdp.frame),
+                    (XDP_PASS, &frame),
+                    "XDP has no neighbour discovery"
+                );
                 world.prepare(&ends, &given)?;
             }
             let ran = world.run(Program::Tc, &frame)?;
@@ -166,7 +179,11 @@ fn what_says_nothing_new_after_a_pause_asks_the_kernel_but_never_twice_in_a_row(
             assert_eq!(world.flow(&ends)?.client_hop.asked == 0, asks);
         }
         world.prepare_for(Program::Xdp, &ends, &Given { way_asked: Asked::Never, ..given })?;
-        assert_eq!(world.run(Program::Xdp, &frame)?.action, XDP_REDIRECT, "the turn after is the client's way again");
+        assert_eq!(
+            world.run(Program::Xdp, &frame)?.action,
+            XDP_REDIRECT,
+            "the turn after is the client's way again"
+        );
     }
     Ok(())
 }
@@ -179,7 +196,12 @@ fn a_client_that_the_forwarding_table_does_not_know_keeps_its_own_way() -> Resul
         let given = Given { way_asked: Asked::Ago(STALE), ..Given::flow(ends.settled()) };
         world.prepare(&ends, &given)?;
         let ran = world.run(Program::Tc, &from_backend(&segment))?;
-        assert_eq!((ran.action, ran.frame), (TC_REDIRECT, to_client(segment, ends.vip)), "{}", family(&ends));
+        assert_eq!(
+            (ran.action, ran.frame),
+            (TC_REDIRECT, to_client(segment, ends.vip)),
+            "{}",
+            family(&ends)
+        );
     }
     Ok(())
 }

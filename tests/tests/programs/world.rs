@@ -1,4 +1,5 @@
-//! Where fixtures run: a namespace with one interface, the loaded programs, their maps as a fixture wants them.
+//! Where fixtures run: a namespace with one interface, the loaded programs, their maps as a fixture
+//! wants them.
 
 use std::net::SocketAddr;
 
@@ -8,13 +9,15 @@ use steer_common::{
     counters::Counter,
     session::Kind,
     shared::{
-        BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Flow, FlowKey, HOP_TAKES_XDP, Hop, INTERFACE_TAKES_XDP,
-        LOOKUP_HALVES, LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session, SessionKey, Settings, TraceLine, Vip,
+        BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Flow, FlowKey, HOP_TAKES_XDP, Hop,
+        INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session,
+        SessionKey, Settings, TraceLine, Vip,
     },
     trace,
 };
 pub(crate) use steer_tests::ends::{
-    BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, Ends, FIRST_ISN, GATE_MAC, INNER_MAC, OWNER_ISN, TS_DELTA, families,
+    BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, Ends, FIRST_ISN, GATE_MAC, INNER_MAC, OWNER_ISN, TS_DELTA,
+    families,
 };
 use steer_tests::{
     ends::endpoint,
@@ -114,7 +117,13 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Result<Self> {
-        Self::of(&Sizes { sessions: 1024, flows: 1024, splices: 1024, handshakes: 1024, pending: 16 })
+        Self::of(&Sizes {
+            sessions: 1024,
+            flows: 1024,
+            splices: 1024,
+            handshakes: 1024,
+            pending: 16,
+        })
     }
 
     /// One whose tables have these sizes.
@@ -158,12 +167,18 @@ impl World {
     }
 
     /// Fills the maps; all come and go by the interface that the program runs at.
-    pub(crate) fn prepare_for(&mut self, program: Program, ends: &Ends, given: &Given) -> Result<()> {
+    pub(crate) fn prepare_for(
+        &mut self,
+        program: Program,
+        ends: &Ends,
+        given: &Given,
+    ) -> Result<()> {
         let ifindex = if program == Program::Xdp { LOOPBACK } else { self.ifindex };
         let (key, now) = (ends.key(), programs_seconds());
         let mtu = given.mtu.unwrap_or(1500) as u16;
         let flags = HOP_TAKES_XDP;
-        let hop = |to, from| Hop { ifindex, ethernet: Hop::stations(to, from), mtu, flags, asked: now };
+        let hop =
+            |to, from| Hop { ifindex, ethernet: Hop::stations(to, from), mtu, flags, asked: now };
         let asked = match given.way_asked {
             Asked::Now => now,
             Asked::Ago(seconds) => now - seconds,
@@ -207,7 +222,12 @@ impl World {
         plane.set_vip(&endpoint(ends.vip), &vip)?;
         if let Some(id) = &given.session {
             let key = SessionKey::new(ends.vip_id, Kind::SessionId, id).context("a session ID")?;
-            let session = Session { owner: ends.owner_id, first_seen: now, last_seen: now, ..Session::default() };
+            let session = Session {
+                owner: ends.owner_id,
+                first_seen: now,
+                last_seen: now,
+                ..Session::default()
+            };
             plane.sessions.insert(&key, &session)?;
         }
         drop(self.pending.remove(&key));
@@ -244,8 +264,8 @@ impl World {
         self.judge_on(&[Program::Tc, Program::TcComplete, Program::Xdp], ends, cases)
     }
 
-    /// As [`World::judge`], for packets that are made anew: they lose CHECKSUM_COMPLETE on purpose, and the kernel would
-    /// compare the sum that nobody uses any more.
+    /// As [`World::judge`], for packets that are made anew: they lose CHECKSUM_COMPLETE on purpose,
+    /// and the kernel would compare the sum that nobody uses any more.
     #[track_caller]
     pub(crate) fn judge_made(&mut self, ends: &Ends, cases: &[Case]) -> Result<()> {
         self.judge_on(&[Program::Tc, Program::Xdp], ends, cases)
@@ -282,16 +302,31 @@ impl World {
 
 fn compare(ran: &Ran, wanted: &Out, program: Program, came: &[u8]) -> Result<()> {
     let xdp = program == Program::Xdp;
-    let (pass, drop, redirect) = if xdp { (XDP_PASS, XDP_DROP, XDP_REDIRECT) } else { (TC_NEXT, TC_DROP, TC_REDIRECT) };
+    let (pass, drop, redirect) =
+        if xdp { (XDP_PASS, XDP_DROP, XDP_REDIRECT) } else { (TC_NEXT, TC_DROP, TC_REDIRECT) };
     let (action, frame) = match wanted {
         Out::Untouched => (pass, Some(came)),
         Out::Dropped => (drop, None),
         Out::Sent(frame) => (redirect, Some(frame.as_slice())),
     };
-    anyhow::ensure!(ran.action == action, "action {}, not {action}; left as {}", ran.action, hex(&ran.frame));
+    anyhow::ensure!(
+        ran.action == action,
+        "action {}, not {action}; left as {}",
+        ran.action,
+        hex(&ran.frame)
+    );
     let Some(frame) = frame else { return Ok(()) };
-    anyhow::ensure!(ran.frame == frame, "\n  came out {}\n  not      {}", hex(&ran.frame), hex(frame));
-    if matches!(wanted, Out::Sent(_)) && carries_tcp(frame) { judge_checksums(frame) } else { Ok(()) }
+    anyhow::ensure!(
+        ran.frame == frame,
+        "\n  came out {}\n  not      {}",
+        hex(&ran.frame),
+        hex(frame)
+    );
+    if matches!(wanted, Out::Sent(_)) && carries_tcp(frame) {
+        judge_checksums(frame)
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether a frame carries TCP, or an extension header before it.

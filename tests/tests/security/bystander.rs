@@ -1,6 +1,8 @@
 //! Programs of another user on the gateway, or of one with a part of root's rights.
 
-use std::{env, fs, os::unix::fs::PermissionsExt as _, path::Path, path::PathBuf, process::Command};
+use std::{
+    env, fs, os::unix::fs::PermissionsExt as _, path::Path, path::PathBuf, process::Command,
+};
 
 use anyhow::{Context, Result};
 use nix::unistd::{Gid, Uid, chown};
@@ -37,12 +39,19 @@ impl Bystander {
     pub(crate) fn command(&self, program: impl AsRef<Path>, capabilities: &[String]) -> Command {
         let only = capabilities.iter().map(|name| format!(",+{name}")).collect::<String>();
         let mut command = Command::new("setpriv");
-        command.args([format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".to_owned()]);
+        command.args([
+            format!("--reuid={USER}"),
+            format!("--regid={USER}"),
+            "--clear-groups".to_owned(),
+        ]);
         for set in ["inh-caps", "ambient-caps", "bounding-set"] {
             command.arg(format!("--{set}=-all{only}"));
         }
         // Another user's death signal is forgotten: it is set by a setpriv of theirs.
-        command.args(["setpriv", "--pdeathsig", "KILL"]).arg(program.as_ref()).current_dir(self.path());
+        command
+            .args(["setpriv", "--pdeathsig", "KILL"])
+            .arg(program.as_ref())
+            .current_dir(self.path());
         command
     }
 
@@ -55,5 +64,9 @@ impl Bystander {
 /// The program that the lab's agents run.
 pub(crate) fn binary() -> Result<PathBuf> {
     let beside = env::current_exe()?.ancestors().nth(2).map(|directory| directory.join("steer"));
-    env::var_os("STEER_BIN").map(PathBuf::from).or(beside).filter(|path| path.exists()).context("no binary steer")
+    env::var_os("STEER_BIN")
+        .map(PathBuf::from)
+        .or(beside)
+        .filter(|path| path.exists())
+        .context("no binary steer")
 }

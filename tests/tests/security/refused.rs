@@ -1,4 +1,5 @@
-//! What is refused changes nothing: a bad file, garbage instead of programs, output that nobody reads.
+//! What is refused changes nothing: a bad file, garbage instead of programs, output that nobody
+//! reads.
 
 use std::{
     collections::BTreeSet,
@@ -37,14 +38,21 @@ impl State {
         let (list, status) = (steer.json("backends list")?, steer.json("status")?);
         let backends = list["backends"].as_array().into_iter().flatten();
         let room = |table: &Value| table["max_entries"].clone();
-        let pins = fs::read_dir(steer.map_pin(""))?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let pins = fs::read_dir(steer.map_pin(""))?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         Ok(Self {
             sessions: steer.json("sessions list --limit 1000")?["total"].clone(),
-            backends: backends.map(|b| ["address", "weight", "state"].map(|key| b[key].clone())).collect(),
-            status: [status["vips"].clone(), status["interfaces"].clone(), status["bypass"].clone()]
-                .into_iter()
-                .chain(status["tables"].as_array().into_iter().flatten().map(room))
+            backends: backends
+                .map(|b| ["address", "weight", "state"].map(|key| b[key].clone()))
                 .collect(),
+            status: [
+                status["vips"].clone(),
+                status["interfaces"].clone(),
+                status["bypass"].clone(),
+            ]
+            .into_iter()
+            .chain(status["tables"].as_array().into_iter().flatten().map(room))
+            .collect(),
             pins: pins.collect::<Result<_>>()?,
         })
     }
@@ -57,15 +65,21 @@ fn a_refused_configuration_leaves_the_gateway_as_it_was() -> Result<()> {
     let client = run.new_client()?;
     run.session_at(&client, 0)?;
     let good = fs::read_to_string(steer.config_path())?;
-    steer.steer(&format!("backends add --vip {} --weight 3 {}", run.vip(), run.backend_address(1)))?;
+    steer.steer(&format!(
+        "backends add --vip {} --weight 3 {}",
+        run.vip(),
+        run.backend_address(1)
+    ))?;
     let before = State::read(&steer)?;
     // Beside a living agent first, then where it ended.
     let second = agent(&run, &steer, &[])?;
     refused(&second, "an agent runs already")?;
     steer.end(Signal::SIGTERM)?;
     let taken = run.lab.gateway().run(|| Ok(std::net::TcpListener::bind("127.0.0.1:9464")?))?;
-    // 138 GB for `pending`: the kernel refuses them, most often behind a map that it made anew, for aya has no order.
-    let sizes = "sessions = 1000\nflows = 1000\nsplices = 1000\nhandshakes = 1000\npending = 8388608\n";
+    // 138 GB for `pending`: the kernel refuses them, most often behind a map that it made anew, for
+    // aya has no order.
+    let sizes =
+        "sessions = 1000\nflows = 1000\nsplices = 1000\nhandshakes = 1000\npending = 8388608\n";
     for (text, because) in [
         (String::new(), "no [[interface]]"),
         (good.replace("[[vip]]", "[[vip]"), "expected"),
@@ -77,7 +91,11 @@ fn a_refused_configuration_leaves_the_gateway_as_it_was() -> Result<()> {
     ] {
         fs::write(steer.config_path(), &text)?;
         refused(&agent(&run, &steer, &[])?, because)?;
-        ensure!(State::read(&steer)? == before, "{because}: {:?} was {before:?}", State::read(&steer)?);
+        ensure!(
+            State::read(&steer)? == before,
+            "{because}: {:?} was {before:?}",
+            State::read(&steer)?
+        );
     }
     drop(taken);
     fs::write(steer.config_path(), &good)?;
@@ -99,11 +117,23 @@ fn output_that_nobody_reads_ends_neither_verb_nor_agent() -> Result<()> {
     let run = Scenario::new(Hook::Tc, Family::V4).backends(2).start()?;
     let mut steer = run.agent()?;
     run.session_at(&run.new_client()?, 0)?;
-    for words in ["status", "backends list", "sessions list", "sessions list --json", "keys list", "stats --all"] {
+    for words in [
+        "status",
+        "backends list",
+        "sessions list",
+        "sessions list --json",
+        "keys list",
+        "stats --all",
+    ] {
         let (reader, writer) = pipe()?;
         drop(reader);
         let mut command = Command::new(binary()?);
-        command.args(words.split(' ')).arg("--pin-dir").arg(steer.pin_dir()).arg("--socket").arg(steer.socket());
+        command
+            .args(words.split(' '))
+            .arg("--pin-dir")
+            .arg(steer.pin_dir())
+            .arg("--socket")
+            .arg(steer.socket());
         let output = run.lab.gateway().run(|| Ok(command.stdout(writer).output()?))?;
         ensure!(output.status.success() && output.stderr.is_empty(), "{words}: {output:?}");
     }
@@ -133,6 +163,9 @@ fn agent(run: &Run, steer: &Agent<'_>, environment: &[(&str, &str)]) -> Result<O
 fn refused(output: &Output, because: &str) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
     let last = said.lines().last().unwrap_or_default();
-    ensure!(output.status.code() == Some(1) && last.starts_with("steer: ") && last.contains(because), "{output:?}");
+    ensure!(
+        output.status.code() == Some(1) && last.starts_with("steer: ") && last.contains(because),
+        "{output:?}"
+    );
     Ok(())
 }

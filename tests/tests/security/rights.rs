@@ -1,6 +1,9 @@
 //! The agent's capabilities, and the modes of what it makes.
 
-use std::{collections::BTreeMap, fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap, fs, net::TcpListener, os::unix::fs::PermissionsExt as _, path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -36,7 +39,10 @@ fn a_running_agent_has_one_capability_in_every_thread_and_can_get_no_other() -> 
     steer.end(Signal::SIGKILL)?;
     steer.launch()?;
     only_net_admin(&steer)?;
-    ensure!(run.resume_elsewhere(&run.new_client()?)?.resumed, "the next agent has what it needs to adopt");
+    ensure!(
+        run.resume_elsewhere(&run.new_client()?)?.resumed,
+        "the next agent has what it needs to adopt"
+    );
     ensure!(steer.count(Counter::SpliceOpened)? == 2);
     Ok(())
 }
@@ -73,11 +79,17 @@ fn an_agent_of_a_plain_user_steers_with_the_capabilities_of_the_unit() -> Result
     let said = fs::read_to_string(place.join("log"))?;
     up.with_context(|| format!("it does not come up: {said}"))?;
     let status = status_of(&agent.id().to_string())?;
-    ensure!(status["CapEff"] == NET_ADMIN && status["Uid"].starts_with("65534\t65534"), "{status:?}");
+    ensure!(
+        status["CapEff"] == NET_ADMIN && status["Uid"].starts_with("65534\t65534"),
+        "{status:?}"
+    );
     ensure!(run.resume_elsewhere(&run.new_client()?)?.resumed);
     steer(&format!("backends drain {}", run.backend_address(1)))?;
     let addresses = run.lab.gateway().tool("ip address show")?;
-    ensure!(addresses.contains(&run.vip().ip().to_string()), "the VIP is not assigned: {addresses}");
+    ensure!(
+        addresses.contains(&run.vip().ip().to_string()),
+        "the VIP is not assigned: {addresses}"
+    );
     agent.end(Signal::SIGTERM)?;
     steer("detach").map(drop)
 }
@@ -93,14 +105,24 @@ fn an_agent_that_lacks_something_says_what() -> Result<()> {
         let output = user.steer(&rest).args(["agent", "--config", "steer.toml"]).output()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         let lacks = format!("this process lacks CAP_{}", missing.to_uppercase());
-        ensure!(output.status.code() == Some(1) && said.lines().count() == 1 && said.contains(&lacks), "{said}");
+        ensure!(
+            output.status.code() == Some(1) && said.lines().count() == 1 && said.contains(&lacks),
+            "{said}"
+        );
     }
     let pins = pins("root");
     fs::create_dir(&pins.0)?;
     fs::set_permissions(&pins.0, fs::Permissions::from_mode(0o700))?;
-    let output = user.steer(&all).args(["agent", "--config", "steer.toml", "--pin-dir"]).arg(&pins.0).output()?;
+    let output = user
+        .steer(&all)
+        .args(["agent", "--config", "steer.toml", "--pin-dir"])
+        .arg(&pins.0)
+        .output()?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.code() == Some(1) && said.contains(&pins.0.display().to_string()), "{said}");
+    ensure!(
+        output.status.code() == Some(1) && said.contains(&pins.0.display().to_string()),
+        "{said}"
+    );
     ensure!(said.contains("Permission denied"), "{said}");
     Ok(())
 }
@@ -110,7 +132,9 @@ fn pins_and_socket_are_closed_to_other_users_and_no_port_is_open_unasked() -> Re
     let run = two_backends()?;
     let steer = run.agent()?;
     let state = steer.map_pin("");
-    for (path, mode) in [(steer.socket(), 0o600), (steer.pin_dir().to_owned(), 0o700), (state.clone(), 0o700)] {
+    for (path, mode) in
+        [(steer.socket(), 0o600), (steer.pin_dir().to_owned(), 0o700), (state.clone(), 0o700)]
+    {
         ensure!(mode_of(&path)? == mode, "{}: {:o}", path.display(), mode_of(&path)?);
     }
     for entry in fs::read_dir(&state)? {
@@ -124,10 +148,17 @@ fn pins_and_socket_are_closed_to_other_users_and_no_port_is_open_unasked() -> Re
     let user = Bystander::new()?;
     for program in ["/bin/ls", "/bin/cat"] {
         let output = user.command(program, &[]).arg(&state).output()?;
-        ensure!(String::from_utf8_lossy(&output.stderr).contains("Permission denied"), "{output:?}");
+        ensure!(
+            String::from_utf8_lossy(&output.stderr).contains("Permission denied"),
+            "{output:?}"
+        );
     }
-    let lock = user.command("/usr/bin/flock", &[]).arg("--nonblock").arg(&state).arg("true").output()?;
-    ensure!(String::from_utf8_lossy(&lock.stderr).contains("Permission denied"), "held by a stranger: {lock:?}");
+    let lock =
+        user.command("/usr/bin/flock", &[]).arg("--nonblock").arg(&state).arg("true").output()?;
+    ensure!(
+        String::from_utf8_lossy(&lock.stderr).contains("Permission denied"),
+        "held by a stranger: {lock:?}"
+    );
     // The loopback port that deploy/steer.toml serves metrics at, and any other: nobody listens.
     let listening = run.lab.gateway().proc_net("tcp")? + &run.lab.gateway().proc_net("tcp6")?;
     ensure!(!listening.lines().any(|line| line.contains(" 0A ")), "{listening}");
@@ -157,7 +188,8 @@ fn only_net_admin(steer: &Agent<'_>) -> Result<()> {
     for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
         let name = thread?.file_name().to_string_lossy().into_owned();
         let status = status_of(&format!("{pid}/task/{name}"))?;
-        let sets = ["CapEff", "CapPrm", "CapInh", "CapAmb", "NoNewPrivs"].map(|key| status[key].as_str());
+        let sets =
+            ["CapEff", "CapPrm", "CapInh", "CapAmb", "NoNewPrivs"].map(|key| status[key].as_str());
         ensure!(sets == [NET_ADMIN, NET_ADMIN, NONE, NONE, "1"], "{sets:?}");
     }
     ensure!(steer.log().contains("the agent keeps only CAP_NET_ADMIN"), "{}", steer.log());
@@ -166,7 +198,8 @@ fn only_net_admin(steer: &Agent<'_>) -> Result<()> {
 
 /// The lines of a process's status.
 fn status_of(process: &str) -> Result<BTreeMap<String, String>> {
-    let text = fs::read_to_string(format!("/proc/{process}/status")).context("read the agent's status")?;
+    let text =
+        fs::read_to_string(format!("/proc/{process}/status")).context("read the agent's status")?;
     let pairs = text.lines().filter_map(|line| line.split_once(":\t"));
     Ok(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
 }
@@ -190,11 +223,13 @@ const SMALL: &str = "[[interface]]\nname = \"none\"\n[[vip]]\naddress = \"198.51
 fn config_of(run: &Run) -> Result<String> {
     let steer = run.agent()?;
     let text = fs::read_to_string(steer.config_path())?;
-    let (pins, socket) = (steer.pin_dir().display().to_string(), steer.socket().display().to_string());
+    let (pins, socket) =
+        (steer.pin_dir().display().to_string(), steer.socket().display().to_string());
     Ok(text.replace(&pins, "PINS").replace(&socket, "SOCKET"))
 }
 
-/// A pin directory that goes with its guard; by its name, labs remove it where this process was killed.
+/// A pin directory that goes with its guard; by its name, labs remove it where this process was
+/// killed.
 struct Pins(std::path::PathBuf);
 
 fn pins(name: &str) -> Pins {

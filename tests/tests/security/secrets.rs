@@ -17,7 +17,8 @@ use crate::bystander::binary;
 
 /// Bytes of an identifier that may be told, and one more.
 const TOO_MANY: usize = 5;
-/// A ticket starts with the name of its key, which may be told: every ticket of a server has the same.
+/// A ticket starts with the name of its key, which may be told: every ticket of a server has the
+/// same.
 const KEY_NAME: usize = 16;
 /// Everything that the command line shows of a running gateway.
 const VERBS: [&str; 12] = [
@@ -111,10 +112,14 @@ fn told_nothing(hook: Hook, offers: &[Offer]) -> Result<()> {
     ensure!(kinds.contains(&(wanted as u8)) && secrets.0.len() > 10, "{kinds:?}");
 
     let said = everything(&run, &steer)?;
-    ensure!(said.len() > 10_000 && String::from_utf8_lossy(&said).contains("TRACE"), "nothing is logged");
-    let found = secrets
-        .found_in(&said)
-        .map(|at| String::from_utf8_lossy(&said[at.saturating_sub(200)..(at + 200).min(said.len())]).into_owned());
+    ensure!(
+        said.len() > 10_000 && String::from_utf8_lossy(&said).contains("TRACE"),
+        "nothing is logged"
+    );
+    let found = secrets.found_in(&said).map(|at| {
+        String::from_utf8_lossy(&said[at.saturating_sub(200)..(at + 200).min(said.len())])
+            .into_owned()
+    });
     ensure!(found.is_none(), "told: {found:?}");
     Ok(())
 }
@@ -125,7 +130,11 @@ fn issued(steer: &Agent<'_>) -> Result<(Secrets, HashSet<u8>)> {
     let mut kinds = HashSet::new();
     for (key, _) in Plane::open(&PinDir::new(steer.pin_dir()))?.sessions.entries()? {
         let id = key.bytes.get(..usize::from(key.len)).context("a key longer than its bytes")?;
-        secrets.add(if key.kind == Kind::Ticket as u8 { id.get(KEY_NAME..).unwrap_or_default() } else { id });
+        secrets.add(if key.kind == Kind::Ticket as u8 {
+            id.get(KEY_NAME..).unwrap_or_default()
+        } else {
+            id
+        });
         kinds.insert(key.kind);
     }
     Ok((secrets, kinds))
@@ -133,12 +142,20 @@ fn issued(steer: &Agent<'_>) -> Result<(Secrets, HashSet<u8>)> {
 
 /// What the agent logged, what the command line prints, and what is served as metrics.
 fn everything(run: &Run, steer: &Agent<'_>) -> Result<Vec<u8>> {
-    let id = steer.json("sessions list")?["sessions"][0]["id"].as_str().context("no session")?.to_owned();
+    let id = steer.json("sessions list")?["sessions"][0]["id"]
+        .as_str()
+        .context("no session")?
+        .to_owned();
     let mut said = run.lab.gateway().tool("curl -s http://127.0.0.1:9464/metrics")?.into_bytes();
     ensure!(String::from_utf8_lossy(&said).contains("steer_packets_total"), "no metrics");
     for words in VERBS.into_iter().chain([format!("sessions show {id}").as_str()]) {
         let mut command = Command::new(binary()?);
-        command.args(words.split(' ')).arg("--pin-dir").arg(steer.pin_dir()).arg("--socket").arg(steer.socket());
+        command
+            .args(words.split(' '))
+            .arg("--pin-dir")
+            .arg(steer.pin_dir())
+            .arg("--socket")
+            .arg(steer.socket());
         let output = run.lab.gateway().run(|| Ok(command.env("STEER_LOG", "trace").output()?))?;
         said.extend([output.stdout, output.stderr].concat());
     }
@@ -152,7 +169,9 @@ struct Secrets(HashSet<[u8; TOO_MANY]>);
 
 impl Secrets {
     fn add(&mut self, bytes: &[u8]) {
-        self.0.extend(bytes.windows(TOO_MANY).filter_map(|window| <[u8; TOO_MANY]>::try_from(window).ok()));
+        self.0.extend(
+            bytes.windows(TOO_MANY).filter_map(|window| <[u8; TOO_MANY]>::try_from(window).ok()),
+        );
     }
 
     /// Where one of them begins or ends: in hexadecimal, in lists of numbers, or as it is.
@@ -166,7 +185,8 @@ impl Secrets {
     fn in_hexadecimal(&self, text: &[u8]) -> Option<usize> {
         let is_mark = |byte: &u8| matches!(byte, b':' | b' ' | b'-');
         let digits = text.iter().enumerate().filter(|(_, byte)| !is_mark(byte));
-        let digits = digits.map(|(at, byte)| (at, char::from(*byte).to_digit(16))).collect::<Vec<_>>();
+        let digits =
+            digits.map(|(at, byte)| (at, char::from(*byte).to_digit(16))).collect::<Vec<_>>();
         let value = |pair: &[(usize, Option<u32>)]| Some((pair[0].1? << 4 | pair[1].1?) as u8);
         digits.windows(2 * TOO_MANY).find_map(|window| {
             let bytes = window.chunks(2).map(value).collect::<Option<Vec<_>>>()?;

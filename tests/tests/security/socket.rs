@@ -1,4 +1,5 @@
-//! The control socket under garbage and crowds: the agent lives, and whoever asks properly is answered.
+//! The control socket under garbage and crowds: the agent lives, and whoever asks properly is
+//! answered.
 
 use std::{
     fs,
@@ -26,7 +27,9 @@ fn garbage_is_refused_and_changes_nothing() -> Result<()> {
     let steer = run.agent()?;
     let (before, sessions) = (backends(&steer)?, steer.json("sessions list")?["total"].clone());
     let vip = run.vip();
-    let add = |address: &str| format!(r#"{{"verb":"add-backend","vip":"{vip}","address":"{address}","weight":1}}"#);
+    let add = |address: &str| {
+        format!(r#"{{"verb":"add-backend","vip":"{vip}","address":"{address}","weight":1}}"#)
+    };
     let nested = format!(r#"{{"verb":{}"#, "[".repeat(4000));
     let backend = run.backend_address(0);
     for line in [
@@ -43,12 +46,18 @@ fn garbage_is_refused_and_changes_nothing() -> Result<()> {
         add("[2001:db8::9]:443").into_bytes(),
         add(&vip.to_string()).into_bytes(),
         add("[::ffff:10.2.0.9]:443").replace(&vip.to_string(), "[fd00:2::10]:443").into_bytes(),
-        format!(r#"{{"verb":"drain-backend","address":"{backend}","seconds":18446744073709551616}}"#).into_bytes(),
+        format!(
+            r#"{{"verb":"drain-backend","address":"{backend}","seconds":18446744073709551616}}"#
+        )
+        .into_bytes(),
         format!(r#"{{"verb":"drain-backend","address":"{backend}","seconds":-1}}"#).into_bytes(),
     ] {
         let answer = ask(&steer, &line)?;
         let what = String::from_utf8_lossy(&line);
-        ensure!(answer.lines().all(|reply| reply.starts_with(r#"{"reply":"refused","error":""#)), "{what}: {answer}");
+        ensure!(
+            answer.lines().all(|reply| reply.starts_with(r#"{"reply":"refused","error":""#)),
+            "{what}: {answer}"
+        );
         ensure!(!answer.is_empty(), "{what}: no answer");
     }
     ensure!(backends(&steer)? == before && steer.json("sessions list")?["total"] == sessions);
@@ -127,7 +136,9 @@ fn served(run: &Run, steer: &Agent<'_>) -> Result<()> {
 
 fn backends(steer: &Agent<'_>) -> Result<Vec<String>> {
     let list = steer.json("backends list")?;
-    let of = |backend: &serde_json::Value| format!("{} {} {}", backend["address"], backend["state"], backend["weight"]);
+    let of = |backend: &serde_json::Value| {
+        format!("{} {} {}", backend["address"], backend["state"], backend["weight"])
+    };
     Ok(list["backends"].as_array().into_iter().flatten().map(of).collect())
 }
 

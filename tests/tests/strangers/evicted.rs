@@ -14,7 +14,10 @@ use crate::street::{CROWD, Since, Street, nothing_was_guessed};
 const ROOM: usize = 64;
 const OTHERS: usize = 400;
 
-fn forgotten_flows_go_on(number: usize, wake: impl Fn(&mut Conversation) -> Result<()>) -> Result<()> {
+fn forgotten_flows_go_on(
+    number: usize,
+    wake: impl Fn(&mut Conversation) -> Result<()>,
+) -> Result<()> {
     in_settings(number, |setting| {
         let street = small(Street::build(setting)?);
         let steer = street.agent()?;
@@ -65,17 +68,20 @@ fn forgotten_flows_end_as_they_should() -> Result<()> {
     })
 }
 
-/// Forgotten while a direct connection has the same port at the same backend, or the other way round.
+/// Forgotten while a direct connection has the same port at the same backend, or the other way
+/// round.
 #[test]
 fn forgotten_flows_and_direct_connections_from_the_same_ports_are_not_mixed_up() -> Result<()> {
     in_settings(263, |setting| {
         const PORT: u16 = 21_000;
         let street = small(Street::with_backends(setting, 1)?);
         let steer = street.agent()?;
-        let from = |client: usize, target| street.dial_from((street.client(client), PORT).into(), target);
+        let from =
+            |client: usize, target| street.dial_from((street.client(client), PORT).into(), target);
         let (mut own, mut direct) = (Vec::new(), Vec::new());
         for client in 0..CROWD / 2 {
-            // By turns the flow and the direct connection come first, and the other one has another port.
+            // By turns the flow and the direct connection come first, and the other one has another
+            // port.
             if client % 2 == 0 {
                 own.push(from(client, street.vip())?);
                 direct.push(from(client, street.backend(0))?);
@@ -88,7 +94,9 @@ fn forgotten_flows_and_direct_connections_from_the_same_ports_are_not_mixed_up()
         for (client, (own, direct)) in own.iter_mut().zip(&mut direct).enumerate() {
             let first = if client % 4 < 2 { Who::Server } else { Who::Client };
             for (what, conversation) in [("to the VIP", &mut *own), ("direct", &mut *direct)] {
-                conversation.say(first, 9000).with_context(|| format!("client {client}, {what}"))?;
+                conversation
+                    .say(first, 9000)
+                    .with_context(|| format!("client {client}, {what}"))?;
                 conversation.exchange(9000).with_context(|| format!("client {client}, {what}"))?;
             }
         }

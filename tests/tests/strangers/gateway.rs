@@ -10,7 +10,8 @@ use steer_tests::{
 use crate::street::{CROWD, Street, nothing_was_guessed};
 
 #[test]
-fn the_gateways_own_conversations_with_backends_go_on_when_the_agent_starts_and_starts_again() -> Result<()> {
+fn the_gateways_own_conversations_with_backends_go_on_when_the_agent_starts_and_starts_again()
+-> Result<()> {
     in_settings(230, |setting| {
         let street = Street::build(setting)?;
         let older = Crowd::of(from_the_gateway(&street)?);
@@ -60,13 +61,19 @@ fn conversations_among_backends_go_on_when_the_agent_starts() -> Result<()> {
 }
 
 fn from_the_gateway(street: &Street) -> Result<Vec<Conversation>> {
-    (0..CROWD).map(|number| street.peers.dial_from_anywhere(street.lab.gateway(), street.backend(number))).collect()
+    (0..CROWD)
+        .map(|number| street.peers.dial_from_anywhere(street.lab.gateway(), street.backend(number)))
+        .collect()
 }
 
 /// Each dials the next one.
 fn among_backends(street: &Street) -> Result<Vec<Conversation>> {
     let n = street.lab.n_backends();
     (0..CROWD)
-        .map(|number| street.peers.dial_from_anywhere(street.lab.backend(number % n), street.backend(number + 1)))
+        .map(|number| {
+            street
+                .peers
+                .dial_from_anywhere(street.lab.backend(number % n), street.backend(number + 1))
+        })
         .collect()
 }

@@ -58,8 +58,10 @@ fn a_syn_that_is_repeated_after_it_was_refused_begins_a_live_flow() -> Result<()
         let syn = from_clients(&Segment::new(client, street.vip(), ISN).syn().options(&LINUX))?;
         street.peers.close(0);
         tap.send(&syn)?;
-        tap.await_frame(PATIENCE, |frame| tcp(frame).is_some_and(|tcp| tcp.rst && tcp.destination == client.port()))?
-            .context("the SYN is not refused")?;
+        tap.await_frame(PATIENCE, |frame| {
+            tcp(frame).is_some_and(|tcp| tcp.rst && tcp.destination == client.port())
+        })?
+        .context("the SYN is not refused")?;
         street.peers.listen(street.lab.backend(0), street.backend(0), 0)?;
         tap.send(&syn)?;
         let server_isn = syn_ack(&tap, client)?;
@@ -76,10 +78,16 @@ fn a_client_whose_syn_is_rejected_by_icmp_hears_of_it_at_once() -> Result<()> {
         let street = one_server(setting)?;
         let steer = street.agent()?;
         let words = match street.family {
-            Family::V4 => ["icmp type port-unreachable", "icmp type admin-prohibited", "icmp type host-unreachable"],
-            Family::V6 => {
-                ["icmpv6 type port-unreachable", "icmpv6 type admin-prohibited", "icmpv6 type addr-unreachable"]
-            }
+            Family::V4 => [
+                "icmp type port-unreachable",
+                "icmp type admin-prohibited",
+                "icmp type host-unreachable",
+            ],
+            Family::V6 => [
+                "icmpv6 type port-unreachable",
+                "icmpv6 type admin-prohibited",
+                "icmpv6 type addr-unreachable",
+            ],
         };
         for (number, with) in words.into_iter().enumerate() {
             rejects(&street, with)?;
@@ -87,9 +95,15 @@ fn a_client_whose_syn_is_rejected_by_icmp_hears_of_it_at_once() -> Result<()> {
             let plain = fails(&street, client, street.backend(0))?.0;
             let since = Since::now(&steer)?;
             let (time, error) = fails(&street, client, street.vip())?;
-            ensure!(time < plain + AT_ONCE, "{with}: after {time:?}, without steer after {plain:?}: {error}");
+            ensure!(
+                time < plain + AT_ONCE,
+                "{with}: after {time:?}, without steer after {plain:?}: {error}"
+            );
             let n_syns = since.of(Counter::Syn)? + since.of(Counter::SynRepeated)?;
-            ensure!(since.of(Counter::IcmpTranslated)? == n_syns, "{with}: of {n_syns} errors not all were translated");
+            ensure!(
+                since.of(Counter::IcmpTranslated)? == n_syns,
+                "{with}: of {n_syns} errors not all were translated"
+            );
         }
         nothing_was_guessed(&steer)
     })
@@ -119,7 +133,8 @@ fn a_server_hears_that_its_syn_ack_cannot_be_delivered() -> Result<()> {
         let since = Since::now(&steer)?;
         let teller = Teller::open(street.lab.client(), street.client(1), street.vip().ip())?;
         teller.tell(Trouble::Unreachable(1), (street.vip(), client), server_isn)?;
-        let is_error = |frame: &[u8]| is_icmp_error(frame, street.family) && quotes(frame, street.backend(0));
+        let is_error =
+            |frame: &[u8]| is_icmp_error(frame, street.family) && quotes(frame, street.backend(0));
         heard.await_frame(PATIENCE, is_error)?.context("the server hears nothing")?;
         ensure!(since.of(Counter::IcmpTranslated)? == 1, "one error was translated");
         Ok(())
@@ -138,8 +153,9 @@ fn fails_at_once(street: &Street, source: SocketAddr, with: &str) -> Result<()> 
     Ok(())
 }
 
-/// How long it takes until a client knows that it is not served, and how it hears of it. IPv6 sockets of Linux overlook an
-/// error that comes before `connect` has let go of them: in a lab without delays they hear of it at the next SYN.
+/// How long it takes until a client knows that it is not served, and how it hears of it. IPv6
+/// sockets of Linux overlook an error that comes before `connect` has let go of them: in a lab
+/// without delays they hear of it at the next SYN.
 fn fails(street: &Street, source: SocketAddr, target: SocketAddr) -> Result<(Duration, String)> {
     let start = Instant::now();
     match street.dial_from(source, target) {
@@ -162,7 +178,11 @@ fn is_open(street: &Street, steer: &Agent<'_>, client: SocketAddr) -> Result<()>
     let vip = plane.vip(&endpoint(street.vip()))?.context("no VIP")?;
     let key = FlowKey::of_vip(address(client.ip()), client.port().to_be_bytes(), vip.id);
     let flow = plane.flows.find(&key)?.with_context(|| format!("no flow of {client}"))?;
-    ensure!(flow.flags & (FLOW_RESET | FLOW_CLOSED) == 0, "{client} is taken for closed: {:#x}", flow.flags);
+    ensure!(
+        flow.flags & (FLOW_RESET | FLOW_CLOSED) == 0,
+        "{client} is taken for closed: {:#x}",
+        flow.flags
+    );
     Ok(())
 }
 
@@ -180,7 +200,8 @@ struct Tcp {
 }
 
 fn tcp(frame: &[u8]) -> Option<Tcp> {
-    let Some(etherparse::TransportSlice::Tcp(tcp)) = etherparse::SlicedPacket::from_ethernet(frame).ok()?.transport
+    let Some(etherparse::TransportSlice::Tcp(tcp)) =
+        etherparse::SlicedPacket::from_ethernet(frame).ok()?.transport
     else {
         return None;
     };
@@ -190,13 +211,16 @@ fn tcp(frame: &[u8]) -> Option<Tcp> {
 /// The sequence number of the SYN-ACK to a client.
 fn syn_ack(tap: &Tap, client: SocketAddr) -> Result<u32> {
     let read = |frame: &[u8]| {
-        let etherparse::TransportSlice::Tcp(tcp) = etherparse::SlicedPacket::from_ethernet(frame).ok()?.transport?
+        let etherparse::TransportSlice::Tcp(tcp) =
+            etherparse::SlicedPacket::from_ethernet(frame).ok()?.transport?
         else {
             return None;
         };
-        (tcp.syn() && tcp.ack() && tcp.destination_port() == client.port()).then(|| tcp.sequence_number())
+        (tcp.syn() && tcp.ack() && tcp.destination_port() == client.port())
+            .then(|| tcp.sequence_number())
     };
-    let frame = tap.await_frame(PATIENCE, |frame| read(frame).is_some())?.context("no SYN-ACK comes")?;
+    let frame =
+        tap.await_frame(PATIENCE, |frame| read(frame).is_some())?.context("no SYN-ACK comes")?;
     read(&frame).context("read a SYN-ACK")
 }
 

@@ -10,7 +10,8 @@ use steer_tests::{
 
 use crate::street::{CROWD, Since, Street, nothing_was_guessed};
 
-/// SYNs that come meanwhile: more than the largest default table of connections that are beginning has room for.
+/// SYNs that come meanwhile: more than the largest default table of connections that are beginning
+/// has room for.
 const SYNS: usize = 100_000;
 /// As many are sent at a time.
 const PORTION: usize = 5000;
@@ -24,7 +25,11 @@ fn idle_direct_conversations_outlive_100_000_syns_to_the_vip() -> Result<()> {
         idle.extend(street.dials(CROWD / 2..CROWD, |client| street.backend(client))?);
         let since = Since::now(&steer)?;
         flood(&street, |strangers| strangers.segment().syn().options(&LINUX))?;
-        ensure!(since.of(Counter::Syn)? > SYNS as u64 / 2, "{} of them came", since.of(Counter::Syn)?);
+        ensure!(
+            since.of(Counter::Syn)? > SYNS as u64 / 2,
+            "{} of them came",
+            since.of(Counter::Syn)?
+        );
         wake(&mut idle)?;
         nothing_was_guessed(&steer)?;
         idle.into_iter().try_for_each(|conversation| conversation.finish(Who::Server))
@@ -66,16 +71,22 @@ fn idle_conversations_with_the_vip_outlive_100_000_syns() -> Result<()> {
     })
 }
 
-/// Checksums finished, for frames are sent; backends count as up, whatever a flood does to their queues.
+/// Checksums finished, for frames are sent; backends count as up, whatever a flood does to their
+/// queues.
 fn street(setting: Setting) -> Result<Street> {
     Ok(Street::build(setting.finished())?.without_health_checks())
 }
 
-fn flood(street: &Street, segment: impl Fn(&mut Strangers) -> steer_tests::packets::Segment) -> Result<()> {
+fn flood(
+    street: &Street,
+    segment: impl Fn(&mut Strangers) -> steer_tests::packets::Segment,
+) -> Result<()> {
     let tap = at_clients(&street.lab)?;
     let mut strangers = Strangers::new(street.family);
     for _ in 0..SYNS / PORTION {
-        let frames = (0..PORTION).map(|_| from_clients(&segment(&mut strangers))).collect::<Result<Vec<_>>>()?;
+        let frames = (0..PORTION)
+            .map(|_| from_clients(&segment(&mut strangers)))
+            .collect::<Result<Vec<_>>>()?;
         tap.pour(&frames)?;
     }
     Ok(())

@@ -16,11 +16,11 @@ use steer_tests::{
 use crate::street::{CROWD, Since, Street, nothing_was_guessed};
 
 const PATIENCE: Duration = Duration::from_secs(5);
-/// MSS 1400, SACK permitted, timestamps, window scale 7, a request for a Fast Open cookie (RFC 7413), MP_CAPABLE (RFC 8684),
-/// and an option for experiments (RFC 6994).
+/// MSS 1400, SACK permitted, timestamps, window scale 7, a request for a Fast Open cookie (RFC
+/// 7413), MP_CAPABLE (RFC 8684), and an option for experiments (RFC 6994).
 const OPTIONS: [u8; 36] = [
-    2, 4, 5, 0x78, 4, 2, 8, 10, 0, 0, 0x1b, 0x58, 0, 0, 0, 0, 3, 3, 7, 34, 2, 30, 12, 0, 0x81, 1, 2, 3, 4, 5, 6, 7, 8,
-    253, 3, 7,
+    2, 4, 5, 0x78, 4, 2, 8, 10, 0, 0, 0x1b, 0x58, 0, 0, 0, 0, 3, 3, 7, 34, 2, 30, 12, 0, 0x81, 1,
+    2, 3, 4, 5, 6, 7, 8, 253, 3, 7,
 ];
 /// MTU of the link to the backend that takes least, and the MSS that follows from it.
 const NARROW: u32 = 1300;
@@ -38,8 +38,17 @@ fn a_syn_and_its_answer_keep_all_of_their_options_in_observe_mode() -> Result<()
     in_settings(300, |setting| {
         let seen = seen(setting, "mode = \"observe\"", Counter::OptionCleared)?;
         ensure!(seen.syn.0 == OPTIONS, "the SYN arrives with the options {:?}", seen.syn.0);
-        ensure!(seen.syn.1 == [true, true, true, false], "the SYN arrives with the flags {:?}", seen.syn.1);
-        ensure!(seen.answer[0] == seen.answer[1], "{:?} was answered, {:?} arrives", seen.answer[0], seen.answer[1]);
+        ensure!(
+            seen.syn.1 == [true, true, true, false],
+            "the SYN arrives with the flags {:?}",
+            seen.syn.1
+        );
+        ensure!(
+            seen.answer[0] == seen.answer[1],
+            "{:?} was answered, {:?} arrives",
+            seen.answer[0],
+            seen.answer[1]
+        );
         Ok(())
     })
 }
@@ -72,8 +81,8 @@ fn conversations_go_on_in_observe_mode_and_none_moves() -> Result<()> {
     })
 }
 
-/// Sends a SYN that asks for everything to a VIP of two backends, one of which takes less than the other. `untouched` is
-/// expected not to be counted.
+/// Sends a SYN that asks for everything to a VIP of two backends, one of which takes less than the
+/// other. `untouched` is expected not to be counted.
 fn seen(setting: Setting, mode: &str, untouched: Counter) -> Result<Seen> {
     let plan = Plan { n_backends: 2, backend_mtu: vec![(1, NARROW)], ..Plan::default() };
     let street = Street::of(setting.finished(), plan)?.without_health_checks().vip_setting(mode);
@@ -90,16 +99,22 @@ fn seen(setting: Setting, mode: &str, untouched: Counter) -> Result<Seen> {
     let mut syn = Segment::new(client, street.vip(), 0x2000_0000).syn().options(&OPTIONS);
     (syn.tcp.ece, syn.tcp.cwr, syn.tcp.ns) = (true, true, true);
     at_client.send(&from_clients(&syn)?)?;
-    let syn = options(&at_server, |tcp| tcp.syn() && !tcp.ack() && tcp.source_port() == client.port())?;
-    let answer = |tap| options(tap, |tcp| tcp.syn() && tcp.ack() && tcp.destination_port() == client.port());
+    let syn =
+        options(&at_server, |tcp| tcp.syn() && !tcp.ack() && tcp.source_port() == client.port())?;
+    let answer =
+        |tap| options(tap, |tcp| tcp.syn() && tcp.ack() && tcp.destination_port() == client.port());
     let answer = [answer(&at_server)?.0, answer(&at_client)?.0];
     ensure!(since.of(untouched)? == 0, "{}: {}", untouched.word(), since.of(untouched)?);
     Ok(Seen { syn, answer })
 }
 
 /// Options of a segment on its way, and its flags ECE, CWR, AE and RST.
-fn options(tap: &Tap, wanted: impl Fn(&etherparse::TcpSlice<'_>) -> bool) -> Result<(Vec<u8>, [bool; 4])> {
-    let frame = tap.await_frame(PATIENCE, |frame| with_tcp(frame, |tcp| wanted(tcp)).unwrap_or(false))?;
+fn options(
+    tap: &Tap,
+    wanted: impl Fn(&etherparse::TcpSlice<'_>) -> bool,
+) -> Result<(Vec<u8>, [bool; 4])> {
+    let frame =
+        tap.await_frame(PATIENCE, |frame| with_tcp(frame, |tcp| wanted(tcp)).unwrap_or(false))?;
     let frame = frame.context("the segment does not come by")?;
     with_tcp(&frame, |tcp| (tcp.options().to_vec(), [tcp.ece(), tcp.cwr(), tcp.ns(), tcp.rst()]))
         .context("read it again")

@@ -31,13 +31,18 @@ fn one_clients_error_about_its_own_path_lowers_nobody_elses_mss() -> Result<()> 
     in_settings(280, |setting| {
         let street = Street::build(setting)?;
         let steer = street.agent()?;
-        let (before, own_before) = (told(&street)?, street.dial(NARROW, street.vip())?.client_mss()?);
+        let (before, own_before) =
+            (told(&street)?, street.dial(NARROW, street.vip())?.client_mss()?);
         let since = Since::now(&steer)?;
         tells_of_its_path(&street, &steer, 600)?;
         ensure!(since.of(Counter::IcmpTranslated)? == 1, "its server heard of it");
         let own = street.dial(NARROW, street.vip())?.client_mss()?;
         ensure!(own < own_before, "its own MSS is {own}, it was {own_before}");
-        ensure!(told(&street)? == before, "others are told {:?}, it was {before:?}", told(&street)?);
+        ensure!(
+            told(&street)? == before,
+            "others are told {:?}, it was {before:?}",
+            told(&street)?
+        );
         Ok(())
     })
 }
@@ -56,10 +61,18 @@ fn a_servers_narrow_route_to_one_client_lowers_nobody_elses_mss() -> Result<()> 
             let own = street.dial(NARROW, street.vip())?.client_mss()?;
             ensure!(own < before[0], "its own MSS is {own}, others' {before:?}");
         }
-        ensure!(told(&street)? == before, "others are told {:?}, it was {before:?}", told(&street)?);
+        ensure!(
+            told(&street)? == before,
+            "others are told {:?}, it was {before:?}",
+            told(&street)?
+        );
         steer.end(nix::sys::signal::Signal::SIGTERM)?;
         steer.launch()?;
-        ensure!(told(&street)? == before, "others are told {:?} after a restart, it was {before:?}", told(&street)?);
+        ensure!(
+            told(&street)? == before,
+            "others are told {:?} after a restart, it was {before:?}",
+            told(&street)?
+        );
         Ok(())
     })
 }
@@ -68,11 +81,17 @@ fn a_servers_narrow_route_to_one_client_lowers_nobody_elses_mss() -> Result<()> 
 #[test]
 fn packets_above_64_kib_are_carried_both_ways() -> Result<()> {
     const LARGE: usize = 65_536 + 14;
-    let street = Street::build(Setting { hook: Hook::Tc, family: Family::V6, offloads: Offloads::On })?;
+    let street =
+        Street::build(Setting { hook: Hook::Tc, family: Family::V6, offloads: Offloads::On })?;
     let large = |interface: &str| format!("link set {interface} gso_max_size 150000\n");
     let lab = &street.lab;
-    lab.gateway().ip(&lab.gateway_interfaces().iter().map(|name| large(name)).collect::<String>())?;
-    let ends = std::iter::once(lab.client()).chain((0..lab.n_backends()).map(|index| lab.backend(index)));
+    lab.gateway().ip(&lab
+        .gateway_interfaces()
+        .iter()
+        .map(|name| large(name))
+        .collect::<String>())?;
+    let ends =
+        std::iter::once(lab.client()).chain((0..lab.n_backends()).map(|index| lab.backend(index)));
     ends.into_iter().try_for_each(|ns| ns.ip(&large("eth0")))?;
     let steer = street.agent()?;
     let since = Since::now(&steer)?;
@@ -90,9 +109,14 @@ fn packets_above_64_kib_are_carried_both_ways() -> Result<()> {
         for _ in 0..20 {
             conversation.exchange(1 << 20)?;
         }
-        let seen = seen.into_iter().map(|seen| Ok(seen.join().unwrap_or_else(|panic| resume_unwind(panic))?.is_some()));
+        let seen = seen
+            .into_iter()
+            .map(|seen| Ok(seen.join().unwrap_or_else(|panic| resume_unwind(panic))?.is_some()));
         let seen = seen.collect::<Result<Vec<_>>>()?;
-        ensure!(seen[0] && seen[1..].contains(&true), "packets above 64 KiB, by interface: {seen:?}");
+        ensure!(
+            seen[0] && seen[1..].contains(&true),
+            "packets above 64 KiB, by interface: {seen:?}"
+        );
         Ok(())
     })?;
     // Where a way gets narrower, their senders hear of it.
@@ -105,7 +129,10 @@ fn packets_above_64_kib_are_carried_both_ways() -> Result<()> {
     let (answered, dropped) = (since.of(Counter::TooBig)?, since.of(Counter::TooBigDropped)?);
     ensure!(answered >= 2 && dropped == 0, "{answered} answered, {dropped} dropped");
     conversation.finish(Who::Client)?;
-    ensure!(since.of(Counter::Malformed)? + since.of(Counter::MalformedDropped)? == 0, "all of them were read");
+    ensure!(
+        since.of(Counter::Malformed)? + since.of(Counter::MalformedDropped)? == 0,
+        "all of them were read"
+    );
     Ok(())
 }
 
@@ -169,6 +196,7 @@ fn narrow_route(street: &Street, backend: usize, client: usize) -> Result<()> {
     };
     let mtu = if street.family == Family::V4 { 600 } else { 1280 };
     let to = street.client(client);
-    let added = street.lab.backend(backend).ip(&format!("route add {to}/{length} via {via} mtu {mtu}\n"));
+    let added =
+        street.lab.backend(backend).ip(&format!("route add {to}/{length} via {via} mtu {mtu}\n"));
     added.with_context(|| format!("behind {}", backend_side(backend)))
 }

@@ -1,4 +1,5 @@
-//! Connections that clients dialled to backends themselves, through a router that becomes a gateway.
+//! Connections that clients dialled to backends themselves, through a router that becomes a
+//! gateway.
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
@@ -11,8 +12,12 @@ use steer_tests::{
 
 use crate::street::{CROWD, Street, nothing_was_guessed};
 
-/// Half of the conversations began before there was a gateway, the others while it is one; then this happens.
-fn talk_goes_on(number: usize, happens: impl Fn(&Street, &mut Agent<'_>) -> Result<()>) -> Result<()> {
+/// Half of the conversations began before there was a gateway, the others while it is one; then
+/// this happens.
+fn talk_goes_on(
+    number: usize,
+    happens: impl Fn(&Street, &mut Agent<'_>) -> Result<()>,
+) -> Result<()> {
     in_settings(number, |setting| goes_on_in(setting, "", &happens))
 }
 
@@ -93,7 +98,8 @@ fn routed_conversations_go_on_when_tables_change_their_sizes() -> Result<()> {
     talk_goes_on(206, |street, steer| {
         steer.end(Signal::SIGTERM)?;
         let mut larger = street.steer.clone();
-        larger.sizes = ["flows = 300000", "splices = 70000", "sessions = 200000"].map(str::to_owned).to_vec();
+        larger.sizes =
+            ["flows = 300000", "splices = 70000", "sessions = 200000"].map(str::to_owned).to_vec();
         steer.configure(&larger)?;
         steer.launch()?;
         nothing_was_guessed(steer)
@@ -149,7 +155,8 @@ fn routed_conversations_that_were_silent_all_along_end_as_they_should() -> Resul
     })
 }
 
-/// Where clients come in by what XDP serves and backends are reached by what it does not, or the other way round.
+/// Where clients come in by what XDP serves and backends are reached by what it does not, or the
+/// other way round.
 #[test]
 fn routed_conversations_go_on_on_hooks_of_the_agents_own_choice() -> Result<()> {
     in_settings(211, |setting| {

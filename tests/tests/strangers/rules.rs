@@ -1,4 +1,5 @@
-//! Connections that the kernel's own rules carry, or a program on the gateway: what was there before the cut-over.
+//! Connections that the kernel's own rules carry, or a program on the gateway: what was there
+//! before the cut-over.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -60,8 +61,8 @@ fn conversations_that_rules_carry_go_on_whatever_becomes_of_the_agent() -> Resul
     })
 }
 
-/// Back to the rules without a loss: what is steer's ends in peace, what is new is the rules' own, and what they took
-/// meanwhile stays theirs where steer is to have new ones again.
+/// Back to the rules without a loss: what is steer's ends in peace, what is new is the rules' own,
+/// and what they took meanwhile stays theirs where steer is to have new ones again.
 #[test]
 fn a_gateway_that_is_left_keeps_its_conversations_until_they_end() -> Result<()> {
     in_settings(226, |setting| {
@@ -75,7 +76,10 @@ fn a_gateway_that_is_left_keeps_its_conversations_until_they_end() -> Result<()>
         let of_rules = street.to_vip(0..CROWD / 2)?;
         own.goes_on();
         of_rules.goes_on();
-        ensure!(since.of(Counter::Syn)? == 0 && since.of(Counter::Left)? > 0, "new ones pass to the rules");
+        ensure!(
+            since.of(Counter::Syn)? == 0 && since.of(Counter::Left)? > 0,
+            "new ones pass to the rules"
+        );
 
         steer.steer("leave off")?;
         let again = street.dials(CROWD / 2..CROWD, |_| street.vip())?;
@@ -169,7 +173,8 @@ fn conversations_of_another_vip_over_the_same_servers_are_the_rules_own() -> Res
     })
 }
 
-/// A proxy on the gateway took the VIP's connections before: it has the address, and dials backends itself.
+/// A proxy on the gateway took the VIP's connections before: it has the address, and dials backends
+/// itself.
 #[test]
 fn conversations_of_a_program_at_the_vips_own_address_go_on_after_the_cut_over() -> Result<()> {
     const PROXY: usize = 99;
@@ -180,7 +185,10 @@ fn conversations_of_a_program_at_the_vips_own_address_go_on_after_the_cut_over()
         gateway.ip(&format!("addr add {}/{length} dev lo nodad\n", street.vip().ip()))?;
         street.peers.listen(gateway, street.vip(), PROXY)?;
         let older = street.dials(0..CROWD, |_| street.vip())?;
-        ensure!(older.iter().all(|conversation| conversation.server_name == PROXY), "the proxy has them");
+        ensure!(
+            older.iter().all(|conversation| conversation.server_name == PROXY),
+            "the proxy has them"
+        );
         let older = Crowd::of(older);
         let steer = street.agent()?;
         older.goes_on();
@@ -196,8 +204,15 @@ fn are_steers(street: &Street, steer: &Agent<'_>) -> Result<Crowd> {
     let since = Since::now(steer)?;
     let conversations = street.dials(CROWD..2 * CROWD, |_| street.vip())?;
     let n_backends = street.lab.n_backends();
-    ensure!(conversations.iter().all(|conversation| conversation.server_name < n_backends), "a backend has each");
-    ensure!(since.of(Counter::FlowEstablished)? == CROWD as u64, "{} flows", since.of(Counter::FlowEstablished)?);
+    ensure!(
+        conversations.iter().all(|conversation| conversation.server_name < n_backends),
+        "a backend has each"
+    );
+    ensure!(
+        since.of(Counter::FlowEstablished)? == CROWD as u64,
+        "{} flows",
+        since.of(Counter::FlowEstablished)?
+    );
     let crowd = Crowd::of(conversations);
     crowd.goes_on();
     Ok(crowd)
@@ -209,8 +224,9 @@ fn other_vip(street: &Street) -> Result<SocketAddr> {
         IpAddr::V4(_) => ("ip", "198.51.100.20".to_owned()),
         IpAddr::V6(_) => ("ip6", "2001:db8:100::20".to_owned()),
     };
-    let backends: Vec<_> =
-        (0..street.lab.n_backends()).map(|index| format!("{index} : {}", street.backend(index).ip())).collect();
+    let backends: Vec<_> = (0..street.lab.n_backends())
+        .map(|index| format!("{index} : {}", street.backend(index).ip()))
+        .collect();
     street.lab.gateway().nft(&format!(
         "table {ip} other_vip {{\n chain balance {{\n  type nat hook prerouting priority dstnat\n  {ip} daddr {address} \
          tcp dport {PORT} dnat to jhash {ip} saddr mod {} map {{ {} }}\n }}\n}}\n",

@@ -1,4 +1,5 @@
-//! Frames for other stations: a mirror, a switch that floods, a standby gateway that somebody looks at with tcpdump.
+//! Frames for other stations: a mirror, a switch that floods, a standby gateway that somebody looks
+//! at with tcpdump.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -32,7 +33,10 @@ fn a_frame_for_another_station_is_not_taken_though_the_gateway_sees_it() -> Resu
         for station in OTHERS {
             let since = Since::now(&steer)?;
             tap.send(&syn.frame(mac(0, 2), station, &[])?)?;
-            ensure!(arrives.await_frame(SILENCE, is_ours)?.is_none(), "a SYN for {station:x?} was forwarded");
+            ensure!(
+                arrives.await_frame(SILENCE, is_ours)?.is_none(),
+                "a SYN for {station:x?} was forwarded"
+            );
             ensure!(since.of(Counter::Syn)? == 0, "a SYN for {station:x?} was taken");
             if station[0] & 1 == 0 {
                 let n = since.of(Counter::OtherStation)?;
@@ -40,7 +44,9 @@ fn a_frame_for_another_station_is_not_taken_though_the_gateway_sees_it() -> Resu
             }
         }
         tap.send(&syn.frame(mac(0, 2), mac(0, 1), &[])?)?;
-        arrives.await_frame(SILENCE * 10, is_ours)?.context("the SYN for the gateway itself does not arrive")?;
+        arrives
+            .await_frame(SILENCE * 10, is_ours)?
+            .context("the SYN for the gateway itself does not arrive")?;
         Ok(())
     })
 }
@@ -58,7 +64,8 @@ fn copies_for_other_stations_of_a_live_flows_packets_are_not_forwarded() -> Resu
         let (at_client, at_server) = (at_clients(&street.lab)?, at_backend(&street.lab, 0)?);
         let since = Since::now(&steer)?;
         // Neither would change the flow if it arrived, for it is far from where the flow stands.
-        let up = Segment::new(client, street.vip(), 1).ack(1).payload(b"a copy for another station");
+        let up =
+            Segment::new(client, street.vip(), 1).ack(1).payload(b"a copy for another station");
         let down = Segment::new(server, client, 1).ack(1).payload(b"a copy for another station");
         for station in OTHERS {
             at_client.send(&up.frame(mac(0, 2), station, &[])?)?;
@@ -66,7 +73,11 @@ fn copies_for_other_stations_of_a_live_flows_packets_are_not_forwarded() -> Resu
             at_server.send(&down.frame(mac(1, 2), station, &[])?)?;
             ensure!(!comes(&at_client)?, "what was for {station:x?} came to the client");
         }
-        ensure!(since.of(Counter::Forwarded)? == 0, "{} were forwarded", since.of(Counter::Forwarded)?);
+        ensure!(
+            since.of(Counter::Forwarded)? == 0,
+            "{} were forwarded",
+            since.of(Counter::Forwarded)?
+        );
         conversation.exchange(40_000)?;
         conversation.finish(Who::Server)
     })
@@ -74,14 +85,18 @@ fn copies_for_other_stations_of_a_live_flows_packets_are_not_forwarded() -> Resu
 
 /// Whether a copy arrives; what this host sent itself, for another station, does not count.
 fn comes(tap: &Tap) -> Result<bool> {
-    let copy =
-        |frame: &[u8]| frame.windows(4).any(|bytes| bytes == b"copy") && !OTHERS.iter().any(|to| frame.starts_with(to));
+    let copy = |frame: &[u8]| {
+        frame.windows(4).any(|bytes| bytes == b"copy")
+            && !OTHERS.iter().any(|to| frame.starts_with(to))
+    };
     Ok(tap.await_frame(SILENCE, copy)?.is_some())
 }
 
 fn promiscuous(street: &Street) -> Result<()> {
     let interfaces = [CLIENT_SIDE.to_owned(), backend_side(0)];
-    interfaces.iter().try_for_each(|name| street.lab.gateway().ip(&format!("link set {name} promisc on\n")))
+    interfaces
+        .iter()
+        .try_for_each(|name| street.lab.gateway().ip(&format!("link set {name} promisc on\n")))
 }
 
 fn has_port(frame: &[u8], port: u16) -> bool {

@@ -1,4 +1,5 @@
-//! A gateway on a street that is in use: three backends, clients at many addresses, and conversations between them.
+//! A gateway on a street that is in use: three backends, clients at many addresses, and
+//! conversations between them.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -108,8 +109,12 @@ impl Street {
 
     /// A client whose new flows to the VIP go to this backend.
     pub(crate) fn client_of(&self, backend: usize) -> Result<usize> {
-        let leads_there = |client: &usize| self.dial(*client, self.vip()).is_ok_and(|it| it.server_name == backend);
-        (0..CLIENTS).find(leads_there).with_context(|| format!("no client is led to backend {backend}"))
+        let leads_there = |client: &usize| {
+            self.dial(*client, self.vip()).is_ok_and(|it| it.server_name == backend)
+        };
+        (0..CLIENTS)
+            .find(leads_there)
+            .with_context(|| format!("no client is led to backend {backend}"))
     }
 }
 
@@ -131,7 +136,9 @@ impl<'a> Since<'a> {
 
 /// Expects steer to have guessed at no packet since it was loaded.
 pub(crate) fn nothing_was_guessed(steer: &Agent<'_>) -> Result<()> {
-    for counter in [Counter::NoFlowTranslated, Counter::StrayBackend, Counter::FirstReset, Counter::OwnerReset] {
+    for counter in
+        [Counter::NoFlowTranslated, Counter::StrayBackend, Counter::FirstReset, Counter::OwnerReset]
+    {
         let n = steer.count(counter)?;
         ensure!(n == 0, "{}: {n}", counter.word());
     }

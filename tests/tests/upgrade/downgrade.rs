@@ -1,5 +1,6 @@
-//! Makes a state of layout v3 (commit 36ead6f) of one of today's, byte for byte as that version had it: its maps with what
-//! today's hold, and the links with the programs that run. Written by what that layout was, not by the agent's own types.
+//! Makes a state of layout v3 (commit 36ead6f) of one of today's, byte for byte as that version had
+//! it: its maps with what today's hold, and the links with the programs that run. Written by what
+//! that layout was, not by the agent's own types.
 
 use std::{
     fs::{self, DirBuilder},
@@ -16,8 +17,8 @@ use steer_common::{
     counters::Counter,
     maps::entries,
     shared::{
-        Address, Backend, BackendPath, Configured, Endpoint, Flow, FlowKey, KeyName, LAYOUT_VERSION, Session,
-        SessionKey, Vip,
+        Address, Backend, BackendPath, Configured, Endpoint, Flow, FlowKey, KeyName,
+        LAYOUT_VERSION, Session, SessionKey, Vip,
     },
     wire::tls::server_flight::Follow,
 };
@@ -94,7 +95,10 @@ fn session(session: &Session) -> Result<[u8; 16]> {
 fn key_name(name: &KeyName) -> Result<[u8; 32]> {
     // Two of its flags are younger.
     let image = Image::default().u16s(&[name.owner, name.flags & 3]);
-    image.u32s(&[name.first_seen, name.last_seen, name.hits, name.accepted]).u16s(&[u16::MAX; 6]).take()
+    image
+        .u32s(&[name.first_seen, name.last_seen, name.hits, name.accepted])
+        .u16s(&[u16::MAX; 6])
+        .take()
 }
 
 fn backend(backend: &Backend, path: &BackendPath) -> Result<[u8; 76]> {
@@ -105,8 +109,10 @@ fn backend(backend: &Backend, path: &BackendPath) -> Result<[u8; 76]> {
 
 fn vip(vip: &Vip) -> Result<[u8; 36]> {
     let image = Image::default().u16s(&[vip.id, vip.flags]);
-    let image = image.u32s(&[vip.lookup_base, vip.session_timeout, vip.session_limit, vip.flow_timeout]);
-    let image = image.u16s(&[vip.mss, vip.owner_tries]).u8s(&[vip.name_at, vip.name_len]).u16s(&[0]);
+    let image =
+        image.u32s(&[vip.lookup_base, vip.session_timeout, vip.session_limit, vip.flow_timeout]);
+    let image =
+        image.u16s(&[vip.mss, vip.owner_tries]).u8s(&[vip.name_at, vip.name_len]).u16s(&[0]);
     image.u32s(&[vip.name_timeout, vip.sessions_per_source]).take()
 }
 
@@ -115,18 +121,38 @@ fn follow(image: Image, follow: &Follow) -> Image {
     let image = image.u16s(&[follow.record_left, follow.version, follow.selected]);
     let Follow { field, want, have, header_have, content, seen, .. } = *follow;
     let image = image.u8s(&[field, want, have, header_have, content, seen]).bytes(&follow.lesson);
-    image.bytes(&follow.header).bytes(&follow.bytes).u8s(&[follow.lesson_kind, follow.lesson_len, 0, 0])
+    image.bytes(&follow.header).bytes(&follow.bytes).u8s(&[
+        follow.lesson_kind,
+        follow.lesson_len,
+        0,
+        0,
+    ])
 }
 
 fn flow(flow: &Flow) -> Result<[u8; 224]> {
     let image = Image::default().u64s(&[flow.word, u64::from(flow.owner_syn_at) * 1_000_000]);
     let image = image.u32s(&[flow.first_isn, flow.owner_isn, flow.delta, flow.ts_delta]);
     let image = image.u32s(&[flow.client_ts, flow.first_ts, flow.hello_ts, flow.seen]);
-    let image = image.u32s(&[flow.client_next, flow.server_next]).bytes(&flow.ip_word).u32s(&[flow.hello_len]);
-    let image = image.u16s(&[flow.first, flow.owner, flow.syn_window, flow.hello_window, flow.first_window]);
+    let image = image
+        .u32s(&[flow.client_next, flow.server_next])
+        .bytes(&flow.ip_word)
+        .u32s(&[flow.hello_len]);
+    let image = image.u16s(&[
+        flow.first,
+        flow.owner,
+        flow.syn_window,
+        flow.hello_window,
+        flow.first_window,
+    ]);
     // Flags from 0x400 on are younger.
     let image = image.u16s(&[flow.client_mss, flow.told_mss, flow.flags as u16 & 0x3ff]);
-    let image = image.u8s(&[flow.offered, flow.agreed, flow.client_scale, flow.first_scale, flow.owner_scale]);
+    let image = image.u8s(&[
+        flow.offered,
+        flow.agreed,
+        flow.client_scale,
+        flow.first_scale,
+        flow.owner_scale,
+    ]);
     let image = image.u8s(&[flow.owner_tries, flow.offered_kind, flow.offered_len]);
     let index = if flow.offered_index == u8::MAX { u16::MAX } else { flow.offered_index.into() };
     let image = image.u16s(&[index]).u8s(&[flow.answer, 0]).bytes(&flow.offered_bytes);
@@ -148,7 +174,8 @@ fn array<V: Pod>(directory: &Path, name: &str, slots: &[V]) -> Result<()> {
     map.pin(directory.join(name)).with_context(|| format!("pin {name}"))
 }
 
-/// Makes of the state of an agent that has ended one of layout v3; the programs run on with maps that nobody knows any more.
+/// Makes of the state of an agent that has ended one of layout v3; the programs run on with maps
+/// that nobody knows any more.
 pub(crate) fn downgrade(steer: &Agent<'_>, more: &More) -> Result<()> {
     let root = steer.pin_dir();
     let (new, old) = (root.join(format!("v{LAYOUT_VERSION}")), root.join("v3"));
@@ -171,7 +198,9 @@ pub(crate) fn downgrade(steer: &Agent<'_>, more: &More) -> Result<()> {
     });
     hash(&old, "key_name_tries", 1024, &searches.collect::<Vec<_>>())?;
     hash::<[u8; 20], [u8; 8]>(&old, "sources", 16_384, &[])?;
-    for (name, table) in [("flows", &plane.flows), ("splices", &plane.splices), ("handshakes", &plane.handshakes)] {
+    for (name, table) in
+        [("flows", &plane.flows), ("splices", &plane.splices), ("handshakes", &plane.handshakes)]
+    {
         let mut flows = Vec::new();
         for (key, value) in table.entries()? {
             flows.push((flow_key(&key)?, flow(&value)?));
@@ -215,8 +244,9 @@ pub(crate) fn downgrade(steer: &Agent<'_>, more: &More) -> Result<()> {
         let did = plane.backend_stats(id)?;
         let image = Image::default().u64s(&[did.flows, did.rehomed, did.learned, did.hits]);
         let outcomes = [did.tls12, did.tls13];
-        let image =
-            outcomes.iter().fold(image, |image, came| image.u64s(&[came.accepted, came.rejected, came.not_offered]));
+        let image = outcomes.iter().fold(image, |image, came| {
+            image.u64s(&[came.accepted, came.rejected, came.not_offered])
+        });
         let mut per_cpu = vec![[0; 96]; cpus];
         per_cpu[0] = image.u64s(&[did.packets, did.bytes]).take()?;
         stats.set(id, PerCpuValues::try_from(per_cpu)?, 0)?;

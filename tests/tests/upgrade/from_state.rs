@@ -30,7 +30,11 @@ const FILE: usize = 8 * MEGABYTE;
 /// What the CLI changed is a part of what is carried over.
 fn change_pools(run: &Run, steer: &Agent<'_>) -> Result<()> {
     steer.steer(&format!("backends drain --for 1h {}", run.backend_address(2)))?;
-    steer.steer(&format!("backends add --vip {} --weight 7 {}", run.vip(), run.backend_address(1)))?;
+    steer.steer(&format!(
+        "backends add --vip {} --weight 7 {}",
+        run.vip(),
+        run.backend_address(1)
+    ))?;
     Ok(())
 }
 
@@ -40,7 +44,9 @@ fn carries_over(hook: Hook) -> Result<()> {
     let sum = run.servers[OWNER].put("down", &body)?;
     let mut steer = run.agent()?;
     let kept = (0..12)
-        .map(|number| Ok((visitor(&run, OFFERS[number % OFFERS.len()], &run.dial(number))?, number)))
+        .map(|number| {
+            Ok((visitor(&run, OFFERS[number % OFFERS.len()], &run.dial(number))?, number))
+        })
         .collect::<Result<Vec<_>>>()?;
     // Before the transfers: it changes where addresses lead.
     change_pools(&run, &steer)?;
@@ -60,15 +66,30 @@ fn carries_over(hook: Hook) -> Result<()> {
             .end(Signal::SIGTERM)
             .and_then(|()| downgrade(&steer, &More { searches: 3, ..More::default() }))
             .and_then(|()| steer.launch_timed())
-            .and_then(|_| Ok((tables::entries(&steer, "splices")?, tables::entries(&steer, "flows")?)));
+            .and_then(|_| {
+                Ok((tables::entries(&steer, "splices")?, tables::entries(&steer, "flows")?))
+            });
         over.store(true, Ordering::Relaxed);
-        let ended: Vec<_> =
-            working.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic))).collect();
+        let ended: Vec<_> = working
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect();
         let (splices, flows) = upgraded?;
-        let broken: Vec<_> = ended.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
-        ensure!(broken.is_empty(), "{} of 12 transfers not whole: {broken:#?}; log: {}", broken.len(), steer.log());
-        // Either would do for these transfers, and so would a trace. There are flows of visits that are over, too.
-        ensure!(splices >= 6 && flows >= 30, "{splices} splices, {flows} flows; log: {}", steer.log());
+        let broken: Vec<_> =
+            ended.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
+        ensure!(
+            broken.is_empty(),
+            "{} of 12 transfers not whole: {broken:#?}; log: {}",
+            broken.len(),
+            steer.log()
+        );
+        // Either would do for these transfers, and so would a trace. There are flows of visits that
+        // are over, too.
+        ensure!(
+            splices >= 6 && flows >= 30,
+            "{splices} splices, {flows} flows; log: {}",
+            steer.log()
+        );
         Ok(())
     })?;
     let log = steer.log();
@@ -84,7 +105,10 @@ fn carries_over(hook: Hook) -> Result<()> {
     ensure!(drain.is_some_and(|left| left > 3500 && left <= 3600), "{drain:?}");
     for ((client, server), number) in &kept {
         let handshake = run.visit(client, &run.dial(number + 31))?;
-        ensure!(handshake.resumed && handshake.server == *server, "{number}: {handshake:?}, not at {server}; {log}");
+        ensure!(
+            handshake.resumed && handshake.server == *server,
+            "{number}: {handshake:?}, not at {server}; {log}"
+        );
     }
     ensure!(steer.count(Counter::Learned)? >= learned, "the counters were kept");
     // The next one finds nothing special.
@@ -116,21 +140,24 @@ fn after_a_death_at_any_step_of_an_upgrade_the_next_agent_goes_on() -> Result<()
         let context = || format!("after a death at {}", step.word());
         steer.end(Signal::SIGTERM)?;
         downgrade(&steer, &More::default()).with_context(context)?;
-        let ended = steer.launch_to_end(&[], &[(crash::VARIABLE, step.word())]).with_context(context)?;
+        let ended =
+            steer.launch_to_end(&[], &[(crash::VARIABLE, step.word())]).with_context(context)?;
         ensure!(
             !ended.success() && steer.log().contains("dies at the step"),
             "{}: {ended}: {}",
             context(),
             steer.log()
         );
-        // One interface with new programs and the others with old ones: new connections wait for the next agent.
+        // One interface with new programs and the others with old ones: new connections wait for
+        // the next agent.
         if step != Step::FirstAttached {
             let handshake = run.visit(&client, &away).with_context(context)?;
             ensure!(handshake.resumed, "{}, with nobody there: {handshake:?}", context());
         }
         steer.launch_timed().with_context(context)?;
         let same = || pools(&steer).ok().filter(|now| *now == before);
-        eventually(PATIENCE, same).with_context(|| format!("{}: {:?} was {before:?}", context(), pools(&steer)))?;
+        eventually(PATIENCE, same)
+            .with_context(|| format!("{}: {:?} was {before:?}", context(), pools(&steer)))?;
         ensure!(layouts(&steer) == [LAYOUT_VERSION], "{}: {:?}", context(), layouts(&steer));
         ensure!(!steer.pin_dir().join("next").exists(), "{}", context());
         let handshake = run.visit(&client, &away).with_context(context)?;
@@ -151,11 +178,21 @@ fn what_an_upgrade_would_lose_is_said_before_anything_is_done_and_needs_force() 
     let check = format!("config check {}", steer.config_path().display());
     let output = run.lab.gateway().run(|| Ok(steer.command(&check).output()?))?;
     let told = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success() && told.contains(lost) && told.contains("is carried over"), "{told}");
+    ensure!(
+        output.status.success() && told.contains(lost) && told.contains("is carried over"),
+        "{told}"
+    );
     let ended = steer.launch_to_end(&[], &[])?;
     let log = steer.log();
-    ensure!(ended.code() == Some(1) && log.contains(lost) && log.contains("--force"), "{ended}: {log}");
-    ensure!(layouts(&steer) == [3] && !steer.pin_dir().join("next").exists(), "{:?}", layouts(&steer));
+    ensure!(
+        ended.code() == Some(1) && log.contains(lost) && log.contains("--force"),
+        "{ended}: {log}"
+    );
+    ensure!(
+        layouts(&steer) == [3] && !steer.pin_dir().join("next").exists(),
+        "{:?}",
+        layouts(&steer)
+    );
     ensure!(run.visit(&client, &away)?.resumed, "the older version's programs go on");
     steer.launch_forced()?;
     ensure!(layouts(&steer) == [LAYOUT_VERSION], "{:?}", layouts(&steer));
@@ -176,16 +213,26 @@ fn states_of_other_layouts_are_refused_and_nothing_is_touched() -> Result<()> {
         let mark = steer.pin_dir().join("v3").join(mark);
         DirBuilder::new().create(&mark)?;
         let ended = steer.launch_to_end(&[], &[])?;
-        ensure!(ended.code() == Some(1) && steer.log().contains("left half done"), "{}", steer.log());
+        ensure!(
+            ended.code() == Some(1) && steer.log().contains("left half done"),
+            "{}",
+            steer.log()
+        );
         fs::remove_dir(mark)?;
     }
     // An agent of that version still runs.
     let held = fs::File::open(steer.pin_dir().join("v3"))?;
     held.lock()?;
     let ended = steer.launch_to_end(&[], &[])?;
-    ensure!(ended.code() == Some(1) && steer.log().contains("an agent runs already"), "{}", steer.log());
+    ensure!(
+        ended.code() == Some(1) && steer.log().contains("an agent runs already"),
+        "{}",
+        steer.log()
+    );
     drop(held);
-    for (other, words) in [("v1", "holds the states of several other versions"), ("v99", "several other versions")] {
+    for (other, words) in
+        [("v1", "holds the states of several other versions"), ("v99", "several other versions")]
+    {
         DirBuilder::new().create(steer.pin_dir().join(other))?;
         let ended = steer.launch_to_end(&[], &[])?;
         ensure!(ended.code() == Some(1) && steer.log().contains(words), "{}", steer.log());

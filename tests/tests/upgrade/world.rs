@@ -1,5 +1,5 @@
-//! What both kinds of tests have in common: transfers that begin before an upgrade and end after it, and what an operator
-//! would miss.
+//! What both kinds of tests have in common: transfers that begin before an upgrade and end after
+//! it, and what an operator would miss.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -49,13 +49,15 @@ pub(crate) fn layouts(steer: &Agent<'_>) -> Vec<u32> {
 pub(crate) fn pools(steer: &Agent<'_>) -> Result<Vec<[Value; 5]>> {
     let list = steer.json("backends list")?;
     let backends = list["backends"].as_array().context("no list of backends")?.iter();
-    let mut pools =
-        backends.map(|b| ["address", "id", "weight", "state", "vip"].map(|key| b[key].clone())).collect::<Vec<_>>();
+    let mut pools = backends
+        .map(|b| ["address", "id", "weight", "state", "vip"].map(|key| b[key].clone()))
+        .collect::<Vec<_>>();
     pools.sort_by_key(|backend| backend[0].to_string());
     Ok(pools)
 }
 
-/// A client whose sessions are of this kind, with a session of the backend that this address leads to.
+/// A client whose sessions are of this kind, with a session of the backend that this address leads
+/// to.
 pub(crate) fn visitor(run: &Run, offer: Offer, home: &Dial) -> Result<(Client, String)> {
     let client = run.new_client_offering(offer)?;
     run.visit(&client, home)?;
@@ -103,7 +105,12 @@ impl Transfer {
         let transfer = |number| {
             let (client, _) = visitor(run, OFFERS[number / 2 % OFFERS.len()], &home)?;
             let moves = number % 2 == 0;
-            Ok(Self { client, dial: if moves { away.clone() } else { home.clone() }, moves, number })
+            Ok(Self {
+                client,
+                dial: if moves { away.clone() } else { home.clone() },
+                moves,
+                number,
+            })
         };
         (0..12).map(transfer).collect()
     }
@@ -118,7 +125,12 @@ impl Transfer {
         };
         let handshake = handshake.with_context(context)?;
         ensure!(handshake.resumed, "{}: not resumed: {handshake:?}", context());
-        ensure!(run.backend_named(&handshake.server)? == OWNER, "{}: at {}", context(), handshake.server);
+        ensure!(
+            run.backend_named(&handshake.server)? == OWNER,
+            "{}: at {}",
+            context(),
+            handshake.server
+        );
         Ok(())
     }
 
@@ -141,7 +153,10 @@ impl Transfer {
             connection.put_watched(&format!("/files/{name}"), body, |_| Pace::Slow.wait(over))?;
             connection.finish()
         })?;
-        ensure!(run.servers[OWNER].uploaded(&name)? == payload::sha256(body), "the upload arrived changed");
+        ensure!(
+            run.servers[OWNER].uploaded(&name)? == payload::sha256(body),
+            "the upload arrived changed"
+        );
         Ok(handshake)
     }
 }

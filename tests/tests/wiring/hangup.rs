@@ -30,10 +30,16 @@ fn sighup_says_what_a_restart_would_change_or_what_is_wrong_and_ends_nothing() -
     logged(&steer, "is good and changes nothing")?;
 
     let backend = run.backend_address(1);
-    let other = good.replace(&format!("address = \"{backend}\"\n"), &format!("address = \"{backend}\"\nweight = 7\n"));
+    let other = good.replace(
+        &format!("address = \"{backend}\"\n"),
+        &format!("address = \"{backend}\"\nweight = 7\n"),
+    );
     fs::write(steer.config_path(), other.replace("hook = \"tc\"", "hook = \"auto\""))?;
     hang_up(&steer)?;
-    logged(&steer, &format!("VIP {}: backend {backend}: weight would be 7 instead of 1", run.vip()))?;
+    logged(
+        &steer,
+        &format!("VIP {}: backend {backend}: weight would be 7 instead of 1", run.vip()),
+    )?;
     logged(&steer, "interface clients: hook would be auto instead of tc")?;
     logged(&steer, "4 differences, none applied")?;
 
@@ -49,7 +55,8 @@ fn sighup_says_what_a_restart_would_change_or_what_is_wrong_and_ends_nothing() -
     run.visit(&run.new_client()?, &run.dial(0)).map(drop)
 }
 
-/// What an auditor asks: which version runs with which file, what a restart changed, and who asked for what.
+/// What an auditor asks: which version runs with which file, what a restart changed, and who asked
+/// for what.
 #[test]
 fn the_log_says_what_a_restart_changed_and_who_asked_for_what() -> Result<()> {
     let run = Scenario::new(Hook::Tc, Family::V4).backends(2).start()?;
@@ -59,7 +66,8 @@ fn the_log_says_what_a_restart_changed_and_who_asked_for_what() -> Result<()> {
     logged(&steer, &format!("steer {version} starts with {} for {pins}", file.display()))?;
 
     steer.steer(&format!("backends drain {backend}"))?;
-    let asked = format!(r#"asked {{"verb":"drain-backend","address":"{backend}","seconds":null}}: done"#);
+    let asked =
+        format!(r#"asked {{"verb":"drain-backend","address":"{backend}","seconds":null}}: done"#);
     logged(&steer, &asked)?;
     logged(&steer, "user 0 (process ")?;
     ensure!(steer.steer("backends drain 10.99.99.99:443").is_err());
@@ -70,12 +78,18 @@ fn the_log_says_what_a_restart_changed_and_who_asked_for_what() -> Result<()> {
     let text = fs::read_to_string(&file)?;
     fs::write(
         &file,
-        text.replace(&format!("address = \"{backend}\"\n"), &format!("address = \"{backend}\"\nweight = 7\n")),
+        text.replace(
+            &format!("address = \"{backend}\"\n"),
+            &format!("address = \"{backend}\"\nweight = 7\n"),
+        ),
     )?;
     let change = format!("the backend {backend} of {vip} has the weight 7; it was 1");
     let check = steer.command(&format!("config check {}", file.display())).output()?;
     let told = String::from_utf8(check.stderr)?;
-    ensure!(check.status.success() && told.contains(&format!("a start would change: {change}")), "{told}");
+    ensure!(
+        check.status.success() && told.contains(&format!("a start would change: {change}")),
+        "{told}"
+    );
     steer.launch()?;
     logged(&steer, &change)
 }

@@ -16,13 +16,20 @@ fn two_backends() -> Scenario {
 }
 
 #[test]
-fn settings_that_change_under_a_running_agent_are_named_and_forgotten_when_they_are_right_again() -> Result<()> {
+fn settings_that_change_under_a_running_agent_are_named_and_forgotten_when_they_are_right_again()
+-> Result<()> {
     let run = two_backends().start()?;
     let steer = run.agent()?;
     let gateway = run.lab.gateway();
     for (sysctl, wrong, right, words, kind) in [
         ("ipv4/conf/b0/forwarding", "0", "1", "net.ipv4.conf.b0.forwarding is 0", "forwarding"),
-        ("ipv6/conf/clients/forwarding", "0", "1", "net.ipv6.conf.clients.forwarding is 0", "forwarding"),
+        (
+            "ipv6/conf/clients/forwarding",
+            "0",
+            "1",
+            "net.ipv6.conf.clients.forwarding is 0",
+            "forwarding",
+        ),
         ("ipv4/conf/clients/rp_filter", "1", "0", "rp_filter is strict on clients", "reverse-path"),
     ] {
         calm(&steer, words)?;
@@ -68,11 +75,14 @@ fn metrics_tell_capacities_switches_and_the_build() -> Result<()> {
     let run = two_backends().size("splices = 77").start()?;
     let steer = run.agent()?;
     let text = metrics(&run)?;
-    for line in ["steer_table_max_entries{table=\"splices\"} 77\n", "steer_bypass 0\n", "steer_leave 0\n"] {
+    for line in
+        ["steer_table_max_entries{table=\"splices\"} 77\n", "steer_bypass 0\n", "steer_leave 0\n"]
+    {
         ensure!(text.contains(line), "{line} in {text}");
     }
     ensure!(
-        text.contains("steer_build_info{version=\"") && text.contains("steer_agent_start_time_seconds 1"),
+        text.contains("steer_build_info{version=\"")
+            && text.contains("steer_agent_start_time_seconds 1"),
         "{text}"
     );
     steer.steer("bypass on")?;
@@ -104,10 +114,20 @@ fn config_check_says_of_every_interface_what_a_start_says() -> Result<()> {
         ensure!(checked.status.success(), "{name}, {hook}: {told}");
         match refused {
             Some(why) => {
-                ensure!(!steer.launch_to_end(&[], &[])?.success(), "{name}, {hook}: {}", steer.log());
-                let warned = told.lines().find(|line| line.contains("warning: here a start would be refused: "));
+                ensure!(
+                    !steer.launch_to_end(&[], &[])?.success(),
+                    "{name}, {hook}: {}",
+                    steer.log()
+                );
+                let warned = told
+                    .lines()
+                    .find(|line| line.contains("warning: here a start would be refused: "));
                 let warned = warned.is_some_and(|line| line.contains(name) && line.contains(why));
-                ensure!(warned && steer.log().contains(why), "{name}, {hook}: {told}{}", steer.log());
+                ensure!(
+                    warned && steer.log().contains(why),
+                    "{name}, {hook}: {told}{}",
+                    steer.log()
+                );
             }
             None => {
                 ensure!(!told.contains("refused"), "{name}, {hook}: {told}");
@@ -118,15 +138,15 @@ fn config_check_says_of_every_interface_what_a_start_says() -> Result<()> {
     Ok(())
 }
 
-/// A server on the gateway itself answers health checks, and no client's packet is ever forwarded to it.
+/// A server on the gateway itself answers health checks, and no client's packet is ever forwarded
+/// to it.
 #[test]
 fn a_backend_at_the_gateways_own_address_is_warned_of_and_counts_as_down() -> Result<()> {
     let run = two_backends().start()?;
     let _server = run.lab.gateway().run(|| Ok(std::net::TcpListener::bind("10.2.0.1:8443")?))?;
     let mut settings = run.steer.clone();
     let vip = "[[vip]]\naddress = \"192.0.2.50:443\"\n[[vip.backend]]\naddress = \"10.2.0.1:8443\"";
-    let assigned =
-        "[[vip]]\naddress = \"192.0.2.51:443\"\nassign = true\n[[vip.backend]]\naddress = \"192.0.2.51:8443\"";
+    let assigned = "[[vip]]\naddress = \"192.0.2.51:443\"\nassign = true\n[[vip.backend]]\naddress = \"192.0.2.51:8443\"";
     settings.top.extend([vip.to_owned(), assigned.to_owned()]);
     let mut steer = Agent::prepare(&run.lab, &settings)?;
     let mut check = steer.command("config check");

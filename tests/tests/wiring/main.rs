@@ -1,4 +1,5 @@
-//! Mistakes in the wiring and settings of a gateway are named while it runs, and what can be done about them is done.
+//! Mistakes in the wiring and settings of a gateway are named while it runs, and what can be done
+//! about them is done.
 
 mod hangup;
 mod machine;
@@ -22,16 +23,26 @@ const METRICS: &str = "127.0.0.1:9464";
 
 /// Waits until `steer status` warns in these words.
 fn warned(steer: &Agent<'_>, words: &str) -> Result<()> {
-    let warns =
-        || steer.json("status").is_ok_and(|status| status["warnings"].to_string().contains(words)).then_some(());
-    let status = || steer.json("status").map(|status| status["warnings"].to_string()).unwrap_or_default();
-    eventually(NAMED, warns).with_context(|| format!("no warning about {words:?}: {}; log: {}", status(), steer.log()))
+    let warns = || {
+        steer
+            .json("status")
+            .is_ok_and(|status| status["warnings"].to_string().contains(words))
+            .then_some(())
+    };
+    let status =
+        || steer.json("status").map(|status| status["warnings"].to_string()).unwrap_or_default();
+    eventually(NAMED, warns)
+        .with_context(|| format!("no warning about {words:?}: {}; log: {}", status(), steer.log()))
 }
 
 /// Waits until `steer status` does not warn in these words any more.
 fn calm(steer: &Agent<'_>, words: &str) -> Result<()> {
-    let calm =
-        || steer.json("status").is_ok_and(|status| !status["warnings"].to_string().contains(words)).then_some(());
+    let calm = || {
+        steer
+            .json("status")
+            .is_ok_and(|status| !status["warnings"].to_string().contains(words))
+            .then_some(())
+    };
     eventually(NAMED, calm).with_context(|| format!("still a warning about {words:?}"))
 }
 

@@ -1,4 +1,5 @@
-//! Neighbours that were not heard of for long are confirmed, whether or not anybody checks backends.
+//! Neighbours that were not heard of for long are confirmed, whether or not anybody checks
+//! backends.
 
 use std::{thread, time::Duration};
 
@@ -15,13 +16,15 @@ use steer_tests::{
 const FOUND: Duration = Duration::from_secs(90);
 
 #[test]
-fn a_backend_that_changed_its_mac_address_without_a_word_is_found_again_without_health_checks() -> Result<()> {
+fn a_backend_that_changed_its_mac_address_without_a_word_is_found_again_without_health_checks()
+-> Result<()> {
     let mut scenario = Scenario::new(Hook::Tc, Family::V4).backends(2).unknown_neighbours();
     scenario.steer.health = vec!["enabled = false".to_owned()];
     let run = scenario.gateway_sysctl("ipv4/neigh/b0/base_reachable_time_ms", "1000").start()?;
     let _steer = run.agent()?;
     let backend = run.lab.backend(0);
-    // It knows the gateway and so asks nobody: nothing that it sends tells its new address before it is spoken to.
+    // It knows the gateway and so asks nobody: nothing that it sends tells its new address before
+    // it is spoken to.
     let gateway = mac_text(mac(1, 1));
     backend.ip(&format!("neigh replace 10.2.0.1 lladdr {gateway} dev eth0 nud permanent\n"))?;
     let (client, source) = (run.new_client()?, run.source_of(0)?);

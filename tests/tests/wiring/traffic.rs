@@ -26,13 +26,17 @@ fn dial(run: &Run, n: usize) -> Result<usize> {
 }
 
 fn flows(run: &Run, steer: &steer_tests::agent::Agent<'_>) -> Result<[u64; 2]> {
-    let flows =
-        |index| steer.backend(run.backend_address(index)).map(|found| found["flows"].as_u64().unwrap_or_default());
+    let flows = |index| {
+        steer
+            .backend(run.backend_address(index))
+            .map(|found| found["flows"].as_u64().unwrap_or_default())
+    };
     Ok([flows(0)?, flows(1)?])
 }
 
 #[test]
-fn backends_whose_answers_go_round_the_gateway_are_named_while_their_checks_say_that_all_is_well() -> Result<()> {
+fn backends_whose_answers_go_round_the_gateway_are_named_while_their_checks_say_that_all_is_well()
+-> Result<()> {
     let run = two_backends().start()?;
     let steer = run.agent()?;
     dial(&run, 3)?;

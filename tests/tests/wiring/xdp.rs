@@ -27,7 +27,9 @@ fn two_backends() -> Scenario {
 fn takes_xdp(steer: &Agent<'_>, interface: &str) -> Result<bool> {
     let status = steer.json("status")?;
     let interfaces = status["interfaces"].as_array().cloned().unwrap_or_default();
-    Ok(interfaces.iter().any(|found| found["name"] == interface && found["takes_xdp"] == Value::Bool(true)))
+    Ok(interfaces
+        .iter()
+        .any(|found| found["name"] == interface && found["takes_xdp"] == Value::Bool(true)))
 }
 
 fn gro(run: &Run, backend: usize, state: &str) -> Result<()> {
@@ -40,7 +42,9 @@ fn a_veth_whose_peer_has_no_gro_gets_its_packets_by_tc() -> Result<()> {
     let run = two_backends().start()?;
     gro(&run, OWNER, "off")?;
     let case = Case::start(&run)?;
-    ensure!(!takes_xdp(&case.steer, &backend_side(OWNER))? && takes_xdp(&case.steer, &backend_side(1))?);
+    ensure!(
+        !takes_xdp(&case.steer, &backend_side(OWNER))? && takes_xdp(&case.steer, &backend_side(1))?
+    );
     logged(&case.steer, &format!("{} takes no frames of XDP", backend_side(OWNER)))?;
     case.moves(&case.dial)?;
     ensure!(case.upload(&case.dial, &payload::bytes(2_000_000, 1))?.resumed);
@@ -86,7 +90,8 @@ fn transfers_outlive_an_interface_that_stops_to_take_frames_and_takes_them_again
         ensure!(now.is_some(), "gro {state}: {}", case.steer.log());
     }
     logged(&case.steer, "take no frames of XDP any more")?;
-    // XDP rests for a while, and not for good; next hops remember for up to two seconds what they lead to.
+    // XDP rests for a while, and not for good; next hops remember for up to two seconds what they
+    // lead to.
     let forwards = eventually(Duration::from_secs(10), || {
         let before = case.counted(Counter::XdpForwarded).ok()?;
         let resumed = case.upload(&case.dial, &body).ok()?.resumed;

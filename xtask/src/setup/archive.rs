@@ -1,5 +1,5 @@
-//! Debian's archive, another suite of it than the machine's own: apt with lists, status and cache of its own below
-//! target/tools. The machine's apt, its lists and its hooks are left alone.
+//! Debian's archive, another suite of it than the machine's own: apt with lists, status and cache
+//! of its own below target/tools. The machine's apt, its lists and its hooks are left alone.
 
 use std::{
     fs,
@@ -31,7 +31,10 @@ impl Archive {
             fs::write(&file, text).with_context(|| format!("write {}", file.display()))
         };
         write("state/status", "")?;
-        write("sources.list", &sources(&Mirrors::of_this_machine()?, suite, Path::new(KEY).is_file()))?;
+        write(
+            "sources.list",
+            &sources(&Mirrors::of_this_machine()?, suite, Path::new(KEY).is_file()),
+        )?;
         write("apt.conf", &config(directory))?;
         let archive = Self { config: directory.join("apt.conf") };
         command::run_aside(archive.apt("apt-get").args(["-q", "update"]))?;
@@ -41,10 +44,15 @@ impl Archive {
     /// What a package depends on, directly or not, by name.
     pub(super) fn needed(&self, package: &str) -> Result<Vec<String>> {
         let mut depends = self.apt("apt-cache");
-        let only = ["--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces"];
-        let names = command::stdout_of(depends.args(["depends", "--recurse"]).args(only).arg(package))?;
-        // A package's own line begins it; its relations are indented, and virtual packages stand in angle brackets.
-        let names = names.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_alphanumeric()));
+        let only =
+            ["--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces"];
+        let names =
+            command::stdout_of(depends.args(["depends", "--recurse"]).args(only).arg(package))?;
+        // A package's own line begins it; its relations are indented, and virtual packages stand in
+        // angle brackets.
+        let names = names
+            .lines()
+            .filter(|line| line.starts_with(|first: char| first.is_ascii_alphanumeric()));
         let names: Vec<String> = names.map(str::to_owned).collect();
         ensure!(!names.is_empty(), "the archive names no package {package}");
         Ok(names)
@@ -102,7 +110,8 @@ fn sources(mirrors: &Mirrors, suite: &str, has_key: bool) -> String {
     text
 }
 
-/// Read after the machine's own configuration, so that its proxies hold. Its hooks clear its own cache: they go.
+/// Read after the machine's own configuration, so that its proxies hold. Its hooks clear its own
+/// cache: they go.
 fn config(directory: &Path) -> String {
     let place = directory.display();
     format!(
@@ -145,6 +154,9 @@ mod tests {
             )
         );
         let backports = sources(&mirrors(), "trixie-backports", false);
-        assert_eq!(backports, "deb [target=Packages] http://mirror/debian/ trixie-backports main\n");
+        assert_eq!(
+            backports,
+            "deb [target=Packages] http://mirror/debian/ trixie-backports main\n"
+        );
     }
 }

@@ -18,7 +18,14 @@ pub(crate) fn find(tree: &Tree) -> Option<PathBuf> {
 /// Builds it by cargo into target/tools.
 pub(super) fn build(tree: &Tree) -> Result<()> {
     let scratch = tree.tools().join("build-deny");
-    let mut cargo = tree.cargo(&["install", "cargo-deny", "--version", VERSION, "--locked", "--no-default-features"]);
+    let mut cargo = tree.cargo(&[
+        "install",
+        "cargo-deny",
+        "--version",
+        VERSION,
+        "--locked",
+        "--no-default-features",
+    ]);
     cargo.arg("--root").arg(tree.tools()).arg("--target-dir").arg(&scratch).env_remove("RUSTFLAGS");
     command::run_aside(&mut cargo).context("build cargo-deny")?;
     fs::remove_dir_all(&scratch).context("remove what the build of cargo-deny left")

@@ -1,4 +1,5 @@
-//! Kernels of Debian to boot: which there are, where they come from, and where they lie when they are unpacked.
+//! Kernels of Debian to boot: which there are, where they come from, and where they lie when they
+//! are unpacked.
 
 use std::{
     fs,
@@ -14,7 +15,8 @@ use crate::tree::Tree;
 
 /// Depends on a suite's newest kernel for virtual machines.
 const PACKAGE: &str = "linux-image-cloud-amd64";
-/// What of its dependencies is a part of the kernel: up to 6.18 one package, later image, binary and modules.
+/// What of its dependencies is a part of the kernel: up to 6.18 one package, later image, binary
+/// and modules.
 const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
 
 /// Names of the packages that a directory was made from, one a line.
@@ -72,14 +74,18 @@ impl Series {
         }
     }
 
-    /// The packages that this kernel is in, of all that its metapackage depends on; or another kernel was found.
+    /// The packages that this kernel is in, of all that its metapackage depends on; or another
+    /// kernel was found.
     fn parts(self, depends: &[String]) -> Result<Vec<String>> {
         let version = |name: &str| {
             let version = PARTS.iter().find_map(|part| name.strip_prefix(part));
-            version.filter(|version| version.starts_with(|first: char| first.is_ascii_digit())).map(str::to_owned)
+            version
+                .filter(|version| version.starts_with(|first: char| first.is_ascii_digit()))
+                .map(str::to_owned)
         };
         let wanted = if self == Self::Newest { String::new() } else { format!("{}.", self.word()) };
-        let is_wanted = |name: &&String| version(name).is_some_and(|version| version.starts_with(&wanted));
+        let is_wanted =
+            |name: &&String| version(name).is_some_and(|version| version.starts_with(&wanted));
         let parts: Vec<String> = depends.iter().filter(is_wanted).cloned().collect();
         let (suite, word) = (self.suite(), self.word());
         ensure!(!parts.is_empty(), "{suite} offers no kernel {word} but {}", depends.join(", "));
@@ -104,7 +110,9 @@ impl Series {
     pub(super) fn provide(self, tree: &Tree) -> Result<()> {
         match self.try_provide(tree) {
             Err(error) if self.directory(tree).is_dir() => {
-                eprintln!("setup: kept the kernel that is there, for no newer could be had ({error:#})");
+                eprintln!(
+                    "setup: kept the kernel that is there, for no newer could be had ({error:#})"
+                );
                 Ok(())
             }
             done => done,
@@ -115,7 +123,8 @@ impl Series {
         let archive = Archive::open(&tree.tools().join("apt").join(self.suite()), self.suite())?;
         let packages = self.parts(&archive.needed(PACKAGE)?)?;
         let (directory, list) = (self.directory(tree), packages.join("\n"));
-        let unchanged = fs::read_to_string(directory.join(PACKAGES)).is_ok_and(|before| before == list);
+        let unchanged =
+            fs::read_to_string(directory.join(PACKAGES)).is_ok_and(|before| before == list);
         if !unchanged {
             unpacked::unpack(tree, &directory, |download| archive.download(&packages, download))?;
         }
@@ -139,17 +148,22 @@ impl Kernel {
         found.with_context(|| format!("find the unpacked kernel {}", series.word()))
     }
 
-    /// Up to Debian 12 modules lie in `lib`, later in `usr/lib`; since 7.2 the image lies beside them.
+    /// Up to Debian 12 modules lie in `lib`, later in `usr/lib`; since 7.2 the image lies beside
+    /// them.
     fn below(directory: &Path) -> Result<Self> {
         let modules = ["lib/modules", "usr/lib/modules"].into_iter().find_map(|place| {
-            let versions = fs::read_dir(directory.join(place)).ok()?.flatten().map(|version| version.path());
+            let versions =
+                fs::read_dir(directory.join(place)).ok()?.flatten().map(|version| version.path());
             versions.into_iter().find(|version| version.join("kernel").is_dir())
         });
-        let modules = modules.with_context(|| format!("no modules lie below {}", directory.display()))?;
+        let modules =
+            modules.with_context(|| format!("no modules lie below {}", directory.display()))?;
         let version = modules.file_name().unwrap_or_default().display().to_string();
-        let places = [directory.join("boot").join(format!("vmlinuz-{version}")), modules.join("vmlinuz")];
+        let places =
+            [directory.join("boot").join(format!("vmlinuz-{version}")), modules.join("vmlinuz")];
         let image = places.iter().find(|place| place.is_file()).cloned();
-        let image = image.with_context(|| format!("no image of {version} lies below {}", directory.display()))?;
+        let image = image
+            .with_context(|| format!("no image of {version} lies below {}", directory.display()))?;
         Ok(Self { image, modules })
     }
 }
@@ -160,7 +174,8 @@ mod tests {
 
     use super::*;
 
-    /// An unpacked kernel of these files and directories (those that end with `/`), gone when dropped.
+    /// An unpacked kernel of these files and directories (those that end with `/`), gone when
+    /// dropped.
     struct Fake(PathBuf);
 
     impl Fake {
@@ -198,7 +213,8 @@ mod tests {
         found(&debian12, "boot/vmlinuz-6.1.0-50", "lib/modules/6.1.0-50");
         let debian13 = Fake::new("13", &["boot/vmlinuz-6.12.1", "usr/lib/modules/6.12.1/kernel/"]);
         found(&debian13, "boot/vmlinuz-6.12.1", "usr/lib/modules/6.12.1");
-        let newest = Fake::new("new", &["usr/lib/modules/7.3.4/vmlinuz", "usr/lib/modules/7.3.4/kernel/"]);
+        let newest =
+            Fake::new("new", &["usr/lib/modules/7.3.4/vmlinuz", "usr/lib/modules/7.3.4/kernel/"]);
         found(&newest, "usr/lib/modules/7.3.4/vmlinuz", "usr/lib/modules/7.3.4");
     }
 
@@ -214,13 +230,25 @@ mod tests {
 
     #[test]
     fn packages_of_another_kernel_and_those_with_nothing_in_them_are_left_out() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let debian12 = names(&["linux-image-cloud-amd64", "linux-image-6.1.0-50-cloud-amd64", "linux-base"]);
-        assert_eq!(Series::Debian12.parts(&debian12).expect("parts"), ["linux-image-6.1.0-50-cloud-amd64"]);
-        assert_eq!(Series::Newest.parts(&debian12).expect("parts"), ["linux-image-6.1.0-50-cloud-amd64"]);
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let debian12 =
+            names(&["linux-image-cloud-amd64", "linux-image-6.1.0-50-cloud-amd64", "linux-base"]);
+        assert_eq!(
+            Series::Debian12.parts(&debian12).expect("parts"),
+            ["linux-image-6.1.0-50-cloud-amd64"]
+        );
+        assert_eq!(
+            Series::Newest.parts(&debian12).expect("parts"),
+            ["linux-image-6.1.0-50-cloud-amd64"]
+        );
         let told = Series::Debian13.parts(&debian12).expect_err("accepted").to_string();
-        assert!(told.starts_with("trixie offers no kernel 6.12 but linux-image-cloud-amd64, "), "{told}");
-        let newest = ["linux-image-7.3.4-cloud", "linux-binary-7.3.4-cloud", "linux-modules-7.3.4-cloud"];
+        assert!(
+            told.starts_with("trixie offers no kernel 6.12 but linux-image-cloud-amd64, "),
+            "{told}"
+        );
+        let newest =
+            ["linux-image-7.3.4-cloud", "linux-binary-7.3.4-cloud", "linux-modules-7.3.4-cloud"];
         let depends = [&newest[..], &["linux-base", "linux-modules-cloud-amd64"]].concat();
         assert_eq!(Series::Newest.parts(&names(&depends)).expect("parts"), newest);
     }

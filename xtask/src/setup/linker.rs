@@ -56,7 +56,8 @@ pub(crate) fn build(tree: &Tree, compiler: &Compiler) -> Result<()> {
     link_library(&prefix, &llvm.path)?;
 
     let scratch = tools.join("build");
-    let mut cargo = tree.cargo(&["install", "bpf-linker", "--version", VERSION, "--locked", "--force"]);
+    let mut cargo =
+        tree.cargo(&["install", "bpf-linker", "--version", VERSION, "--locked", "--force"]);
     cargo
         .args(["--no-default-features", "--features", &format!("llvm-{}", compiler.llvm)])
         .arg("--root")
@@ -67,7 +68,10 @@ pub(crate) fn build(tree: &Tree, compiler: &Compiler) -> Result<()> {
         // Else cargo warns that the linker is not in PATH, where nobody needs it.
         .env("PATH", path_with(&tools.join("bin"))?)
         // A rustup toolchain's library lies where the loader does not look.
-        .env("CARGO_ENCODED_RUSTFLAGS", format!("-Clink-arg=-Wl,-rpath,{}", directory(&llvm.path)?.display()))
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            format!("-Clink-arg=-Wl,-rpath,{}", directory(&llvm.path)?.display()),
+        )
         .env_remove("RUSTFLAGS");
     command::run_aside(&mut cargo).context("build bpf-linker")?;
     fs::write(stamp_file(tree), stamp_of(&llvm)?).context("write the linker's stamp")?;
@@ -103,6 +107,9 @@ fn stamp_of(llvm: &Llvm) -> Result<String> {
     let path = llvm.path.display();
     let metadata = fs::metadata(&llvm.path).with_context(|| format!("look at {path}"))?;
     let modified = metadata.modified().with_context(|| format!("read the age of {path}"))?;
-    let seconds = modified.duration_since(UNIX_EPOCH).with_context(|| format!("read the age of {path}"))?.as_secs();
+    let seconds = modified
+        .duration_since(UNIX_EPOCH)
+        .with_context(|| format!("read the age of {path}"))?
+        .as_secs();
     Ok(format!("bpf-linker {VERSION}\nllvm {path} {} bytes, modified {seconds}\n", metadata.len()))
 }

@@ -1,4 +1,5 @@
-//! Debian packages unpacked below target/tools: nothing is installed, and nothing that is installed has to give way.
+//! Debian packages unpacked below target/tools: nothing is installed, and nothing that is installed
+//! has to give way.
 
 use std::{
     fs,
@@ -40,23 +41,33 @@ impl Unpacked {
     /// Tells whether it is there.
     pub(crate) fn is_there(self, tree: &Tree) -> bool {
         match self {
-            Self::Emulator => command::find(EMULATOR_PROGRAM).is_some() || emulator_directory(tree).is_dir(),
+            Self::Emulator => {
+                command::find(EMULATOR_PROGRAM).is_some() || emulator_directory(tree).is_dir()
+            }
             Self::Kernel(series) => series.is_there(tree),
         }
     }
 
     /// Downloads and unpacks it.
     pub(crate) fn provide(self, tree: &Tree) -> Result<()> {
-        command::find("apt-get").with_context(|| format!("find apt-get: {} comes in Debian packages", self.name()))?;
+        command::find("apt-get")
+            .with_context(|| format!("find apt-get: {} comes in Debian packages", self.name()))?;
         match self {
             Self::Emulator => provide_emulator(tree),
-            Self::Kernel(series) => series.provide(tree).with_context(|| format!("provide {}", self.name())),
+            Self::Kernel(series) => {
+                series.provide(tree).with_context(|| format!("provide {}", self.name()))
+            }
         }
     }
 }
 
-/// Unpacks what `fetch` downloads into the directory that it is given. `place` is there when all of it is, not before.
-pub(super) fn unpack(tree: &Tree, place: &Path, fetch: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+/// Unpacks what `fetch` downloads into the directory that it is given. `place` is there when all of
+/// it is, not before.
+pub(super) fn unpack(
+    tree: &Tree,
+    place: &Path,
+    fetch: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     let download = tree.tools().join("download");
     let unpacked = download.join("unpacked");
     remove(&download)?;
@@ -69,12 +80,13 @@ pub(super) fn unpack(tree: &Tree, place: &Path, fetch: impl FnOnce(&Path) -> Res
         }
     }
     remove(place)?;
-    fs::rename(&unpacked, place).with_context(|| format!("move what was unpacked to {}", place.display()))?;
+    fs::rename(&unpacked, place)
+        .with_context(|| format!("move what was unpacked to {}", place.display()))?;
     remove(&download)
 }
 
-/// Takes the machine's own apt, for the emulator's libraries go with those installed. Its package lists are fetched anew
-/// if the old ones do not serve.
+/// Takes the machine's own apt, for the emulator's libraries go with those installed. Its package
+/// lists are fetched anew if the old ones do not serve.
 fn provide_emulator(tree: &Tree) -> Result<()> {
     let provide = || {
         let packages = with_missing_dependencies(EMULATOR)?;
@@ -87,7 +99,12 @@ fn provide_emulator(tree: &Tree) -> Result<()> {
     };
     provide().or_else(|error| {
         eprintln!("setup: fetching the package lists anew ({error:#})");
-        command::run_aside(Command::new("apt-get").args(["-q", "-o", "DPkg::Lock::Timeout=120", "update"]))?;
+        command::run_aside(Command::new("apt-get").args([
+            "-q",
+            "-o",
+            "DPkg::Lock::Timeout=120",
+            "update",
+        ]))?;
         provide()
     })
 }
@@ -105,7 +122,10 @@ pub(crate) fn emulator(tree: &Tree) -> Command {
     let libraries = root.join("usr/lib/x86_64-linux-gnu");
     let mut command = Command::new(root.join("usr/bin").join(EMULATOR_PROGRAM));
     command
-        .env("LD_LIBRARY_PATH", format!("{}:{}", libraries.display(), root.join("lib/x86_64-linux-gnu").display()))
+        .env(
+            "LD_LIBRARY_PATH",
+            format!("{}:{}", libraries.display(), root.join("lib/x86_64-linux-gnu").display()),
+        )
         .env("QEMU_MODULE_DIR", libraries.join("qemu"));
     for firmware in ["usr/share/qemu", "usr/share/seabios"] {
         command.arg("-L").arg(root.join(firmware));
@@ -113,12 +133,19 @@ pub(crate) fn emulator(tree: &Tree) -> Command {
     command
 }
 
-/// Lists a package and what it needs that is not installed: what apt would install, without doing it.
+/// Lists a package and what it needs that is not installed: what apt would install, without doing
+/// it.
 fn with_missing_dependencies(package: &str) -> Result<Vec<String>> {
     let mut simulate = Command::new("apt-get");
-    let plan = command::stdout_of(simulate.args(["--simulate", "install", "--no-install-recommends", package]))?;
+    let plan = command::stdout_of(simulate.args([
+        "--simulate",
+        "install",
+        "--no-install-recommends",
+        package,
+    ]))?;
     // Inst NAME [OLD VERSION] (VERSION ...)
-    let names = plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
+    let names =
+        plan.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
     let names: Vec<String> = names.map(str::to_owned).collect();
     ensure!(!names.is_empty(), "apt-get names nothing to install for {package}");
     Ok(names)

@@ -1,4 +1,5 @@
-//! The initramfs: busybox, programs with their libraries, modules, and an init that runs one command.
+//! The initramfs: busybox, programs with their libraries, modules, and an init that runs one
+//! command.
 
 use std::{
     collections::BTreeSet,
@@ -48,7 +49,9 @@ pub(super) fn pack(guest: &Guest, kernel: &Kernel, directory: &Path) -> Result<P
     for (host, inside) in &guest.files {
         copy_tree(host, &root, inside)?;
     }
-    for (index, module) in modules::with_dependencies(&kernel.modules, &guest.modules)?.iter().enumerate() {
+    for (index, module) in
+        modules::with_dependencies(&kernel.modules, &guest.modules)?.iter().enumerate()
+    {
         let file = root.join(format!("modules/{index:03}.ko"));
         fs::write(&file, module).with_context(|| format!("write {}", file.display()))?;
     }
@@ -104,8 +107,8 @@ fn make_skeleton(root: &Path) -> Result<()> {
     fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n").context("write hosts")
 }
 
-/// Takes debug information out of a copied program: nine tenths of it, which the emulated processor would unpack. Without
-/// `strip`, or where it refuses, the program serves as it is.
+/// Takes debug information out of a copied program: nine tenths of it, which the emulated processor
+/// would unpack. Without `strip`, or where it refuses, the program serves as it is.
 fn strip(program: &Path) {
     let mut strip = Command::new("strip");
     let _ = strip
@@ -121,7 +124,11 @@ fn strip(program: &Path) {
 fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("run ldd")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(!text.contains("=> not found"), "{} lacks a shared library:\n{text}", program.display());
+    ensure!(
+        !text.contains("=> not found"),
+        "{} lacks a shared library:\n{text}",
+        program.display()
+    );
     // `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)` for the loader.
     let paths = text.lines().filter_map(|line| {
         let (place, _) = line.rsplit_once(" (")?;
@@ -148,11 +155,13 @@ fn copy(host: &Path, root: &Path, inside: &Path) -> Result<()> {
     if let Some(directory) = target.parent() {
         fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
     }
-    fs::copy(host, &target).with_context(|| format!("copy {} for the virtual machine", host.display()))?;
+    fs::copy(host, &target)
+        .with_context(|| format!("copy {} for the virtual machine", host.display()))?;
     Ok(())
 }
 
 fn write_program(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
-    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).with_context(|| format!("mark {}", path.display()))
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755))
+        .with_context(|| format!("mark {}", path.display()))
 }

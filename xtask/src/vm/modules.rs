@@ -1,4 +1,5 @@
-//! Which module files to load, in order. The package brings no `modules.dep`, so the modules themselves are asked.
+//! Which module files to load, in order. The package brings no `modules.dep`, so the modules
+//! themselves are asked.
 
 use std::{
     collections::HashMap,
@@ -11,12 +12,16 @@ use anyhow::{Context, Result, ensure};
 
 use crate::command;
 
-/// Returns the modules `names` and all that they depend on, as insmod takes them, dependencies first. What is built into
-/// the kernel is left out.
+/// Returns the modules `names` and all that they depend on, as insmod takes them, dependencies
+/// first. What is built into the kernel is left out.
 pub(super) fn with_dependencies(modules: &Path, names: &[&str]) -> Result<Vec<Vec<u8>>> {
     let mut files = HashMap::new();
     index(&modules.join("kernel"), &mut files)?;
-    let mut search = Search { files, builtin: Builtin::read(&modules.join("modules.builtin"))?, ordered: Vec::new() };
+    let mut search = Search {
+        files,
+        builtin: Builtin::read(&modules.join("modules.builtin"))?,
+        ordered: Vec::new(),
+    };
     for name in names {
         search.add(name)?;
     }
@@ -33,7 +38,9 @@ enum Builtin {
 impl Builtin {
     fn read(list: &Path) -> Result<Self> {
         match fs::read_to_string(list) {
-            Ok(text) => Ok(Self::Listed(text.lines().filter_map(|line| name_of(Path::new(line))).collect())),
+            Ok(text) => {
+                Ok(Self::Listed(text.lines().filter_map(|line| name_of(Path::new(line))).collect()))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::Unknown),
             Err(error) => Err(error).with_context(|| format!("read {}", list.display())),
         }
@@ -64,9 +71,14 @@ impl Search {
     fn miss(&self, name: &str) -> Result<()> {
         match &self.builtin {
             Builtin::Listed(names) => {
-                ensure!(names.iter().any(|builtin| builtin == name), "find the module {name} of this kernel");
+                ensure!(
+                    names.iter().any(|builtin| builtin == name),
+                    "find the module {name} of this kernel"
+                );
             }
-            Builtin::Unknown => eprintln!("vm: this kernel has no module {name}, and does not say what is built in"),
+            Builtin::Unknown => {
+                eprintln!("vm: this kernel has no module {name}, and does not say what is built in")
+            }
         }
         Ok(())
     }
@@ -78,7 +90,12 @@ fn read(file: &Path) -> Result<Vec<u8>> {
         return Ok(fs::read(file)?);
     }
     let mut unxz = Command::new(command::find("busybox").context("find busybox")?);
-    let unpacked = unxz.args(["xzcat"]).arg(file).stderr(Stdio::inherit()).output().context("run busybox xzcat")?;
+    let unpacked = unxz
+        .args(["xzcat"])
+        .arg(file)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("run busybox xzcat")?;
     ensure!(unpacked.status.success(), "busybox xzcat failed ({})", unpacked.status);
     Ok(unpacked.stdout)
 }
@@ -86,14 +103,21 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 /// Reads the entry `depends=a,b` of a module's `.modinfo`, a list of zero-terminated strings.
 fn dependencies(module: &[u8]) -> Vec<String> {
     const ENTRY: &[u8] = b"\0depends=";
-    let Some(start) = module.windows(ENTRY.len()).position(|window| window == ENTRY) else { return Vec::new() };
+    let Some(start) = module.windows(ENTRY.len()).position(|window| window == ENTRY) else {
+        return Vec::new();
+    };
     let value = module.get(start + ENTRY.len()..).unwrap_or_default();
     let value = value.split(|byte| *byte == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(value).split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    String::from_utf8_lossy(value)
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn index(directory: &Path, files: &mut HashMap<String, PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))?;
+    let entries =
+        fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))?;
     for entry in entries {
         let path = entry.with_context(|| format!("list {}", directory.display()))?.path();
         if path.is_dir() {

@@ -1,15 +1,18 @@
-//! A client's answer to a CertificateRequest in TLS 1.2 and below: the first message of its second flight, in clear.
+//! A client's answer to a CertificateRequest in TLS 1.2 and below: the first message of its second
+//! flight, in clear.
 
 use super::{MAJOR, RECORD_HEADER, RECORD_MAX, content, handshake};
 
-/// Bytes that tell: record header, message header, length of the list of certificates (RFC 5246 7.4.6).
+/// Bytes that tell: record header, message header, length of the list of certificates (RFC 5246
+/// 7.4.6).
 pub const ANSWER_LEN: usize = RECORD_HEADER + MESSAGE_HEADER + LIST_LEN;
 /// Header of a handshake message, bytes: type, length.
 const MESSAGE_HEADER: usize = 4;
 /// Length field of the list of certificates, bytes.
 const LIST_LEN: usize = 3;
 
-/// What a client answered, as far as it was seen. The number is stored in [`crate::shared::Flow::answer`].
+/// What a client answered, as far as it was seen. The number is stored in
+/// [`crate::shared::Flow::answer`].
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Answer {
@@ -38,7 +41,8 @@ impl Answer {
 
     /// Reads the first bytes behind the client's hello.
     ///
-    /// The three lengths must agree: what the gateway takes for a certificate, the backend must too.
+    /// The three lengths must agree: what the gateway takes for a certificate, the backend must
+    /// too.
     #[inline(always)]
     pub fn read(b: &[u8; ANSWER_LEN]) -> Self {
         let record = u16::from_be_bytes([b[3], b[4]]) as u32;
@@ -57,8 +61,8 @@ impl Answer {
         }
     }
 
-    /// What is known after these bytes passed once more. The backend reads one of the copies, and nobody here knows
-    /// which: so a certificate counts only while every copy has it.
+    /// What is known after these bytes passed once more. The backend reads one of the copies, and
+    /// nobody here knows which: so a certificate counts only while every copy has it.
     #[inline(always)]
     pub const fn and(self, next: Self) -> Self {
         if next as u8 > self as u8 { next } else { self }
@@ -92,8 +96,8 @@ pub const fn place(first: u32, n: u32, seq: u32, len: u32) -> Place {
 /// Bytes of a client's stream that tell where its hello ends: record header, message header.
 pub const HELLO_LOOK: usize = RECORD_HEADER + MESSAGE_HEADER;
 
-/// Length of the client's hello with its record header, bytes, by the first of them; 0 where its first record does not
-/// end with it, or holds no hello.
+/// Length of the client's hello with its record header, bytes, by the first of them; 0 where its
+/// first record does not end with it, or holds no hello.
 #[inline(always)]
 pub const fn hello_len(b: &[u8; HELLO_LOOK]) -> u32 {
     let record = u16::from_be_bytes([b[3], b[4]]) as u32;

@@ -1,8 +1,10 @@
-//! The ClientHello (RFC 5246 7.4.1.2, RFC 8446 4.1.2): what in it could name a session, wherever it lies.
+//! The ClientHello (RFC 5246 7.4.1.2, RFC 8446 4.1.2): what in it could name a session, wherever it
+//! lies.
 //!
-//! A stream is first framed: [`start`] says whether its first record holds the whole message, as nearly always; where
-//! the message is split over records, [`Framing`] joins it. [`Hello`] then walks over one contiguous message, one small
-//! step at a time, so that the kernel can verify a step once. All offsets are bytes from the start of a [`Stream`].
+//! A stream is first framed: [`start`] says whether its first record holds the whole message, as
+//! nearly always; where the message is split over records, [`Framing`] joins it. [`Hello`] then
+//! walks over one contiguous message, one small step at a time, so that the kernel can verify a
+//! step once. All offsets are bytes from the start of a [`Stream`].
 
 mod framing;
 
@@ -20,10 +22,12 @@ pub type Stream = [u8; STREAM];
 
 /// PSK identities that are looked at; a hello with more is legal, and its others are not seen.
 pub const PSK_IDENTITIES: usize = 4;
-/// Steps that a walk takes at most: one for each extension, supported version and PSK identity. Real hellos need 40.
+/// Steps that a walk takes at most: one for each extension, supported version and PSK identity.
+/// Real hellos need 40.
 pub const HELLO_STEPS: u32 = 160;
 
-/// Where the session ID stands, bytes from the start of the client's stream, if the first record holds it.
+/// Where the session ID stands, bytes from the start of the client's stream, if the first record
+/// holds it.
 pub const SESSION_ID_AT: usize = SESSION_ID_LEN_AT + 1;
 /// Length of an extension's header: type 2, length 2 (RFC 5246 7.4.1.4).
 const EXTENSION_HEADER: u32 = 4;
@@ -70,7 +74,8 @@ pub struct Hello {
     pub server_name: Span,
     /// The first PSK identities (RFC 8446 4.2.11).
     pub psk: [Span; PSK_IDENTITIES],
-    /// How many PSK identities there are; those behind the first [`PSK_IDENTITIES`] are not in `psk`.
+    /// How many PSK identities there are; those behind the first [`PSK_IDENTITIES`] are not in
+    /// `psk`.
     pub psk_count: u32,
     /// 1: Encrypted Client Hello, or its grease, is there (RFC 9849).
     pub ech: u32,
@@ -97,8 +102,8 @@ mod list {
 }
 
 impl Hello {
-    /// Begins a walk over the message of `len` bytes that starts at `base`; `end` is one past the last byte of it that
-    /// is at hand.
+    /// Begins a walk over the message of `len` bytes that starts at `base`; `end` is one past the
+    /// last byte of it that is at hand.
     #[inline(always)]
     pub fn begin(&mut self, base: u32, len: u32, end: u32) {
         let message_end = base.wrapping_add(len);
@@ -106,7 +111,8 @@ impl Hello {
         *self = Self { at: base, end, list: list::HEAD, list_end: message_end, ..Self::default() };
     }
 
-    /// Reads what stands before the extensions, or the next extension, supported version or PSK identity.
+    /// Reads what stands before the extensions, or the next extension, supported version or PSK
+    /// identity.
     #[inline(always)]
     pub fn step(&mut self, b: &Stream) -> Walk {
         match self.list {
@@ -141,7 +147,8 @@ impl Hello {
         if suites_at + 2 > end {
             return Walk::Cut;
         }
-        let methods_at = suites_at + 2 + u16::from_be_bytes([byte(suites_at), byte(suites_at + 1)]) as u32;
+        let methods_at =
+            suites_at + 2 + u16::from_be_bytes([byte(suites_at), byte(suites_at + 1)]) as u32;
         if methods_at >= message_end {
             return Walk::Malformed;
         }
@@ -160,7 +167,8 @@ impl Hello {
         }
         self.list = 0;
         self.at = extensions_at + 2;
-        self.extensions_end = self.at + u16::from_be_bytes([byte(extensions_at), byte(extensions_at + 1)]) as u32;
+        self.extensions_end =
+            self.at + u16::from_be_bytes([byte(extensions_at), byte(extensions_at + 1)]) as u32;
         if self.extensions_end > message_end { Walk::Malformed } else { Walk::More }
     }
 
@@ -171,8 +179,12 @@ impl Hello {
         if at + EXTENSION_HEADER > self.extensions_end.min(end) {
             return self.no_extension();
         }
-        let Some(header) = b.get(at as usize..).and_then(|rest| rest.first_chunk::<4>()) else { return Walk::Cut };
-        let number = |i: u32| u16::from_be_bytes([b[(at + i) as usize & MASK], b[(at + i + 1) as usize & MASK]]);
+        let Some(header) = b.get(at as usize..).and_then(|rest| rest.first_chunk::<4>()) else {
+            return Walk::Cut;
+        };
+        let number = |i: u32| {
+            u16::from_be_bytes([b[(at + i) as usize & MASK], b[(at + i + 1) as usize & MASK]])
+        };
         let kind = u16::from_be_bytes([header[0], header[1]]);
         let len = u16::from_be_bytes([header[2], header[3]]) as u32;
         let (body, next) = (at + 4, at + 4 + len);
@@ -282,12 +294,16 @@ impl Hello {
         Walk::More
     }
 
-    /// The highest version that the client speaks, as on the wire: of supported_versions, else legacy_version, which
-    /// says no more than TLS 1.2 (RFC 8446 4.1.2).
+    /// The highest version that the client speaks, as on the wire: of supported_versions, else
+    /// legacy_version, which says no more than TLS 1.2 (RFC 8446 4.1.2).
     #[inline(always)]
     pub fn version_offered(&self) -> u16 {
         const TLS12: u32 = Version::Tls12 as u32;
-        let version = if self.supported_version != 0 { self.supported_version } else { self.legacy_version.min(TLS12) };
+        let version = if self.supported_version != 0 {
+            self.supported_version
+        } else {
+            self.legacy_version.min(TLS12)
+        };
         version as u16
     }
 
@@ -298,7 +314,8 @@ impl Hello {
     }
 }
 
-/// Four bytes of an identifier of `len` bytes at `at`, from its byte `4 * i` on, in memory order and zero behind its end.
+/// Four bytes of an identifier of `len` bytes at `at`, from its byte `4 * i` on, in memory order
+/// and zero behind its end.
 #[inline(always)]
 pub fn word(b: &Stream, at: u32, len: u32, i: u32) -> u32 {
     let byte = |j: u32| b[(at + i * 4 + j) as usize & MASK];

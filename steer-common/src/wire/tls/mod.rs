@@ -92,6 +92,6 @@ pub const RECORD_HEADER: usize = 5;
 pub const RECORD_MAX: u32 = 1 << 14;
 /// Major version of every SSL 3 and TLS record and hello.
 pub const MAJOR: u8 = 3;
-/// Where the length byte of the session ID stands, from the record header of an unfragmented hello: record header 5,
-/// message header 4, version 2, random 32 (RFC 5246 7.4.1.2).
+/// Where the length byte of the session ID stands, from the record header of an unfragmented hello:
+/// record header 5, message header 4, version 2, random 32 (RFC 5246 7.4.1.2).
 pub const SESSION_ID_LEN_AT: usize = 43;

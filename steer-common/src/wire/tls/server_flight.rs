@@ -1,8 +1,10 @@
-//! A backend's handshake in clear: its ServerHello, its NewSessionTicket in TLS 1.2, and how it ends.
+//! A backend's handshake in clear: its ServerHello, its NewSessionTicket in TLS 1.2, and how it
+//! ends.
 //!
-//! [`Follow`] reads the stream as it passes, segment by segment, one field at a time: nothing is buffered, and a field
-//! may be cut anywhere, by a segment's end or by a record's. Fields of interest are collected in a few bytes of the
-//! flow's record, everything else is passed over by its length.
+//! [`Follow`] reads the stream as it passes, segment by segment, one field at a time: nothing is
+//! buffered, and a field may be cut anywhere, by a segment's end or by a record's. Fields of
+//! interest are collected in a few bytes of the flow's record, everything else is passed over by
+//! its length.
 
 use super::{MAJOR, RECORD_HEADER, RECORD_MAX, Version, content, extension, handshake};
 use crate::session::{Kind, SESSION_ID_MAX};
@@ -68,7 +70,8 @@ pub struct Follow {
     pub content: u8,
     /// Any of [`seen`].
     pub seen: u8,
-    /// The identifier that the backend issued: a session ID, or the first bytes of a ticket, zero behind its end.
+    /// The identifier that the backend issued: a session ID, or the first bytes of a ticket, zero
+    /// behind its end.
     pub lesson: [u8; 32],
     /// The record header.
     pub header: [u8; 8],
@@ -129,8 +132,8 @@ pub enum Told {
 
 /// A segment's payload.
 pub trait Segment {
-    /// Copies `n` bytes at `from` of the payload to `to[at..]`; false where that cannot be. `n` is at least 1 and
-    /// `at + n` at most `N`, a power of two.
+    /// Copies `n` bytes at `from` of the payload to `to[at..]`; false where that cannot be. `n` is
+    /// at least 1 and `at + n` at most `N`, a power of two.
     fn copy<const N: usize>(&mut self, to: &mut [u8; N], at: u32, from: u32, n: u32) -> bool;
 }
 
@@ -138,7 +141,9 @@ pub trait Segment {
 impl Segment for &[u8] {
     fn copy<const N: usize>(&mut self, to: &mut [u8; N], at: u32, from: u32, n: u32) -> bool {
         let (at, from, n) = (at as usize, from as usize, n as usize);
-        let (Some(to), Some(from)) = (to.get_mut(at..at + n), self.get(from..from + n)) else { return false };
+        let (Some(to), Some(from)) = (to.get_mut(at..at + n), self.get(from..from + n)) else {
+            return false;
+        };
         to.copy_from_slice(from);
         true
     }
@@ -151,8 +156,8 @@ impl Follow {
         Self { next, want: 4, ..Self::default() }
     }
 
-    /// Reads the next field of a segment whose payload of `len` bytes starts at `seq`. What lies before
-    /// [`Follow::next`] was read already.
+    /// Reads the next field of a segment whose payload of `len` bytes starts at `seq`. What lies
+    /// before [`Follow::next`] was read already.
     #[inline(always)]
     pub fn step(&mut self, segment: &mut impl Segment, seq: u32, len: u32) -> Told {
         let at = self.next.wrapping_sub(seq);
@@ -210,7 +215,9 @@ impl Follow {
     #[inline(always)]
     fn other_record(&mut self, segment: &mut impl Segment, at: u32, there: u32) -> Told {
         let level_next = self.content == content::ALERT && self.record_left as u32 == ALERT_LEN;
-        if level_next && (!segment.copy(&mut self.header, 0, at, 1) || self.header[0] != ALERT_WARNING) {
+        if level_next
+            && (!segment.copy(&mut self.header, 0, at, 1) || self.header[0] != ALERT_WARNING)
+        {
             return Told::End(End::Alert);
         }
         self.consume(there);
@@ -258,7 +265,11 @@ impl Follow {
             content::ALERT if len == ALERT_LEN && !within_message => Told::More,
             content::ALERT => Told::End(End::Alert),
             // Of the middlebox compatibility mode, behind a HelloRetryRequest (RFC 8446 D.4).
-            content::CHANGE_CIPHER_SPEC if self.version == Version::Tls13 as u16 && !within_message => Told::More,
+            content::CHANGE_CIPHER_SPEC
+                if self.version == Version::Tls13 as u16 && !within_message =>
+            {
+                Told::More
+            }
             content::CHANGE_CIPHER_SPEC if len == 1 && !within_message => {
                 if self.seen & (seen::HELLO | seen::FULL | seen::HOLE) == seen::HELLO {
                     self.seen |= seen::RESUMED;
@@ -297,7 +308,11 @@ impl Follow {
             return Told::End(End::Other);
         }
         self.seen |= seen::HELLO;
-        if self.version == Version::Tls13 as u16 { Told::End(End::Tls13) } else { Told::ServerHello }
+        if self.version == Version::Tls13 as u16 {
+            Told::End(End::Tls13)
+        } else {
+            Told::ServerHello
+        }
     }
 
     /// A field is whole.
@@ -348,7 +363,9 @@ impl Follow {
                     return Told::End(End::Other);
                 }
                 match number {
-                    extension::SUPPORTED_VERSIONS if len == 2 => self.expect(field::SUPPORTED_VERSION, 2),
+                    extension::SUPPORTED_VERSIONS if len == 2 => {
+                        self.expect(field::SUPPORTED_VERSION, 2)
+                    }
                     extension::PRE_SHARED_KEY if len == 2 => self.expect(field::SELECTED_PSK, 2),
                     _ => {
                         self.skip = len;
@@ -396,14 +413,20 @@ impl Follow {
         self.message_left = u32::from_be_bytes([0, b[1], b[2], b[3]]);
         let undecided = self.seen & (seen::HELLO | seen::FULL | seen::RESUMED) == seen::HELLO;
         match b[0] {
-            handshake::SERVER_HELLO if self.seen & seen::HELLO == 0 => return self.expect(field::VERSION, 2),
+            handshake::SERVER_HELLO if self.seen & seen::HELLO == 0 => {
+                return self.expect(field::VERSION, 2);
+            }
             handshake::NEW_SESSION_TICKET => {
                 if undecided && self.seen & seen::HOLE == 0 {
                     self.seen |= seen::RESUMED;
                 }
                 return self.expect(field::TICKET_LEN, 6);
             }
-            handshake::CERTIFICATE | handshake::SERVER_KEY_EXCHANGE | handshake::SERVER_HELLO_DONE if undecided => {
+            handshake::CERTIFICATE
+            | handshake::SERVER_KEY_EXCHANGE
+            | handshake::SERVER_HELLO_DONE
+                if undecided =>
+            {
                 self.seen |= seen::FULL;
             }
             handshake::CERTIFICATE_REQUEST => self.seen |= seen::ASKED,
@@ -413,9 +436,10 @@ impl Follow {
         self.expect(field::MESSAGE_HEADER, 4)
     }
 
-    /// Bytes before a segment at `seq` were missed. Where the segment starts with a ChangeCipherSpec and the record
-    /// behind it, or with a NewSessionTicket, reading goes on there: a backend sends neither to a client that it has
-    /// not authenticated. `look` holds its first bytes.
+    /// Bytes before a segment at `seq` were missed. Where the segment starts with a
+    /// ChangeCipherSpec and the record behind it, or with a NewSessionTicket, reading goes on
+    /// there: a backend sends neither to a client that it has not authenticated. `look` holds its
+    /// first bytes.
     #[inline(always)]
     pub fn resync(&mut self, look: &[u8; RESYNC_LOOK], seq: u32) -> bool {
         // What lies inside of a record whose header was read is no record, whatever it looks like.
@@ -428,10 +452,16 @@ impl Follow {
         let known = match look[0] {
             _ if look[1] != MAJOR => false,
             content::CHANGE_CIPHER_SPEC => {
-                record == 1 && look[5] == 1 && look[6] == content::HANDSHAKE && look[7] == MAJOR && look[8] == look[2]
+                record == 1
+                    && look[5] == 1
+                    && look[6] == content::HANDSHAKE
+                    && look[7] == MAJOR
+                    && look[8] == look[2]
             }
             content::HANDSHAKE => {
-                look[5] == handshake::NEW_SESSION_TICKET && message + 4 <= record && ticket + 6 == message
+                look[5] == handshake::NEW_SESSION_TICKET
+                    && message + 4 <= record
+                    && ticket + 6 == message
             }
             _ => false,
         };
@@ -441,7 +471,14 @@ impl Follow {
             let whole = self.seen & seen::HELLO != 0;
             let (kind, len) = if whole { (self.lesson_kind, self.lesson_len) } else { (0, 0) };
             let lesson = self.lesson;
-            let kept = Self { version, seen, lesson, lesson_kind: kind, lesson_len: len, ..Self::new(seq) };
+            let kept = Self {
+                version,
+                seen,
+                lesson,
+                lesson_kind: kind,
+                lesson_len: len,
+                ..Self::new(seq)
+            };
             *self = kept;
         }
         known

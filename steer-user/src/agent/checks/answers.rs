@@ -1,12 +1,14 @@
-//! Answers that go round the gateway: a backend gets SYNs, and no SYN-ACK of it comes by here. Its clients see no
-//! connection, while health checks, which are answered to the gateway itself, say that all is well.
+//! Answers that go round the gateway: a backend gets SYNs, and no SYN-ACK of it comes by here. Its
+//! clients see no connection, while health checks, which are answered to the gateway itself, say
+//! that all is well.
 
 use std::{collections::HashMap, net::SocketAddr};
 
 use super::{Kind, Warning};
 use crate::report::{BackendReport, BackendState, Backends};
 
-/// So many SYNs without a SYN-ACK are no loss any more: a client repeats its SYN four times in seven seconds.
+/// So many SYNs without a SYN-ACK are no loss any more: a client repeats its SYN four times in
+/// seven seconds.
 const SYNS: u64 = 5;
 
 /// Whether no SYN-ACK ever came back from a backend that is there and got SYNs enough.
@@ -45,7 +47,9 @@ struct Seen {
 impl Answers {
     /// Those of which nothing comes back: the SYNs of a look before are not answered either.
     pub(super) fn look(&mut self, backends: &Backends) -> Vec<Warning> {
-        self.0.retain(|address, _| backends.backends.iter().any(|backend| backend.address == *address));
+        self.0.retain(|address, _| {
+            backends.backends.iter().any(|backend| backend.address == *address)
+        });
         let silent = backends.backends.iter().filter(|backend| self.is_silent(backend));
         silent.map(|backend| warning(backend.address)).collect()
     }
@@ -85,12 +89,20 @@ mod tests {
     #[test]
     fn a_backend_whose_answers_never_come_by_is_named_at_the_second_look() {
         assert_eq!(looks(&[(0, 0), (5, 0), (7, 0), (9, 0)]), [false, false, true, true]);
-        assert!(never_came(&backend(5, 0)) && !never_came(&backend(4, 0)) && !never_came(&backend(500, 1)));
+        assert!(
+            never_came(&backend(5, 0))
+                && !never_came(&backend(4, 0))
+                && !never_came(&backend(500, 1))
+        );
     }
 
     #[test]
-    fn one_whose_answers_came_by_until_a_route_changed_is_named_too_and_forgiven_when_they_come_again() {
-        assert_eq!(looks(&[(100, 90), (110, 90), (112, 90), (120, 91), (122, 91)]), [false, false, true, false, false]);
+    fn one_whose_answers_came_by_until_a_route_changed_is_named_too_and_forgiven_when_they_come_again()
+     {
+        assert_eq!(
+            looks(&[(100, 90), (110, 90), (112, 90), (120, 91), (122, 91)]),
+            [false, false, true, false, false]
+        );
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! IPsec policies that cover addresses of ours. Steered packets are redirected from the ingress hook to the egress
-//! interface: no policy is looked up for them, so that what it would have encrypted or blocked goes out in clear.
+//! IPsec policies that cover addresses of ours. Steered packets are redirected from the ingress
+//! hook to the egress interface: no policy is looked up for them, so that what it would have
+//! encrypted or blocked goes out in clear.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use anyhow::{Context as _, Result};
 use futures_util::StreamExt as _;
 use netlink_packet_xfrm::{
-    UserPolicyInfo, XFRM_POLICY_BLOCK, XFRM_POLICY_FWD, XFRM_POLICY_OUT, XfrmAttrs, XfrmMessage, policy,
+    UserPolicyInfo, XFRM_POLICY_BLOCK, XFRM_POLICY_FWD, XFRM_POLICY_OUT, XfrmAttrs, XfrmMessage,
+    policy,
 };
 use rtnetlink::{
     packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
@@ -19,7 +21,8 @@ use super::{Kind, Warning};
 /// Policies that are named one by one; the rest is counted.
 const NAMED: usize = 3;
 
-/// The policies of this network namespace that cover any of the addresses. A kernel without IPsec has none.
+/// The policies of this network namespace that cover any of the addresses. A kernel without IPsec
+/// has none.
 pub(super) async fn policies(addresses: &BTreeSet<IpAddr>) -> Result<Vec<Warning>> {
     let opened = new_connection::<XfrmMessage>(NETLINK_XFRM);
     let (connection, handle, _) = match opened {
@@ -30,15 +33,21 @@ pub(super) async fn policies(addresses: &BTreeSet<IpAddr>) -> Result<Vec<Warning
     let mut ask = NetlinkMessage::from(XfrmMessage::GetPolicy(policy::DelGetMessage::default()));
     ask.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     ask.finalize();
-    let mut answers = handle.request(ask, SocketAddr::new(0, 0)).context("list the policies of IPsec")?;
+    let mut answers =
+        handle.request(ask, SocketAddr::new(0, 0)).context("list the policies of IPsec")?;
     let mut found = BTreeSet::new();
     while let Some(answer) = answers.next().await {
         match answer.payload {
             NetlinkPayload::InnerMessage(XfrmMessage::AddPolicy(policy)) => {
-                let in_tunnel_device = policy.nlas.iter().any(|nla| matches!(nla, XfrmAttrs::IfId(id) if *id != 0));
-                found.extend(covered(&policy.user_policy_info, addresses).filter(|_| !in_tunnel_device));
+                let in_tunnel_device =
+                    policy.nlas.iter().any(|nla| matches!(nla, XfrmAttrs::IfId(id) if *id != 0));
+                found.extend(
+                    covered(&policy.user_policy_info, addresses).filter(|_| !in_tunnel_device),
+                );
             }
-            NetlinkPayload::Error(error) => return Err(error.to_io()).context("list the policies of IPsec"),
+            NetlinkPayload::Error(error) => {
+                return Err(error.to_io()).context("list the policies of IPsec");
+            }
             _ => {}
         }
     }
@@ -56,17 +65,21 @@ fn covered(policy: &UserPolicyInfo, addresses: &BTreeSet<IpAddr>) -> Option<Stri
     let selector = &policy.selector;
     let ends = [(selector.saddr, selector.prefixlen_s), (selector.daddr, selector.prefixlen_d)];
     let v6 = i32::from(selector.family) == libc::AF_INET6;
-    let networks = ends
-        .map(|(address, len)| (if v6 { IpAddr::V6(address.to_ipv6()) } else { IpAddr::V4(address.to_ipv4()) }, len));
+    let networks = ends.map(|(address, len)| {
+        (if v6 { IpAddr::V6(address.to_ipv6()) } else { IpAddr::V4(address.to_ipv4()) }, len)
+    });
     let tcp = matches!(i32::from(selector.proto), 0 | libc::IPPROTO_TCP);
-    let covers = networks.iter().any(|network| addresses.iter().any(|address| contains(*network, *address)));
+    let covers =
+        networks.iter().any(|network| addresses.iter().any(|address| contains(*network, *address)));
     let [(from, from_len), (to, to_len)] = networks;
     let block = if policy.action == XFRM_POLICY_BLOCK { ", block" } else { "" };
     (tcp && covers).then(|| format!("{direction}, {from}/{from_len} to {to}/{to_len}{block}"))
 }
 
 fn contains((network, len): (IpAddr, u8), address: IpAddr) -> bool {
-    let differs = |bits: u128, width: u32| bits.checked_shr(width.saturating_sub(len.into())).unwrap_or_default() != 0;
+    let differs = |bits: u128, width: u32| {
+        bits.checked_shr(width.saturating_sub(len.into())).unwrap_or_default() != 0
+    };
     match (network, address) {
         (IpAddr::V4(a), IpAddr::V4(b)) => !differs((a.to_bits() ^ b.to_bits()).into(), 32),
         (IpAddr::V6(a), IpAddr::V6(b)) => !differs(a.to_bits() ^ b.to_bits(), 128),
@@ -78,7 +91,12 @@ fn sentences(policies: BTreeSet<String>) -> Vec<Warning> {
     if policies.is_empty() {
         return Vec::new();
     }
-    let named = policies.iter().take(NAMED).map(|policy| format!("({policy})")).collect::<Vec<_>>().join(" ");
+    let named = policies
+        .iter()
+        .take(NAMED)
+        .map(|policy| format!("({policy})"))
+        .collect::<Vec<_>>()
+        .join(" ");
     let more = policies.len().saturating_sub(NAMED);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     let text = format!(
@@ -128,7 +146,10 @@ mod tests {
     #[test]
     fn one_that_covers_nothing_of_ours_or_no_tcp_or_no_forwarding_is_not() {
         assert_eq!(told(&policy(XFRM_POLICY_FWD, ("10.66.1.0", 24), ("10.66.3.0", 24))), None);
-        assert_eq!(told(&policy(netlink_packet_xfrm::XFRM_POLICY_IN, ("0.0.0.0", 0), ("0.0.0.0", 0))), None);
+        assert_eq!(
+            told(&policy(netlink_packet_xfrm::XFRM_POLICY_IN, ("0.0.0.0", 0), ("0.0.0.0", 0))),
+            None
+        );
         assert_eq!(told(&policy(3, ("0.0.0.0", 0), ("0.0.0.0", 0))), None);
         let mut udp = policy(XFRM_POLICY_FWD, ("0.0.0.0", 0), ("0.0.0.0", 0));
         udp.selector.proto = libc::IPPROTO_UDP as u8;
@@ -140,6 +161,9 @@ mod tests {
         assert_eq!(sentences(BTreeSet::new()), []);
         let many = (0..5).map(|n| format!("fwd, {n}")).collect();
         let said = sentences(many);
-        assert!(said.len() == 1 && said[0].text.contains("(fwd, 0) (fwd, 1) (fwd, 2) and 2 more"), "{said:?}");
+        assert!(
+            said.len() == 1 && said[0].text.contains("(fwd, 0) (fwd, 1) (fwd, 2) and 2 more"),
+            "{said:?}"
+        );
     }
 }

@@ -26,12 +26,14 @@ pub fn machine(machine: &Machine) -> Vec<Warning> {
     settings(Path::new("/proc/sys/net"), machine).into_iter().collect()
 }
 
-/// What is wrong with the programs at the managed interfaces: gone, detached, behind others' or beside another gateway's.
+/// What is wrong with the programs at the managed interfaces: gone, detached, behind others' or
+/// beside another gateway's.
 pub fn programs(dir: &PinDir, vips: &[SocketAddr]) -> Vec<Warning> {
     let links = plane::links(dir).into_iter().filter_map(|link| attachment(&link));
     let foreign = plane::foreign_programs(dir).into_iter();
     let foreign = foreign.map(|program| Warning::new(Kind::OtherProgram, program.to_string()));
-    let shared = plane::shared(dir, vips).into_iter().map(|text| Warning::new(Kind::OtherGateway, text));
+    let shared =
+        plane::shared(dir, vips).into_iter().map(|text| Warning::new(Kind::OtherGateway, text));
     let found = links.chain(foreign).chain(shared).collect::<BTreeSet<_>>();
     found.into_iter().collect()
 }
@@ -45,29 +47,41 @@ fn attachment(link: &LinkReport) -> Option<Warning> {
             Some(Warning::new(Kind::InterfaceGone, text))
         }
         LinkState::Renamed(now) => {
-            let text = format!("interface {interface} is named {now} now; the configuration still says {interface}");
+            let text = format!(
+                "interface {interface} is named {now} now; the configuration still says {interface}"
+            );
             Some(Warning::new(Kind::InterfaceGone, text))
         }
         LinkState::Detached => {
             let kind = kind.word().to_uppercase();
-            let text = format!("{interface}: the {kind} program is not attached; a running agent attaches it again");
+            let text = format!(
+                "{interface}: the {kind} program is not attached; a running agent attaches it again"
+            );
             Some(Warning::new(Kind::Detached, text))
         }
     }
 }
 
-/// The settings of the network under `root` (/proc/sys/net). The families of the VIPs say which ones matter.
+/// The settings of the network under `root` (/proc/sys/net). The families of the VIPs say which
+/// ones matter.
 fn settings(root: &Path, machine: &Machine) -> BTreeSet<Warning> {
     let sysctls = Sysctls { root };
     let families = machine.vips.iter().map(SocketAddr::ip).collect::<Vec<_>>();
     let mut warnings = BTreeSet::new();
     if families.iter().any(IpAddr::is_ipv4) {
         warnings.extend(sysctls.forwarding("ipv4", "ipv4/ip_forward", &machine.interfaces));
-        warnings.extend(machine.interfaces.iter().filter_map(|interface| sysctls.reverse_path(interface)));
-        warnings.extend(machine.both_sides.iter().filter_map(|interface| sysctls.redirects(interface)));
+        warnings.extend(
+            machine.interfaces.iter().filter_map(|interface| sysctls.reverse_path(interface)),
+        );
+        warnings
+            .extend(machine.both_sides.iter().filter_map(|interface| sysctls.redirects(interface)));
     }
     if families.iter().any(IpAddr::is_ipv6) {
-        warnings.extend(sysctls.forwarding("ipv6", "ipv6/conf/all/forwarding", &machine.interfaces));
+        warnings.extend(sysctls.forwarding(
+            "ipv6",
+            "ipv6/conf/all/forwarding",
+            &machine.interfaces,
+        ));
     }
     warnings
 }
@@ -77,18 +91,21 @@ struct Sysctls<'a> {
 }
 
 impl Sysctls<'_> {
-    /// The lookup of a route goes by the interface that a packet came in by. Where all are off one sentence says it.
+    /// The lookup of a route goes by the interface that a packet came in by. Where all are off one
+    /// sentence says it.
     fn forwarding(&self, family: &str, all: &str, interfaces: &[String]) -> Vec<Warning> {
         let off = |sysctl: &str| self.read(sysctl) == Some(0);
         let warning = |sysctl: &str| {
             let name = name(sysctl);
-            let text = format!("{name} is 0: the kernel does not look up routes for us; set {name}=1");
+            let text =
+                format!("{name} is 0: the kernel does not look up routes for us; set {name}=1");
             Warning::new(Kind::Forwarding, text)
         };
         if off(all) {
             return vec![warning(all)];
         }
-        let each = interfaces.iter().map(|interface| format!("{family}/conf/{interface}/forwarding"));
+        let each =
+            interfaces.iter().map(|interface| format!("{family}/conf/{interface}/forwarding"));
         each.filter(|sysctl| off(sysctl)).map(|sysctl| warning(&sysctl)).collect()
     }
 
@@ -103,7 +120,8 @@ impl Sysctls<'_> {
         strict.then(|| Warning::new(Kind::ReversePath, text))
     }
 
-    /// The kernel sends redirects where the interface's value or the one for all says so; of one that is not there nobody can.
+    /// The kernel sends redirects where the interface's value or the one for all says so; of one
+    /// that is not there nobody can.
     fn redirects(&self, interface: &str) -> Option<Warning> {
         let of = |name: &str| self.read(&format!("ipv4/conf/{name}/send_redirects"));
         let own = of(interface)?;
@@ -122,7 +140,11 @@ impl Sysctls<'_> {
 
 /// The name that sysctl(8) takes: with dots, or with slashes where an interface's name has a dot.
 fn name(path: &str) -> String {
-    if path.contains('.') { format!("net/{path}") } else { format!("net.{}", path.replace('/', ".")) }
+    if path.contains('.') {
+        format!("net/{path}")
+    } else {
+        format!("net.{}", path.replace('/', "."))
+    }
 }
 
 #[cfg(test)]
@@ -137,7 +159,10 @@ mod tests {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, format!("{value}\n")).unwrap();
         }
-        settings(root.path(), machine).into_iter().map(|warning| (warning.kind, warning.text)).collect()
+        settings(root.path(), machine)
+            .into_iter()
+            .map(|warning| (warning.kind, warning.text))
+            .collect()
     }
 
     fn gateway(vip: &str) -> Machine {
@@ -173,9 +198,15 @@ mod tests {
         assert_eq!((all.len(), all[0].0), (1, Kind::Forwarding));
         assert!(all[0].1.ends_with("set net.ipv4.ip_forward=1"), "{all:?}");
         let one = said(&but(&[("ipv4/conf/eth1.7/forwarding", 0)]), &v4);
-        assert!(one.len() == 1 && one[0].1.ends_with("set net/ipv4/conf/eth1.7/forwarding=1"), "{one:?}");
+        assert!(
+            one.len() == 1 && one[0].1.ends_with("set net/ipv4/conf/eth1.7/forwarding=1"),
+            "{one:?}"
+        );
         let v6 = said(&GOOD, &gateway("[2001:db8::10]:443"));
-        assert!(v6.len() == 1 && v6[0].1.starts_with("net.ipv6.conf.all.forwarding is 0"), "{v6:?}");
+        assert!(
+            v6.len() == 1 && v6[0].1.starts_with("net.ipv6.conf.all.forwarding is 0"),
+            "{v6:?}"
+        );
     }
 
     #[test]
@@ -186,9 +217,15 @@ mod tests {
 
     #[test]
     fn redirects_matter_where_clients_and_backends_are_at_one_interface() {
-        let one_arm = Machine { both_sides: vec!["eth0".to_owned()], ..gateway("198.51.100.10:443") };
+        let one_arm =
+            Machine { both_sides: vec!["eth0".to_owned()], ..gateway("198.51.100.10:443") };
         let told = said(&GOOD, &one_arm);
-        assert!(told.len() == 1 && told[0].0 == Kind::Redirects && told[0].1.starts_with("eth0 carries"), "{told:?}");
+        assert!(
+            told.len() == 1
+                && told[0].0 == Kind::Redirects
+                && told[0].1.starts_with("eth0 carries"),
+            "{told:?}"
+        );
         assert_eq!(said(&but(&[("ipv4/conf/eth0/send_redirects", 0)]), &one_arm), []);
         let gone = Machine { both_sides: vec!["gone0".to_owned()], ..gateway("198.51.100.10:443") };
         assert_eq!(said(&but(&[("ipv4/conf/all/send_redirects", 1)]), &gone), []);
@@ -201,9 +238,15 @@ mod tests {
             warning.map(|warning| (warning.kind, warning.text))
         };
         assert_eq!(said(plane::Kind::Tc, LinkState::Attached), None);
-        assert_eq!(said(plane::Kind::Tc, LinkState::Gone).map(|said| said.0), Some(Kind::InterfaceGone));
+        assert_eq!(
+            said(plane::Kind::Tc, LinkState::Gone).map(|said| said.0),
+            Some(Kind::InterfaceGone)
+        );
         let (kind, text) = said(plane::Kind::Xdp, LinkState::Detached).unwrap();
-        assert!(kind == Kind::Detached && text.starts_with("eth0: the XDP program is not attached"), "{text}");
+        assert!(
+            kind == Kind::Detached && text.starts_with("eth0: the XDP program is not attached"),
+            "{text}"
+        );
         let (_, text) = said(plane::Kind::Tc, LinkState::Renamed("lan0".into())).unwrap();
         assert!(text.contains("is named lan0 now"), "{text}");
     }

@@ -1,5 +1,6 @@
-//! One source for everybody: behind a balancer or NAT that rewrites source addresses all clients look like one, and a choice
-//! by source sends all of them to one backend. `fallback = "auto"` notices and chooses by flow from then on.
+//! One source for everybody: behind a balancer or NAT that rewrites source addresses all clients
+//! look like one, and a choice by source sends all of them to one backend. `fallback = "auto"`
+//! notices and chooses by flow from then on.
 
 use std::{
     collections::HashMap,
@@ -14,7 +15,8 @@ use crate::{address, agent::sweep::Sources};
 
 /// So many flows say something about their sources.
 const FLOWS: u32 = 32;
-/// `auto` goes back to the source when nobody made so large a share of the flows, a part in so many, for [`CALM`].
+/// `auto` goes back to the source when nobody made so large a share of the flows, a part in so
+/// many, for [`CALM`].
 const SMALL_SHARE: u32 = 4;
 /// For so long.
 const CALM: Duration = Duration::from_secs(600);
@@ -45,8 +47,15 @@ pub(super) struct Choices {
 }
 
 impl Choices {
-    /// Whether a VIP is to choose by flow from now on, or by source; `None`: as it does. `by_flow` is how it chooses now.
-    pub(super) fn look(&mut self, vip: u16, by_flow: bool, sources: &Sources, now: Instant) -> Option<bool> {
+    /// Whether a VIP is to choose by flow from now on, or by source; `None`: as it does. `by_flow`
+    /// is how it chooses now.
+    pub(super) fn look(
+        &mut self,
+        vip: u16,
+        by_flow: bool,
+        sources: &Sources,
+        now: Instant,
+    ) -> Option<bool> {
         if !by_flow {
             self.calm.remove(&vip);
             return one_makes_most(sources).then_some(true);
@@ -75,7 +84,10 @@ mod tests {
     fn most_is_more_than_half_of_32_flows_or_more() {
         let vip = "198.51.100.10:443".parse().unwrap();
         let said = warning(vip, &sources(32, 17)).unwrap();
-        assert!(said.text.starts_with("VIP 198.51.100.10:443: 10.0.0.9 makes most flows"), "{said}");
+        assert!(
+            said.text.starts_with("VIP 198.51.100.10:443: 10.0.0.9 makes most flows"),
+            "{said}"
+        );
         assert_eq!((warning(vip, &sources(31, 31)), warning(vip, &sources(32, 16))), (None, None));
     }
 
@@ -85,7 +97,11 @@ mod tests {
         assert_eq!(choices.look(0, false, &sources(100, 40), now), None);
         assert_eq!(choices.look(0, false, &sources(100, 60), now), Some(true));
         for of_top in [60, 40, 25] {
-            assert_eq!(choices.look(0, true, &sources(100, of_top), now + 2 * CALM), None, "{of_top}");
+            assert_eq!(
+                choices.look(0, true, &sources(100, of_top), now + 2 * CALM),
+                None,
+                "{of_top}"
+            );
         }
     }
 
@@ -93,10 +109,17 @@ mod tests {
     fn auto_goes_back_after_ten_minutes_in_which_nobody_made_a_quarter_of_the_flows() {
         let (mut choices, start) = (Choices::default(), Instant::now());
         assert_eq!(choices.look(0, true, &sources(100, 24), start), None);
-        assert_eq!(choices.look(0, true, &sources(100, 24), start + CALM - Duration::from_secs(1)), None);
+        assert_eq!(
+            choices.look(0, true, &sources(100, 24), start + CALM - Duration::from_secs(1)),
+            None
+        );
         assert_eq!(choices.look(0, true, &sources(100, 24), start + CALM), Some(false));
         assert_eq!(choices.look(1, true, &sources(100, 24), start), None);
-        assert_eq!(choices.look(1, true, &sources(10, 1), start + CALM / 2), None, "few flows are no calm");
+        assert_eq!(
+            choices.look(1, true, &sources(10, 1), start + CALM / 2),
+            None,
+            "few flows are no calm"
+        );
         assert_eq!(choices.look(1, true, &sources(100, 24), start + CALM), None);
     }
 }

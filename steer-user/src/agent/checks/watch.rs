@@ -11,7 +11,10 @@ use anyhow::{Context as _, Result};
 use steer_common::shared::{VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, Vip};
 use tokio::{task, time};
 
-use super::{Kind, Machine, Standing, Warning, answers::Answers, ipsec, machine, programs, source, takers, traffic};
+use super::{
+    Kind, Machine, Standing, Warning, answers::Answers, ipsec, machine, programs, source, takers,
+    traffic,
+};
 use crate::{
     address::{self, endpoint, socket},
     agent::{Pools, Swept, interfaces},
@@ -56,15 +59,23 @@ pub(in crate::agent) async fn run(watched: Watched) -> Result<()> {
             }
             Err(error) => drop(failed.replace(format!("{error:#}"))),
         }
-        failed.difference(&failures).for_each(|failure| log::error!("look for what is wrong: {failure}"));
+        failed
+            .difference(&failures)
+            .for_each(|failure| log::error!("look for what is wrong: {failure}"));
         failures = failed;
         watched.standing.set(warnings);
-        watched.standing.note_splices(watched.swept.lock().unwrap_or_else(PoisonError::into_inner).splices);
+        watched
+            .standing
+            .note_splices(watched.swept.lock().unwrap_or_else(PoisonError::into_inner).splices);
         time::sleep(LOOK).await;
     }
 }
 
-fn note(found: Result<Vec<Warning>>, warnings: &mut BTreeSet<Warning>, failed: &mut BTreeSet<String>) {
+fn note(
+    found: Result<Vec<Warning>>,
+    warnings: &mut BTreeSet<Warning>,
+    failed: &mut BTreeSet<String>,
+) {
     match found {
         Ok(found) => warnings.extend(found),
         Err(error) => drop(failed.replace(format!("{error:#}"))),
@@ -86,7 +97,12 @@ impl Watched {
         failed: &mut BTreeSet<String>,
     ) {
         let both_sides = self.both_sides(plane, backends).unwrap_or_default();
-        let interfaces = self.config.interfaces.iter().map(|interface| interface.name.clone()).collect::<Vec<_>>();
+        let interfaces = self
+            .config
+            .interfaces
+            .iter()
+            .map(|interface| interface.name.clone())
+            .collect::<Vec<_>>();
         let vips = self.config.vips.iter().map(|vip| vip.address).collect::<Vec<_>>();
         let mut addresses = vips.iter().map(|vip| vip.ip()).collect::<BTreeSet<IpAddr>>();
         addresses.extend(backends.backends.iter().map(|backend| backend.address.ip()));
@@ -109,14 +125,22 @@ impl Watched {
         let swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         let both = |index: &u32| behind.contains(index) && swept.client_interfaces.contains(index);
         let of = |name: &String| plane::ifindex(name).filter(both).is_some();
-        Ok(managed.iter().map(|interface| &interface.name).filter(|name| of(name)).cloned().collect())
+        Ok(managed
+            .iter()
+            .map(|interface| &interface.name)
+            .filter(|name| of(name))
+            .cloned()
+            .collect())
     }
 
     /// An interface that came back may be another one.
     async fn not_ethernet(&self) -> Result<Vec<Warning>> {
         let links = interfaces::links().await?;
         let of = |name: &str| {
-            Some(Warning::new(Kind::NotEthernet, interfaces::not_ethernet(name, interfaces::named(&links, name)?)?))
+            Some(Warning::new(
+                Kind::NotEthernet,
+                interfaces::not_ethernet(name, interfaces::named(&links, name)?)?,
+            ))
         };
         Ok(self.config.interfaces.iter().filter_map(|interface| of(&interface.name)).collect())
     }
@@ -128,31 +152,41 @@ impl Watched {
         let mut warnings = Vec::new();
         for (at, vip) in pools.plane().vips()? {
             let address = socket(&at);
-            let Some(sources) = sources.get(&vip.id).filter(|_| takers(backends, address) > 1) else { continue };
+            let Some(sources) = sources.get(&vip.id).filter(|_| takers(backends, address) > 1)
+            else {
+                continue;
+            };
             let by_flow = vip.flags & VIP_FALLBACK_FLOW != 0;
-            match self.config.vips.iter().find(|configured| endpoint(configured.address) == at).map(|vip| vip.fallback)
+            match self
+                .config
+                .vips
+                .iter()
+                .find(|configured| endpoint(configured.address) == at)
+                .map(|vip| vip.fallback)
             {
-                Some(Fallback::Auto) => match choices.look(vip.id, by_flow, sources, Instant::now()) {
-                    Some(true) => {
-                        let flags = vip.flags | source::BY_FLOW;
-                        pools.plane_mut().set_vip(&at, &Vip { flags, ..vip })?;
-                        let top = address::ip(&sources.top);
-                        let (n, all) = (sources.of_top, sources.flows);
-                        log::warn!(
-                            "VIP {address}: {top} makes {n} of {all} flows: backends are chosen by flow from now on \
+                Some(Fallback::Auto) => {
+                    match choices.look(vip.id, by_flow, sources, Instant::now()) {
+                        Some(true) => {
+                            let flags = vip.flags | source::BY_FLOW;
+                            pools.plane_mut().set_vip(&at, &Vip { flags, ..vip })?;
+                            let top = address::ip(&sources.top);
+                            let (n, all) = (sources.of_top, sources.flows);
+                            log::warn!(
+                                "VIP {address}: {top} makes {n} of {all} flows: backends are chosen by flow from now on \
                              (fallback = \"auto\")"
-                        );
-                    }
-                    Some(false) if vip.flags & VIP_FALLBACK_FOUND != 0 => {
-                        let flags = vip.flags & !source::BY_FLOW;
-                        pools.plane_mut().set_vip(&at, &Vip { flags, ..vip })?;
-                        log::warn!(
-                            "VIP {address}: no source makes many flows any more: backends are chosen by source from now on \
+                            );
+                        }
+                        Some(false) if vip.flags & VIP_FALLBACK_FOUND != 0 => {
+                            let flags = vip.flags & !source::BY_FLOW;
+                            pools.plane_mut().set_vip(&at, &Vip { flags, ..vip })?;
+                            log::warn!(
+                                "VIP {address}: no source makes many flows any more: backends are chosen by source from now on \
                              (fallback = \"auto\")"
-                        );
+                            );
+                        }
+                        Some(false) | None => {}
                     }
-                    Some(false) | None => {}
-                },
+                }
                 Some(Fallback::Source) => warnings.extend(source::warning(address, sources)),
                 Some(Fallback::Flow) | None => {}
             }

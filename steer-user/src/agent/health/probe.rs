@@ -29,11 +29,14 @@ pub(crate) fn not_made() -> u64 {
     NOT_MADE.load(Ordering::Relaxed)
 }
 
-/// Probes once. What this machine answers itself says nothing: no client's packet is forwarded to its own addresses.
+/// Probes once. What this machine answers itself says nothing: no client's packet is forwarded to
+/// its own addresses.
 pub(super) async fn probe(address: SocketAddr, timeout: Duration) -> (SocketAddr, Outcome) {
     let outcome = match time::timeout(timeout, TcpStream::connect(address)).await {
         Ok(Ok(stream)) if stream.local_addr().is_ok_and(|own| own.ip() == address.ip()) => {
-            Outcome::Failed("this machine has the address itself: nothing is forwarded to it".to_owned())
+            Outcome::Failed(
+                "this machine has the address itself: nothing is forwarded to it".to_owned(),
+            )
         }
         Ok(Ok(_)) => Outcome::Answered,
         Ok(Err(error)) if is_ours(&error) => {
@@ -46,8 +49,9 @@ pub(super) async fn probe(address: SocketAddr, timeout: Duration) -> (SocketAddr
     (address, outcome)
 }
 
-/// Errors of connect(2) and socket(2) that tell of this process, not of its peer: no descriptor, no memory, no port, forbidden
-/// by a local rule. A backend without a route is not among them: its clients' packets have none, either.
+/// Errors of connect(2) and socket(2) that tell of this process, not of its peer: no descriptor, no
+/// memory, no port, forbidden by a local rule. A backend without a route is not among them: its
+/// clients' packets have none, either.
 fn is_ours(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -65,7 +69,8 @@ fn is_ours(error: &io::Error) -> bool {
     )
 }
 
-/// Takes as many descriptors as this process may have: a shell gives 1024 of them, of which each backend's probe takes one.
+/// Takes as many descriptors as this process may have: a shell gives 1024 of them, of which each
+/// backend's probe takes one.
 pub(super) fn allow_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum
@@ -87,7 +92,10 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let second = Duration::from_secs(1);
         let (_, own) = probe(address, second).await;
-        assert!(matches!(&own, Outcome::Failed(why) if why.contains("has the address itself")), "{own:?}");
+        assert!(
+            matches!(&own, Outcome::Failed(why) if why.contains("has the address itself")),
+            "{own:?}"
+        );
         drop(listener);
         let (_, refused) = probe(address, second).await;
         assert!(matches!(&refused, Outcome::Failed(why) if why.contains("refused")), "{refused:?}");
@@ -100,7 +108,13 @@ mod tests {
         for ours in [libc::EMFILE, libc::ENFILE, libc::EADDRNOTAVAIL, libc::EPERM, libc::EACCES] {
             assert!(is_ours(&io::Error::from_raw_os_error(ours)), "{ours}");
         }
-        for theirs in [libc::ECONNREFUSED, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::ETIMEDOUT, libc::ECONNRESET] {
+        for theirs in [
+            libc::ECONNREFUSED,
+            libc::EHOSTUNREACH,
+            libc::ENETUNREACH,
+            libc::ETIMEDOUT,
+            libc::ECONNRESET,
+        ] {
             assert!(!is_ours(&io::Error::from_raw_os_error(theirs)), "{theirs}");
         }
     }

@@ -1,5 +1,5 @@
-//! What each interface of the network namespace takes, in the map `interfaces`: XDP redirects only to those that are known
-//! to take its frames, and what has no Ethernet header is known as such.
+//! What each interface of the network namespace takes, in the map `interfaces`: XDP redirects only
+//! to those that are known to take its frames, and what has no Ethernet header is known as such.
 //!
 //! A packet may leave by any interface, managed or not: all of them are in it.
 
@@ -21,12 +21,13 @@ use tokio::time;
 use super::{has_ip_only, is_nic, links, netdev::Netdev};
 use crate::plane::{Plane, ifindex};
 
-/// How often it is looked without any news: before Linux 6.3 nothing tells that a program was attached by a link.
+/// How often it is looked without any news: before Linux 6.3 nothing tells that a program was
+/// attached by a link.
 const LOOK: Duration = Duration::from_secs(5);
 /// Shortest time between two looks, however much happens.
 const BREATH: Duration = Duration::from_millis(100);
-/// XDP rests for so long when an interface stops to take its frames: the programs remember the answer in a next hop for
-/// up to 2 s.
+/// XDP rests for so long when an interface stops to take its frames: the programs remember the
+/// answer in a next hop for up to 2 s.
 const REST: Duration = Duration::from_secs(3);
 
 /// Until when XDP rests.
@@ -38,16 +39,16 @@ pub(in crate::agent) fn xdp_rests() -> bool {
     until.is_some_and(|until| Instant::now() < until)
 }
 
-/// Fills the map `interfaces` with what the kernel says now. Takes [`REST`] where an interface stopped to take frames of
-/// XDP since the map was filled last, and XDP is on.
+/// Fills the map `interfaces` with what the kernel says now. Takes [`REST`] where an interface
+/// stopped to take frames of XDP since the map was filled last, and XDP is on.
 pub async fn fill_interfaces(plane: &mut Plane) -> Result<()> {
     let found = look(Netdev::find().await?.as_ref()).await?;
     let pause = apply(plane, &found)?;
     rest(plane, pause).await
 }
 
-/// Keeps the map right for ever. `managed` are the names of the managed interfaces: of them it is told where XDP does not
-/// send.
+/// Keeps the map right for ever. `managed` are the names of the managed interfaces: of them it is
+/// told where XDP does not send.
 pub(in crate::agent) async fn watch(mut plane: Plane, managed: Vec<String>) -> Result<()> {
     let mut told = HashSet::new();
     loop {
@@ -72,7 +73,9 @@ async fn follow(plane: &mut Plane, managed: &[String], told: &mut HashSet<String
         match time::timeout(LOOK, news.next()).await {
             Ok(None) => return Ok(()),
             // What came meanwhile is seen by the same look.
-            Ok(Some(())) => while let Some(Some(())) = future::FutureExt::now_or_never(news.next()) {},
+            Ok(Some(())) => {
+                while let Some(Some(())) = future::FutureExt::now_or_never(news.next()) {}
+            }
             Err(_) => {}
         }
     }
@@ -100,7 +103,11 @@ async fn look(netdev: Option<&Netdev>) -> Result<HashMap<u32, u32>> {
             let devices = netdev.devices().await?.into_iter();
             devices.filter(|device| device.takes_xdp()).map(|device| device.ifindex).collect()
         }
-        None => links.iter().filter(|link| has_xdp_in_driver(link)).map(|link| link.header.index).collect(),
+        None => links
+            .iter()
+            .filter(|link| has_xdp_in_driver(link))
+            .map(|link| link.header.index)
+            .collect(),
     };
     Ok(links.iter().map(|link| (link.header.index, flags(link, &takers))).collect())
 }
@@ -111,7 +118,8 @@ fn flags(link: &LinkMessage, takers: &HashSet<u32>) -> u32 {
     takes | l3
 }
 
-/// Before Linux 6.3 only a NIC with an XDP program in its driver, which with ours attached is ours, is known to take frames.
+/// Before Linux 6.3 only a NIC with an XDP program in its driver, which with ours attached is ours,
+/// is known to take frames.
 fn has_xdp_in_driver(link: &LinkMessage) -> bool {
     let in_driver = |attribute: &LinkAttribute| match attribute {
         LinkAttribute::Xdp(xdp) => xdp.contains(&LinkXdp::Attached(XdpAttached::Driver)),
@@ -142,7 +150,8 @@ fn difference(known: &[(u32, u32)], found: &HashMap<u32, u32>) -> Difference {
         }
     }
     let known = known.iter().copied().collect::<HashMap<_, _>>();
-    let news = found.iter().filter(|(index, flags)| **flags != 0 && known.get(index) != Some(flags));
+    let news =
+        found.iter().filter(|(index, flags)| **flags != 0 && known.get(index) != Some(flags));
     difference.written.extend(news.map(|(index, flags)| (*index, *flags)));
     difference
 }
@@ -163,7 +172,9 @@ fn apply(plane: &mut Plane, found: &HashMap<u32, u32>) -> Result<Pause> {
         set_xdp(plane, 0)?;
         pause = Pause::Needed;
         let lost = difference.lost.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-        log::warn!("interfaces with index {lost} take no frames of XDP any more: packets to them leave by TC");
+        log::warn!(
+            "interfaces with index {lost} take no frames of XDP any more: packets to them leave by TC"
+        );
     }
     for index in &difference.removed {
         plane.interfaces.remove(index)?;
@@ -193,7 +204,8 @@ fn set_xdp(plane: &mut Plane, xdp: u32) -> Result<()> {
     plane.set_settings(&settings)
 }
 
-/// Says of each managed interface once that packets to it take the slower way, where XDP runs on another.
+/// Says of each managed interface once that packets to it take the slower way, where XDP runs on
+/// another.
 fn tell_slow(plane: &Plane, managed: &[String], told: &mut HashSet<String>) -> Result<()> {
     let mut slow = HashSet::new();
     if plane.settings()?.xdp != 0 {
@@ -205,7 +217,9 @@ fn tell_slow(plane: &Plane, managed: &[String], told: &mut HashSet<String>) -> R
         }
     }
     for interface in slow.difference(told) {
-        log::warn!("{interface} takes no frames of XDP: packets to it leave by TC, also where they came by XDP");
+        log::warn!(
+            "{interface} takes no frames of XDP: packets to it leave by TC, also where they came by XDP"
+        );
     }
     *told = slow;
     Ok(())
@@ -213,7 +227,8 @@ fn tell_slow(plane: &Plane, managed: &[String], told: &mut HashSet<String>) -> R
 
 /// Whether XDP sends to an interface, as the map says.
 pub(crate) fn takes_xdp(plane: &Plane, interface: &str) -> Result<bool> {
-    let flags = ifindex(interface).map(|index| plane.interfaces.find(&index)).transpose()?.flatten();
+    let flags =
+        ifindex(interface).map(|index| plane.interfaces.find(&index)).transpose()?.flatten();
     Ok(flags.unwrap_or_default() & INTERFACE_TAKES_XDP != 0)
 }
 
@@ -225,7 +240,8 @@ mod tests {
 
     fn link(index: u32, layer: LinkLayerType, attributes: Vec<LinkAttribute>) -> LinkMessage {
         let mut link = LinkMessage::default();
-        (link.header.index, link.header.link_layer_type, link.attributes) = (index, layer, attributes);
+        (link.header.index, link.header.link_layer_type, link.attributes) =
+            (index, layer, attributes);
         link
     }
 
@@ -264,12 +280,23 @@ mod tests {
     #[test]
     fn only_an_interface_that_is_still_there_can_be_lost_to_xdp() {
         let found = HashMap::from([(1, 0), (2, INTERFACE_TAKES_XDP), (4, INTERFACE_L3), (6, 0)]);
-        let known = [(1, INTERFACE_TAKES_XDP), (2, INTERFACE_TAKES_XDP), (3, INTERFACE_TAKES_XDP), (4, INTERFACE_L3)];
+        let known = [
+            (1, INTERFACE_TAKES_XDP),
+            (2, INTERFACE_TAKES_XDP),
+            (3, INTERFACE_TAKES_XDP),
+            (4, INTERFACE_L3),
+        ];
         let wanted = Difference { written: Vec::new(), removed: vec![1, 3], lost: vec![1] };
         assert_eq!(difference(&known, &found), wanted);
         let gained = difference(&[], &HashMap::from([(2, INTERFACE_TAKES_XDP)]));
-        assert_eq!(gained, Difference { written: vec![(2, INTERFACE_TAKES_XDP)], ..Difference::default() });
+        assert_eq!(
+            gained,
+            Difference { written: vec![(2, INTERFACE_TAKES_XDP)], ..Difference::default() }
+        );
         let turned = difference(&[(5, INTERFACE_TAKES_XDP)], &HashMap::from([(5, INTERFACE_L3)]));
-        assert_eq!(turned, Difference { written: vec![(5, INTERFACE_L3)], removed: Vec::new(), lost: vec![5] });
+        assert_eq!(
+            turned,
+            Difference { written: vec![(5, INTERFACE_L3)], removed: Vec::new(), lost: vec![5] }
+        );
     }
 }

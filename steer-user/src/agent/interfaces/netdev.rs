@@ -1,8 +1,9 @@
-//! Asks the kernel which interfaces run XDP programs and take frames that XDP redirects, and hears of changes: the generic
-//! netlink family `netdev` (Linux 6.3, Documentation/netlink/specs/netdev.yaml).
+//! Asks the kernel which interfaces run XDP programs and take frames that XDP redirects, and hears
+//! of changes: the generic netlink family `netdev` (Linux 6.3,
+//! Documentation/netlink/specs/netdev.yaml).
 //!
-//! Drivers report it as it is at the moment: virtio_net and the like only while they have an XDP program, veth only while
-//! its peer has GRO or XDP.
+//! Drivers report it as it is at the moment: virtio_net and the like only while they have an XDP
+//! program, veth only while its peer has GRO or XDP.
 
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ use netlink_packet_generic::{
 };
 use rtnetlink::{
     packet_core::{
-        DecodeError, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
-        ParseableParametrized, parse_u32, parse_u64,
+        DecodeError, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+        NlasIterator, ParseableParametrized, parse_u32, parse_u64,
     },
     proto::new_connection,
     sys::{AsyncSocket as _, SocketAddr, protocols::NETLINK_GENERIC},
@@ -49,16 +50,24 @@ pub(super) struct Netdev {
 impl Netdev {
     /// Finds the family; `None` before Linux 6.3.
     pub(super) async fn find() -> Result<Option<Self>> {
-        let (connection, handle, _) = new_connection(NETLINK_GENERIC).context("open a generic netlink socket")?;
+        let (connection, handle, _) =
+            new_connection(NETLINK_GENERIC).context("open a generic netlink socket")?;
         tokio::spawn(connection);
         let name = GenlCtrlAttrs::FamilyName(Device::family_name().to_owned());
-        let ask = GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![name] });
-        let mut answers = handle.request(request(ask, NLM_F_REQUEST), kernel()).context("ask for the family netdev")?;
+        let ask =
+            GenlMessage::from_payload(GenlCtrl { cmd: GenlCtrlCmd::GetFamily, nlas: vec![name] });
+        let mut answers = handle
+            .request(request(ask, NLM_F_REQUEST), kernel())
+            .context("ask for the family netdev")?;
         while let Some(answer) = answers.next().await {
             match answer.payload {
                 NetlinkPayload::InnerMessage(family) => return Ok(Self::read(&family.payload)),
-                NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => return Ok(None),
-                NetlinkPayload::Error(error) => return Err(error.to_io()).context("ask for the family netdev"),
+                NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => {
+                    return Ok(None);
+                }
+                NetlinkPayload::Error(error) => {
+                    return Err(error.to_io()).context("ask for the family netdev");
+                }
                 _ => {}
             }
         }
@@ -74,7 +83,9 @@ impl Netdev {
             GenlCtrlAttrs::McastGroups(groups) => Some(groups),
             _ => None,
         });
-        let group = groups?.iter().find(|group| group.contains(&McastGrpAttrs::Name(MANAGEMENT.to_owned())))?;
+        let group = groups?
+            .iter()
+            .find(|group| group.contains(&McastGrpAttrs::Name(MANAGEMENT.to_owned())))?;
         let group = group.iter().find_map(|nla| match nla {
             McastGrpAttrs::Id(id) => Some(*id),
             McastGrpAttrs::Name(_) => None,
@@ -84,8 +95,9 @@ impl Netdev {
 
     /// What every interface of this network namespace can do now.
     ///
-    /// The kernel answers by many messages and does not say so (no `NLM_F_MULTI` in them): the connection takes the first for
-    /// the whole answer, and the others for messages that nobody asked for. On this socket there are no such: both are read.
+    /// The kernel answers by many messages and does not say so (no `NLM_F_MULTI` in them): the
+    /// connection takes the first for the whole answer, and the others for messages that nobody
+    /// asked for. On this socket there are no such: both are read.
     pub(super) async fn devices(&self) -> Result<Vec<Device>> {
         let opened = new_connection::<GenlMessage<Device>>(NETLINK_GENERIC);
         let (mut connection, handle, rest) = opened.context("open a generic netlink socket")?;
@@ -98,10 +110,16 @@ impl Netdev {
         let mut answers = first.chain(rest.map(|(message, _)| message));
         let mut devices = Vec::new();
         loop {
-            let answer = time::timeout(PATIENCE, answers.next()).await.context("list what interfaces can do")?;
+            let answer = time::timeout(PATIENCE, answers.next())
+                .await
+                .context("list what interfaces can do")?;
             match answer.map(|message| message.payload) {
-                Some(NetlinkPayload::InnerMessage(GenlMessage { payload: device, .. })) => devices.push(device),
-                Some(NetlinkPayload::Error(error)) => return Err(error.to_io()).context("list what interfaces can do"),
+                Some(NetlinkPayload::InnerMessage(GenlMessage { payload: device, .. })) => {
+                    devices.push(device)
+                }
+                Some(NetlinkPayload::Error(error)) => {
+                    return Err(error.to_io()).context("list what interfaces can do");
+                }
                 Some(NetlinkPayload::Done(_)) => return Ok(devices),
                 Some(_) => {}
                 None => bail!("list what interfaces can do: the kernel's answer has no end"),
@@ -219,7 +237,11 @@ mod tests {
         let Some(netdev) = Netdev::find().await.unwrap() else { return };
         assert!(netdev.id >= 0x10 && netdev.group > 0);
         let devices = netdev.devices().await.unwrap();
-        assert!(devices.iter().any(|device| device.ifindex == 1 && !device.takes_xdp() && !device.runs_xdp()));
+        assert!(
+            devices
+                .iter()
+                .any(|device| device.ifindex == 1 && !device.takes_xdp() && !device.runs_xdp())
+        );
         assert!(netdev.changes().is_ok());
     }
 

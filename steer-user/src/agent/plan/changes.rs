@@ -1,4 +1,5 @@
-//! What the configuration says otherwise than the one before it, for the log and for `steer config check`.
+//! What the configuration says otherwise than the one before it, for the log and for `steer config
+//! check`.
 
 use std::collections::HashMap;
 
@@ -10,7 +11,8 @@ use crate::{
     plane::Before,
 };
 
-/// A sentence for each VIP and backend that comes, goes, or gets another weight; none where nothing was pinned.
+/// A sentence for each VIP and backend that comes, goes, or gets another weight; none where nothing
+/// was pinned.
 pub(super) fn changes(config: &Config, before: &Before) -> Vec<String> {
     let vips = config.vips.iter().map(|vip| endpoint(vip.address)).collect::<Vec<_>>();
     let new = vips.iter().filter(|at| !before.vips.iter().any(|(there, _)| there == *at));
@@ -32,21 +34,30 @@ fn wanted(config: &Config) -> HashMap<Endpoint, Configured> {
     config.vips.iter().flat_map(of).collect()
 }
 
-fn backends(wanted: &HashMap<Endpoint, Configured>, before: &HashMap<Endpoint, Configured>) -> Vec<String> {
+fn backends(
+    wanted: &HashMap<Endpoint, Configured>,
+    before: &HashMap<Endpoint, Configured>,
+) -> Vec<String> {
     let change = |(at, now): (&Endpoint, &Configured)| {
         let (backend, vip) = (socket(at), socket(&now.vip));
         Some(match before.get(at) {
             None => format!("the backend {backend} of {vip} is new"),
-            Some(old) if old.vip != now.vip => format!("the backend {backend} goes from {} to {vip}", socket(&old.vip)),
+            Some(old) if old.vip != now.vip => {
+                format!("the backend {backend} goes from {} to {vip}", socket(&old.vip))
+            }
             Some(old) if old.weight != now.weight => {
-                format!("the backend {backend} of {vip} has the weight {}; it was {}", now.weight, old.weight)
+                format!(
+                    "the backend {backend} of {vip} has the weight {}; it was {}",
+                    now.weight, old.weight
+                )
             }
             Some(_) => return None,
         })
     };
     let gone = before.iter().filter(|(at, _)| !wanted.contains_key(at));
-    let gone =
-        gone.map(|(at, old)| format!("the backend {} of {} is not configured any more", socket(at), socket(&old.vip)));
+    let gone = gone.map(|(at, old)| {
+        format!("the backend {} of {} is not configured any more", socket(at), socket(&old.vip))
+    });
     let mut said = wanted.iter().filter_map(change).chain(gone).collect::<Vec<_>>();
     said.sort_unstable();
     said
@@ -58,7 +69,9 @@ mod tests {
 
     fn pool(backends: &[(&str, u32)]) -> HashMap<Endpoint, Configured> {
         let vip = endpoint("198.51.100.10:443".parse().unwrap());
-        let backend = |(at, weight): &(&str, u32)| (endpoint(at.parse().unwrap()), Configured { vip, weight: *weight });
+        let backend = |(at, weight): &(&str, u32)| {
+            (endpoint(at.parse().unwrap()), Configured { vip, weight: *weight })
+        };
         backends.iter().map(backend).collect()
     }
 

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 use steer_common::shared::{
-    Flow, FlowKey, Foreign, KeyName, Leg, NO_BACKEND, SERVICE_BACKEND, SERVICE_WAY_THERE, Session, SessionKey, Source,
-    SourceKey, backend_bit,
+    Flow, FlowKey, Foreign, KeyName, Leg, NO_BACKEND, SERVICE_BACKEND, SERVICE_WAY_THERE, Session,
+    SessionKey, Source, SourceKey, backend_bit,
 };
 
 use crate::{
@@ -115,26 +115,35 @@ impl Named {
         let rules = Rules::new(&before.vips, &before.backends);
         let mut named = Self::default();
         plane.sessions(&mut |key, session| {
-            let is = if rules.session_is_stale(&key, &session) { Entry::Stale } else { Entry::Session };
+            let is =
+                if rules.session_is_stale(&key, &session) { Entry::Stale } else { Entry::Session };
             named.note("sessions", is, key.vip, [session.owner, NO_BACKEND]);
         })?;
         plane.key_names(&mut |key, name| {
             *named.entries.entry("key_names").or_default() += 1;
             named.note("key_names", Entry::Stale, key.vip, [name.owner, NO_BACKEND]);
         })?;
-        plane.sources(&mut |key, _| named.note("sources", Entry::Stale, key.vip, [NO_BACKEND; 2]))?;
+        plane
+            .sources(&mut |key, _| named.note("sources", Entry::Stale, key.vip, [NO_BACKEND; 2]))?;
         for name in ["flows", "splices", "handshakes"] {
             plane.flows(name, &mut |key, flow| {
-                let open =
-                    if name == "handshakes" { rules.is_opening(&key, &flow) } else { rules.is_open(&key, &flow) };
+                let open = if name == "handshakes" {
+                    rules.is_opening(&key, &flow)
+                } else {
+                    rules.is_open(&key, &flow)
+                };
                 let is = if open { Entry::Connection } else { Entry::Stale };
                 named.note_flow(name, is, &key, [flow.first, flow.owner]);
             })?;
         }
-        // A connection that is not steer's needs its record, but not the number of a backend that it names.
-        plane.foreign(&mut |key, _| named.note_flow("foreign", Entry::Stale, &key, [NO_BACKEND; 2]))?;
+        // A connection that is not steer's needs its record, but not the number of a backend that
+        // it names.
+        plane.foreign(&mut |key, _| {
+            named.note_flow("foreign", Entry::Stale, &key, [NO_BACKEND; 2])
+        })?;
         plane.legs(&mut |key, _| {
-            let is = if key.service & SERVICE_WAY_THERE != 0 { Entry::Stale } else { Entry::Connection };
+            let is =
+                if key.service & SERVICE_WAY_THERE != 0 { Entry::Stale } else { Entry::Connection };
             named.note_flow("legs", is, &key, [NO_BACKEND; 2]);
         })?;
         Ok(named)
@@ -192,7 +201,11 @@ fn backend_of(service: u16) -> Option<u16> {
 }
 
 /// Forgets everything that names one of these numbers: they are somebody else's from now on.
-pub(in crate::agent) fn purge(plane: &mut Plane, vips: &HashSet<u16>, backends: &HashSet<u16>) -> Result<u64> {
+pub(in crate::agent) fn purge(
+    plane: &mut Plane,
+    vips: &HashSet<u16>,
+    backends: &HashSet<u16>,
+) -> Result<u64> {
     if vips.is_empty() && backends.is_empty() {
         return Ok(0);
     }
@@ -201,16 +214,22 @@ pub(in crate::agent) fn purge(plane: &mut Plane, vips: &HashSet<u16>, backends: 
         Some(backend) => backends.contains(&backend),
         None => vips.contains(&key.service),
     };
-    let mut removed = plane.sessions.remove_stale(|key, session| of_vip(key) || backends.contains(&session.owner))?;
-    removed += plane.key_names.remove_stale(|key, name| of_vip(key) || backends.contains(&name.owner))?;
-    removed += plane
-        .key_name_tries
-        .remove_stale(|key, name| of_vip(key) || backends.iter().any(|id| name.tried & backend_bit(*id) != 0))?;
+    let mut removed = plane
+        .sessions
+        .remove_stale(|key, session| of_vip(key) || backends.contains(&session.owner))?;
+    removed +=
+        plane.key_names.remove_stale(|key, name| of_vip(key) || backends.contains(&name.owner))?;
+    removed += plane.key_name_tries.remove_stale(|key, name| {
+        of_vip(key) || backends.iter().any(|id| name.tried & backend_bit(*id) != 0)
+    })?;
     removed += plane.sources.remove_stale(|key, _| vips.contains(&key.vip))?;
     let flows = |table: &mut Table<FlowKey, Flow>| {
-        table.remove_stale(|key, flow| of_flow(key) || backends.contains(&flow.first) || backends.contains(&flow.owner))
+        table.remove_stale(|key, flow| {
+            of_flow(key) || backends.contains(&flow.first) || backends.contains(&flow.owner)
+        })
     };
-    removed += flows(&mut plane.flows)? + flows(&mut plane.splices)? + flows(&mut plane.handshakes)?;
+    removed +=
+        flows(&mut plane.flows)? + flows(&mut plane.splices)? + flows(&mut plane.handshakes)?;
     removed += plane.foreign.remove_stale(|key, _| of_flow(key))?;
     removed += plane.legs.remove_stale(|key, _| of_flow(key))?;
     Ok(removed)

@@ -1,7 +1,8 @@
 //! Brings the maps in line with the configuration, keeping what the CLI changed.
 //!
-//! Every step can be undone: [`Pools::restore`] puts back what [`Before`] says. VIPs that the configuration leaves out go
-//! last ([`Pools::remove_vips`]), but for those whose number another one gets.
+//! Every step can be undone: [`Pools::restore`] puts back what [`Before`] says. VIPs that the
+//! configuration leaves out go last ([`Pools::remove_vips`]), but for those whose number another
+//! one gets.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,7 +11,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use steer_common::shared::{
-    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Configured, Endpoint, LOOKUP_SLOTS, Vip,
+    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Configured, Endpoint,
+    LOOKUP_SLOTS, Vip,
 };
 
 use super::Pools;
@@ -38,8 +40,9 @@ impl Pools {
         })
     }
 
-    /// Brings what the maps hold in line with the configuration, but for VIPs that it leaves out. A backend whose lines did
-    /// not change since the configuration was applied last keeps what the CLI made of it.
+    /// Brings what the maps hold in line with the configuration, but for VIPs that it leaves out. A
+    /// backend whose lines did not change since the configuration was applied last keeps what the
+    /// CLI made of it.
     pub(in crate::agent) fn adopt(&mut self, numbers: &Numbers) -> Result<()> {
         self.remove_unasked()?;
         self.give_up_numbers(numbers)?;
@@ -79,14 +82,21 @@ impl Pools {
         Ok(())
     }
 
-    fn apply_backends(&mut self, vip: &config::Vip, id: u16, numbers: &HashMap<Endpoint, u32>) -> Result<()> {
+    fn apply_backends(
+        &mut self,
+        vip: &config::Vip,
+        id: u16,
+        numbers: &HashMap<Endpoint, u32>,
+    ) -> Result<()> {
         let key = endpoint(vip.address);
         for backend in &vip.backends {
             let at = endpoint(backend.address);
             let says = Configured { vip: key, weight: backend.weight.into() };
             if self.plane.configured.find(&at)? != Some(says) {
                 let number = self.ids.get(&at).or_else(|| numbers.get(&at)).copied();
-                let number = number.with_context(|| format!("find the number that {} was given", backend.address))?;
+                let number = number.with_context(|| {
+                    format!("find the number that {} was given", backend.address)
+                })?;
                 self.put(number, &key, id, backend.address, backend.weight)?;
             } else {
                 self.keep(backend.address, id)?;
@@ -101,7 +111,9 @@ impl Pools {
     /// Keeps a backend as it is, but for the number of its VIP, which may be new.
     fn keep(&mut self, address: SocketAddr, vip_id: u16) -> Result<()> {
         match self.find(address) {
-            Some((id, backend)) if backend.vip_id != vip_id => self.set(id, &Backend { vip_id, ..backend }),
+            Some((id, backend)) if backend.vip_id != vip_id => {
+                self.set(id, &Backend { vip_id, ..backend })
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -118,10 +130,12 @@ impl Pools {
     /// Removes backends that the file named and names no more, and those of VIPs that are gone.
     fn remove_unasked(&mut self) -> Result<()> {
         let asked = self.asked();
-        let configured = self.plane.configured.entries()?.into_iter().map(|(at, _)| at).collect::<HashSet<_>>();
+        let configured =
+            self.plane.configured.entries()?.into_iter().map(|(at, _)| at).collect::<HashSet<_>>();
         let vips = self.vips.iter().map(|vip| endpoint(vip.address)).collect::<HashSet<_>>();
         let is_unasked = |backend: &Backend| {
-            let unasked = configured.contains(&backend.endpoint) && !asked.contains(&backend.endpoint);
+            let unasked =
+                configured.contains(&backend.endpoint) && !asked.contains(&backend.endpoint);
             backend.flags & BACKEND_PRESENT != 0 && (unasked || !vips.contains(&backend.vip))
         };
         let unasked = self.backends.iter().filter(|(_, backend)| is_unasked(backend));
@@ -148,7 +162,10 @@ impl Pools {
         let mut says = HashMap::new();
         for vip in &self.vips {
             let of = |backend: &config::Backend| {
-                (endpoint(backend.address), Configured { vip: endpoint(vip.address), weight: backend.weight.into() })
+                (
+                    endpoint(backend.address),
+                    Configured { vip: endpoint(vip.address), weight: backend.weight.into() },
+                )
             };
             says.extend(vip.backends.iter().map(of));
         }
@@ -170,10 +187,13 @@ impl Pools {
         backends.map(|backend| endpoint(backend.address)).collect()
     }
 
-    /// Puts back what was there before a start changed it: records first, then the lookup tables that follow from them.
+    /// Puts back what was there before a start changed it: records first, then the lookup tables
+    /// that follow from them.
     pub(in crate::agent) fn restore(&mut self, before: &Before) -> Result<()> {
         let was = before.backends.iter().copied().collect::<HashMap<_, _>>();
-        for id in self.backends.keys().copied().filter(|id| !was.contains_key(id)).collect::<Vec<_>>() {
+        for id in
+            self.backends.keys().copied().filter(|id| !was.contains_key(id)).collect::<Vec<_>>()
+        {
             self.clear(id)?;
         }
         for (id, backend) in &before.backends {
@@ -190,14 +210,18 @@ impl Pools {
         // The table in use is not written to: it is full of numbers that are being given back.
         let in_use = self.plane.vips()?.into_iter().collect::<HashMap<_, _>>();
         let with_table = |(at, vip): &(Endpoint, Vip)| {
-            let lookup_base =
-                in_use.get(at).filter(|now| now.id == vip.id).map_or(vip.lookup_base, |now| now.lookup_base);
+            let lookup_base = in_use
+                .get(at)
+                .filter(|now| now.id == vip.id)
+                .map_or(vip.lookup_base, |now| now.lookup_base);
             (*at, Vip { lookup_base, ..*vip })
         };
         let vips = before.vips.iter().map(with_table).collect::<Vec<_>>();
         debug_assert!(vips.iter().all(|(_, vip)| vip.lookup_base % LOOKUP_SLOTS == 0));
-        self.plane
-            .set_endpoints(&vips, &was.iter().map(|(id, backend)| (backend.endpoint, *id)).collect::<Vec<_>>())?;
+        self.plane.set_endpoints(
+            &vips,
+            &was.iter().map(|(id, backend)| (backend.endpoint, *id)).collect::<Vec<_>>(),
+        )?;
         vips.iter().try_for_each(|(at, vip)| self.write_table(at, *vip))
     }
 }

@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use steer_common::shared::{
-    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_HALVES, LOOKUP_SLOTS,
-    VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE,
-    VIP_SWALLOW, VIP_TELL_TICKETS, Vip,
+    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_HALVES,
+    LOOKUP_SLOTS, VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, VIP_LEARN_WITHOUT_CERTIFICATE,
+    VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, VIP_TELL_TICKETS, Vip,
 };
 
 use super::{Pools, names};
@@ -25,7 +25,9 @@ impl Pools {
         let old = self.plane.vip(&endpoint(vip.address))?;
         let (layout, origin) = names::layout(vip, old.as_ref());
         let searched = |flags: u16| flags & VIP_TELL_TICKETS != 0;
-        if old.is_some_and(|old| names::layout_of(&old) != layout || searched(old.flags) != searched(origin)) {
+        if old.is_some_and(|old| {
+            names::layout_of(&old) != layout || searched(old.flags) != searched(origin)
+        }) {
             self.forget_names(id)?;
         }
         let wanted = Vip {
@@ -57,33 +59,44 @@ impl Pools {
         Ok(())
     }
 
-    /// Brings what clients are told in line with what interfaces of this MTU and the backends take; the programs only tell
-    /// of backends what they saw.
+    /// Brings what clients are told in line with what interfaces of this MTU and the backends take;
+    /// the programs only tell of backends what they saw.
     pub(in crate::agent) fn refresh_mss(&mut self, mtu: u32) -> Result<()> {
         self.mtu = mtu;
         let mut changed = Vec::new();
         for (key, vip) in self.plane.vips()? {
             let mss = self.mss(&key)?;
             if mss != vip.mss {
-                log::info!("VIP {}: clients are told an MSS of {mss}; it was {}", socket(&key), vip.mss);
+                log::info!(
+                    "VIP {}: clients are told an MSS of {mss}; it was {}",
+                    socket(&key),
+                    vip.mss
+                );
                 changed.push((key, Vip { mss, ..vip }));
             }
         }
         if changed.is_empty() { Ok(()) } else { self.plane.set_vips(&changed) }
     }
 
-    /// Takes new connections again, as after a start: those that the kernel took meanwhile are older, and stay its own.
+    /// Takes new connections again, as after a start: those that the kernel took meanwhile are
+    /// older, and stay its own.
     pub(crate) fn end_leave(&mut self) -> Result<()> {
         self.plane.end_leave()
     }
 
-    /// Fills the half that is not in use, then turns the VIP to it: a packet sees the old table or the new one.
+    /// Fills the half that is not in use, then turns the VIP to it: a packet sees the old table or
+    /// the new one.
     pub(super) fn write_table(&mut self, key: &Endpoint, vip: Vip) -> Result<()> {
-        let members = self.pool(key).filter(|(_, backend)| takes_new_flows(backend)).map(member).collect::<Vec<_>>();
+        let members = self
+            .pool(key)
+            .filter(|(_, backend)| takes_new_flows(backend))
+            .map(member)
+            .collect::<Vec<_>>();
         if members.is_empty() {
             log::warn!("VIP {}: no backend takes new flows", socket(key));
         }
-        let lookup_base = if vip.lookup_base == half(vip.id, 0) { half(vip.id, 1) } else { half(vip.id, 0) };
+        let lookup_base =
+            if vip.lookup_base == half(vip.id, 0) { half(vip.id, 1) } else { half(vip.id, 0) };
         self.plane.lookup.write(lookup_base, &pool::table(&members, LOOKUP_SLOTS))?;
         let mss = self.mss(key)?;
         self.plane.set_vip(key, &Vip { lookup_base, mss, ..vip })
@@ -91,16 +104,23 @@ impl Pools {
 
     /// The backends that are in a VIP's pool.
     fn pool(&self, key: &Endpoint) -> impl Iterator<Item = (u32, &Backend)> {
-        let of = self.backends.iter().filter(move |(_, b)| b.vip == *key && b.flags & BACKEND_PRESENT != 0);
+        let of = self
+            .backends
+            .iter()
+            .filter(move |(_, b)| b.vip == *key && b.flags & BACKEND_PRESENT != 0);
         of.map(|(id, backend)| (*id, backend))
     }
 
-    /// What clients may be told: what the interfaces take, lowered by what each backend is known to take.
+    /// What clients may be told: what the interfaces take, lowered by what each backend is known to
+    /// take.
     fn mss(&self, key: &Endpoint) -> Result<u16> {
         let headers = if key.address.is_v4() { HEADERS_V4 } else { HEADERS_V6 };
         let most = u16::try_from(self.mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
         let paths = self.plane.backend_paths()?;
-        let known = self.pool(key).filter_map(|(id, _)| paths.get(id as usize)).map(BackendPath::largest_mss);
+        let known = self
+            .pool(key)
+            .filter_map(|(id, _)| paths.get(id as usize))
+            .map(BackendPath::largest_mss);
         Ok(known.filter(|mss| *mss != 0).fold(most, u16::min))
     }
 }
@@ -119,7 +139,8 @@ fn flags(vip: &config::Vip) -> u16 {
 
 /// With `fallback = "auto"` what an agent before found out about the sources stays.
 fn found_fallback(vip: &config::Vip, old: Option<&Vip>) -> u16 {
-    let found = old.is_some_and(|old| vip.fallback == Fallback::Auto && old.flags & VIP_FALLBACK_FOUND != 0);
+    let found = old
+        .is_some_and(|old| vip.fallback == Fallback::Auto && old.flags & VIP_FALLBACK_FOUND != 0);
     if found { VIP_FALLBACK_FLOW | VIP_FALLBACK_FOUND } else { 0 }
 }
 

@@ -1,8 +1,9 @@
 //! The pools as the maps hold them: who is in, who takes new flows, which lookup table follows.
 //!
-//! All changes of `backends`, `backend_ids`, `vips` and `lookup` are made here, and the names of ticket keys that the
-//! configuration has or the agent finds out are written. Nobody else writes `backends`: its records are held in memory, too.
-//! A lookup table that a change of health leaves behind is made anew by [`Pools::flush`], once for all changes.
+//! All changes of `backends`, `backend_ids`, `vips` and `lookup` are made here, and the names of
+//! ticket keys that the configuration has or the agent finds out are written. Nobody else writes
+//! `backends`: its records are held in memory, too. A lookup table that a change of health leaves
+//! behind is made anew by [`Pools::flush`], once for all changes.
 
 mod adopt;
 mod lookup;
@@ -93,8 +94,8 @@ impl Pools {
         })
     }
 
-    /// Notes whether a backend answers. Who owns sessions is judged by that at once; new flows follow with the next
-    /// [`Pools::flush`].
+    /// Notes whether a backend answers. Who owns sessions is judged by that at once; new flows
+    /// follow with the next [`Pools::flush`].
     pub fn set_up(&mut self, address: SocketAddr, up: bool) -> Result<()> {
         let vip = self.note(address, |backend| match up {
             true => backend.flags |= BACKEND_UP,
@@ -104,7 +105,8 @@ impl Pools {
         Ok(())
     }
 
-    /// Makes the lookup tables that are behind anew, each once. One that cannot be made stays behind.
+    /// Makes the lookup tables that are behind anew, each once. One that cannot be made stays
+    /// behind.
     pub fn flush(&mut self) -> Result<()> {
         for vip in self.behind.clone() {
             self.rebuild(&vip)?;
@@ -114,11 +116,15 @@ impl Pools {
 
     /// Frees the numbers of removed backends that no table names any more.
     pub fn release(&mut self, named: &HashSet<u16>) -> Result<()> {
-        let is_free =
-            |id: u32, backend: &Backend| backend.flags & BACKEND_PRESENT == 0 && !named.contains(&(id as u16));
+        let is_free = |id: u32, backend: &Backend| {
+            backend.flags & BACKEND_PRESENT == 0 && !named.contains(&(id as u16))
+        };
         let free = self.backends.iter().filter(|(id, backend)| is_free(**id, backend));
         for (id, backend) in free.map(|(id, backend)| (*id, *backend)).collect::<Vec<_>>() {
-            log::info!("backend {id} ({}) is forgotten: nothing names it any more", socket(&backend.endpoint));
+            log::info!(
+                "backend {id} ({}) is forgotten: nothing names it any more",
+                socket(&backend.endpoint)
+            );
             self.plane.remove_backend_id(&backend.endpoint)?;
             self.clear(id)?;
         }
@@ -133,7 +139,8 @@ impl Pools {
 
     /// Changes a backend that is in a pool; returns its VIP.
     fn note(&mut self, address: SocketAddr, change: impl FnOnce(&mut Backend)) -> Result<Endpoint> {
-        let (id, mut backend) = self.find(address).ok_or_else(|| anyhow!("there is no backend {address}"))?;
+        let (id, mut backend) =
+            self.find(address).ok_or_else(|| anyhow!("there is no backend {address}"))?;
         if backend.flags & BACKEND_PRESENT == 0 {
             bail!("the backend {address} is removed");
         }
@@ -170,7 +177,8 @@ impl Pools {
             return Ok(());
         }
         let others = self.ids.iter().map(|(at, id)| (*at, *id));
-        half(&self.plane.vips()?, &others.chain([(endpoint(address), 0)]).collect::<Vec<_>>()).map(drop)
+        half(&self.plane.vips()?, &others.chain([(endpoint(address), 0)]).collect::<Vec<_>>())
+            .map(drop)
     }
 
     fn refuse_misplaced(&self, vip: SocketAddr, address: SocketAddr) -> Result<()> {
@@ -184,16 +192,25 @@ impl Pools {
             bail!("{address} is a VIP");
         }
         match self.find(address) {
-            Some((_, other)) if other.flags & BACKEND_PRESENT != 0 && other.vip != endpoint(vip) => {
+            Some((_, other))
+                if other.flags & BACKEND_PRESENT != 0 && other.vip != endpoint(vip) =>
+            {
                 bail!("{address} is a backend of {} already", socket(&other.vip))
             }
             Some(_) | None => Ok(()),
         }
     }
 
-    /// Puts a backend into a pool, under this number. A new one counts as up until checks say otherwise; one that was there
-    /// keeps its state.
-    fn put(&mut self, id: u32, vip: &Endpoint, vip_id: u16, address: SocketAddr, weight: u16) -> Result<()> {
+    /// Puts a backend into a pool, under this number. A new one counts as up until checks say
+    /// otherwise; one that was there keeps its state.
+    fn put(
+        &mut self,
+        id: u32,
+        vip: &Endpoint,
+        vip_id: u16,
+        address: SocketAddr,
+        weight: u16,
+    ) -> Result<()> {
         let key = endpoint(address);
         let old = self.backends.get(&id).copied().unwrap_or_default();
         let was_present = old.flags & BACKEND_PRESENT != 0;
@@ -209,7 +226,8 @@ impl Pools {
     }
 
     fn free_backend_id(&self, vip: &Endpoint) -> Result<u32> {
-        let pool = self.backends.iter().filter(|(_, backend)| backend.vip == *vip).map(|(id, _)| *id);
+        let pool =
+            self.backends.iter().filter(|(_, backend)| backend.vip == *vip).map(|(id, _)| *id);
         free_number(pool, |id| !self.backends.contains_key(&id)).ok_or_else(|| {
             let removed = self.backends.values().filter(|backend| backend.flags & BACKEND_PRESENT == 0).count();
             anyhow!(
@@ -220,15 +238,16 @@ impl Pools {
     }
 }
 
-/// The lowest free number for a backend: one that a search for the owner of a key name tells from the others of its pool
-/// ([`backend_bit`]), where there is such a one.
+/// The lowest free number for a backend: one that a search for the owner of a key name tells from
+/// the others of its pool ([`backend_bit`]), where there is such a one.
 fn free_number(pool: impl Iterator<Item = u32>, is_free: impl Fn(u32) -> bool) -> Option<u32> {
     let taken = pool.fold(0, |taken, id| taken | backend_bit(id as u16));
     let free = || (0..MAX_BACKENDS).filter(|id| is_free(*id));
     free().find(|id| taken & backend_bit(*id as u16) == 0).or_else(|| free().next())
 }
 
-/// The deadline of a drain, in seconds of the maps' clock; one too far away is the last one. 0 stands for none.
+/// The deadline of a drain, in seconds of the maps' clock; one too far away is the last one. 0
+/// stands for none.
 fn drain_until(now: u32, limit: Duration) -> u32 {
     let seconds = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX);
     now.saturating_add(seconds).max(1)
@@ -252,6 +271,9 @@ mod tests {
     fn a_drain_ends_in_time_and_never_before() {
         let until = |now, seconds| drain_until(now, Duration::from_secs(seconds));
         assert_eq!([until(100, 60), until(0, 0)], [160, 1]);
-        assert_eq!([until(100, 1 << 32), until(100, u64::MAX), until(u32::MAX - 1, 60)], [u32::MAX; 3]);
+        assert_eq!(
+            [until(100, 1 << 32), until(100, u64::MAX), until(u32::MAX - 1, 60)],
+            [u32::MAX; 3]
+        );
     }
 }

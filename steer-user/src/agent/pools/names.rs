@@ -1,5 +1,5 @@
-//! Names of ticket keys: those of the configuration stand in the map for as long as it has them, and a layout that was
-//! found out stands in the VIP's record, which the next agent reads.
+//! Names of ticket keys: those of the configuration stand in the map for as long as it has them,
+//! and a layout that was found out stands in the VIP's record, which the next agent reads.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use steer_common::{
     session::{Kind, NameLayout},
     shared::{
-        BACKEND_PRESENT, Endpoint, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, SessionKey, VIP_NAME_FOUND,
-        VIP_TELL_TICKETS, Vip,
+        BACKEND_PRESENT, Endpoint, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, SessionKey,
+        VIP_NAME_FOUND, VIP_TELL_TICKETS, Vip,
     },
 };
 
@@ -51,8 +51,8 @@ impl Pools {
         self.keep_names()
     }
 
-    /// Writes the names of the configuration whose backend is in its pool, where they are missing: what is used least is
-    /// evicted from a full map.
+    /// Writes the names of the configuration whose backend is in its pool, where they are missing:
+    /// what is used least is evicted from a full map.
     pub fn keep_names(&mut self) -> Result<()> {
         let now = clock::seconds();
         for (key, owner) in self.configured_names()? {
@@ -65,20 +65,31 @@ impl Pools {
         Ok(())
     }
 
-    /// Every name of the configuration with the number of its backend; without one while that is not in its pool.
+    /// Every name of the configuration with the number of its backend; without one while that is
+    /// not in its pool.
     fn configured_names(&self) -> Result<HashMap<SessionKey, Option<u16>>> {
-        if self.vips.iter().all(|vip| vip.backends.iter().all(|backend| backend.key_names.is_empty())) {
+        if self
+            .vips
+            .iter()
+            .all(|vip| vip.backends.iter().all(|backend| backend.key_names.is_empty()))
+        {
             return Ok(HashMap::new());
         }
-        let present = self.backends.iter().filter(|(_, backend)| backend.flags & BACKEND_PRESENT != 0);
-        let ids = present.map(|(id, backend)| ((backend.endpoint, backend.vip), *id as u16)).collect::<HashMap<_, _>>();
+        let present =
+            self.backends.iter().filter(|(_, backend)| backend.flags & BACKEND_PRESENT != 0);
+        let ids = present
+            .map(|(id, backend)| ((backend.endpoint, backend.vip), *id as u16))
+            .collect::<HashMap<_, _>>();
         let mut names = HashMap::new();
         for vip in &self.vips {
             let at = endpoint(vip.address);
             let Some(Vip { id: vip_id, .. }) = self.plane.vip(&at)? else { continue };
             for backend in &vip.backends {
                 let owner = ids.get(&(endpoint(backend.address), at)).copied();
-                let keys = backend.key_names.iter().filter_map(|name| SessionKey::new(vip_id, Kind::KeyName, name));
+                let keys = backend
+                    .key_names
+                    .iter()
+                    .filter_map(|name| SessionKey::new(vip_id, Kind::KeyName, name));
                 names.extend(keys.map(|key| (key, owner)));
             }
         }
@@ -97,11 +108,14 @@ impl Pools {
         Ok(())
     }
 
-    /// Takes over where the names of a VIP's ticket keys were found to stand, and the names seen meanwhile. What the programs
-    /// took for names by other layouts is forgotten.
+    /// Takes over where the names of a VIP's ticket keys were found to stand, and the names seen
+    /// meanwhile. What the programs took for names by other layouts is forgotten.
     pub(in crate::agent) fn found(&mut self, vip_id: u16, finding: &Finding) -> Result<()> {
-        let looked_for = |(_, vip): &(Endpoint, Vip)| vip.id == vip_id && vip.flags & VIP_TELL_TICKETS != 0;
-        let Some((at, vip)) = self.plane.vips()?.into_iter().find(looked_for) else { return Ok(()) };
+        let looked_for =
+            |(_, vip): &(Endpoint, Vip)| vip.id == vip_id && vip.flags & VIP_TELL_TICKETS != 0;
+        let Some((at, vip)) = self.plane.vips()?.into_iter().find(looked_for) else {
+            return Ok(());
+        };
         let NameLayout { at: name_at, len: name_len } = finding.layout;
         let flags = (vip.flags & !VIP_TELL_TICKETS) | VIP_NAME_FOUND;
         self.plane.set_vip(&at, &Vip { flags, name_at, name_len, ..vip })?;
@@ -109,10 +123,13 @@ impl Pools {
         let now = clock::seconds();
         let mut named = HashSet::new();
         for seen in &finding.names {
-            let key = SessionKey::new(vip_id, Kind::KeyName, &seen.name).context("make the key of a key name")?;
+            let key = SessionKey::new(vip_id, Kind::KeyName, &seen.name)
+                .context("make the key of a key name")?;
             if self.plane.key_names.find(&key)?.is_none() {
                 let flags = if seen.shared { KEY_NAME_SHARED } else { 0 };
-                self.plane.key_names.insert(&key, &new_name(seen.backend, flags, seen.tickets, now))?;
+                self.plane
+                    .key_names
+                    .insert(&key, &new_name(seen.backend, flags, seen.tickets, now))?;
             }
             named.insert(key);
         }
@@ -126,17 +143,22 @@ impl Pools {
         })?;
         others.iter().try_for_each(|key| self.plane.key_names.remove(key).map(drop))?;
         let mut searches = Vec::new();
-        self.plane.key_name_tries.for_each(|key, _| searches.extend((key.vip == vip_id).then_some(key)))?;
+        self.plane
+            .key_name_tries
+            .for_each(|key, _| searches.extend((key.vip == vip_id).then_some(key)))?;
         searches.iter().try_for_each(|key| self.plane.key_name_tries.remove(key).map(drop))
     }
 }
 
-/// What to write for a name of the configuration; `None` where it stands as it should. What is known of it is kept; a
-/// new owner is believed to be the only one until another backend uses the name again.
+/// What to write for a name of the configuration; `None` where it stands as it should. What is
+/// known of it is kept; a new owner is believed to be the only one until another backend uses the
+/// name again.
 fn configured(found: Option<KeyName>, owner: u16, now: u32) -> Option<KeyName> {
     match found {
         None => Some(new_name(owner, KEY_NAME_CONFIGURED, 0, now)),
-        Some(name) if name.owner != owner => Some(KeyName { owner, flags: KEY_NAME_CONFIGURED, accepted: 0, ..name }),
+        Some(name) if name.owner != owner => {
+            Some(KeyName { owner, flags: KEY_NAME_CONFIGURED, accepted: 0, ..name })
+        }
         Some(name) if name.flags & KEY_NAME_CONFIGURED == 0 => {
             Some(KeyName { flags: name.flags | KEY_NAME_CONFIGURED, ..name })
         }
@@ -145,7 +167,17 @@ fn configured(found: Option<KeyName>, owner: u16, now: u32) -> Option<KeyName> {
 }
 
 fn new_name(owner: u16, flags: u16, accepted: u32, now: u32) -> KeyName {
-    KeyName { owner, flags, first_seen: now, last_seen: now, hits: 0, accepted, tail: 0, zero: 0, tried: 0 }
+    KeyName {
+        owner,
+        flags,
+        first_seen: now,
+        last_seen: now,
+        hits: 0,
+        accepted,
+        tail: 0,
+        zero: 0,
+        tried: 0,
+    }
 }
 
 #[cfg(test)]
@@ -159,7 +191,10 @@ mod tests {
     #[test]
     fn a_configured_name_is_written_once() {
         let written = configured(None, 2, 100).unwrap();
-        assert_eq!((written.owner, written.flags, written.first_seen), (2, KEY_NAME_CONFIGURED, 100));
+        assert_eq!(
+            (written.owner, written.flags, written.first_seen),
+            (2, KEY_NAME_CONFIGURED, 100)
+        );
         assert_eq!(configured(Some(written), 2, 200), None);
     }
 
@@ -174,7 +209,10 @@ mod tests {
     #[test]
     fn a_name_that_moved_to_another_backend_is_its_alone_until_proved_otherwise() {
         let moved = configured(Some(learned(2, KEY_NAME_SHARED)), 4, 100).unwrap();
-        assert_eq!((moved.owner, moved.flags, moved.hits, moved.accepted), (4, KEY_NAME_CONFIGURED, 7, 0));
+        assert_eq!(
+            (moved.owner, moved.flags, moved.hits, moved.accepted),
+            (4, KEY_NAME_CONFIGURED, 7, 0)
+        );
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use steer_common::shared::{
-    BACKEND_PRESENT, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, SessionKey, VIP_TELL_TICKETS,
+    BACKEND_PRESENT, Backend, KEY_NAME_CONFIGURED, KEY_NAME_SHARED, KeyName, SessionKey,
+    VIP_TELL_TICKETS,
 };
 
 use super::{Rules, Swept};
@@ -16,7 +17,8 @@ const SEARCH: u32 = 3600;
 
 /// Walks both tables; returns how many names are left.
 pub(super) fn sweep_names(plane: &mut Plane, rules: &Rules, swept: &mut Swept) -> Result<u64> {
-    let (kept, owners) = sweep_table(&mut plane.key_names, swept, |key, name| rules.name_is_stale(key, name))?;
+    let (kept, owners) =
+        sweep_table(&mut plane.key_names, swept, |key, name| rules.name_is_stale(key, name))?;
     swept.named.extend(owners);
     sweep_table(&mut plane.key_name_tries, swept, |key, tries| rules.search_is_stale(key, tries))?;
     Ok(kept)
@@ -43,7 +45,8 @@ fn sweep_table(
 
 impl Rules {
     fn name_is_stale(&self, key: &SessionKey, name: &KeyName) -> bool {
-        // Tickets of a VIP that is gone can never be presented again; a number without a backend opens none.
+        // Tickets of a VIP that is gone can never be presented again; a number without a backend
+        // opens none.
         let Some(vip) = self.vips.get(&key.vip) else { return true };
         let Some(owner) = self.backend(name.owner, key.vip) else { return true };
         // What was taken for a name while the layout was not known.
@@ -52,16 +55,19 @@ impl Rules {
         }
         let (idle, is) = (clock::age(self.now, name.last_seen), |flag| name.flags & flag != 0);
         if owner.flags & BACKEND_PRESENT == 0 {
-            // As its sessions go. A name that others use as well goes at once: it may be theirs alone now.
+            // As its sessions go. A name that others use as well goes at once: it may be theirs
+            // alone now.
             return is(KEY_NAME_SHARED) || idle > vip.session_timeout;
         }
         !is(KEY_NAME_CONFIGURED) && idle > vip.name_timeout
     }
 
-    /// A search that counts on a backend which left its pool begins anew: its number may come back as another's.
+    /// A search that counts on a backend which left its pool begins anew: its number may come back
+    /// as another's.
     fn search_is_stale(&self, key: &SessionKey, tries: &KeyName) -> bool {
         let over = clock::age(self.now, tries.last_seen) > SEARCH;
-        over || !self.vips.contains_key(&key.vip) || tries.tried & !self.pools.get(&key.vip).unwrap_or(&0) != 0
+        over || !self.vips.contains_key(&key.vip)
+            || tries.tried & !self.pools.get(&key.vip).unwrap_or(&0) != 0
     }
 
     /// A backend by its number, if it stands behind that VIP.
@@ -81,8 +87,10 @@ mod tests {
 
     /// VIP 0 with backend 1 in its pool and backend 2 out of it.
     fn rules() -> Rules {
-        let vip = Vip { session_timeout: 600, name_timeout: 86_400, name_len: 16, ..Vip::default() };
-        let backends = [(1, BACKEND_PRESENT), (2, 0)].map(|(id, flags)| (id, Backend { flags, ..Backend::default() }));
+        let vip =
+            Vip { session_timeout: 600, name_timeout: 86_400, name_len: 16, ..Vip::default() };
+        let backends = [(1, BACKEND_PRESENT), (2, 0)]
+            .map(|(id, flags)| (id, Backend { flags, ..Backend::default() }));
         Rules::at(NOW, [(0, vip)].into(), backends.into())
     }
 
@@ -107,7 +115,10 @@ mod tests {
         assert!(rules().name_is_stale(&other, &name(1, 0, 0)));
         let mut searched = rules();
         searched.vips.get_mut(&0).unwrap().flags = VIP_TELL_TICKETS;
-        assert!(!searched.name_is_stale(&other, &name(1, 0, 0)) && !searched.name_is_stale(&KEY, &name(1, 0, 0)));
+        assert!(
+            !searched.name_is_stale(&other, &name(1, 0, 0))
+                && !searched.name_is_stale(&KEY, &name(1, 0, 0))
+        );
     }
 
     #[test]
@@ -122,14 +133,19 @@ mod tests {
     #[test]
     fn a_name_without_backend_or_vip_is_stale() {
         assert!(rules().name_is_stale(&KEY, &name(9, KEY_NAME_CONFIGURED, 0)));
-        assert!(rules().name_is_stale(&SessionKey { vip: 5, ..KEY }, &name(1, KEY_NAME_CONFIGURED, 0)));
+        assert!(
+            rules().name_is_stale(&SessionKey { vip: 5, ..KEY }, &name(1, KEY_NAME_CONFIGURED, 0))
+        );
     }
 
     #[test]
     fn a_search_ends_after_an_hour_and_with_its_backends() {
         assert!(!rules().search_is_stale(&KEY, &search(1, 3600)));
         assert!(rules().search_is_stale(&KEY, &search(1, 3601)));
-        assert!(rules().search_is_stale(&KEY, &search(2, 0)) && rules().search_is_stale(&KEY, &search(9, 0)));
+        assert!(
+            rules().search_is_stale(&KEY, &search(2, 0))
+                && rules().search_is_stale(&KEY, &search(9, 0))
+        );
         assert!(rules().search_is_stale(&SessionKey { vip: 5, ..KEY }, &search(1, 0)));
     }
 }

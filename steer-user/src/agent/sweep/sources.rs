@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use steer_common::shared::{Address, Flow, FlowKey, SERVICE_BACKEND};
 
-/// Flows of a VIP that are looked at: the first ones met. A hash table is walked in the order of hashes that a random
-/// number of the map decides, so these are as good as any.
+/// Flows of a VIP that are looked at: the first ones met. A hash table is walked in the order of
+/// hashes that a random number of the map decides, so these are as good as any.
 const SAMPLE: u32 = 1024;
 
 /// The sources of one VIP's flows.
@@ -45,7 +45,8 @@ impl Tally {
     /// The sources by `VipId`, and the interfaces that clients' packets came by.
     pub(super) fn finish(self) -> (HashMap<u16, Sources>, HashSet<u32>) {
         let of = |(vip, (flows, sources)): (u16, (u32, HashMap<Address, u32>))| {
-            let (top, of_top) = sources.into_iter().max_by_key(|(_, flows)| *flows).unwrap_or_default();
+            let (top, of_top) =
+                sources.into_iter().max_by_key(|(_, flows)| *flows).unwrap_or_default();
             (vip, Sources { flows, top, of_top })
         };
         (self.vips.into_iter().map(of).collect(), self.client_interfaces)
@@ -70,7 +71,10 @@ mod tests {
             tally.note(&key([10, 0, 0, 9], 1 | SERVICE_BACKEND), &Flow::default());
         }
         let (sources, _) = tally.finish();
-        assert_eq!(sources[&0], Sources { flows: 20, top: Address::from_v4([10, 0, 0, 1]), of_top: 10 });
+        assert_eq!(
+            sources[&0],
+            Sources { flows: 20, top: Address::from_v4([10, 0, 0, 1]), of_top: 10 }
+        );
         assert_eq!((sources.len(), sources[&1].flows, sources[&1].of_top), (2, 10, 1));
     }
 

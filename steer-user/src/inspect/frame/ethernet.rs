@@ -66,7 +66,9 @@ pub(super) fn behind<'a>(number: u16, bytes: &'a [u8], path: &mut Path) -> Optio
         ethertype::TRILL => return trill(bytes),
         ethertype::NSH => return service_header(bytes),
         ethertype::MACSEC => return macsec(bytes),
-        length if length < ETHERTYPE_MIN => Next::Llc(bytes.get(..usize::from(length)).unwrap_or(bytes)),
+        length if length < ETHERTYPE_MIN => {
+            Next::Llc(bytes.get(..usize::from(length)).unwrap_or(bytes))
+        }
         other => return Next::end(Kind::EtherType(other)),
     })
 }
@@ -98,13 +100,15 @@ fn backbone<'a>(bytes: &'a [u8], path: &mut Path) -> Option<Next<'a>> {
     Some(Next::Ethernet(behind))
 }
 
-/// RFC 6325 3: version 2 bits, reserved 2, multicast 1, words of options 5, hops 6; two nicknames, options, the frame.
+/// RFC 6325 3: version 2 bits, reserved 2, multicast 1, words of options 5, hops 6; two nicknames,
+/// options, the frame.
 fn trill(bytes: &[u8]) -> Option<Next<'_>> {
     let options = usize::from(be16(bytes, 0)? >> 6 & 0x1f) * 4;
     Some(Next::Ethernet(bytes.get(6 + options..)?))
 }
 
-/// RFC 8300 2.2: version 2 bits, OAM 1, unassigned 1, time to live 6, words of header 6; type, next protocol.
+/// RFC 8300 2.2: version 2 bits, OAM 1, unassigned 1, time to live 6, words of header 6; type, next
+/// protocol.
 fn service_header(bytes: &[u8]) -> Option<Next<'_>> {
     let (h, _) = take::<8>(bytes)?;
     let first = u16::from_be_bytes([h[0], h[1]]);
@@ -126,8 +130,8 @@ pub(super) fn next_protocol(number: u8, behind: &[u8]) -> Option<Next<'_>> {
     })
 }
 
-/// IEEE 802.1AE: flags, short length, packet number, perhaps an identifier of eight bytes; what is only authenticated
-/// is in clear.
+/// IEEE 802.1AE: flags, short length, packet number, perhaps an identifier of eight bytes; what is
+/// only authenticated is in clear.
 fn macsec(bytes: &[u8]) -> Option<Next<'_>> {
     const IDENTIFIER: u8 = 0x20;
     const ENCRYPTED_OR_CHANGED: u8 = 0x0c;
@@ -138,7 +142,8 @@ fn macsec(bytes: &[u8]) -> Option<Next<'_>> {
     skip(bytes, if flags & IDENTIFIER != 0 { 14 } else { 6 })
 }
 
-/// IEEE 802.2: two service access points and control; behind those of SNAP an organization and its protocol.
+/// IEEE 802.2: two service access points and control; behind those of SNAP an organization and its
+/// protocol.
 pub(super) fn llc(bytes: &[u8]) -> Option<Next<'_>> {
     const UNNUMBERED: u8 = 3;
     const SNAP: u8 = 0xaa;
@@ -162,14 +167,17 @@ fn snap(bytes: &[u8]) -> Option<Next<'_>> {
     let (h, behind) = take::<5>(bytes)?;
     let protocol = u16::from_be_bytes([h[3], h[4]]);
     match [h[0], h[1], h[2]] {
-        ENCAPSULATED | TUNNELLED if protocol >= ETHERTYPE_MIN => Some(Next::EtherType(protocol, behind)),
+        ENCAPSULATED | TUNNELLED if protocol >= ETHERTYPE_MIN => {
+            Some(Next::EtherType(protocol, behind))
+        }
         BRIDGED if matches!(protocol, 1 | 7) => Some(Next::Ethernet(behind)),
         CISCO => Next::no_tcp(Kind::Other("Cisco discovery and the like")),
         [a, b, c] => Next::unread(Kind::Snap(u32::from_be_bytes([0, a, b, c]), protocol)),
     }
 }
 
-/// Whether this is an Ethernet frame, where it could be something else: what its EtherType says is there.
+/// Whether this is an Ethernet frame, where it could be something else: what its EtherType says is
+/// there.
 pub(super) fn is_likely(bytes: &[u8]) -> bool {
     let Some(number) = be16(bytes, 12) else { return false };
     let behind = bytes.get(14..).unwrap_or_default();

@@ -20,7 +20,11 @@ const ERSPAN: u16 = 0x88be;
 const ERSPAN_III: u16 = 0x22eb;
 
 /// Flags, protocol, and what the flags say is there.
-pub(super) fn header<'a>(bytes: &'a [u8], addresses: &Addresses, path: &mut Path) -> Option<Next<'a>> {
+pub(super) fn header<'a>(
+    bytes: &'a [u8],
+    addresses: &Addresses,
+    path: &mut Path,
+) -> Option<Next<'a>> {
     let (h, mut behind) = take::<4>(bytes)?;
     let (flags, protocol) = (u16::from_be_bytes([h[0], h[1]]), u16::from_be_bytes([h[2], h[3]]));
     let mut key = None;
@@ -70,13 +74,14 @@ fn routes(mut bytes: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// ERSPAN of types II and III: version 4 bits, VLAN 12, class and flags 6, session 10, then four bytes, or eight and
-/// perhaps eight more.
+/// ERSPAN of types II and III: version 4 bits, VLAN 12, class and flags 6, session 10, then four
+/// bytes, or eight and perhaps eight more.
 pub(super) fn erspan<'a>(bytes: &'a [u8], path: &mut Path) -> Option<Next<'a>> {
     const TYPE_II: u8 = 1;
     const TYPE_III: u8 = 2;
     let (h, _) = take::<8>(bytes)?;
-    let (vlan, session) = (u16::from_be_bytes([h[0], h[1]]) & 0xfff, u16::from_be_bytes([h[2], h[3]]) & 0x3ff);
+    let (vlan, session) =
+        (u16::from_be_bytes([h[0], h[1]]) & 0xfff, u16::from_be_bytes([h[2], h[3]]) & 0x3ff);
     path.push(Layer::Erspan, u32::from(session));
     if vlan != 0 {
         path.push(Layer::Vlan, u32::from(vlan));
@@ -85,7 +90,8 @@ pub(super) fn erspan<'a>(bytes: &'a [u8], path: &mut Path) -> Option<Next<'a>> {
         TYPE_II => Some(Next::Ethernet(bytes.get(8..)?)),
         TYPE_III => {
             let (h, behind) = take::<12>(bytes)?;
-            // Protocol data unit 1 bit, frame type 5, hardware 6, direction 1, granularity 2, optional header 1.
+            // Protocol data unit 1 bit, frame type 5, hardware 6, direction 1, granularity 2,
+            // optional header 1.
             let behind = if h[11] & 1 != 0 { take::<8>(behind)?.1 } else { behind };
             match h[10] >> 2 & 0x1f {
                 0 => Some(Next::Ethernet(behind)),

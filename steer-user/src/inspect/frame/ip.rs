@@ -40,7 +40,8 @@ impl Default for Addresses {
 }
 
 impl Addresses {
-    /// A number that is another for another pair of ends, but for a chance in 2^32, and the same in both directions.
+    /// A number that is another for another pair of ends, but for a chance in 2^32, and the same in
+    /// both directions.
     pub(super) fn digest(&self) -> u32 {
         let number = |address: IpAddr| match address {
             IpAddr::V4(address) => u128::from(address.to_bits()),
@@ -48,13 +49,14 @@ impl Addresses {
         };
         let (a, b) = (number(self.source), number(self.destination));
         let (low, high) = if a < b { (a, b) } else { (b, a) };
-        let mixed = (low ^ high.rotate_left(61)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        let mixed =
+            (low ^ high.rotate_left(61)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         (mixed >> 96) as u32
     }
 }
 
-/// Reads a header and its extensions. Where the length is 0, as in packets above 64 KiB (RFC 2675, BIG TCP) and in
-/// those that a network card will cut, all that is there is the packet's.
+/// Reads a header and its extensions. Where the length is 0, as in packets above 64 KiB (RFC 2675,
+/// BIG TCP) and in those that a network card will cut, all that is there is the packet's.
 pub(super) fn header<'a>(bytes: &'a [u8], addresses: &mut Addresses) -> Option<Next<'a>> {
     let (ip, stopped) = match LaxIpSlice::from_slice(bytes) {
         Ok(read) => read,
@@ -76,15 +78,24 @@ pub(super) fn header<'a>(bytes: &'a [u8], addresses: &mut Addresses) -> Option<N
 fn is_first(ip: &LaxIpSlice<'_>) -> bool {
     match ip {
         LaxIpSlice::Ipv4(ip) => ip.header().fragments_offset().value() == 0,
-        LaxIpSlice::Ipv6(ip) => ip.extensions().clone().into_iter().any(|extension| match extension {
-            etherparse::Ipv6ExtensionSlice::Fragment(fragment) => fragment.fragment_offset().value() == 0,
-            _ => false,
-        }),
+        LaxIpSlice::Ipv6(ip) => {
+            ip.extensions().clone().into_iter().any(|extension| match extension {
+                etherparse::Ipv6ExtensionSlice::Fragment(fragment) => {
+                    fragment.fragment_offset().value() == 0
+                }
+                _ => false,
+            })
+        }
     }
 }
 
 /// What a protocol number says is behind it.
-pub(super) fn behind<'a>(number: u8, bytes: &'a [u8], addresses: &Addresses, path: &mut Path) -> Option<Next<'a>> {
+pub(super) fn behind<'a>(
+    number: u8,
+    bytes: &'a [u8],
+    addresses: &Addresses,
+    path: &mut Path,
+) -> Option<Next<'a>> {
     match number {
         PROTOCOL_TCP => Some(Next::Tcp(bytes)),
         protocol::UDP => udp::header(bytes, path),

@@ -108,7 +108,11 @@ fn of_cooked(arphrd: u16, protocol: u16, behind: &[u8]) -> Option<Next<'_>> {
 
 /// Frame control, two addresses, LLC.
 fn fddi<'a>((h, behind): (&'a [u8; 13], &'a [u8])) -> Option<Next<'a>> {
-    if h[0] & 0x30 == 0x10 { Some(Next::Llc(behind)) } else { Next::no_tcp(Kind::Other("FDDI management")) }
+    if h[0] & 0x30 == 0x10 {
+        Some(Next::Llc(behind))
+    } else {
+        Next::no_tcp(Kind::Other("FDDI management"))
+    }
 }
 
 /// Access control, frame control, two addresses, perhaps a route, LLC.
@@ -121,8 +125,8 @@ fn token_ring<'a>((h, behind): (&'a [u8; 14], &'a [u8])) -> Option<Next<'a>> {
     Some(Next::Llc(behind.get(route_len..)?))
 }
 
-/// Attributes of the kernel's nflog messages (<linux/netfilter/nfnetlink_log.h>): `length, type, value`, padded to four
-/// bytes, lengths and types in the byte order of the capturing machine.
+/// Attributes of the kernel's nflog messages (<linux/netfilter/nfnetlink_log.h>): `length, type,
+/// value`, padded to four bytes, lengths and types in the byte order of the capturing machine.
 fn nflog(frame: &[u8]) -> Option<Next<'_>> {
     const PACKET_HEADER: u16 = 1;
     const PAYLOAD: u16 = 9;
@@ -134,7 +138,12 @@ fn nflog(frame: &[u8]) -> Option<Next<'_>> {
             let value = behind.get(..len.checked_sub(4)?.min(behind.len()))?;
             match number([h[2], h[3]]) & 0x7fff {
                 PACKET_HEADER => protocol = be16(value, 0),
-                PAYLOAD => return Some(protocol.map_or(Next::Ip(value), |protocol| Next::EtherType(protocol, value))),
+                PAYLOAD => {
+                    return Some(
+                        protocol
+                            .map_or(Next::Ip(value), |protocol| Next::EtherType(protocol, value)),
+                    );
+                }
                 _ => {}
             }
             rest = rest.get(len.next_multiple_of(4)..)?;

@@ -1,7 +1,8 @@
 //! Frames of a capture as TCP segments, through whatever they are wrapped in.
 //!
-//! A frame is walked over one header at a time: [`link`] says what its first one is, and each header what is behind it,
-//! in any order. Nothing is copied. What the walk passes by that tells tunnels apart is noted in a [`Path`].
+//! A frame is walked over one header at a time: [`link`] says what its first one is, and each
+//! header what is behind it, in any order. Nothing is copied. What the walk passes by that tells
+//! tunnels apart is noted in a [`Path`].
 
 mod ethernet;
 mod gre;

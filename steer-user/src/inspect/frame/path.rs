@@ -1,4 +1,5 @@
-//! The tags and tunnels that a segment was found in: what tells apart two networks that use the same addresses.
+//! The tags and tunnels that a segment was found in: what tells apart two networks that use the
+//! same addresses.
 
 use std::fmt;
 

@@ -10,7 +10,8 @@ const BRIDGED: u16 = 0x31;
 const IPV6: u16 = 0x57;
 const MPLS: u16 = 0x281;
 
-/// Reads a protocol, of one byte or two, and address and control in front of it, where they were not left out.
+/// Reads a protocol, of one byte or two, and address and control in front of it, where they were
+/// not left out.
 pub(super) fn header(bytes: &[u8]) -> Option<Next<'_>> {
     let bytes = bytes.strip_prefix(&ALL_STATIONS).unwrap_or(bytes);
     let (first, behind) = bytes.split_first()?;
@@ -36,7 +37,11 @@ fn protocol(number: u16, behind: &[u8]) -> Option<Next<'_>> {
 /// RFC 3518 4.2: flags and pads, kind of MAC, perhaps an identifier.
 fn bridged(bytes: &[u8]) -> Option<Next<'_>> {
     let (h, behind) = take::<2>(bytes)?;
-    if h[0] & 0x40 != 0 || h[1] != 1 { Next::unread(Kind::Ppp(BRIDGED)) } else { Some(Next::Ethernet(behind)) }
+    if h[0] & 0x40 != 0 || h[1] != 1 {
+        Next::unread(Kind::Ppp(BRIDGED))
+    } else {
+        Some(Next::Ethernet(behind))
+    }
 }
 
 /// RFC 2516 4: version and type, code, session, length; behind it PPP without address and control.

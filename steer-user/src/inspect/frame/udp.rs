@@ -32,7 +32,9 @@ pub(super) fn header<'a>(bytes: &'a [u8], path: &mut Path) -> Option<Next<'a>> {
     let none = || Next::no_tcp(Kind::IpProtocol(IP_PROTOCOL_UDP));
     let Some(first) = behind.first() else { return none() };
     match be16(h, 2)? {
-        port::VXLAN | port::VXLAN_LINUX | port::VXLAN_GPE if first & 0x08 != 0 => vxlan(behind, path),
+        port::VXLAN | port::VXLAN_LINUX | port::VXLAN_GPE if first & 0x08 != 0 => {
+            vxlan(behind, path)
+        }
         port::GENEVE if first >> 6 == 0 => geneve(behind, path),
         // Version 1, not GTP'.
         port::GTP_U if first >> 4 == 3 => gtp(behind, path),
@@ -43,22 +45,33 @@ pub(super) fn header<'a>(bytes: &'a [u8], path: &mut Path) -> Option<Next<'a>> {
         port::TEREDO => teredo(behind),
         port::TZSP => tzsp(behind),
         port::CAPWAP => capwap(behind),
-        // What begins with four zeros is the exchange of keys (RFC 3948 2.2), a lone byte keeps the way open.
-        port::ESP if behind.len() > 4 && behind[..4] != [0; 4] => Next::unread(Kind::Udp(port::ESP)),
-        port::WIREGUARD if behind.starts_with(&[4, 0, 0, 0]) => Next::unread(Kind::Udp(port::WIREGUARD)),
+        // What begins with four zeros is the exchange of keys (RFC 3948 2.2), a lone byte keeps the
+        // way open.
+        port::ESP if behind.len() > 4 && behind[..4] != [0; 4] => {
+            Next::unread(Kind::Udp(port::ESP))
+        }
+        port::WIREGUARD if behind.starts_with(&[4, 0, 0, 0]) => {
+            Next::unread(Kind::Udp(port::WIREGUARD))
+        }
         _ => none(),
     }
 }
 
-/// RFC 7348 5: flags, reserved, network 24 bits, reserved. With flag P (VXLAN-GPE) the fourth byte is a protocol.
+/// RFC 7348 5: flags, reserved, network 24 bits, reserved. With flag P (VXLAN-GPE) the fourth byte
+/// is a protocol.
 fn vxlan<'a>(bytes: &'a [u8], path: &mut Path) -> Option<Next<'a>> {
     const NEXT_PROTOCOL: u8 = 4;
     let (h, behind) = take::<8>(bytes)?;
     path.push(Layer::Vxlan, u32::from_be_bytes([0, h[4], h[5], h[6]]));
-    if h[0] & NEXT_PROTOCOL != 0 { ethernet::next_protocol(h[3], behind) } else { Some(Next::Ethernet(behind)) }
+    if h[0] & NEXT_PROTOCOL != 0 {
+        ethernet::next_protocol(h[3], behind)
+    } else {
+        Some(Next::Ethernet(behind))
+    }
 }
 
-/// RFC 8926 3.4: version 2 bits, words of options 6, control 1, critical 1; EtherType, network 24 bits, reserved.
+/// RFC 8926 3.4: version 2 bits, words of options 6, control 1, critical 1; EtherType, network 24
+/// bits, reserved.
 fn geneve<'a>(bytes: &'a [u8], path: &mut Path) -> Option<Next<'a>> {
     const CONTROL: u8 = 0x80;
     let (h, behind) = take::<8>(bytes)?;
@@ -70,8 +83,9 @@ fn geneve<'a>(bytes: &'a [u8], path: &mut Path) -> Option<Next<'a>> {
     Some(Next::EtherType(u16::from_be_bytes([h[2], h[3]]), behind.get(options..)?))
 }
 
-/// 3GPP TS 29.281 5.1: flags, type, length, tunnel; then, if any of three flags is set, sequence 2, number 1 and the
-/// type of the first extension, each of which says its length in words and ends with the type of the next.
+/// 3GPP TS 29.281 5.1: flags, type, length, tunnel; then, if any of three flags is set, sequence 2,
+/// number 1 and the type of the first extension, each of which says its length in words and ends
+/// with the type of the next.
 fn gtp<'a>(bytes: &'a [u8], path: &mut Path) -> Option<Next<'a>> {
     const ANY_OF_THREE: u8 = 7;
     const EXTENSION: u8 = 4;
@@ -103,7 +117,8 @@ fn gtp<'a>(bytes: &'a [u8], path: &mut Path) -> Option<Next<'a>> {
     })
 }
 
-/// RFC 2661 3.1: flags and version, perhaps a length, tunnel and session, perhaps numbers, perhaps an offset.
+/// RFC 2661 3.1: flags and version, perhaps a length, tunnel and session, perhaps numbers, perhaps
+/// an offset.
 fn l2tp<'a>(bytes: &'a [u8], path: &mut Path) -> Option<Next<'a>> {
     const CONTROL: u16 = 0x8000;
     const LENGTH: u16 = 0x4000;
@@ -134,10 +149,15 @@ fn teredo(mut bytes: &[u8]) -> Option<Next<'_>> {
     if bytes.starts_with(&[0, 0]) {
         bytes = take::<8>(bytes)?.1;
     }
-    if bytes.first()? >> 4 == 6 { Some(Next::Ip(bytes)) } else { Next::no_tcp(Kind::IpProtocol(IP_PROTOCOL_UDP)) }
+    if bytes.first()? >> 4 == 6 {
+        Some(Next::Ip(bytes))
+    } else {
+        Next::no_tcp(Kind::IpProtocol(IP_PROTOCOL_UDP))
+    }
 }
 
-/// TaZmen Sniffer Protocol: version, type, encapsulated protocol; fields of type, length and value up to an end.
+/// TaZmen Sniffer Protocol: version, type, encapsulated protocol; fields of type, length and value
+/// up to an end.
 fn tzsp(bytes: &[u8]) -> Option<Next<'_>> {
     const PADDING: u8 = 0;
     const END: u8 = 1;
@@ -161,7 +181,8 @@ fn tzsp(bytes: &[u8]) -> Option<Next<'_>> {
     }
 }
 
-/// RFC 5415 4.3: version and type; length 5 bits, radio 5, binding 5, native 1; flags. Native frames are of IEEE 802.11.
+/// RFC 5415 4.3: version and type; length 5 bits, radio 5, binding 5, native 1; flags. Native
+/// frames are of IEEE 802.11.
 fn capwap(bytes: &[u8]) -> Option<Next<'_>> {
     const ENCRYPTED: u8 = 1;
     const FRAGMENT: u8 = 0x80;

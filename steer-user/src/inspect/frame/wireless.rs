@@ -2,13 +2,14 @@
 
 use super::{Kind, Next, take};
 
-/// Frame control, duration, three addresses, sequence; perhaps an address, perhaps two fields more; LLC.
+/// Frame control, duration, three addresses, sequence; perhaps an address, perhaps two fields more;
+/// LLC.
 pub(super) fn header(bytes: &[u8]) -> Option<Next<'_>> {
     frame(bytes, false, false)
 }
 
-/// A radiotap header (<https://www.radiotap.org>): version, length, which fields there are, the fields. One of them
-/// says whether the header behind is padded.
+/// A radiotap header (<https://www.radiotap.org>): version, length, which fields there are, the
+/// fields. One of them says whether the header behind is padded.
 pub(super) fn radiotap(bytes: &[u8]) -> Option<Next<'_>> {
     const MORE: u32 = 1 << 31;
     const TIME: u32 = 1;

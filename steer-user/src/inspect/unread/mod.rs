@@ -1,4 +1,5 @@
-//! What was not read, by kind and how often: nothing that a capture holds is passed over in silence.
+//! What was not read, by kind and how often: nothing that a capture holds is passed over in
+//! silence.
 
 mod names;
 
@@ -104,7 +105,12 @@ impl Serialize for Tally {
         let counts = self.by_count();
         let mut lines = serializer.serialize_seq(Some(counts.len()))?;
         for (kind, count) in counts {
-            lines.serialize_element(&Line { kind: kind.word(), number: kind.number(), name: kind.name(), count })?;
+            lines.serialize_element(&Line {
+                kind: kind.word(),
+                number: kind.number(),
+                name: kind.name(),
+                count,
+            })?;
         }
         lines.end()
     }
@@ -135,9 +141,10 @@ impl Kind {
     /// Its number, where it has one.
     pub fn number(self) -> Option<u32> {
         match self {
-            Self::LinkType(number) | Self::EtherType(number) | Self::Ppp(number) | Self::Udp(number) => {
-                Some(number.into())
-            }
+            Self::LinkType(number)
+            | Self::EtherType(number)
+            | Self::Ppp(number)
+            | Self::Udp(number) => Some(number.into()),
             Self::Llc(number) | Self::IpProtocol(number) => Some(number.into()),
             Self::Snap(_, number) => Some(number.into()),
             Self::Block(number) => Some(number),
@@ -162,7 +169,12 @@ impl Kind {
             Self::Udp(number) => names::udp_port(number),
             Self::Block(number) => names::block(number),
             Self::Malformed(name) | Self::Other(name) => Some(name),
-            Self::Snap(..) | Self::Fragment | Self::Cut | Self::Deep | Self::NoInterface | Self::More => None,
+            Self::Snap(..)
+            | Self::Fragment
+            | Self::Cut
+            | Self::Deep
+            | Self::NoInterface
+            | Self::More => None,
         }
     }
 

@@ -2,12 +2,14 @@
 
 /// EtherTypes that hold no packets of hosts: neighbours, switches, stations.
 pub(super) const ETHER_TYPES_WITHOUT_TCP: [u16; 24] = [
-    0x0806, 0x0842, 0x22f0, 0x22f4, 0x22ea, 0x8035, 0x8808, 0x8809, 0x8863, 0x887b, 0x888e, 0x8892, 0x8899, 0x88a4,
-    0x88ab, 0x88cc, 0x88e1, 0x88e3, 0x88f5, 0x88f6, 0x88f7, 0x8902, 0x8914, 0x9000,
+    0x0806, 0x0842, 0x22f0, 0x22f4, 0x22ea, 0x8035, 0x8808, 0x8809, 0x8863, 0x887b, 0x888e, 0x8892,
+    0x8899, 0x88a4, 0x88ab, 0x88cc, 0x88e1, 0x88e3, 0x88f5, 0x88f6, 0x88f7, 0x8902, 0x8914, 0x9000,
 ];
 
-/// Service access points of IEEE 802.2 that hold no IP: spanning tree, IPX, NetBIOS, IS-IS, SNA and the like.
-pub(super) const LLC_WITHOUT_TCP: [u8; 10] = [0x00, 0x02, 0x04, 0x08, 0x0c, 0x42, 0xe0, 0xf0, 0xf4, 0xfe];
+/// Service access points of IEEE 802.2 that hold no IP: spanning tree, IPX, NetBIOS, IS-IS, SNA and
+/// the like.
+pub(super) const LLC_WITHOUT_TCP: [u8; 10] =
+    [0x00, 0x02, 0x04, 0x08, 0x0c, 0x42, 0xe0, 0xf0, 0xf4, 0xfe];
 
 /// IP protocols that are themselves what hosts and routers say to each other.
 pub(super) const IP_PROTOCOLS_WITHOUT_TCP: [u8; 19] =
@@ -27,7 +29,9 @@ pub(super) fn link_type(number: u16) -> Option<&'static str> {
         119 => "IEEE 802.11 with Prism",
         122 => "IP over Fibre Channel",
         123 => "SunATM",
-        130..=137 | 164 | 167 | 168 | 174 | 178..=181 | 183 | 194 | 200 | 232..=234 | 238 => "Juniper",
+        130..=137 | 164 | 167 | 168 | 174 | 178..=181 | 183 | 194 | 200 | 232..=234 | 238 => {
+            "Juniper"
+        }
         138 => "IP over IEEE 1394",
         139..=142 => "SS7",
         143 | 273 => "DOCSIS",

@@ -1,4 +1,5 @@
-//! What is done with a layout, whichever it is: how its tables are walked, and what becomes of what stands in them.
+//! What is done with a layout, whichever it is: how its tables are walked, and what becomes of what
+//! stands in them.
 
 use std::{os::fd::AsFd as _, path::Path};
 
@@ -11,8 +12,8 @@ use steer_common::{
     counters::Counter,
     maps::CONFIGURED,
     shared::{
-        Backend, BackendPath, BackendStats, Configured, Endpoint, Flow, FlowKey, Foreign, KeyName, Leg, Pending,
-        Session, SessionKey, Settings, Source, SourceKey, Vip,
+        Backend, BackendPath, BackendStats, Configured, Endpoint, Flow, FlowKey, Foreign, KeyName,
+        Leg, Pending, Session, SessionKey, Settings, Source, SourceKey, Vip,
     },
 };
 
@@ -99,7 +100,9 @@ impl<V: Version + Sync> Carrier for V {
         let backends = (0..).zip(slots::<V::Backend, Backend>(dir, "backends")?);
         Ok(Before {
             vips: entries::<_, V::Vip, _>(dir, "vips")?,
-            backends: backends.filter(|(_, backend)| backend.endpoint != Endpoint::default()).collect(),
+            backends: backends
+                .filter(|(_, backend)| backend.endpoint != Endpoint::default())
+                .collect(),
             configured: entries::<_, V::Configured, _>(dir, CONFIGURED.name)?,
         })
     }
@@ -146,13 +149,17 @@ impl<V: Version + Sync> Carrier for V {
         for (index, word) in (0..).zip(words) {
             let Some(counter) = Counter::from_word(word) else { continue };
             let counted = counters.get(&index, 0).context("read the old map counters")?;
-            plane.counters.set(u32::from(counter as u16), counted, 0).context("write the map counters")?;
+            plane
+                .counters
+                .set(u32::from(counter as u16), counted, 0)
+                .context("write the map counters")?;
         }
         Ok(())
     }
 }
 
-/// Calls `each` with what becomes of every entry of a table, if it is there; returns of how many nothing becomes.
+/// Calls `each` with what becomes of every entry of a table, if it is there; returns of how many
+/// nothing becomes.
 pub(super) fn walk<K: Pod, O: Pod + Becomes<N>, N>(
     dir: &PinDir,
     name: &str,
@@ -169,7 +176,10 @@ pub(super) fn walk<K: Pod, O: Pod + Becomes<N>, N>(
     Ok(nothing)
 }
 
-pub(super) fn entries<K: Pod, O: Pod + Becomes<N>, N>(dir: &PinDir, name: &str) -> Result<Vec<(K, N)>> {
+pub(super) fn entries<K: Pod, O: Pod + Becomes<N>, N>(
+    dir: &PinDir,
+    name: &str,
+) -> Result<Vec<(K, N)>> {
     let mut entries = Vec::new();
     walk::<K, O, N>(dir, name, &mut |key, value| entries.push((key, value)))?;
     Ok(entries)
@@ -178,7 +188,10 @@ pub(super) fn entries<K: Pod, O: Pod + Becomes<N>, N>(dir: &PinDir, name: &str) 
 /// What becomes of every slot of an array.
 pub(super) fn slots<O: Pod + Becomes<N>, N>(dir: &PinDir, name: &str) -> Result<Vec<N>> {
     let slots = Slots::<O>::open(dir, name)?.all()?;
-    slots.iter().map(|slot| slot.becomes().with_context(|| format!("read the old map {name}"))).collect()
+    slots
+        .iter()
+        .map(|slot| slot.becomes().with_context(|| format!("read the old map {name}")))
+        .collect()
 }
 
 /// Every slot of an array, if it is there.
@@ -190,7 +203,12 @@ pub(super) fn n_keys<K: Pod>(dir: &PinDir, name: &str) -> Result<u64> {
     if !dir.map(name).exists() {
         return Ok(0);
     }
-    let map = MapData::from_pin(dir.map(name)).with_context(|| format!("open the old map {name}"))?;
-    anyhow::ensure!(map.info()?.key_size() as usize == size_of::<K>(), "the old map {name} has other keys");
-    Ok(sys::keys::<K>(map.fd().as_fd()).with_context(|| format!("walk the old map {name}"))?.len() as u64)
+    let map =
+        MapData::from_pin(dir.map(name)).with_context(|| format!("open the old map {name}"))?;
+    anyhow::ensure!(
+        map.info()?.key_size() as usize == size_of::<K>(),
+        "the old map {name} has other keys"
+    );
+    Ok(sys::keys::<K>(map.fd().as_fd()).with_context(|| format!("walk the old map {name}"))?.len()
+        as u64)
 }

@@ -1,14 +1,15 @@
 //! A state of an older layout becomes one of today's, under load.
 //!
-//! The layouts of the last two versions are carried over ([`Old::find`]); others are refused. Each is a module of its own:
-//! its types as they were, and pure functions that say what a value means in a later layout. What is done with any of them stands
-//! in [`layout`].
+//! The layouts of the last two versions are carried over ([`Old::find`]); others are refused. Each
+//! is a module of its own: its types as they were, and pure functions that say what a value means
+//! in a later layout. What is done with any of them stands in [`layout`].
 //!
-//! The new state is made beside the old one, which nobody else touches, and filled from it ([`Old::fill`], [`Old::mirror`]).
-//! When it is whole it gets its name; the links of the old state are handed over to it ([`Old::hand_over`]), the programs
-//! behind them replaced, and what the old ones wrote in between is brought over ([`Old::merge`]). Then the old state goes. An
-//! agent that dies before the new state has its name leaves the old one as it was; one that dies later leaves both, and the
-//! next one goes on from there.
+//! The new state is made beside the old one, which nobody else touches, and filled from it
+//! ([`Old::fill`], [`Old::mirror`]). When it is whole it gets its name; the links of the old state
+//! are handed over to it ([`Old::hand_over`]), the programs behind them replaced, and what the old
+//! ones wrote in between is brought over ([`Old::merge`]). Then the old state goes. An agent that
+//! dies before the new state has its name leaves the old one as it was; one that dies later leaves
+//! both, and the next one goes on from there.
 
 mod layout;
 mod v3;
@@ -22,8 +23,9 @@ use steer_common::{
     flow::{State, Word},
     maps::Size,
     shared::{
-        FLOW_MADE, Flow, FlowKey, Foreign, FragmentKey, HeldKey, KeyName, LAYOUT_VERSION, LOOKUP_ENTRIES, Leg,
-        Refusals, SWITCH_FOREIGN, SWITCH_LEGS, Session, SessionKey, Settings, Source, SourceKey, TraceLine,
+        FLOW_MADE, Flow, FlowKey, Foreign, FragmentKey, HeldKey, KeyName, LAYOUT_VERSION,
+        LOOKUP_ENTRIES, Leg, Refusals, SWITCH_FOREIGN, SWITCH_LEGS, Session, SessionKey, Settings,
+        Source, SourceKey, TraceLine,
     },
     trace,
 };
@@ -72,7 +74,8 @@ fn carrier(layout: u32) -> Option<&'static dyn Carrier> {
     }
 }
 
-/// Why nothing can be done beside a state of another layout: the words of a command, and of an agent that cannot carry it.
+/// Why nothing can be done beside a state of another layout: the words of a command, and of an
+/// agent that cannot carry it.
 pub(super) fn refusal(other: &PinDir) -> anyhow::Error {
     let (at, layout) = (other.state(), other.layout());
     match carrier(layout) {
@@ -98,11 +101,13 @@ impl Old {
         match &own.others()[..] {
             [] => Ok(None),
             [dir] => match carrier(dir.layout()) {
-                Some(_) if [SWITCHING, UNDO].iter().any(|mark| dir.map(mark).exists()) => Err(anyhow!(
-                    "{} holds what an agent of an older version of steer left half done: start that version once, which puts it \
+                Some(_) if [SWITCHING, UNDO].iter().any(|mark| dir.map(mark).exists()) => {
+                    Err(anyhow!(
+                        "{} holds what an agent of an older version of steer left half done: start that version once, which puts it \
                      right, and then this one",
-                    dir.state().display()
-                )),
+                        dir.state().display()
+                    ))
+                }
                 Some(carrier) => Ok(Some(Self { dir: dir.clone(), carrier })),
                 None => Err(refusal(dir)),
             },
@@ -157,9 +162,21 @@ impl Old {
         let lost = |n, what, then| NotCarried { what, then, n, destroys: true };
         let forgotten = |n, what, then| NotCarried { what, then, n, destroys: false };
         let all = [
-            lost(carrier.flows(dir, "splices", &mut |_, _| ())?, "re-homed flows", "their connections break"),
-            lost(carrier.flows(dir, "flows", &mut |_, _| ())?, "flows", "their connections may break"),
-            lost(carrier.sessions(dir, &mut |_, _| ())?, "sessions", "their clients make a full handshake next time"),
+            lost(
+                carrier.flows(dir, "splices", &mut |_, _| ())?,
+                "re-homed flows",
+                "their connections break",
+            ),
+            lost(
+                carrier.flows(dir, "flows", &mut |_, _| ())?,
+                "flows",
+                "their connections may break",
+            ),
+            lost(
+                carrier.sessions(dir, &mut |_, _| ())?,
+                "sessions",
+                "their clients make a full handshake next time",
+            ),
             lost(carrier.key_names(dir, &mut |_, _| ())?, "key names", "they are learned anew"),
             forgotten(
                 carrier.flows(dir, "handshakes", &mut |_, _| ())?,
@@ -172,13 +189,16 @@ impl Old {
                 "they begin anew, with a full handshake for each backend that is tried",
             ),
             forgotten(
-                slots_or_none::<[u8; 256]>(dir, "rotations")?.iter().filter(|line| line.iter().any(|b| *b != 0)).count()
-                    as u64,
+                slots_or_none::<[u8; 256]>(dir, "rotations")?
+                    .iter()
+                    .filter(|line| line.iter().any(|b| *b != 0))
+                    .count() as u64,
                 "VIPs whose backends' order of key changes is known",
                 "it is learned anew",
             ),
             forgotten(
-                n_keys::<FragmentKey>(dir, "fragments")? + n_keys::<HeldKey>(dir, "held_fragments")?,
+                n_keys::<FragmentKey>(dir, "fragments")?
+                    + n_keys::<HeldKey>(dir, "held_fragments")?,
                 "notes and pieces of fragmented datagrams",
                 "what is under way of them is repeated by its sender",
             ),
@@ -191,7 +211,9 @@ impl Old {
         let sizable = wanted(sizes)?.into_iter().filter(|map| map.size == Size::Sizable);
         let now = |name| MapInfo::from_pin(self.dir.map(name)).map(|info| info.max_entries());
         Ok(sizable
-            .filter_map(|map| Some(Room { name: map.name, now: now(map.name).ok()?, wanted: map.entries }))
+            .filter_map(|map| {
+                Some(Room { name: map.name, now: now(map.name).ok()?, wanted: map.entries })
+            })
             .collect())
     }
 
@@ -200,7 +222,8 @@ impl Old {
         to.adopt_made(&self.dir)?;
         let mut plane = Plane::open(to)?;
         let (mut settings, switches) = self.carrier.settings(&self.dir)?;
-        // A first start would draw one, and take over the flows of another gateway if it is told to.
+        // A first start would draw one, and take over the flows of another gateway if it is told
+        // to.
         if settings.secret == 0 {
             settings.secret = getrandom::u64().context("get random bytes")?.max(1);
         }
@@ -220,14 +243,17 @@ impl Old {
         for (at, says) in &before.configured {
             plane.configured.insert(at, says)?;
         }
-        let ids = before.backends.iter().map(|(id, backend)| (backend.endpoint, *id)).collect::<Vec<_>>();
+        let ids =
+            before.backends.iter().map(|(id, backend)| (backend.endpoint, *id)).collect::<Vec<_>>();
         plane.set_endpoints(&before.vips, &ids)?;
         let lookup = slots_or_none::<u16>(&self.dir, "lookup")?;
         if lookup.len() == LOOKUP_ENTRIES as usize {
             plane.lookup.write(0, &lookup)?;
         }
         let old = slots_or_none::<v4::Refusals>(&self.dir, "refusals")?;
-        plane.refusals.write(0, &old.iter().filter_map(Becomes::becomes).collect::<Vec<Refusals>>())?;
+        plane
+            .refusals
+            .write(0, &old.iter().filter_map(Becomes::becomes).collect::<Vec<Refusals>>())?;
         for name in ["traces", "syn_traces"] {
             let old = slots_or_none::<v4::TraceLine>(&self.dir, name)?;
             let old = old.iter().filter_map(Becomes::becomes).collect::<Vec<TraceLine>>();
@@ -254,11 +280,12 @@ impl Old {
         Slots::<TraceLine>::open(to, "traces")?.write(0, &lines)
     }
 
-    /// Makes the tables of entries the same as the old ones, locks aside: in a state that no program uses. Returns how many
-    /// entries did not fit.
+    /// Makes the tables of entries the same as the old ones, locks aside: in a state that no
+    /// program uses. Returns how many entries did not fit.
     pub(crate) fn mirror(&self, to: &PinDir) -> Result<u64> {
         let left = self.each(|table, from, name| {
-            (table.mirror)(from, &to.map(name)).with_context(|| format!("carry the map {name} over"))
+            (table.mirror)(from, &to.map(name))
+                .with_context(|| format!("carry the map {name} over"))
         })?;
         tidy(to)?;
         Ok(left)
@@ -269,7 +296,8 @@ impl Old {
         self.dir.hand_over(to, &HANDED_OVER)
     }
 
-    /// Brings over what the old programs wrote since, as [`merge`](super::resize::merge) does. Returns how many entries did not fit.
+    /// Brings over what the old programs wrote since, as [`merge`](super::resize::merge) does.
+    /// Returns how many entries did not fit.
     pub(crate) fn merge(&self, to: &PinDir, since: Option<u32>) -> Result<u64> {
         // Nobody looks into these tables before it is known that they may hold something.
         let (_, switches) = self.carrier.settings(&self.dir)?;
@@ -280,7 +308,8 @@ impl Old {
             }
         }
         let left = self.each(|table, from, name| {
-            (table.merge)(from, &to.map(name), since).with_context(|| format!("carry the map {name} over"))
+            (table.merge)(from, &to.map(name), since)
+                .with_context(|| format!("carry the map {name} over"))
         })?;
         settle(&to.map("splices"), &to.map("flows"))?;
         tidy(to)?;
@@ -298,7 +327,8 @@ impl Old {
     }
 
     fn each(&self, mut copy: impl FnMut(&Copied, &Path, &str) -> Result<u64>) -> Result<u64> {
-        let tables = self.carrier.copied().into_iter().filter(|table| self.dir.map(table.name).exists());
+        let tables =
+            self.carrier.copied().into_iter().filter(|table| self.dir.map(table.name).exists());
         tables.map(|table| copy(&table, &self.dir.map(table.name), table.name)).sum()
     }
 
@@ -308,18 +338,22 @@ impl Old {
     }
 }
 
-/// Removes what v3 kept longer than today's programs expect: the splices of flows that are over, which would be taken for those
-/// of the next connection on the same ports, and handshakes of which a flow was made, which would keep its ports from the next
-/// one for two seconds (today such a handshake is marked).
+/// Removes what v3 kept longer than today's programs expect: the splices of flows that are over,
+/// which would be taken for those of the next connection on the same ports, and handshakes of which
+/// a flow was made, which would keep its ports from the next one for two seconds (today such a
+/// handshake is marked).
 fn tidy(to: &PinDir) -> Result<()> {
     let flows = Table::<FlowKey, Flow>::open(to, "flows")?;
     let isn = |flow: &Flow| Word(flow.word).isn();
     let is_over = |splice: &Flow, flow: &Flow| flow.closing() || isn(flow) != isn(splice);
     let mut splices = Table::<FlowKey, Flow>::open(to, "splices")?;
-    splices.remove_stale(|key, splice| matches!(flows.find(key), Ok(Some(flow)) if is_over(splice, &flow)))?;
+    splices.remove_stale(
+        |key, splice| matches!(flows.find(key), Ok(Some(flow)) if is_over(splice, &flow)),
+    )?;
     let mut handshakes = Table::<FlowKey, Flow>::open(to, "handshakes")?;
     let made = |key: &FlowKey, handshake: &Flow| {
-        handshake.flags & FLOW_MADE == 0 && matches!(flows.find(key), Ok(Some(flow)) if isn(&flow) == isn(handshake))
+        handshake.flags & FLOW_MADE == 0
+            && matches!(flows.find(key), Ok(Some(flow)) if isn(&flow) == isn(handshake))
     };
     handshakes.remove_stale(made).map(drop)
 }

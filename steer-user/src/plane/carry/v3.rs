@@ -3,7 +3,10 @@
 use anyhow::Result;
 use steer_common::{
     flow::{State, Word},
-    shared::{self, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Endpoint, Hop, PATH_RETURN_SEEN, SWITCHES},
+    shared::{
+        self, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Endpoint, Hop, PATH_RETURN_SEEN,
+        SWITCHES,
+    },
     wire::tls::server_flight::Follow,
 };
 
@@ -108,8 +111,8 @@ impl Becomes<shared::Vip> for Vip {
             name_timeout,
             sessions_per_source,
         } = *self;
-        // v3 took a packet of no known flow for one of its own, and its flows left no trace: so it stays for those that lost
-        // their record.
+        // v3 took a packet of no known flow for one of its own, and its flows left no trace: so it
+        // stays for those that lost their record.
         let since = 0;
         v4::Vip {
             id,
@@ -185,11 +188,13 @@ no_padding!(Flow, 8, 8, 4 * 12, 2 * 8, 8, 4, 32, 76, 24);
 // SAFETY: as above.
 unsafe impl aya::Pod for Flow {}
 
-/// The state that v3 gave connections that dial a backend itself. v4 has another state of this number.
+/// The state that v3 gave connections that dial a backend itself. v4 has another state of this
+/// number.
 const DIRECT: u8 = 8;
 
 impl Becomes<shared::Flow> for Flow {
-    /// A connection that dials a backend itself says nothing in v4, which lets it pass without a note.
+    /// A connection that dials a backend itself says nothing in v4, which lets it pass without a
+    /// note.
     fn becomes(&self) -> Option<shared::Flow> {
         let old = *self;
         if State::from_number(old.word as u8).is_none() || old.word as u8 == DIRECT {
@@ -261,7 +266,19 @@ impl Becomes<shared::BackendStats> for BackendStats {
     fn becomes(&self) -> Option<shared::BackendStats> {
         let Self { flows, rehomed, learned, hits, tls12, tls13, packets, bytes } = *self;
         let (syns, syn_acks) = (0, 0);
-        v4::BackendStats { flows, rehomed, learned, hits, tls12, tls13, packets, bytes, syns, syn_acks }.becomes()
+        v4::BackendStats {
+            flows,
+            rehomed,
+            learned,
+            hits,
+            tls12,
+            tls13,
+            packets,
+            bytes,
+            syns,
+            syn_acks,
+        }
+        .becomes()
     }
 }
 
@@ -320,7 +337,8 @@ mod tests {
     use super::*;
     use crate::plane::carry::tests::{at, counting, value};
 
-    /// The bytes of each field by where it stood in v3 (`git show 36ead6f:steer-common/src/shared/flow.rs`).
+    /// The bytes of each field by where it stood in v3 (`git show
+    /// 36ead6f:steer-common/src/shared/flow.rs`).
     #[test]
     fn every_field_of_a_flow_is_taken_from_where_it_stood() {
         let mut image = counting::<224>();
@@ -336,7 +354,10 @@ mod tests {
         let word = Word(flow.word);
         assert_eq!((word.state(), word.locked(), word.isn()), (State::First, false, at(&image, 4)));
         assert_eq!(flow.flags, FLOW_LEARNED | FLOW_HIT | FLOW_OFFERED);
-        assert_eq!(u64::from(flow.owner_syn_at), (at::<u64>(&image, 8) / 1_000_000) & u64::from(u32::MAX));
+        assert_eq!(
+            u64::from(flow.owner_syn_at),
+            (at::<u64>(&image, 8) / 1_000_000) & u64::from(u32::MAX)
+        );
         let words = [
             (flow.first_isn, 16),
             (flow.owner_isn, 20),
@@ -361,17 +382,30 @@ mod tests {
             (flow.client_mss, 74),
             (flow.told_mss, 76),
         ];
-        assert!(halves.iter().all(|(found, place)| *found == at::<u16>(&image, *place)), "{flow:?}");
-        let bytes = [flow.offered, flow.agreed, flow.client_scale, flow.first_scale, flow.owner_scale];
+        assert!(
+            halves.iter().all(|(found, place)| *found == at::<u16>(&image, *place)),
+            "{flow:?}"
+        );
+        let bytes =
+            [flow.offered, flow.agreed, flow.client_scale, flow.first_scale, flow.owner_scale];
         assert_eq!(bytes, image[80..85]);
         assert_eq!([flow.owner_tries, flow.offered_kind, flow.offered_len], image[85..88]);
         assert_eq!((flow.offered_index, flow.answer), (shared::NO_PSK, image[90]));
         assert_eq!(flow.offered_bytes, image[92..124]);
         let follow = flow.follow;
-        assert_eq!((follow.next, follow.version, follow.seen), (at(&image, 124), at(&image, 138), image[147]));
-        assert_eq!((follow.lesson, follow.lesson_len), (image[148..180].try_into().expect("32"), image[197]));
+        assert_eq!(
+            (follow.next, follow.version, follow.seen),
+            (at(&image, 124), at(&image, 138), image[147])
+        );
+        assert_eq!(
+            (follow.lesson, follow.lesson_len),
+            (image[148..180].try_into().expect("32"), image[197])
+        );
         let hop = flow.client_hop;
-        assert_eq!((hop.ifindex, hop.mtu, hop.flags, hop.asked), (at(&image, 200), 1400, 0, at(&image, 220)));
+        assert_eq!(
+            (hop.ifindex, hop.mtu, hop.flags, hop.asked),
+            (at(&image, 200), 1400, 0, at(&image, 220))
+        );
         assert_eq!(hop.ethernet, image[204..216]);
         assert_eq!((flow.first_port, flow.owner_port), ([0; 2], [0; 2]), "its own port everywhere");
     }
@@ -395,7 +429,10 @@ mod tests {
         assert_eq!(now.flags, BACKEND_PRESENT | BACKEND_UP | BACKEND_DRAINING);
         assert_eq!(now.endpoint.address.octets(), image[..16]);
         assert_eq!(now.vip.address.octets(), image[20..36]);
-        assert_eq!((now.vip_id, now.weight, now.drain_until), (at(&image, 40), at(&image, 44), at(&image, 48)));
+        assert_eq!(
+            (now.vip_id, now.weight, now.drain_until),
+            (at(&image, 40), at(&image, 44), at(&image, 48))
+        );
         let path = old.path(7);
         assert_eq!((path.mss, path.mss_since, path.flags), (at(&image, 46), 7, PATH_RETURN_SEEN));
         assert_eq!(path.hop, Hop::default(), "asked for anew");
@@ -405,16 +442,28 @@ mod tests {
     fn a_vip_keeps_its_number_and_what_was_found_out_of_its_tickets() {
         let image = counting::<36>();
         let vip: shared::Vip = value::<Vip>(&image).becomes().expect("a VIP");
-        assert_eq!((vip.id, vip.flags, vip.lookup_base), (at(&image, 0), at(&image, 2), at(&image, 4)));
-        assert_eq!((vip.session_timeout, vip.flow_timeout, vip.mss), (at(&image, 8), at(&image, 16), at(&image, 20)));
-        assert_eq!((vip.name_at, vip.name_len, vip.name_timeout), (image[24], image[25], at(&image, 28)));
+        assert_eq!(
+            (vip.id, vip.flags, vip.lookup_base),
+            (at(&image, 0), at(&image, 2), at(&image, 4))
+        );
+        assert_eq!(
+            (vip.session_timeout, vip.flow_timeout, vip.mss),
+            (at(&image, 8), at(&image, 16), at(&image, 20))
+        );
+        assert_eq!(
+            (vip.name_at, vip.name_len, vip.name_timeout),
+            (image[24], image[25], at(&image, 28))
+        );
         assert_eq!((vip.sessions_per_source, vip.since), (at(&image, 32), 0));
     }
 
     #[test]
     fn every_counter_of_v3_is_still_one() {
         let words = COUNTERS.split_whitespace().collect::<Vec<_>>();
-        assert_eq!((words.len(), words[0], words[76], words[101]), (102, "from-client", "learned", "events-lost"));
+        assert_eq!(
+            (words.len(), words[0], words[76], words[101]),
+            (102, "from-client", "learned", "events-lost")
+        );
         assert!(words.iter().all(|word| Counter::from_word(word).is_some()));
     }
 }

@@ -1,7 +1,7 @@
 //! Layout v4, and what its values say in the layout of today.
 //!
-//! Keys, hops and what was read of a stream are those of today. Whoever changes a type of today gets an error here, and writes
-//! what becomes of the old one by hand.
+//! Keys, hops and what was read of a stream are those of today. Whoever changes a type of today
+//! gets an error here, and writes what becomes of the old one by hand.
 
 use anyhow::Result;
 use steer_common::{
@@ -66,7 +66,8 @@ same! {
     Refusals { accepted: [u32; 3], in_a_row: [u16; 3], held_back: [u16; 3], } 24
 }
 
-/// Who has a ticket key. Six backends that rejected its tickets, or first two bytes of the first ticket of it that was accepted.
+/// Who has a ticket key. Six backends that rejected its tickets, or first two bytes of the first
+/// ticket of it that was accepted.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct KeyName {
@@ -85,7 +86,17 @@ unsafe impl aya::Pod for KeyName {}
 impl Becomes<shared::KeyName> for KeyName {
     fn becomes(&self) -> Option<shared::KeyName> {
         let Self { owner, flags, first_seen, last_seen, hits, accepted, tried: [tail, ..] } = *self;
-        Some(shared::KeyName { owner, flags, first_seen, last_seen, hits, accepted, tail, zero: 0, tried: 0 })
+        Some(shared::KeyName {
+            owner,
+            flags,
+            first_seen,
+            last_seen,
+            hits,
+            accepted,
+            tail,
+            zero: 0,
+            tried: 0,
+        })
     }
 }
 
@@ -112,13 +123,23 @@ unsafe impl aya::Pod for BackendStats {}
 
 impl Becomes<shared::BackendStats> for BackendStats {
     fn becomes(&self) -> Option<shared::BackendStats> {
-        let Self { flows, rehomed, learned, hits, tls12, tls13, packets, bytes, syns, syn_acks } = *self;
-        let [tls12, tls13] = [tls12, tls13].map(|[accepted, rejected, not_offered]| shared::Outcomes {
-            accepted,
-            rejected,
-            not_offered,
+        let Self { flows, rehomed, learned, hits, tls12, tls13, packets, bytes, syns, syn_acks } =
+            *self;
+        let [tls12, tls13] = [tls12, tls13].map(|[accepted, rejected, not_offered]| {
+            shared::Outcomes { accepted, rejected, not_offered }
         });
-        Some(shared::BackendStats { flows, rehomed, learned, hits, tls12, tls13, packets, bytes, syns, syn_acks })
+        Some(shared::BackendStats {
+            flows,
+            rehomed,
+            learned,
+            hits,
+            tls12,
+            tls13,
+            packets,
+            bytes,
+            syns,
+            syn_acks,
+        })
     }
 }
 
@@ -174,7 +195,8 @@ mod tests {
         sys::bytes,
     };
 
-    /// Types that are today what they were: whoever changes one takes it out here and says what becomes of each field.
+    /// Types that are today what they were: whoever changes one takes it out here and says what
+    /// becomes of each field.
     #[test]
     fn what_did_not_change_keeps_every_byte() {
         macro_rules! same {

@@ -56,7 +56,11 @@ impl Transfers {
 }
 
 /// Measures so many rounds.
-pub(super) fn measure(lanes: &[Lane<'_>], rounds: usize, progress: &dyn Fn(&str)) -> Result<Vec<Transfers>> {
+pub(super) fn measure(
+    lanes: &[Lane<'_>],
+    rounds: usize,
+    progress: &dyn Fn(&str),
+) -> Result<Vec<Transfers>> {
     let body = payload::bytes(FILE, 11);
     let mut tracks = Vec::new();
     for (lane, (_, offloads)) in lanes.iter().zip(LANES) {
@@ -64,15 +68,18 @@ pub(super) fn measure(lanes: &[Lane<'_>], rounds: usize, progress: &dyn Fn(&str)
         tracks.extend(lane.tracks()?.into_iter().map(|track| (track, offloads == On)));
     }
     tracks.iter().try_for_each(|(track, _)| track.warm_up())?;
-    let mut all: Vec<_> = tracks.iter().map(|(track, offloads)| Transfers::none_of(track, *offloads)).collect();
+    let mut all: Vec<_> =
+        tracks.iter().map(|(track, offloads)| Transfers::none_of(track, *offloads)).collect();
     for round in 0..rounds {
         progress(&format!("{} MB each way, round {}", FILE / 1_000_000, round + 1));
         for index in 0..tracks.len() {
             let index = (index + round) % tracks.len();
             let (track, _) = &tracks[index];
             let before = Cpu::of(track.lane)?;
-            let down = all[index].outcome(timed(track, |connection| connection.drain("/files/bulk").map(drop)));
-            let up = all[index].outcome(timed(track, |connection| connection.put("/", &body).map(drop)));
+            let down = all[index]
+                .outcome(timed(track, |connection| connection.drain("/files/bulk").map(drop)));
+            let up =
+                all[index].outcome(timed(track, |connection| connection.put("/", &body).map(drop)));
             all[index].down.push(down);
             all[index].up.push(up);
             all[index].cpu.push(Cpu::of(track.lane)?.since(before).sum().as_secs_f64() * 1e3);
@@ -81,9 +88,12 @@ pub(super) fn measure(lanes: &[Lane<'_>], rounds: usize, progress: &dyn Fn(&str)
     Ok(all)
 }
 
-/// Megabytes per second of a transfer on a new connection, from the end of its handshake to the server's FIN: of what is
-/// sent to `/` nginx drops the body, and closes behind its last byte.
-fn timed(track: &Track<'_>, transfer: impl FnOnce(&mut Connection) -> Result<()> + Send) -> Result<f64> {
+/// Megabytes per second of a transfer on a new connection, from the end of its handshake to the
+/// server's FIN: of what is sent to `/` nginx drops the body, and closes behind its last byte.
+fn timed(
+    track: &Track<'_>,
+    transfer: impl FnOnce(&mut Connection) -> Result<()> + Send,
+) -> Result<f64> {
     let (_, seconds) = track.lane.run.connect(&track.client, &track.dial(), |connection| {
         let start = Instant::now();
         transfer(connection)?;

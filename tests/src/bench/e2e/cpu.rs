@@ -14,8 +14,8 @@ use crate::{
 
 /// CPU time of all that takes part in a lane's work. What else the machine does is not in it.
 ///
-/// Softirqs, in which packets cross the virtual links and steer's programs run, count for the process in whose context
-/// they run: nearly always the one that sent the packet.
+/// Softirqs, in which packets cross the virtual links and steer's programs run, count for the
+/// process in whose context they run: nearly always the one that sent the packet.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Cpu {
     /// This process: the clients.
@@ -31,7 +31,8 @@ pub(super) struct Cpu {
 impl Cpu {
     /// What was used so far.
     pub(super) fn of(lane: &Lane<'_>) -> Result<Self> {
-        let sum = |ids: &mut dyn Iterator<Item = u32>| -> Result<Duration> { ids.map(of_process).sum() };
+        let sum =
+            |ids: &mut dyn Iterator<Item = u32>| -> Result<Duration> { ids.map(of_process).sum() };
         Ok(Self {
             clients: of_process(std::process::id())?,
             servers: sum(&mut lane.run.servers.iter().filter_map(Nginx::process_id))?,
@@ -56,23 +57,28 @@ impl Cpu {
 
 /// Ids of ksoftirqd/0, ksoftirqd/1, ...
 fn softirq_threads() -> Result<Vec<u32>> {
-    let ids = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let is_one =
-        |id: &u32| fs::read_to_string(format!("/proc/{id}/comm")).is_ok_and(|name| name.starts_with("ksoftirqd/"));
+    let ids =
+        fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_one = |id: &u32| {
+        fs::read_to_string(format!("/proc/{id}/comm"))
+            .is_ok_and(|name| name.starts_with("ksoftirqd/"))
+    };
     Ok(ids.filter(is_one).collect())
 }
 
 /// User and system time of a process so far, its threads included.
 fn of_process(id: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).context("read a process's stat")?;
-    // The name stands in parentheses and may have spaces; utime and stime are fields 14 and 15 (proc_pid_stat(5)).
+    // The name stands in parentheses and may have spaces; utime and stime are fields 14 and 15
+    // (proc_pid_stat(5)).
     let (_, fields) = stat.rsplit_once(") ").context("a process's stat has no name")?;
     let used = fields.split(' ').skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
     ticks(used)
 }
 
 fn ticks(n: u64) -> Result<Duration> {
-    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("the kernel has no clock tick")?;
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?
+        .context("the kernel has no clock tick")?;
     Ok(Duration::from_secs_f64(n as f64 / per_second as f64))
 }
 
@@ -87,7 +93,8 @@ impl ProgramTime {
     /// Of the programs of this lane; nothing where there are none.
     pub(super) fn of(lane: &Lane<'_>) -> Result<Self> {
         let Some(agent) = lane.agent() else { return Ok(Self::default()) };
-        let flows = MapInfo::from_pin(agent.map_pin("flows")).context("look at the map flows")?.id();
+        let flows =
+            MapInfo::from_pin(agent.map_pin("flows")).context("look at the map flows")?.id();
         let names: &[_] = if lane.way == Way::Steer(Hook::Xdp) { &[TC, XDP] } else { &[TC] };
         names.iter().try_fold(Self::default(), |sum, name| {
             let info = with_map(name, flows)?;

@@ -1,4 +1,5 @@
-//! The clients of a lane: each shakes hands, asks for `/`, closes, and comes again at once from another address.
+//! The clients of a lane: each shakes hands, asks for `/`, closes, and comes again at once from
+//! another address.
 
 use std::{
     collections::BTreeSet,
@@ -102,8 +103,9 @@ impl<'a> Crowd<'a> {
         Ok(crowd)
     }
 
-    /// Gives every client a session. Before, a guest gets one at each server and resumes it from the same address: whoever
-    /// learns the name of a ticket's key from an accepted ticket knows it then.
+    /// Gives every client a session. Before, a guest gets one at each server and resumes it from
+    /// the same address: whoever learns the name of a ticket's key from an accepted ticket knows it
+    /// then.
     fn warm_up(&mut self, guest: &Client) -> Result<()> {
         let (n_servers, mut seen) = (self.lane.run.lab.n_backends(), BTreeSet::new());
         for source in 0..N_SOURCES {
@@ -116,7 +118,11 @@ impl<'a> Crowd<'a> {
             ensure!(again.resumed, "{}: not resumed from the same address", self.lane.way.name());
             seen.insert(again.server);
         }
-        ensure!(seen.len() == n_servers, "{}: all addresses lead to {seen:?}", self.lane.way.name());
+        ensure!(
+            seen.len() == n_servers,
+            "{}: all addresses lead to {seen:?}",
+            self.lane.way.name()
+        );
         self.members.iter_mut().try_for_each(|member| member.visit(self.lane, self.kind).map(drop))
     }
 
@@ -127,8 +133,9 @@ impl<'a> Crowd<'a> {
         let begin = &begin;
         thread::scope(|scope| {
             let members = self.members.iter_mut();
-            let workers: Vec<_> =
-                members.map(|member| scope.spawn(move || member.work(lane, kind, begin, time))).collect();
+            let workers: Vec<_> = members
+                .map(|member| scope.spawn(move || member.work(lane, kind, begin, time)))
+                .collect();
             begin.wait();
             let before = Cpu::of(lane)?;
             thread::sleep(time);
@@ -142,7 +149,13 @@ impl<'a> Crowd<'a> {
 }
 
 impl Member {
-    fn work(&mut self, lane: &Lane<'_>, kind: Kind, begin: &Barrier, time: Duration) -> Result<Turn> {
+    fn work(
+        &mut self,
+        lane: &Lane<'_>,
+        kind: Kind,
+        begin: &Barrier,
+        time: Duration,
+    ) -> Result<Turn> {
         let entered = lane.run.lab.client().enter();
         begin.wait();
         entered?;
@@ -172,7 +185,8 @@ impl Member {
     }
 }
 
-/// Another address than the last, scattered so that no hash of addresses falls in step, and the same on every way.
+/// Another address than the last, scattered so that no hash of addresses falls in step, and the
+/// same on every way.
 fn next_address(client: usize, visit: usize, last: usize) -> usize {
     // Knuth's multiplicative hash.
     let scattered = (client * 7919 + visit + 1).wrapping_mul(2_654_435_761) >> 16;

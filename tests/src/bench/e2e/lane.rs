@@ -44,7 +44,11 @@ impl Way {
 
 /// The servers of every lab: they take all kinds of sessions, and each has ticket keys of its own.
 pub(super) fn servers() -> nginx::Settings {
-    nginx::Settings { protocols: "TLSv1.2 TLSv1.3".to_owned(), tickets: true, ..nginx::Settings::default() }
+    nginx::Settings {
+        protocols: "TLSv1.2 TLSv1.3".to_owned(),
+        tickets: true,
+        ..nginx::Settings::default()
+    }
 }
 
 /// A way, open until this is dropped.
@@ -78,7 +82,8 @@ impl<'a> Lane<'a> {
         if self.way == Way::Direct {
             dial.target = self.run.backend_address(owner);
         }
-        // Long enough for any handshake here, short enough that one that hangs does not hold up the run.
+        // Long enough for any handshake here, short enough that one that hangs does not hold up the
+        // run.
         dial.timeout = Duration::from_secs(3);
         dial
     }
@@ -105,7 +110,8 @@ impl<'a> Lane<'a> {
         self.agent().map_or(Ok(0), |agent| agent.count(Counter::SpliceOpened))
     }
 
-    /// The tracks of this lane: one client each with a session of backend 0, which every way can resume.
+    /// The tracks of this lane: one client each with a session of backend 0, which every way can
+    /// resume.
     pub(super) fn tracks(&'a self) -> Result<Vec<Track<'a>>> {
         let name = self.way.name();
         let track = |name: String, source, moves| {
@@ -121,7 +127,10 @@ impl<'a> Lane<'a> {
             // What it does is the same wherever a client comes from.
             Way::Haproxy => vec![track(name.to_owned(), moves, false)?],
             Way::Steer(_) => {
-                vec![track(format!("{name}, stays"), stays, false)?, track(format!("{name}, re-homed"), moves, true)?]
+                vec![
+                    track(format!("{name}, stays"), stays, false)?,
+                    track(format!("{name}, re-homed"), moves, true)?,
+                ]
             }
         };
         for track in &tracks {
@@ -151,7 +160,12 @@ impl Track<'_> {
         self.lane.run.visit(&self.client, &self.dial())?;
         let handshake = self.lane.run.visit(&self.client, &self.dial())?;
         ensure!(handshake.resumed, "{}: a session was not resumed", self.name);
-        ensure!(self.lane.run.backend_named(&handshake.server)? == 0, "{}: it is of {}", self.name, handshake.server);
+        ensure!(
+            self.lane.run.backend_named(&handshake.server)? == 0,
+            "{}: it is of {}",
+            self.name,
+            handshake.server
+        );
         Ok(())
     }
 }

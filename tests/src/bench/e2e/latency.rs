@@ -52,7 +52,12 @@ pub(super) fn measure(lanes: &[Lane<'_>], n: usize) -> Result<Vec<Times>> {
         times.rehomed = track.lane.rehomed()? - before;
         let is_steer = matches!(times.way, Way::Steer(_));
         // A port used again meets its old flow, whose backend is the owner already: nothing moves.
-        ensure!(!is_steer || times.rehomed as usize * 10 >= n * 9, "{}: {} re-homed", times.name, times.rehomed);
+        ensure!(
+            !is_steer || times.rehomed as usize * 10 >= n * 9,
+            "{}: {} re-homed",
+            times.name,
+            times.rehomed
+        );
     }
     Ok(times)
 }
@@ -101,10 +106,12 @@ impl Times {
     }
 }
 
-/// From the gateway's SYN to the backend's SYN-ACK, as its kernel sees it: a TCP connect, microseconds.
+/// From the gateway's SYN to the backend's SYN-ACK, as its kernel sees it: a TCP connect,
+/// microseconds.
 fn syn_time(lane: &Lane<'_>) -> Result<f64> {
     lane.run.lab.gateway().enter()?;
     let start = Instant::now();
-    TcpStream::connect(lane.run.backend_address(0)).context("connect from the gateway to a backend")?;
+    TcpStream::connect(lane.run.backend_address(0))
+        .context("connect from the gateway to a backend")?;
     Ok(start.elapsed().as_secs_f64() * 1e6)
 }

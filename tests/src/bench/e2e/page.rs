@@ -61,7 +61,9 @@ impl Figures {
 
     /// The rate of a way by that of another.
     pub(super) fn ratio(&self, kind: Kind, way: Way, to: Way) -> f64 {
-        self.series(kind, way).zip(self.series(kind, to)).map_or(f64::NAN, |(own, other)| own.ratio_to(other))
+        self.series(kind, way)
+            .zip(self.series(kind, to))
+            .map_or(f64::NAN, |(own, other)| own.ratio_to(other))
     }
 
     pub(super) fn errors(&self) -> usize {
@@ -72,47 +74,88 @@ impl Figures {
 
     fn samples(&self) -> Vec<String> {
         let rates = self.rates.iter().filter_map(|series| {
-            series.sample().map(|sample| format!("{}, {}: {sample}", series.way.name(), series.kind.name()))
+            series
+                .sample()
+                .map(|sample| format!("{}, {}: {sample}", series.way.name(), series.kind.name()))
         });
         let latency = self.latency.iter().map(|times| (&times.name, &times.sample));
         let bulk = self.bulk.iter().map(|transfers| (&transfers.name, &transfers.sample));
-        let others = latency.chain(bulk).filter_map(|(name, sample)| Some(format!("{name}: {}", sample.as_ref()?)));
+        let others = latency
+            .chain(bulk)
+            .filter_map(|(name, sample)| Some(format!("{name}: {}", sample.as_ref()?)));
         rates.chain(others).collect()
     }
 
     fn rates_of(&self, kind: Kind) -> Table {
-        let (rate, rival) = if kind.is_resumed() { ("resumed/s", Way::Haproxy) } else { ("full/s", Way::Nft) };
+        let (rate, rival) =
+            if kind.is_resumed() { ("resumed/s", Way::Haproxy) } else { ("full/s", Way::Nft) };
         let by_rival = format!("by {}", rival.name());
-        let columns = ["way", rate, "least-most", "by direct", &by_rival, "resumed", "p50 ms", "p99 ms", "errors"];
-        self.rates.iter().filter(|series| series.kind == kind).fold(Table::new(&columns), |table, series| {
-            let (least, most) = series.range();
-            table.row([
-                series.way.name().to_owned(),
-                figure(series.rate()),
-                format!("{}-{}", figure(least), figure(most)),
-                figure(self.ratio(kind, series.way, Way::Direct)),
-                figure(self.ratio(kind, series.way, rival)),
-                format!("{:.1} %", series.share() * 100.0),
-                figure(series.time(50) / 1e3),
-                figure(series.time(99) / 1e3),
-                series.errors().to_string(),
-            ])
-        })
+        let columns = [
+            "way",
+            rate,
+            "least-most",
+            "by direct",
+            &by_rival,
+            "resumed",
+            "p50 ms",
+            "p99 ms",
+            "errors",
+        ];
+        self.rates.iter().filter(|series| series.kind == kind).fold(
+            Table::new(&columns),
+            |table, series| {
+                let (least, most) = series.range();
+                table.row([
+                    series.way.name().to_owned(),
+                    figure(series.rate()),
+                    format!("{}-{}", figure(least), figure(most)),
+                    figure(self.ratio(kind, series.way, Way::Direct)),
+                    figure(self.ratio(kind, series.way, rival)),
+                    format!("{:.1} %", series.share() * 100.0),
+                    figure(series.time(50) / 1e3),
+                    figure(series.time(99) / 1e3),
+                    series.errors().to_string(),
+                ])
+            },
+        )
     }
 
     fn cpu_of(&self, kind: Kind) -> Table {
-        let columns = ["way", "sum us", "by direct", "clients us", "servers us", "gateway us", "programs us", "runs"];
+        let columns = [
+            "way",
+            "sum us",
+            "by direct",
+            "clients us",
+            "servers us",
+            "gateway us",
+            "programs us",
+            "runs",
+        ];
         let direct = self.series(kind, Way::Direct).map_or(f64::NAN, |direct| direct.cpu(Cpu::sum));
-        self.rates.iter().filter(|series| series.kind == kind).fold(Table::new(&columns), |table, series| {
-            let sum = series.cpu(Cpu::sum);
-            let parts: [fn(&Cpu) -> _; 3] = [|cpu| cpu.clients, |cpu| cpu.servers, |cpu| cpu.gateway];
-            let [clients, servers, gateway] = parts.map(|part| figure(series.cpu(part)));
-            let programs = series.programs.as_ref();
-            let [time, runs] = [programs.map(|each| each.nanoseconds / 1e3), programs.map(|each| each.runs)]
-                .map(|each| each.map(figure).unwrap_or_default());
-            let way = series.way.name().to_owned();
-            table.row([way, figure(sum), figure(sum / direct), clients, servers, gateway, time, runs])
-        })
+        self.rates.iter().filter(|series| series.kind == kind).fold(
+            Table::new(&columns),
+            |table, series| {
+                let sum = series.cpu(Cpu::sum);
+                let parts: [fn(&Cpu) -> _; 3] =
+                    [|cpu| cpu.clients, |cpu| cpu.servers, |cpu| cpu.gateway];
+                let [clients, servers, gateway] = parts.map(|part| figure(series.cpu(part)));
+                let programs = series.programs.as_ref();
+                let [time, runs] =
+                    [programs.map(|each| each.nanoseconds / 1e3), programs.map(|each| each.runs)]
+                        .map(|each| each.map(figure).unwrap_or_default());
+                let way = series.way.name().to_owned();
+                table.row([
+                    way,
+                    figure(sum),
+                    figure(sum / direct),
+                    clients,
+                    servers,
+                    gateway,
+                    time,
+                    runs,
+                ])
+            },
+        )
     }
 
     /// A group for each kind, a bar for each way.
@@ -125,7 +168,8 @@ impl Figures {
     }
 
     fn latency_table(&self) -> Table {
-        let columns = ["way", "p50 us", "p99 us", "p50 by direct", "SYN and SYN-ACK us", "resumed", "errors"];
+        let columns =
+            ["way", "p50 us", "p99 us", "p50 by direct", "SYN and SYN-ACK us", "resumed", "errors"];
         let direct = self.latency.first().map_or(f64::NAN, |direct| direct.time(50));
         self.latency.iter().fold(Table::new(&columns), |table, times| {
             table.row([
@@ -148,22 +192,45 @@ impl Figures {
     }
 
     fn bulk_table(&self) -> Table {
-        let columns = ["way", "links", "down MB/s", "up MB/s", "down by direct", "up by direct", "CPU ms", "errors"];
+        let columns = [
+            "way",
+            "links",
+            "down MB/s",
+            "up MB/s",
+            "down by direct",
+            "up by direct",
+            "CPU ms",
+            "errors",
+        ];
         self.bulk.iter().fold(Table::new(&columns), |table, transfers| {
             let direct = self.bulk.iter().find(|other| other.offloads == transfers.offloads);
             let [down, up] = transfers.rates().map(figure);
-            let [by_down, by_up] = direct.map_or([f64::NAN; 2], |direct| transfers.ratios_to(direct)).map(figure);
+            let [by_down, by_up] =
+                direct.map_or([f64::NAN; 2], |direct| transfers.ratios_to(direct)).map(figure);
             let links = if transfers.offloads { "offloads" } else { "finished checksums" };
-            let (cpu, errors) = (figure(median(&transfers.cpu).unwrap_or(f64::NAN)), transfers.errors.to_string());
-            table.row([transfers.name.clone(), links.to_owned(), down, up, by_down, by_up, cpu, errors])
+            let (cpu, errors) =
+                (figure(median(&transfers.cpu).unwrap_or(f64::NAN)), transfers.errors.to_string());
+            table.row([
+                transfers.name.clone(),
+                links.to_owned(),
+                down,
+                up,
+                by_down,
+                by_up,
+                cpu,
+                errors,
+            ])
         })
     }
 
     fn bulk_bars(&self) -> Bars {
         let title = format!("{} MB over one connection", FILE / 1_000_000);
-        self.bulk.iter().fold(Bars::new(&title, "MB/s", &["download", "upload"]), |bars, transfers| {
-            let links = if transfers.offloads { "" } else { " (checksums)" };
-            bars.series(&format!("{}{links}", transfers.name), transfers.rates())
-        })
+        self.bulk.iter().fold(
+            Bars::new(&title, "MB/s", &["download", "upload"]),
+            |bars, transfers| {
+                let links = if transfers.offloads { "" } else { " (checksums)" };
+                bars.series(&format!("{}{links}", transfers.name), transfers.rates())
+            },
+        )
     }
 }

@@ -18,7 +18,8 @@ pub(super) struct Series {
     pub(super) way: Way,
     pub(super) kind: Kind,
     pub(super) turns: Vec<Turn>,
-    /// Of steer: its programs' time and runs per connection, of a turn in which the kernel counted them.
+    /// Of steer: its programs' time and runs per connection, of a turn in which the kernel counted
+    /// them.
     pub(super) programs: Option<PerConnection>,
 }
 
@@ -29,13 +30,20 @@ pub(super) struct PerConnection {
     pub(super) runs: f64,
 }
 
-/// Measures every kind on every lane. In a round the lanes come one after the other, each round beginning at another.
-pub(super) fn measure(lanes: &[Lane<'_>], effort: Effort, progress: &dyn Fn(&str)) -> Result<Vec<Series>> {
+/// Measures every kind on every lane. In a round the lanes come one after the other, each round
+/// beginning at another.
+pub(super) fn measure(
+    lanes: &[Lane<'_>],
+    effort: Effort,
+    progress: &dyn Fn(&str),
+) -> Result<Vec<Series>> {
     let mut all = Vec::new();
     for kind in Kind::ALL {
         progress(kind.name());
-        let mut crowds = lanes.iter().map(|lane| Crowd::gather(lane, kind)).collect::<Result<Vec<_>>>()?;
-        let new = |lane: &Lane<'_>| Series { way: lane.way, kind, turns: Vec::new(), programs: None };
+        let mut crowds =
+            lanes.iter().map(|lane| Crowd::gather(lane, kind)).collect::<Result<Vec<_>>>()?;
+        let new =
+            |lane: &Lane<'_>| Series { way: lane.way, kind, turns: Vec::new(), programs: None };
         let mut series: Vec<_> = lanes.iter().map(new).collect();
         for round in 0..effort.rounds {
             for index in 0..crowds.len() {
@@ -51,7 +59,8 @@ pub(super) fn measure(lanes: &[Lane<'_>], effort: Effort, progress: &dyn Fn(&str
     Ok(all)
 }
 
-/// One more turn, in which the kernel counts the programs' time; it costs time itself, so that no rate is taken of it.
+/// One more turn, in which the kernel counts the programs' time; it costs time itself, so that no
+/// rate is taken of it.
 fn programs(crowd: &mut Crowd<'_>, effort: Effort) -> Result<Option<PerConnection>> {
     if crowd.lane.agent().is_none() {
         return Ok(None);
@@ -61,7 +70,10 @@ fn programs(crowd: &mut Crowd<'_>, effort: Effort) -> Result<Option<PerConnectio
     let turn = crowd.work(effort.turn / 2)?;
     let used = ProgramTime::of(crowd.lane)?.since(before);
     let n = turn.connections.max(1) as f64;
-    Ok(Some(PerConnection { nanoseconds: used.time.as_nanos() as f64 / n, runs: used.runs as f64 / n }))
+    Ok(Some(PerConnection {
+        nanoseconds: used.time.as_nanos() as f64 / n,
+        runs: used.runs as f64 / n,
+    }))
 }
 
 impl Series {
@@ -76,7 +88,8 @@ impl Series {
         rates.fold((f64::INFINITY, 0.0), |(least, most), rate| (rate.min(least), rate.max(most)))
     }
 
-    /// Its rate by that of another way, the median of the rounds' ratios: what disturbs a round disturbs both.
+    /// Its rate by that of another way, the median of the rounds' ratios: what disturbs a round
+    /// disturbs both.
     pub(super) fn ratio_to(&self, other: &Self) -> f64 {
         let ratios: Vec<_> = self
             .turns
@@ -98,7 +111,8 @@ impl Series {
         self.of_turns(|turn| percentile(&turn.handshakes, percent).unwrap_or(f64::NAN))
     }
 
-    /// CPU time per connection of one or all that take part, microseconds, the median of the rounds.
+    /// CPU time per connection of one or all that take part, microseconds, the median of the
+    /// rounds.
     pub(super) fn cpu(&self, of: fn(&Cpu) -> Duration) -> f64 {
         self.of_turns(|turn| of(&turn.cpu).as_secs_f64() * 1e6 / turn.connections as f64)
     }

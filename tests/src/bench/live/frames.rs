@@ -44,7 +44,8 @@ impl Ends {
 
     /// A frame of the client to some other address, at the gateway.
     pub(super) fn up_to(&self, to: SocketAddr) -> Result<Vec<u8>> {
-        let segment = Segment::new(self.client, to, CLIENT_ISN.wrapping_add(1)).ack(SERVER_ISN.wrapping_add(1));
+        let segment = Segment::new(self.client, to, CLIENT_ISN.wrapping_add(1))
+            .ack(SERVER_ISN.wrapping_add(1));
         segment.options(&TIMESTAMPS).frame(mac(0, 2), mac(0, 1), &[])
     }
 
@@ -59,7 +60,8 @@ impl Ends {
     /// A frame of the backend that holds the flow, at the gateway.
     pub(super) fn down(&self) -> Result<Vec<u8>> {
         let from = backend(self.family, self.holder);
-        let segment = Segment::new(from, self.client, SERVER_ISN.wrapping_add(1)).ack(CLIENT_ISN.wrapping_add(1));
+        let segment = Segment::new(from, self.client, SERVER_ISN.wrapping_add(1))
+            .ack(CLIENT_ISN.wrapping_add(1));
         segment.options(&TIMESTAMPS).frame(mac(self.holder + 1, 2), mac(self.holder + 1, 1), &[])
     }
 
@@ -69,7 +71,8 @@ impl Ends {
     }
 
     pub(super) fn syn_ack(&self, from: SocketAddr) -> Result<Vec<u8>> {
-        let segment = Segment::new(from, self.client, SERVER_ISN).syn().ack(CLIENT_ISN.wrapping_add(1));
+        let segment =
+            Segment::new(from, self.client, SERVER_ISN).syn().ack(CLIENT_ISN.wrapping_add(1));
         segment.options(&TIMESTAMPS).frame(mac(1, 2), mac(1, 1), &[])
     }
 }

@@ -1,4 +1,5 @@
-//! The programs of `steer-ebpf/src/bench_live.rs`: loaded, attached to the far ends, run on live frames.
+//! The programs of `steer-ebpf/src/bench_live.rs`: loaded, attached to the far ends, run on live
+//! frames.
 
 use std::{
     path::Path,
@@ -9,7 +10,10 @@ use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, MapData, PerCpuArray, ProgramArray},
-    programs::{ProgramFd, SchedClassifier, TcAttachType, TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
+    programs::{
+        ProgramFd, SchedClassifier, TcAttachType, TestRun as _, TestRunAttrs, TestRunOptions, Xdp,
+        XdpMode,
+    },
 };
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -64,8 +68,13 @@ impl Programs {
         for table in tables {
             loader.map_max_entries(table, 1024);
         }
-        let mut ebpf = loader.map_max_entries("pending", 16).load(&bytes).context("load the measured programs")?;
-        let map = |ebpf: &mut Ebpf, name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
+        let mut ebpf = loader
+            .map_max_entries("pending", 16)
+            .load(&bytes)
+            .context("load the measured programs")?;
+        let map = |ebpf: &mut Ebpf, name: &str| {
+            ebpf.take_map(name).with_context(|| format!("no map {name}"))
+        };
         Ok(Self {
             frames: map(&mut ebpf, "live_frames")?.try_into()?,
             numbers: map(&mut ebpf, "live_numbers")?.try_into()?,
@@ -81,9 +90,18 @@ impl Programs {
     }
 
     /// Attaches an XDP program to an interface in its driver.
-    pub(in crate::bench) fn attach(&mut self, program: &'static str, ns: &NetNs, interface: &str) -> Result<()> {
+    pub(in crate::bench) fn attach(
+        &mut self,
+        program: &'static str,
+        ns: &NetNs,
+        interface: &str,
+    ) -> Result<()> {
         let program = self.xdp(program)?;
-        ns.run(|| program.attach(interface, XdpMode::Driver).with_context(|| format!("attach XDP to {interface}")))?;
+        ns.run(|| {
+            program
+                .attach(interface, XdpMode::Driver)
+                .with_context(|| format!("attach XDP to {interface}"))
+        })?;
         Ok(())
     }
 
@@ -95,7 +113,11 @@ impl Programs {
     /// Attaches the TC sink to an interface.
     pub(in crate::bench) fn attach_tc_sink(&mut self, ns: &NetNs, interface: &str) -> Result<()> {
         let program = self.tc_sink()?;
-        ns.run(|| program.attach(interface, TcAttachType::Ingress).with_context(|| format!("attach to {interface}")))?;
+        ns.run(|| {
+            program
+                .attach(interface, TcAttachType::Ingress)
+                .with_context(|| format!("attach to {interface}"))
+        })?;
         Ok(())
     }
 
@@ -116,7 +138,8 @@ impl Programs {
         Array::<_, u32>::try_from(map)?.set(NEXT_FLOW, 0, 0).context("set the next flow")
     }
 
-    /// Where the bare redirect sends frames: an interface and the addresses, as this frame has them.
+    /// Where the bare redirect sends frames: an interface and the addresses, as this frame has
+    /// them.
     pub(in crate::bench) fn redirect_to(&mut self, ifindex: u32, head: &[u8]) -> Result<()> {
         self.frames.set(1, Words::of(head), 0)?;
         self.numbers.set(0, ifindex, 0).context("set the interface")
@@ -127,8 +150,8 @@ impl Programs {
         self.numbers.set(1, len as u32, 0).context("set the length of frames")
     }
 
-    /// Runs a program on live frames on one CPU, inside a gateway; nanoseconds a frame, from the first to the return of
-    /// the last, receivers included: they run on the same CPU.
+    /// Runs a program on live frames on one CPU, inside a gateway; nanoseconds a frame, from the
+    /// first to the return of the last, receivers included: they run on the same CPU.
     ///
     /// # Errors
     /// When not every frame came where it should: its figure would be of something else.
@@ -148,12 +171,15 @@ impl Programs {
                 ..TestRunOptions::default()
             };
             let start = Instant::now();
-            program.test_run(options).with_context(|| format!("run {} on live frames", run.program))?;
+            program
+                .test_run(options)
+                .with_context(|| format!("run {} on live frames", run.program))?;
             Ok(start.elapsed())
         })?;
         let wanted = if run.arrive { u64::from(run.n_frames) } else { 0 };
         let arrived = || self.sunk().ok().map(|sunk| sunk - before).filter(|n| *n >= wanted);
-        let arrived = eventually(ARRIVAL, arrived).map_or_else(|| self.sunk().map(|sunk| sunk - before), Ok)?;
+        let arrived = eventually(ARRIVAL, arrived)
+            .map_or_else(|| self.sunk().map(|sunk| sunk - before), Ok)?;
         ensure!(arrived == wanted, "{}: {arrived} of {wanted} frames arrived", run.program);
         Ok(time.as_secs_f64() * 1e9 / f64::from(run.n_frames))
     }
@@ -163,12 +189,18 @@ impl Programs {
     }
 
     fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
-        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("the object has no program {name}"))?;
         program.try_into().with_context(|| format!("take the program {name}"))
     }
 
     fn tc_sink(&mut self) -> Result<&mut SchedClassifier> {
-        let program = self.ebpf.program_mut("live_sink_tc").context("the object has no program live_sink_tc")?;
+        let program = self
+            .ebpf
+            .program_mut("live_sink_tc")
+            .context("the object has no program live_sink_tc")?;
         program.try_into().context("take the program live_sink_tc")
     }
 }

@@ -1,5 +1,5 @@
-//! Where frames are live: a gateway with steer, one that only forwards and one with nft DNAT, each with its far ends
-//! counting and dropping.
+//! Where frames are live: a gateway with steer, one that only forwards and one with nft DNAT, each
+//! with its far ends counting and dropping.
 
 use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
@@ -31,7 +31,8 @@ pub(in crate::bench) fn index(ns: &NetNs, interface: &str) -> Result<u32> {
     ns.run(|| if_nametoindex(interface).with_context(|| format!("find {interface}")))
 }
 
-/// A gateway on which steer's agent runs, with a flow that stays and one that was re-homed from backend 0 to backend 1.
+/// A gateway on which steer's agent runs, with a flow that stays and one that was re-homed from
+/// backend 0 to backend 1.
 pub(super) struct Steered<'a> {
     pub(super) plane: Plane,
     pub(super) agent: Agent<'a>,
@@ -46,7 +47,8 @@ impl<'a> Steered<'a> {
         let plane = Plane::open(&PinDir::new(agent.pin_dir()))?;
         let mut steered = Self { plane, agent };
         let record = Record::read(&steered.plane, lab, family)?;
-        let flows = [(frames::stays(family), record.settled()), (frames::moved(family), record.spliced())];
+        let flows =
+            [(frames::stays(family), record.settled()), (frames::moved(family), record.spliced())];
         for (ends, flow) in flows {
             steered.plane.flows.insert(&record.key(&ends), &flow)?;
             steered.plane.splices.insert(&record.key(&ends), &flow)?;
@@ -68,15 +70,26 @@ impl Record {
         let at = |address: std::net::SocketAddr, found: Address, port: u16| {
             found == frames::address(address.ip()) && port == address.port()
         };
-        let is_vip = |endpoint: &steer_common::shared::Endpoint| at(vip(family), endpoint.address, endpoint.port());
+        let is_vip = |endpoint: &steer_common::shared::Endpoint| {
+            at(vip(family), endpoint.address, endpoint.port())
+        };
         let vips = plane.vips()?;
-        let (_, vip) = vips.iter().find(|(endpoint, _)| is_vip(endpoint)).context("find the VIP")?;
+        let (_, vip) =
+            vips.iter().find(|(endpoint, _)| is_vip(endpoint)).context("find the VIP")?;
         let known = plane.backends()?;
         let id = |index| {
             let is = |backend: &Backend| {
-                at(crate::topology::backend(family, index), backend.endpoint.address, backend.endpoint.port())
+                at(
+                    crate::topology::backend(family, index),
+                    backend.endpoint.address,
+                    backend.endpoint.port(),
+                )
             };
-            known.iter().find(|(_, backend)| is(backend)).map(|(id, _)| *id as u16).context("find a backend")
+            known
+                .iter()
+                .find(|(_, backend)| is(backend))
+                .map(|(id, _)| *id as u16)
+                .context("find a backend")
         };
         let client_hop = Hop {
             ifindex: index(lab.gateway(), CLIENT_SIDE)?,
@@ -89,7 +102,11 @@ impl Record {
     }
 
     fn key(&self, ends: &Ends) -> FlowKey {
-        FlowKey::of_vip(frames::address(ends.client.ip()), ends.client.port().to_be_bytes(), self.vip_id)
+        FlowKey::of_vip(
+            frames::address(ends.client.ip()),
+            ends.client.port().to_be_bytes(),
+            self.vip_id,
+        )
     }
 
     fn settled(&self) -> Flow {
@@ -130,7 +147,8 @@ impl Record {
     }
 }
 
-/// Opens the connection in conntrack, whose frames are DNATed from then on: the far ends swallow these three segments too.
+/// Opens the connection in conntrack, whose frames are DNATed from then on: the far ends swallow
+/// these three segments too.
 pub(super) fn open_through_dnat(lab: &Lab, family: Family) -> Result<()> {
     let ends = frames::stays(family);
     let client = Tap::open(lab.client(), "eth0")?;

@@ -5,8 +5,8 @@ use steer_common::{
     flow::{State as FlowState, Word},
     session::Kind,
     shared::{
-        BENCH_FRAME, BENCH_NEW_LESSON, BENCH_RESET_FLOW, BENCH_RESET_HANDSHAKE, BENCH_RESET_SESSION, BENCH_SLACK,
-        Bench, FLOW_HELLO, FLOW_LEARNED, Flow, SessionKey,
+        BENCH_FRAME, BENCH_NEW_LESSON, BENCH_RESET_FLOW, BENCH_RESET_HANDSHAKE,
+        BENCH_RESET_SESSION, BENCH_SLACK, Bench, FLOW_HELLO, FLOW_LEARNED, Flow, SessionKey,
     },
     wire::tls::server_flight::{FOLLOW_STEPS, Follow, Told},
 };
@@ -20,7 +20,8 @@ use crate::{
 
 /// Bits of a client's address that tell a quarter of a million clients of one case apart.
 const CLIENT_BITS: u32 = 18;
-/// Where a session ID starts in a hello, bytes: record header, message header, version, random, length (RFC 8446 4.1.2).
+/// Where a session ID starts in a hello, bytes: record header, message header, version, random,
+/// length (RFC 8446 4.1.2).
 const ID_AT: u32 = 5 + 4 + 2 + 32 + 1;
 /// Its first four bytes tell sessions apart, the rest is this.
 const ID_KNOWN: u8 = 6;
@@ -79,7 +80,8 @@ impl Case {
     /// The shim's orders.
     pub(super) fn bench(&self, state: State) -> Bench {
         let v6 = self.ends.client.is_ipv6();
-        let (source, destination) = if v6 { (14 + 8 + 12, 14 + 24 + 12) } else { (14 + 12, 14 + 16) };
+        let (source, destination) =
+            if v6 { (14 + 8 + 12, 14 + 24 + 12) } else { (14 + 12, 14 + 16) };
         let hot = state == State::Hot;
         let reset = match self.reset {
             Reset::Nothing => 0,
@@ -127,7 +129,9 @@ fn session(vip: u16, id: &[u8]) -> SessionKey {
 /// All cases of one family.
 pub(super) fn all(ends: &Ends) -> Vec<Case> {
     let stamps = [1, 1, 8, 10, 0x40, 0, 0, 0, 0, 0, 0, 5];
-    let sack = |edge: u32| [&stamps[..], &[1, 1, 5, 10], &edge.to_be_bytes(), &(edge + 1448).to_be_bytes()].concat();
+    let sack = |edge: u32| {
+        [&stamps[..], &[1, 1, 5, 10], &edge.to_be_bytes(), &(edge + 1448).to_be_bytes()].concat()
+    };
     let up = || ends.up(CLIENT).ack(FIRST).options(&stamps);
     let hello_of = |offer, id: u8| {
         let mut bytes = hello(250, offer);
@@ -136,7 +140,8 @@ pub(super) fn all(ends: &Ends) -> Vec<Case> {
         }
         up().payload(&bytes)
     };
-    let (settled, spliced, fresh) = (Some(ends.settled()), Some(ends.spliced()), Some(ends.established()));
+    let (settled, spliced, fresh) =
+        (Some(ends.settled()), Some(ends.spliced()), Some(ends.established()));
     let mut stranger = up().payload(&[7; 64]);
     stranger.destination.set_port(8080);
     stranger.tcp.destination_port = 8080;
@@ -151,12 +156,15 @@ pub(super) fn all(ends: &Ends) -> Vec<Case> {
     let mut syn = ends.up(CLIENT_ISN).syn();
     syn = syn.options(&[2, 4, 5, 180, 4, 2, 8, 10, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 3, 3, 7]);
     let from_first = |seq| ends.down(ends.first, seq).ack(CLIENT).options(&stamps);
-    let from_owner = ends.down(ends.owner, OWNER).ack(CLIENT).options(&sack(CLIENT)).payload(&[7; 64]);
+    let from_owner =
+        ends.down(ends.owner, OWNER).ack(CLIENT).options(&sack(CLIENT)).payload(&[7; 64]);
     let to_owner = ends.up(CLIENT).ack(FIRST).options(&sack(FIRST)).payload(&[7; 64]);
     let sent = Some(Counter::XdpForwarded);
     let (forwarded, translated) = ((Counter::Forwarded, sent), (Counter::Spliced, sent));
     let to_tc = |tc| (tc, Some(Counter::XdpToTc));
-    let case = |name, segment: &Segment, flow, reset, counters| Case::of(name, ends, segment, flow, reset, counters);
+    let case = |name, segment: &Segment, flow, reset, counters| {
+        Case::of(name, ends, segment, flow, reset, counters)
+    };
     let id = |case: Case| Case { id_at: case.payload_at() + ID_AT, ..case };
     let (plain, flow) = (Reset::Nothing, Reset::Flow);
     // What XDP passes on is counted by TC.
@@ -164,11 +172,30 @@ pub(super) fn all(ends: &Ends) -> Vec<Case> {
     vec![
         case("not_ours", &stranger, None, plain, not_ours),
         case("syn", &syn, None, Reset::Handshake, to_tc(Counter::Syn)),
-        case("hello_no_id", &hello_of(Offer::Nothing, 0), fresh, flow, to_tc(Counter::HelloNoSession)),
-        id(case("hello_miss", &hello_of(Offer::SessionId, ID_UNKNOWN), fresh, flow, to_tc(Counter::SessionMiss))),
-        id(case("hello_hit", &hello_of(Offer::SessionId, ID_KNOWN), fresh, flow, to_tc(Counter::SessionHit))),
+        case(
+            "hello_no_id",
+            &hello_of(Offer::Nothing, 0),
+            fresh,
+            flow,
+            to_tc(Counter::HelloNoSession),
+        ),
+        id(case(
+            "hello_miss",
+            &hello_of(Offer::SessionId, ID_UNKNOWN),
+            fresh,
+            flow,
+            to_tc(Counter::SessionMiss),
+        )),
+        id(case(
+            "hello_hit",
+            &hello_of(Offer::SessionId, ID_KNOWN),
+            fresh,
+            flow,
+            to_tc(Counter::SessionHit),
+        )),
         case("established", &up().payload(&[7; 64]), settled, plain, forwarded),
-        // What says nothing new asks for its way now and then: so the record is put back, and each is new.
+        // What says nothing new asks for its way now and then: so the record is put back, and each
+        // is new.
         case("reverse", &from_first(FIRST).payload(&[7; 64]), settled, flow, forwarded),
         case("spliced", &to_owner, spliced, plain, translated),
         case("spliced_reverse", &from_owner, spliced, flow, translated),
@@ -215,7 +242,8 @@ impl Case {
     }
 }
 
-/// A backend's first flight as the programs read it: a session ID was issued, its ChangeCipherSpec is to come.
+/// A backend's first flight as the programs read it: a session ID was issued, its ChangeCipherSpec
+/// is to come.
 fn lesson() -> Follow {
     let hello = [&[2, 0, 0, 70, 3, 3][..], &[5; 32], &[32], &[8; 32], &[0xc0, 0x2f, 0]].concat();
     let flight = [&[0x16, 3, 3, 0, (hello.len() + 4) as u8][..], &hello, &[14, 0, 0, 0]].concat();

@@ -20,8 +20,13 @@ pub(super) struct Measured {
 }
 
 /// What a case is to cost at the most above an empty program, hot, nanoseconds.
-const GOALS: [(&str, f64); 5] =
-    [("not_ours", 15.0), ("established", 100.0), ("reverse", 100.0), ("hello_miss", 250.0), ("hello_hit", 250.0)];
+const GOALS: [(&str, f64); 5] = [
+    ("not_ours", 15.0),
+    ("established", 100.0),
+    ("reverse", 100.0),
+    ("hello_miss", 250.0),
+    ("hello_hit", 250.0),
+];
 /// How many times what an unmoved flow's packet costs a re-homed one's may.
 const SPLICED: f64 = 1.3;
 
@@ -39,7 +44,13 @@ virtual machine. SYNs, hellos and what is learned from are TC's business: XDP's 
 them on. `spliced` segments carry timestamps and a SACK block.";
 
 impl Measured {
-    pub(super) fn new(case: &Case, hook: Hook, state: State, raw: Vec<f64>, floor: Vec<f64>) -> Self {
+    pub(super) fn new(
+        case: &Case,
+        hook: Hook,
+        state: State,
+        raw: Vec<f64>,
+        floor: Vec<f64>,
+    ) -> Self {
         let v6 = case.ends.client.is_ipv6();
         let middle = |times: &[f64]| median(times).unwrap_or_default();
         Self { case: case.name, hook, v6, state, raw: middle(&raw), floor: middle(&floor) }
@@ -71,8 +82,11 @@ impl Figures<'_> {
     fn table(&self, state: State) -> Table {
         let table = Table::new(&["case", "XDP, IPv4", "XDP, IPv6", "TC, IPv4", "TC, IPv6"]);
         self.cases().into_iter().fold(table, |table, case| {
-            let cell = |(hook, v6)| self.net(case, hook, v6, state).map_or_else(String::new, figure);
-            let columns = [(Hook::Xdp, false), (Hook::Xdp, true), (Hook::Tc, false), (Hook::Tc, true)].map(cell);
+            let cell =
+                |(hook, v6)| self.net(case, hook, v6, state).map_or_else(String::new, figure);
+            let columns =
+                [(Hook::Xdp, false), (Hook::Xdp, true), (Hook::Tc, false), (Hook::Tc, true)]
+                    .map(cell);
             table.row([case.to_owned()].into_iter().chain(columns))
         })
     }
@@ -80,20 +94,28 @@ impl Figures<'_> {
     fn bars(&self, state: State) -> Bars {
         let (_, _, name) = words(Hook::Tc, false, state);
         let cases = self.cases();
-        let values = |hook| cases.iter().map(move |case| self.net(case, hook, false, state).unwrap_or_default());
+        let values = |hook| {
+            cases.iter().map(move |case| self.net(case, hook, false, state).unwrap_or_default())
+        };
         Bars::new(&format!("A packet, IPv4, {name}"), "ns above an empty program", &cases)
             .series("XDP", values(Hook::Xdp))
             .series("TC", values(Hook::Tc))
     }
 
     fn goals(&self, report: &mut Report) {
-        for (hook, v6) in [(Hook::Xdp, false), (Hook::Xdp, true), (Hook::Tc, false), (Hook::Tc, true)] {
+        for (hook, v6) in
+            [(Hook::Xdp, false), (Hook::Xdp, true), (Hook::Tc, false), (Hook::Tc, true)]
+        {
             let (hook_name, family, _) = words(hook, v6, State::Hot);
             let net = |case| self.net(case, hook, v6, State::Hot).unwrap_or_default();
             // XDP passes hellos on.
             let asked = |case: &str| hook == Hook::Tc || !case.starts_with("hello");
             for (case, limit) in GOALS.into_iter().filter(|(case, _)| asked(case)) {
-                report.goal(Goal::at_most(&format!("{case}, {hook_name}, IPv{family}, ns"), net(case), limit));
+                report.goal(Goal::at_most(
+                    &format!("{case}, {hook_name}, IPv{family}, ns"),
+                    net(case),
+                    limit,
+                ));
             }
             for (moved, unmoved) in [("spliced", "established"), ("spliced_reverse", "reverse")] {
                 let what = format!("{moved} by {unmoved}, {hook_name}, IPv{family}");
@@ -105,15 +127,23 @@ impl Figures<'_> {
 
 /// A page without results.
 pub(super) fn page(quick: bool) -> Result<Report> {
-    let command =
-        if quick { "cargo xtask bench packet --quick" } else { "cargo xtask bench packet --record docs/bench" };
+    let command = if quick {
+        "cargo xtask bench packet --quick"
+    } else {
+        "cargo xtask bench packet --record docs/bench"
+    };
     let mut report = Report::new("packet", "A packet", command, &[])?;
     METHOD.split("\n\n").for_each(|paragraph| report.method(paragraph));
     Ok(report)
 }
 
 /// Puts on the page what was measured, prints it and writes it to a directory.
-pub(super) fn tell(report: &mut Report, all: &[Measured], json: bool, record: Option<&Path>) -> Result<()> {
+pub(super) fn tell(
+    report: &mut Report,
+    all: &[Measured],
+    json: bool,
+    record: Option<&Path>,
+) -> Result<()> {
     let figures = Figures(all);
     for (state, heading) in [(State::Hot, "One client"), (State::Random1m, "A million clients")] {
         if all.iter().any(|one| one.state == state) {

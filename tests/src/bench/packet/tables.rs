@@ -11,8 +11,9 @@ use steer_common::{
     directory,
     flow::{State as FlowState, Word},
     shared::{
-        Address, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Bench, Endpoint, Flow, FlowKey, HOP_TAKES_XDP, Hop,
-        INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS, Listed, PATH_RETURN_SEEN, Session, SessionKey, Settings, Vip,
+        Address, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Bench, Endpoint, Flow, FlowKey,
+        HOP_TAKES_XDP, Hop, INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS, Listed,
+        PATH_RETURN_SEEN, Session, SessionKey, Settings, Vip,
     },
 };
 use steer_user::{clock, plane::half};
@@ -43,11 +44,14 @@ impl State {
         if self == State::Hot { 100_000 } else { 40_000 }
     }
 
-    /// Entries of the tables; those of flows have room to spare, so that none that is measured is evicted.
+    /// Entries of the tables; those of flows have room to spare, so that none that is measured is
+    /// evicted.
     fn sizes(self) -> [(&'static str, u32); 4] {
         let small = 4096;
         match self {
-            State::Hot => [("flows", small), ("splices", small), ("handshakes", small), ("sessions", small)],
+            State::Hot => {
+                [("flows", small), ("splices", small), ("handshakes", small), ("sessions", small)]
+            }
             State::Random1m => [
                 ("flows", MILLION + MILLION / 4),
                 ("splices", MILLION / 2),
@@ -72,13 +76,19 @@ impl Tables {
         }
         let mut tables = Self { ebpf: loader.load(object).context("load the measured programs")? };
         for name in ["steer_tc", "bench_empty", "bench_shim_tc"] {
-            tables.program::<SchedClassifier>(name)?.load().with_context(|| format!("load {name}"))?;
+            tables
+                .program::<SchedClassifier>(name)?
+                .load()
+                .with_context(|| format!("load {name}"))?;
         }
         for name in ["steer_xdp", "bench_empty_xdp", "bench_shim_xdp"] {
             tables.program::<Xdp>(name)?.load().with_context(|| format!("load {name}"))?;
         }
         // The kernel runs XDP programs on interfaces alone that have one.
-        tables.program::<Xdp>("bench_empty_xdp")?.attach(LINK, XdpMode::Driver).context("attach XDP to the link")?;
+        tables
+            .program::<Xdp>("bench_empty_xdp")?
+            .attach(LINK, XdpMode::Driver)
+            .context("attach XDP to the link")?;
         tables.pool(ends, link_index()?)?;
         tables.fill(ends, state, cases)?;
         Ok(tables)
@@ -88,14 +98,25 @@ impl Tables {
     where
         &'a mut P: TryFrom<&'a mut Program, Error: std::error::Error + Send + Sync + 'static>,
     {
-        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("the object has no program {name}"))?;
         program.try_into().with_context(|| format!("take the program {name}"))
     }
 
     /// The shim's next orders, and the program it runs.
-    pub(super) fn begin(&mut self, case: &Case, bench: &Bench, hook: Hook, steer: bool) -> Result<()> {
+    pub(super) fn begin(
+        &mut self,
+        case: &Case,
+        bench: &Bench,
+        hook: Hook,
+        steer: bool,
+    ) -> Result<()> {
         let flow = live(&bench.flow, link_index()?);
-        self.array::<Bench>("bench")?.set(0, Bench { flow, ..*bench }, 0).context("write the map bench")?;
+        self.array::<Bench>("bench")?
+            .set(0, Bench { flow, ..*bench }, 0)
+            .context("write the map bench")?;
         let (map, name) = match (hook, steer) {
             (Hook::Tc, true) => ("bench_tc_next", "steer_tc"),
             (Hook::Tc, false) => ("bench_tc_next", "bench_empty"),
@@ -135,7 +156,11 @@ impl Tables {
 
     /// One VIP, its two backends, and a lookup table that names the first.
     fn pool(&mut self, ends: &Ends, ifindex: u32) -> Result<()> {
-        self.array::<Settings>("settings")?.set(0, Settings { xdp: 1, ..Settings::default() }, 0)?;
+        self.array::<Settings>("settings")?.set(
+            0,
+            Settings { xdp: 1, ..Settings::default() },
+            0,
+        )?;
         self.table::<u32, u32>("interfaces")?.insert(ifindex, INTERFACE_TAKES_XDP, 0)?;
         let lookup_base = u32::from(ends.vip_id) * LOOKUP_HALVES * LOOKUP_SLOTS;
         let mut lookup = self.array::<u16>("lookup")?;
@@ -153,8 +178,10 @@ impl Tables {
         };
         self.table::<Endpoint, Vip>("vips")?.insert(endpoint(ends.vip), vip, 0)?;
         let backends = [(ends.first_id, ends.first), (ends.owner_id, ends.owner)];
-        let (listed, seed) =
-            half(&[(endpoint(ends.vip), vip)], &backends.map(|(id, at)| (endpoint(at), u32::from(id))))?;
+        let (listed, seed) = half(
+            &[(endpoint(ends.vip), vip)],
+            &backends.map(|(id, at)| (endpoint(at), u32::from(id))),
+        )?;
         let mut directory = self.array::<Listed>("directory")?;
         directory.set(0, Listed { head: directory::head(0, seed), ..Listed::default() }, 0)?;
         for (slot, listed) in (directory::half(0)..).zip(listed) {
@@ -210,12 +237,15 @@ impl Tables {
         let mut flows = self.table::<FlowKey, Flow>(table)?;
         for client in case.clients(state) {
             flow.follow.lesson[28..].copy_from_slice(&client.to_be_bytes());
-            flows.insert(key(&case.ends, client), flow, 0).with_context(|| format!("fill {table}"))?;
+            flows
+                .insert(key(&case.ends, client), flow, 0)
+                .with_context(|| format!("fill {table}"))?;
         }
         Ok(())
     }
 
-    /// Sessions that nobody offers, oldest first in line for eviction, and handshakes that nobody ends.
+    /// Sessions that nobody offers, oldest first in line for eviction, and handshakes that nobody
+    /// ends.
     fn fill_strangers(&mut self, ends: &Ends) -> Result<()> {
         let mut sessions = self.table::<SessionKey, Session>("sessions")?;
         for number in (1 << 18)..MILLION {
@@ -250,9 +280,11 @@ pub(super) fn link_index() -> Result<u32> {
     nix::net::if_::if_nametoindex(LINK).context("look up the link")
 }
 
-/// A link with routes and neighbours for all backends, whose next hops the programs ask for once a second.
+/// A link with routes and neighbours for all backends, whose next hops the programs ask for once a
+/// second.
 pub(super) fn lay_link(ns: &NetNs) -> Result<()> {
-    let [mac, own] = [BACKEND_MAC, GATE_MAC].map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
+    let [mac, own] =
+        [BACKEND_MAC, GATE_MAC].map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
     let neighbours = families().iter().flat_map(|ends| [ends.first, ends.owner]).fold(String::new(), |all, at| {
         let (address, bits) = (at.ip(), if at.is_ipv4() { 32 } else { 128 });
         format!(

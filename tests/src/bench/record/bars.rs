@@ -48,18 +48,31 @@ impl Bars {
 
     pub(super) fn svg(&self) -> Result<String> {
         for (name, values) in &self.series {
-            ensure!(values.len() == self.groups.len(), "{name} has {} bars, not one per group", values.len());
+            ensure!(
+                values.len() == self.groups.len(),
+                "{name} has {} bars, not one per group",
+                values.len()
+            );
         }
-        paint::plot(&self.title, self.series.iter().map(|(name, _)| name.as_str()), |area| self.draw(area))
+        paint::plot(&self.title, self.series.iter().map(|(name, _)| name.as_str()), |area| {
+            self.draw(area)
+        })
     }
 
     fn draw(&self, area: &Area<'_>) -> Result<()> {
-        let highest = self.series.iter().flat_map(|(_, values)| values).fold(0.0, |high: f64, &value| high.max(value));
+        let highest = self
+            .series
+            .iter()
+            .flat_map(|(_, values)| values)
+            .fold(0.0, |high: f64, &value| high.max(value));
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .x_label_area_size(32)
             .y_label_area_size(72)
-            .build_cartesian_2d(0.0..self.groups.len() as f64, 0.0..(highest * 1.1).max(f64::MIN_POSITIVE))
+            .build_cartesian_2d(
+                0.0..self.groups.len() as f64,
+                0.0..(highest * 1.1).max(f64::MIN_POSITIVE),
+            )
             .map_err(refused)?;
         chart
             .configure_mesh()
@@ -74,9 +87,13 @@ impl Bars {
             .map_err(refused)?;
         let width = (1.0 - GAP) / self.series.len().max(1) as f64;
         for (index, (_, values)) in self.series.iter().enumerate() {
-            for (group, &value) in values.iter().enumerate().filter(|(_, value)| value.is_finite()) {
+            for (group, &value) in values.iter().enumerate().filter(|(_, value)| value.is_finite())
+            {
                 let left = group as f64 + GAP / 2.0 + width * index as f64;
-                let bar = Rectangle::new([(left, 0.0), (left + width * 0.92, value)], colour(index).filled());
+                let bar = Rectangle::new(
+                    [(left, 0.0), (left + width * 0.92, value)],
+                    colour(index).filled(),
+                );
                 let above = text(12).pos(Pos::new(HPos::Center, VPos::Bottom));
                 let label = Text::new(figure(value), (left + width * 0.46, value), above);
                 chart.draw_series([bar]).map_err(refused)?;
@@ -104,7 +121,9 @@ mod tests {
             .series("direct", [900.0, 2100.0])
             .series("steer", [880.0, f64::NAN]);
         let svg = bars.svg()?;
-        for text in ["Rates", "handshakes/s", "full", "resumed", "direct", "steer", "900", "2100", "880"] {
+        for text in
+            ["Rates", "handshakes/s", "full", "resumed", "direct", "steer", "900", "2100", "880"]
+        {
             assert!(svg.contains(&format!("\n{text}\n")), "{text} is missing in {svg}");
         }
         assert!(!svg.contains("NaN"), "{svg}");

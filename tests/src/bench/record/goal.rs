@@ -46,7 +46,12 @@ impl Goal {
     pub(super) fn cells(&self) -> [String; 4] {
         let bound = if self.least { "at least" } else { "at most" };
         let verdict = if self.is_reached() { "reached" } else { "**missed**" };
-        [self.what.clone(), format!("{bound} {}", figure(self.limit)), figure(self.measured), verdict.to_owned()]
+        [
+            self.what.clone(),
+            format!("{bound} {}", figure(self.limit)),
+            figure(self.measured),
+            verdict.to_owned(),
+        ]
     }
 }
 
@@ -56,9 +61,11 @@ mod tests {
 
     #[test]
     fn a_limit_itself_reaches_the_goal() {
-        let reached = [0.89, 0.9, 0.91, f64::NAN].map(|measured| Goal::at_least("", measured, 0.9).is_reached());
+        let reached = [0.89, 0.9, 0.91, f64::NAN]
+            .map(|measured| Goal::at_least("", measured, 0.9).is_reached());
         assert_eq!(reached, [false, true, true, false]);
-        let reached = [0.89, 0.9, 0.91, f64::NAN].map(|measured| Goal::at_most("", measured, 0.9).is_reached());
+        let reached = [0.89, 0.9, 0.91, f64::NAN]
+            .map(|measured| Goal::at_most("", measured, 0.9).is_reached());
         assert_eq!(reached, [true, true, false, false]);
     }
 }

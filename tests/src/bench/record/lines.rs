@@ -148,6 +148,9 @@ mod tests {
         let lines = |x, y| Lines::new("", x, y).series("", [(0.0, 1.0), (1.0, 2.0)]).svg();
         assert!(lines(Axis::log("x"), Axis::linear("y")).is_err());
         assert!(lines(Axis::linear("x"), Axis::log("y")).is_ok());
-        assert!(Lines::new("", Axis::linear("x"), Axis::linear("y")).svg().is_err(), "nothing to draw");
+        assert!(
+            Lines::new("", Axis::linear("x"), Axis::linear("y")).svg().is_err(),
+            "nothing to draw"
+        );
     }
 }

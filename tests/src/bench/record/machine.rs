@@ -33,11 +33,20 @@ impl Peer {
     /// The first line in which it names its version.
     fn version(self) -> Result<String> {
         let (program, flag) = self.command();
-        let output = Command::new(program).arg(flag).output().with_context(|| format!("run {program} {flag}"))?;
+        let output = Command::new(program)
+            .arg(flag)
+            .output()
+            .with_context(|| format!("run {program} {flag}"))?;
         // nginx tells it on stderr.
         let said = [output.stdout, output.stderr].concat();
         let line = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned();
-        Ok(line.trim_start_matches("nginx version: ").split(" - ").next().unwrap_or_default().trim().to_owned())
+        Ok(line
+            .trim_start_matches("nginx version: ")
+            .split(" - ")
+            .next()
+            .unwrap_or_default()
+            .trim()
+            .to_owned())
     }
 }
 
@@ -58,13 +67,19 @@ impl Machine {
         let model = field(&cpuinfo, "model name").unwrap_or("unknown");
         let cores = std::thread::available_parallelism()?;
         let flags = field(&cpuinfo, "flags").unwrap_or_default();
-        let machine = if flags.split(' ').any(|flag| flag == "hypervisor") { ", a virtual machine" } else { "" };
+        let machine = if flags.split(' ').any(|flag| flag == "hypervisor") {
+            ", a virtual machine"
+        } else {
+            ""
+        };
         let kib: u64 = field(&proc("meminfo")?, "MemTotal")
             .and_then(|size| size.trim_end_matches(" kB").parse().ok())
             .context("read MemTotal of /proc/meminfo")?;
         let version = |peer: &Peer| Ok((peer.command().0, peer.version()?));
         Ok(Self {
-            date: process::run(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))?.trim().to_owned(),
+            date: process::run(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))?
+                .trim()
+                .to_owned(),
             kernel: format!("Linux {}", proc("sys/kernel/osrelease")?.trim()),
             cpu: format!("{model}, {cores} cores{machine}"),
             memory: format!("{:.1} GiB", kib as f64 / f64::from(1 << 20)),
@@ -98,7 +113,11 @@ fn commit() -> Option<String> {
     let git = |words: &str| process::run(Command::new("git").args(words.split(' '))).ok();
     let commit = git("rev-parse --short HEAD")?;
     let changed = git("status --porcelain --untracked-files=no -- :!docs")?;
-    Some(format!("commit {}{}", commit.trim(), if changed.is_empty() { "" } else { ", with changes" }))
+    Some(format!(
+        "commit {}{}",
+        commit.trim(),
+        if changed.is_empty() { "" } else { ", with changes" }
+    ))
 }
 
 fn load() -> Result<String> {
@@ -112,7 +131,10 @@ fn proc(file: &str) -> Result<String> {
 /// The value of the first line `name : value`.
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
-    pairs.map(|(key, value)| (key.trim(), value.trim())).find(|(key, _)| *key == name).map(|(_, value)| value)
+    pairs
+        .map(|(key, value)| (key.trim(), value.trim()))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| value)
 }
 
 #[cfg(test)]

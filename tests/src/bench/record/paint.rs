@@ -86,7 +86,9 @@ fn legend(names: &[&str]) -> Vec<(i32, u32)> {
 }
 
 /// What the drawing library complains of, as ours.
-pub(super) fn refused<E: std::error::Error + Send + Sync>(error: DrawingAreaErrorKind<E>) -> anyhow::Error {
+pub(super) fn refused<E: std::error::Error + Send + Sync>(
+    error: DrawingAreaErrorKind<E>,
+) -> anyhow::Error {
     anyhow!("draw: {error}")
 }
 

@@ -12,7 +12,10 @@ pub struct Table {
 impl Table {
     /// A table without rows.
     pub fn new(columns: &[&str]) -> Self {
-        Self { columns: columns.iter().map(|&column| column.to_owned()).collect(), rows: Vec::new() }
+        Self {
+            columns: columns.iter().map(|&column| column.to_owned()).collect(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a row; missing cells are empty.
@@ -30,8 +33,10 @@ impl Table {
     }
 
     fn is_of_figures(&self, column: usize) -> bool {
-        let begins = |cell: &str| cell.starts_with(|first: char| first.is_ascii_digit() || first == '-');
-        let mut cells = self.rows.iter().map(|row| &row[column]).filter(|cell| !cell.is_empty()).peekable();
+        let begins =
+            |cell: &str| cell.starts_with(|first: char| first.is_ascii_digit() || first == '-');
+        let mut cells =
+            self.rows.iter().map(|row| &row[column]).filter(|cell| !cell.is_empty()).peekable();
         cells.peek().is_some() && cells.all(|cell| begins(cell))
     }
 
@@ -66,7 +71,9 @@ mod tests {
 
     #[test]
     fn figures_stand_at_the_right() {
-        let table = Table::new(&["way", "a second", "error"]).row(["direct", "12"]).row(["steer", "1200", "none"]);
+        let table = Table::new(&["way", "a second", "error"])
+            .row(["direct", "12"])
+            .row(["steer", "1200", "none"]);
         let expected = "| way    | a second | error |\n|--------|---------:|-------|\n\
                         | direct |       12 |       |\n| steer  |     1200 | none  |\n";
         assert_eq!(table.to_string(), expected);

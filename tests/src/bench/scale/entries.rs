@@ -12,15 +12,17 @@ use steer_user::clock;
 /// Initial sequence number of every backend's stream.
 pub(super) const SERVER_ISN: u32 = 0x2000_0000;
 
-/// Entries that fill a table: as many as it has, but for those that the kernel keeps at hand for each CPU (a full LRU
-/// table would evict).
+/// Entries that fill a table: as many as it has, but for those that the kernel keeps at hand for
+/// each CPU (a full LRU table would evict).
 pub(super) fn fill_of(slots: u32) -> u32 {
     slots - slots / 64
 }
 
-/// A session ID: its number, eight times over, as the programs of `steer-ebpf/src/bench_scale.rs` have it.
+/// A session ID: its number, eight times over, as the programs of `steer-ebpf/src/bench_scale.rs`
+/// have it.
 pub(super) fn session_key(vip: u16, number: u32) -> Result<SessionKey> {
-    SessionKey::new(vip, Kind::SessionId, &number.to_ne_bytes().repeat(8)).context("make the key of a session")
+    SessionKey::new(vip, Kind::SessionId, &number.to_ne_bytes().repeat(8))
+        .context("make the key of a session")
 }
 
 /// A session of this backend, learned just now.

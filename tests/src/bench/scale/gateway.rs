@@ -1,5 +1,5 @@
-//! The agent and the command line beside a session table that grows: memory, start, verbs, sweeps, and whether packets go
-//! on meanwhile.
+//! The agent and the command line beside a session table that grows: memory, start, verbs, sweeps,
+//! and whether packets go on meanwhile.
 
 use std::{
     fs,
@@ -26,7 +26,8 @@ use crate::{
 };
 
 /// Verbs that read the whole table, and two that do not.
-pub(super) const VERBS: [&str; 4] = ["status", "sessions list --limit 10", "backends list", "stats"];
+pub(super) const VERBS: [&str; 4] =
+    ["status", "sessions list --limit 10", "backends list", "stats"];
 /// An agent that took no processor time for so long has done its first sweep.
 const QUIET: Duration = Duration::from_millis(600);
 /// Longest wait for an agent to be done with something.
@@ -53,7 +54,8 @@ pub(super) struct Grown {
     /// The first start, which makes the tables.
     pub(super) first_start: Duration,
     pub(super) points: Vec<Point>,
-    /// All sessions expire at once: from the agent's start until the last is gone, and the most memory it had, KiB.
+    /// All sessions expire at once: from the agent's start until the last is gone, and the most
+    /// memory it had, KiB.
     pub(super) expiry: Duration,
     pub(super) expiry_peak: u64,
 }
@@ -98,7 +100,15 @@ fn measure(lab: &Lab, agent: &mut Agent<'_>, plane: &mut Plane) -> Result<Point>
     let sweep = began.elapsed();
     let verbs = VERBS.map(|words| run(lab, agent.command(words)));
     let verbs = verbs.into_iter().collect::<Result<_>>()?;
-    Ok(Point { sessions: swept.sessions, start, resident, peak, sweep, verbs, trips: Trips::default() })
+    Ok(Point {
+        sessions: swept.sessions,
+        start,
+        resident,
+        peak,
+        sweep,
+        verbs,
+        trips: Trips::default(),
+    })
 }
 
 fn expire(agent: &mut Agent<'_>, plane: &Plane) -> Result<(Duration, u64)> {
@@ -118,7 +128,8 @@ fn expire(agent: &mut Agent<'_>, plane: &Plane) -> Result<(Duration, u64)> {
 fn run(lab: &Lab, mut command: Command) -> Result<(Duration, u64)> {
     lab.gateway().run(|| {
         let began = Instant::now();
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("start steer")?;
+        let mut child =
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("start steer")?;
         let mut peak = 0;
         let status = loop {
             peak = memory(child.id(), "VmHWM").map_or(peak, |now| now.max(peak));
@@ -134,8 +145,12 @@ fn run(lab: &Lab, mut command: Command) -> Result<(Duration, u64)> {
 
 /// A line of /proc/PID/status, KiB; a process that ends has none.
 fn memory(process: u32, name: &str) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/status")).context("read a process's status")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).context("no such line")?;
+    let text =
+        fs::read_to_string(format!("/proc/{process}/status")).context("read a process's status")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .context("no such line")?;
     line.trim().trim_end_matches(" kB").parse().with_context(|| format!("read {name}"))
 }
 
@@ -154,7 +169,13 @@ fn await_quiet(process: u32) -> Result<()> {
 
 /// Processor time that a process took, in the kernel's ticks: fields 14 and 15 of /proc/PID/stat.
 fn ticks(process: u32) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).context("read a process's times")?;
+    let text =
+        fs::read_to_string(format!("/proc/{process}/stat")).context("read a process's times")?;
     let behind_name = text.rsplit_once(')').context("no name in stat")?.1;
-    behind_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().context("read ticks")).sum()
+    behind_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|ticks| ticks.parse::<u64>().context("read ticks"))
+        .sum()
 }

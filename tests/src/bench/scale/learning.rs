@@ -1,4 +1,5 @@
-//! How many sessions a second one core can learn: backends' handshakes as live frames, up the stack to `steer_tc`.
+//! How many sessions a second one core can learn: backends' handshakes as live frames, up the stack
+//! to `steer_tc`.
 
 use std::path::Path;
 
@@ -34,7 +35,8 @@ pub(super) struct Learned {
 /// Learns twice as many sessions as the table has slots, in parts.
 pub(super) fn measure(object: &Path, slots: u32, part: u32) -> Result<Learned> {
     let n_flows = slots * 2;
-    let lab = Lab::build(&Plan { n_backends: 1, offloads: Offloads::ChecksumsOff, ..Plan::default() })?;
+    let lab =
+        Lab::build(&Plan { n_backends: 1, offloads: Offloads::ChecksumsOff, ..Plan::default() })?;
     let mut settings = Settings::new(Hook::Tc);
     settings.health = vec!["enabled = false".to_owned()];
     settings.sizes = vec![format!("sessions = {slots}"), format!("flows = {}", n_flows * 2)];
@@ -55,14 +57,27 @@ pub(super) fn measure(object: &Path, slots: u32, part: u32) -> Result<Learned> {
     programs.begin_anew()?;
     let forwarded = pass(&lab, &mut programs, &plane, n_flows / part, part, false)?;
     let parts = (1..).map(|n| n * part).zip(parts).collect();
-    Ok(Learned { slots, parts, forwarded, events_lost: plane.counter(Counter::EventsLost)? - before })
+    Ok(Learned {
+        slots,
+        parts,
+        forwarded,
+        events_lost: plane.counter(Counter::EventsLost)? - before,
+    })
 }
 
 /// Nanoseconds a packet in each part; every packet teaches one session, or none.
-fn pass(lab: &Lab, programs: &mut Programs, plane: &Plane, n_parts: u32, part: u32, teaches: bool) -> Result<Vec<f64>> {
+fn pass(
+    lab: &Lab,
+    programs: &mut Programs,
+    plane: &Plane,
+    n_parts: u32,
+    part: u32,
+    teaches: bool,
+) -> Result<Vec<f64>> {
     let frame = handshake()?;
     let ingress = interface_index(lab.gateway(), &backend_side(0))?;
-    let run = Run { program: "scale_handshake", ingress, frame: &frame, n_frames: part, arrive: true };
+    let run =
+        Run { program: "scale_handshake", ingress, frame: &frame, n_frames: part, arrive: true };
     let mut times = Vec::new();
     for _ in 0..n_parts {
         let before = plane.counter(Counter::Learned)?;
@@ -87,18 +102,22 @@ fn fill_flows(lab: &Lab, plane: &mut Plane, n_flows: u32) -> Result<()> {
         asked: clock::seconds(),
     };
     for number in 0..n_flows {
-        plane.flows.insert(&entries::flow_key(vip, number), &entries::listening(owner as u16, client_hop))?;
+        plane.flows.insert(
+            &entries::flow_key(vip, number),
+            &entries::listening(owner as u16, client_hop),
+        )?;
     }
     Ok(())
 }
 
-/// All that a backend says in one packet of a full handshake, from its ServerHello to its ChangeCipherSpec. Client and
-/// session ID are entered by the program.
+/// All that a backend says in one packet of a full handshake, from its ServerHello to its
+/// ChangeCipherSpec. Client and session ID are entered by the program.
 fn handshake() -> Result<Vec<u8>> {
     const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0x10, 1, 0, 0, 0x20, 2];
     let hello = [&[3, 3][..], &[5; 32], &[32], &[0; 32], &[0xc0, 0x2f, 0]].concat();
     let messages = [&[2, 0, 0, hello.len() as u8][..], &hello, &[14, 0, 0, 0]].concat();
-    let flight = [&[0x16, 3, 3, 0, messages.len() as u8][..], &messages, &[0x14, 3, 3, 0, 1, 1]].concat();
+    let flight =
+        [&[0x16, 3, 3, 0, messages.len() as u8][..], &messages, &[0x14, 3, 3, 0, 1, 1]].concat();
     let client = std::net::SocketAddr::new(source(Family::V4, 0), 40_000);
     let segment = Segment::new(backend(Family::V4, 0), client, SERVER_ISN + 1).ack(0x1000_0001);
     segment.options(&TIMESTAMPS).payload(&flight).frame(mac(1, 2), mac(1, 1), &[])

@@ -52,7 +52,9 @@ impl Measured {
         for name in ["scale_key", "scale_lookup"] {
             program(&mut ebpf, name)?.load().with_context(|| format!("load {name}"))?;
         }
-        let map = |ebpf: &mut Ebpf, name: &str| ebpf.take_map(name).with_context(|| format!("no map {name}"));
+        let map = |ebpf: &mut Ebpf, name: &str| {
+            ebpf.take_map(name).with_context(|| format!("no map {name}"))
+        };
         let (sessions, numbers) = (map(&mut ebpf, "sessions")?, map(&mut ebpf, "scale_numbers")?);
         Ok(Self { sessions: sessions.try_into()?, numbers: numbers.try_into()?, ebpf })
     }
@@ -83,11 +85,17 @@ impl Measured {
 /// Nanoseconds of one run.
 fn run(ebpf: &mut Ebpf, name: &str) -> Result<f64> {
     let frame = [0; 64];
-    let options = TestRunOptions { data_in: Some(&frame), repeat: RUNS, ..TestRunOptions::default() };
-    Ok(program(ebpf, name)?.test_run(options).with_context(|| format!("run {name}"))?.duration.as_nanos() as f64)
+    let options =
+        TestRunOptions { data_in: Some(&frame), repeat: RUNS, ..TestRunOptions::default() };
+    Ok(program(ebpf, name)?
+        .test_run(options)
+        .with_context(|| format!("run {name}"))?
+        .duration
+        .as_nanos() as f64)
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
-    let program = ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+    let program =
+        ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     program.try_into().with_context(|| format!("take the program {name}"))
 }

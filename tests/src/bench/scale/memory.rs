@@ -1,4 +1,5 @@
-//! What an entry takes of the kernel's memory: as the kernel accounts for the map, and as its memory really shrinks.
+//! What an entry takes of the kernel's memory: as the kernel accounts for the map, and as its
+//! memory really shrinks.
 
 use std::{
     fs,
@@ -70,8 +71,9 @@ pub(super) fn fill(table: &'static str, slots: u32) -> Result<Filled> {
     })
 }
 
-/// By how much the kernel's memory shrinks when all maps are made, bytes: the median of some tries, as others on the
-/// machine take and give back memory too. Tables are allocated whole: filling them takes nothing more.
+/// By how much the kernel's memory shrinks when all maps are made, bytes: the median of some tries,
+/// as others on the machine take and give back memory too. Tables are allocated whole: filling them
+/// takes nothing more.
 fn taken(table: &str, slots: u32) -> Result<u64> {
     let mut tries = Vec::new();
     for _ in 0..TRIES {
@@ -102,7 +104,9 @@ fn settled() -> Result<u64> {
 fn enter(plane: &mut Plane, table: &str, wanted: u32) -> Result<u64> {
     for number in 0..wanted {
         match table {
-            SESSIONS => plane.sessions.insert(&entries::session_key(0, number)?, &entries::session(0))?,
+            SESSIONS => {
+                plane.sessions.insert(&entries::session_key(0, number)?, &entries::session(0))?
+            }
             FLOWS => plane.flows.insert(&entries::flow_key(0, number), &entries::settled(0))?,
             _ => plane.splices.insert(&entries::flow_key(0, number), &entries::settled(0))?,
         }
@@ -135,7 +139,10 @@ fn sizes(table: &str, slots: u32) -> Sizes {
 fn accounted(loaded: &Loaded, map: &str) -> Result<u64> {
     let map = MapData::from_pin(loaded.pin(map)).with_context(|| format!("open the map {map}"))?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
-    let line = info.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock in fdinfo")?;
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("memlock:"))
+        .context("no memlock in fdinfo")?;
     line.trim().parse().context("read memlock")
 }
 
@@ -143,6 +150,8 @@ fn accounted(loaded: &Loaded, map: &str) -> Result<u64> {
 fn meminfo(name: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo").context("read /proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).with_context(|| format!("no {name} in meminfo"))?;
+    let kib = line
+        .and_then(|line| line.trim().strip_suffix(" kB"))
+        .with_context(|| format!("no {name} in meminfo"))?;
     Ok(kib.parse::<u64>().with_context(|| format!("read {name}"))? * 1024)
 }

@@ -44,7 +44,8 @@ pub(super) fn write(report: &mut Report, measured: &Measured) -> Result<()> {
 
 fn tables(report: &mut Report, measured: &Measured) {
     report.section("Memory of the tables");
-    let mut table = Table::new(&["table", "slots", "entries", "accounted MB", "taken MB", "bytes an entry"]);
+    let mut table =
+        Table::new(&["table", "slots", "entries", "accounted MB", "taken MB", "bytes an entry"]);
     for filled in &measured.filled {
         table = table.row([
             filled.table.to_owned(),
@@ -63,7 +64,11 @@ fn tables(report: &mut Report, measured: &Measured) {
         flow + splice,
         measured.key_name
     ));
-    report.goal(Goal::at_most("bytes a session", most(measured, memory::SESSIONS), BYTES_PER_SESSION));
+    report.goal(Goal::at_most(
+        "bytes a session",
+        most(measured, memory::SESSIONS),
+        BYTES_PER_SESSION,
+    ));
 }
 
 /// Bytes of an entry where it takes most.
@@ -75,8 +80,15 @@ fn most(measured: &Measured, table: &str) -> f64 {
 fn agent(report: &mut Report, measured: &Measured) -> Result<()> {
     let grown = &measured.grown;
     report.section("Agent and command line");
-    let mut table =
-        Table::new(&["sessions", "start ms", "resident MB", "most MB", "sweep ms", "trips", "slowest trip ms"]);
+    let mut table = Table::new(&[
+        "sessions",
+        "start ms",
+        "resident MB",
+        "most MB",
+        "sweep ms",
+        "trips",
+        "slowest trip ms",
+    ]);
     for point in &grown.points {
         table = table.row([
             point.sessions.to_string(),
@@ -112,19 +124,29 @@ fn agent(report: &mut Report, measured: &Measured) -> Result<()> {
         let filled = grown.points.iter().filter(|point| point.sessions > 0);
         filled.map(move |point| (point.sessions as f64, figure(point))).collect::<Vec<_>>()
     };
-    let times = Lines::new("Times by the number of sessions", Axis::log("sessions"), Axis::log("ms"))
-        .series("agent's start", of(|point| ms(point.start)))
-        .series("sweep", of(|point| ms(point.sweep)))
-        .series("steer status", of(|point| point.verbs.first().map_or(f64::NAN, |verb| ms(verb.0))))
-        .series("steer sessions list", of(|point| point.verbs.get(1).map_or(f64::NAN, |verb| ms(verb.0))));
+    let times =
+        Lines::new("Times by the number of sessions", Axis::log("sessions"), Axis::log("ms"))
+            .series("agent's start", of(|point| ms(point.start)))
+            .series("sweep", of(|point| ms(point.sweep)))
+            .series(
+                "steer status",
+                of(|point| point.verbs.first().map_or(f64::NAN, |verb| ms(verb.0))),
+            )
+            .series(
+                "steer sessions list",
+                of(|point| point.verbs.get(1).map_or(f64::NAN, |verb| ms(verb.0))),
+            );
     report.lines("times", &times)?;
-    let chart = Lines::new("Memory by the number of sessions", Axis::log("sessions"), Axis::log("MB"))
-        .series("agent, resident", of(|point| point.resident as f64 / 1e3))
-        .series("agent, most", of(|point| point.peak as f64 / 1e3))
-        .series(
-            "table",
-            of(|point| point.sessions as f64).into_iter().map(|(n, _)| (n, n * most(measured, memory::SESSIONS) / 1e6)),
-        );
+    let chart =
+        Lines::new("Memory by the number of sessions", Axis::log("sessions"), Axis::log("MB"))
+            .series("agent, resident", of(|point| point.resident as f64 / 1e3))
+            .series("agent, most", of(|point| point.peak as f64 / 1e3))
+            .series(
+                "table",
+                of(|point| point.sessions as f64)
+                    .into_iter()
+                    .map(|(n, _)| (n, n * most(measured, memory::SESSIONS) / 1e6)),
+            );
     report.lines("memory", &chart)
 }
 
@@ -137,12 +159,16 @@ fn look_ups(report: &mut Report, measured: &Measured) -> Result<()> {
     }
     report.table(table);
     let of = |figure: fn(&super::LookUp) -> f64| {
-        let points = measured.look_ups.iter().map(move |look_up| (f64::from(look_up.sessions), figure(look_up)));
+        let points = measured
+            .look_ups
+            .iter()
+            .map(move |look_up| (f64::from(look_up.sessions), figure(look_up)));
         points.collect::<Vec<_>>()
     };
-    let lines = Lines::new("A look-up by the size of the table", Axis::log("sessions"), Axis::log("ns"))
-        .series("hot", of(|look_up| look_up.hot.max(1.0)))
-        .series("random", of(|look_up| look_up.random.max(1.0)));
+    let lines =
+        Lines::new("A look-up by the size of the table", Axis::log("sessions"), Axis::log("ns"))
+            .series("hot", of(|look_up| look_up.hot.max(1.0)))
+            .series("random", of(|look_up| look_up.random.max(1.0)));
     report.lines("lookups", &lines)
 }
 
@@ -167,7 +193,8 @@ fn learning(report: &mut Report, measured: &Measured) -> Result<()> {
         learned.events_lost
     ));
     let points = learned.parts.iter().map(|(n, ns)| (f64::from(*n), 1e9 / ns));
-    let forwarded = learned.parts.iter().zip(&learned.forwarded).map(|((n, _), ns)| (f64::from(*n), 1e9 / ns));
+    let forwarded =
+        learned.parts.iter().zip(&learned.forwarded).map(|((n, _), ns)| (f64::from(*n), 1e9 / ns));
     let title = "Learning by the number of sessions learned, one core";
     let lines = Lines::new(title, Axis::log("sessions learned"), Axis::log("packets/s"))
         .series("each teaches a session", points)
@@ -186,7 +213,8 @@ impl Learning {
     fn of(measured: &Measured) -> Self {
         let learned = &measured.learned;
         let median = |times: Vec<f64>| super::super::record::median(&times).unwrap_or(f64::NAN);
-        let (room, full): (Vec<_>, Vec<_>) = learned.parts.iter().partition(|(n, _)| *n <= learned.slots);
+        let (room, full): (Vec<_>, Vec<_>) =
+            learned.parts.iter().partition(|(n, _)| *n <= learned.slots);
         let times = |parts: Vec<(u32, f64)>| median(parts.into_iter().map(|(_, ns)| ns).collect());
         Self { room: times(room), full: times(full), forwarded: median(learned.forwarded.clone()) }
     }

@@ -1,4 +1,5 @@
-//! A connection through the VIP on which one byte goes to and fro, so that it shows when the gateway stands still.
+//! A connection through the VIP on which one byte goes to and fro, so that it shows when the
+//! gateway stands still.
 
 use std::{
     io::{Read as _, Write as _},
@@ -29,8 +30,10 @@ pub(super) struct Trips {
 /// # Errors
 /// Those of `work`, and when the connection breaks.
 pub(super) fn meanwhile<T>(lab: &Lab, work: impl FnOnce() -> Result<T>) -> Result<(T, Trips)> {
-    let listener = lab.backend(0).run(|| TcpListener::bind(backend(Family::V4, 0)).context("listen"))?;
-    let connect = || TcpStream::connect_timeout(&vip(Family::V4), LOST).context("connect to the VIP");
+    let listener =
+        lab.backend(0).run(|| TcpListener::bind(backend(Family::V4, 0)).context("listen"))?;
+    let connect =
+        || TcpStream::connect_timeout(&vip(Family::V4), LOST).context("connect to the VIP");
     let client = lab.client().run(connect)?;
     let (server, _) = listener.accept().context("accept")?;
     let over = AtomicBool::new(false);

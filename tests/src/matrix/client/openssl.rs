@@ -44,8 +44,22 @@ impl<'a> OpenSsl<'a> {
             Protocol::Tls13 => "-tls1_3",
         };
         let mut command = mortal("timeout");
-        command.args([PATIENCE, "openssl", "s_client", version, "-ign_eof", "-verify_return_error"]);
-        command.args(["-servername", HOST, "-verify_hostname", HOST, "-connect", &visit.target.to_string()]);
+        command.args([
+            PATIENCE,
+            "openssl",
+            "s_client",
+            version,
+            "-ign_eof",
+            "-verify_return_error",
+        ]);
+        command.args([
+            "-servername",
+            HOST,
+            "-verify_hostname",
+            HOST,
+            "-connect",
+            &visit.target.to_string(),
+        ]);
         command.args(["-bind", &SocketAddr::new(visit.source, 0).to_string()]);
         for (option, file) in ["-CAfile", "-cert", "-key"].into_iter().zip(&self.identity) {
             command.arg(option).arg(file);
@@ -67,15 +81,18 @@ impl Client for OpenSsl<'_> {
         let output = self.ns.run(|| {
             let mut child = command.spawn().context("start openssl")?;
             let mut stdin = child.stdin.take().context("open openssl's stdin")?;
-            // The pipe is open until openssl has ended, or it would not wait for the answer. If it ended early, its
-            // output says why.
+            // The pipe is open until openssl has ended, or it would not wait for the answer. If it
+            // ended early, its output says why.
             let written = stdin.write_all(b"GET / HTTP/1.0\r\n\r\n");
             let output = child.wait_with_output().context("wait for openssl")?;
             drop((stdin, written));
             Ok(output)
         })?;
         let Some((resumed, server)) = handshake(&String::from_utf8_lossy(&output.stdout)) else {
-            bail!("openssl: {}", String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; "));
+            bail!(
+                "openssl: {}",
+                String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")
+            );
         };
         Ok(Seen { offered, resumed, server })
     }
@@ -116,7 +133,10 @@ mod tests {
 
     #[test]
     fn a_failed_handshake_is_none() {
-        assert_eq!(handshake("no peer certificate available\nNew, (NONE), Cipher is (NONE)\n"), None);
+        assert_eq!(
+            handshake("no peer certificate available\nNew, (NONE), Cipher is (NONE)\n"),
+            None
+        );
         assert_eq!(handshake("subject=CN = backend-1\nNew, (NONE), Cipher is (NONE)\n"), None);
     }
 }

@@ -1,5 +1,5 @@
-//! rustls; with the feature `post-quantum` with its default provider, whose first key share makes hellos of more than one
-//! segment.
+//! rustls; with the feature `post-quantum` with its default provider, whose first key share makes
+//! hellos of more than one segment.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,8 @@ use rustls::crypto::aws_lc_rs as provider;
 #[cfg(not(feature = "post-quantum"))]
 use rustls::crypto::ring as provider;
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, NamedGroup, RootCertStore, StreamOwned, SupportedProtocolVersion,
+    ClientConfig, ClientConnection, HandshakeKind, NamedGroup, RootCertStore, StreamOwned,
+    SupportedProtocolVersion,
     client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     version::{TLS12, TLS13},
@@ -77,12 +78,21 @@ impl Client for Rustls<'_> {
             let mut stream = StreamOwned::new(tls, dial(visit)?);
             stream.write_all(b"GET / HTTP/1.0\r\n\r\n").context("ask for /")?;
             match stream.read_to_end(&mut Vec::new()) {
-                Err(error) if error.kind() != ErrorKind::UnexpectedEof => return Err(error).context("read the answer"),
+                Err(error) if error.kind() != ErrorKind::UnexpectedEof => {
+                    return Err(error).context("read the answer");
+                }
                 Ok(_) | Err(_) => {}
             }
             let resumed = stream.conn.handshake_kind() == Some(HandshakeKind::Resumed);
-            let shown = stream.conn.peer_certificates().and_then(<[_]>::first).context("the server showed nothing")?;
-            let server = pki.name_of(shown).context("the server's certificate is not of this lab")?.to_owned();
+            let shown = stream
+                .conn
+                .peer_certificates()
+                .and_then(<[_]>::first)
+                .context("the server showed nothing")?;
+            let server = pki
+                .name_of(shown)
+                .context("the server's certificate is not of this lab")?
+                .to_owned();
             Ok(Seen { offered, resumed, server })
         })
     }
@@ -95,7 +105,9 @@ impl Client for Rustls<'_> {
 
 fn config(pki: &Pki, version: &'static SupportedProtocolVersion) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(pki.authority_pem().as_bytes())?).context("trust the authority")?;
+    roots
+        .add(CertificateDer::from_pem_slice(pki.authority_pem().as_bytes())?)
+        .context("trust the authority")?;
     let certificate = CertificateDer::from_pem_slice(pki.client().certificate_pem().as_bytes())?;
     let key = PrivateKeyDer::from_pem_slice(pki.client().key_pem().as_bytes())?;
     ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
@@ -108,7 +120,9 @@ fn config(pki: &Pki, version: &'static SupportedProtocolVersion) -> Result<Clien
 fn dial(visit: &Visit) -> Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(visit.target), Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(visit.source, 0).into())?;
-    socket.connect_timeout(&visit.target.into(), PATIENCE).with_context(|| format!("connect to {}", visit.target))?;
+    socket
+        .connect_timeout(&visit.target.into(), PATIENCE)
+        .with_context(|| format!("connect to {}", visit.target))?;
     let stream = TcpStream::from(socket);
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -116,7 +130,8 @@ fn dial(visit: &Visit) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// The last session that was given. It remembers no group, so that every hello carries the post-quantum share.
+/// The last session that was given. It remembers no group, so that every hello carries the
+/// post-quantum share.
 #[derive(Default)]
 struct Store(Mutex<Kept>);
 

@@ -31,7 +31,10 @@ impl Talker {
         let (sender, answers) = mpsc::channel();
         // Ends with the process, whose end closes the pipe.
         thread::spawn(move || {
-            BufReader::new(said).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+            BufReader::new(said)
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
         });
         Ok(Self { orders, answers, _process: process })
     }
@@ -48,7 +51,12 @@ impl Talker {
 impl Client for Talker {
     fn visit(&mut self, visit: &Visit) -> Result<Seen> {
         let Visit { slot, protocol, source, target } = visit;
-        let order = format!("connect {slot} {} {source} {} {}", protocol.word(), target.ip(), target.port());
+        let order = format!(
+            "connect {slot} {} {source} {} {}",
+            protocol.word(),
+            target.ip(),
+            target.port()
+        );
         seen(&self.ask(&order)?)
     }
 

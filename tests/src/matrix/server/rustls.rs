@@ -78,11 +78,15 @@ fn config(pki: &Pki, index: usize, mode: Mode) -> Result<ServerConfig> {
         Protocol::Tls13 => &TLS13,
     };
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(pki.authority_pem().as_bytes())?).context("trust the authority")?;
-    let certificate = CertificateDer::from_pem_slice(pki.server(index).certificate_pem().as_bytes())?;
+    roots
+        .add(CertificateDer::from_pem_slice(pki.authority_pem().as_bytes())?)
+        .context("trust the authority")?;
+    let certificate =
+        CertificateDer::from_pem_slice(pki.server(index).certificate_pem().as_bytes())?;
     let key = PrivateKeyDer::from_pem_slice(pki.server(index).key_pem().as_bytes())?;
     let crypto = Arc::new(provider::default_provider());
-    let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), crypto.clone()).build()?;
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(roots.into(), crypto.clone()).build()?;
     let mut config = ServerConfig::builder_with_provider(crypto)
         .with_protocol_versions(&[version])?
         .with_client_cert_verifier(clients)

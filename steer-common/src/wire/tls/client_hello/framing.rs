@@ -1,5 +1,5 @@
-//! The records of a stream (RFC 5246 6.2.1) that hold a ClientHello: whether the first one has it whole, and the message
-//! joined where it is split.
+//! The records of a stream (RFC 5246 6.2.1) that hold a ClientHello: whether the first one has it
+//! whole, and the message joined where it is split.
 
 use super::{
     super::{MAJOR, RECORD_HEADER, RECORD_MAX, SESSION_ID_LEN_AT, content, handshake},
@@ -21,7 +21,8 @@ pub enum Start {
     NotTls,
     /// TLS, but with lengths that cannot be.
     Malformed,
-    /// The message lies in the first record: it starts at byte 5 and has `len` bytes with its header.
+    /// The message lies in the first record: it starts at byte 5 and has `len` bytes with its
+    /// header.
     OneRecord {
         /// Length, bytes.
         len: u32,
@@ -34,7 +35,9 @@ pub enum Start {
 #[inline(always)]
 pub const fn begins(words: [u32; 2]) -> bool {
     let [record, message] = words;
-    byte(record, 0) == content::HANDSHAKE && byte(record, 1) == MAJOR && byte(message, 1) == handshake::CLIENT_HELLO
+    byte(record, 0) == content::HANDSHAKE
+        && byte(record, 1) == MAJOR
+        && byte(message, 1) == handshake::CLIENT_HELLO
 }
 
 /// Judges the first `have` bytes of a client's stream; `b` reads one of them.
@@ -43,8 +46,12 @@ pub fn start(b: impl Fn(usize) -> u8, have: u32) -> Start {
     if have == 0 {
         return Start::NeedMore;
     }
-    // SSL 2 hellos and everything that is no TLS differ in the first bytes already: never wait for more of those.
-    if b(0) != content::HANDSHAKE || (have > 1 && b(1) != MAJOR) || (have > 5 && b(5) != handshake::CLIENT_HELLO) {
+    // SSL 2 hellos and everything that is no TLS differ in the first bytes already: never wait for
+    // more of those.
+    if b(0) != content::HANDSHAKE
+        || (have > 1 && b(1) != MAJOR)
+        || (have > 5 && b(5) != handshake::CLIENT_HELLO)
+    {
         return Start::NotTls;
     }
     if have <= RECORD_HEADER as u32 {
@@ -67,8 +74,8 @@ pub fn start(b: impl Fn(usize) -> u8, have: u32) -> Start {
     if len > record { Start::Split } else { Start::OneRecord { len } }
 }
 
-/// The length of the session ID at [`SESSION_ID_AT`] where the first record holds it whole; 0 where there is none to be
-/// seen there. `b` reads a byte before that place.
+/// The length of the session ID at [`SESSION_ID_AT`] where the first record holds it whole; 0 where
+/// there is none to be seen there. `b` reads a byte before that place.
 #[inline(always)]
 pub fn early_session_id(b: impl Fn(usize) -> u8 + Copy, have: u32) -> u32 {
     if !matches!(start(b, have), Start::OneRecord { .. } | Start::Split) {
@@ -77,7 +84,11 @@ pub fn early_session_id(b: impl Fn(usize) -> u8 + Copy, have: u32) -> u32 {
     let len = b(SESSION_ID_LEN_AT) as u32;
     let end = SESSION_ID_AT as u32 + len;
     let record_end = RECORD_HEADER as u32 + u16::from_be_bytes([b(3), b(4)]) as u32;
-    if len > SESSION_ID_MAX as u32 || end > have || end > record_end || b(9) != MAJOR { 0 } else { len }
+    if len > SESSION_ID_MAX as u32 || end > have || end > record_end || b(9) != MAJOR {
+        0
+    } else {
+        len
+    }
 }
 
 /// A message that is split over records, being joined.
@@ -112,7 +123,8 @@ pub enum Joined {
 }
 
 impl Framing {
-    /// Copies a piece of the message from `from`, the stream, to `to`, or reads the next record header.
+    /// Copies a piece of the message from `from`, the stream, to `to`, or reads the next record
+    /// header.
     #[inline(always)]
     pub fn step(&mut self, from: &Stream, to: &mut Stream) -> Joined {
         if self.len == 0 && self.joined >= MESSAGE_HEADER {
@@ -147,7 +159,8 @@ impl Framing {
             return Joined::NeedMore;
         }
         // The header alone first: the length says how much is the message's.
-        let wanted = if self.len == 0 { MESSAGE_HEADER - self.joined } else { self.len - self.joined };
+        let wanted =
+            if self.len == 0 { MESSAGE_HEADER - self.joined } else { self.len - self.joined };
         let n = wanted.min(self.left).min(there).min(PIECE);
         for i in 0..PIECE {
             if i >= n {
