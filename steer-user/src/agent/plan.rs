@@ -19,7 +19,7 @@ use steer_common::{
     maps::{Kind, MAPS},
     shared::{
         BACKEND_DRAINING, BACKEND_PRESENT, Backend, Endpoint, LAYOUT_VERSION, MAX_BACKENDS,
-        MAX_VIPS, Vip,
+        MAX_VIPS, Vip, backend_bit,
     },
 };
 
@@ -182,6 +182,15 @@ fn asked(config: &Config) -> impl Iterator<Item = Endpoint> + Clone {
     config.vips.iter().flat_map(|vip| &vip.backends).map(|backend| endpoint(backend.address))
 }
 
+/// The VIP of every backend of the configuration.
+fn pools(config: &Config) -> HashMap<Endpoint, Endpoint> {
+    let of = |vip: &crate::config::Vip| {
+        let at = endpoint(vip.address);
+        vip.backends.iter().map(move |backend| (endpoint(backend.address), at)).collect::<Vec<_>>()
+    };
+    config.vips.iter().flat_map(of).collect()
+}
+
 /// Gives numbers to what has none: free ones first, then those of what the configuration leaves
 /// out, if no connection uses them any more. Sessions alone that would be lost by that are
 /// destroyed.
@@ -225,13 +234,22 @@ struct Candidate {
     number: u32,
 }
 
-/// Takes as many of the candidates as are wanted, those first that cost least.
+impl Candidate {
+    /// What giving it away costs: the less the better.
+    fn cost(&self) -> (u64, bool, bool) {
+        (self.sessions, self.owned, self.named)
+    }
+}
+
+/// Takes as many of the candidates as are wanted, those first that cost least; of those that cost
+/// the same the lowest that `suits` (the index of what it is for, the number), if one does.
 fn give(
     what: &str,
     wanted: usize,
     mut candidates: Vec<Candidate>,
     in_use: usize,
     most: u32,
+    mut suits: impl FnMut(usize, u32) -> bool,
 ) -> Result<Given> {
     candidates.sort_unstable();
     if wanted > candidates.len() {
@@ -243,18 +261,20 @@ fn give(
             candidates.len(),
         );
     }
-    candidates.truncate(wanted);
-    let reused = candidates
+    let mut chosen = Vec::new();
+    for index in 0..wanted {
+        let cost = candidates[0].cost();
+        let same = candidates.iter().take_while(|candidate| candidate.cost() == cost);
+        let suited = same.clone().position(|candidate| suits(index, candidate.number));
+        chosen.push(candidates.remove(suited.unwrap_or(0)));
+    }
+    let reused = chosen
         .iter()
         .filter(|candidate| candidate.owned || candidate.named)
         .map(|c| c.number)
         .collect();
-    let sessions = candidates.iter().map(|candidate| candidate.sessions).sum();
-    Ok(Given {
-        given: candidates.iter().map(|candidate| candidate.number).collect(),
-        reused,
-        sessions,
-    })
+    let sessions = chosen.iter().map(|candidate| candidate.sessions).sum();
+    Ok(Given { given: chosen.iter().map(|candidate| candidate.number).collect(), reused, sessions })
 }
 
 fn number_vips(config: &Config, found: &Found) -> Result<Given> {
@@ -277,7 +297,7 @@ fn number_vips(config: &Config, found: &Found) -> Result<Given> {
             number: number.into(),
         });
     }
-    give("VIPs", wanted, candidates, in_use, MAX_VIPS)
+    give("VIPs", wanted, candidates, in_use, MAX_VIPS, |_, _| true)
 }
 
 /// Backends of the configuration that have no number.
@@ -312,7 +332,20 @@ fn number_backends(config: &Config, found: &Found) -> Result<Given> {
         let owned = owner.is_some();
         candidates.push(Candidate { sessions: use_.sessions, owned, named: use_.named, number });
     }
-    give("backends", new_backends(config, found).len(), candidates, in_use, MAX_BACKENDS)
+    let new = new_backends(config, found);
+    let pool_of = pools(config);
+    // What a search for the owner of a key name tells the backends of a pool by.
+    let mut taken = HashMap::<Endpoint, u64>::new();
+    for (id, backend) in found.before.backends.iter().filter(|(_, backend)| stays(backend)) {
+        *taken.entry(backend.vip).or_default() |= backend_bit(*id as u16);
+    }
+    let suits = |index: usize, number: u32| {
+        let bits = taken.entry(pool_of[&new[index]]).or_default();
+        let free = *bits & backend_bit(number as u16) == 0;
+        *bits |= if free { backend_bit(number as u16) } else { 0 };
+        free
+    };
+    give("backends", new.len(), candidates, in_use, MAX_BACKENDS, suits)
 }
 
 /// Refuses addresses and ports that have no place in the directory together.
@@ -516,15 +549,54 @@ mod tests {
         let owned = Candidate { owned: true, ..free(0) };
         let with_sessions = Candidate { sessions: 3, owned: true, named: true, ..free(1) };
         let candidates = vec![with_sessions, owned, free(7)];
-        let given = |wanted| give("VIPs", wanted, candidates.clone(), 2, 64).unwrap();
+        let given = |wanted| give("VIPs", wanted, candidates.clone(), 2, 64, |_, _| true).unwrap();
         assert_eq!(given(1), Given { given: vec![7], reused: vec![], sessions: 0 });
         assert_eq!(given(2), Given { given: vec![7, 0], reused: vec![0], sessions: 0 });
         assert_eq!(given(3), Given { given: vec![7, 0, 1], reused: vec![0, 1], sessions: 3 });
     }
 
     #[test]
+    fn a_number_that_suits_is_taken_where_it_costs_no_more() {
+        let owned = Candidate { owned: true, ..free(5) };
+        let candidates = vec![owned, free(3), free(4), free(70)];
+        let given = |suits: fn(usize, u32) -> bool| {
+            give("backends", 3, candidates.clone(), 0, 1024, suits).unwrap().given
+        };
+        assert_eq!(given(|index, number| index != 0 || number == 70), [70, 3, 4]);
+        assert_eq!(given(|_, number| number == 5), [3, 4, 70], "5 belongs to somebody");
+        assert_eq!(given(|index, number| index == 1 && number == 4), [3, 4, 70]);
+    }
+
+    /// 0 is its pool's, 1 to 63 are others': 64 has the bit of 0.
+    #[test]
+    fn new_backends_get_numbers_that_a_search_tells_from_their_pools() {
+        let backends =
+            [1, 2, 3].map(|n| format!("[[vip.backend]]\naddress = \"10.0.0.{n}:443\"\n"));
+        let text = format!(
+            "[[interface]]\nname = \"eth0\"\n[[vip]]\naddress = \"192.0.2.10:443\"\n{}",
+            backends.concat()
+        );
+        let config = Config::parse(std::path::Path::new("steer.toml"), &text).unwrap();
+        let at = |last: u8| endpoint(SocketAddr::from(([10, 0, 0, last], 443)));
+        let vip = endpoint(config.vips[0].address);
+        let record = |last: u8, vip: Endpoint| Backend {
+            endpoint: at(last),
+            vip,
+            flags: BACKEND_PRESENT,
+            ..Backend::default()
+        };
+        let others = (1..64).map(|id| (id, record(100 + id as u8, at(250))));
+        let backends = std::iter::once((0, record(1, vip))).chain(others).collect();
+        let before = Before { vips: Vec::new(), backends, configured: Vec::new() };
+        let found = Found { there: true, old: None, before, named: Named::default() };
+        assert_eq!(number_backends(&config, &found).unwrap().given, [65, 66]);
+    }
+
+    #[test]
     fn too_few_numbers_are_refused_with_how_many_are_short() {
-        let error = give("backends", 5, vec![free(1), free(2)], 600, 1024).unwrap_err().to_string();
+        let error = give("backends", 5, vec![free(1), free(2)], 600, 1024, |_, _| true)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.starts_with(
                 "3 numbers for backends are short: the configuration needs 5 more, 2 of all"
