@@ -2,6 +2,16 @@
 
 use crate::shared::{Flow, FlowKey};
 
+/// Where a packet goes.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// From a client to a backend.
+    ToBackend = 0,
+    /// From a backend to a client.
+    ToClient = 1,
+}
+
 /// Where a flow stands. Values 1, 2 and 8 live in `handshakes`, the others in `flows`.
 #[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]

@@ -51,7 +51,7 @@ pub(crate) fn new_buffer(scratch: &Scratch) -> bool {
     unsafe {
         (*buffer).ranges = Default::default();
         (*buffer).needed = 0;
-        (*buffer).grown_at = scratch.facts.now;
+        (*buffer).grown_at = scratch.now;
         PENDING.insert(&scratch.key, &*buffer, 0).is_ok()
     }
 }

@@ -114,7 +114,7 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
     // of two that race both carry what their sender says.
     let record = unsafe { &mut *flow };
     let start = Word(record.word).isn().wrapping_add(1);
-    let ahead = scratch.facts.seq.wrapping_sub(start) as i32;
+    let ahead = scratch.segment.seq.wrapping_sub(start) as i32;
     if ahead > GIVE_UP as i32 {
         count(Counter::LearnGivenUp);
         mark(flow, FLOW_LEARNED);
@@ -129,9 +129,9 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
     }
     let hello_end = start.wrapping_add(record.hello_len);
     let again = record.hello_len != 0 && ahead < record.hello_len as i32;
-    let answers = place(hello_end, ANSWER_LEN as u32, scratch.facts.seq, scratch.facts.payload_len)
+    let answers = place(hello_end, ANSWER_LEN as u32, scratch.segment.seq, scratch.payload_len())
         != Place::Elsewhere;
-    let repeats = place(start, HELLO_LOOK as u32, scratch.facts.seq, scratch.facts.payload_len)
+    let repeats = place(start, HELLO_LOOK as u32, scratch.segment.seq, scratch.payload_len())
         != Place::Elsewhere;
     let retried = record.flags & FLOW_RETRIED != 0;
     if !(again || answers || repeats || retried) {
@@ -176,9 +176,9 @@ pub(crate) extern "C" fn hear_second_hello(skb: *mut __sk_buff, flow: *mut Flow)
     // SAFETY: not null, a whole map value.
     let record = unsafe { &mut *flow };
     let first_end = Word(record.word).isn().wrapping_add(1).wrapping_add(record.hello_len);
-    let mut from = scratch.facts.l4 + scratch.facts.header_len;
-    let mut len = scratch.facts.payload_len;
-    let mut at = scratch.facts.seq.wrapping_sub(first_end);
+    let mut from = scratch.payload_at();
+    let mut len = scratch.payload_len();
+    let mut at = scratch.segment.seq.wrapping_sub(first_end);
     let Some([kind]) = load::<1>(skb, from) else { return 0 };
     if at == 0 && kind == CHANGE_CIPHER_SPEC_TYPE {
         if len <= CHANGE_CIPHER_SPEC {
@@ -215,13 +215,10 @@ enum Found<const N: usize> {
 
 #[inline(always)]
 fn find<const N: usize>(skb: *mut __sk_buff, scratch: &Scratch, first: u32) -> Found<N> {
-    let facts = &scratch.facts;
-    match place(first, N as u32, facts.seq, facts.payload_len) {
+    match place(first, N as u32, scratch.segment.seq, scratch.payload_len()) {
         Place::Elsewhere => Found::Nothing,
         Place::Cut => Found::Part,
-        Place::At(at) => {
-            load(skb, facts.l4 + facts.header_len + at).map_or(Found::Part, Found::Bytes)
-        }
+        Place::At(at) => load(skb, scratch.payload_at() + at).map_or(Found::Part, Found::Bytes),
     }
 }
 

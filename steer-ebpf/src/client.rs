@@ -11,10 +11,7 @@ use steer_common::{
     shared::{
         BACKEND_PRESENT, BACKEND_UP, FLOW_CLOSED, FLOW_LEARNED, FLOW_RESET, Flow, NO_BACKEND,
     },
-    wire::{
-        ip::Part,
-        tcp::{Segment, flags},
-    },
+    wire::{ip::Part, tcp::flags},
 };
 
 use crate::{
@@ -22,7 +19,7 @@ use crate::{
     hook::tc::Tc,
     lock::{self, mark, unlock},
     maps::{
-        FLOWS, Facts, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_index,
+        FLOWS, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_index,
         scratch,
     },
     rehome::first_data,
@@ -75,15 +72,15 @@ pub(crate) extern "C" fn settled_client(skb: *mut __sk_buff, flow: *mut Flow) ->
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a map value.
     let record = unsafe { &mut *flow };
-    if scratch.facts.flags & (flags::FIN | flags::RST) != 0 {
+    if scratch.segment.flags & (flags::FIN | flags::RST) != 0 {
         note_end(skb, flow);
     }
-    let carries = scratch.facts.payload_len != 0 || scratch.ip.part != Part::Whole;
+    let carries = scratch.payload_len() != 0 || scratch.ip.part != Part::Whole;
     let mut again = 0;
     if carries && record.flags & FLOW_LEARNED == 0 {
         again = hear_answer(skb, flow);
     }
-    let moved = is_exact(record, &segment(&scratch.facts)) && !comes_by(&Tc(skb), record);
+    let moved = is_exact(record, &scratch.segment) && !comes_by(&Tc(skb), record);
     if moved && is_sound(skb) != 0 {
         note_hop(&Tc(skb), &mut record.client_hop);
     }
@@ -108,7 +105,7 @@ pub(crate) fn lookup(scratch: &Scratch) -> u16 {
 fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: State) -> Stage {
     // SAFETY: the caller's.
     let scratch = unsafe { &mut *scratch };
-    let segment = segment(&scratch.facts);
+    let segment = scratch.segment;
     let buffer = if state == State::Established { None } else { PENDING.get_ptr_mut(&scratch.key) };
     // SAFETY: a map value; the flow is locked.
     let highest =
@@ -119,11 +116,11 @@ fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: Stat
     if is_exact(record, &segment) {
         follow_hop(skb, record);
     }
-    match rehome::client(record, state, &segment, scratch.facts.ip_options != 0, highest) {
+    match rehome::client(record, state, &segment, !scratch.ip.is_plain(), highest) {
         ClientAct::Forward => {
             unlock(flow, state);
             // An end is noted, so that nobody waits for the flow's.
-            if scratch.facts.flags & flags::RST != 0 { Stage::Settled } else { Stage::Forward }
+            if scratch.segment.flags & flags::RST != 0 { Stage::Settled } else { Stage::Forward }
         }
         ClientAct::Drop(reason) => {
             unlock(flow, state);
@@ -144,7 +141,7 @@ fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: Stat
             Stage::Reset
         }
         ClientAct::Data(data) => {
-            let from = scratch.facts.l4 + scratch.facts.header_len + data.skip;
+            let from = scratch.payload_at() + data.skip;
             scratch.piece = Piece {
                 offset: data.offset,
                 from,
@@ -168,22 +165,6 @@ pub(crate) fn forget(scratch: &Scratch) {
 #[inline(always)]
 pub(crate) fn settle(flow: *mut Flow) {
     unlock(flow, State::First);
-}
-
-/// The packet at hand as the state machine wants it.
-#[inline(always)]
-pub(crate) fn segment(facts: &Facts) -> Segment {
-    Segment {
-        source_port: [0; 2],
-        destination_port: [0; 2],
-        seq: facts.seq,
-        ack: facts.ack,
-        window: facts.window,
-        flags: facts.flags,
-        accurate_ecn: facts.accurate_ecn != 0,
-        header_len: facts.header_len as usize,
-        payload_len: facts.payload_len as usize,
-    }
 }
 
 /// Marks a settled flow as one from which nothing is learned.

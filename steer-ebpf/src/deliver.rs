@@ -2,7 +2,7 @@
 
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{Direction, State, Word},
     shared::{Address, Flow, HOP_TAKES_XDP, Hop, PATH_RETURN_SEEN},
     wire::{
         ip::Part,
@@ -24,8 +24,7 @@ pub(crate) struct Plan {
     pub(crate) id: u32,
     /// Its flow, or the handshake that will be one, or null.
     pub(crate) flow: *mut Flow,
-    /// The direction.
-    pub(crate) to_client: bool,
+    pub(crate) direction: Direction,
     /// The client gets it from the VIP; else from the backend itself, which it dialled.
     pub(crate) from_vip: bool,
     /// The client's port on the other side of the gateway, big-endian; 0: the same.
@@ -39,7 +38,7 @@ impl Plan {
     pub(crate) const EMPTY: Self = Self {
         id: 0,
         flow: core::ptr::null_mut(),
-        to_client: false,
+        direction: Direction::ToBackend,
         from_vip: false,
         client_port: [0; 2],
         seconds: 0,
@@ -68,23 +67,24 @@ pub(crate) fn deliver<H: OptionsHook>(
     let to = if plan.from_vip { &backend.vip } else { &backend.endpoint };
     scratch.change = Change::of_addresses(
         to,
-        plan.to_client,
+        plan.direction,
         plan.client_port,
         !unfinished && !hook.aggregated(),
     );
     if plan.from_vip && path.flags & PATH_RETURN_SEEN == 0 {
         path.flags |= PATH_RETURN_SEEN;
     }
+    let to_client = plan.direction == Direction::ToClient;
     scratch.hop.ifindex = 0;
     scratch.route.hop.ifindex = 0;
     let mut new = true;
-    let mut hop: *mut Hop = if plan.to_client { &raw mut scratch.hop } else { &raw mut path.hop };
+    let mut hop: *mut Hop = if to_client { &raw mut scratch.hop } else { &raw mut path.hop };
     if !plan.flow.is_null() {
         // SAFETY: not null, a map value; each field is read and written as a word, and a lost race
         // costs one stamp.
         let flow = unsafe { &mut *plan.flow };
-        new = note(&scratch.key, flow, &scratch.segment, plan.to_client, plan.seconds);
-        if plan.to_client && flow.client_hop.ifindex != 0 {
+        new = note(&scratch.key, flow, &scratch.segment, plan.direction, plan.seconds);
+        if to_client && flow.client_hop.ifindex != 0 {
             hop = &raw mut flow.client_hop;
         }
         if Word(flow.word).is(State::Spliced) && flow.owner as u32 == plan.id {
@@ -94,7 +94,7 @@ pub(crate) fn deliver<H: OptionsHook>(
     // SAFETY: one of the three places above, all of them map values.
     let hop = unsafe { &mut *hop };
     let (ip, segment) = (&scratch.ip, &scratch.segment);
-    let answer = if !plan.to_client {
+    let answer = if !to_client {
         refresh(hook, hop, &ip.source, &backend.endpoint.address, plan.seconds)
     } else if hop.ifindex == 0 {
         refresh(hook, hop, &to.address, &ip.destination, plan.seconds)
@@ -131,7 +131,10 @@ pub(crate) fn deliver<H: OptionsHook>(
 /// Counts a packet that is about to be sent.
 #[inline(always)]
 fn count_packet(plan: &Plan, scratch: &Scratch) {
-    count(if plan.to_client { Counter::FromBackend } else { Counter::FromClient });
+    count(match plan.direction {
+        Direction::ToBackend => Counter::FromClient,
+        Direction::ToClient => Counter::FromBackend,
+    });
     count(if scratch.change.spliced { Counter::Spliced } else { Counter::Forwarded });
     let bytes = scratch.ip.l4_len as u64;
     count_backend(plan.id, |stats| {

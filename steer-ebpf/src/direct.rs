@@ -16,7 +16,7 @@ use crate::{
 #[inline(never)]
 pub(crate) extern "C" fn direct_segment() -> Stage {
     let Some(scratch) = scratch() else { return Stage::Pass };
-    let (id, bits) = (scratch.backend, scratch.facts.flags);
+    let (id, bits) = (scratch.backend, scratch.segment.flags);
     if bits & (flags::FIN | flags::RST) != 0 {
         foreign::forget(&at_backend(scratch, id));
     }
@@ -58,7 +58,7 @@ fn syn(scratch: &mut Scratch, id: u32) -> Stage {
     if ended {
         let _ = FLOWS.remove(&scratch.key);
     }
-    foreign::remember(&at_backend(scratch, id), scratch.facts.seconds);
+    foreign::remember(&at_backend(scratch, id), scratch.seconds);
     forget_syn_trace();
     Stage::Pass
 }

@@ -70,7 +70,7 @@ fn port_at(scratch: &Scratch, id: u32) -> [u8; 2] {
 /// The IP word without ECN bits: SYNs and resets are never ECN-capable (RFC 3168 6.1.1).
 #[inline(always)]
 fn without_ecn(scratch: &Scratch, word: [u8; 4]) -> [u8; 4] {
-    if scratch.facts.v6 != 0 {
+    if scratch.ip.v6 {
         // Traffic class is the low nibble of byte 0 and the high one of byte 1.
         [0x60 | word[0] & 0x0f, word[1] & 0xcf, word[2], word[3]]
     } else {
@@ -85,7 +85,7 @@ pub(crate) extern "C" fn hop_to(skb: *mut __sk_buff, id: u32) -> i32 {
     let (Some(scratch), Some(backend)) = (scratch(), backend(id)) else { return -1 };
     let Some(path) = backend_path(id) else { return -1 };
     let (endpoint, hop) = (&backend.endpoint, &mut path.hop);
-    if refresh(&Tc(skb), hop, &scratch.key.client, &endpoint.address, scratch.facts.seconds)
+    if refresh(&Tc(skb), hop, &scratch.key.client, &endpoint.address, scratch.seconds)
         != fib::SUCCESS
     {
         return -1;
@@ -186,7 +186,7 @@ extern "C" fn make_reset(skb: *mut __sk_buff) -> i32 {
         return -1;
     }
     let header = Header { seq, ack: 0, flags: flags::RST, window: 0, len: TCP_LEN as u32 };
-    let word = if scratch.facts.v6 != 0 { [0x60, 0, 0, 0] } else { [0x45, 0, 0, 0] };
+    let word = if scratch.ip.v6 { [0x60, 0, 0, 0] } else { [0x45, 0, 0, 0] };
     if !describe(scratch, id, word, &header) {
         return -1;
     }

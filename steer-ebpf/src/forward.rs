@@ -5,6 +5,7 @@ use aya_ebpf::{bindings::bpf_fib_lookup, helpers::generated::bpf_redirect_neigh}
 use steer_common::{
     checksum::{fold, replaced16, replaced32, update},
     counters::Counter,
+    flow::Direction,
     shared::{Address, Endpoint, Flow, HOP_TAKES_XDP, Hop, INTERFACE_TAKES_XDP},
     splice::{self, rescale_window},
     wire::{
@@ -43,8 +44,8 @@ pub(crate) struct Change {
     pub(crate) scale_from: u8,
     /// Window scale that the receiver goes by.
     pub(crate) scale_to: u8,
-    /// Whether the source is replaced.
-    pub(crate) source: bool,
+    /// Which side's address is replaced: the source's on the way to a client.
+    pub(crate) direction: Direction,
     /// Whether a splice is applied: numbers, options and window change as well.
     pub(crate) spliced: bool,
     /// Whether the packet's checksum is the sum of all its segment.
@@ -56,7 +57,7 @@ impl Change {
     #[inline(always)]
     pub(crate) fn of_addresses(
         to: &Endpoint,
-        source: bool,
+        direction: Direction,
         client_port: [u8; 2],
         finished: bool,
     ) -> Self {
@@ -70,7 +71,7 @@ impl Change {
             zero: [0; 2],
             scale_from: 0,
             scale_to: 0,
-            source,
+            direction,
             spliced: false,
             finished,
         }
@@ -80,7 +81,7 @@ impl Change {
     #[inline(always)]
     pub(crate) fn splice(&mut self, flow: &Flow) {
         self.spliced = true;
-        if self.source {
+        if self.direction == Direction::ToClient {
             self.seq = flow.delta;
             self.edits = splice::to_client(flow);
             self.scale_from = flow.owner_scale;
@@ -157,6 +158,7 @@ pub(crate) fn rewrite<H: OptionsHook>(
         };
         difference.segment += edited;
     }
+    let source = change.direction == Direction::ToClient;
     let mut window = hook.window();
     if let Some(hop) = hop {
         *window.words_mut::<3>(0).ok_or(CUT)? = hop.words();
@@ -168,7 +170,7 @@ pub(crate) fn rewrite<H: OptionsHook>(
         difference.uncovered += replaced32(h[1], word);
         h[1] = word;
         let new = change.address.words();
-        let at = if change.source { 8 } else { 24 };
+        let at = if source { 8 } else { 24 };
         let h = window.words_mut::<4>(ETHERNET_LEN + at).ok_or(CUT)?;
         for i in 0..4 {
             difference.pseudo += replaced32(h[i], new[i]);
@@ -176,7 +178,7 @@ pub(crate) fn rewrite<H: OptionsHook>(
         }
     } else {
         let new = change.address.words()[3];
-        let at = if change.source { 12 } else { 16 };
+        let at = if source { 12 } else { 16 };
         let h = window.words_mut::<1>(ETHERNET_LEN + at).ok_or(CUT)?;
         difference.pseudo += replaced32(h[0], new);
         h[0] = new;
@@ -189,9 +191,9 @@ pub(crate) fn rewrite<H: OptionsHook>(
         h[0] = ((less as u32) << 16 | sum as u32).to_be();
     }
     let tcp = window.words_mut::<{ TCP_LEN / 4 }>(ip.l4).ok_or(CUT)?;
-    let mut ports = with_port(tcp[0], change.port, change.source);
+    let mut ports = with_port(tcp[0], change.port, source);
     if u16::from_ne_bytes(change.client_port) != 0 {
-        ports = with_port(ports, change.client_port, !change.source);
+        ports = with_port(ports, change.client_port, !source);
     }
     difference.segment += replace(&mut tcp[0], ports);
     if change.spliced {

@@ -16,6 +16,7 @@ use aya_ebpf::{
 use steer_common::{
     checksum::{replaced16, replaced32, update},
     counters::Counter,
+    flow::Direction,
     shared::{
         ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, FRAGMENTS_FROM_BACKEND, FRAGMENTS_PASS, FRAGMENTS_WAIT,
         FragmentKey, FragmentRoute, HELD_FRAGMENTS, HELD_MAX, Held, HeldKey, ROLE_ADDRESS,
@@ -68,7 +69,10 @@ pub(crate) extern "C" fn sent(skb: *mut __sk_buff, action: u32) -> Stage {
         return act(scratch, action as u8);
     }
     scratch.route.address = scratch.change.address;
-    scratch.route.flags = if scratch.change.source { FRAGMENTS_FROM_BACKEND } else { 0 };
+    scratch.route.flags = match scratch.change.direction {
+        Direction::ToBackend => 0,
+        Direction::ToClient => FRAGMENTS_FROM_BACKEND,
+    };
     enter_fate(scratch);
     if any_held() == 0 {
         return act(scratch, action as u8);

@@ -48,7 +48,7 @@ const V6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 #[inline(never)]
 pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
-    scratch.facts.seconds = seconds(scratch);
+    seconds(scratch);
     if !load(skb, scratch) {
         return pass(Counter::IcmpPassed);
     }
@@ -69,7 +69,7 @@ pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> Stage {
         Target::Client => {
             if scratch.hop.ifindex == 0 {
                 let (ip, hop) = (&scratch.ip, &mut scratch.hop);
-                if refresh(&Tc(skb), hop, &ip.source, &ip.destination, scratch.facts.seconds)
+                if refresh(&Tc(skb), hop, &ip.source, &ip.destination, scratch.seconds)
                     != fib::SUCCESS
                 {
                     return drop(Counter::NoRoute);

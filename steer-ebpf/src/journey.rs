@@ -5,7 +5,7 @@ use core::ptr::null_mut;
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
-    flow::State,
+    flow::{Direction, State},
     shared::{FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, answered},
     wire::{
         Packet as _,
@@ -28,10 +28,10 @@ use crate::{
     },
     icmp, learn, lock,
     maps::{
-        FLOWS, HANDSHAKES, Look, SETTINGS, Scratch, backend_path, count, is_filling, scratch,
+        FLOWS, HANDSHAKES, Look, SETTINGS, Scratch, Sum, backend_path, count, is_filling, scratch,
         seconds,
     },
-    read::{self, Role, begins_hello, classify, enter_key, facts, make_headers_linear, read},
+    read::{self, Role, begins_hello, classify, enter_key, make_headers_linear, read},
     rehome, resegment, server,
     stage::{Stage, act, drop, pass},
     stamps::{comes_by, idle, is_exact, note_end},
@@ -196,11 +196,11 @@ fn decide(flow: *mut Flow, look: Look) -> Stage {
 #[inline(always)]
 fn settled(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
-    if scratch.facts.from_server == 0 {
+    if scratch.direction == Direction::ToBackend {
         if client::settled_client(skb, flow) != 0 {
             certificate::hear_second_hello(skb, flow);
         }
-    } else if scratch.facts.flags & (flags::FIN | flags::RST) != 0 {
+    } else if scratch.segment.flags & (flags::FIN | flags::RST) != 0 {
         note_end(skb, flow);
     }
     Stage::Forward
@@ -230,18 +230,19 @@ fn enter_plan(stage: Stage, flow: *mut Flow, plan: &mut Plan) -> Stage {
     if !matches!(stage, Stage::Forward | Stage::Plain | Stage::DirectPlain) {
         return stage;
     }
-    plan.to_client = scratch.facts.from_server != 0;
-    plan.from_vip = plan.to_client && stage != Stage::DirectPlain;
-    plan.seconds = scratch.facts.seconds;
+    plan.direction = scratch.direction;
+    let to_client = plan.direction == Direction::ToClient;
+    plan.from_vip = to_client && stage != Stage::DirectPlain;
+    plan.seconds = scratch.seconds;
     // A backend that knows its client under another port.
     let own = scratch.key.client_port;
-    let translated = plan.to_client && scratch.segment.destination_port != own;
+    let translated = to_client && scratch.segment.destination_port != own;
     plan.client_port = if translated { own } else { [0; 2] };
     if stage != Stage::Forward {
         plan.id = scratch.plain;
         let handshake = if plan.from_vip { HANDSHAKES.get_ptr_mut(&scratch.key) } else { None };
         plan.flow = handshake.unwrap_or(null_mut());
-        if !plan.to_client {
+        if !to_client {
             plan.client_port = scratch.first_port;
         }
         return Stage::Forward;
@@ -252,7 +253,7 @@ fn enter_plan(stage: Stage, flow: *mut Flow, plan: &mut Plan) -> Stage {
     // SAFETY: not null; as in `settled_flow`.
     let record = unsafe { &*flow };
     plan.id = scratch.backend;
-    if !plan.to_client {
+    if !to_client {
         plan.id = record.holder() as u32;
         plan.client_port = record.port_at_holder();
     }
@@ -302,8 +303,7 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> St
         return Stage::Pass;
     }
     if let Role::Direct(id) = role {
-        let seconds = seconds(scratch);
-        scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
+        enter_packet(scratch, Direction::ToBackend);
         scratch.backend = id;
         return Stage::Direct;
     }
@@ -316,8 +316,7 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> St
         plan.flow = look_up();
     }
     scratch.first_port = [0; 2];
-    let seconds = seconds(scratch);
-    scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
+    let seconds = enter_packet(scratch, Direction::ToBackend);
     if is_filling(seconds) && !is_of_settled(plan.flow) {
         return drop(Counter::TablesFilling);
     }
@@ -328,12 +327,21 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> St
             if syn { Stage::Syn } else { Stage::Client }
         }
         Role::Server(id) => {
-            scratch.facts.from_server = 1;
+            scratch.direction = Direction::ToClient;
             scratch.backend = id;
             Stage::Server
         }
         Role::Direct(_) => Stage::Pass,
     }
+}
+
+/// Enters what the stages go by besides the headers of the packet that was read; now, seconds.
+#[inline(always)]
+fn enter_packet(scratch: &mut Scratch, direction: Direction) -> u32 {
+    scratch.direction = direction;
+    scratch.sum = Sum::default();
+    scratch.now = 0;
+    seconds(scratch)
 }
 
 /// Whether a flow's record says which backend has it for good.
@@ -362,11 +370,11 @@ fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &Plan) -> Stage 
         Err(Refused::OtherHook(reason) | Refused::Dropped(reason)) => drop(reason),
         // Towards a client the stack would route the packet as it is and say so itself; towards a
         // backend it would be delivered here.
-        Err(Refused::HopLimit) if plan.to_client => pass(Counter::HopLimit),
+        Err(Refused::HopLimit) if plan.direction == Direction::ToClient => pass(Counter::HopLimit),
         Err(Refused::HopLimit) => drop(Counter::HopLimit),
         Err(Refused::TooBig) => {
-            // A settled flow's packet comes here without facts of its own.
-            scratch.facts.from_server = plan.to_client as u8;
+            // A settled flow's packet comes here without having been entered.
+            scratch.direction = plan.direction;
             Stage::TooBig
         }
     }
@@ -400,7 +408,7 @@ fn settled_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role, plan: &mu
         // What its backend sends to the client's own port is another connection's where the flow
         // has another port there.
         Role::Server(from) => {
-            (plan.to_client, plan.from_vip) = (true, true);
+            (plan.direction, plan.from_vip) = (Direction::ToClient, true);
             *from == plan.id
                 && u16::from_ne_bytes(port) == 0
                 && (!H::XDP || is_for_us(hook, plan.id))

@@ -84,7 +84,7 @@ extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32, longer: u32) -> i3
     if !enter_name(scratch, bytes, i) {
         return NO_NAME;
     }
-    let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
+    let (owner, seconds) = (scratch.backend, scratch.seconds);
     let tail = u16::from_ne_bytes([bytes[30], bytes[31]]);
     // Behind ECH the client chooses what is read here, whatever it is that its backend accepted.
     // And what is no name looks as if it changed with every ticket.
@@ -149,7 +149,7 @@ pub(crate) enum Turn {
 #[inline(always)]
 pub(crate) fn rotate(scratch: &Scratch, backend: u32, turn: Turn) {
     let Some(rotation) = rotation(scratch.vip.id) else { return };
-    let (backend, seconds) = (backend as u16, scratch.facts.seconds);
+    let (backend, seconds) = (backend as u16, scratch.seconds);
     match turn {
         Turn::Answered => rotations::answered(rotation, backend, seconds),
         Turn::Learned => rotations::note(rotation, backend, seconds),
@@ -204,11 +204,11 @@ extern "C" fn note_rejected(flow: *mut Flow, i: u32) -> i32 {
     if let Some(tries) = KEY_NAME_TRIES.get_ptr_mut(&scratch.session) {
         // SAFETY: a map value; a lost race costs one try.
         let tries = unsafe { &mut *tries };
-        tries.last_seen = scratch.facts.seconds;
+        tries.last_seen = scratch.seconds;
         tries.tried |= backend_bit(backend);
         return 1;
     }
-    let seconds = scratch.facts.seconds;
+    let seconds = scratch.seconds;
     scratch.name = KeyName {
         owner: NO_BACKEND,
         flags: 0,

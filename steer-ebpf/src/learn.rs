@@ -40,7 +40,7 @@ use crate::{
 #[inline(never)]
 pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return Stage::Settled };
-    if scratch.facts.payload_len == 0 {
+    if scratch.payload_len() == 0 {
         return Stage::Settled;
     }
     if scratch.ip.part != Part::Whole || is_sound(skb) == 0 {
@@ -52,13 +52,13 @@ pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     let record = unsafe { &mut *flow };
     let spliced = Word(record.word).state() == State::Spliced;
     let isn = if spliced { record.owner_isn } else { record.first_isn };
-    let at = scratch.facts.seq.wrapping_sub(isn.wrapping_add(1));
+    let at = scratch.segment.seq.wrapping_sub(isn.wrapping_add(1));
     if at > GIVE_UP {
         count(Counter::LearnGivenUp);
         mark(flow, FLOW_LEARNED);
         return Stage::Settled;
     }
-    let behind = record.follow.next.wrapping_sub(scratch.facts.seq) as i32;
+    let behind = record.follow.next.wrapping_sub(scratch.segment.seq) as i32;
     if behind < 0 && resync(skb, flow) == 0 {
         return Stage::Settled;
     }
@@ -124,8 +124,8 @@ extern "C" fn follow_step(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return TOLD_OTHER };
     // SAFETY: not null, a whole map value.
     let flow = unsafe { &mut *flow };
-    let mut payload = Payload { skb, from: scratch.facts.l4 + scratch.facts.header_len };
-    match flow.follow.step(&mut payload, scratch.facts.seq, scratch.facts.payload_len) {
+    let mut payload = Payload { skb, from: scratch.payload_at() };
+    match flow.follow.step(&mut payload, scratch.segment.seq, scratch.payload_len()) {
         Told::More | Told::Ticket => TOLD_MORE,
         Told::NeedMore => TOLD_NEED_MORE,
         Told::ServerHello => {
@@ -154,18 +154,18 @@ extern "C" fn follow_step(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
 #[inline(never)]
 extern "C" fn resync(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
-    let have = scratch.facts.payload_len as usize;
+    let have = scratch.segment.payload_len;
     let Some(n) = size::<RESYNC_LOOK>(if have > RESYNC_LOOK { RESYNC_LOOK } else { have }) else {
         return 0;
     };
     scratch.look = [0; RESYNC_LOOK];
-    let from = scratch.facts.l4 + scratch.facts.header_len;
+    let from = scratch.payload_at();
     // SAFETY: at most the array's size.
     if unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut scratch.look).cast(), n) } != 0 {
         return 0;
     }
     // SAFETY: not null, a whole map value.
-    let known = unsafe { (*flow).follow.resync(&scratch.look, scratch.facts.seq) };
+    let known = unsafe { (*flow).follow.resync(&scratch.look, scratch.segment.seq) };
     if known {
         count(Counter::LearnResumed);
     }
@@ -256,7 +256,7 @@ fn count_outcome(
     if flow.flags & FLOW_HELLO == 0 {
         return;
     }
-    let (backend, seconds) = (scratch.backend, scratch.facts.seconds);
+    let (backend, seconds) = (scratch.backend, scratch.seconds);
     let offered = flow.flags & FLOW_OFFERED != 0;
     let accepted = outcome as u32 == Outcome::Resumed as u32;
     if let (Some(offer), Some(refusals)) = (offer(flow, accepted), refusals(backend))
@@ -290,7 +290,7 @@ fn enter_key(scratch: &mut Scratch, kind: u8, len: u8, bytes: &[u8; 32]) {
 /// Stamps the session in `scratch.session`; 0 where this backend does not own it.
 #[inline(always)]
 fn refresh(scratch: &mut Scratch) -> i32 {
-    let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
+    let (owner, seconds) = (scratch.backend, scratch.seconds);
     let Some(session) = SESSIONS.get_ptr_mut(&scratch.session) else { return 0 };
     // SAFETY: a map value; a lost race costs one use.
     let session = unsafe { &mut *session };
@@ -306,7 +306,7 @@ fn refresh(scratch: &mut Scratch) -> i32 {
 #[inline(always)]
 fn insert(scratch: &mut Scratch) -> bool {
     const ONLY_NEW: u64 = 1;
-    let (owner, seconds) = (scratch.backend, scratch.facts.seconds);
+    let (owner, seconds) = (scratch.backend, scratch.seconds);
     let session =
         Session { owner: owner as u16, flags: 0, first_seen: seconds, last_seen: seconds, uses: 0 };
     // SAFETY: only asked whether it is there.

@@ -3,7 +3,7 @@
 
 use steer_common::{
     counters::Counter,
-    flow::Word,
+    flow::{Direction, Word},
     legs::{TRIES, candidate},
     shared::{
         FLOW_MADE, FlowKey, LEG_BACKEND_ENDED, LEG_CLIENT_ENDED, LEG_ENDED, Leg, SERVICE_BACKEND,
@@ -27,7 +27,7 @@ pub(crate) fn find(scratch: &Scratch, id: u32) -> Option<Leg> {
     if !switch(SWITCH_LEGS) {
         return None;
     }
-    stamped(&foreign::at_backend(scratch, id), scratch.facts.seconds)
+    stamped(&foreign::at_backend(scratch, id), scratch.seconds)
 }
 
 /// The port at a backend of the connection of the client in `scratch.key` that has another one
@@ -39,8 +39,7 @@ pub(crate) fn way_there(scratch: &Scratch, id: u32, direct: bool) -> Option<Leg>
     }
     let mut key = foreign::at_backend(scratch, id);
     key.service |= SERVICE_WAY_THERE;
-    stamped(&key, scratch.facts.seconds)
-        .filter(|leg| (leg.service & SERVICE_BACKEND != 0) == direct)
+    stamped(&key, scratch.seconds).filter(|leg| (leg.service & SERVICE_BACKEND != 0) == direct)
 }
 
 #[inline(always)]
@@ -67,7 +66,7 @@ pub(crate) fn has(key: &FlowKey) -> bool {
 #[inline(always)]
 pub(crate) fn is_taken(scratch: &Scratch, id: u32) -> bool {
     let key = foreign::at_backend(scratch, id);
-    let (seconds, timeout) = (scratch.facts.seconds, scratch.vip.flow_timeout);
+    let (seconds, timeout) = (scratch.seconds, scratch.vip.flow_timeout);
     has(&key) || foreign::is_there(&key, seconds, timeout)
 }
 
@@ -81,7 +80,7 @@ pub(crate) fn is_a_flows(scratch: &Scratch, id: u32) -> bool {
         let at_first =
             flow.first as u32 == id && flow.first_port == [0; 2] && flow.holder() == flow.first;
         let at_owner = flow.owner as u32 == id && flow.owner_port == [0; 2];
-        let live = !flow.closing() && idle(flow, scratch.facts.seconds) <= scratch.vip.flow_timeout;
+        let live = !flow.closing() && idle(flow, scratch.seconds) <= scratch.vip.flow_timeout;
         if live && (at_first || at_owner) {
             return true;
         }
@@ -98,7 +97,7 @@ pub(crate) fn is_a_flows(scratch: &Scratch, id: u32) -> bool {
             && handshake.first_port == [0; 2]
             && handshake.flags & FLOW_MADE == 0
             && flow.is_none_or(|flow| Word(flow.word).isn() != Word(handshake.word).isn())
-            && idle(handshake, scratch.facts.seconds) <= PATIENCE
+            && idle(handshake, scratch.seconds) <= PATIENCE
     })
 }
 
@@ -111,8 +110,7 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
     let Some(scratch) = scratch() else { return 0 };
     const ONLY_NEW: u64 = 1;
     set_switch(SWITCH_LEGS);
-    let leg =
-        Leg { seen: scratch.facts.seconds, port: scratch.key.client_port, service: service as u16 };
+    let leg = Leg { seen: scratch.seconds, port: scratch.key.client_port, service: service as u16 };
     for attempt in 0..limit::<{ TRIES as i32 }>() {
         let mut key = foreign::at_backend(scratch, id);
         key.client_port = candidate(&scratch.key, number, attempt);
@@ -121,7 +119,7 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
             let of_vip = FlowKey { client_port: key.client_port, ..scratch.key };
             FLOWS.get(&of_vip).is_some() || HANDSHAKES.get(&of_vip).is_some()
         };
-        if others || foreign::is_there(&key, scratch.facts.seconds, u32::MAX / 2) {
+        if others || foreign::is_there(&key, scratch.seconds, u32::MAX / 2) {
             continue;
         }
         if LEGS.insert(&key, &leg, ONLY_NEW).is_ok() {
@@ -143,7 +141,7 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
 pub(crate) extern "C" fn take_direct_leg(id: u32) -> i32 {
     let Some(scratch) = scratch() else { return 0 };
     let service = foreign::at_backend(scratch, id).service;
-    (take_leg(id, service as u32, scratch.facts.seq) != 0) as i32
+    (take_leg(id, service as u32, scratch.segment.seq) != 0) as i32
 }
 
 /// Notes the beginning or the end of a connection that the client in `scratch.key` dialled to a
@@ -154,11 +152,11 @@ pub(crate) extern "C" fn take_direct_leg(id: u32) -> i32 {
 #[inline(never)]
 pub(crate) extern "C" fn note_direct(id: u32, own: u32, there: u32) -> i32 {
     let Some(scratch) = scratch() else { return 0 };
-    let bits = scratch.facts.flags;
-    let ended = match scratch.facts.from_server != 0 {
-        true if bits & flags::RST != 0 => LEG_ENDED,
-        true => LEG_BACKEND_ENDED,
-        false => LEG_CLIENT_ENDED,
+    let bits = scratch.segment.flags;
+    let ended = match scratch.direction {
+        Direction::ToClient if bits & flags::RST != 0 => LEG_ENDED,
+        Direction::ToClient => LEG_BACKEND_ENDED,
+        Direction::ToBackend => LEG_CLIENT_ENDED,
     };
     for (port, way) in [(there, 0), (own, SERVICE_WAY_THERE)] {
         let mut key = foreign::at_backend(scratch, id);

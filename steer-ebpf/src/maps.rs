@@ -9,7 +9,7 @@ use aya_ebpf::{
 use steer_common::{
     counters::Counter,
     directory,
-    flow::State,
+    flow::{Direction, State},
     maps::entries,
     shared::{
         Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign,
@@ -158,8 +158,13 @@ pub(crate) struct Scratch {
     pub(crate) tick: u64,
     /// Seconds of CLOCK_MONOTONIC; kept from packet to packet.
     pub(crate) seconds: u32,
+    /// The packet at hand, and its TCP header; as it is now where it was made into another one.
     pub(crate) ip: Ip,
     pub(crate) segment: Segment,
+    pub(crate) direction: Direction,
+    pub(crate) sum: Sum,
+    /// When the client's data came, nanoseconds of CLOCK_MONOTONIC; only where it is held.
+    pub(crate) now: u64,
     pub(crate) quote: Quote,
     pub(crate) endpoint: Endpoint,
     pub(crate) key: FlowKey,
@@ -185,7 +190,6 @@ pub(crate) struct Scratch {
     /// The reset to be sent.
     pub(crate) reset: Reset,
     pub(crate) vip: Vip,
-    pub(crate) facts: Facts,
     pub(crate) fragment: FragmentKey,
     /// 1: the packet is the first fragment of that datagram, whose later ones wait to see what
     /// becomes of it.
@@ -219,33 +223,42 @@ pub(crate) struct Scratch {
     pub(crate) fib: bpf_fib_lookup,
 }
 
-/// The packet at hand: host-endian numbers, offsets and lengths in bytes.
+/// The payload's one's complement sum, and whether the packet's checksum is right.
 #[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Facts {
-    /// When the client's data came, nanoseconds of CLOCK_MONOTONIC; only where it is held.
-    pub(crate) now: u64,
-    pub(crate) seconds: u32,
-    pub(crate) l4: u32,
-    pub(crate) header_len: u32,
-    pub(crate) payload_len: u32,
-    pub(crate) seq: u32,
-    pub(crate) ack: u32,
-    /// One's complement sum of the payload as the packet is now.
-    pub(crate) payload_sum: u32,
-    pub(crate) window: u16,
-    pub(crate) flags: u8,
-    pub(crate) accurate_ecn: u8,
-    pub(crate) v6: u8,
-    pub(crate) ip_options: u8,
-    pub(crate) hop_limit: u8,
-    /// 1: the payload was summed and the packet's checksum is right.
-    pub(crate) sum_good: u8,
-    /// 1: a backend sent the packet.
-    pub(crate) from_server: u8,
-    /// 1: `payload_sum` is the sum of the payload.
-    pub(crate) summed: u8,
-    pub(crate) zero: [u8; 2],
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Sum {
+    /// Of the payload as the packet is now.
+    pub(crate) payload: u32,
+    /// 1: the packet's checksum is right.
+    pub(crate) good: u8,
+    /// 1: the payload was summed; else the other two say nothing.
+    pub(crate) known: u8,
+}
+
+impl Scratch {
+    /// Offset of the TCP header, bytes from the start of the frame.
+    #[inline(always)]
+    pub(crate) fn l4(&self) -> u32 {
+        self.ip.l4 as u32
+    }
+
+    /// Length of the TCP header with its options, bytes.
+    #[inline(always)]
+    pub(crate) fn header_len(&self) -> u32 {
+        self.segment.header_len as u32
+    }
+
+    /// Length of the payload, bytes.
+    #[inline(always)]
+    pub(crate) fn payload_len(&self) -> u32 {
+        self.segment.payload_len as u32
+    }
+
+    /// Offset of the payload, bytes from the start of the frame.
+    #[inline(always)]
+    pub(crate) fn payload_at(&self) -> u32 {
+        self.l4() + self.header_len()
+    }
 }
 
 /// An ICMP error and what it quotes, as words in memory order.

@@ -259,8 +259,8 @@ fn key_name(scratch: &mut Scratch, flow: &mut Flow) -> i32 {
         return said::UNKNOWN;
     }
     let Some(backend) = backend(name.owner as u32) else { return first(Counter::OwnerDown) };
-    let verdict = decide::key_name(name, backend, &scratch.vip, flow.first, scratch.facts.seconds);
-    let found = found(flow, name.owner, verdict, Offer::KeyName, scratch.facts.seconds);
+    let verdict = decide::key_name(name, backend, &scratch.vip, flow.first, scratch.seconds);
+    let found = found(flow, name.owner, verdict, Offer::KeyName, scratch.seconds);
     if found & said::FIRST == 0 || flow.flags & FLOW_AT_OWNER != 0 {
         name.hits = name.hits.wrapping_add(1);
         flow.flags |= FLOW_NAMED;
@@ -350,11 +350,10 @@ fn session(scratch: &Scratch, flow: &mut Flow) -> i32 {
     let Some(session) = (unsafe { SESSIONS.get(&scratch.session) }) else { return said::UNKNOWN };
     let session = *session;
     let Some(backend) = backend(session.owner as u32) else { return first(Counter::OwnerDown) };
-    let verdict =
-        decide::session(&session, backend, &scratch.vip, flow.first, scratch.facts.seconds);
+    let verdict = decide::session(&session, backend, &scratch.vip, flow.first, scratch.seconds);
     let offer =
         if scratch.session.kind == Kind::Ticket as u8 { Offer::Ticket } else { Offer::SessionId };
-    found(flow, session.owner, verdict, offer, scratch.facts.seconds)
+    found(flow, session.owner, verdict, offer, scratch.seconds)
 }
 
 /// Enters the key name of a ticket whose first 32 bytes are these, by the `i`-th layout that the
@@ -478,7 +477,7 @@ extern "C" fn likely(tried: u64) -> u32 {
 /// Whether a flow may be moved to a backend on a guess.
 #[inline(always)]
 fn is_guess(scratch: &Scratch, id: u16) -> bool {
-    takes_new_sessions(id, scratch.vip.id) && !holds_back(id, Offer::KeyName, scratch.facts.seconds)
+    takes_new_sessions(id, scratch.vip.id) && !holds_back(id, Offer::KeyName, scratch.seconds)
 }
 
 /// Whether a backend of a VIP is up and may get clients that have no session there.

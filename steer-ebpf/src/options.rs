@@ -91,10 +91,7 @@ extern "C" fn walk_offer(walker: *mut Walker, offer: *mut Offer, clear: u32) -> 
 pub(crate) extern "C" fn read_options(skb: *mut aya_ebpf::bindings::__sk_buff, clear: u32) -> i32 {
     let Some(scratch) = scratch() else { return -1 };
     scratch.offer = Offer::NOTHING;
-    let (at, len) = (
-        scratch.facts.l4 as usize + TCP_LEN,
-        (scratch.facts.header_len as usize).wrapping_sub(TCP_LEN),
-    );
+    let (at, len) = (scratch.ip.l4 + TCP_LEN, scratch.segment.header_len.wrapping_sub(TCP_LEN));
     if len == 0 {
         return 0;
     }
@@ -110,7 +107,7 @@ pub(crate) extern "C" fn read_options(skb: *mut aya_ebpf::bindings::__sk_buff, c
     if clear != 0 && scratch.offer.cleared != 0 {
         crate::maps::count(Counter::OptionCleared);
         let Some(n) = size::<OPTIONS_MAX>(len) else { return -1 };
-        let v6 = scratch.facts.v6 != 0;
+        let v6 = scratch.ip.v6;
         if !hook.store_options(at, (&raw const scratch.walker.bytes).cast(), n)
             || !hook.replace_sums(at - TCP_LEN + 16, v6, 0, scratch.walker.difference)
         {

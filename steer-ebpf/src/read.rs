@@ -3,12 +3,12 @@
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
+    flow::Direction,
     shared::{ADDRESS_OF_VIP, Address, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP, Vip},
     wire::{
         ETHERNET_LEN, ETHERTYPE_IPV6, Packet as _, byte,
-        ip::{self, Ip, NotIp, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
-        lower,
-        tcp::{self, Segment},
+        ip::{self, NotIp, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
+        lower, tcp,
         tls::client_hello,
         upper,
     },
@@ -16,7 +16,7 @@ use steer_common::{
 
 use crate::{
     hook::{Hook, tc::Tc},
-    maps::{Facts, Scratch, backend, directory_head, listed, scratch},
+    maps::{Scratch, backend, directory_head, listed, scratch},
     stage::{Stage, drop, pass},
 };
 
@@ -143,45 +143,23 @@ pub(crate) fn begins_hello<H: Hook>(hook: &H, scratch: &Scratch, role: &Role) ->
 /// Enters the flow's key into `scratch.key`; false where the backend has no record.
 #[inline(always)]
 pub(crate) fn enter_key(scratch: &mut Scratch, role: &Role) -> bool {
-    let (to_client, vip_id) = match role {
+    let (direction, vip_id) = match role {
         // SAFETY: a map value; one aligned half-word.
-        Role::Client(vip) => (false, unsafe { (**vip).id }),
+        Role::Client(vip) => (Direction::ToBackend, unsafe { (**vip).id }),
         Role::Server(id) => match backend(*id) {
-            Some(backend) => (true, backend.vip_id),
+            Some(backend) => (Direction::ToClient, backend.vip_id),
             None => return false,
         },
         Role::Direct(id) => match backend(*id) {
-            Some(backend) => (false, backend.vip_id),
+            Some(backend) => (Direction::ToBackend, backend.vip_id),
             None => return false,
         },
     };
     let (ip, segment, key) = (&scratch.ip, &scratch.segment, &mut scratch.key);
-    key.client = if to_client { ip.destination } else { ip.source };
-    key.client_port = if to_client { segment.destination_port } else { segment.source_port };
+    (key.client, key.client_port) = match direction {
+        Direction::ToBackend => (ip.source, segment.source_port),
+        Direction::ToClient => (ip.destination, segment.destination_port),
+    };
     key.service = vip_id;
     true
-}
-
-#[inline(always)]
-pub(crate) fn facts(ip: &Ip, segment: &Segment, seconds: u32) -> Facts {
-    Facts {
-        now: 0,
-        seconds,
-        l4: ip.l4 as u32,
-        header_len: segment.header_len as u32,
-        payload_len: segment.payload_len as u32,
-        seq: segment.seq,
-        ack: segment.ack,
-        payload_sum: 0,
-        window: segment.window,
-        flags: segment.flags,
-        accurate_ecn: segment.accurate_ecn as u8,
-        v6: ip.v6 as u8,
-        ip_options: (ip.options || ip.part != Part::Whole) as u8,
-        hop_limit: ip.hop_limit,
-        sum_good: 0,
-        from_server: 0,
-        summed: 0,
-        zero: [0; 2],
-    }
 }

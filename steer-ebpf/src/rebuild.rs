@@ -36,7 +36,7 @@ pub(crate) const TTL: u8 = 64;
 pub(crate) extern "C" fn rebuild(skb: *mut __sk_buff, buffer: *mut Pending, offset: u32) -> i32 {
     let Some(scratch) = scratch() else { return -1 };
     // The stage before it summed the payload, or could not.
-    if scratch.facts.summed == 0 && scratch.facts.payload_len != 0 || load_old_headers(skb) != 0 {
+    if scratch.sum.known == 0 && scratch.payload_len() != 0 || load_old_headers(skb) != 0 {
         return -2;
     }
     let (header_len, payload_len) = (scratch.make.header_len, scratch.make.payload_len);
@@ -47,7 +47,7 @@ pub(crate) extern "C" fn rebuild(skb: *mut __sk_buff, buffer: *mut Pending, offs
         }
         payload_sum = sum_buffer(buffer, offset, payload_len);
     }
-    let v6 = scratch.facts.v6 != 0;
+    let v6 = scratch.ip.v6;
     let (pseudo, segment) = write_headers(scratch, payload_sum);
     let l4 = (ETHERNET_LEN + if v6 { IPV6_LEN } else { IPV4_LEN }) as u32;
     // SAFETY: sizes are those of the arrays or checked right before the call.
@@ -83,10 +83,10 @@ pub(crate) extern "C" fn rebuild(skb: *mut __sk_buff, buffer: *mut Pending, offs
             }
         }
     }
-    scratch.facts.header_len = header_len;
-    scratch.facts.payload_len = payload_len;
-    scratch.facts.payload_sum = payload_sum;
-    scratch.facts.summed = 1;
+    scratch.segment.header_len = header_len as usize;
+    scratch.segment.payload_len = payload_len as usize;
+    scratch.sum.payload = payload_sum;
+    scratch.sum.known = 1;
     if Tc(skb).replace_sums(l4 as usize + 16, v6, pseudo, segment) { 0 } else { -9 }
 }
 
@@ -94,13 +94,14 @@ pub(crate) extern "C" fn rebuild(skb: *mut __sk_buff, buffer: *mut Pending, offs
 /// of the pseudo header and of the segment.
 #[inline(always)]
 fn write_headers(scratch: &mut Scratch, payload_sum: u32) -> (u64, u64) {
-    let (make, facts) = (&mut scratch.make, &scratch.facts);
-    let old_len = (facts.header_len + facts.payload_len) as u16;
+    let old_len = (scratch.header_len() + scratch.payload_len()) as u16;
+    let old_payload_sum = scratch.sum.payload;
+    let (make, v6) = (&mut scratch.make, scratch.ip.v6);
     let new_len = (make.header_len + make.payload_len) as u16;
     let (source, destination) = (make.source.words(), make.destination.words());
     let word = make.ip_word;
     let new = &mut make.new_ip;
-    if facts.v6 != 0 {
+    if v6 {
         let len = new_len.to_be_bytes();
         new[0] = u32::from_ne_bytes(word);
         new[1] = u32::from_ne_bytes([len[0], len[1], PROTOCOL_TCP, TTL]);
@@ -128,7 +129,7 @@ fn write_headers(scratch: &mut Scratch, payload_sum: u32) -> (u64, u64) {
     let (pseudo, segment) = unsafe {
         let (old_ip, new_ip) =
             ((&raw mut make.old_ip).cast::<u8>(), (&raw mut make.new_ip).cast::<u8>());
-        let addresses = if facts.v6 != 0 {
+        let addresses = if v6 {
             bpf_csum_diff(old_ip.add(8).cast(), 32, new_ip.add(8).cast(), 32, 0)
         } else {
             bpf_csum_diff(old_ip.add(12).cast(), 8, new_ip.add(12).cast(), 8, 0)
@@ -139,7 +140,7 @@ fn write_headers(scratch: &mut Scratch, payload_sum: u32) -> (u64, u64) {
     let old_urgent = make.new_tcp[4].to_ne_bytes();
     make.new_tcp[4] = u32::from_ne_bytes([field[0], field[1], old_urgent[2], old_urgent[3]]);
     let lengths = (!old_len.to_be()) as u64 + new_len.to_be() as u64;
-    (pseudo as u64 + lengths, segment as u64 + (!facts.payload_sum) as u64 + payload_sum as u64)
+    (pseudo as u64 + lengths, segment as u64 + (!old_payload_sum) as u64 + payload_sum as u64)
 }
 
 #[inline(always)]

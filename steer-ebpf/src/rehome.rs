@@ -62,8 +62,8 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> St
         return drop(Counter::FlowBusy);
     }
     let state = scratch.piece.state();
-    scratch.facts.now = now();
-    if sum_payload(skb) != 0 || scratch.facts.sum_good == 0 {
+    scratch.now = now();
+    if sum_payload(skb) != 0 || scratch.sum.good == 0 {
         unlock(flow, state);
         return drop(Counter::BadChecksum);
     }
@@ -102,7 +102,7 @@ extern "C" fn note_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     if (echo.wrapping_sub(record.first_ts) as i32) > 0 {
         record.first_ts = echo;
     }
-    record.hello_window = scratch.facts.window;
+    record.hello_window = scratch.segment.window;
     // SAFETY: four bytes of a map value.
     unsafe {
         bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, (&raw mut record.ip_word).cast(), 4)
@@ -176,7 +176,7 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
         }
         count(Counter::Buffered);
         // SAFETY: as above.
-        unsafe { (*buffer).grown_at = scratch.facts.now };
+        unsafe { (*buffer).grown_at = scratch.now };
     }
     // SAFETY: as above.
     let (have, needed) = unsafe { (ranges::contiguous(&(*buffer).ranges), (*buffer).needed) };
@@ -208,7 +208,7 @@ pub(crate) extern "C" fn held(flow: *mut Flow) -> Stage {
         grown: scratch.piece.grown != 0,
         contiguous: scratch.piece.have,
         grown_at: scratch.piece.grown_at,
-        now: scratch.facts.now,
+        now: scratch.now,
         verdict: verdict(said),
         owner_tries: scratch.vip.owner_tries,
     };
@@ -234,7 +234,7 @@ pub(crate) extern "C" fn held(flow: *mut Flow) -> Stage {
         }
         DataAct::RepeatOwnerSyn => {
             record.owner_tries += 1;
-            record.owner_syn_at = rehome::milliseconds(scratch.facts.now);
+            record.owner_syn_at = rehome::milliseconds(scratch.now);
             unlock(flow, State::Wait);
             count(Counter::OwnerSynRepeated);
             Stage::SynToOwner
@@ -277,7 +277,7 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     }
     record.owner = owner as u16;
     record.owner_tries = 1;
-    record.owner_syn_at = rehome::milliseconds(scratch.facts.now);
+    record.owner_syn_at = rehome::milliseconds(scratch.now);
     record.owner_port = [0; 2];
     if legs::is_taken(scratch, owner) {
         let port = take_leg(owner, scratch.key.service as u32, Word(record.word).isn()) as u16;

@@ -19,8 +19,7 @@ use steer_common::{
 use crate::{
     forward::rewrite,
     hook::{Hook as _, tc::Tc},
-    maps::{Scratch, count, scratch, shifted},
-    read::facts,
+    maps::{Scratch, Sum, count, scratch, shifted},
     rebuild::{SEGMENT_MAX, rebuild},
     stage::{Stage, drop},
     sums::{load_old_headers, sum_payload},
@@ -101,17 +100,17 @@ extern "C" fn cut(skb: *mut __sk_buff) -> Stage {
 #[inline(always)]
 fn prepare(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let Some(text) = shifted() else { return -1 };
-    let seconds = scratch.facts.seconds;
-    scratch.facts = facts(&scratch.ip, &scratch.segment, seconds);
+    scratch.sum = Sum::default();
     if sum_payload(skb) != 0 || load_old_headers(skb) != 0 {
         return -1;
     }
-    let from = scratch.facts.l4 + scratch.facts.header_len;
-    let Some(n) = size::<PENDING_MAX>(scratch.facts.payload_len as usize) else { return -1 };
+    let from = scratch.payload_at();
+    let Some(n) = size::<PENDING_MAX>(scratch.segment.payload_len) else { return -1 };
     // SAFETY: at most the array's size.
     if unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut (*text).data).cast(), n) } != 0 {
         return -1;
     }
+    let (l4, header_len) = (scratch.l4(), scratch.header_len());
     let make = &mut scratch.make;
     make.ip_word = make.old_ip[0].to_ne_bytes();
     if scratch.ip.v6 {
@@ -136,11 +135,10 @@ fn prepare(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     let emitting = &mut scratch.emitting;
     emitting.have = n;
     emitting.offset = 0;
-    emitting.header_len = scratch.facts.header_len;
+    emitting.header_len = header_len;
     emitting.seq = u32::from_be(make.old_tcp[1]);
-    let room = (scratch.hop.mtu as u32)
-        .wrapping_sub(scratch.facts.l4 - ETHERNET_LEN as u32)
-        .wrapping_sub(scratch.facts.header_len);
+    let room =
+        (scratch.hop.mtu as u32).wrapping_sub(l4 - ETHERNET_LEN as u32).wrapping_sub(header_len);
     emitting.chunk = room & !3;
     if emitting.chunk > SEGMENT_MAX as u32 {
         emitting.chunk = SEGMENT_MAX as u32;

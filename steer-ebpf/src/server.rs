@@ -15,7 +15,7 @@ use steer_common::{
 };
 
 use crate::{
-    client::{forget, nothing_to_learn, segment, settle},
+    client::{forget, nothing_to_learn, settle},
     foreign::{self, at_backend},
     legs,
     lock::{self, mark, unlock},
@@ -53,7 +53,7 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
         scratch.first_port = scratch.key.client_port;
         scratch.key.client_port = leg.port;
         if leg.service & SERVICE_BACKEND != 0 {
-            if scratch.facts.flags & (flags::SYN | flags::FIN | flags::RST) != 0 {
+            if scratch.segment.flags & (flags::SYN | flags::FIN | flags::RST) != 0 {
                 let there = u16::from_ne_bytes(scratch.first_port);
                 legs::note_direct(id, u16::from_ne_bytes(leg.port) as u32, there as u32);
             }
@@ -66,7 +66,7 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
         return pass(Counter::BackendPassed);
     }
     let syn_ack =
-        scratch.facts.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN | flags::ACK;
+        scratch.segment.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN | flags::ACK;
     if syn_ack && let Some(handshake) = answered(scratch, flow) {
         return first_syn_ack(skb, handshake, replaces(flow, id as u16, scratch.first_port) as u32);
     }
@@ -134,11 +134,11 @@ fn is_over(scratch: &Scratch, flow: *mut Flow) -> bool {
     const NEAR: u32 = 1 << 17;
     // SAFETY: a map value; fields are read as words.
     let flow = unsafe { &*flow };
-    let facts = &scratch.facts;
+    let segment = &scratch.segment;
     let is_near = |end: u32, seen: u32| seen.wrapping_sub(end).wrapping_add(AHEAD) < AHEAD + NEAR;
-    let in_space = is_near(flow.server_next, facts.seq)
-        && (facts.flags & flags::ACK == 0 || is_near(flow.client_next, facts.ack))
-        && facts.flags & flags::SYN == 0;
+    let in_space = is_near(flow.server_next, segment.seq)
+        && (!segment.any(flags::ACK) || is_near(flow.client_next, segment.ack))
+        && !segment.any(flags::SYN);
     flow.closing() && !in_space
 }
 
@@ -157,7 +157,7 @@ fn note_speaks_first(id: u32) {
 #[inline(always)]
 fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
     let id = scratch.backend;
-    let segment = segment(&scratch.facts);
+    let segment = scratch.segment;
     // SAFETY: a map value; locked where it may change.
     let record = unsafe { &mut *flow };
     match rehome::server(record, state, id as u16, &segment) {
@@ -173,7 +173,7 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
             pass(Counter::BackendPassed)
         }
         ServerAct::Settle(reason) => {
-            if segment.payload_len != 0 && idle(record, scratch.facts.seconds) <= PROMPT {
+            if segment.payload_len != 0 && idle(record, scratch.seconds) <= PROMPT {
                 note_speaks_first(id);
             }
             settle(flow);
@@ -189,21 +189,21 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
         ServerAct::ResetSender(reason) => {
             unlock(flow, state);
             count_index(reason as u32);
-            scratch.reset = Reset { backend: id, seq: scratch.facts.ack };
+            scratch.reset = Reset { backend: id, seq: scratch.segment.ack };
             Stage::Reset
         }
         ServerAct::Judge => Stage::Judge,
         ServerAct::GiveUp { reason, reset } => {
             settle(flow);
             count_index(reason as u32);
-            scratch.reset = Reset { backend: id, seq: scratch.facts.ack };
+            scratch.reset = Reset { backend: id, seq: scratch.segment.ack };
             if reset {
                 count(Counter::OwnerReset);
                 return Stage::ResetThenFirst;
             }
             if reason as u32 == Counter::OwnerChallenge as u32 {
                 // The next move of this client there takes another port.
-                foreign::remember(&at_backend(scratch, id), scratch.facts.seconds);
+                foreign::remember(&at_backend(scratch, id), scratch.seconds);
             }
             Stage::Flush
         }
@@ -225,7 +225,7 @@ pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     scratch.reset = Reset { backend: id, seq: expected };
     let read = read_options(skb, 0);
     let agreed = (scratch.offer.options & (AGREED | options::SIGNED))
-        | ecn_agreed(scratch.facts.flags, options::ECN);
+        | ecn_agreed(scratch.segment.flags, options::ECN);
     note_mss(scratch, id);
     let largest = backend_path(id).map_or(0, |path| path.largest_mss());
     if read != 0 || !splice::compatible(record, agreed, scratch.offer.mss, largest) {
@@ -238,7 +238,7 @@ pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     if !buffered {
         return abandon(flow, Counter::PendingLost);
     }
-    splice::open(record, scratch.facts.seq, &scratch.offer);
+    splice::open(record, scratch.segment.seq, &scratch.offer);
     forget_trace();
     record.server_next = record.owner_isn.wrapping_add(1);
     record.follow = Follow::new(record.server_next);

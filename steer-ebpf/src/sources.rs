@@ -16,7 +16,7 @@ pub(crate) extern "C" fn admit_session() -> i32 {
     let key = SourceKey::new(scratch.vip.id, &scratch.key.client);
     // SAFETY: copied at once; where two CPUs race a session is not counted.
     let known = unsafe { SOURCES.get(&key) }.copied();
-    let Some(source) = one_more(known, &scratch.vip, scratch.facts.seconds) else {
+    let Some(source) = one_more(known, &scratch.vip, scratch.seconds) else {
         count(Counter::SessionQuota);
         return 0;
     };

@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
-    flow::{State, Word},
+    flow::{Direction, State, Word},
     shared::{
         FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_RESET, FLOW_SERVER_FIN,
         FLOW_UNCONFIRMED, Flow, FlowKey, Hop, answered,
@@ -68,8 +68,11 @@ pub(crate) fn is_exact(flow: &Flow, segment: &Segment) -> bool {
 /// of [`AHEAD`] both ways, for what was sent while the flow had no record is not known). Both
 /// numbers are those of their sender.
 #[inline(always)]
-fn acknowledges(flow: &Flow, segment: &Segment, to_client: bool) -> bool {
-    let sent = if to_client { flow.client_next } else { sent_to_client(flow) };
+fn acknowledges(flow: &Flow, segment: &Segment, direction: Direction) -> bool {
+    let sent = match direction {
+        Direction::ToBackend => sent_to_client(flow),
+        Direction::ToClient => flow.client_next,
+    };
     segment.any(flags::ACK) && sent.wrapping_sub(segment.ack).wrapping_add(AHEAD) < 2 * AHEAD
 }
 
@@ -94,15 +97,16 @@ pub(crate) fn note(
     key: &FlowKey,
     flow: &mut Flow,
     segment: &Segment,
-    to_client: bool,
+    direction: Direction,
     seconds: u32,
 ) -> bool {
     let word = Word(flow.word);
     if word.is(State::Syn) || word.is(State::SynAck) || word.is(State::Adopted) {
         return true;
     }
+    let to_client = direction == Direction::ToClient;
     let exact = segment.seq == if to_client { flow.server_next } else { flow.client_next };
-    let new = (exact || acknowledges(flow, segment, to_client))
+    let new = (exact || acknowledges(flow, segment, direction))
         && advance(if to_client { &mut flow.server_next } else { &mut flow.client_next }, segment);
     if flow.seen != seconds {
         flow.seen = seconds;
@@ -144,12 +148,12 @@ pub(crate) extern "C" fn note_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a whole map value.
     let record = unsafe { &*flow };
-    let to_client = scratch.facts.from_server != 0;
-    let end = scratch.facts.seq.wrapping_add(scratch.facts.payload_len);
+    let to_client = scratch.direction == Direction::ToClient;
+    let end = scratch.segment.seq.wrapping_add(scratch.payload_len());
     let next = if to_client { record.server_next } else { record.client_next };
     // A FIN stands behind its segment's data, a reset where the segment does.
-    let fin = scratch.facts.flags & flags::FIN != 0;
-    let exact = scratch.facts.seq == next || (fin && end == next);
+    let fin = scratch.segment.flags & flags::FIN != 0;
+    let exact = scratch.segment.seq == next || (fin && end == next);
     let confirmed = to_client || record.flags & FLOW_UNCONFIRMED == 0;
     if !exact || !confirmed || is_sound(skb) == 0 {
         return 0;
@@ -158,7 +162,7 @@ pub(crate) extern "C" fn note_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     if fin {
         bits |= if to_client { FLOW_SERVER_FIN } else { FLOW_CLIENT_FIN };
     }
-    if scratch.facts.flags & flags::RST != 0 {
+    if scratch.segment.flags & flags::RST != 0 {
         bits |= FLOW_RESET;
     }
     const BOTH: u32 = FLOW_CLIENT_FIN | FLOW_SERVER_FIN;

@@ -20,7 +20,7 @@ use steer_common::{
 use crate::{
     forward::pseudo_sum,
     hook::{Hook as _, tc::Tc},
-    maps::{scratch, spare},
+    maps::{Sum, scratch, spare},
     rebuild::SEGMENT_MAX,
     verifier::{limit, mask, opaque, size},
 };
@@ -79,23 +79,22 @@ unsafe extern "C" fn sum_step(_index: u32, context: *mut c_void) -> core::ffi::c
     unsafe { sum_piece(context.cast()) }
 }
 
-/// Sums the payload of the packet at hand into `facts.payload_sum`, unless that was done, and
-/// checks its TCP checksum (RFC 9293 3.1) into `facts.sum_good`. 0, or -1 where the packet could
+/// Sums the payload of the packet at hand into `scratch.sum`, unless that was done, and
+/// checks its TCP checksum (RFC 9293 3.1). 0, or -1 where the packet could
 /// not be read.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
     let (Some(scratch), Some(buffer)) = (scratch(), spare()) else { return -1 };
-    let facts = &mut scratch.facts;
-    if facts.summed != 0 {
+    if scratch.sum.known != 0 {
         return 0;
     }
-    let left = facts.header_len + facts.payload_len;
-    let mut summing =
-        Summing { skb, buffer, offset: facts.l4, left, skip: facts.header_len, sum: 0, failed: 0 };
+    let (offset, skip) = (scratch.l4(), scratch.header_len());
+    let left = skip + scratch.payload_len();
+    let mut summing = Summing { skb, buffer, offset, left, skip, sum: 0, failed: 0 };
     // SAFETY: the segment's start is in the buffer then; the header's length is checked.
     let more = unsafe { sum_piece(&raw mut summing) } == 0;
-    let Some(header_len) = size::<60>(facts.header_len as usize & !3) else { return -1 };
+    let Some(header_len) = size::<60>(skip as usize & !3) else { return -1 };
     // SAFETY: as above.
     let (header, field) = unsafe {
         let data = (&raw const (*buffer).data).cast::<u8>();
@@ -113,12 +112,10 @@ pub(crate) extern "C" fn sum_payload(skb: *mut __sk_buff) -> i32 {
     if failed != 0 {
         return -1;
     }
-    facts.payload_sum = payload;
     let pseudo = pseudo_sum(&scratch.ip);
     // Right, or not finished yet.
     let good = fold(pseudo + header as u64 + payload as u64) == 0xffff || fold(pseudo) == field;
-    facts.sum_good = good as u8;
-    facts.summed = 1;
+    scratch.sum = Sum { payload, good: good as u8, known: 1 };
     0
 }
 
@@ -132,7 +129,7 @@ pub(crate) extern "C" fn is_sound(skb: *mut __sk_buff) -> i32 {
     if Tc(skb).aggregated() {
         return 1;
     }
-    if sum_payload(skb) != 0 { 0 } else { scratch.facts.sum_good as i32 }
+    if sum_payload(skb) != 0 { 0 } else { scratch.sum.good as i32 }
 }
 
 /// The checksum of a TCP header in words, as memory holds it.
@@ -148,9 +145,9 @@ pub(crate) fn checksum_field(tcp: &[u32; 16]) -> u16 {
 #[inline(never)]
 pub(crate) extern "C" fn load_old_headers(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return -1 };
-    let (make, facts) = (&mut scratch.make, &scratch.facts);
-    let plain = (ETHERNET_LEN + if facts.v6 != 0 { IPV6_LEN } else { IPV4_LEN }) as u32;
-    if facts.l4 != plain {
+    let (make, v6) = (&mut scratch.make, scratch.ip.v6);
+    let plain = (ETHERNET_LEN + if v6 { IPV6_LEN } else { IPV4_LEN }) as u32;
+    if scratch.ip.l4 as u32 != plain {
         return -1;
     }
     make.old_tcp = [0; 16];
@@ -158,7 +155,7 @@ pub(crate) extern "C" fn load_old_headers(skb: *mut __sk_buff) -> i32 {
     let tcp = (&raw mut make.old_tcp).cast::<u8>();
     // SAFETY: the sizes are those of the arrays or below.
     unsafe {
-        let loaded = if facts.v6 != 0 {
+        let loaded = if v6 {
             bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, ip, IPV6_LEN as u32)
         } else {
             bpf_skb_load_bytes(skb.cast(), ETHERNET_LEN as u32, ip, IPV4_LEN as u32)
@@ -166,7 +163,7 @@ pub(crate) extern "C" fn load_old_headers(skb: *mut __sk_buff) -> i32 {
         if loaded != 0 || bpf_skb_load_bytes(skb.cast(), plain, tcp.cast(), TCP_LEN as u32) != 0 {
             return -1;
         }
-        let options = (facts.header_len as usize).wrapping_sub(TCP_LEN);
+        let options = scratch.segment.header_len.wrapping_sub(TCP_LEN);
         if options == 0 {
             return 0;
         }

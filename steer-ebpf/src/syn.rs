@@ -11,14 +11,14 @@ use steer_common::{
         FLOW_COLLIDED, FLOW_MADE, Flow, NO_BACKEND, SWITCH_LEAVE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE,
         options,
     },
-    wire::tcp::flags,
+    wire::{ip::Ip, tcp::flags},
 };
 
 use crate::{
     client::{is_up, lookup},
     hook::tc::Tc,
     legs::{self, take_leg},
-    maps::{FLOWS, Facts, HANDSHAKES, SPLICES, Scratch, count, count_backend, scratch, switch},
+    maps::{FLOWS, HANDSHAKES, SPLICES, Scratch, count, count_backend, scratch, switch},
     options::read_options,
     stage::{Stage, drop, pass, plain},
     stamps::{follow_hop, idle, note_hop},
@@ -32,7 +32,7 @@ use crate::{
 #[inline(never)]
 pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
-    if scratch.facts.flags & (flags::ACK | flags::RST | flags::FIN) != 0 {
+    if scratch.segment.flags & (flags::ACK | flags::RST | flags::FIN) != 0 {
         return no_flow(scratch);
     }
     if let Some(id) = holder(scratch) {
@@ -68,7 +68,7 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
     }
     if taken_at == first || legs::is_taken(scratch, first as u32) {
         // Where there is none its own has to do: whose record says that it is taken may be gone.
-        let port = take_leg(first as u32, scratch.key.service as u32, scratch.facts.seq) as u16;
+        let port = take_leg(first as u32, scratch.key.service as u32, scratch.segment.seq) as u16;
         scratch.first_port = port.to_ne_bytes();
     }
     count(Counter::Syn);
@@ -92,8 +92,8 @@ fn prepare_offer(skb: *mut __sk_buff, scratch: &mut Scratch) {
     {
         read_options(skb, 1);
     }
-    if scratch.facts.accurate_ecn != 0 && !observes {
-        clear_accurate_ecn(skb, &scratch.facts);
+    if scratch.segment.accurate_ecn && !observes {
+        clear_accurate_ecn(skb, &scratch.ip);
     }
 }
 
@@ -115,7 +115,7 @@ fn forget_over(scratch: &Scratch) {
 fn is_of_handshake(scratch: &Scratch) -> bool {
     // SAFETY: one word is read.
     let known = unsafe { HANDSHAKES.get(&scratch.key) };
-    known.is_some_and(|known| Word(known.word).isn() == scratch.facts.seq)
+    known.is_some_and(|known| Word(known.word).isn() == scratch.segment.seq)
 }
 
 /// What is known of a SYN from one before.
@@ -140,13 +140,13 @@ fn repeated(scratch: &mut Scratch) -> Repeated {
     let known = unsafe { HANDSHAKES.get(&scratch.key) };
     let Some(known) = known else { return Repeated::No { taken_at: NO_BACKEND } };
     let (word, first, port, bits) = (Word(known.word), known.first, known.first_port, known.flags);
-    let fresh = idle(known, scratch.facts.seconds) <= PATIENCE;
+    let fresh = idle(known, scratch.seconds) <= PATIENCE;
     let taken_at = if bits & FLOW_COLLIDED != 0 { first } else { NO_BACKEND };
     if taken_at != NO_BACKEND || !is_up(first) {
         return Repeated::No { taken_at };
     }
     match word.state() {
-        State::Syn | State::SynAck if word.isn() == scratch.facts.seq => {
+        State::Syn | State::SynAck if word.isn() == scratch.segment.seq => {
             scratch.first_port = port;
             Repeated::At(first)
         }
@@ -181,8 +181,7 @@ fn holder(scratch: &Scratch) -> Option<u16> {
     // SAFETY: the fields are read at once.
     let id = match unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) } {
         Some(flow) => {
-            let live =
-                !flow.closing() && idle(flow, scratch.facts.seconds) <= scratch.vip.flow_timeout;
+            let live = !flow.closing() && idle(flow, scratch.seconds) <= scratch.vip.flow_timeout;
             if live { flow.holder() } else { NO_BACKEND }
         }
         None => find_trace() as u16,
@@ -193,8 +192,8 @@ fn holder(scratch: &Scratch) -> Option<u16> {
 /// Clears the request for AccECN (the AE bit): the servers then agree on classic ECN, which can be
 /// compared.
 #[inline(always)]
-fn clear_accurate_ecn(skb: *mut __sk_buff, facts: &Facts) {
-    let at = facts.l4 + 12;
+fn clear_accurate_ecn(skb: *mut __sk_buff, ip: &Ip) {
+    let at = ip.l4 as u32 + 12;
     let mut bytes = [0u8; 2];
     // SAFETY: two bytes of the stack.
     unsafe {
@@ -206,7 +205,7 @@ fn clear_accurate_ecn(skb: *mut __sk_buff, facts: &Facts) {
         let new = u16::from_ne_bytes(bytes);
         if bpf_skb_store_bytes(skb, at, (&raw const bytes).cast(), 2, 0) == 0 {
             let difference = steer_common::checksum::replaced16(old, new);
-            Tc(skb).replace_sums(facts.l4 as usize + 16, facts.v6 != 0, 0, difference);
+            Tc(skb).replace_sums(ip.l4 + 16, ip.v6, 0, difference);
         }
     }
 }
@@ -215,16 +214,16 @@ fn clear_accurate_ecn(skb: *mut __sk_buff, facts: &Facts) {
 #[inline(always)]
 fn remember(skb: *mut __sk_buff, scratch: &mut Scratch, first: u16) {
     const ECN_SETUP: u8 = flags::ECE | flags::CWR;
-    let (facts, offer) = (&scratch.facts, &scratch.offer);
-    let ecn = if facts.flags & ECN_SETUP == ECN_SETUP { options::ECN } else { 0 };
+    let (segment, offer) = (&scratch.segment, &scratch.offer);
+    let ecn = if segment.flags & ECN_SETUP == ECN_SETUP { options::ECN } else { 0 };
     let flow = &mut scratch.flow;
     *flow = Flow::default();
-    flow.word = Word::new(State::Syn, facts.seq).0;
+    flow.word = Word::new(State::Syn, segment.seq).0;
     flow.first = first;
     flow.owner = first;
-    flow.seen = facts.seconds;
+    flow.seen = scratch.seconds;
     flow.client_ts = offer.ts;
-    flow.syn_window = facts.window;
+    flow.syn_window = segment.window;
     flow.client_mss = offer.mss;
     flow.client_scale = offer.scale;
     flow.offered = offer.options | ecn;

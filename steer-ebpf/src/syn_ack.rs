@@ -25,7 +25,7 @@ pub(crate) const AGREED: u8 = options::SACK | options::TIMESTAMPS | options::WIN
 /// The handshake that the SYN-ACK at hand answers, unless the flow it opened is known already.
 #[inline(always)]
 pub(crate) fn answered(scratch: &Scratch, flow: *mut Flow) -> Option<*mut Flow> {
-    let (id, ack) = (scratch.backend, scratch.facts.ack);
+    let (id, ack) = (scratch.backend, scratch.segment.ack);
     let handshake = HANDSHAKES.get_ptr_mut(&scratch.key)?;
     // SAFETY: a map value.
     let (word, first) = unsafe { (lock::read(handshake), (*handshake).first) };
@@ -60,14 +60,14 @@ pub(crate) extern "C" fn first_syn_ack(
     if read_options(skb, 0) != 0 {
         return plain(scratch, id);
     }
-    let (facts, offer) = (&scratch.facts, &scratch.offer);
+    let (segment, offer) = (&scratch.segment, &scratch.offer);
     // SAFETY: not null, a whole map value; a repeated SYN-ACK writes the same.
     let flow = unsafe { &mut *handshake };
-    flow.first_isn = facts.seq;
+    flow.first_isn = segment.seq;
     flow.first_ts = offer.ts;
     flow.first_scale = offer.scale;
-    flow.first_window = facts.window;
-    flow.agreed = (offer.options & AGREED & flow.offered) | ecn_agreed(facts.flags, flow.offered);
+    flow.first_window = segment.window;
+    flow.agreed = (offer.options & AGREED & flow.offered) | ecn_agreed(segment.flags, flow.offered);
     flow.offered |= offer.options & options::SIGNED;
     flow.told_mss = offer.mss;
     flow.word = Word::new(State::SynAck, Word(flow.word).isn()).0;
@@ -101,7 +101,7 @@ pub(crate) fn note_mss(scratch: &Scratch, id: u32) {
     /// Length of a window, seconds.
     const WINDOW: u32 = 120;
     let Some(path) = backend_path(id) else { return };
-    let (mss, seconds) = (scratch.offer.mss, scratch.facts.seconds);
+    let (mss, seconds) = (scratch.offer.mss, scratch.seconds);
     if path.mss == 0 || seconds.wrapping_sub(path.mss_since) > WINDOW {
         path.mss_before = path.mss;
         path.mss_since = seconds;
@@ -126,7 +126,7 @@ fn clamp_mss(skb: *mut __sk_buff, scratch: &mut Scratch, flow: &mut Flow) {
     {
         return;
     }
-    let place = scratch.facts.l4 + TCP_LEN as u32 + at - 1;
+    let place = scratch.l4() + TCP_LEN as u32 + at - 1;
     let bytes = smallest.to_be_bytes();
     let difference = replaced16(u16::from_ne_bytes(mss.to_be_bytes()), u16::from_ne_bytes(bytes));
     // At an odd offset the value contributes its bytes swapped (RFC 1071 2B).
@@ -134,12 +134,7 @@ fn clamp_mss(skb: *mut __sk_buff, scratch: &mut Scratch, flow: &mut Flow) {
     let difference = if at & 1 == 0 { folded.swap_bytes() } else { folded };
     // SAFETY: two bytes of the stack.
     if unsafe { bpf_skb_store_bytes(skb, place, (&raw const bytes).cast(), 2, 0) } == 0
-        && Tc(skb).replace_sums(
-            scratch.facts.l4 as usize + 16,
-            scratch.facts.v6 != 0,
-            0,
-            difference as u64,
-        )
+        && Tc(skb).replace_sums(scratch.ip.l4 + 16, scratch.ip.v6, 0, difference as u64)
     {
         flow.told_mss = smallest;
         count(Counter::MssClamped);

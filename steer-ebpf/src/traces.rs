@@ -2,7 +2,7 @@
 
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{Direction, State, Word},
     shared::{
         FLOW_HOP_WANTED, FLOW_LEARNED, FLOW_UNCONFIRMED, Flow, NO_BACKEND, TraceLine,
         VIP_RETURN_BY_ROUTE,
@@ -48,7 +48,7 @@ fn of_its_vip(scratch: &Scratch, found: Option<u16>) -> i32 {
 #[inline(never)]
 pub(crate) extern "C" fn enter_syn_trace(backend: u32) -> i32 {
     let Some(scratch) = scratch() else { return 0 };
-    let seconds = scratch.facts.seconds;
+    let seconds = scratch.seconds;
     if let Some((line, place)) = syn_place(scratch) {
         trace::enter(line, place.fingerprint, backend as u16, seconds);
     }
@@ -72,7 +72,7 @@ pub(crate) extern "C" fn forget_syn_trace() -> i32 {
 #[inline(never)]
 pub(crate) extern "C" fn find_syn_trace() -> i32 {
     let Some(scratch) = scratch() else { return NO_BACKEND as i32 };
-    let seconds = scratch.facts.seconds;
+    let seconds = scratch.seconds;
     let found =
         syn_place(scratch).and_then(|(line, place)| trace::find(line, place.fingerprint, seconds));
     of_its_vip(scratch, found)
@@ -83,7 +83,7 @@ pub(crate) extern "C" fn find_syn_trace() -> i32 {
 #[inline(never)]
 pub(crate) extern "C" fn enter_trace(backend: u32) -> i32 {
     let Some(scratch) = scratch() else { return 0 };
-    let seconds = scratch.facts.seconds;
+    let seconds = scratch.seconds;
     if let Some((line, place)) = place(scratch) {
         trace::enter(line, place.fingerprint, backend as u16, seconds);
     }
@@ -106,7 +106,7 @@ pub(crate) extern "C" fn forget_trace() -> i32 {
 #[inline(never)]
 pub(crate) extern "C" fn find_trace() -> i32 {
     let Some(scratch) = scratch() else { return NO_BACKEND as i32 };
-    let seconds = scratch.facts.seconds;
+    let seconds = scratch.seconds;
     let found =
         place(scratch).and_then(|(line, place)| trace::find(line, place.fingerprint, seconds));
     of_its_vip(scratch, found)
@@ -123,20 +123,21 @@ pub(crate) fn port_there(scratch: &Scratch, id: u16) -> [u8; 2] {
 #[inline(always)]
 pub(crate) fn restore(scratch: &mut Scratch, first: u16) -> Option<*mut Flow> {
     let there = port_there(scratch, first);
-    let (facts, by_route) = (&scratch.facts, scratch.vip.flags & VIP_RETURN_BY_ROUTE != 0);
+    let by_client = scratch.direction == Direction::ToBackend;
+    let (segment, by_route) = (&scratch.segment, scratch.vip.flags & VIP_RETURN_BY_ROUTE != 0);
     let flow = &mut scratch.flow;
     *flow = Flow::default();
     flow.word = Word::new(State::First, 0).0;
     flow.flags = FLOW_LEARNED | if by_route { 0 } else { FLOW_HOP_WANTED };
-    if facts.from_server == 0 {
+    if by_client {
         flow.flags |= FLOW_UNCONFIRMED;
     }
-    flow.seen = facts.seconds;
+    flow.seen = scratch.seconds;
     flow.first = first;
     flow.owner = first;
-    flow.first_port = if facts.from_server != 0 { scratch.first_port } else { there };
+    flow.first_port = if by_client { there } else { scratch.first_port };
     (flow.client_next, flow.server_next) =
-        if facts.from_server != 0 { (facts.ack, facts.seq) } else { (facts.seq, facts.ack) };
+        if by_client { (segment.seq, segment.ack) } else { (segment.ack, segment.seq) };
     // Where two CPUs race, one inserts and both go on with what is there.
     const ONLY_NEW: u64 = 1;
     if FLOWS.insert(&scratch.key, &*flow, ONLY_NEW).is_ok() {

@@ -11,7 +11,10 @@ use steer_common::{
         FLOW_ACK_SWALLOWED, FLOW_MADE, FLOW_RIVALLED, Flow, NO_BACKEND, PATH_SPEAKS_FIRST,
         SWITCH_BYPASS, SWITCH_LEAVE, SWITCH_RESIZING, VIP_OBSERVE, VIP_SWALLOW, options,
     },
-    wire::{tcp::flags, tls::server_flight::Follow},
+    wire::{
+        tcp::{Segment, flags},
+        tls::server_flight::Follow,
+    },
 };
 
 use crate::{
@@ -19,8 +22,8 @@ use crate::{
     foreign,
     lock::{mark, unmark},
     maps::{
-        EVENTS, FLOWS, Facts, HANDSHAKES, SETTINGS, SPLICES, Scratch, agent_asks, backend_path,
-        count, count_backend, scratch, switch,
+        EVENTS, FLOWS, HANDSHAKES, SETTINGS, SPLICES, Scratch, agent_asks, backend_path, count,
+        count_backend, scratch, switch,
     },
     rehome::tell,
     stage::{Stage, drop, pass, plain},
@@ -37,11 +40,11 @@ use crate::{
 /// where the lookup table says and is remembered, so that what is answered is known.
 #[inline(always)]
 pub(crate) fn no_flow(scratch: &mut Scratch) -> Stage {
-    let opens_nothing = scratch.facts.flags & (flags::RST | flags::SYN) != 0;
+    let opens_nothing = scratch.segment.flags & (flags::RST | flags::SYN) != 0;
     if !taking_over(scratch) {
         let older = is_young(scratch);
         if older && !opens_nothing {
-            foreign::remember(&scratch.key, scratch.facts.seconds);
+            foreign::remember(&scratch.key, scratch.seconds);
         }
         if older || scratch.vip.flags & VIP_OBSERVE != 0 || switch(SWITCH_LEAVE) {
             return pass(Counter::ForeignPassed);
@@ -63,8 +66,7 @@ pub(crate) fn no_flow(scratch: &mut Scratch) -> Stage {
 #[inline(always)]
 fn is_young(scratch: &Scratch) -> bool {
     let vip = &scratch.vip;
-    vip.since != 0
-        && (scratch.facts.seconds.wrapping_sub(vip.since) as i32) <= vip.flow_timeout as i32
+    vip.since != 0 && (scratch.seconds.wrapping_sub(vip.since) as i32) <= vip.flow_timeout as i32
 }
 
 /// Whether a handshake's record alone does not tell a connection of this gateway from another:
@@ -80,7 +82,7 @@ pub(crate) fn leaves_syn_traces(scratch: &Scratch) -> bool {
 #[inline(always)]
 pub(crate) fn taking_over(scratch: &Scratch) -> bool {
     let until = SETTINGS.get(0).map_or(0, |settings| settings.takeover_until);
-    until != 0 && (until.wrapping_sub(scratch.facts.seconds) as i32) > 0
+    until != 0 && (until.wrapping_sub(scratch.seconds) as i32) > 0
 }
 
 /// Remembers the flow in `scratch.key` as one that went to a backend, and of which nothing else is
@@ -88,7 +90,7 @@ pub(crate) fn taking_over(scratch: &Scratch) -> bool {
 /// this flow may push out this record, too, before its backend answers, so that a trace is left.
 #[inline(always)]
 fn adopt(scratch: &mut Scratch, first: u16) {
-    let (seconds, flow) = (scratch.facts.seconds, &mut scratch.flow);
+    let (seconds, flow) = (scratch.seconds, &mut scratch.flow);
     *flow = Flow::default();
     flow.word = Word::new(State::Adopted, 0).0;
     flow.first = first;
@@ -108,20 +110,20 @@ pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, Stage> {
     {
         return made;
     }
-    if foreign::is_known(&scratch.key, scratch.facts.seconds, scratch.vip.flow_timeout) {
+    if foreign::is_known(&scratch.key, scratch.seconds, scratch.vip.flow_timeout) {
         return Err(pass(Counter::ForeignPassed));
     }
     let first = find_trace() as u16;
     if first != NO_BACKEND {
         // Whether a reset is its client's its backend can tell.
-        if scratch.facts.flags & flags::RST != 0 {
+        if scratch.segment.flags & flags::RST != 0 {
             scratch.first_port = port_there(scratch, first);
             return Err(plain(scratch, first.into()));
         }
         return restore(scratch, first).ok_or(plain(scratch, first.into()));
     }
     let Some(handshake) = handshake else {
-        if scratch.facts.flags & flags::RST == 0 {
+        if scratch.segment.flags & flags::RST == 0 {
             let first = find_syn_trace() as u16;
             if first != NO_BACKEND {
                 count(Counter::NoFlowForwarded);
@@ -137,7 +139,7 @@ pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, Stage> {
     if Word(handshake.word).state() != State::Adopted {
         count(Counter::HandshakeMismatch);
     }
-    handshake.seen = scratch.facts.seconds;
+    handshake.seen = scratch.seconds;
     Err(plain(scratch, handshake.first.into()))
 }
 
@@ -147,7 +149,7 @@ pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, Stage> {
 pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
     if !flow.is_null() {
         // SAFETY: a whole map value.
-        if idle(unsafe { &*flow }, scratch.facts.seconds) <= scratch.vip.flow_timeout {
+        if idle(unsafe { &*flow }, scratch.seconds) <= scratch.vip.flow_timeout {
             return flow;
         }
         let _ = FLOWS.remove(&scratch.key);
@@ -157,7 +159,7 @@ pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
     let Some(kept) = SPLICES.get_ptr_mut(&scratch.key) else { return null_mut() };
     // SAFETY: map values of the same type.
     unsafe {
-        (*kept).seen = scratch.facts.seconds;
+        (*kept).seen = scratch.seconds;
         if FLOWS.insert(&scratch.key, &*kept, 0).is_err() {
             return null_mut();
         }
@@ -176,8 +178,8 @@ pub(crate) fn rival_completed(scratch: &Scratch, flow: *mut Flow) -> bool {
     }
     // SAFETY: fields are read as words.
     match unsafe { HANDSHAKES.get(&scratch.key) } {
-        Some(rival) if idle(rival, scratch.facts.seconds) <= PATIENCE => {
-            completes(rival, &scratch.facts)
+        Some(rival) if idle(rival, scratch.seconds) <= PATIENCE => {
+            completes(rival, &scratch.segment)
         }
         _ => {
             unmark(flow, FLOW_RIVALLED);
@@ -195,16 +197,16 @@ pub(crate) fn is_rivalled(flow: *const Flow) -> bool {
 
 /// Whether a client's segment acknowledges its first backend's SYN-ACK.
 #[inline(always)]
-fn completes(handshake: &Flow, facts: &Facts) -> bool {
+fn completes(handshake: &Flow, segment: &Segment) -> bool {
     /// A first segment further ahead than any window without scale is not of this handshake, bytes.
     const REACH: u32 = u16::MAX as u32;
     let word = Word(handshake.word);
     // A keepalive stands one before the first byte.
-    let ahead = facts.seq.wrapping_sub(word.isn());
+    let ahead = segment.seq.wrapping_sub(word.isn());
     word.state() == State::SynAck
-        && facts.flags & flags::ACK != 0
-        && facts.flags & flags::RST == 0
-        && facts.ack == handshake.first_isn.wrapping_add(1)
+        && segment.any(flags::ACK)
+        && !segment.any(flags::RST)
+        && segment.ack == handshake.first_isn.wrapping_add(1)
         && ahead <= REACH
 }
 
@@ -214,12 +216,12 @@ fn completes(handshake: &Flow, facts: &Facts) -> bool {
 fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow, Stage>> {
     // SAFETY: a map value; copied at once.
     unsafe { copy_flow(&mut scratch.flow, known) };
-    let (facts, flow) = (&scratch.facts, &scratch.flow);
+    let (segment, flow) = (&scratch.segment, &scratch.flow);
     let isn = Word(flow.word).isn();
-    if !completes(flow, facts) {
+    if !completes(flow, segment) {
         return None;
     }
-    let bare = facts.payload_len == 0 && facts.flags & flags::FIN == 0;
+    let bare = segment.payload_len == 0 && !segment.any(flags::FIN);
     if bare
         && scratch.vip.flags & VIP_SWALLOW != 0
         && flow.flags & FLOW_ACK_SWALLOWED == 0
@@ -231,7 +233,7 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
     // What a handshake was marked with is not the flow's: a refused SYN, say, ends no connection.
     flow.flags = 0;
     flow.word = Word::new(State::Established, isn).0;
-    flow.seen = facts.seconds;
+    flow.seen = scratch.seconds;
     flow.client_next = isn.wrapping_add(1);
     flow.server_next = flow.first_isn.wrapping_add(1);
     flow.follow = Follow::new(flow.server_next);
@@ -272,7 +274,7 @@ extern "C" fn swallow(handshake: *mut Flow) -> i32 {
         || flow.offered & options::SIGNED != 0
         || flow.client_hop.ifindex == 0
         || switch(SWITCH_BYPASS)
-        || !agent_asks(scratch.facts.seconds)
+        || !agent_asks(scratch.seconds)
         // SAFETY: the map's own address.
         || unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), AVAILABLE) } > UNREAD
         || !tell(scratch, Counter::AckSwallowed)

@@ -74,7 +74,7 @@ pub(crate) fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> St
         count(Counter::TraceFound);
         return plain(scratch, id);
     }
-    let syn = scratch.facts.flags & flags::SYN != 0;
+    let syn = scratch.segment.flags & flags::SYN != 0;
     if syn || !taking_over(scratch) || lookup(scratch) as u32 != id || is_local(skb) != 0 {
         return pass(Counter::BackendPassed);
     }
@@ -102,18 +102,18 @@ enum Whose {
 
 #[inline(always)]
 fn of_handshake(scratch: &Scratch, handshake: &Flow) -> Whose {
-    let (word, facts) = (Word(handshake.word), &scratch.facts);
-    let rst = facts.flags & flags::RST != 0;
+    let (word, segment) = (Word(handshake.word), &scratch.segment);
+    let rst = segment.any(flags::RST);
     if word.state() == State::Adopted {
         return if rst { Whose::Its } else { Whose::Flows };
     }
-    let answers = facts.ack == word.isn().wrapping_add(1);
-    let syn_ack = facts.flags & (flags::SYN | flags::ACK) == flags::SYN | flags::ACK;
+    let answers = segment.ack == word.isn().wrapping_add(1);
+    let syn_ack = segment.flags & (flags::SYN | flags::ACK) == flags::SYN | flags::ACK;
     if answers {
         return Whose::Its;
     }
     // What it sends behind its own SYN-ACK is of the connection that this opened.
-    let ahead = facts.seq.wrapping_sub(handshake.first_isn.wrapping_add(1));
+    let ahead = segment.seq.wrapping_sub(handshake.first_isn.wrapping_add(1));
     if word.state() == State::SynAck && !syn_ack && ahead < AHEAD {
         return Whose::Its;
     }
@@ -143,7 +143,7 @@ extern "C" fn is_local(skb: *mut __sk_buff) -> i32 {
 /// it dialled itself.
 #[inline(always)]
 pub(crate) fn has_another(scratch: &Scratch, id: u32) -> bool {
-    foreign::is_known(&at_backend(scratch, id), scratch.facts.seconds, scratch.vip.flow_timeout)
+    foreign::is_known(&at_backend(scratch, id), scratch.seconds, scratch.vip.flow_timeout)
 }
 
 /// The flow's record was made anew.

@@ -58,6 +58,12 @@ pub struct Ip {
 }
 
 impl Ip {
+    /// Whether this is a whole datagram without IPv4 options and IPv6 extension headers.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        !self.options && self.part == Part::Whole
+    }
+
     /// Bytes of the IP header in each of the segments that a packet of several becomes on the wire.
     /// Linux puts the jumbo payload option (RFC 2675) in front of those above 64 KB and takes it
     /// away again.
