@@ -2,7 +2,7 @@
 
 use steer_common::{
     decide::Verdict,
-    flow::{State, Word},
+    flow::{State, StateWord},
     ranges::{Inserted, contiguous, highest, insert},
     rehome::{ClientAct, DataAct, Progress, client, data},
     shared::{Flow, PENDING_MAX, PENDING_RANGES, Range},
@@ -14,8 +14,11 @@ const ISN: u32 = u32::MAX - 5000;
 
 /// Four bytes are a segment: offset, length.
 pub fn run(bytes: &[u8]) {
-    let flow =
-        Flow { word: Word::new(State::Gather, ISN).0, first_window: 65_000, ..Flow::default() };
+    let flow = Flow {
+        word: StateWord::new(State::Gather, ISN).0,
+        first_window: 65_000,
+        ..Flow::default()
+    };
     let mut ranges = [Range::default(); PENDING_RANGES];
     let mut there = vec![false; PENDING_MAX];
     for entry in bytes.chunks_exact(4).take(512) {

@@ -1,6 +1,6 @@
 //! A server's stream: it tells the same however it is cut into segments.
 
-use steer_common::wire::tls::server_flight::{Follow, RESYNC_LOOK, Told};
+use steer_common::wire::tls::server_flight::{FlightEvent, Follow, RESYNC_BYTES};
 
 /// Where the stream begins: its numbers wrap soon.
 const BASE: u32 = u32::MAX - 100;
@@ -30,17 +30,17 @@ pub fn run(data: &[u8]) {
 }
 
 /// What a stream tells, and how far it was followed.
-fn follow(segments: &[(usize, &[u8])]) -> (Vec<(Told, [u8; 32])>, Follow) {
+fn follow(segments: &[(usize, &[u8])]) -> (Vec<(FlightEvent, [u8; 32])>, Follow) {
     let (mut follow, mut told) = (Follow::new(BASE), Vec::new());
     for (offset, payload) in segments {
         let (seq, mut segment) = (BASE.wrapping_add(*offset as u32), *payload);
         loop {
             let before = follow.next;
             match follow.step(&mut segment, seq, payload.len() as u32) {
-                Told::More => assert_ne!(follow.next, before, "a step without progress"),
-                Told::NeedMore => break,
-                Told::End(end) => {
-                    told.push((Told::End(end), follow.lesson));
+                FlightEvent::More => assert_ne!(follow.next, before, "a step without progress"),
+                FlightEvent::NeedMore => break,
+                FlightEvent::End(end) => {
+                    told.push((FlightEvent::End(end), follow.lesson));
                     // How much of the field at hand was there is of no meaning any more.
                     return (
                         told,
@@ -57,7 +57,7 @@ fn follow(segments: &[(usize, &[u8])]) -> (Vec<(Told, [u8; 32])>, Follow) {
 
 fn resync(follow: &Follow, stream: &[u8]) {
     let mut follow = *follow;
-    let mut look = [0; RESYNC_LOOK];
+    let mut look = [0; RESYNC_BYTES];
     for (to, from) in look.iter_mut().zip(stream) {
         *to = *from;
     }

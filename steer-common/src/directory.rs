@@ -5,7 +5,7 @@
 //! is not in use and then turns the head to it: a packet sees the old directory or the new one. An
 //! endpoint stands in its own slot or one of the next few.
 
-use crate::shared::{Address, Endpoint, Listed, ROLE_NONE};
+use crate::shared::{Address, Endpoint, EndpointEntry, ROLE_NONE};
 
 /// Slots of one half: a power of two, several times what can be listed.
 pub const SLOTS: u32 = 1 << SLOT_BITS;
@@ -52,15 +52,15 @@ pub fn find<'a>(
     head: u32,
     address: &Address,
     port: [u8; 2],
-    entry: impl Fn(u32) -> Option<&'a Listed>,
-) -> Option<&'a Listed> {
+    entry: impl Fn(u32) -> Option<&'a EndpointEntry>,
+) -> Option<&'a EndpointEntry> {
     let first = half(head) + own_slot(address, port, seed(head));
     for probe in 0..PROBES {
         let listed = entry(first + probe)?;
         if listed.role == ROLE_NONE {
             return None;
         }
-        if listed.stands_at(address, port) {
+        if listed.matches(address, port) {
             return Some(listed);
         }
     }
@@ -69,7 +69,7 @@ pub fn find<'a>(
 
 /// The slot, counted from the start of a half, for another endpoint; `None` where this seed has no
 /// room for it.
-pub fn free_slot(half: &[Listed], endpoint: &Endpoint, seed: u32) -> Option<usize> {
+pub fn free_slot(half: &[EndpointEntry], endpoint: &Endpoint, seed: u32) -> Option<usize> {
     let own = own_slot(&endpoint.address, endpoint.port, seed) as usize;
     (own..own + PROBES as usize)
         .find(|slot| half.get(*slot).is_some_and(|listed| listed.role == ROLE_NONE))

@@ -73,9 +73,9 @@ impl State {
 /// The sequence number stands in the word because an LRU slot may be reused for another flow
 /// between a look-up and a compare-and-swap: the swap then fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Word(pub u64);
+pub struct StateWord(pub u64);
 
-impl Word {
+impl StateWord {
     /// The bit that one CPU holds while it changes the flow.
     pub const LOCK: u64 = 0x100;
 
@@ -100,7 +100,7 @@ impl Word {
         }
     }
 
-    /// Whether this is the state: as comparing [`Word::state`], without finding out which other one
+    /// Whether this is the state: as comparing [`StateWord::state`], without finding out which other one
     /// it is.
     #[inline(always)]
     pub const fn is(self, state: State) -> bool {
@@ -137,14 +137,14 @@ impl Flow {
     /// The backend that holds the flow now.
     #[inline(always)]
     pub const fn holder(&self) -> u16 {
-        if Word(self.word).is(State::Spliced) { self.owner } else { self.first }
+        if StateWord(self.word).is(State::Spliced) { self.owner } else { self.first }
     }
 
     /// The backend that holds the flow now, and the client's port there as [`Flow::port_at_holder`]
     /// has it.
     #[inline(always)]
     pub const fn holding(&self) -> (u16, [u8; 2]) {
-        if Word(self.word).is(State::Spliced) {
+        if StateWord(self.word).is(State::Spliced) {
             (self.owner, self.owner_port)
         } else {
             (self.first, self.first_port)
@@ -154,7 +154,7 @@ impl Flow {
     /// The client's port at the backend that holds the flow, big-endian; 0: its own.
     #[inline(always)]
     pub const fn port_at_holder(&self) -> [u8; 2] {
-        if Word(self.word).is(State::Spliced) { self.owner_port } else { self.first_port }
+        if StateWord(self.word).is(State::Spliced) { self.owner_port } else { self.first_port }
     }
 
     /// The client's port, big-endian, by which a backend of this flow knows it (0: its own); `None`

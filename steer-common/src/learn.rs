@@ -8,7 +8,7 @@
 //! says the same at once: its binder was verified.
 
 use crate::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     refusals::Offer,
     session::Kind,
     shared::{FLOW_AT_OWNER, FLOW_HIT, FLOW_NAMED, Flow, Source, Vip},
@@ -77,7 +77,7 @@ pub fn taught(flow: &Flow) -> Taught {
 /// By what the flow's backend was held to own what it accepted or refused; `None` where it was not.
 #[inline(always)]
 pub fn offer(flow: &Flow, accepted: bool) -> Option<Offer> {
-    let moved = matches!(Word(flow.word).state(), State::Spliced);
+    let moved = matches!(StateWord(flow.word).state(), State::Spliced);
     if flow.offered_kind == 0 || (!moved && flow.flags & FLOW_AT_OWNER == 0) {
         return None;
     }

@@ -6,8 +6,8 @@ use crate::{
     counters::Counter,
     directory,
     shared::{
-        Backend, BackendPath, BackendStats, Configured, Endpoint, Flow, FlowKey, Foreign,
-        FragmentKey, FragmentRoute, Held, HeldKey, KeyName, LOOKUP_ENTRIES, Leg, Listed,
+        Backend, BackendPath, BackendStats, Configured, Endpoint, EndpointEntry, Flow, FlowKey,
+        Foreign, FragmentKey, FragmentRoute, Held, HeldKey, KeyName, LOOKUP_ENTRIES, Leg,
         MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, Refusals, Rotation, SWITCHES, Session,
         SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
@@ -118,7 +118,7 @@ pub const MAPS: &[Map] = &maps! {
     "backends"       Array<u32, Backend>                  MAX_BACKENDS,          Fixed,     Agent;
     "backend_paths"  Array<u32, BackendPath>              MAX_BACKENDS,          Fixed,     Both;
     "backend_ids"    Hash<Endpoint, u32>                  MAX_BACKENDS,          Fixed,     Agent;
-    "directory"      Array<u32, Listed>                   directory::ENTRIES,    Fixed,     Agent;
+    "directory"      Array<u32, EndpointEntry>                   directory::ENTRIES,    Fixed,     Agent;
     "vips"           Hash<Endpoint, Vip>                  MAX_VIPS,              Fixed,     Agent;
     "lookup"         Array<u32, u16>                      LOOKUP_ENTRIES,        Fixed,     Agent;
     "settings"       Array<u32, Settings>                 1,                     Fixed,     Agent;

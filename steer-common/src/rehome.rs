@@ -8,7 +8,7 @@
 use crate::{
     counters::Counter,
     decide::Verdict,
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{Flow, PENDING_MAX, options},
     wire::tcp::{Segment, flags},
 };
@@ -65,7 +65,7 @@ pub fn client(
     highest: u32,
 ) -> ClientAct {
     let held = !matches!(state, State::Established);
-    let offset = segment.seq.wrapping_sub(Word(flow.word).isn().wrapping_add(1)) as i32;
+    let offset = segment.seq.wrapping_sub(StateWord(flow.word).isn().wrapping_add(1)) as i32;
     if segment.any(flags::RST) {
         return reset(held, offset, highest);
     }
@@ -167,7 +167,7 @@ pub fn data(flow: &Flow, state: State, progress: &Progress) -> DataAct {
 /// At an exit of gathering the decision is made on what is there: the owner that a last look found.
 /// Where it found none, the exit's own reason stands.
 #[inline(always)]
-pub fn exit(last_look: Verdict) -> Option<u16> {
+pub fn stop_gathering(last_look: Verdict) -> Option<u16> {
     match last_look {
         Verdict::Owner(owner) => Some(owner),
         Verdict::First(_) | Verdict::NeedMore => None,
@@ -237,7 +237,7 @@ pub enum ServerAct {
 pub fn server(flow: &Flow, state: State, from: u16, segment: &Segment) -> ServerAct {
     let syn_ack = segment.has(flags::SYN | flags::ACK) && !segment.any(flags::RST);
     let answers_syn =
-        segment.has(flags::ACK) && segment.ack == Word(flow.word).isn().wrapping_add(1);
+        segment.has(flags::ACK) && segment.ack == StateWord(flow.word).isn().wrapping_add(1);
     match state {
         State::Syn | State::SynAck | State::Established | State::Gather => {
             first_before_data(flow, state, from, segment)

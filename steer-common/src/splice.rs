@@ -39,7 +39,7 @@ pub fn rescale_window(window: u16, owner_scale: u8, first_scale: u8) -> u16 {
 /// path to this client, and no limit of what it takes.
 #[inline(always)]
 pub fn compatible(flow: &Flow, agreed: u8, mss: u16, largest: u16) -> bool {
-    agreed == flow.agreed && (mss >= flow.told_mss || largest >= flow.told_mss)
+    agreed == flow.agreed && (mss >= flow.advertised_mss || largest >= flow.advertised_mss)
 }
 
 /// Enters the owner's side of the splice into `flow`.

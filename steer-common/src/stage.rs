@@ -46,19 +46,19 @@ pub enum Stage {
     /// is locked.
     Data,
     /// The client's data in `scratch.piece` is buffered; the flow is locked.
-    Hold,
+    Buffer,
     /// What is buffered is decided on; the flow is locked.
     DecideBuffer,
     /// What is buffered is acted on as was decided; the flow is locked.
-    Held,
+    Buffered,
     /// What is buffered is decided on, and there will be no more; the flow is locked.
     DecideLast,
     /// Gathering ends without a decision; the flow is locked.
-    Exit,
+    StopGathering,
     /// The owner in `scratch.backend` is opened; the flow is locked.
     OpenOwner,
     /// The owner's SYN-ACK is judged; the flow is locked.
-    Judge,
+    CompleteSplice,
     /// The backend's segment is learned from.
     Learn,
     /// What else the packet says of its settled flow.
@@ -82,10 +82,10 @@ pub enum Stage {
 }
 
 use Stage::{
-    Act, Client, Cut, DecideBuffer, DecideLast, DecidePacket, Direct, DirectPlain, Drop, Emit,
-    Exit, Flush, Forward, Fragment, Held, Hold, Icmp, Judge, Learn, OpenOwner, Pass, Plain,
-    Redirect, Reset, ResetThenFirst, ResetThenOwner, Server, Settled, Syn, SynToOwner, TooBig,
-    Unreadable,
+    Act, Buffer, Buffered, Client, CompleteSplice, Cut, DecideBuffer, DecideLast, DecidePacket,
+    Direct, DirectPlain, Drop, Emit, Flush, Forward, Fragment, Icmp, Learn, OpenOwner, Pass, Plain,
+    Redirect, Reset, ResetThenFirst, ResetThenOwner, Server, Settled, StopGathering, Syn,
+    SynToOwner, TooBig, Unreadable,
 };
 
 impl Stage {
@@ -102,13 +102,13 @@ impl Stage {
         Unreadable,
         DecidePacket,
         Self::Data,
-        Hold,
+        Buffer,
         DecideBuffer,
-        Held,
+        Buffered,
         DecideLast,
-        Exit,
+        StopGathering,
         OpenOwner,
-        Judge,
+        CompleteSplice,
         Learn,
         Settled,
         SynToOwner,
@@ -140,20 +140,20 @@ impl Stage {
                 Flush,
                 Reset,
                 ResetThenFirst,
-                Judge,
+                CompleteSplice,
             ],
             Direct => &[Pass, DirectPlain],
             Icmp | Fragment | TooBig => &[Pass, Drop, Redirect, Cut],
             Unreadable => &[Pass, Drop],
             DecidePacket => &[Drop, Forward, Self::Data],
-            Self::Data => &[Drop, Forward, Hold],
-            Hold => &[Drop, DecideBuffer, Held],
-            DecideBuffer => &[Drop, Held],
-            Held => &[Drop, Flush, DecideLast, OpenOwner, SynToOwner],
-            DecideLast => &[Drop, Exit],
-            Exit => &[Drop, Flush, OpenOwner],
+            Self::Data => &[Drop, Forward, Buffer],
+            Buffer => &[Drop, DecideBuffer, Buffered],
+            DecideBuffer => &[Drop, Buffered],
+            Buffered => &[Drop, Flush, DecideLast, OpenOwner, SynToOwner],
+            DecideLast => &[Drop, StopGathering],
+            StopGathering => &[Drop, Flush, OpenOwner],
             OpenOwner => &[Drop, Flush, SynToOwner],
-            Judge => &[Drop, ResetThenFirst, ResetThenOwner],
+            CompleteSplice => &[Drop, ResetThenFirst, ResetThenOwner],
             Learn => &[Settled],
             Settled => &[Drop, Forward],
             SynToOwner | Reset | Emit | Cut => &[Drop, Redirect],

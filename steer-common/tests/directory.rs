@@ -6,7 +6,8 @@ use proptest::{prelude::*, sample::subsequence};
 use steer_common::{
     directory::{ENTRIES, PROBES, SLOTS, find, free_slot, half, head, own_slot, seed},
     shared::{
-        Address, Endpoint, Listed, MAX_BACKENDS, MAX_VIPS, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP,
+        Address, Endpoint, EndpointEntry, MAX_BACKENDS, MAX_VIPS, ROLE_ADDRESS, ROLE_BACKEND,
+        ROLE_VIP,
     },
 };
 
@@ -14,49 +15,49 @@ const LISTED_MAX: usize = (MAX_VIPS + MAX_BACKENDS) as usize;
 
 /// A directory as the map holds it.
 struct Directory {
-    entries: Vec<Listed>,
+    entries: Vec<EndpointEntry>,
 }
 
 impl Directory {
     /// One whose head names a half and a seed, empty.
     fn new(head: u32) -> Self {
-        let mut entries = vec![Listed::default(); ENTRIES as usize];
+        let mut entries = vec![EndpointEntry::default(); ENTRIES as usize];
         entries[0].head = head;
         Self { entries }
     }
 
     /// One with these in the half in use, and how many of them found no room.
-    fn of(listed: &[Listed], head: u32) -> (Self, usize) {
+    fn of(listed: &[EndpointEntry], head: u32) -> (Self, usize) {
         let mut directory = Self::new(head);
         let n_refused = listed.iter().filter(|listed| !directory.place(listed)).count();
         (directory, n_refused)
     }
 
     /// The slots of one half, without the head and the other half.
-    fn half(&mut self, number: u32) -> &mut [Listed] {
+    fn half(&mut self, number: u32) -> &mut [EndpointEntry] {
         let first = half(number) as usize;
         &mut self.entries[first..first + (SLOTS + PROBES) as usize]
     }
 
     /// Places one in the half in use; `false` where there is no room for it.
-    fn place(&mut self, listed: &Listed) -> bool {
+    fn place(&mut self, listed: &EndpointEntry) -> bool {
         let head = self.entries[0].head;
         let half = self.half(head);
         let slot = free_slot(half, &listed.endpoint, seed(head));
         slot.inspect(|slot| half[*slot] = *listed).is_some()
     }
 
-    fn find(&self, at: &Endpoint) -> Option<&Listed> {
+    fn find(&self, at: &Endpoint) -> Option<&EndpointEntry> {
         find(self.entries[0].head, &at.address, at.port, |index| self.entries.get(index as usize))
     }
 }
 
-fn listed(endpoint: Endpoint, role: u16, id: u16) -> Listed {
-    Listed { endpoint, role, id, ..Listed::default() }
+fn listed(endpoint: Endpoint, role: u16, id: u16) -> EndpointEntry {
+    EndpointEntry { endpoint, role, id, ..EndpointEntry::default() }
 }
 
 /// VIPs and backends in turn, numbered as they come.
-fn in_both_roles(endpoints: Vec<Endpoint>) -> Vec<Listed> {
+fn in_both_roles(endpoints: Vec<Endpoint>) -> Vec<EndpointEntry> {
     let roles = [ROLE_VIP, ROLE_BACKEND].into_iter().cycle();
     (0..)
         .zip(endpoints)
@@ -220,9 +221,9 @@ fn filling_one_half_leaves_the_other_as_it_is() {
     let (_, last) = rivals(SLOTS - 1);
     for head in [0, 1] {
         let (mut directory, _) = Directory::of(&in_both_roles(last.clone()), head);
-        let untouched = vec![Listed::default(); (SLOTS + PROBES) as usize];
+        let untouched = vec![EndpointEntry::default(); (SLOTS + PROBES) as usize];
         assert_eq!(directory.half(head ^ 1), untouched);
-        assert_eq!(directory.entries[0], Listed { head, ..Listed::default() });
+        assert_eq!(directory.entries[0], EndpointEntry { head, ..EndpointEntry::default() });
     }
 }
 
@@ -276,14 +277,14 @@ fn plans() -> [(&'static str, Vec<Endpoint>); 7] {
 }
 
 /// These, and the address of each by itself: all that a directory lists at the most.
-fn with_addresses(endpoints: Vec<Endpoint>) -> Vec<Listed> {
+fn with_addresses(endpoints: Vec<Endpoint>) -> Vec<EndpointEntry> {
     let addresses: BTreeSet<[u8; 16]> = endpoints.iter().map(|at| at.address.octets()).collect();
     let address = |octets| listed(Endpoint::tcp(Address::from_v6(octets), 0), ROLE_ADDRESS, 0);
     in_both_roles(endpoints).into_iter().chain(addresses.into_iter().map(address)).collect()
 }
 
 /// How many of the first so many seeds have a place for all.
-fn n_fitting(all: &[Listed], seeds: u32) -> usize {
+fn n_fitting(all: &[EndpointEntry], seeds: u32) -> usize {
     (0..seeds).filter(|seed| Directory::of(all, head(0, *seed)).1 == 0).count()
 }
 

@@ -16,7 +16,7 @@ use aya_ebpf::{
 };
 use steer_common::{
     checksum::{replaced32, update},
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{
         Address, BENCH_FRAME, BENCH_NEW_LESSON, BENCH_RESET_FLOW, BENCH_RESET_HANDSHAKE,
         BENCH_RESET_SESSION, Bench,
@@ -25,7 +25,7 @@ use steer_common::{
 
 use crate::{
     hello,
-    maps::{self, FLOWS, HANDSHAKES, Piece, SESSIONS},
+    maps::{self, FLOWS, HANDSHAKES, SESSIONS, StreamRange},
     unknown::copy_flow,
     verifier::{mask, size},
 };
@@ -48,16 +48,17 @@ pub fn bench_parse(context: TcContext) -> i32 {
     const HEADERS: u32 = 54;
     let Some(scratch) = maps::scratch() else { return 0 };
     scratch.vip.name_len = 16;
-    scratch.piece = Piece { from: HEADERS, len: context.skb.len() - HEADERS, ..Piece::default() };
+    scratch.range =
+        StreamRange { from: HEADERS, len: context.skb.len() - HEADERS, ..StreamRange::default() };
     let flow = &raw mut scratch.flow;
-    let held = Word::new(State::Established, 0).lock();
+    let held = StateWord::new(State::Established, 0).lock();
     // SAFETY: the scratch space's.
     unsafe { (*flow).word = held.0 };
     scratch.held = held.isn();
     if hello::look_at_packet(context.skb.skb, flow, scratch) {
         hello::decide(flow);
     }
-    scratch.piece.said
+    scratch.range.verdict
 }
 
 /// Measured: what it costs to run a program at all.

@@ -4,12 +4,12 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     ranges,
     shared::{FLOW_LEARNED, FLOW_RETRIED, FLOW_SECOND_HELLO, Flow, Pending},
     wire::ip::Part,
     wire::tls::{
-        client_certificate::{ANSWER_LEN, Answer, HELLO_LOOK, Place, hello_len, place},
+        client_certificate::{ANSWER_LEN, Answer, HELLO_BYTES, Place, hello_len, place},
         client_hello::Stream,
         server_flight::GIVE_UP,
     },
@@ -25,25 +25,25 @@ use crate::{
 /// Notes where the hello ends that begins with `first`; `have` bytes of its client's stream are
 /// known.
 #[inline(always)]
-pub(crate) fn expect_answer(flow: &mut Flow, first: &[u8; HELLO_LOOK], have: u32) {
-    if flow.hello_len == 0 && have >= HELLO_LOOK as u32 {
+pub(crate) fn record_hello_end(flow: &mut Flow, first: &[u8; HELLO_BYTES], have: u32) {
+    if flow.hello_len == 0 && have >= HELLO_BYTES as u32 {
         flow.hello_len = hello_len(first);
     }
-    said_behind(flow, have);
+    set_hello_end(flow, have);
 }
 
-/// As [`expect_answer`], of a stream whose first `have` bytes lie in `text`.
+/// As [`record_hello_end`], of a stream whose first `have` bytes lie in `text`.
 #[inline(always)]
-pub(crate) fn expect_in(flow: &mut Flow, text: &Stream, have: u32) {
+pub(crate) fn record_hello_end_in(flow: &mut Flow, text: &Stream, have: u32) {
     if let Some(first) = text.first_chunk() {
-        expect_answer(flow, first, have);
+        record_hello_end(flow, first, have);
     }
 }
 
-/// As [`expect_in`], of a hello that stands behind `preamble` bytes in its client's stream.
+/// As [`record_hello_end_in`], of a hello that stands behind `preamble` bytes in its client's stream.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn expect_behind(
+pub(crate) extern "C" fn record_hello_end_behind(
     flow: *mut Flow,
     text: *mut Pending,
     have: u32,
@@ -56,30 +56,30 @@ pub(crate) extern "C" fn expect_behind(
     let (flow, text) = unsafe { (&mut *flow, &(*text).data) };
     if let Some(first) = text.first_chunk()
         && flow.hello_len == 0
-        && have >= HELLO_LOOK as u32
+        && have >= HELLO_BYTES as u32
     {
         let len = hello_len(first);
         flow.hello_len = if len == 0 { 0 } else { len + preamble };
     }
-    said_behind(flow, have + preamble);
+    set_hello_end(flow, have + preamble);
     0
 }
 
-/// As [`expect_answer`], for a hello that nobody reads: its first bytes are `scratch.piece` of the
+/// As [`record_hello_end`], for a hello that nobody reads: its first bytes are `scratch.range` of the
 /// packet at hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn expect_unread(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
-    let (from, len) = (scratch.piece.from, scratch.piece.len);
-    let Some(first) = load::<HELLO_LOOK>(skb, from) else { return 0 };
+    let (from, len) = (scratch.range.from, scratch.range.len);
+    let Some(first) = load::<HELLO_BYTES>(skb, from) else { return 0 };
     // SAFETY: not null, a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
-    expect_answer(record, &first, len);
+    record_hello_end(record, &first, len);
     0
 }
 
-/// As [`expect_in`], for what was buffered of the flow in `scratch.key` and is about to leave.
+/// As [`record_hello_end_in`], for what was buffered of the flow in `scratch.key` and is about to leave.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn expect_buffered() -> i32 {
@@ -91,14 +91,14 @@ pub(crate) extern "C" fn expect_buffered() -> i32 {
     };
     // SAFETY: whole map values; nobody else writes what is written here.
     let (flow, buffer) = unsafe { (&mut *flow, &*buffer) };
-    expect_in(flow, &buffer.data, ranges::contiguous(&buffer.ranges));
+    record_hello_end_in(flow, &buffer.data, ranges::contiguous(&buffer.ranges));
     0
 }
 
 /// The client's stream is known up to byte `end`, and nobody looked what stands behind the hello
 /// there: no stack sends anything before its backend has answered (RFC 5246 7.3).
 #[inline(always)]
-pub(crate) fn said_behind(flow: &mut Flow, end: u32) {
+pub(crate) fn set_hello_end(flow: &mut Flow, end: u32) {
     if flow.hello_len != 0 && end > flow.hello_len {
         note(flow, Answer::Unclear);
     }
@@ -108,12 +108,12 @@ pub(crate) fn said_behind(flow: &mut Flow, end: u32) {
 /// learned. 1 where it may be the client's second hello.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+pub(crate) extern "C" fn read_client_certificate(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a whole map value; only a client's segments write what is written here, and
     // of two that race both carry what their sender says.
     let record = unsafe { &mut *flow };
-    let start = Word(record.word).isn().wrapping_add(1);
+    let start = StateWord(record.word).isn().wrapping_add(1);
     let ahead = scratch.segment.seq.wrapping_sub(start) as i32;
     if ahead > GIVE_UP as i32 {
         count(Counter::LearnGivenUp);
@@ -131,7 +131,7 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
     let again = record.hello_len != 0 && ahead < record.hello_len as i32;
     let answers = place(hello_end, ANSWER_LEN as u32, scratch.segment.seq, scratch.payload_len())
         != Place::Elsewhere;
-    let repeats = place(start, HELLO_LOOK as u32, scratch.segment.seq, scratch.payload_len())
+    let repeats = place(start, HELLO_BYTES as u32, scratch.segment.seq, scratch.payload_len())
         != Place::Elsewhere;
     let retried = record.flags & FLOW_RETRIED != 0;
     if !(again || answers || repeats || retried) {
@@ -143,11 +143,11 @@ pub(crate) extern "C" fn hear_answer(skb: *mut __sk_buff, flow: *mut Flow) -> i3
     }
     // What the first backend took for the client's hello may be this copy of it, and not the one
     // that was read.
-    if (again || repeats) && Word(record.word).state() == State::First {
+    if (again || repeats) && StateWord(record.word).state() == State::First {
         record.offered_kind = 0;
     }
     // A hello that comes again must end where the first one did: its backend may have taken either.
-    match find::<HELLO_LOOK>(skb, scratch, start) {
+    match find::<HELLO_BYTES>(skb, scratch, start) {
         Found::Nothing => {}
         Found::Bytes(first) if hello_len(&first) == record.hello_len => {}
         Found::Bytes(_) | Found::Part => note(record, Answer::Unclear),
@@ -175,7 +175,7 @@ pub(crate) extern "C" fn hear_second_hello(skb: *mut __sk_buff, flow: *mut Flow)
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a whole map value.
     let record = unsafe { &mut *flow };
-    let first_end = Word(record.word).isn().wrapping_add(1).wrapping_add(record.hello_len);
+    let first_end = StateWord(record.word).isn().wrapping_add(1).wrapping_add(record.hello_len);
     let mut from = scratch.payload_at();
     let mut len = scratch.payload_len();
     let mut at = scratch.segment.seq.wrapping_sub(first_end);

@@ -6,7 +6,7 @@ use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
     decide::slot,
-    flow::{State, Word},
+    flow::{State, StateWord},
     rehome::{self, ClientAct},
     shared::{
         BACKEND_PRESENT, BACKEND_UP, FLOW_CLOSED, FLOW_LEARNED, FLOW_RESET, Flow, NO_BACKEND,
@@ -15,16 +15,16 @@ use steer_common::{
 };
 
 use crate::{
-    certificate::hear_answer,
+    certificate::read_client_certificate,
     hook::tc::Tc,
     lock::{self, mark, unlock},
     maps::{
-        FLOWS, LOOKUP, PENDING, Piece, Reset, SPLICES, Scratch, backend, count, count_index,
+        FLOWS, LOOKUP, PENDING, Reset, SPLICES, Scratch, StreamRange, backend, count, count_index,
         scratch,
     },
     rehome::first_data,
     stage::{Stage, drop},
-    stamps::{comes_by, follow_hop, is_exact, note_end, note_hop},
+    stamps::{comes_by, follow_hop, is_exact, record_end, record_hop},
     sums::is_sound,
     syn_ack::replace,
     traces::forget_trace,
@@ -49,7 +49,7 @@ pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     if flow.is_null() {
         flow = match make_record(scratch) {
             Ok(flow) => flow,
-            Err(said) => return said,
+            Err(stage) => return stage,
         };
     }
     scratch.fresh = (flow != was) as u32;
@@ -58,7 +58,7 @@ pub(crate) extern "C" fn client_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
         return drop(Counter::FlowBusy);
     };
     if !matches!(state, State::First | State::Spliced) {
-        return held(scratch, skb, flow, state);
+        return unsettled(scratch, skb, flow, state);
     }
     unlock(flow, state);
     Stage::Settled
@@ -73,16 +73,16 @@ pub(crate) extern "C" fn settled_client(skb: *mut __sk_buff, flow: *mut Flow) ->
     // SAFETY: not null, a map value.
     let record = unsafe { &mut *flow };
     if scratch.segment.flags & (flags::FIN | flags::RST) != 0 {
-        note_end(skb, flow);
+        record_end(skb, flow);
     }
     let carries = scratch.payload_len() != 0 || scratch.ip.part != Part::Whole;
     let mut again = 0;
     if carries && record.flags & FLOW_LEARNED == 0 {
-        again = hear_answer(skb, flow);
+        again = read_client_certificate(skb, flow);
     }
     let moved = is_exact(record, &scratch.segment) && !comes_by(&Tc(skb), record);
     if moved && is_sound(skb) != 0 {
-        note_hop(&Tc(skb), &mut record.client_hop);
+        record_hop(&Tc(skb), &mut record.client_hop);
     }
     again
 }
@@ -102,7 +102,7 @@ pub(crate) fn lookup(scratch: &Scratch) -> u16 {
 /// A segment on an established, gathering or waiting flow, which this CPU holds; unlocks it unless
 /// the data is to be dealt with.
 #[inline(always)]
-fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: State) -> Stage {
+fn unsettled(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: State) -> Stage {
     // SAFETY: the caller's.
     let scratch = unsafe { &mut *scratch };
     let segment = scratch.segment;
@@ -112,7 +112,7 @@ fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: Stat
         buffer.map_or(0, |buffer| steer_common::ranges::highest(unsafe { &(*buffer).ranges }));
     // SAFETY: a map value that this CPU has locked.
     let record = unsafe { &mut *flow };
-    let expected = Word(record.word).isn().wrapping_add(1);
+    let expected = StateWord(record.word).isn().wrapping_add(1);
     if is_exact(record, &segment) {
         follow_hop(skb, record);
     }
@@ -142,12 +142,12 @@ fn held(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state: Stat
         }
         ClientAct::Data(data) => {
             let from = scratch.payload_at() + data.skip;
-            scratch.piece = Piece {
+            scratch.range = StreamRange {
                 offset: data.offset,
                 from,
                 len: data.len,
                 state: state as u32,
-                ..Piece::default()
+                ..StreamRange::default()
             };
             if state == State::Established { first_data(scratch, skb, flow) } else { Stage::Data }
         }

@@ -2,7 +2,7 @@
 
 use steer_common::{
     counters::Counter,
-    flow::{Direction, State, Word},
+    flow::{Direction, State, StateWord},
     shared::{Address, Flow, HOP_TAKES_XDP, Hop, PATH_RETURN_SEEN},
     wire::{
         ip::Part,
@@ -11,11 +11,13 @@ use steer_common::{
 };
 
 use crate::{
-    forward::{Change, HOP_SECONDS, Refused, ask, fib, hop_flags, refresh, send, unfinished},
+    forward::{
+        Change, HOP_SECONDS, Refused, fib, fib_lookup, hop_flags, refresh, send, unfinished,
+    },
     hook::Hook,
     maps::{Scratch, backend, backend_path, count, count_backend, scratch},
     options::OptionsHook,
-    stamps::note,
+    stamps::record_packet,
 };
 
 /// How a packet goes on.
@@ -83,11 +85,11 @@ pub(crate) fn deliver<H: OptionsHook>(
         // SAFETY: not null, a map value; each field is read and written as a word, and a lost race
         // costs one stamp.
         let flow = unsafe { &mut *plan.flow };
-        new = note(&scratch.key, flow, &scratch.segment, plan.direction, plan.seconds);
+        new = record_packet(&scratch.key, flow, &scratch.segment, plan.direction, plan.seconds);
         if to_client && flow.client_hop.ifindex != 0 {
             hop = &raw mut flow.client_hop;
         }
-        if Word(flow.word).is(State::Spliced) && flow.owner as u32 == plan.id {
+        if StateWord(flow.word).is(State::Spliced) && flow.owner as u32 == plan.id {
             scratch.change.splice(flow);
         }
     }
@@ -98,13 +100,13 @@ pub(crate) fn deliver<H: OptionsHook>(
         refresh(hook, hop, &ip.source, &backend.endpoint.address, plan.seconds)
     } else if hop.ifindex == 0 {
         refresh(hook, hop, &to.address, &ip.destination, plan.seconds)
-    } else if !H::XDP && is_doubted(plan, hop, new, segment) {
+    } else if !H::XDP && is_probe_due(plan, hop, new, segment) {
         hop.asked = 0;
-        doubt(hook, &backend.vip.address, &ip.destination)
-    } else if H::XDP && is_doubted(plan, hop, new, segment) {
+        probe(hook, &backend.vip.address, &ip.destination)
+    } else if H::XDP && is_probe_due(plan, hop, new, segment) {
         fib::NO_NEIGHBOUR
     } else {
-        keep(hook, hop, plan.seconds);
+        refresh_mtu(hook, hop, plan.seconds);
         fib::SUCCESS
     };
     // XDP leaves all but a resolved hop to TC, TC leaves neighbours to the kernel's discovery.
@@ -149,7 +151,7 @@ fn count_packet(plan: &Plan, scratch: &Scratch) {
 /// answer tells. Never two in a row, nor the answer to a SYN: the forwarding table need not know
 /// the way that the client's packets come by.
 #[inline(always)]
-fn is_doubted(plan: &Plan, hop: &Hop, new: bool, segment: &Segment) -> bool {
+fn is_probe_due(plan: &Plan, hop: &Hop, new: bool, segment: &Segment) -> bool {
     !new && hop.asked != 0 && is_old(hop, plan.seconds) && !segment.any(flags::SYN)
 }
 
@@ -161,7 +163,7 @@ fn is_old(hop: &Hop, seconds: u32) -> bool {
 /// A client's hop is kept by its own packets, not by the forwarding table; only its MTU is asked
 /// for.
 #[inline(always)]
-fn keep<H: Hook>(hook: &H, hop: &mut Hop, seconds: u32) {
+fn refresh_mtu<H: Hook>(hook: &H, hop: &mut Hop, seconds: u32) {
     if is_old(hop, seconds) {
         hop.mtu = hook.mtu(hop.ifindex);
         hop.flags = hop_flags(hop.ifindex);
@@ -172,9 +174,9 @@ fn keep<H: Hook>(hook: &H, hop: &mut Hop, seconds: u32) {
 /// The forwarding table's answer about a client whose hop is doubted: where it knows no way, the
 /// hop it is.
 #[inline(always)]
-fn doubt<H: Hook>(hook: &H, vip: &Address, client: &Address) -> i32 {
+fn probe<H: Hook>(hook: &H, vip: &Address, client: &Address) -> i32 {
     let Some(scratch) = scratch() else { return fib::SUCCESS };
-    match ask(hook, &mut scratch.fib, vip, client) {
+    match fib_lookup(hook, &mut scratch.fib, vip, client) {
         fib::SUCCESS | fib::NO_NEIGHBOUR => fib::NO_NEIGHBOUR,
         _ => fib::SUCCESS,
     }

@@ -23,7 +23,7 @@ pub(crate) extern "C" fn direct_segment() -> Stage {
     if let Some(leg) = legs::way_there(scratch, id, true) {
         if bits & (flags::SYN | flags::FIN | flags::RST) != 0 {
             let own = u16::from_ne_bytes(scratch.key.client_port);
-            legs::note_direct(id, own as u32, u16::from_ne_bytes(leg.port) as u32);
+            legs::record_direct_end(id, own as u32, u16::from_ne_bytes(leg.port) as u32);
         }
         scratch.first_port = leg.port;
         return direct_plain(scratch, id);

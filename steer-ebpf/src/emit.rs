@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use steer_common::{
     counters::Counter,
-    flow::Word,
+    flow::StateWord,
     shared::{PENDING_MAX, Pending, options},
     wire::tcp::{TCP_LEN, flags, kind},
 };
@@ -120,7 +120,7 @@ pub(crate) extern "C" fn syn_to_owner(skb: *mut __sk_buff) -> Stage {
     }
     let ecn = if flow.agreed & options::ECN != 0 { flags::ECE | flags::CWR } else { 0 };
     let header = Header {
-        seq: Word(flow.word).isn(),
+        seq: StateWord(flow.word).isn(),
         ack: 0,
         flags: flags::SYN | ecn,
         window: flow.syn_window,
@@ -247,7 +247,7 @@ pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> St
         return ended(scratch, to_owner, drop(Counter::EmitFailed));
     }
     let timestamps = if flow.agreed & options::TIMESTAMPS != 0 { 12 } else { 0 };
-    let mut chunk = (flow.told_mss as u32).saturating_sub(timestamps) & !3;
+    let mut chunk = (flow.advertised_mss as u32).saturating_sub(timestamps) & !3;
     if chunk > SEGMENT_MAX as u32 {
         chunk = SEGMENT_MAX as u32;
     }
@@ -260,7 +260,7 @@ pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> St
         have,
         chunk,
         offset: 0,
-        seq: Word(flow.word).isn().wrapping_add(1),
+        seq: StateWord(flow.word).isn().wrapping_add(1),
         ack: isn.wrapping_add(1),
         ts: flow.hello_ts,
         ts_echo,
@@ -276,9 +276,9 @@ pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> St
 #[inline(never)]
 pub(crate) extern "C" fn emit_segments(skb: *mut __sk_buff) -> Stage {
     for _ in 0..limit::<SEGMENTS_MAX>() {
-        let said = emit_segment(skb);
-        if said != Stage::Emit {
-            return said;
+        let stage = emit_segment(skb);
+        if stage != Stage::Emit {
+            return stage;
         }
     }
     drop(Counter::EmitFailed)
@@ -343,11 +343,11 @@ fn make_segment(skb: *mut __sk_buff, buffer: *mut Pending, len: u32, last: bool)
 
 /// Forgets what was buffered: it was sent, or cannot be.
 #[inline(always)]
-fn ended(scratch: &Scratch, to_owner: u32, said: Stage) -> Stage {
+fn ended(scratch: &Scratch, to_owner: u32, stage: Stage) -> Stage {
     if to_owner == 0 {
         forget(scratch);
     } else {
         let _ = PENDING.remove(&scratch.key);
     }
-    said
+    stage
 }

@@ -376,11 +376,11 @@ pub(crate) fn refresh<H: Hook>(
     }
     let Some(scratch) = scratch() else { return -1 };
     let params = &mut scratch.fib;
-    let answer = ask(hook, params, source, destination);
+    let answer = fib_lookup(hook, params, source, destination);
     if answer == fib::SUCCESS {
         // SAFETY: the kernel filled `mtu_result`, a plain number.
         let mtu = unsafe { params.__bindgen_anon_1.mtu_result };
-        let ethernet = Hop::stations(params.dmac, params.smac);
+        let ethernet = Hop::mac_addresses(params.dmac, params.smac);
         *hop = Hop {
             ifindex: params.ifindex,
             ethernet,
@@ -401,7 +401,7 @@ pub(crate) fn hop_flags(ifindex: u32) -> u16 {
 /// Asks the forwarding table for the way to `destination`; interface and MAC addresses are written
 /// to `params`.
 #[inline(always)]
-pub(crate) fn ask<H: Hook>(
+pub(crate) fn fib_lookup<H: Hook>(
     hook: &H,
     params: &mut bpf_fib_lookup,
     source: &Address,

@@ -45,11 +45,11 @@ pub(crate) fn begin(scratch: &mut Scratch) {
     if !may_be_ours(scratch) {
         return;
     }
-    enter_key(scratch);
+    set_key(scratch);
     // One that passed comes in again, or a copy of it: the others go on passing.
     if fate(scratch).is_none_or(|route| route.flags & FRAGMENTS_PASS == 0) {
         scratch.route.flags = FRAGMENTS_WAIT;
-        enter_fate(scratch);
+        set_fate(scratch);
     }
     scratch.begun = 1;
 }
@@ -60,7 +60,7 @@ pub(crate) fn begin(scratch: &mut Scratch) {
 #[inline(never)]
 pub(crate) extern "C" fn sent(skb: *mut __sk_buff, action: u32) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
-    enter_key(scratch);
+    set_key(scratch);
     count(Counter::FragmentForwarded);
     let ifindex = scratch.route.hop.ifindex;
     // Left to neighbour discovery: the sender repeats the segment, and then the hop is known. The
@@ -73,7 +73,7 @@ pub(crate) extern "C" fn sent(skb: *mut __sk_buff, action: u32) -> Stage {
         Direction::ToBackend => 0,
         Direction::ToClient => FRAGMENTS_FROM_BACKEND,
     };
-    enter_fate(scratch);
+    set_fate(scratch);
     if any_held() == 0 {
         return act(scratch, action as u8);
     }
@@ -89,7 +89,7 @@ pub(crate) extern "C" fn passed(skb: *mut __sk_buff) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     scratch.route.hop.ifindex = 0;
     scratch.route.flags = FRAGMENTS_PASS;
-    enter_fate(scratch);
+    set_fate(scratch);
     if any_held() == 0 {
         return Stage::Pass;
     }
@@ -122,7 +122,7 @@ fn fate(scratch: &mut Scratch) -> Option<&'static FragmentRoute> {
 
 /// Enters `scratch.route` for the datagram in `scratch.fragment`.
 #[inline(always)]
-fn enter_fate(scratch: &mut Scratch) {
+fn set_fate(scratch: &mut Scratch) {
     scratch.route.seen = seconds(scratch);
     let _ = FRAGMENTS.insert(&scratch.fragment, &scratch.route, 0);
 }
@@ -231,7 +231,7 @@ fn settled_fate(scratch: &mut Scratch) -> Option<&'static FragmentRoute> {
 #[inline(never)]
 pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
-    enter_key(scratch);
+    set_key(scratch);
     let mut known = settled_fate(scratch);
     if known.is_none() {
         let number = if may_be_ours(scratch) { hold(skb, scratch) } else { -1 };
@@ -296,7 +296,7 @@ pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> Stage {
 
 /// Enters the datagram's key into `scratch.fragment`.
 #[inline(always)]
-fn enter_key(scratch: &mut Scratch) {
+fn set_key(scratch: &mut Scratch) {
     let (ip, key): (&Ip, &mut FragmentKey) = (&scratch.ip, &mut scratch.fragment);
     key.source = ip.source;
     key.destination = ip.destination;

@@ -18,17 +18,17 @@ use steer_common::{
 };
 
 use crate::{
-    certificate::{expect_answer, expect_behind, expect_in, said_behind},
+    certificate::{record_hello_end, record_hello_end_behind, record_hello_end_in, set_hello_end},
     hook::{Hook as _, Window, tc::Tc},
     lock::{self, unmark},
-    maps::{Look, PENDING, Piece, Scratch, count, scratch, spare},
-    offers::{enter_id, find_owner, identifier, look_up_id, offer_again},
+    maps::{Input, PENDING, Scratch, StreamRange, count, scratch, spare},
+    offers::{find_owner, identifier, look_up_id, offer_again, set_id},
     read_hello::{
         HELLO_MALFORMED, HELLO_NOT_TLS, HELLO_WHOLE, Preamble, read_hello, skip_preamble,
     },
     rehome::decided,
     stage::{Stage, drop},
-    verdict::{first, said},
+    verdict::{code, first},
     verifier::size,
 };
 
@@ -43,19 +43,19 @@ fn forget_offer(flow: *mut Flow) {
     }
 }
 
-/// Looks at the client's first bytes in the packet, `scratch.piece`, for a session ID that is
+/// Looks at the client's first bytes in the packet, `scratch.range`, for a session ID that is
 /// known, which decides; else copies them. Whether they are to be decided on.
 #[inline(always)]
 pub(crate) fn look_at_packet(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut Scratch) -> bool {
     let (Some(text), false) = (spare(), flow.is_null()) else { return false };
     // SAFETY: not null, a whole map value that this CPU has locked.
     let flow = unsafe { &mut *flow };
-    let Piece { from, len, .. } = scratch.piece;
+    let StreamRange { from, len, .. } = scratch.range;
     scratch.id_unknown = 0;
     forget_offer(flow);
-    let said = id_in_packet(&Tc(skb).window(), scratch, flow, from, len);
-    if said != said::UNKNOWN {
-        scratch.piece.said = said;
+    let verdict = id_in_packet(&Tc(skb).window(), scratch, flow, from, len);
+    if verdict != code::UNKNOWN {
+        scratch.range.verdict = verdict;
         return false;
     }
     let have = if len as usize > STREAM { STREAM } else { len as usize };
@@ -65,8 +65,8 @@ pub(crate) fn look_at_packet(skb: *mut __sk_buff, flow: *mut Flow, scratch: &mut
         return false;
     }
     // SAFETY: a whole map value.
-    expect_in(flow, unsafe { &(*text).data }, n);
-    scratch.piece.have = n;
+    record_hello_end_in(flow, unsafe { &(*text).data }, n);
+    scratch.range.have = n;
     true
 }
 
@@ -82,24 +82,24 @@ fn id_in_packet(
 ) -> i32 {
     const HEAD: usize = SESSION_ID_AT / 4;
     const _: () = assert!(SESSION_ID_AT.is_multiple_of(4), "an ID stands in words of its own");
-    let Some(head) = window.words::<HEAD>(from as usize) else { return said::UNKNOWN };
-    expect_answer(flow, &core::array::from_fn(|at| byte(head[at / 4], at as u32 % 4)), len);
+    let Some(head) = window.words::<HEAD>(from as usize) else { return code::UNKNOWN };
+    record_hello_end(flow, &core::array::from_fn(|at| byte(head[at / 4], at as u32 % 4)), len);
     if client_hello::early_session_id(|at| byte(head[at / 4], at as u32 % 4), len)
         != SESSION_ID_MAX as u32
     {
-        return said::UNKNOWN;
+        return code::UNKNOWN;
     }
     let Some(id) = window.words::<{ SESSION_ID_MAX / 4 }>(from as usize + SESSION_ID_AT) else {
-        return said::UNKNOWN;
+        return code::UNKNOWN;
     };
     for i in 0..SESSION_ID_MAX / 4 {
-        enter_id(scratch, i, id[i]);
+        set_id(scratch, i, id[i]);
     }
     look_up_id(scratch, flow, SESSION_ID_MAX as u8)
 }
 
-/// Decides on the bytes that `scratch.piece.look` names; what is said of them goes to
-/// `scratch.piece.said`. Says what is next.
+/// Decides on the bytes that `scratch.range.input` names; what is said of them goes to
+/// `scratch.range.verdict`. Says what is next.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn decide(flow: *mut Flow) -> Stage {
@@ -108,22 +108,22 @@ pub(crate) extern "C" fn decide(flow: *mut Flow) -> Stage {
         return drop(Counter::FlowBusy);
     }
     forget_offer(flow);
-    let (look, have) = (scratch.piece.look, scratch.piece.have);
-    let buffered = look != Look::Packet as u32;
+    let (look, have) = (scratch.range.input, scratch.range.have);
+    let buffered = look != Input::Packet as u32;
     let text = if buffered { PENDING.get_ptr_mut(&scratch.key) } else { spare() };
     if buffered {
         scratch.id_unknown = 0;
     }
     scratch.preamble = 0;
-    scratch.piece.said = match text.map(|text| skip_preamble(scratch, text, have)) {
+    scratch.range.verdict = match text.map(|text| skip_preamble(scratch, text, have)) {
         Some(Preamble::Skipped { text, have }) => {
-            decide_hello(scratch, flow, text, have, look == Look::Last as u32)
+            decide_hello(scratch, flow, text, have, look == Input::Last as u32)
         }
         Some(Preamble::NeedMore) => {
             scratch.needed = have + 1;
-            said::NEED_MORE
+            code::NEED_MORE
         }
-        None => said::NEED_MORE,
+        None => code::NEED_MORE,
     };
     if scratch.needed != 0 {
         scratch.needed += scratch.preamble;
@@ -131,14 +131,14 @@ pub(crate) extern "C" fn decide(flow: *mut Flow) -> Stage {
     if !buffered {
         return decided(scratch, flow);
     }
-    if look == Look::Last as u32 {
-        return Stage::Exit;
+    if look == Input::Last as u32 {
+        return Stage::StopGathering;
     }
     if let Some(buffer) = text {
         // SAFETY: a whole map value; the flow that it belongs to is locked.
         unsafe { (*buffer).needed = scratch.needed };
     }
-    Stage::Held
+    Stage::Buffered
 }
 
 /// Decides on the first `have` bytes of the client's stream, which lie in `text`; with `last` there
@@ -154,16 +154,16 @@ fn decide_hello(
     // SAFETY: the caller's.
     let scratch = unsafe { &mut *scratch };
     if have as usize > STREAM {
-        return said::NEED_MORE;
+        return code::NEED_MORE;
     }
     scratch.needed = 0;
     scratch.in_joined = 0;
     if scratch.preamble != 0 {
-        expect_behind(flow, text, have, scratch.preamble);
+        record_hello_end_behind(flow, text, have, scratch.preamble);
     }
     if scratch.id_unknown == 0 {
         let found = early(flow, text, have);
-        if found != said::UNKNOWN {
+        if found != code::UNKNOWN {
             return found;
         }
     }
@@ -180,7 +180,7 @@ fn decide_hello(
     let whole = how == HELLO_WHOLE;
     if !whole && !last {
         need_id(scratch, have);
-        return said::NEED_MORE;
+        return code::NEED_MORE;
     }
     record.offered_kind = 0;
     let owner = find_owner(scratch, flow, text);
@@ -189,12 +189,12 @@ fn decide_hello(
     if whole {
         if scratch.in_joined != 0 {
             record.hello_len = scratch.framing.at + scratch.preamble;
-            said_behind(record, have + scratch.preamble);
+            set_hello_end(record, have + scratch.preamble);
         }
         return owner;
     }
     // What was missing might have said more: only an owner counts.
-    if owner & said::FIRST != 0 {
+    if owner & code::FIRST != 0 {
         return first(Counter::HelloCut);
     }
     count(Counter::HelloCut);
@@ -232,12 +232,12 @@ pub(crate) extern "C" fn second_hello(
 /// client with a ticket makes its ID up. So it is looked up before the hello is read, whole or not.
 #[inline(always)]
 fn early(flow: *mut Flow, text: *mut Pending, have: u32) -> i32 {
-    let Some(scratch) = scratch() else { return said::UNKNOWN };
+    let Some(scratch) = scratch() else { return code::UNKNOWN };
     // SAFETY: not null, checked by the caller; this CPU has the flow locked.
     let (flow, text) = unsafe { (&mut *flow, &(*text).data) };
     let len = client_hello::early_session_id(|at| text[at], have);
     if len == 0 {
-        return said::UNKNOWN;
+        return code::UNKNOWN;
     }
     let len = identifier(text, SESSION_ID_AT as u32, len, &mut scratch.session.bytes);
     look_up_id(scratch, flow, len)

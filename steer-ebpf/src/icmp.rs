@@ -8,7 +8,7 @@ use aya_ebpf::{
 use steer_common::{
     checksum::{replaced16, replaced32, update},
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{Address, Endpoint, Flow, FlowKey, Hop, PROTOCOL_TCP},
     wire::{
         ETHERNET_LEN, byte,
@@ -153,7 +153,7 @@ fn flow(scratch: &Scratch) -> Option<&'static Flow> {
 /// was never sent is a forgery. Of a handshake there is one packet a side.
 #[inline(always)]
 fn was_sent(flow: &Flow, seq: u32, by_client: bool) -> bool {
-    let word = Word(flow.word);
+    let word = StateWord(flow.word);
     match word.state() {
         State::Syn | State::SynAck if by_client => seq.wrapping_sub(word.isn()) <= 1,
         State::SynAck => seq == flow.first_isn,
@@ -178,7 +178,7 @@ fn about_server(scratch: &mut Scratch) -> Option<Target> {
         FlowKey::of_vip(address(&scratch.quote, v6, destination), lower(ports).to_be_bytes(), id);
     let flow = flow(scratch)?;
     let holder = flow.holder() as u32;
-    let delta = if Word(flow.word).state() == State::Spliced { flow.delta } else { 0 };
+    let delta = if StateWord(flow.word).state() == State::Spliced { flow.delta } else { 0 };
     let seq = u32::from_be(scratch.quote.message[tcp + 1]).wrapping_sub(delta);
     if !was_sent(flow, seq, false) {
         return None;
@@ -244,7 +244,7 @@ fn put_address(scratch: &mut Scratch, at: usize, new: &Address) {
     }
     let difference = replaced32(m[at & 15], words[3]);
     m[at & 15] = words[3];
-    // Word 2 of the quoted header: TTL, protocol, checksum.
+    // StateWord 2 of the quoted header: TTL, protocol, checksum.
     let (upper, sum) = (upper(m[4]), lower(m[4]));
     m[4] = ((upper as u32) << 16 | u16::from_be(update(sum.to_be(), difference)) as u32).to_be();
 }

@@ -6,7 +6,7 @@ use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
     flow::{Direction, State},
-    shared::{FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, answered},
+    shared::{FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, swapped},
     wire::{
         Packet as _,
         ip::{PROTOCOL_TCP, Part},
@@ -28,13 +28,13 @@ use crate::{
     },
     icmp, learn, lock,
     maps::{
-        FLOWS, HANDSHAKES, Look, SETTINGS, Scratch, Sum, backend_path, count, is_filling, scratch,
+        FLOWS, HANDSHAKES, Input, SETTINGS, Scratch, Sum, backend_path, count, is_filling, scratch,
         seconds,
     },
-    read::{self, Role, begins_hello, classify, enter_key, make_headers_linear, read},
+    read::{self, Role, begins_hello, classify, make_headers_linear, read, set_key},
     rehome, resegment, server,
     stage::{Stage, act, drop, pass},
-    stamps::{comes_by, idle, is_exact, note_end},
+    stamps::{comes_by, idle, is_exact, record_end},
     sums, syn, too_big,
 };
 
@@ -68,7 +68,7 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
         return Outcome::Pass(Counter::XdpToTc);
     }
     let slow = scratch.segment.any(SLOW) || begins_hello(hook, scratch, &role);
-    if slow || !enter_key(scratch, &role) || !settled_flow(hook, scratch, &role, &mut plan) {
+    if slow || !set_key(scratch, &role) || !settled_flow(hook, scratch, &role, &mut plan) {
         return Outcome::Pass(Counter::XdpToTc);
     }
     match deliver(hook, &plan, scratch) {
@@ -135,7 +135,7 @@ fn stages(skb: *mut __sk_buff, mut stage: Stage, plan: &mut Plan) -> Stage {
     stage = client_data(skb, stage, flow);
     stage = match stage {
         Stage::OpenOwner => rehome::open_owner(skb, flow),
-        Stage::Judge => server::judge(skb, flow),
+        Stage::CompleteSplice => server::complete_splice(skb, flow),
         Stage::Learn => learn::learn(skb, flow),
         stage => stage,
     };
@@ -152,7 +152,7 @@ fn stages(skb: *mut __sk_buff, mut stage: Stage, plan: &mut Plan) -> Stage {
     ) {
         stage = make(skb, stage);
     }
-    enter_plan(stage, flow, plan)
+    set_plan(stage, flow, plan)
 }
 
 /// A client's data on a flow that is not settled: decided on, buffered, decided on again as it
@@ -160,25 +160,25 @@ fn stages(skb: *mut __sk_buff, mut stage: Stage, plan: &mut Plan) -> Stage {
 #[inline(always)]
 fn client_data(skb: *mut __sk_buff, mut stage: Stage, flow: *mut Flow) -> Stage {
     if stage == Stage::DecidePacket {
-        stage = decide(flow, Look::Packet);
+        stage = decide(flow, Input::Packet);
     }
     if stage == Stage::Data {
         stage = rehome::client_data(skb, flow);
     }
-    if stage == Stage::Hold {
-        stage = rehome::hold(skb, flow);
+    if stage == Stage::Buffer {
+        stage = rehome::buffer_data(skb, flow);
     }
     if stage == Stage::DecideBuffer {
-        stage = decide(flow, Look::Buffer);
+        stage = decide(flow, Input::Buffer);
     }
-    if stage == Stage::Held {
-        stage = rehome::held(flow);
+    if stage == Stage::Buffered {
+        stage = rehome::on_buffered(flow);
     }
     if stage == Stage::DecideLast {
-        stage = decide(flow, Look::Last);
+        stage = decide(flow, Input::Last);
     }
-    if stage == Stage::Exit {
-        stage = rehome::exit(flow);
+    if stage == Stage::StopGathering {
+        stage = rehome::stop_gathering(flow);
     }
     stage
 }
@@ -186,9 +186,9 @@ fn client_data(skb: *mut __sk_buff, mut stage: Stage, flow: *mut Flow) -> Stage 
 /// The bytes of a hello are decided on. Which ones goes by the scratch: an argument that is known
 /// multiplies the verifier's paths.
 #[inline(always)]
-fn decide(flow: *mut Flow, look: Look) -> Stage {
+fn decide(flow: *mut Flow, look: Input) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
-    scratch.piece.look = look as u32;
+    scratch.range.input = look as u32;
     hello::decide(flow)
 }
 
@@ -201,7 +201,7 @@ fn settled(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
             certificate::hear_second_hello(skb, flow);
         }
     } else if scratch.segment.flags & (flags::FIN | flags::RST) != 0 {
-        note_end(skb, flow);
+        record_end(skb, flow);
     }
     Stage::Forward
 }
@@ -225,7 +225,7 @@ fn make(skb: *mut __sk_buff, stage: Stage) -> Stage {
 
 /// Enters how a packet is forwarded, if that is what the last stage said.
 #[inline(always)]
-fn enter_plan(stage: Stage, flow: *mut Flow, plan: &mut Plan) -> Stage {
+fn set_plan(stage: Stage, flow: *mut Flow, plan: &mut Plan) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     if !matches!(stage, Stage::Forward | Stage::Plain | Stage::DirectPlain) {
         return stage;
@@ -299,11 +299,11 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> St
         fragment::begin(scratch);
     }
     let Some(role) = classify(scratch) else { return pass(Counter::NotOurs) };
-    if !enter_key(scratch, &role) {
+    if !set_key(scratch, &role) {
         return Stage::Pass;
     }
     if let Role::Direct(id) = role {
-        enter_packet(scratch, Direction::ToBackend);
+        set_packet(scratch, Direction::ToBackend);
         scratch.backend = id;
         return Stage::Direct;
     }
@@ -316,7 +316,7 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> St
         plan.flow = look_up();
     }
     scratch.first_port = [0; 2];
-    let seconds = enter_packet(scratch, Direction::ToBackend);
+    let seconds = set_packet(scratch, Direction::ToBackend);
     if is_filling(seconds) && !is_of_settled(plan.flow) {
         return drop(Counter::TablesFilling);
     }
@@ -337,7 +337,7 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> St
 
 /// Enters what the stages go by besides the headers of the packet that was read; now, seconds.
 #[inline(always)]
-fn enter_packet(scratch: &mut Scratch, direction: Direction) -> u32 {
+fn set_packet(scratch: &mut Scratch, direction: Direction) -> u32 {
     scratch.direction = direction;
     scratch.sum = Sum::default();
     scratch.now = 0;
@@ -423,7 +423,7 @@ fn is_for_us<H: Hook>(hook: &H, id: u32) -> bool {
     let (Some(path), Some(ethernet)) = (backend_path(id), hook.window().words::<3>(0)) else {
         return false;
     };
-    let (ours, theirs) = (path.hop.words(), answered(ethernet));
+    let (ours, theirs) = (path.hop.words(), swapped(ethernet));
     // The source address: the last six of twelve bytes.
     path.hop.ifindex == hook.ingress() && ours[2] == theirs[2] && lower(ours[1]) == lower(theirs[1])
 }

@@ -6,7 +6,7 @@
 
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     rotation as rotations,
     session::{Kind, LAYOUTS, SESSION_ID_MAX},
     shared::{
@@ -18,7 +18,7 @@ use steer_common::{
 
 use crate::{
     maps::{EVENTS, KEY_NAME_TRIES, KEY_NAMES, Scratch, WAKE, count, now, rotation, scratch},
-    offers::enter_name,
+    offers::set_name,
     verifier::limit,
 };
 
@@ -81,7 +81,7 @@ extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32, longer: u32) -> i3
     // SAFETY: not null, a whole map value.
     let flow = unsafe { &*flow };
     let bytes = if which == LESSON { &flow.follow.lesson } else { &flow.offered_bytes };
-    if !enter_name(scratch, bytes, i) {
+    if !set_name(scratch, bytes, i) {
         return NO_NAME;
     }
     let (owner, seconds) = (scratch.backend, scratch.seconds);
@@ -169,7 +169,7 @@ pub(crate) fn rejected(scratch: &Scratch, flow: &mut Flow) {
     // What led it here may be no name while the layout is not known.
     let guessed = named && scratch.vip.flags & VIP_TELL_TICKETS != 0;
     let unknown = flow.flags & (FLOW_HIT | FLOW_ECH) == 0;
-    let moved = Word(flow.word).state() == State::Spliced;
+    let moved = StateWord(flow.word).state() == State::Spliced;
     if unknown && moved {
         rotate(scratch, scratch.backend, Turn::Missed);
     }
@@ -193,7 +193,7 @@ pub(crate) fn rejected(scratch: &Scratch, flow: &mut Flow) {
 extern "C" fn note_rejected(flow: *mut Flow, i: u32) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a whole map value.
-    if !enter_name(scratch, unsafe { &(*flow).offered_bytes }, i) {
+    if !set_name(scratch, unsafe { &(*flow).offered_bytes }, i) {
         return 0;
     }
     // SAFETY: only asked whether it is there.

@@ -12,7 +12,7 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     learn::{Certificate, Outcome, Psk, certificate, offer, psk, taught},
     refusals,
     session::{Kind, NameLayout},
@@ -21,7 +21,7 @@ use steer_common::{
         FLOW_RETRIED, Flow, Outcomes, Session, VIP_LEARN_WITHOUT_CERTIFICATE,
     },
     wire::ip::Part,
-    wire::tls::server_flight::{End, FOLLOW_STEPS, GIVE_UP, RESYNC_LOOK, Segment, Told},
+    wire::tls::server_flight::{End, FOLLOW_STEPS, FlightEvent, GIVE_UP, RESYNC_BYTES, Segment},
 };
 
 use crate::{
@@ -50,7 +50,7 @@ pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     // SAFETY: a whole map value; segments of one backend rarely race, and a lost race costs the
     // lesson.
     let record = unsafe { &mut *flow };
-    let spliced = Word(record.word).state() == State::Spliced;
+    let spliced = StateWord(record.word).state() == State::Spliced;
     let isn = if spliced { record.owner_isn } else { record.first_isn };
     let at = scratch.segment.seq.wrapping_sub(isn.wrapping_add(1));
     if at > GIVE_UP {
@@ -126,15 +126,15 @@ extern "C" fn follow_step(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let flow = unsafe { &mut *flow };
     let mut payload = Payload { skb, from: scratch.payload_at() };
     match flow.follow.step(&mut payload, scratch.segment.seq, scratch.payload_len()) {
-        Told::More | Told::Ticket => TOLD_MORE,
-        Told::NeedMore => TOLD_NEED_MORE,
-        Told::ServerHello => {
+        FlightEvent::More | FlightEvent::Ticket => TOLD_MORE,
+        FlightEvent::NeedMore => TOLD_NEED_MORE,
+        FlightEvent::ServerHello => {
             if flow.follow.lesson_kind == 0 {
                 count(Counter::ServerNoSession);
             }
             TOLD_MORE
         }
-        Told::Retry => {
+        FlightEvent::Retry => {
             // What counts now is what the client's second hello offers (RFC 8446 4.1.4).
             flow.offered_kind = 0;
             unmark(flow, FLOW_HIT | FLOW_NAMED | FLOW_AT_OWNER);
@@ -142,10 +142,10 @@ extern "C" fn follow_step(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
             count(Counter::ServerRetry);
             TOLD_MORE
         }
-        Told::End(End::ChangeCipherSpec) => TOLD_CHANGE_CIPHER_SPEC,
-        Told::End(End::Tls13) => TOLD_TLS13,
-        Told::End(End::Alert) => TOLD_ALERT,
-        Told::End(End::Other) => TOLD_OTHER,
+        FlightEvent::End(End::ChangeCipherSpec) => TOLD_CHANGE_CIPHER_SPEC,
+        FlightEvent::End(End::Tls13) => TOLD_TLS13,
+        FlightEvent::End(End::Alert) => TOLD_ALERT,
+        FlightEvent::End(End::Other) => TOLD_OTHER,
     }
 }
 
@@ -155,17 +155,18 @@ extern "C" fn follow_step(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
 extern "C" fn resync(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     let have = scratch.segment.payload_len;
-    let Some(n) = size::<RESYNC_LOOK>(if have > RESYNC_LOOK { RESYNC_LOOK } else { have }) else {
+    let Some(n) = size::<RESYNC_BYTES>(if have > RESYNC_BYTES { RESYNC_BYTES } else { have })
+    else {
         return 0;
     };
-    scratch.look = [0; RESYNC_LOOK];
+    scratch.resync = [0; RESYNC_BYTES];
     let from = scratch.payload_at();
     // SAFETY: at most the array's size.
-    if unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut scratch.look).cast(), n) } != 0 {
+    if unsafe { bpf_skb_load_bytes(skb.cast(), from, (&raw mut scratch.resync).cast(), n) } != 0 {
         return 0;
     }
     // SAFETY: not null, a whole map value.
-    let known = unsafe { (*flow).follow.resync(&scratch.look, scratch.segment.seq) };
+    let known = unsafe { (*flow).follow.resync(&scratch.resync, scratch.segment.seq) };
     if known {
         count(Counter::LearnResumed);
     }
@@ -183,7 +184,7 @@ extern "C" fn finished(flow: *mut Flow) -> i32 {
     count_outcome(scratch, flow, taught.outcome, |stats| &mut stats.tls12);
     let resumed = taught.outcome as u32 == Outcome::Resumed as u32;
     if taught.used {
-        enter_key(scratch, flow.offered_kind, flow.offered_len, &flow.offered_bytes);
+        set_key(scratch, flow.offered_kind, flow.offered_len, &flow.offered_bytes);
         refresh(scratch);
     }
     if resumed && flow.offered_kind == Kind::Ticket as u8 {
@@ -193,7 +194,7 @@ extern "C" fn finished(flow: *mut Flow) -> i32 {
         rejected(scratch, flow);
     }
     if taught.issued && may_have_one(scratch, flow) {
-        enter_key(scratch, flow.follow.lesson_kind, flow.follow.lesson_len, &flow.follow.lesson);
+        set_key(scratch, flow.follow.lesson_kind, flow.follow.lesson_len, &flow.follow.lesson);
         if insert(scratch) && flow.follow.lesson_kind == Kind::Ticket as u8 {
             ticket(flow, LESSON);
         }
@@ -234,7 +235,7 @@ extern "C" fn tls13(flow: *mut Flow) -> i32 {
             if NameLayout::of(&scratch.vip, 0).len == 0 || flow.flags & FLOW_NAMELESS != 0 {
                 // Without a name the ticket itself is all that can be known again, where clients
                 // use it twice.
-                enter_key(scratch, flow.offered_kind, flow.offered_len, &flow.offered_bytes);
+                set_key(scratch, flow.offered_kind, flow.offered_len, &flow.offered_bytes);
                 if refresh(scratch) == 0 {
                     let _ = insert(scratch);
                 }
@@ -280,7 +281,7 @@ fn count_outcome(
 
 /// Enters an identifier into `scratch.session`.
 #[inline(always)]
-fn enter_key(scratch: &mut Scratch, kind: u8, len: u8, bytes: &[u8; 32]) {
+fn set_key(scratch: &mut Scratch, kind: u8, len: u8, bytes: &[u8; 32]) {
     scratch.session.vip = scratch.vip.id;
     scratch.session.kind = kind;
     scratch.session.len = len;

@@ -3,7 +3,7 @@
 
 use steer_common::{
     counters::Counter,
-    flow::{Direction, Word},
+    flow::{Direction, StateWord},
     legs::{TRIES, candidate},
     shared::{
         FLOW_MADE, FlowKey, LEG_BACKEND_ENDED, LEG_CLIENT_ENDED, LEG_ENDED, Leg, SERVICE_BACKEND,
@@ -96,7 +96,7 @@ pub(crate) fn is_a_flows(scratch: &Scratch, id: u32) -> bool {
         handshake.first as u32 == id
             && handshake.first_port == [0; 2]
             && handshake.flags & FLOW_MADE == 0
-            && flow.is_none_or(|flow| Word(flow.word).isn() != Word(handshake.word).isn())
+            && flow.is_none_or(|flow| StateWord(flow.word).isn() != StateWord(handshake.word).isn())
             && idle(handshake, scratch.seconds) <= PATIENCE
     })
 }
@@ -150,7 +150,7 @@ pub(crate) extern "C" fn take_direct_leg(id: u32) -> i32 {
 /// age as those of an idle connection.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn note_direct(id: u32, own: u32, there: u32) -> i32 {
+pub(crate) extern "C" fn record_direct_end(id: u32, own: u32, there: u32) -> i32 {
     let Some(scratch) = scratch() else { return 0 };
     let bits = scratch.segment.flags;
     let ended = match scratch.direction {

@@ -4,7 +4,7 @@ use core::intrinsics::{AtomicOrdering, atomic_and, atomic_cxchg, atomic_or};
 
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::Flow,
 };
 
@@ -21,13 +21,13 @@ const CALLS: i32 = 32;
 
 /// The word as it is now.
 #[inline(always)]
-pub(crate) fn read(flow: *const Flow) -> Word {
+pub(crate) fn read(flow: *const Flow) -> StateWord {
     // SAFETY: callers hold a pointer to a whole map value.
-    Word(unsafe { (&raw const (*flow).word).read_volatile() })
+    StateWord(unsafe { (&raw const (*flow).word).read_volatile() })
 }
 
 #[inline(always)]
-fn swap(flow: *mut Flow, old: Word, new: Word) -> bool {
+fn swap(flow: *mut Flow, old: StateWord, new: StateWord) -> bool {
     const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
     // SAFETY: as above; the field is 8-byte aligned.
     unsafe { atomic_cxchg::<u64, ORDER, ORDER>(&raw mut (*flow).word, old.0, new.0).1 }
@@ -97,7 +97,7 @@ pub(crate) fn unlock(flow: *mut Flow, state: State) {
     let Some(scratch) = scratch() else { return };
     let held = read(flow);
     if held.locked() && held.isn() == scratch.held {
-        swap(flow, held, Word::new(state, held.isn()));
+        swap(flow, held, StateWord::new(state, held.isn()));
     }
 }
 

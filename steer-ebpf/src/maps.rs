@@ -12,8 +12,8 @@ use steer_common::{
     flow::{Direction, State},
     maps::entries,
     shared::{
-        Address, Backend, BackendPath, BackendStats, Endpoint, Event, Flow, FlowKey, Foreign,
-        FragmentKey, FragmentRoute, Held, HeldKey, Hop, KeyName, LOOKUP_ENTRIES, Leg, Listed,
+        Address, Backend, BackendPath, BackendStats, Endpoint, EndpointEntry, Event, Flow, FlowKey,
+        Foreign, FragmentKey, FragmentRoute, Held, HeldKey, Hop, KeyName, LOOKUP_ENTRIES, Leg,
         MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, ROLE_VIP, Refusals, Rotation,
         SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings, Source, SourceKey,
         TraceLine, Vip,
@@ -24,7 +24,7 @@ use steer_common::{
         tcp::{Edits, Offer, Segment, Walker},
         tls::{
             client_hello::{Framing, Hello},
-            server_flight::RESYNC_LOOK,
+            server_flight::RESYNC_BYTES,
         },
     },
 };
@@ -112,7 +112,7 @@ static BACKEND_PATHS: Array<BackendPath, { MAX_BACKENDS as usize }> = Array::new
 pub(crate) static BACKEND_IDS: HashMap<Endpoint, u32, { MAX_BACKENDS as usize }> = HashMap::new();
 /// Who stands at an endpoint, as [`directory`] says. Written by the agent.
 #[btf_map(name = "directory")]
-static DIRECTORY: Array<Listed, { directory::ENTRIES as usize }> = Array::new();
+static DIRECTORY: Array<EndpointEntry, { directory::ENTRIES as usize }> = Array::new();
 /// VIPs. Written by the agent.
 #[btf_map(name = "vips")]
 pub(crate) static VIPS: HashMap<Endpoint, Vip, { MAX_VIPS as usize }> = HashMap::new();
@@ -186,7 +186,7 @@ pub(crate) struct Scratch {
     pub(crate) zero: [u8; 2],
     /// Where the client's data at hand lies in its stream and in the packet, for the stages that
     /// deal with it.
-    pub(crate) piece: Piece,
+    pub(crate) range: StreamRange,
     /// The reset to be sent.
     pub(crate) reset: Reset,
     pub(crate) vip: Vip,
@@ -206,7 +206,7 @@ pub(crate) struct Scratch {
     /// A key name being made.
     pub(crate) name: KeyName,
     /// First bytes of a backend's segment.
-    pub(crate) look: [u8; RESYNC_LOOK],
+    pub(crate) resync: [u8; RESYNC_BYTES],
     pub(crate) flow: Flow,
     pub(crate) event: Event,
     pub(crate) framing: Framing,
@@ -275,7 +275,7 @@ pub(crate) struct Quote {
 /// offsets in bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Piece {
+pub(crate) struct StreamRange {
     /// When the buffered data grew last, nanoseconds of CLOCK_MONOTONIC.
     pub(crate) grown_at: u64,
     /// From the first byte of the stream.
@@ -285,19 +285,19 @@ pub(crate) struct Piece {
     pub(crate) len: u32,
     /// The flow's state, as its number, before the packet came.
     pub(crate) state: u32,
-    /// The bytes that are decided on ([`Look`]).
-    pub(crate) look: u32,
+    /// The bytes that are decided on ([`Input`]).
+    pub(crate) input: u32,
     /// How many they are.
     pub(crate) have: u32,
-    /// What was said of them (`verdict::said`).
-    pub(crate) said: i32,
+    /// The verdict on them ([`crate::verdict::code`]).
+    pub(crate) verdict: i32,
     /// 1: the buffered data grew by this piece.
     pub(crate) grown: u32,
     /// Why gathering ends, a counter's index.
     pub(crate) reason: u32,
 }
 
-impl Piece {
+impl StreamRange {
     /// The flow's state before the packet came.
     #[inline(always)]
     pub(crate) fn state(&self) -> State {
@@ -308,12 +308,12 @@ impl Piece {
 /// The bytes that a decision is made on.
 #[repr(u32)]
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
+pub(crate) enum Input {
     /// The packet's, copied to [`spare`].
     Packet,
     /// What is buffered of the stream.
     Buffer,
-    /// As [`Look::Buffer`], and there will be no more.
+    /// As [`Input::Buffer`], and there will be no more.
     Last,
 }
 
@@ -402,7 +402,11 @@ pub(crate) fn directory_head() -> Option<u32> {
 
 /// Who stands at an endpoint.
 #[inline(always)]
-pub(crate) fn listed(head: u32, address: &Address, port: [u8; 2]) -> Option<&'static Listed> {
+pub(crate) fn listed(
+    head: u32,
+    address: &Address,
+    port: [u8; 2],
+) -> Option<&'static EndpointEntry> {
     // SAFETY: array elements live as long as the program; the agent writes only those that no
     // packet is told to read.
     let entry = |index| DIRECTORY.get_ptr(index).map(|listed| unsafe { &*listed });

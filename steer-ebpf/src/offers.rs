@@ -26,7 +26,7 @@ use crate::{
         KEY_NAME_TRIES, KEY_NAMES, LOOKUP, SESSIONS, Scratch, backend, count, count_backend,
         joined, refusals, rotation, scratch,
     },
-    verdict::{first, said},
+    verdict::{code, first},
     verifier::{limit, opaque},
 };
 
@@ -38,7 +38,7 @@ pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pend
     let scratch = unsafe { &mut *scratch };
     // What was joined lies elsewhere.
     let text = if scratch.in_joined != 0 { joined() } else { Some(text) };
-    let Some(text) = text.filter(|text| !text.is_null()) else { return said::NEED_MORE };
+    let Some(text) = text.filter(|text| !text.is_null()) else { return code::NEED_MORE };
     let mut flags = 0;
     if scratch.hello.ech != 0 {
         flags |= FLOW_ECH;
@@ -56,7 +56,7 @@ pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pend
         flags |= FLOW_OFFERED;
         unknown = Counter::TicketMiss;
         let found = look_up_ticket(flow, text, ticket.at, ticket.len, index);
-        if found != said::UNKNOWN {
+        if found != code::UNKNOWN {
             note(flow, flags);
             return found;
         }
@@ -64,15 +64,15 @@ pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pend
     let id = scratch.hello.session_id;
     if id.len != 0 {
         let found = if scratch.id_unknown != 0 {
-            said::UNKNOWN
+            code::UNKNOWN
         } else {
             look_up(flow, text, id.at, id.len, Kind::SessionId as u32)
         };
         // One that speaks TLS 1.3 sends an ID whether it has a session or not (RFC 8446 D.4).
-        if found != said::UNKNOWN || scratch.hello.version_offered() < Version::Tls13 as u16 {
+        if found != code::UNKNOWN || scratch.hello.version_offered() < Version::Tls13 as u16 {
             flags |= FLOW_OFFERED;
         }
-        if found != said::UNKNOWN || unknown as u32 == Counter::HelloNoSession as u32 {
+        if found != code::UNKNOWN || unknown as u32 == Counter::HelloNoSession as u32 {
             if scratch.id_unknown == 0 {
                 offer(flow, text, id.at, id.len, Kind::SessionId as u32);
             } else {
@@ -81,11 +81,11 @@ pub(crate) fn find_owner(scratch: *mut Scratch, flow: *mut Flow, text: *mut Pend
             }
             // One that speaks TLS 1.3 makes up an ID where it has no session: nothing is missed
             // then.
-            if found != said::UNKNOWN || scratch.hello.version_offered() < Version::Tls13 as u16 {
+            if found != code::UNKNOWN || scratch.hello.version_offered() < Version::Tls13 as u16 {
                 unknown = Counter::SessionMiss;
             }
         }
-        if found != said::UNKNOWN {
+        if found != code::UNKNOWN {
             note(flow, flags);
             return found;
         }
@@ -128,8 +128,8 @@ extern "C" fn look_up_ticket(
     len: u32,
     index: u32,
 ) -> i32 {
-    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return said::UNKNOWN };
-    let mut found = said::UNKNOWN;
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return code::UNKNOWN };
+    let mut found = code::UNKNOWN;
     let named = NameLayout::has_any(len) && NameLayout::of(&scratch.vip, 0).len != 0;
     // Those of TLS 1.3 are known by themselves only where they have no name: clients offer each
     // once.
@@ -138,7 +138,7 @@ extern "C" fn look_up_ticket(
     }
     // A ticket may live longer than what is remembered of it: its key's name still tells whose it
     // is.
-    if named && (found == said::UNKNOWN || found == first(Counter::SessionExpired)) {
+    if named && (found == code::UNKNOWN || found == first(Counter::SessionExpired)) {
         for i in 0..limit::<{ LAYOUTS as i32 }>() {
             let layout = NameLayout::of(&scratch.vip, i);
             if layout.len == 0 {
@@ -146,7 +146,7 @@ extern "C" fn look_up_ticket(
             }
             let named =
                 look_up(flow, text, at + layout.at as u32, layout.len as u32, Kind::KeyName as u32);
-            if named != said::UNKNOWN {
+            if named != code::UNKNOWN {
                 found = named;
                 break;
             }
@@ -154,7 +154,7 @@ extern "C" fn look_up_ticket(
     }
     // SAFETY: not null, a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
-    if found != said::UNKNOWN || record.offered_kind == 0 {
+    if found != code::UNKNOWN || record.offered_kind == 0 {
         offer(flow, text, at, len, Kind::Ticket as u32);
         record.offered_index = index as u8;
     }
@@ -226,10 +226,10 @@ extern "C" fn offer(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind
 #[inline(never)]
 extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, kind: u32) -> i32 {
     let (Some(scratch), false, false) = (scratch(), flow.is_null(), text.is_null()) else {
-        return said::UNKNOWN;
+        return code::UNKNOWN;
     };
     if at as usize > STREAM || len == 0 {
-        return said::UNKNOWN;
+        return code::UNKNOWN;
     }
     scratch.session.vip = scratch.vip.id;
     scratch.session.kind = kind as u8;
@@ -246,9 +246,9 @@ extern "C" fn look_up(flow: *mut Flow, text: *mut Pending, at: u32, len: u32, ki
 fn key_name(scratch: &mut Scratch, flow: &mut Flow) -> i32 {
     let searched = scratch.vip.flags & VIP_TELL_TICKETS != 0;
     if searched {
-        note_tried(scratch);
+        record_tried(scratch);
     }
-    let Some(name) = KEY_NAMES.get_ptr_mut(&scratch.session) else { return said::UNKNOWN };
+    let Some(name) = KEY_NAMES.get_ptr_mut(&scratch.session) else { return code::UNKNOWN };
     // SAFETY: a map value; a lost race costs one hit.
     let name = unsafe { &mut *name };
     // What several backends have is no name, nor is what leads to one that rejected a longer name
@@ -256,12 +256,12 @@ fn key_name(scratch: &mut Scratch, flow: &mut Flow) -> i32 {
     let rejected =
         name.flags & KEY_NAME_PROVEN == 0 && scratch.name.tried & backend_bit(name.owner) != 0;
     if searched && (name.flags & KEY_NAME_SHARED != 0 || rejected) {
-        return said::UNKNOWN;
+        return code::UNKNOWN;
     }
     let Some(backend) = backend(name.owner as u32) else { return first(Counter::OwnerDown) };
     let verdict = decide::key_name(name, backend, &scratch.vip, flow.first, scratch.seconds);
     let found = found(flow, name.owner, verdict, Offer::KeyName, scratch.seconds);
-    if found & said::FIRST == 0 || flow.flags & FLOW_AT_OWNER != 0 {
+    if found & code::FIRST == 0 || flow.flags & FLOW_AT_OWNER != 0 {
         name.hits = name.hits.wrapping_add(1);
         flow.flags |= FLOW_NAMED;
         count(Counter::KeyNameHit);
@@ -272,7 +272,7 @@ fn key_name(scratch: &mut Scratch, flow: &mut Flow) -> i32 {
 /// Enters who rejected the name in `scratch.session` into `scratch.name`; where nobody did, who
 /// rejected the longer names that were looked up before it stands there still.
 #[inline(always)]
-fn note_tried(scratch: &mut Scratch) {
+fn record_tried(scratch: &mut Scratch) {
     let tried = tried(scratch);
     if scratch.session.len == LONGEST || tried != 0 {
         scratch.name.tried = tried;
@@ -285,7 +285,7 @@ fn found(flow: &mut Flow, owner: u16, verdict: Verdict, offer: Offer, seconds: u
     flow.flags |= FLOW_HIT;
     count_backend(owner as u32, |stats| stats.hits += 1);
     match verdict {
-        Verdict::NeedMore => said::NEED_MORE,
+        Verdict::NeedMore => code::NEED_MORE,
         Verdict::First(reason) => {
             if reason as u32 == Counter::SessionHit as u32 {
                 flow.flags |= FLOW_AT_OWNER;
@@ -310,7 +310,7 @@ pub(crate) fn look_up_id(scratch: &mut Scratch, flow: &mut Flow, len: u8) -> i32
     scratch.session.kind = Kind::SessionId as u8;
     scratch.session.len = len;
     let verdict = session(scratch, flow);
-    if verdict == said::UNKNOWN {
+    if verdict == code::UNKNOWN {
         scratch.id_unknown = 1;
         return verdict;
     }
@@ -338,7 +338,7 @@ fn offer_id(scratch: &Scratch, flow: &mut Flow) {
 
 /// Enters the word `i` (0 to 7) of a session ID.
 #[inline(always)]
-pub(crate) fn enter_id(scratch: &mut Scratch, i: usize, word: u32) {
+pub(crate) fn set_id(scratch: &mut Scratch, i: usize, word: u32) {
     // SAFETY: the array holds eight words, at a multiple of four (checked above).
     unsafe { scratch.session.bytes.as_mut_ptr().cast::<u32>().add(i & 7).write(word) };
 }
@@ -347,7 +347,7 @@ pub(crate) fn enter_id(scratch: &mut Scratch, i: usize, word: u32) {
 #[inline(always)]
 fn session(scratch: &Scratch, flow: &mut Flow) -> i32 {
     // SAFETY: copied at once.
-    let Some(session) = (unsafe { SESSIONS.get(&scratch.session) }) else { return said::UNKNOWN };
+    let Some(session) = (unsafe { SESSIONS.get(&scratch.session) }) else { return code::UNKNOWN };
     let session = *session;
     let Some(backend) = backend(session.owner as u32) else { return first(Counter::OwnerDown) };
     let verdict = decide::session(&session, backend, &scratch.vip, flow.first, scratch.seconds);
@@ -359,7 +359,7 @@ fn session(scratch: &Scratch, flow: &mut Flow) -> i32 {
 /// Enters the key name of a ticket whose first 32 bytes are these, by the `i`-th layout that the
 /// VIP's names may have; false where there is none.
 #[inline(always)]
-pub(crate) fn enter_name(scratch: &mut Scratch, ticket: &[u8; 32], i: u32) -> bool {
+pub(crate) fn set_name(scratch: &mut Scratch, ticket: &[u8; 32], i: u32) -> bool {
     let layout = NameLayout::of(&scratch.vip, i);
     if layout.len == 0 || layout.at as u32 + layout.len as u32 > 32 {
         return false;
@@ -379,7 +379,7 @@ pub(crate) fn enter_name(scratch: &mut Scratch, ticket: &[u8; 32], i: u32) -> bo
 /// it in common.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn enter_search(flow: *mut Flow) -> i32 {
+extern "C" fn set_search(flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a whole map value.
     let flow = unsafe { &*flow };
@@ -387,11 +387,11 @@ extern "C" fn enter_search(flow: *mut Flow) -> i32 {
         return 0;
     }
     if scratch.vip.flags & VIP_TELL_TICKETS == 0 {
-        return enter_name(scratch, &flow.offered_bytes, 0) as i32;
+        return set_name(scratch, &flow.offered_bytes, 0) as i32;
     }
     let mut entered = 0;
     for i in 0..limit::<{ LAYOUTS as i32 }>() {
-        if enter_name(scratch, &flow.offered_bytes, LAYOUTS - 1 - i) {
+        if set_name(scratch, &flow.offered_bytes, LAYOUTS - 1 - i) {
             entered = 1;
             // SAFETY: only asked whether it is there.
             if unsafe { KEY_NAMES.get(&scratch.session) }.is_none() {
@@ -419,7 +419,7 @@ extern "C" fn search(flow: *mut Flow) -> i32 {
     };
     // SAFETY: not null, a whole map value that this CPU has locked.
     let flow = unsafe { &mut *flow };
-    if enter_search(flow) == 0 {
+    if set_search(flow) == 0 {
         return first(Counter::TicketMiss);
     }
     let tried = tried(scratch);

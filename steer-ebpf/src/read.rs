@@ -142,7 +142,7 @@ pub(crate) fn begins_hello<H: Hook>(hook: &H, scratch: &Scratch, role: &Role) ->
 
 /// Enters the flow's key into `scratch.key`; false where the backend has no record.
 #[inline(always)]
-pub(crate) fn enter_key(scratch: &mut Scratch, role: &Role) -> bool {
+pub(crate) fn set_key(scratch: &mut Scratch, role: &Role) -> bool {
     let (direction, vip_id) = match role {
         // SAFETY: a map value; one aligned half-word.
         Role::Client(vip) => (Direction::ToBackend, unsafe { (**vip).id }),

@@ -4,7 +4,7 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     ranges::{self, Inserted},
     rehome::{self, DataAct, Progress},
     shared::{Event, Flow, SWITCH_BYPASS, VIP_OBSERVE, options},
@@ -20,24 +20,25 @@ use crate::{
     legs::{self, take_leg},
     lock::{self, unlock},
     maps::{
-        EVENTS, PENDING, Piece, SPLICES, Scratch, WAKE, count, count_index, now, scratch, switch,
+        EVENTS, PENDING, SPLICES, Scratch, StreamRange, WAKE, count, count_index, now, scratch,
+        switch,
     },
     options::read_options,
     stage::{Stage, drop},
     sums::sum_payload,
     unknown::copy_flow,
-    verdict::{said, verdict},
+    verdict::{code, from_code},
 };
 
-/// The data in `scratch.piece`, the first of a flow that this CPU holds: it is to be decided on,
+/// The data in `scratch.range`, the first of a flow that this CPU holds: it is to be decided on,
 /// held, or the flow is settled. Says what is next.
 #[inline(always)]
 pub(crate) fn first_data(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     // SAFETY: the caller's.
     let scratch = unsafe { &mut *scratch };
-    scratch.piece.said = said::NEED_MORE;
+    scratch.range.verdict = code::NEED_MORE;
     scratch.needed = 0;
-    if scratch.piece.offset == 0 {
+    if scratch.range.offset == 0 {
         if bypass() {
             expect_unread(skb, flow);
         } else if look_at_packet(skb, flow, scratch) {
@@ -52,7 +53,7 @@ fn bypass() -> bool {
     switch(SWITCH_BYPASS)
 }
 
-/// The data in `scratch.piece` on a flow that this CPU holds: whether it can be held. Unlocks the
+/// The data in `scratch.range` on a flow that this CPU holds: whether it can be held. Unlocks the
 /// flow where it cannot.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -61,7 +62,7 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> St
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
-    let state = scratch.piece.state();
+    let state = scratch.range.state();
     scratch.now = now();
     if sum_payload(skb) != 0 || scratch.sum.good == 0 {
         unlock(flow, state);
@@ -79,7 +80,7 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> St
             return Stage::Forward;
         }
     }
-    Stage::Hold
+    Stage::Buffer
 }
 
 /// Notes what segments made of the buffered data will need, from the first packet that is held:
@@ -114,14 +115,14 @@ extern "C" fn note_hello(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
 /// and unlocked.
 #[inline(always)]
 pub(crate) fn decided(scratch: &Scratch, flow: *mut Flow) -> Stage {
-    let (said, bypass) = (scratch.piece.said, bypass());
-    let reason = if said & said::FIRST != 0 {
-        said as u32 & 0xffff
+    let (verdict, bypass) = (scratch.range.verdict, bypass());
+    let reason = if verdict & code::FIRST != 0 {
+        verdict as u32 & 0xffff
     } else if bypass {
         Counter::Bypassed as u32
     } else if scratch.vip.flags & VIP_OBSERVE == 0 {
         return Stage::Data;
-    } else if said == said::NEED_MORE {
+    } else if verdict == code::NEED_MORE {
         Counter::HelloCut as u32
     } else {
         Counter::Observed as u32
@@ -134,22 +135,22 @@ pub(crate) fn decided(scratch: &Scratch, flow: *mut Flow) -> Stage {
     Stage::Forward
 }
 
-/// Buffers the data in `scratch.piece`, and says whether what is there now is to be decided on.
+/// Buffers the data in `scratch.range`, and says whether what is there now is to be decided on.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
+pub(crate) extern "C" fn buffer_data(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
-    let state = scratch.piece.state();
+    let state = scratch.range.state();
     let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
         // Evicted: the client repeats everything, to the first backend.
         settle(flow);
         forget(scratch);
         return drop(Counter::PendingLost);
     };
-    let Piece { offset, from, len, .. } = scratch.piece;
+    let StreamRange { offset, from, len, .. } = scratch.range;
     // SAFETY: a whole map value; the flow that it belongs to is locked.
     let (decided, inserted, grown_at) = unsafe {
         let decided = ranges::contiguous(&(*buffer).ranges);
@@ -160,8 +161,8 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
         unlock(flow, if state == State::Established { State::Gather } else { state });
         return drop(Counter::GatherHoles);
     }
-    scratch.piece.grown = (inserted == Inserted::Grown) as u32;
-    scratch.piece.grown_at = grown_at;
+    scratch.range.grown = (inserted == Inserted::Grown) as u32;
+    scratch.range.grown_at = grown_at;
     if inserted == Inserted::Grown {
         // The owner gets this copy of what was decided on: what the other one offered teaches
         // nothing.
@@ -180,7 +181,7 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     }
     // SAFETY: as above.
     let (have, needed) = unsafe { (ranges::contiguous(&(*buffer).ranges), (*buffer).needed) };
-    scratch.piece.have = have;
+    scratch.range.have = have;
     match state {
         // Decided on already, from the packet.
         // SAFETY: as above.
@@ -188,28 +189,28 @@ pub(crate) extern "C" fn hold(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
         State::Gather if have != 0 && have >= needed => {
             return Stage::DecideBuffer;
         }
-        _ => scratch.piece.said = said::NEED_MORE,
+        _ => scratch.range.verdict = code::NEED_MORE,
     }
-    Stage::Held
+    Stage::Buffered
 }
 
 /// Does what follows from the data that is buffered and what was said of it. Unlocks the flow,
 /// unless the owner is to be opened or a last look is to be taken.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn held(flow: *mut Flow) -> Stage {
+pub(crate) extern "C" fn on_buffered(flow: *mut Flow) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
-    let (state, said) = (scratch.piece.state(), scratch.piece.said);
+    let (state, verdict) = (scratch.range.state(), scratch.range.verdict);
     let progress = Progress {
-        offset: scratch.piece.offset,
-        grown: scratch.piece.grown != 0,
-        contiguous: scratch.piece.have,
-        grown_at: scratch.piece.grown_at,
+        offset: scratch.range.offset,
+        grown: scratch.range.grown != 0,
+        contiguous: scratch.range.have,
+        grown_at: scratch.range.grown_at,
         now: scratch.now,
-        verdict: verdict(said),
+        verdict: from_code(verdict),
         owner_tries: scratch.vip.owner_tries,
     };
     // SAFETY: a whole map value that this CPU has locked.
@@ -223,8 +224,8 @@ pub(crate) extern "C" fn held(flow: *mut Flow) -> Stage {
             unlock(flow, state);
             Stage::Drop
         }
-        DataAct::Flush(reason) if state != State::Wait && said == said::NEED_MORE => {
-            scratch.piece.reason = reason as u32;
+        DataAct::Flush(reason) if state != State::Wait && verdict == code::NEED_MORE => {
+            scratch.range.reason = reason as u32;
             Stage::DecideLast
         }
         DataAct::Flush(reason) => give_up(flow, reason as u32),
@@ -246,17 +247,17 @@ pub(crate) extern "C" fn held(flow: *mut Flow) -> Stage {
 /// stands.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn exit(flow: *mut Flow) -> Stage {
+pub(crate) extern "C" fn stop_gathering(flow: *mut Flow) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
     }
-    match rehome::exit(verdict(scratch.piece.said)) {
+    match rehome::stop_gathering(from_code(scratch.range.verdict)) {
         Some(owner) => {
             scratch.backend = owner as u32;
             Stage::OpenOwner
         }
-        None => give_up(flow, scratch.piece.reason),
+        None => give_up(flow, scratch.range.reason),
     }
 }
 
@@ -280,7 +281,7 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     record.owner_syn_at = rehome::milliseconds(scratch.now);
     record.owner_port = [0; 2];
     if legs::is_taken(scratch, owner) {
-        let port = take_leg(owner, scratch.key.service as u32, Word(record.word).isn()) as u16;
+        let port = take_leg(owner, scratch.key.service as u32, StateWord(record.word).isn()) as u16;
         if port == 0 {
             return give_up(flow, Counter::LegTaken as u32);
         }
@@ -289,13 +290,13 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     // The slot is reserved before the SYN leaves: a splice that was begun can always be kept.
     // SAFETY: whole records.
     unsafe { copy_flow(&mut scratch.flow, record) };
-    scratch.flow.word = Word::new(State::Wait, Word(record.word).isn()).0;
+    scratch.flow.word = StateWord::new(State::Wait, StateWord(record.word).isn()).0;
     if SPLICES.insert(&scratch.key, &scratch.flow, 0).is_err() {
         return give_up(flow, Counter::SplicesFull as u32);
     }
     unlock(flow, State::Wait);
     count(Counter::Rehome);
-    tell(scratch, Counter::Rehome);
+    emit_event(scratch, Counter::Rehome);
     Stage::SynToOwner
 }
 
@@ -309,7 +310,7 @@ fn give_up(flow: *mut Flow, reason: u32) -> Stage {
 
 /// Tells the agent what happened to the flow in `scratch.flow`; false where it could not be told.
 #[inline(always)]
-pub(crate) fn tell(scratch: &mut Scratch, what: Counter) -> bool {
+pub(crate) fn emit_event(scratch: &mut Scratch, what: Counter) -> bool {
     scratch.event = Event {
         at: now(),
         flow: scratch.key,

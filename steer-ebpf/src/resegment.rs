@@ -41,11 +41,11 @@ pub(crate) extern "C" fn resegment(skb: *mut __sk_buff) -> Stage {
         return drop(Counter::TooBigDropped);
     }
     scratch.redirect = scratch.hop.ifindex;
-    let said = if Tc(skb).aggregated() { shrink(skb) } else { cut(skb) };
-    if said == Stage::Redirect {
+    let stage = if Tc(skb).aggregated() { shrink(skb) } else { cut(skb) };
+    if stage == Stage::Redirect {
         count(Counter::TooBigCut);
     }
-    said
+    stage
 }
 
 #[unsafe(no_mangle)]
@@ -88,9 +88,9 @@ extern "C" fn cut(skb: *mut __sk_buff) -> Stage {
         return drop(Counter::TooBigDropped);
     }
     for _ in 0..limit::<SEGMENTS_MAX>() {
-        let said = cut_one(skb);
-        if said != Stage::Emit {
-            return said;
+        let stage = cut_one(skb);
+        if stage != Stage::Emit {
+            return stage;
         }
     }
     drop(Counter::TooBigDropped)

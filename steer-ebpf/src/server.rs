@@ -6,7 +6,7 @@ use core::ptr::null_mut;
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     ranges,
     rehome::{self, ServerAct},
     shared::{FLOW_LEARNED, FLOW_RIVALLED, Flow, PATH_SPEAKS_FIRST, SERVICE_BACKEND, options},
@@ -24,7 +24,7 @@ use crate::{
         count_index, scratch, vip_of,
     },
     options::read_options,
-    rehome::tell,
+    rehome::emit_event,
     stage::{Stage, direct_plain, drop, pass},
     stamps::{AHEAD, idle},
     syn_ack::{AGREED, answered, ecn_agreed, first_syn_ack, note_mss},
@@ -55,7 +55,7 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
         if leg.service & SERVICE_BACKEND != 0 {
             if scratch.segment.flags & (flags::SYN | flags::FIN | flags::RST) != 0 {
                 let there = u16::from_ne_bytes(scratch.first_port);
-                legs::note_direct(id, u16::from_ne_bytes(leg.port) as u32, there as u32);
+                legs::record_direct_end(id, u16::from_ne_bytes(leg.port) as u32, there as u32);
             }
             return direct_plain(scratch, id);
         }
@@ -192,7 +192,7 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
             scratch.reset = Reset { backend: id, seq: scratch.segment.ack };
             Stage::Reset
         }
-        ServerAct::Judge => Stage::Judge,
+        ServerAct::Judge => Stage::CompleteSplice,
         ServerAct::GiveUp { reason, reset } => {
             settle(flow);
             count_index(reason as u32);
@@ -213,7 +213,7 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
 /// The owner's SYN-ACK: splices the flow, or falls back. Unlocks the flow.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
+pub(crate) extern "C" fn complete_splice(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     if !lock::is_held(flow, scratch.held) {
         return drop(Counter::FlowBusy);
@@ -221,7 +221,7 @@ pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     let id = scratch.backend;
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
-    let expected = Word(record.word).isn().wrapping_add(1);
+    let expected = StateWord(record.word).isn().wrapping_add(1);
     scratch.reset = Reset { backend: id, seq: expected };
     let read = read_options(skb, 0);
     let agreed = (scratch.offer.options & (AGREED | options::SIGNED))
@@ -244,7 +244,7 @@ pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     record.follow = Follow::new(record.server_next);
     // SAFETY: whole records.
     unsafe { copy_flow(&mut scratch.flow, record) };
-    scratch.flow.word = Word::new(State::Spliced, expected.wrapping_sub(1)).0;
+    scratch.flow.word = StateWord::new(State::Spliced, expected.wrapping_sub(1)).0;
     if SPLICES.insert(&scratch.key, &scratch.flow, 0).is_err() {
         return abandon(flow, Counter::SplicesFull);
     }
@@ -252,7 +252,7 @@ pub(crate) extern "C" fn judge(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     count(Counter::SpliceOpened);
     count(Counter::FirstReset);
     count_backend(id, |stats| stats.rehomed += 1);
-    tell(scratch, Counter::SpliceOpened);
+    emit_event(scratch, Counter::SpliceOpened);
     scratch.reset.backend = record.first as u32;
     Stage::ResetThenOwner
 }

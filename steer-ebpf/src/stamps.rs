@@ -3,10 +3,10 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
-    flow::{Direction, State, Word},
+    flow::{Direction, State, StateWord},
     shared::{
         FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_RESET, FLOW_SERVER_FIN,
-        FLOW_UNCONFIRMED, Flow, FlowKey, Hop, answered,
+        FLOW_UNCONFIRMED, Flow, FlowKey, Hop, swapped,
     },
     wire::{
         Packet,
@@ -32,7 +32,7 @@ pub(crate) fn comes_by<H: Hook>(hook: &H, flow: &Flow) -> bool {
         return !H::XDP && flow.flags & FLOW_HOP_WANTED == 0;
     }
     let Some(ethernet) = hook.window().words::<3>(0) else { return false };
-    let (known, back) = (hop.words(), answered(ethernet));
+    let (known, back) = (hop.words(), swapped(ethernet));
     let differ = (known[0] ^ back[0]) | (known[1] ^ back[1]) | (known[2] ^ back[2]);
     hop.ifindex == hook.ingress() && differ == 0
 }
@@ -51,7 +51,7 @@ pub(crate) const AHEAD: u32 = 1 << 24;
 /// What the server has sent, as its client knows it: the number of its next byte.
 #[inline(always)]
 fn sent_to_client(flow: &Flow) -> u32 {
-    let spliced = Word(flow.word).is(State::Spliced);
+    let spliced = StateWord(flow.word).is(State::Spliced);
     flow.server_next.wrapping_add(if spliced { flow.delta } else { 0 })
 }
 
@@ -93,14 +93,14 @@ fn advance(next: &mut u32, segment: &Segment) -> bool {
 /// the other side, moves that number, so that it cannot be set by data sent blindly. Returns
 /// whether the segment is the furthest yet. Of a handshake nothing is known that could move.
 #[inline(always)]
-pub(crate) fn note(
+pub(crate) fn record_packet(
     key: &FlowKey,
     flow: &mut Flow,
     segment: &Segment,
     direction: Direction,
     seconds: u32,
 ) -> bool {
-    let word = Word(flow.word);
+    let word = StateWord(flow.word);
     if word.is(State::Syn) || word.is(State::SynAck) || word.is(State::Adopted) {
         return true;
     }
@@ -116,7 +116,7 @@ pub(crate) fn note(
             unmark(flow, FLOW_UNCONFIRMED);
         }
         if word.is(State::Spliced) {
-            stamp_splice(key, flow);
+            record_in_splice(key, flow);
         }
     }
     new
@@ -125,7 +125,7 @@ pub(crate) fn note(
 /// Carries what moves in a spliced flow's record over to its splice, at most once a second: what
 /// `flows` evicts must neither look idle nor be put back with old numbers.
 #[inline(always)]
-fn stamp_splice(key: &FlowKey, flow: &Flow) {
+fn record_in_splice(key: &FlowKey, flow: &Flow) {
     if let Some(splice) = SPLICES.get_ptr_mut(key) {
         // SAFETY: a map value; a few words, and a lost race costs one stamp.
         unsafe {
@@ -144,7 +144,7 @@ fn stamp_splice(key: &FlowKey, flow: &Flow) {
 /// once; what is still under way is translated by what `flows` remembers.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn note_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
+pub(crate) extern "C" fn record_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a whole map value.
     let record = unsafe { &*flow };
@@ -183,15 +183,15 @@ pub(crate) extern "C" fn note_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
 #[inline(always)]
 pub(crate) fn follow_hop(skb: *mut __sk_buff, record: &mut Flow) {
     if record.client_hop.ifindex != 0 {
-        note_hop(&Tc(skb), &mut record.client_hop);
+        record_hop(&Tc(skb), &mut record.client_hop);
     }
 }
 
 /// Keeps the hop that a client's packet came from.
 #[inline(always)]
-pub(crate) fn note_hop<H: Hook>(hook: &H, hop: &mut Hop) {
+pub(crate) fn record_hop<H: Hook>(hook: &H, hop: &mut Hop) {
     let Some(ethernet) = hook.window().words::<3>(0) else { return };
-    let back = answered(ethernet);
+    let back = swapped(ethernet);
     let ifindex = hook.ingress();
     if hop.ifindex != ifindex || hop.words() != back {
         hop.asked = 0;

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{
         FLOW_COLLIDED, FLOW_MADE, Flow, NO_BACKEND, SWITCH_LEAVE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE,
         options,
@@ -21,8 +21,8 @@ use crate::{
     maps::{FLOWS, HANDSHAKES, SPLICES, Scratch, count, count_backend, scratch, switch},
     options::read_options,
     stage::{Stage, drop, pass, plain},
-    stamps::{follow_hop, idle, note_hop},
-    traces::{enter_syn_trace, find_trace, forget_syn_trace},
+    stamps::{follow_hop, idle, record_hop},
+    traces::{find_trace, forget_syn_trace, set_syn_trace},
     unknown::{leaves_syn_traces, no_flow},
 };
 
@@ -75,7 +75,7 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
     count_backend(first as u32, |stats| stats.syns += 1);
     remember(skb, scratch, first);
     if leaves_syn_traces(scratch) {
-        enter_syn_trace(first as u32);
+        set_syn_trace(first as u32);
     }
     plain(scratch, first.into())
 }
@@ -115,7 +115,7 @@ fn forget_over(scratch: &Scratch) {
 fn is_of_handshake(scratch: &Scratch) -> bool {
     // SAFETY: one word is read.
     let known = unsafe { HANDSHAKES.get(&scratch.key) };
-    known.is_some_and(|known| Word(known.word).isn() == scratch.segment.seq)
+    known.is_some_and(|known| StateWord(known.word).isn() == scratch.segment.seq)
 }
 
 /// What is known of a SYN from one before.
@@ -139,7 +139,8 @@ fn repeated(scratch: &mut Scratch) -> Repeated {
     // SAFETY: the fields are read at once.
     let known = unsafe { HANDSHAKES.get(&scratch.key) };
     let Some(known) = known else { return Repeated::No { taken_at: NO_BACKEND } };
-    let (word, first, port, bits) = (Word(known.word), known.first, known.first_port, known.flags);
+    let (word, first, port, bits) =
+        (StateWord(known.word), known.first, known.first_port, known.flags);
     let fresh = idle(known, scratch.seconds) <= PATIENCE;
     let taken_at = if bits & FLOW_COLLIDED != 0 { first } else { NO_BACKEND };
     if taken_at != NO_BACKEND || !is_up(first) {
@@ -218,7 +219,7 @@ fn remember(skb: *mut __sk_buff, scratch: &mut Scratch, first: u16) {
     let ecn = if segment.flags & ECN_SETUP == ECN_SETUP { options::ECN } else { 0 };
     let flow = &mut scratch.flow;
     *flow = Flow::default();
-    flow.word = Word::new(State::Syn, segment.seq).0;
+    flow.word = StateWord::new(State::Syn, segment.seq).0;
     flow.first = first;
     flow.owner = first;
     flow.seen = scratch.seconds;
@@ -229,7 +230,7 @@ fn remember(skb: *mut __sk_buff, scratch: &mut Scratch, first: u16) {
     flow.offered = offer.options | ecn;
     flow.first_port = scratch.first_port;
     if scratch.vip.flags & VIP_RETURN_BY_ROUTE == 0 {
-        note_hop(&Tc(skb), &mut flow.client_hop);
+        record_hop(&Tc(skb), &mut flow.client_hop);
     }
     // A full table forgets its oldest; the client then gets plain layer 4.
     let _ = HANDSHAKES.insert(&scratch.key, &*flow, 0);

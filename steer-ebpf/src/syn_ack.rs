@@ -4,7 +4,7 @@ use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_store_bytes};
 use steer_common::{
     checksum::replaced16,
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{Flow, VIP_OBSERVE, options},
     wire::tcp::{TCP_LEN, flags},
 };
@@ -69,8 +69,8 @@ pub(crate) extern "C" fn first_syn_ack(
     flow.first_window = segment.window;
     flow.agreed = (offer.options & AGREED & flow.offered) | ecn_agreed(segment.flags, flow.offered);
     flow.offered |= offer.options & options::SIGNED;
-    flow.told_mss = offer.mss;
-    flow.word = Word::new(State::SynAck, Word(flow.word).isn()).0;
+    flow.advertised_mss = offer.mss;
+    flow.word = StateWord::new(State::SynAck, StateWord(flow.word).isn()).0;
     count(Counter::SynAck);
     count_backend(id, |stats| stats.syn_acks += 1);
     note_mss(scratch, id);
@@ -136,7 +136,7 @@ fn clamp_mss(skb: *mut __sk_buff, scratch: &mut Scratch, flow: &mut Flow) {
     if unsafe { bpf_skb_store_bytes(skb, place, (&raw const bytes).cast(), 2, 0) } == 0
         && Tc(skb).replace_sums(scratch.ip.l4 + 16, scratch.ip.v6, 0, difference as u64)
     {
-        flow.told_mss = smallest;
+        flow.advertised_mss = smallest;
         count(Counter::MssClamped);
     }
 }

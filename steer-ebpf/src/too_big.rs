@@ -10,7 +10,7 @@ use aya_ebpf::{
 use steer_common::{
     checksum::fold,
     counters::Counter,
-    shared::answered,
+    shared::swapped,
     wire::{
         ETHERNET_LEN,
         ip::{IPV4_LEN, IPV6_LEN, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP},
@@ -94,7 +94,7 @@ fn quote_packet(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
                     && bpf_skb_load_bytes(skb.cast(), l4, tcp.cast(), TCP_LEN as u32) == 0
             }
     };
-    let back = answered(ethernet);
+    let back = swapped(ethernet);
     for i in 0..3 {
         scratch.make.old_ip[i] = back[i];
     }

@@ -2,7 +2,7 @@
 
 use steer_common::{
     counters::Counter,
-    flow::{Direction, State, Word},
+    flow::{Direction, State, StateWord},
     shared::{
         FLOW_HOP_WANTED, FLOW_LEARNED, FLOW_UNCONFIRMED, Flow, NO_BACKEND, TraceLine,
         VIP_RETURN_BY_ROUTE,
@@ -46,7 +46,7 @@ fn of_its_vip(scratch: &Scratch, found: Option<u16>) -> i32 {
 /// Leaves the handshake in `scratch.key`, which went to `backend`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn enter_syn_trace(backend: u32) -> i32 {
+pub(crate) extern "C" fn set_syn_trace(backend: u32) -> i32 {
     let Some(scratch) = scratch() else { return 0 };
     let seconds = scratch.seconds;
     if let Some((line, place)) = syn_place(scratch) {
@@ -81,7 +81,7 @@ pub(crate) extern "C" fn find_syn_trace() -> i32 {
 /// Leaves the flow in `scratch.key`, which `backend` holds.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn enter_trace(backend: u32) -> i32 {
+pub(crate) extern "C" fn set_trace(backend: u32) -> i32 {
     let Some(scratch) = scratch() else { return 0 };
     let seconds = scratch.seconds;
     if let Some((line, place)) = place(scratch) {
@@ -127,7 +127,7 @@ pub(crate) fn restore(scratch: &mut Scratch, first: u16) -> Option<*mut Flow> {
     let (segment, by_route) = (&scratch.segment, scratch.vip.flags & VIP_RETURN_BY_ROUTE != 0);
     let flow = &mut scratch.flow;
     *flow = Flow::default();
-    flow.word = Word::new(State::First, 0).0;
+    flow.word = StateWord::new(State::First, 0).0;
     flow.flags = FLOW_LEARNED | if by_route { 0 } else { FLOW_HOP_WANTED };
     if by_client {
         flow.flags |= FLOW_UNCONFIRMED;
@@ -143,7 +143,7 @@ pub(crate) fn restore(scratch: &mut Scratch, first: u16) -> Option<*mut Flow> {
     if FLOWS.insert(&scratch.key, &*flow, ONLY_NEW).is_ok() {
         count(Counter::TraceFound);
         // What was adopted, or has a leg, left none.
-        enter_trace(first as u32);
+        set_trace(first as u32);
         forget_syn_trace();
     }
     FLOWS.get_ptr_mut(&scratch.key)

@@ -6,7 +6,7 @@ use core::ptr::null_mut;
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{
         FLOW_ACK_SWALLOWED, FLOW_MADE, FLOW_RIVALLED, Flow, NO_BACKEND, PATH_SPEAKS_FIRST,
         SWITCH_BYPASS, SWITCH_LEAVE, SWITCH_RESIZING, VIP_OBSERVE, VIP_SWALLOW, options,
@@ -25,12 +25,11 @@ use crate::{
         EVENTS, FLOWS, HANDSHAKES, SETTINGS, SPLICES, Scratch, agent_asks, backend_path, count,
         count_backend, scratch, switch,
     },
-    rehome::tell,
+    rehome::emit_event,
     stage::{Stage, drop, pass, plain},
     stamps::idle,
     traces::{
-        enter_syn_trace, enter_trace, find_syn_trace, find_trace, forget_syn_trace, port_there,
-        restore,
+        find_syn_trace, find_trace, forget_syn_trace, port_there, restore, set_syn_trace, set_trace,
     },
 };
 
@@ -92,12 +91,12 @@ pub(crate) fn taking_over(scratch: &Scratch) -> bool {
 fn adopt(scratch: &mut Scratch, first: u16) {
     let (seconds, flow) = (scratch.seconds, &mut scratch.flow);
     *flow = Flow::default();
-    flow.word = Word::new(State::Adopted, 0).0;
+    flow.word = StateWord::new(State::Adopted, 0).0;
     flow.first = first;
     flow.owner = first;
     flow.seen = seconds;
     let _ = HANDSHAKES.insert(&scratch.key, &*flow, 0);
-    enter_syn_trace(first as u32);
+    set_syn_trace(first as u32);
 }
 
 /// A client's packet whose flow has no record: one is made where it completes a handshake, or where
@@ -136,7 +135,7 @@ pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, Stage> {
     // SAFETY: a map value; a lost race costs one stamp.
     let handshake = unsafe { &mut *handshake };
     scratch.first_port = handshake.first_port;
-    if Word(handshake.word).state() != State::Adopted {
+    if StateWord(handshake.word).state() != State::Adopted {
         count(Counter::HandshakeMismatch);
     }
     handshake.seen = scratch.seconds;
@@ -200,7 +199,7 @@ pub(crate) fn is_rivalled(flow: *const Flow) -> bool {
 fn completes(handshake: &Flow, segment: &Segment) -> bool {
     /// A first segment further ahead than any window without scale is not of this handshake, bytes.
     const REACH: u32 = u16::MAX as u32;
-    let word = Word(handshake.word);
+    let word = StateWord(handshake.word);
     // A keepalive stands one before the first byte.
     let ahead = segment.seq.wrapping_sub(word.isn());
     word.state() == State::SynAck
@@ -217,7 +216,7 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
     // SAFETY: a map value; copied at once.
     unsafe { copy_flow(&mut scratch.flow, known) };
     let (segment, flow) = (&scratch.segment, &scratch.flow);
-    let isn = Word(flow.word).isn();
+    let isn = StateWord(flow.word).isn();
     if !completes(flow, segment) {
         return None;
     }
@@ -232,7 +231,7 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
     let flow = &mut scratch.flow;
     // What a handshake was marked with is not the flow's: a refused SYN, say, ends no connection.
     flow.flags = 0;
-    flow.word = Word::new(State::Established, isn).0;
+    flow.word = StateWord::new(State::Established, isn).0;
     flow.seen = scratch.seconds;
     flow.client_next = isn.wrapping_add(1);
     flow.server_next = flow.first_isn.wrapping_add(1);
@@ -244,7 +243,7 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
         mark(known, FLOW_MADE);
         count(Counter::FlowEstablished);
         count_backend(first as u32, |stats| stats.flows += 1);
-        enter_trace(first as u32);
+        set_trace(first as u32);
         foreign::forget(&scratch.key);
         if leaves_syn_traces(scratch) {
             forget_syn_trace();
@@ -277,14 +276,14 @@ extern "C" fn swallow(handshake: *mut Flow) -> i32 {
         || !agent_asks(scratch.seconds)
         // SAFETY: the map's own address.
         || unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), AVAILABLE) } > UNREAD
-        || !tell(scratch, Counter::AckSwallowed)
+        || !emit_event(scratch, Counter::AckSwallowed)
     {
         return 0;
     }
     mark(handshake, FLOW_ACK_SWALLOWED);
     // The client is connected: what it sends finds its server also where this record is pushed out
     // meanwhile.
-    enter_trace(scratch.flow.first as u32);
+    set_trace(scratch.flow.first as u32);
     count(Counter::AckSwallowed);
     1
 }

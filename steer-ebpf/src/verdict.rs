@@ -1,9 +1,9 @@
-//! What is said of a hello, as the numbers that global functions return.
+//! The verdict on a hello, as the numbers that global functions return.
 
 use steer_common::{counters::Counter, decide::Verdict};
 
-/// What is said of a hello: an owner's number, or one of these.
-pub(crate) mod said {
+/// A verdict is an owner's number, or one of these.
+pub(crate) mod code {
     /// Too few bytes; `scratch.needed` says how many it takes.
     pub(crate) const NEED_MORE: i32 = 0x2_0000;
     /// The first backend; the counter's index in the lower 16 bits is the reason.
@@ -15,15 +15,15 @@ pub(crate) mod said {
 /// The first backend, for this reason.
 #[inline(always)]
 pub(crate) fn first(reason: Counter) -> i32 {
-    said::FIRST | reason as i32
+    code::FIRST | reason as i32
 }
 
-/// What was said, as the state machine wants it.
+/// The verdict that a number stands for.
 #[inline(always)]
-pub(crate) fn verdict(said: i32) -> Verdict {
-    match said {
-        first if first & said::FIRST != 0 => Verdict::First(reason(first as u32 & 0xffff)),
-        said::NEED_MORE => Verdict::NeedMore,
+pub(crate) fn from_code(verdict: i32) -> Verdict {
+    match verdict {
+        first if first & code::FIRST != 0 => Verdict::First(reason(first as u32 & 0xffff)),
+        code::NEED_MORE => Verdict::NeedMore,
         owner => Verdict::Owner(owner as u16),
     }
 }

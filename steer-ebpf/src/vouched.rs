@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{FLOW_ANSWERED_TWICE, FLOW_COLLIDED, FLOW_MADE, Flow, SWITCH_RESIZING},
     wire::tcp::flags,
 };
@@ -11,7 +11,7 @@ use steer_common::{
 use crate::{
     client::lookup,
     foreign::{self, at_backend},
-    forward::{ask, fib},
+    forward::{fib, fib_lookup},
     hook::tc::Tc,
     legs,
     lock::mark,
@@ -39,7 +39,7 @@ pub(crate) fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> St
         match of_handshake(scratch, handshake) {
             Whose::Its => {
                 // Its backend knows nothing of what was adopted: no connection is there.
-                if Word(handshake.word).state() == State::Adopted {
+                if StateWord(handshake.word).state() == State::Adopted {
                     let _ = HANDSHAKES.remove(&scratch.key);
                     forget_syn_trace();
                 }
@@ -102,7 +102,7 @@ enum Whose {
 
 #[inline(always)]
 fn of_handshake(scratch: &Scratch, handshake: &Flow) -> Whose {
-    let (word, segment) = (Word(handshake.word), &scratch.segment);
+    let (word, segment) = (StateWord(handshake.word), &scratch.segment);
     let rst = segment.any(flags::RST);
     if word.state() == State::Adopted {
         return if rst { Whose::Its } else { Whose::Flows };
@@ -135,7 +135,7 @@ fn of_handshake(scratch: &Scratch, handshake: &Flow) -> Whose {
 #[inline(never)]
 extern "C" fn is_local(skb: *mut __sk_buff) -> i32 {
     let Some(scratch) = scratch() else { return 1 };
-    (ask(&Tc(skb), &mut scratch.fib, &scratch.ip.source, &scratch.ip.destination)
+    (fib_lookup(&Tc(skb), &mut scratch.fib, &scratch.ip.source, &scratch.ip.destination)
         == fib::NOT_FORWARDED) as i32
 }
 

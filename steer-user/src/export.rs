@@ -40,7 +40,7 @@ use crate::{
         checks::{Kind, Standing},
         not_made,
     },
-    guests::Guests,
+    connection_limit::ConnectionLimit,
     plane::Plane,
     report::{
         BackendReport, BackendState, Backends, Keys, LayoutReport, NameOrigin, Resumptions, Stats,
@@ -51,7 +51,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// A scraper that asks for nothing, or reads nothing, for so long is hung up on.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections at a time.
-const GUESTS: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
 
 /// Opens the port.
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
@@ -68,10 +68,10 @@ pub(crate) async fn serve(
     let mut registry = Registry::with_prefix("steer");
     registry.register_collector(Box::new(Maps { plane, gauges, standing, started: time_of_day() }));
     let registry = Arc::new(registry);
-    let mut guests = Guests::new(GUESTS);
+    let mut connection_limit = ConnectionLimit::new(MAX_CONNECTIONS);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => guests.admit(answer(stream, Arc::clone(&registry))).await,
+            Ok((stream, _)) => connection_limit.admit(answer(stream, Arc::clone(&registry))).await,
             Err(error) => {
                 // Out of descriptors or the like: it passes.
                 log::warn!("accept a scrape: {error}");

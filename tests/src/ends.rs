@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use steer_common::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{Address, Endpoint, FLOW_LEARNED, Flow, FlowKey, options},
     wire::tls::server_flight::Follow,
 };
@@ -95,7 +95,7 @@ impl Ends {
 
     /// An established flow that stays on its first backend, with nothing left to learn.
     pub fn settled(&self) -> Flow {
-        let word = Word::new(State::First, CLIENT_ISN).0;
+        let word = StateWord::new(State::First, CLIENT_ISN).0;
         Flow {
             word,
             first: self.first_id,
@@ -108,7 +108,7 @@ impl Ends {
     /// A re-homed flow.
     pub fn spliced(&self) -> Flow {
         let delta = FIRST_ISN.wrapping_sub(OWNER_ISN);
-        let word = Word::new(State::Spliced, CLIENT_ISN).0;
+        let word = StateWord::new(State::Spliced, CLIENT_ISN).0;
         Flow {
             word,
             owner_isn: OWNER_ISN,
@@ -127,7 +127,7 @@ impl Ends {
     pub fn established(&self) -> Flow {
         const AGREED: u8 = options::SACK | options::TIMESTAMPS | options::WINDOW_SCALE;
         Flow {
-            word: Word::new(State::Established, CLIENT_ISN).0,
+            word: StateWord::new(State::Established, CLIENT_ISN).0,
             first_isn: FIRST_ISN,
             client_next: CLIENT_ISN.wrapping_add(1),
             server_next: FIRST_ISN.wrapping_add(1),
@@ -138,7 +138,7 @@ impl Ends {
             syn_window: 64240,
             first_window: 65160,
             client_mss: 1460,
-            told_mss: 1460,
+            advertised_mss: 1460,
             offered: AGREED,
             agreed: AGREED,
             client_scale: 7,
@@ -149,7 +149,7 @@ impl Ends {
 
     /// A SYN that was forwarded.
     pub fn handshake(&self) -> Flow {
-        Flow { word: Word::new(State::Syn, CLIENT_ISN).0, ..self.established() }
+        Flow { word: StateWord::new(State::Syn, CLIENT_ISN).0, ..self.established() }
     }
 }
 

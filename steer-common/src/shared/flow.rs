@@ -40,7 +40,7 @@ pub mod options {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flow {
-    /// State, lock and the client's initial sequence number; see [`crate::flow::Word`]. Changed by
+    /// State, lock and the client's initial sequence number; see [`crate::flow::StateWord`]. Changed by
     /// compare-and-swap.
     pub word: u64,
     /// Any of `FLOW_*`. Changed by an atomic or, for both directions may do so at once.
@@ -102,7 +102,7 @@ pub struct Flow {
     /// MSS that the client announced.
     pub client_mss: u16,
     /// MSS that the client was told.
-    pub told_mss: u16,
+    pub advertised_mss: u16,
     /// Options the client offered ([`options`]).
     pub offered: u8,
     /// Options agreed with the first backend ([`options`]).

@@ -57,7 +57,7 @@ no_padding!(Rotating, 2, 1, 1, 4, 4);
 no_padding!(Rotation, 12 * ROTATION_BACKENDS, 4);
 no_padding!(SourceKey, 16, 2, 2);
 no_padding!(Source, 4, 4);
-no_padding!(Listed, 20, 2, 2, 4, size_of::<Vip>());
+no_padding!(EndpointEntry, 20, 2, 2, 4, size_of::<Vip>());
 no_padding!(Settings, 4, 4, 8);
 no_padding!(Follow, 4 * 3, 2 * 3, 6, 32, 8, 8, 4);
 no_padding!(Flow, 8, 4 * 14, 2 * 7, 2 * 2, 10, 32, 76, 24);
@@ -100,7 +100,7 @@ mod pod {
         BackendPath,
         Configured,
         Vip,
-        Listed,
+        EndpointEntry,
         Settings,
         Bench,
         Flow,

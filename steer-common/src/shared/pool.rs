@@ -38,7 +38,7 @@ impl Hop {
 
     /// The start of a frame between two stations: what [`Hop::ethernet`] holds.
     #[inline(always)]
-    pub const fn stations(destination: [u8; 6], source: [u8; 6]) -> [u8; 12] {
+    pub const fn mac_addresses(destination: [u8; 6], source: [u8; 6]) -> [u8; 12] {
         transmute!([destination, source])
     }
 }
@@ -46,7 +46,7 @@ impl Hop {
 /// The start of an answer to a frame that starts with these three words: the stations change
 /// places.
 #[inline(always)]
-pub const fn answered(ethernet: [u32; 3]) -> [u32; 3] {
+pub const fn swapped(ethernet: [u32; 3]) -> [u32; 3] {
     let halves: [u16; 6] = transmute!(ethernet);
     transmute!([halves[3], halves[4], halves[5], halves[0], halves[1], halves[2]])
 }
@@ -148,7 +148,7 @@ pub struct Vip {
 /// Who stands at an endpoint: value of `directory` ([`crate::directory`]).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Listed {
+pub struct EndpointEntry {
     /// Where.
     pub endpoint: Endpoint,
     /// Any of `ROLE_*`.
@@ -168,7 +168,7 @@ pub const ROLE_NONE: u16 = 0;
 pub const ROLE_VIP: u16 = 1;
 /// A backend.
 pub const ROLE_BACKEND: u16 = 2;
-/// An address (with port 0) that VIPs or backends stand at; [`Listed::id`] says which, any of
+/// An address (with port 0) that VIPs or backends stand at; [`EndpointEntry::id`] says which, any of
 /// `ADDRESS_*`.
 pub const ROLE_ADDRESS: u16 = 3;
 /// Bit of an address: a VIP stands at it.
@@ -176,10 +176,10 @@ pub const ADDRESS_OF_VIP: u16 = 1;
 /// Bit of an address: a backend stands at it.
 pub const ADDRESS_OF_BACKEND: u16 = 2;
 
-impl Listed {
+impl EndpointEntry {
     /// Whether it is this endpoint's entry.
     #[inline(always)]
-    pub const fn stands_at(&self, address: &Address, port: [u8; 2]) -> bool {
+    pub const fn matches(&self, address: &Address, port: [u8; 2]) -> bool {
         let (a, b) = (self.endpoint.address.words(), address.words());
         let differ = (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]);
         differ == 0 && u16::from_ne_bytes(self.endpoint.port) == u16::from_ne_bytes(port)

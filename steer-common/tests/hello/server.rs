@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use steer_common::wire::tls::{
     Version,
-    server_flight::{Follow, Told, seen},
+    server_flight::{FlightEvent, Follow, seen},
 };
 use tls_parser::{
     TlsExtension, TlsMessage, TlsMessageHandshake, TlsVersion, parse_tls_extensions,
@@ -25,11 +25,11 @@ fn said(stream: &[u8]) -> Option<Said> {
     let (mut follow, mut segment) = (Follow::new(0), stream);
     loop {
         match follow.step(&mut segment, 0, stream.len() as u32) {
-            Told::More | Told::Retry | Told::Ticket => {}
-            Told::NeedMore => return None,
-            Told::ServerHello => break,
-            Told::End(_) if follow.seen & seen::HELLO != 0 => break,
-            Told::End(_) => return None,
+            FlightEvent::More | FlightEvent::Retry | FlightEvent::Ticket => {}
+            FlightEvent::NeedMore => return None,
+            FlightEvent::ServerHello => break,
+            FlightEvent::End(_) if follow.seen & seen::HELLO != 0 => break,
+            FlightEvent::End(_) => return None,
         }
     }
     let id = follow.lesson[..usize::from(follow.lesson_len)].to_vec();

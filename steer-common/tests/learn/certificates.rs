@@ -4,7 +4,7 @@
 use steer_common::{
     learn::{Certificate, certificate},
     shared::Flow,
-    wire::tls::client_certificate::{ANSWER_LEN, Answer, HELLO_LOOK, Place, hello_len, place},
+    wire::tls::client_certificate::{ANSWER_LEN, Answer, HELLO_BYTES, Place, hello_len, place},
 };
 
 use crate::{
@@ -158,7 +158,7 @@ fn bytes_are_found_wherever_the_segment_begins() {
 #[test]
 fn the_end_of_a_hello_is_known_by_its_first_bytes() {
     let len = |stream: &[u8]| {
-        hello_len(stream.first_chunk::<HELLO_LOOK>().expect("as many bytes as are looked at"))
+        hello_len(stream.first_chunk::<HELLO_BYTES>().expect("as many bytes as are looked at"))
     };
     let hello = message(1, &[3; 200]);
     assert_eq!(len(&record(0x16, &hello)), 209);

@@ -12,7 +12,7 @@ use steer_common::{
     learn::{Outcome, Psk, Taught, psk, taught},
     session::Kind,
     shared::{FLOW_HIT, Flow},
-    wire::tls::server_flight::{End, FOLLOW_STEPS, Follow, RESYNC_LOOK, Told},
+    wire::tls::server_flight::{End, FOLLOW_STEPS, FlightEvent, Follow, RESYNC_BYTES},
 };
 
 /// The backend's numbers wrap inside its first flight.
@@ -79,10 +79,10 @@ impl Follower {
         let mut segment = payload;
         for _ in 0..FOLLOW_STEPS {
             match self.flow.follow.step(&mut segment, seq, payload.len() as u32) {
-                Told::More | Told::Ticket | Told::ServerHello => {}
-                Told::Retry => self.n_retries += 1,
-                Told::NeedMore => return,
-                Told::End(end) => {
+                FlightEvent::More | FlightEvent::Ticket | FlightEvent::ServerHello => {}
+                FlightEvent::Retry => self.n_retries += 1,
+                FlightEvent::NeedMore => return,
+                FlightEvent::End(end) => {
                     self.lesson = self.learned(end);
                     return;
                 }
@@ -92,7 +92,7 @@ impl Follower {
     }
 
     fn resync(&mut self, seq: u32, payload: &[u8]) -> bool {
-        let mut look = [0; RESYNC_LOOK];
+        let mut look = [0; RESYNC_BYTES];
         for (to, from) in look.iter_mut().zip(payload) {
             *to = *from;
         }

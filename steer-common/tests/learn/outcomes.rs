@@ -1,7 +1,7 @@
 //! How handshakes end otherwise, and what is remembered of them.
 
 use steer_common::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     learn::{Psk, offer},
     refusals::Offer,
     session::Kind,
@@ -124,7 +124,7 @@ fn only_a_known_session_counts_as_used() {
 fn a_backend_is_judged_as_an_owner_where_it_was_held_to_be_one() {
     let ticket = Kind::Ticket as u8;
     let judged = |state, flags, offered_kind, accepted| {
-        let word = Word::new(state, 7).0;
+        let word = StateWord::new(state, 7).0;
         offer(&Flow { word, flags, offered_kind, ..Flow::default() }, accepted)
     };
     for (state, flag) in [(State::Spliced, 0), (State::First, FLOW_AT_OWNER)] {

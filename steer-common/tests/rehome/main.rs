@@ -5,7 +5,7 @@ mod gather;
 mod server;
 
 use steer_common::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     rehome,
     shared::{Flow, PENDING_MAX},
     wire::tcp::Segment,
@@ -24,7 +24,7 @@ const BEFORE_DATA: [State; 2] = [State::Established, State::Gather];
 
 fn flow(state: State) -> Flow {
     Flow {
-        word: Word::new(state, ISN).0,
+        word: StateWord::new(state, ISN).0,
         first_isn: FIRST_ISN,
         first: FIRST,
         owner: OWNER,

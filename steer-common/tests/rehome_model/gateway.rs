@@ -4,7 +4,7 @@
 use steer_common::{
     counters::Counter,
     decide::Verdict,
-    flow::{State, Word},
+    flow::{State, StateWord},
     ranges::{self, Inserted},
     rehome::{self, ClientAct, Data, DataAct, Progress, ServerAct},
     shared::{Flow, PENDING_MAX, PENDING_RANGES, Range},
@@ -80,7 +80,7 @@ impl Gateway {
     }
 
     pub(crate) fn state(&self) -> Option<State> {
-        self.flow.map(|flow| Word(flow.word).state())
+        self.flow.map(|flow| StateWord(flow.word).state())
     }
 
     /// Sequence number of the client's first byte.
@@ -135,7 +135,7 @@ impl Gateway {
     fn syn(&mut self, packet: &Packet) {
         if self.handshake.is_none() {
             self.handshake = Some(Flow {
-                word: Word::new(State::Syn, packet.seq).0,
+                word: StateWord::new(State::Syn, packet.seq).0,
                 first: FIRST,
                 owner: FIRST,
                 ..Flow::default()
@@ -147,9 +147,9 @@ impl Gateway {
     /// `client::establish`; false where the packet is dealt with.
     fn establish(&mut self, packet: &Packet) -> bool {
         let Some(handshake) = self.handshake else { return false };
-        let isn = Word(handshake.word).isn();
+        let isn = StateWord(handshake.word).isn();
         let ahead = packet.seq.wrapping_sub(isn);
-        if Word(handshake.word).state() != State::SynAck
+        if StateWord(handshake.word).state() != State::SynAck
             || !packet.any(flags::ACK)
             || packet.any(flags::RST)
             || packet.ack != handshake.first_isn.wrapping_add(1)
@@ -164,7 +164,7 @@ impl Gateway {
             self.count(Counter::AckSwallowed);
             return false;
         }
-        self.flow = Some(Flow { word: Word::new(State::Established, isn).0, ..handshake });
+        self.flow = Some(Flow { word: StateWord::new(State::Established, isn).0, ..handshake });
         true
     }
 
@@ -248,7 +248,7 @@ impl Gateway {
         if matches!(act, DataAct::Flush(_))
             && state != State::Wait
             && verdict == Verdict::NeedMore
-            && let Some(owner) = rehome::exit(self.last_look(contiguous))
+            && let Some(owner) = rehome::stop_gathering(self.last_look(contiguous))
         {
             act = DataAct::OpenOwner(owner);
         }
@@ -307,13 +307,13 @@ impl Gateway {
         let Some(flow) = &mut self.flow else { return };
         flow.owner_tries += 1;
         flow.owner_syn_at = rehome::milliseconds(now);
-        let syn = Packet::new(flags::SYN, Word(flow.word).isn(), 0);
+        let syn = Packet::new(flags::SYN, StateWord(flow.word).isn(), 0);
         self.send(To::Owner, syn);
     }
 
     fn enter(&mut self, state: State) {
         if let Some(flow) = &mut self.flow {
-            flow.word = Word::new(state, Word(flow.word).isn()).0;
+            flow.word = StateWord::new(state, StateWord(flow.word).isn()).0;
         }
     }
 
@@ -391,8 +391,8 @@ impl Gateway {
         if let Some(handshake) = &mut self.handshake {
             handshake.first_isn = packet.seq;
             handshake.first_window = packet.window;
-            handshake.told_mss = packet.mss;
-            handshake.word = Word::new(State::SynAck, Word(handshake.word).isn()).0;
+            handshake.advertised_mss = packet.mss;
+            handshake.word = StateWord::new(State::SynAck, StateWord(handshake.word).isn()).0;
         }
         self.send(To::Client, packet.clone());
     }
@@ -426,5 +426,5 @@ impl Gateway {
 
 /// Sequence number of the client's first byte.
 fn first_byte(flow: &Flow) -> u32 {
-    Word(flow.word).isn().wrapping_add(1)
+    StateWord(flow.word).isn().wrapping_add(1)
 }

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use steer_common::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{
         Address, Endpoint, FLOW_ACK_SWALLOWED, FLOW_MADE, Flow, FlowKey, SWITCH_ASKING, options,
     },
@@ -175,12 +175,12 @@ impl Asking {
 /// Whether the client has acknowledged its server, and its server does not know.
 fn is_unheard(flow: &Flow) -> bool {
     flow.flags & (FLOW_ACK_SWALLOWED | FLOW_MADE) == FLOW_ACK_SWALLOWED
-        && Word(flow.word).state() == State::SynAck
+        && StateWord(flow.word).state() == State::SynAck
 }
 
 /// The server's SYN-ACK as the client got it.
 fn syn_ack(key: &FlowKey, vip: &Endpoint, flow: &Flow) -> Vec<u8> {
-    let isn = Word(flow.word).isn();
+    let isn = StateWord(flow.word).isn();
     let ecn = if flow.agreed & options::ECN != 0 { flags::ECE } else { 0 };
     let agreed = agreed(flow);
     let mut tcp = Vec::with_capacity(60);
@@ -224,9 +224,9 @@ fn agreed(flow: &Flow) -> Vec<u8> {
     const NOP: u8 = 1;
     let has = |option: u8| flow.agreed & option != 0;
     let mut bytes = Vec::new();
-    if flow.told_mss != 0 {
+    if flow.advertised_mss != 0 {
         bytes.extend([2, 4]);
-        bytes.extend(flow.told_mss.to_be_bytes());
+        bytes.extend(flow.advertised_mss.to_be_bytes());
     }
     if has(options::SACK) {
         bytes.extend([NOP, NOP, 4, 2]);
@@ -279,16 +279,19 @@ mod tests {
                     client_port: 40001_u16.to_be_bytes(),
                     service: 0,
                 };
-                let hop =
-                    Hop { ifindex: 1, ethernet: Hop::stations([2; 6], [4; 6]), ..Hop::default() };
+                let hop = Hop {
+                    ifindex: 1,
+                    ethernet: Hop::mac_addresses([2; 6], [4; 6]),
+                    ..Hop::default()
+                };
                 let flow = Flow {
-                    word: Word::new(State::SynAck, u32::MAX).0,
+                    word: StateWord::new(State::SynAck, u32::MAX).0,
                     first_isn: 0x0102_0304,
                     first_window: 65160,
                     first_ts: 7,
                     client_ts: 9,
                     first_scale: 8,
-                    told_mss: 1400,
+                    advertised_mss: 1400,
                     client_hop: hop,
                     agreed,
                     ..Flow::default()

@@ -201,7 +201,7 @@ async fn keep(plane: Plane, pools: Arc<Mutex<Pools>>, gauges: Arc<Mutex<Swept>>)
             tokio::task::spawn_blocking(walk).await.context("sweep the tables")?;
         plane = given_back;
         let done = swept.and_then(|swept| {
-            put_right(&pools, &swept)?;
+            reconcile(&pools, &swept)?;
             log::trace!("swept: {swept:?}");
             *gauges.lock().unwrap_or_else(PoisonError::into_inner) = swept;
             Ok(())
@@ -215,7 +215,7 @@ async fn keep(plane: Plane, pools: Arc<Mutex<Pools>>, gauges: Arc<Mutex<Swept>>)
 
 /// Does to the pools what a sweep tells: numbers that nothing names are free; configured names
 /// stand in their map.
-fn put_right(pools: &Mutex<Pools>, swept: &Swept) -> Result<()> {
+fn reconcile(pools: &Mutex<Pools>, swept: &Swept) -> Result<()> {
     let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
     pools.release(&swept.named)?;
     pools.keep_names()

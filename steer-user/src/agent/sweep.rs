@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Result;
 pub(super) use sources::Sources;
 use steer_common::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{
         BACKEND_PRESENT, Backend, Endpoint, FLOW_MADE, Flow, FlowKey, Foreign, LEG_ENDED, Leg,
         SERVICE_BACKEND, SERVICE_WAY_THERE, Session, SessionKey, Source, SourceKey, Vip,
@@ -160,7 +160,7 @@ impl Rules {
     /// Whether a connection is being made, or goes on and is known by its handshake's entry alone.
     /// One of which a flow was made is known by that.
     pub(super) fn is_opening(&self, key: &FlowKey, flow: &Flow) -> bool {
-        match Word(flow.word).state() {
+        match StateWord(flow.word).state() {
             State::Adopted => self.is_open(key, flow),
             _ => {
                 flow.flags & FLOW_MADE == 0
@@ -212,14 +212,14 @@ impl Rules {
         let Some(vip) = self.vips.get(&key.service) else { return true };
         // A flow waits for its owner for some retransmissions of its client; one that waits longer
         // was given up.
-        let waits = Word(flow.word).state() == State::Wait;
+        let waits = StateWord(flow.word).state() == State::Wait;
         clock::age(self.now, flow.seen)
             > if waits || flow.closing() { LINGER } else { vip.flow_timeout }
     }
 
     pub(super) fn handshake_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
         // A flow that was adopted is known by this entry alone.
-        if Word(flow.word).state() == State::Adopted {
+        if StateWord(flow.word).state() == State::Adopted {
             return self.flow_is_stale(key, flow);
         }
         clock::age(self.now, flow.seen) > HANDSHAKE
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_flow_that_waited_for_its_owner_a_minute_was_given_up() {
-        let waiting = |age| Flow { word: Word::new(State::Wait, 1).0, ..flow(age, 0) };
+        let waiting = |age| Flow { word: StateWord::new(State::Wait, 1).0, ..flow(age, 0) };
         assert!(!rules().flow_is_stale(&FlowKey::default(), &waiting(60)));
         assert!(rules().flow_is_stale(&FlowKey::default(), &waiting(61)));
     }
@@ -415,13 +415,13 @@ mod tests {
                 && !rules().is_open(&key, &flow(7861, 0))
         );
         assert!(!rules().is_open(&key, &flow(0, FLOW_RESET)));
-        let syn = |age| Flow { word: Word::new(State::Syn, 1).0, ..flow(age, 0) };
+        let syn = |age| Flow { word: StateWord::new(State::Syn, 1).0, ..flow(age, 0) };
         assert!(rules().is_opening(&key, &syn(10)) && !rules().is_opening(&key, &syn(11)));
         assert!(
             !rules().is_opening(&key, &Flow { flags: FLOW_MADE, ..syn(0) }),
             "counted by its flow"
         );
-        let adopted = Flow { word: Word::new(State::Adopted, 1).0, ..flow(300, 0) };
+        let adopted = Flow { word: StateWord::new(State::Adopted, 1).0, ..flow(300, 0) };
         assert!(rules().is_opening(&key, &adopted));
     }
 

@@ -19,7 +19,7 @@ use tokio::{
 use super::{REQUEST_MAX, Reply, Request};
 use crate::{
     agent::{Pools, checks::Standing},
-    guests::Guests,
+    connection_limit::ConnectionLimit,
 };
 
 /// Only the agent's own user may ask.
@@ -27,7 +27,7 @@ const MODE: u32 = 0o600;
 /// Only the agent's own user may write beside the socket.
 const DIRECTORY_MODE: u32 = 0o755;
 /// Connections at a time.
-const GUESTS: usize = 256;
+const MAX_CONNECTIONS: usize = 256;
 /// Longest wait for a request, and for its answer to be read.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -103,7 +103,7 @@ pub(crate) async fn serve(
     stop: Arc<Notify>,
     standing: Standing,
 ) -> Result<()> {
-    let mut guests = Guests::new(GUESTS);
+    let mut connection_limit = ConnectionLimit::new(MAX_CONNECTIONS);
     loop {
         let stream = match listener.inner.accept().await {
             Ok((stream, _)) => stream,
@@ -132,7 +132,7 @@ pub(crate) async fn serve(
                 log::debug!("control socket: {error:#}");
             }
         };
-        guests.admit(conversation).await;
+        connection_limit.admit(conversation).await;
     }
 }
 

@@ -4,7 +4,7 @@ use steer_common::{
     session::Kind,
     wire::tls::{
         Version,
-        server_flight::{End, Follow, RESYNC_LOOK, Told, seen},
+        server_flight::{End, FlightEvent, Follow, RESYNC_BYTES, seen},
     },
 };
 
@@ -61,7 +61,7 @@ impl Reader {
             if self.done || self.ticket.is_some() {
                 return;
             }
-            let mut look = [0; RESYNC_LOOK];
+            let mut look = [0; RESYNC_BYTES];
             for (to, from) in look.iter_mut().zip(piece) {
                 *to = *from;
             }
@@ -79,26 +79,28 @@ impl Reader {
                 return;
             }
             match self.follow.step(&mut segment, offset, piece.len() as u32) {
-                Told::More | Told::Retry => {}
-                Told::NeedMore => return,
-                Told::ServerHello if self.is_retry_of_draft() => {
+                FlightEvent::More | FlightEvent::Retry => {}
+                FlightEvent::NeedMore => return,
+                FlightEvent::ServerHello if self.is_retry_of_draft() => {
                     self.follow.seen &= !(seen::HELLO | seen::RETRY);
                     self.follow.version = Version::Tls13 as u16;
                 }
-                Told::ServerHello => {
+                FlightEvent::ServerHello => {
                     self.hello = Some(self.server_hello());
                     // What a version that nobody knows sends behind means what nobody knows.
                     self.done = !self.is_known();
                 }
-                Told::Ticket => {
+                FlightEvent::Ticket => {
                     let lesson = &self.follow.lesson[..usize::from(self.follow.lesson_len).min(32)];
                     self.ticket = self.ticket.take().or_else(|| hex(lesson));
                 }
-                Told::End(End::Tls13) => {
+                FlightEvent::End(End::Tls13) => {
                     self.hello = Some(self.server_hello());
                     self.done = true;
                 }
-                Told::End(End::ChangeCipherSpec | End::Alert | End::Other) => self.done = true,
+                FlightEvent::End(End::ChangeCipherSpec | End::Alert | End::Other) => {
+                    self.done = true
+                }
             }
         }
     }

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result};
 use steer_common::{
     directory::{self, PROBES, SLOTS},
     shared::{
-        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, Address, Endpoint, Listed, ROLE_ADDRESS, ROLE_BACKEND,
-        ROLE_VIP, Vip,
+        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, Address, Endpoint, EndpointEntry, ROLE_ADDRESS,
+        ROLE_BACKEND, ROLE_VIP, Vip,
     },
 };
 
@@ -92,7 +92,7 @@ impl Plane {
         let (listed, seed) = half(&self.vips.entries()?, &self.backend_ids.entries()?)?;
         let head = directory::head(self.directory.read(0)?.head ^ 1, seed);
         self.directory.write(directory::half(head), &listed)?;
-        self.directory.write(0, &[Listed { head, ..Listed::default() }])
+        self.directory.write(0, &[EndpointEntry { head, ..EndpointEntry::default() }])
     }
 }
 
@@ -105,7 +105,10 @@ const SEEDS: u32 = 1000;
 ///
 /// # Errors
 /// When there is none.
-pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<(Vec<Listed>, u32)> {
+pub fn half(
+    vips: &[(Endpoint, Vip)],
+    backends: &[(Endpoint, u32)],
+) -> Result<(Vec<EndpointEntry>, u32)> {
     let mut all = listed(vips, backends);
     all.sort_by_key(|listed| (listed.endpoint.address.octets(), listed.endpoint.port));
     (0..SEEDS).find_map(|seed| place(&all, seed).map(|half| (half, seed))).with_context(|| {
@@ -114,7 +117,7 @@ pub fn half(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Result<(V
 }
 
 /// Every entry: VIPs, backends, and the addresses of both without a port.
-fn listed(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Vec<Listed> {
+fn listed(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Vec<EndpointEntry> {
     let mut addresses = BTreeMap::<[u8; 16], u16>::new();
     for (at, bit) in vips
         .iter()
@@ -123,30 +126,30 @@ fn listed(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Vec<Listed>
     {
         *addresses.entry(at.address.octets()).or_default() |= bit;
     }
-    let addresses = addresses.into_iter().map(|(address, id)| Listed {
+    let addresses = addresses.into_iter().map(|(address, id)| EndpointEntry {
         endpoint: Endpoint::tcp(Address::from_v6(address), 0),
         role: ROLE_ADDRESS,
         id,
-        ..Listed::default()
+        ..EndpointEntry::default()
     });
-    let vips = vips.iter().map(|(at, vip)| Listed {
+    let vips = vips.iter().map(|(at, vip)| EndpointEntry {
         endpoint: *at,
         role: ROLE_VIP,
         id: vip.id,
         head: 0,
         vip: *vip,
     });
-    let backends = backends.iter().map(|(at, id)| Listed {
+    let backends = backends.iter().map(|(at, id)| EndpointEntry {
         endpoint: *at,
         role: ROLE_BACKEND,
         id: *id as u16,
-        ..Listed::default()
+        ..EndpointEntry::default()
     });
     vips.chain(backends).chain(addresses).collect()
 }
 
-fn place(all: &[Listed], seed: u32) -> Option<Vec<Listed>> {
-    let mut half = vec![Listed::default(); (SLOTS + PROBES) as usize];
+fn place(all: &[EndpointEntry], seed: u32) -> Option<Vec<EndpointEntry>> {
+    let mut half = vec![EndpointEntry::default(); (SLOTS + PROBES) as usize];
     for listed in all {
         *directory::free_slot(&half, &listed.endpoint, seed)
             .and_then(|slot| half.get_mut(slot))? = *listed;

@@ -30,9 +30,9 @@ use steer_common::{
     maps::CONFIGURED,
     rotation,
     shared::{
-        Backend, BackendPath, BackendStats, Configured, Endpoint, Flow, FlowKey, Foreign, KeyName,
-        Leg, Listed, Outcomes, Refusals, Rotation, SWITCH_LEAVE, SWITCH_RESIZING, Session,
-        SessionKey, Settings, Source, SourceKey, Vip,
+        Backend, BackendPath, BackendStats, Configured, Endpoint, EndpointEntry, Flow, FlowKey,
+        Foreign, KeyName, Leg, Outcomes, Refusals, Rotation, SWITCH_LEAVE, SWITCH_RESIZING,
+        Session, SessionKey, Settings, Source, SourceKey, Vip,
     },
 };
 
@@ -78,7 +78,7 @@ pub struct Plane {
     pub rotations: Slots<Rotation>,
     pub(crate) backend_ids: Table<Endpoint, u32>,
     vips: Table<Endpoint, Vip>,
-    directory: Slots<Listed>,
+    directory: Slots<EndpointEntry>,
     /// Lookup tables.
     pub lookup: Slots<u16>,
     settings: Array<MapData, Settings>,

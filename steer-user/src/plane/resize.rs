@@ -11,7 +11,7 @@ use std::{os::fd::AsFd as _, path::Path, thread, time::Duration};
 use anyhow::{Context as _, Result};
 use aya::Pod;
 use steer_common::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     maps::Map,
     shared::{Flow, FlowKey, Foreign, KeyName, Leg, Pending, Session, SessionKey, Source},
 };
@@ -84,11 +84,11 @@ pub(super) trait Entry: Pod {
 
 impl Entry for Flow {
     fn unlocked(self) -> Self {
-        Self { word: self.word & !Word::LOCK, ..self }
+        Self { word: self.word & !StateWord::LOCK, ..self }
     }
 
     fn is_locked(&self) -> bool {
-        Word(self.word).locked()
+        StateWord(self.word).locked()
     }
 
     fn stamp(&self) -> u32 {
@@ -97,7 +97,7 @@ impl Entry for Flow {
 
     /// Another connection on the same ports.
     fn is_another(&self, other: &Self) -> bool {
-        Word(self.word).isn() != Word(other.word).isn()
+        StateWord(self.word).isn() != StateWord(other.word).isn()
     }
 
     fn with(self, new: &Self) -> Self {
@@ -114,7 +114,7 @@ impl Entry for Flow {
 
 /// How far a flow has come: what is settled is never unsettled.
 fn rank(flow: &Flow) -> u8 {
-    match Word(flow.word).state() {
+    match StateWord(flow.word).state() {
         State::Syn => 1,
         State::SynAck => 2,
         State::Adopted | State::Established => 3,
@@ -281,12 +281,12 @@ pub(super) fn settle(splices: &Path, flows: &Path) -> Result<()> {
         (Table::<FlowKey, Flow>::open_pin(splices)?, Table::<FlowKey, Flow>::open_pin(flows)?);
     let mut failed = Ok(());
     splices.for_each(|key, splice| {
-        if Word(splice.word).state() != State::Spliced {
+        if StateWord(splice.word).state() != State::Spliced {
             return;
         }
         let settled = flows.find(&key).and_then(|flow| match flow {
             Some(flow)
-                if Word(flow.word).isn() == Word(splice.word).isn()
+                if StateWord(flow.word).isn() == StateWord(splice.word).isn()
                     && rank(&flow) < rank(&splice) =>
             {
                 flows.insert(&key, &splice.with(&flow))
@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     fn flow(state: State, isn: u32, seen: u32) -> Flow {
-        Flow { word: Word::new(state, isn).0, seen, ..Flow::default() }
+        Flow { word: StateWord::new(state, isn).0, seen, ..Flow::default() }
     }
 
     #[test]
@@ -347,9 +347,9 @@ mod tests {
 
     #[test]
     fn no_lock_is_taken_over() {
-        let locked = Flow { word: Word::new(State::Gather, 7).lock().0, ..Flow::default() };
-        assert!(!Word(locked.unlocked().word).locked());
-        assert!(!Word(locked.with(&flow(State::Established, 7, 0)).word).locked());
+        let locked = Flow { word: StateWord::new(State::Gather, 7).lock().0, ..Flow::default() };
+        assert!(!StateWord(locked.unlocked().word).locked());
+        assert!(!StateWord(locked.with(&flow(State::Established, 7, 0)).word).locked());
     }
 
     #[test]

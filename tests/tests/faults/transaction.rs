@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use steer_common::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     session::Kind,
     shared::{Flow, FlowKey, Session, SessionKey},
 };
@@ -267,7 +267,7 @@ fn numbers_that_connections_use_are_not_given_away_and_those_that_sessions_name_
             service: 0,
             ..FlowKey::default()
         };
-        let (word, id) = (Word::new(State::First, 1).0, *id as u16);
+        let (word, id) = (StateWord::new(State::First, 1).0, *id as u16);
         plane
             .flows
             .insert(&key, &Flow { word, seen: now, first: id, owner: id, ..Flow::default() })?;
@@ -287,7 +287,7 @@ fn a_start_that_would_destroy_entries_says_how_many_and_needs_force() -> Result<
     let mut steer = run.agent()?;
     steer.end(Signal::SIGTERM)?;
     let mut plane = Plane::open(&PinDir::new(steer.pin_dir()))?;
-    let (now, word) = (clock::seconds(), Word::new(State::Spliced, 1).0);
+    let (now, word) = (clock::seconds(), StateWord::new(State::Spliced, 1).0);
     for number in 0..100_u16 {
         let key = FlowKey { client_port: number.to_be_bytes(), service: 0, ..FlowKey::default() };
         let flow = Flow { word, seen: now, ..Flow::default() };

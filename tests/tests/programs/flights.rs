@@ -4,7 +4,7 @@
 use anyhow::Result;
 use steer_common::{
     shared::{FLOW_LEARNED, Flow},
-    wire::tls::server_flight::{FOLLOW_STEPS, Follow, GIVE_UP, RESYNC_LOOK, Told},
+    wire::tls::server_flight::{FOLLOW_STEPS, FlightEvent, Follow, GIVE_UP, RESYNC_BYTES},
 };
 use steer_tests::programs::Program;
 
@@ -55,8 +55,8 @@ fn on_host(follow: &mut Follow, seq: u32, mut piece: &[u8]) -> bool {
         return true;
     }
     if (follow.next.wrapping_sub(seq) as i32) < 0 {
-        let mut look = [0; RESYNC_LOOK];
-        let n = piece.len().min(RESYNC_LOOK);
+        let mut look = [0; RESYNC_BYTES];
+        let n = piece.len().min(RESYNC_BYTES);
         look[..n].copy_from_slice(&piece[..n]);
         if !follow.resync(&look, seq) {
             return false;
@@ -65,9 +65,12 @@ fn on_host(follow: &mut Follow, seq: u32, mut piece: &[u8]) -> bool {
     let len = piece.len() as u32;
     for _ in 0..FOLLOW_STEPS {
         match follow.step(&mut piece, seq, len) {
-            Told::NeedMore => return false,
-            Told::End(_) => return true,
-            Told::More | Told::ServerHello | Told::Retry | Told::Ticket => {}
+            FlightEvent::NeedMore => return false,
+            FlightEvent::End(_) => return true,
+            FlightEvent::More
+            | FlightEvent::ServerHello
+            | FlightEvent::Retry
+            | FlightEvent::Ticket => {}
         }
     }
     true

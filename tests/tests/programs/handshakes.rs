@@ -3,7 +3,7 @@
 use anyhow::Result;
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{FLOW_CLIENT_FIN, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN, Flow},
 };
 use steer_tests::programs::Program;
@@ -110,7 +110,7 @@ fn a_syn_is_remembered_as_it_was() -> Result<()> {
         world.prepare(&ends, &Given::nothing())?;
         world.run(Program::Tc, &from_client(&ends.up(CLIENT_ISN).syn().options(&LINUX)))?;
         let found = world.loaded.plane.handshakes.find(&ends.key())?.expect("a handshake");
-        assert_eq!(Word(found.word), Word::new(State::Syn, CLIENT_ISN));
+        assert_eq!(StateWord(found.word), StateWord::new(State::Syn, CLIENT_ISN));
         assert_eq!(
             (found.client_ts, found.client_mss, found.client_scale, found.first),
             (0x1b58, 1460, 7, ends.first_id)

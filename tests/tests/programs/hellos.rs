@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use steer_common::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     session::Kind,
     shared::{FLOW_ECH, FLOW_HELLO, FLOW_OFFERED, Flow, NO_PSK},
     wire::tls::{
@@ -69,7 +69,7 @@ struct Read {
 impl Read {
     fn of(flow: &Flow) -> Self {
         Self {
-            gathers: Word(flow.word).state() == State::Gather,
+            gathers: StateWord(flow.word).state() == State::Gather,
             kind: flow.offered_kind,
             bytes: flow.offered_bytes[..usize::from(flow.offered_len)].to_vec(),
             index: flow.offered_index,

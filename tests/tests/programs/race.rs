@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::Flow,
 };
 use steer_tests::{
@@ -63,7 +63,7 @@ fn two_cpus_that_are_given_two_pieces_of_a_hello_keep_both_and_ask_the_owner_onc
 fn a_hello_on_a_flow_that_another_cpu_holds_is_dropped_and_counted_busy() -> Result<()> {
     let mut world = World::new()?;
     for ends in families() {
-        let word = Word::new(State::Established, CLIENT_ISN).lock().0;
+        let word = StateWord::new(State::Established, CLIENT_ISN).lock().0;
         let flow = Flow { word, ..ends.established() };
         let case = Case {
             what: "a hello on a locked flow",
@@ -178,8 +178,8 @@ fn ends_well(world: &World, ends: &Ends, frames: [&[u8]; 2]) -> Result<()> {
             ran.action
         );
     }
-    let word = Word(world.flow(ends)?.word);
-    ensure!(word == Word::new(State::Wait, CLIENT_ISN), "the flow's word is {word:?}");
+    let word = StateWord(world.flow(ends)?.word);
+    ensure!(word == StateWord::new(State::Wait, CLIENT_ISN), "the flow's word is {word:?}");
     ensure!(world.buffered(ends)? == hello(&ID, 1400), "the hello is not buffered whole");
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::Flow,
 };
 use steer_tests::{
@@ -62,7 +62,7 @@ fn made(mut segment: Segment, ends: &Ends, owner: bool) -> Vec<u8> {
 
 fn waiting(ends: &Ends) -> Flow {
     Flow {
-        word: Word::new(State::Wait, CLIENT_ISN).0,
+        word: StateWord::new(State::Wait, CLIENT_ISN).0,
         owner: ends.owner_id,
         hello_ts: HELLO_TS,
         first_ts: FIRST_TS,
@@ -246,17 +246,17 @@ fn the_owners_syn_ack_becomes_a_reset_to_the_first_backend_and_the_hello_in_segm
 {
     let mut world = World::new()?;
     for ends in families() {
-        for (len, told_mss) in [(200, 1460), (517, 1460), (2400, 1460), (517, 200)] {
-            rehome(&mut world, &ends, len, told_mss)
-                .with_context(|| format!("{len} bytes, MSS {told_mss}, {}", ends.client))?;
+        for (len, advertised_mss) in [(200, 1460), (517, 1460), (2400, 1460), (517, 200)] {
+            rehome(&mut world, &ends, len, advertised_mss)
+                .with_context(|| format!("{len} bytes, MSS {advertised_mss}, {}", ends.client))?;
         }
     }
     Ok(())
 }
 
-fn rehome(world: &mut World, ends: &Ends, len: usize, told_mss: u16) -> Result<()> {
+fn rehome(world: &mut World, ends: &Ends, len: usize, advertised_mss: u16) -> Result<()> {
     let data = hello(&[0x42; 32], len);
-    let flow = Flow { told_mss, ..waiting(ends) };
+    let flow = Flow { advertised_mss, ..waiting(ends) };
     world.prepare(ends, &Given { pending: Some(data.clone()), ..Given::flow(flow) })?;
     let options = [2, 4, 5, 180, 4, 2, 8, 10, 0x90, 0, 0, 0, 0, 0, 0x1b, 0x58, 1, 3, 3, 7];
     let syn_ack = ends.down(ends.owner, OWNER_ISN).syn().ack(CLIENT).options(&options);
@@ -265,7 +265,7 @@ fn rehome(world: &mut World, ends: &Ends, len: usize, told_mss: u16) -> Result<(
     anyhow::ensure!(ran.action == TC_REDIRECT, "action {} (2 is {TC_DROP})", ran.action);
 
     let echo = FIRST_TS.wrapping_sub(FIRST_TS.wrapping_sub(OWNER_TS));
-    let chunk = (usize::from(told_mss) - 12) & !3;
+    let chunk = (usize::from(advertised_mss) - 12) & !3;
     let mut reset = ends.up(CLIENT).rst();
     reset.tcp.window_size = 0;
     let mut wanted = vec![made(reset, ends, false)];
@@ -293,7 +293,7 @@ fn rehome(world: &mut World, ends: &Ends, len: usize, told_mss: u16) -> Result<(
     );
     let after = world.flow(ends)?;
     anyhow::ensure!(
-        Word(after.word) == Word::new(State::Spliced, CLIENT_ISN),
+        StateWord(after.word) == StateWord::new(State::Spliced, CLIENT_ISN),
         "state {:#x}",
         after.word
     );

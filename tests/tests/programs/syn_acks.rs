@@ -4,7 +4,7 @@
 use anyhow::Result;
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::Flow,
 };
 use steer_tests::{flood::LINUX, programs::Program};
@@ -19,7 +19,7 @@ const NEWER: u32 = CLIENT_ISN.wrapping_add(0x4000_0000);
 
 /// A flow on its first backend, and a SYN that came after it.
 fn dialled_again(ends: &Ends) -> Given {
-    let newer = Flow { word: Word::new(State::Syn, NEWER).0, ..ends.handshake() };
+    let newer = Flow { word: StateWord::new(State::Syn, NEWER).0, ..ends.handshake() };
     Given { handshake: Some(newer), ..Given::flow(ends.settled()) }
 }
 
@@ -36,7 +36,7 @@ fn answered(world: &mut World, ends: &Ends, isn: u32) -> Result<(bool, Option<St
     world.run(Program::Tc, &from_backend(&syn_ack))?;
     let plane = &world.loaded.plane;
     let handshake =
-        plane.handshakes.find(&ends.key())?.map(|handshake| Word(handshake.word).state());
+        plane.handshakes.find(&ends.key())?.map(|handshake| StateWord(handshake.word).state());
     let replaced = plane.counter(Counter::FlowReplaced)? - replaced;
     Ok((plane.flows.find(&ends.key())?.is_some(), handshake, replaced))
 }
@@ -81,7 +81,7 @@ fn another_backends_answer_ends_the_flow_only_where_the_client_acknowledges_it()
     let mut world = World::new()?;
     for ends in families() {
         let newer = Flow {
-            word: Word::new(State::Syn, NEWER).0,
+            word: StateWord::new(State::Syn, NEWER).0,
             first: ends.owner_id,
             owner: ends.owner_id,
             ..ends.handshake()

@@ -2,7 +2,7 @@
 //! resumption must be as large within one round trip.
 
 use anyhow::{Context, Result, ensure};
-use steer_common::flow::{State, Word};
+use steer_common::flow::{State, StateWord};
 use steer_tests::{
     flood::{LINUX, Strangers},
     frames::pin_to,
@@ -78,7 +78,7 @@ fn outlived(
         pin_to(0)?;
         dial(ends.client, CLIENT_ISN, true)?;
         let begun = loaded.plane.handshakes.find(&ends.key())?.context("no handshake")?;
-        ensure!(Word(begun.word).state() == State::SynAck, "it was not answered");
+        ensure!(StateWord(begun.word).state() == State::SynAck, "it was not answered");
         let mut n = 0;
         while n < most && loaded.plane.handshakes.find(&ends.key())?.is_some() {
             (0..STEP).try_for_each(|_| {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use steer_common::{
     counters::Counter,
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{
         Backend, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN,
         FLOW_UNCONFIRMED, Flow,
@@ -85,7 +85,7 @@ fn nobody_who_forges_a_packet_takes_a_flow_from_its_trace() -> Result<()> {
                 "what the backend says next"
             );
         }
-        assert_eq!(Word(world.flow(&ends)?.word).state(), State::First);
+        assert_eq!(StateWord(world.flow(&ends)?.word).state(), State::First);
 
         forgotten(&mut world, &ends)?;
         let reset = ends.up(77_000).rst();
@@ -178,7 +178,7 @@ fn what_a_backend_says_on_a_connection_that_another_syn_opened_is_its_clients() 
                 TC_NEXT,
                 "{what}: the backend's data"
             );
-            assert_eq!(Word(world.flow(&ends)?.word).state(), State::First, "{what}");
+            assert_eq!(StateWord(world.flow(&ends)?.word).state(), State::First, "{what}");
         }
     }
     Ok(())
@@ -231,8 +231,8 @@ fn a_syn_with_other_flags_leaves_a_handshake_as_it_is() -> Result<()> {
         for segment in [ends.up(9).syn().ack(9), ends.up(9).syn().fin(), ends.up(9).syn().rst()] {
             world.run(Program::Tc, &from_client(&segment))?;
             let known =
-                world.loaded.plane.handshakes.find(&ends.key())?.map(|known| Word(known.word));
-            assert_eq!(known, Some(Word::new(State::Syn, CLIENT_ISN)));
+                world.loaded.plane.handshakes.find(&ends.key())?.map(|known| StateWord(known.word));
+            assert_eq!(known, Some(StateWord::new(State::Syn, CLIENT_ISN)));
         }
     }
     Ok(())

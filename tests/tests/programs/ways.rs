@@ -95,8 +95,8 @@ fn a_record_without_a_way_back_gets_it_from_its_clients_next_packet() -> Result<
             let segment = ends.up(record.client_next + ahead).ack(acknowledged).payload(b"data");
             world.run(Program::Tc, &from_client(&segment))?;
             let hop = world.flow(&ends)?.client_hop;
-            let known =
-                hop.ifindex == world.ifindex && hop.ethernet == Hop::stations(CLIENT_MAC, GATE_MAC);
+            let known = hop.ifindex == world.ifindex
+                && hop.ethernet == Hop::mac_addresses(CLIENT_MAC, GATE_MAC);
             assert_eq!(
                 known,
                 noted,

@@ -177,8 +177,13 @@ impl World {
         let (key, now) = (ends.key(), programs_seconds());
         let mtu = given.mtu.unwrap_or(1500) as u16;
         let flags = HOP_TAKES_XDP;
-        let hop =
-            |to, from| Hop { ifindex, ethernet: Hop::stations(to, from), mtu, flags, asked: now };
+        let hop = |to, from| Hop {
+            ifindex,
+            ethernet: Hop::mac_addresses(to, from),
+            mtu,
+            flags,
+            asked: now,
+        };
         let asked = match given.way_asked {
             Asked::Now => now,
             Asked::Ago(seconds) => now - seconds,

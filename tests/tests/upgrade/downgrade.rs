@@ -145,7 +145,7 @@ fn flow(flow: &Flow) -> Result<[u8; 224]> {
         flow.first_window,
     ]);
     // Flags from 0x400 on are younger.
-    let image = image.u16s(&[flow.client_mss, flow.told_mss, flow.flags as u16 & 0x3ff]);
+    let image = image.u16s(&[flow.client_mss, flow.advertised_mss, flow.flags as u16 & 0x3ff]);
     let image = image.u8s(&[
         flow.offered,
         flow.agreed,

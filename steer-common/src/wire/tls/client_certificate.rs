@@ -94,12 +94,12 @@ pub const fn place(first: u32, n: u32, seq: u32, len: u32) -> Place {
 }
 
 /// Bytes of a client's stream that tell where its hello ends: record header, message header.
-pub const HELLO_LOOK: usize = RECORD_HEADER + MESSAGE_HEADER;
+pub const HELLO_BYTES: usize = RECORD_HEADER + MESSAGE_HEADER;
 
 /// Length of the client's hello with its record header, bytes, by the first of them; 0 where its
 /// first record does not end with it, or holds no hello.
 #[inline(always)]
-pub const fn hello_len(b: &[u8; HELLO_LOOK]) -> u32 {
+pub const fn hello_len(b: &[u8; HELLO_BYTES]) -> u32 {
     let record = u16::from_be_bytes([b[3], b[4]]) as u32;
     let message = MESSAGE_HEADER as u32 + u32::from_be_bytes([0, b[6], b[7], b[8]]);
     let hello = b[0] == content::HANDSHAKE && b[1] == MAJOR && b[5] == handshake::CLIENT_HELLO;

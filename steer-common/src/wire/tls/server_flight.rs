@@ -14,7 +14,7 @@ pub const FOLLOW_STEPS: u32 = 96;
 /// Bytes of a backend's stream after which nothing more is expected of its handshake.
 pub const GIVE_UP: u32 = 64 * 1024;
 /// Bytes that [`Follow::resync`] looks at.
-pub const RESYNC_LOOK: usize = 16;
+pub const RESYNC_BYTES: usize = 16;
 /// Longest record with what encryption adds, bytes (RFC 5246 6.2.3).
 const RECORD_CIPHERTEXT_MAX: u32 = RECORD_MAX + 2048;
 /// Length of an alert in clear, bytes: level, description (RFC 5246 7.2).
@@ -115,7 +115,7 @@ pub enum End {
 
 /// What one step of [`Follow`] read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Told {
+pub enum FlightEvent {
     /// Step on.
     More,
     /// The segment is read to its end.
@@ -159,10 +159,10 @@ impl Follow {
     /// Reads the next field of a segment whose payload of `len` bytes starts at `seq`. What lies
     /// before [`Follow::next`] was read already.
     #[inline(always)]
-    pub fn step(&mut self, segment: &mut impl Segment, seq: u32, len: u32) -> Told {
+    pub fn step(&mut self, segment: &mut impl Segment, seq: u32, len: u32) -> FlightEvent {
         let at = self.next.wrapping_sub(seq);
         if at >= len {
-            return Told::NeedMore;
+            return FlightEvent::NeedMore;
         }
         let there = len - at;
         if self.record_left == 0 {
@@ -173,7 +173,7 @@ impl Follow {
             return self.other_record(segment, at, there);
         }
         if self.skip > self.message_left {
-            return Told::End(End::Other);
+            return FlightEvent::End(End::Other);
         }
         if self.skip != 0 {
             let n = there.min(self.skip);
@@ -183,12 +183,12 @@ impl Follow {
         }
         let (want, have) = (self.want as u32, self.have as u32);
         if have >= want {
-            return Told::End(End::Other);
+            return FlightEvent::End(End::Other);
         }
         let n = there.min(want - have);
         let of_message = self.field != field::MESSAGE_HEADER;
         if of_message && want - have > self.message_left {
-            return Told::End(End::Other);
+            return FlightEvent::End(End::Other);
         }
         let copied = if matches!(self.field, field::ID | field::TICKET) {
             segment.copy(&mut self.lesson, have, at, n)
@@ -196,7 +196,7 @@ impl Follow {
             segment.copy(&mut self.bytes, have, at, n)
         };
         if !copied {
-            return Told::End(End::Other);
+            return FlightEvent::End(End::Other);
         }
         self.have = (have + n) as u8;
         if of_message {
@@ -205,7 +205,7 @@ impl Follow {
             self.consume(n);
         }
         if self.have < self.want {
-            return Told::More;
+            return FlightEvent::More;
         }
         self.have = 0;
         self.read()
@@ -213,15 +213,15 @@ impl Follow {
 
     /// Passes over a ChangeCipherSpec of the compatibility mode, or a warning.
     #[inline(always)]
-    fn other_record(&mut self, segment: &mut impl Segment, at: u32, there: u32) -> Told {
+    fn other_record(&mut self, segment: &mut impl Segment, at: u32, there: u32) -> FlightEvent {
         let level_next = self.content == content::ALERT && self.record_left as u32 == ALERT_LEN;
         if level_next
             && (!segment.copy(&mut self.header, 0, at, 1) || self.header[0] != ALERT_WARNING)
         {
-            return Told::End(End::Alert);
+            return FlightEvent::End(End::Alert);
         }
         self.consume(there);
-        Told::More
+        FlightEvent::More
     }
 
     #[inline(always)]
@@ -237,52 +237,52 @@ impl Follow {
     }
 
     #[inline(always)]
-    fn record_header(&mut self, segment: &mut impl Segment, at: u32, there: u32) -> Told {
+    fn record_header(&mut self, segment: &mut impl Segment, at: u32, there: u32) -> FlightEvent {
         let have = self.header_have as u32;
         if have >= RECORD_HEADER as u32 {
-            return Told::End(End::Other);
+            return FlightEvent::End(End::Other);
         }
         let n = there.min(RECORD_HEADER as u32 - have);
         if !segment.copy(&mut self.header, have, at, n) {
-            return Told::End(End::Other);
+            return FlightEvent::End(End::Other);
         }
         self.next = self.next.wrapping_add(n);
         if have + n < RECORD_HEADER as u32 {
             self.header_have = (have + n) as u8;
-            return Told::More;
+            return FlightEvent::More;
         }
         self.header_have = 0;
         let h = &self.header;
         let len = u16::from_be_bytes([h[3], h[4]]) as u32;
         if h[1] != MAJOR || len == 0 || len > RECORD_CIPHERTEXT_MAX {
-            return Told::End(End::Other);
+            return FlightEvent::End(End::Other);
         }
         self.content = h[0];
         self.record_left = len as u16;
         let within_message = self.message_left != 0 || self.have != 0;
         match self.content {
-            content::HANDSHAKE => Told::More,
-            content::ALERT if len == ALERT_LEN && !within_message => Told::More,
-            content::ALERT => Told::End(End::Alert),
+            content::HANDSHAKE => FlightEvent::More,
+            content::ALERT if len == ALERT_LEN && !within_message => FlightEvent::More,
+            content::ALERT => FlightEvent::End(End::Alert),
             // Of the middlebox compatibility mode, behind a HelloRetryRequest (RFC 8446 D.4).
             content::CHANGE_CIPHER_SPEC
                 if self.version == Version::Tls13 as u16 && !within_message =>
             {
-                Told::More
+                FlightEvent::More
             }
             content::CHANGE_CIPHER_SPEC if len == 1 && !within_message => {
                 if self.seen & (seen::HELLO | seen::FULL | seen::HOLE) == seen::HELLO {
                     self.seen |= seen::RESUMED;
                 }
-                Told::End(End::ChangeCipherSpec)
+                FlightEvent::End(End::ChangeCipherSpec)
             }
-            _ => Told::End(End::Other),
+            _ => FlightEvent::End(End::Other),
         }
     }
 
     /// Waits for a field of `want` bytes.
     #[inline(always)]
-    fn expect(&mut self, field: u8, want: u32) -> Told {
+    fn expect(&mut self, field: u8, want: u32) -> FlightEvent {
         self.field = field;
         self.want = want as u8;
         self.behind_field()
@@ -290,34 +290,34 @@ impl Follow {
 
     /// Where the message at hand ends, the next one begins.
     #[inline(always)]
-    fn behind_field(&mut self) -> Told {
+    fn behind_field(&mut self) -> FlightEvent {
         if self.message_left != 0 {
-            return Told::More;
+            return FlightEvent::More;
         }
         let of_hello = matches!(self.field, field::VERSION..=field::SELECTED_PSK);
         self.field = field::MESSAGE_HEADER;
         self.want = 4;
         self.skip = 0;
         if !of_hello {
-            return Told::More;
+            return FlightEvent::More;
         }
         if self.seen & seen::RETRY != 0 && self.version == Version::Tls13 as u16 {
-            return Told::Retry;
+            return FlightEvent::Retry;
         }
         if self.version == 0 {
-            return Told::End(End::Other);
+            return FlightEvent::End(End::Other);
         }
         self.seen |= seen::HELLO;
         if self.version == Version::Tls13 as u16 {
-            Told::End(End::Tls13)
+            FlightEvent::End(End::Tls13)
         } else {
-            Told::ServerHello
+            FlightEvent::ServerHello
         }
     }
 
     /// A field is whole.
     #[inline(always)]
-    fn read(&mut self) -> Told {
+    fn read(&mut self) -> FlightEvent {
         let b = &self.bytes;
         let number = u16::from_be_bytes([b[0], b[1]]);
         match self.field {
@@ -325,7 +325,7 @@ impl Follow {
             field::VERSION => {
                 self.version = number;
                 if b[0] != MAJOR {
-                    return Told::End(End::Other);
+                    return FlightEvent::End(End::Other);
                 }
                 self.expect(field::RANDOM, 8)
             }
@@ -340,7 +340,7 @@ impl Follow {
             field::ID_LEN => {
                 let len = b[0] as u32;
                 if len > SESSION_ID_MAX as u32 {
-                    return Told::End(End::Other);
+                    return FlightEvent::End(End::Other);
                 }
                 self.lesson = [0; 32];
                 (self.lesson_kind, self.lesson_len) =
@@ -360,7 +360,7 @@ impl Follow {
             field::EXTENSION => {
                 let len = u16::from_be_bytes([b[2], b[3]]) as u32;
                 if len > self.message_left {
-                    return Told::End(End::Other);
+                    return FlightEvent::End(End::Other);
                 }
                 match number {
                     extension::SUPPORTED_VERSIONS if len == 2 => {
@@ -385,7 +385,7 @@ impl Follow {
             field::TICKET_LEN => {
                 let len = u16::from_be_bytes([b[4], b[5]]) as u32;
                 if len > self.message_left {
-                    return Told::End(End::Other);
+                    return FlightEvent::End(End::Other);
                 }
                 if len == 0 {
                     // RFC 5077 3.3: the server changed its mind.
@@ -400,15 +400,15 @@ impl Follow {
                 (self.lesson_kind, self.lesson_len) = (Kind::Ticket as u8, self.want);
                 self.skip = self.message_left;
                 let _ = self.expect(field::MESSAGE_HEADER, 4);
-                Told::Ticket
+                FlightEvent::Ticket
             }
-            _ => Told::End(End::Other),
+            _ => FlightEvent::End(End::Other),
         }
     }
 
     /// A message begins.
     #[inline(always)]
-    fn message(&mut self) -> Told {
+    fn message(&mut self) -> FlightEvent {
         let b = &self.bytes;
         self.message_left = u32::from_be_bytes([0, b[1], b[2], b[3]]);
         let undecided = self.seen & (seen::HELLO | seen::FULL | seen::RESUMED) == seen::HELLO;
@@ -441,7 +441,7 @@ impl Follow {
     /// there: a backend sends neither to a client that it has not authenticated. `look` holds its
     /// first bytes.
     #[inline(always)]
-    pub fn resync(&mut self, look: &[u8; RESYNC_LOOK], seq: u32) -> bool {
+    pub fn resync(&mut self, look: &[u8; RESYNC_BYTES], seq: u32) -> bool {
         // What lies inside of a record whose header was read is no record, whatever it looks like.
         if seq.wrapping_sub(self.next) < self.record_left as u32 {
             return false;

@@ -20,7 +20,7 @@ use std::{collections::HashSet, path::Path};
 use anyhow::{Context as _, Result, anyhow};
 use aya::maps::MapInfo;
 use steer_common::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     maps::Size,
     shared::{
         FLOW_MADE, Flow, FlowKey, Foreign, FragmentKey, HeldKey, KeyName, LAYOUT_VERSION,
@@ -269,7 +269,7 @@ impl Old {
     fn trace(&self, to: &PinDir, secret: u64) -> Result<()> {
         let mut lines = vec![TraceLine::default(); trace::LINES as usize];
         self.flows("flows", &mut |key, flow| {
-            if Word(flow.word).state() == State::Spliced || flow.closing() {
+            if StateWord(flow.word).state() == State::Spliced || flow.closing() {
                 return;
             }
             let place = trace::place(&key, secret);
@@ -344,7 +344,7 @@ impl Old {
 /// handshake is marked).
 fn tidy(to: &PinDir) -> Result<()> {
     let flows = Table::<FlowKey, Flow>::open(to, "flows")?;
-    let isn = |flow: &Flow| Word(flow.word).isn();
+    let isn = |flow: &Flow| StateWord(flow.word).isn();
     let is_over = |splice: &Flow, flow: &Flow| flow.closing() || isn(flow) != isn(splice);
     let mut splices = Table::<FlowKey, Flow>::open(to, "splices")?;
     splices.remove_stale(

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use steer_common::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::{
         self, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Endpoint, Hop, PATH_RETURN_SEEN,
         SWITCHES,
@@ -167,7 +167,7 @@ pub(super) struct Flow {
     pub(super) hello_window: u16,
     pub(super) first_window: u16,
     pub(super) client_mss: u16,
-    pub(super) told_mss: u16,
+    pub(super) advertised_mss: u16,
     pub(super) flags: u16,
     pub(super) offered: u8,
     pub(super) agreed: u8,
@@ -201,7 +201,7 @@ impl Becomes<shared::Flow> for Flow {
             return None;
         }
         v4::Flow {
-            word: old.word & !Word::LOCK,
+            word: old.word & !StateWord::LOCK,
             // The same bits mean the same.
             flags: old.flags.into(),
             seen: old.seen,
@@ -231,7 +231,7 @@ impl Becomes<shared::Flow> for Flow {
             hello_window: old.hello_window,
             first_window: old.first_window,
             client_mss: old.client_mss,
-            told_mss: old.told_mss,
+            advertised_mss: old.advertised_mss,
             offered: old.offered,
             agreed: old.agreed,
             offered_kind: old.offered_kind,
@@ -351,7 +351,7 @@ mod tests {
         // No PSK identity.
         image[88..90].copy_from_slice(&u16::MAX.to_ne_bytes());
         let flow: shared::Flow = value::<Flow>(&image).becomes().expect("a flow");
-        let word = Word(flow.word);
+        let word = StateWord(flow.word);
         assert_eq!((word.state(), word.locked(), word.isn()), (State::First, false, at(&image, 4)));
         assert_eq!(flow.flags, FLOW_LEARNED | FLOW_HIT | FLOW_OFFERED);
         assert_eq!(
@@ -380,7 +380,7 @@ mod tests {
             (flow.hello_window, 70),
             (flow.first_window, 72),
             (flow.client_mss, 74),
-            (flow.told_mss, 76),
+            (flow.advertised_mss, 76),
         ];
         assert!(
             halves.iter().all(|(found, place)| *found == at::<u16>(&image, *place)),

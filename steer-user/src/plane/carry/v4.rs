@@ -57,7 +57,7 @@ same! {
         owner: u16, first_port: [u8; 2], owner_port: [u8; 2], first_scale: u8, owner_scale: u8, client_scale: u8,
         owner_tries: u8, client_hop: Hop, first_isn: u32, owner_isn: u32, owner_syn_at: u32, client_ts: u32,
         first_ts: u32, hello_ts: u32, ip_word: [u8; 4], hello_len: u32, syn_window: u16, hello_window: u16,
-        first_window: u16, client_mss: u16, told_mss: u16, offered: u8, agreed: u8, offered_kind: u8, offered_len: u8,
+        first_window: u16, client_mss: u16, advertised_mss: u16, offered: u8, agreed: u8, offered_kind: u8, offered_len: u8,
         offered_index: u8, answer: u8, follow: Follow, offered_bytes: [u8; 32],
     } 224
     Foreign { seen: u32, zero: u32, } 8

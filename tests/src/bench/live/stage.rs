@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
 use steer_common::shared::{Backend, FLOW_LEARNED, Flow, FlowKey, Hop, options};
 use steer_common::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     shared::Address,
 };
 use steer_user::{
@@ -93,7 +93,7 @@ impl Record {
         };
         let client_hop = Hop {
             ifindex: index(lab.gateway(), CLIENT_SIDE)?,
-            ethernet: Hop::stations(mac(0, 2), mac(0, 1)),
+            ethernet: Hop::mac_addresses(mac(0, 2), mac(0, 1)),
             mtu: 1500,
             flags: steer_common::shared::HOP_TAKES_XDP,
             asked: clock::seconds(),
@@ -113,7 +113,7 @@ impl Record {
         const AGREED: u8 = options::SACK | options::TIMESTAMPS | options::WINDOW_SCALE;
         let [first, _] = self.backends;
         Flow {
-            word: Word::new(State::First, CLIENT_ISN).0,
+            word: StateWord::new(State::First, CLIENT_ISN).0,
             first_isn: SERVER_ISN,
             client_next: CLIENT_ISN.wrapping_add(1),
             server_next: SERVER_ISN.wrapping_add(1),
@@ -134,7 +134,7 @@ impl Record {
         const OWNER_ISN: u32 = 0x2000_0001;
         let [_, owner] = self.backends;
         Flow {
-            word: Word::new(State::Spliced, CLIENT_ISN).0,
+            word: StateWord::new(State::Spliced, CLIENT_ISN).0,
             owner_isn: OWNER_ISN,
             delta: SERVER_ISN.wrapping_sub(OWNER_ISN),
             ts_delta: 0x0102_0305,

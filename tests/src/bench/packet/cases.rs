@@ -2,13 +2,13 @@
 
 use steer_common::{
     counters::Counter,
-    flow::{State as FlowState, Word},
+    flow::{State as FlowState, StateWord},
     session::Kind,
     shared::{
         BENCH_FRAME, BENCH_NEW_LESSON, BENCH_RESET_FLOW, BENCH_RESET_HANDSHAKE,
         BENCH_RESET_SESSION, BENCH_SLACK, Bench, FLOW_HELLO, FLOW_LEARNED, Flow, SessionKey,
     },
-    wire::tls::server_flight::{FOLLOW_STEPS, Follow, Told},
+    wire::tls::server_flight::{FOLLOW_STEPS, FlightEvent, Follow},
 };
 
 use super::{Hook, tables::State};
@@ -147,7 +147,7 @@ pub(super) fn all(ends: &Ends) -> Vec<Case> {
     stranger.tcp.destination_port = 8080;
     let follow = lesson();
     let learning = Flow {
-        word: Word::new(FlowState::First, CLIENT_ISN).0,
+        word: StateWord::new(FlowState::First, CLIENT_ISN).0,
         flags: (ends.settled().flags & !FLOW_LEARNED) | FLOW_HELLO,
         follow,
         ..ends.settled()
@@ -221,7 +221,7 @@ impl Case {
     ) -> Self {
         /// Upper bits of the last word of all clients' addresses.
         const CLIENTS: u32 = 100 << 24;
-        let kind = match (flow.map(|flow| Word(flow.word).state()), reset) {
+        let kind = match (flow.map(|flow| StateWord(flow.word).state()), reset) {
             (None, Reset::Handshake) => 0,
             (None, _) => 1 << 31,
             (Some(FlowState::Established), _) => CLIENTS,
@@ -249,7 +249,7 @@ fn lesson() -> Follow {
     let flight = [&[0x16, 3, 3, 0, (hello.len() + 4) as u8][..], &hello, &[14, 0, 0, 0]].concat();
     let mut follow = Follow::new(FIRST);
     for _ in 0..FOLLOW_STEPS {
-        if follow.step(&mut &flight[..], FIRST, flight.len() as u32) == Told::NeedMore {
+        if follow.step(&mut &flight[..], FIRST, flight.len() as u32) == FlightEvent::NeedMore {
             break;
         }
     }

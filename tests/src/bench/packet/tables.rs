@@ -9,10 +9,10 @@ use aya::{
 use steer_common::{
     counters::Counter,
     directory,
-    flow::{State as FlowState, Word},
+    flow::{State as FlowState, StateWord},
     shared::{
-        Address, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Bench, Endpoint, Flow, FlowKey,
-        HOP_TAKES_XDP, Hop, INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS, Listed,
+        Address, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Bench, Endpoint, EndpointEntry,
+        Flow, FlowKey, HOP_TAKES_XDP, Hop, INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS,
         PATH_RETURN_SEEN, Session, SessionKey, Settings, Vip,
     },
 };
@@ -182,8 +182,12 @@ impl Tables {
             &[(endpoint(ends.vip), vip)],
             &backends.map(|(id, at)| (endpoint(at), u32::from(id))),
         )?;
-        let mut directory = self.array::<Listed>("directory")?;
-        directory.set(0, Listed { head: directory::head(0, seed), ..Listed::default() }, 0)?;
+        let mut directory = self.array::<EndpointEntry>("directory")?;
+        directory.set(
+            0,
+            EndpointEntry { head: directory::head(0, seed), ..EndpointEntry::default() },
+            0,
+        )?;
         for (slot, listed) in (directory::half(0)..).zip(listed) {
             directory.set(slot, listed, 0)?;
         }
@@ -198,7 +202,7 @@ impl Tables {
                 ..Backend::default()
             };
             self.array::<Backend>("backends")?.set(u32::from(id), backend, 0)?;
-            let ethernet = Hop::stations(BACKEND_MAC, INNER_MAC);
+            let ethernet = Hop::mac_addresses(BACKEND_MAC, INNER_MAC);
             let hop = Hop { ifindex, ethernet, mtu: 1500, flags: HOP_TAKES_XDP, asked: 0 };
             let path = BackendPath { hop, flags: PATH_RETURN_SEEN, ..BackendPath::default() };
             self.array::<BackendPath>("backend_paths")?.set(u32::from(id), path, 0)?;
@@ -212,7 +216,7 @@ impl Tables {
         }
         for case in cases {
             let Some(flow) = case.flow else { continue };
-            let spliced = Word(flow.word).state() == FlowState::Spliced;
+            let spliced = StateWord(flow.word).state() == FlowState::Spliced;
             self.fill_flows("flows", case, live(&flow, link_index()?), state)?;
             if spliced {
                 self.fill_flows("splices", case, live(&flow, link_index()?), state)?;
@@ -252,7 +256,8 @@ impl Tables {
             sessions.insert(known_session(ends.vip_id, number), Session::default(), 0)?;
         }
         let mut handshakes = self.table::<FlowKey, Flow>("handshakes")?;
-        let handshake = Flow { word: Word::new(FlowState::Syn, OWNER_ISN).0, ..ends.handshake() };
+        let handshake =
+            Flow { word: StateWord::new(FlowState::Syn, OWNER_ISN).0, ..ends.handshake() };
         for client in 0..MILLION {
             handshakes.insert(key(ends, client), handshake, 0)?;
         }
@@ -269,7 +274,7 @@ fn key(ends: &Ends, client: u32) -> FlowKey {
 
 /// A record as a packet a moment ago left it.
 fn live(flow: &Flow, ifindex: u32) -> Flow {
-    let ethernet = Hop::stations(CLIENT_MAC, GATE_MAC);
+    let ethernet = Hop::mac_addresses(CLIENT_MAC, GATE_MAC);
     let hop = Hop { ifindex, ethernet, mtu: 1500, flags: HOP_TAKES_XDP, asked: clock::seconds() };
     Flow { seen: clock::seconds(), client_hop: hop, ..*flow }
 }

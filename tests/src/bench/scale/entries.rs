@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use steer_common::{
-    flow::{State, Word},
+    flow::{State, StateWord},
     session::Kind,
     shared::{Address, FLOW_LEARNED, Flow, FlowKey, Hop, Session, SessionKey},
     wire::tls::server_flight::Follow,
@@ -45,7 +45,7 @@ pub(super) fn settled(backend: u16) -> Flow {
 /// A flow whose backend is about to answer the hello.
 pub(super) fn listening(backend: u16, client_hop: Hop) -> Flow {
     Flow {
-        word: Word::new(State::First, 0x1000_0000).0,
+        word: StateWord::new(State::First, 0x1000_0000).0,
         first_isn: SERVER_ISN,
         server_next: SERVER_ISN + 1,
         client_next: 0x1000_0001,

@@ -96,7 +96,7 @@ fn fill_flows(lab: &Lab, plane: &mut Plane, n_flows: u32) -> Result<()> {
     let vip = vip.iter().find(|(endpoint, _)| *endpoint == record.vip).context("no VIP")?.1.id;
     let client_hop = Hop {
         ifindex: interface_index(lab.gateway(), CLIENT_SIDE)?,
-        ethernet: Hop::stations(mac(0, 2), mac(0, 1)),
+        ethernet: Hop::mac_addresses(mac(0, 2), mac(0, 1)),
         mtu: 1500,
         flags: steer_common::shared::HOP_TAKES_XDP,
         asked: clock::seconds(),

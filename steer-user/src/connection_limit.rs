@@ -7,12 +7,12 @@ use tokio::task::{self, AbortHandle};
 /// Those who are served. Everyone gets in; when all places are taken, whoever came first has to go.
 ///
 /// Those who ask are gone in a moment: who stays longest says nothing.
-pub(crate) struct Guests {
+pub(crate) struct ConnectionLimit {
     places: usize,
     served: VecDeque<AbortHandle>,
 }
 
-impl Guests {
+impl ConnectionLimit {
     /// Room for so many.
     pub(crate) fn new(places: usize) -> Self {
         Self { places, served: VecDeque::new() }
@@ -40,12 +40,12 @@ mod tests {
 
     #[tokio::test]
     async fn who_says_nothing_makes_room_for_who_comes_later() {
-        let mut guests = Guests::new(2);
+        let mut connection_limit = ConnectionLimit::new(2);
         let mut ended = Vec::new();
         for _ in 0..4 {
             let (held, end) = oneshot::channel::<()>();
             ended.push(end);
-            guests
+            connection_limit
                 .admit(async move {
                     future::pending::<()>().await;
                     drop(held);
@@ -61,10 +61,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_done_takes_no_place() {
-        let mut guests = Guests::new(1);
+        let mut connection_limit = ConnectionLimit::new(1);
         let (mut held, _end) = oneshot::channel::<()>();
-        guests.admit(async {}).await;
-        guests.admit(async move { held.closed().await }).await;
-        assert_eq!(guests.served.len(), 1);
+        connection_limit.admit(async {}).await;
+        connection_limit.admit(async move { held.closed().await }).await;
+        assert_eq!(connection_limit.served.len(), 1);
     }
 }
