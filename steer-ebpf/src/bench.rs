@@ -24,9 +24,10 @@ use steer_common::{
 };
 
 use crate::{
-    hello,
-    maps::{self, FLOWS, HANDSHAKES, SESSIONS, StreamRange},
-    unknown::copy_flow,
+    decide::hello,
+    handshake::unknown::copy_flow,
+    maps::{self, FLOWS, HANDSHAKES, SESSIONS},
+    scratch::StreamRange,
     verifier::{mask, size},
 };
 

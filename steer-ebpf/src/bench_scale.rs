@@ -15,7 +15,8 @@ use steer_common::session::Kind;
 use crate::{
     bench_live::restore,
     hook::{Hook as _, Window, xdp::Xdp},
-    maps::{SESSIONS, Scratch, scratch},
+    maps::SESSIONS,
+    scratch::{Scratch, scratch},
 };
 
 /// How many sessions are asked for (of one, always the same), how many were not found, and the

@@ -1,8 +1,7 @@
 //! A packet's way: read, classified by address, forwarded at once if its flow is settled.
 
-use core::ptr::null_mut;
-
 use aya_ebpf::bindings::__sk_buff;
+use core::ptr::null_mut;
 use steer_common::{
     counters::Counter,
     flow::{Direction, State},
@@ -16,26 +15,32 @@ use steer_common::{
 };
 
 use crate::{
-    certificate, client,
-    deliver::{Plan, deliver},
-    direct, emit,
-    forward::Refused,
-    fragment, hello,
+    decide::hello,
+    flows::{
+        lock,
+        stamps::{comes_by, idle, is_exact, record_end},
+    },
+    forward::{
+        deliver::{Plan, deliver},
+        direct, fragment, icmp,
+        next_hop::Refused,
+        resegment, too_big,
+    },
+    handshake::syn,
     hook::{
         Hook,
         tc::{DROP, NEXT, Tc},
         xdp::Xdp,
     },
-    icmp, learn, lock,
-    maps::{
-        FLOWS, HANDSHAKES, Input, SETTINGS, Scratch, Sum, backend_path, count, is_filling, scratch,
-        seconds,
+    learn::server_flight,
+    maps::{FLOWS, HANDSHAKES, SETTINGS, backend_path, count, is_filling},
+    packet::{
+        read::{self, Role, begins_hello, classify, make_headers_linear, read, set_key},
+        sums,
     },
-    read::{self, Role, begins_hello, classify, make_headers_linear, read, set_key},
-    rehome, resegment, server,
+    rehome::{client, emit, hold, server},
+    scratch::{Input, Scratch, Sum, scratch, seconds},
     stage::{Stage, act, drop, pass},
-    stamps::{comes_by, idle, is_exact, record_end},
-    sums, syn, too_big,
 };
 
 /// What becomes of a packet.
@@ -134,9 +139,9 @@ fn stages(skb: *mut __sk_buff, mut stage: Stage, plan: &mut Plan) -> Stage {
     }
     stage = client_data(skb, stage, flow);
     stage = match stage {
-        Stage::OpenOwner => rehome::open_owner(skb, flow),
+        Stage::OpenOwner => hold::open_owner(skb, flow),
         Stage::CompleteSplice => server::complete_splice(skb, flow),
-        Stage::Learn => learn::learn(skb, flow),
+        Stage::Learn => server_flight::learn(skb, flow),
         stage => stage,
     };
     if stage == Stage::Settled {
@@ -163,22 +168,22 @@ fn client_data(skb: *mut __sk_buff, mut stage: Stage, flow: *mut Flow) -> Stage 
         stage = decide(flow, Input::Packet);
     }
     if stage == Stage::Data {
-        stage = rehome::client_data(skb, flow);
+        stage = hold::client_data(skb, flow);
     }
     if stage == Stage::Buffer {
-        stage = rehome::buffer_data(skb, flow);
+        stage = hold::buffer_data(skb, flow);
     }
     if stage == Stage::DecideBuffer {
         stage = decide(flow, Input::Buffer);
     }
     if stage == Stage::Buffered {
-        stage = rehome::on_buffered(flow);
+        stage = hold::on_buffered(flow);
     }
     if stage == Stage::DecideLast {
         stage = decide(flow, Input::Last);
     }
     if stage == Stage::StopGathering {
-        stage = rehome::stop_gathering(flow);
+        stage = hold::stop_gathering(flow);
     }
     stage
 }
@@ -198,7 +203,7 @@ fn settled(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     if scratch.direction == Direction::ToBackend {
         if client::settled_client(skb, flow) != 0 {
-            certificate::hear_second_hello(skb, flow);
+            hello::hear_second_hello(skb, flow);
         }
     } else if scratch.segment.flags & (flags::FIN | flags::RST) != 0 {
         record_end(skb, flow);

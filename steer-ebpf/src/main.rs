@@ -1,10 +1,10 @@
 //! The programs of steer: `steer_xdp` and `steer_tc`, both attached to the ingress of every managed
 //! interface.
 //!
-//! Follow a packet: [`journey`] has it read and classified ([`read`]), [`deliver`] forwards what is
-//! settled; what needs several packets out or a decision goes on in TC to [`client`] or [`server`],
-//! which ask the state machine of `steer-common` and let [`rehome`], [`emit`] and [`learn`] carry
-//! it out.
+//! Follow a packet: [`journey`] has it read and classified ([`packet`]); [`forward`] sends what is
+//! settled. What needs several packets out or a decision goes on in TC: a flow begins in
+//! [`handshake`], [`decide`] reads its hello, [`rehome`] moves it, [`learn`] reads what its backend
+//! answers, and [`flows`] is what is known of it.
 #![no_std]
 #![no_main]
 #![feature(core_intrinsics)]
@@ -31,44 +31,20 @@ mod bench;
 mod bench_live;
 #[cfg(feature = "bench")]
 mod bench_scale;
-mod buffer;
-mod certificate;
-mod client;
-mod deliver;
-mod direct;
-mod emit;
-mod foreign;
+mod change;
+mod decide;
+mod flows;
 mod forward;
-mod fragment;
-mod hello;
+mod handshake;
 mod hook;
-mod icmp;
 mod journey;
-mod key_names;
 mod learn;
-mod legs;
-mod lock;
 mod maps;
-mod offers;
-mod options;
-mod read;
-mod read_hello;
-mod rebuild;
+mod packet;
 mod rehome;
-mod resegment;
-mod server;
-mod sources;
+mod scratch;
 mod stage;
-mod stamps;
-mod sums;
-mod syn;
-mod syn_ack;
-mod too_big;
-mod traces;
-mod unknown;
-mod verdict;
 mod verifier;
-mod vouched;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS},

@@ -1,35 +1,24 @@
 //! Every map: what it holds, who writes it, who reads it. docs/maps.md says the same to operators.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_NO_WAKEUP, bpf_fib_lookup},
+    bindings::BPF_RB_NO_WAKEUP,
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
-    helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns},
+    helpers::generated::bpf_ktime_get_coarse_ns,
     macros::btf_map,
 };
 use steer_common::{
     counters::Counter,
     directory,
-    flow::{Direction, State},
     maps::entries,
     shared::{
         Address, Backend, BackendPath, BackendStats, Endpoint, EndpointEntry, Event, Flow, FlowKey,
-        Foreign, FragmentKey, FragmentRoute, Held, HeldKey, Hop, KeyName, LOOKUP_ENTRIES, Leg,
+        Foreign, FragmentKey, FragmentRoute, Held, HeldKey, KeyName, LOOKUP_ENTRIES, Leg,
         MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, ROLE_VIP, Refusals, Rotation,
         SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings, Source, SourceKey,
         TraceLine, Vip,
     },
     trace,
-    wire::{
-        ip::Ip,
-        tcp::{Edits, Offer, Segment, Walker},
-        tls::{
-            client_hello::{Framing, Hello},
-            server_flight::RESYNC_BYTES,
-        },
-    },
 };
-
-use crate::{emit::Emitting, forward::Change};
 
 /// Session key to its owner. Written by `learn`; the agent ages it.
 #[btf_map(name = "sessions")]
@@ -141,233 +130,6 @@ pub(crate) const WAKE: u64 = BPF_RB_NO_WAKEUP as u64;
 /// Events for the agent.
 #[btf_map(name = "events")]
 pub(crate) static EVENTS: RingBuf<Event, { entries("events") as usize }> = RingBuf::new();
-/// Working memory of the packet at hand.
-#[btf_map(name = "scratch")]
-static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
-/// Three buffers of each CPU: for a `Pending` being made, a hello of one packet or bytes being
-/// summed, for a hello joined from its records, and for a stream without what a proxy put in front
-/// of it.
-#[btf_map(name = "spare")]
-static SPARE: PerCpuArray<Pending, 3> = PerCpuArray::new();
-
-/// What is known of the packet at hand; handed to the global functions, which take five arguments
-/// at most.
-#[repr(C)]
-pub(crate) struct Scratch {
-    /// The timer tick in which `seconds` was asked for.
-    pub(crate) tick: u64,
-    /// Seconds of CLOCK_MONOTONIC; kept from packet to packet.
-    pub(crate) seconds: u32,
-    /// The packet at hand, and its TCP header; as it is now where it was made into another one.
-    pub(crate) ip: Ip,
-    pub(crate) segment: Segment,
-    pub(crate) direction: Direction,
-    pub(crate) sum: Sum,
-    /// When the client's data came, nanoseconds of CLOCK_MONOTONIC; only where it is held.
-    pub(crate) now: u64,
-    pub(crate) quote: Quote,
-    pub(crate) endpoint: Endpoint,
-    pub(crate) key: FlowKey,
-    /// Backend that sent the packet.
-    pub(crate) backend: u32,
-    /// The client's initial sequence number of the flow that is locked for the packet.
-    pub(crate) held: u32,
-    /// Interface that the slow path wants the packet redirected to.
-    pub(crate) redirect: u32,
-    /// Backend of a packet of which nothing but the addresses is changed.
-    pub(crate) plain: u32,
-    /// Action that the slow path wants returned.
-    pub(crate) action: u32,
-    /// 1: the flow was made, or made anew, since it was looked up.
-    pub(crate) fresh: u32,
-    /// The client's port at the first backend where the packet is of a handshake and that leg is
-    /// taken, else 0.
-    pub(crate) first_port: [u8; 2],
-    pub(crate) zero: [u8; 2],
-    /// Where the client's data at hand lies in its stream and in the packet, for the stages that
-    /// deal with it.
-    pub(crate) range: StreamRange,
-    /// The reset to be sent.
-    pub(crate) reset: Reset,
-    pub(crate) vip: Vip,
-    pub(crate) fragment: FragmentKey,
-    /// 1: the packet is the first fragment of that datagram, whose later ones wait to see what
-    /// becomes of it.
-    pub(crate) begun: u32,
-    pub(crate) route: FragmentRoute,
-    pub(crate) change: Change,
-    pub(crate) hop: Hop,
-    pub(crate) make: Make,
-    pub(crate) emitting: Emitting,
-    pub(crate) walker: Walker,
-    pub(crate) offer: Offer,
-    pub(crate) edits: Edits,
-    pub(crate) session: SessionKey,
-    /// A key name being made.
-    pub(crate) name: KeyName,
-    /// First bytes of a backend's segment.
-    pub(crate) resync: [u8; RESYNC_BYTES],
-    pub(crate) flow: Flow,
-    pub(crate) event: Event,
-    pub(crate) framing: Framing,
-    pub(crate) hello: Hello,
-    /// Contiguous bytes of the client's stream without which the next look at its hello finds
-    /// nothing new.
-    pub(crate) needed: u32,
-    /// 1: the hello in `hello` lies in `joined`, not where the stream is.
-    pub(crate) in_joined: u32,
-    /// 1: its session ID was looked up already, in vain.
-    pub(crate) id_unknown: u32,
-    /// Length of what a proxy put in front of the hello that is decided on, bytes.
-    pub(crate) preamble: u32,
-    pub(crate) fib: bpf_fib_lookup,
-}
-
-/// The payload's one's complement sum, and whether the packet's checksum is right.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Sum {
-    /// Of the payload as the packet is now.
-    pub(crate) payload: u32,
-    /// 1: the packet's checksum is right.
-    pub(crate) good: u8,
-    /// 1: the payload was summed; else the other two say nothing.
-    pub(crate) known: u8,
-}
-
-impl Scratch {
-    /// Offset of the TCP header, bytes from the start of the frame.
-    #[inline(always)]
-    pub(crate) fn l4(&self) -> u32 {
-        self.ip.l4 as u32
-    }
-
-    /// Length of the TCP header with its options, bytes.
-    #[inline(always)]
-    pub(crate) fn header_len(&self) -> u32 {
-        self.segment.header_len as u32
-    }
-
-    /// Length of the payload, bytes.
-    #[inline(always)]
-    pub(crate) fn payload_len(&self) -> u32 {
-        self.segment.payload_len as u32
-    }
-
-    /// Offset of the payload, bytes from the start of the frame.
-    #[inline(always)]
-    pub(crate) fn payload_at(&self) -> u32 {
-        self.l4() + self.header_len()
-    }
-}
-
-/// An ICMP error and what it quotes, as words in memory order.
-#[repr(C)]
-pub(crate) struct Quote {
-    /// The packet's own IP header.
-    pub(crate) outer: [u32; 10],
-    /// The ICMP message from its first byte: its header (2 words), the quoted IP header (5 or 10)
-    /// and the first 8 bytes of the quoted TCP header.
-    pub(crate) message: [u32; 18],
-}
-
-/// Part of a client's stream in the packet at hand, and how far the decision on it is. Lengths and
-/// offsets in bytes.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub(crate) struct StreamRange {
-    /// When the buffered data grew last, nanoseconds of CLOCK_MONOTONIC.
-    pub(crate) grown_at: u64,
-    /// From the first byte of the stream.
-    pub(crate) offset: u32,
-    /// From the start of the frame.
-    pub(crate) from: u32,
-    pub(crate) len: u32,
-    /// The flow's state, as its number, before the packet came.
-    pub(crate) state: u32,
-    /// The bytes that are decided on ([`Input`]).
-    pub(crate) input: u32,
-    /// How many they are.
-    pub(crate) have: u32,
-    /// The verdict on them ([`crate::verdict::code`]).
-    pub(crate) verdict: i32,
-    /// 1: the buffered data grew by this piece.
-    pub(crate) grown: u32,
-    /// Why gathering ends, a counter's index.
-    pub(crate) reason: u32,
-}
-
-impl StreamRange {
-    /// The flow's state before the packet came.
-    #[inline(always)]
-    pub(crate) fn state(&self) -> State {
-        State::from_number(self.state as u8).unwrap_or(State::First)
-    }
-}
-
-/// The bytes that a decision is made on.
-#[repr(u32)]
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Input {
-    /// The packet's, copied to [`spare`].
-    Packet,
-    /// What is buffered of the stream.
-    Buffer,
-    /// As [`Input::Buffer`], and there will be no more.
-    Last,
-}
-
-/// A reset in the client's name.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Reset {
-    /// Backend that gets it.
-    pub(crate) backend: u32,
-    pub(crate) seq: u32,
-}
-
-/// A packet being made out of another one.
-#[repr(C)]
-pub(crate) struct Make {
-    /// Addresses of the new packet.
-    pub(crate) source: Address,
-    pub(crate) destination: Address,
-    /// TCP headers, zero behind their end.
-    pub(crate) old_tcp: [u32; 16],
-    pub(crate) new_tcp: [u32; 16],
-    pub(crate) old_ip: [u32; 10],
-    pub(crate) new_ip: [u32; 10],
-    /// First four bytes of the new IP header (for IPv4 only the first two count).
-    pub(crate) ip_word: [u8; 4],
-    pub(crate) header_len: u32,
-    pub(crate) payload_len: u32,
-}
-
-/// The working memory; `None` never happens but the verifier wants the check.
-#[inline(always)]
-pub(crate) fn scratch() -> Option<&'static mut Scratch> {
-    // SAFETY: per-CPU memory that only the running program uses; entry functions hand it down by
-    // looking it up again.
-    SCRATCH.get_ptr_mut(0).map(|p| unsafe { &mut *p })
-}
-
-/// A `Pending` of this CPU.
-#[inline(always)]
-pub(crate) fn spare() -> Option<*mut Pending> {
-    SPARE.get_ptr_mut(0)
-}
-
-/// Another one: a hello without record headers.
-#[inline(always)]
-pub(crate) fn joined() -> Option<*mut Pending> {
-    SPARE.get_ptr_mut(1)
-}
-
-/// Another one: a client's stream without what a proxy put in front of it.
-#[inline(always)]
-pub(crate) fn shifted() -> Option<*mut Pending> {
-    SPARE.get_ptr_mut(2)
-}
 
 /// Counts one.
 #[inline(always)]
@@ -495,16 +257,4 @@ pub(crate) fn interface(ifindex: u32) -> u32 {
 pub(crate) fn now() -> u64 {
     // SAFETY: a helper call without arguments.
     unsafe { bpf_ktime_get_coarse_ns() }
-}
-
-/// Whole seconds of [`now`], which steps once a timer tick: asked for once a tick and CPU.
-#[inline(always)]
-pub(crate) fn seconds(scratch: &mut Scratch) -> u32 {
-    // SAFETY: a helper call without arguments, which the kernel replaces by a load.
-    let tick = unsafe { bpf_jiffies64() };
-    if scratch.tick != tick {
-        scratch.tick = tick;
-        scratch.seconds = (now() / 1_000_000_000) as u32;
-    }
-    scratch.seconds
 }

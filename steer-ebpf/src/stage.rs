@@ -3,7 +3,7 @@
 use steer_common::counters::Counter;
 pub(crate) use steer_common::stage::Stage;
 
-use crate::maps::{Scratch, count_index};
+use crate::{maps::count_index, scratch::Scratch};
 
 /// Counts and passes.
 #[inline(always)]

@@ -1,0 +1,172 @@
+//! Ports that are taken at a backend, and the ports that connections have there instead
+//! ([`steer_common::legs`]).
+
+use steer_common::{
+    counters::Counter,
+    flow::{Direction, StateWord},
+    legs::{TRIES, candidate},
+    shared::{
+        FLOW_MADE, FlowKey, LEG_BACKEND_ENDED, LEG_CLIENT_ENDED, LEG_ENDED, Leg, SERVICE_BACKEND,
+        SERVICE_WAY_THERE, SWITCH_LEGS,
+    },
+    wire::tcp::flags,
+};
+
+use crate::{
+    flows::{foreign, stamps::idle, traces::find_trace},
+    maps::{FLOWS, HANDSHAKES, LEGS, SPLICES, count, set_switch, switch},
+    scratch::{Scratch, scratch},
+    verifier::limit,
+};
+
+/// The leg under which a backend knows a connection of the client in `scratch.key`, whose port is
+/// the one at the backend.
+#[inline(always)]
+pub(crate) fn find(scratch: &Scratch, id: u32) -> Option<Leg> {
+    if !switch(SWITCH_LEGS) {
+        return None;
+    }
+    stamped(&foreign::at_backend(scratch, id), scratch.seconds)
+}
+
+/// The port at a backend of the connection of the client in `scratch.key` that has another one
+/// there than the client's own. `direct` says whether the client dialled the backend itself.
+#[inline(always)]
+pub(crate) fn way_there(scratch: &Scratch, id: u32, direct: bool) -> Option<Leg> {
+    if !switch(SWITCH_LEGS) {
+        return None;
+    }
+    let mut key = foreign::at_backend(scratch, id);
+    key.service |= SERVICE_WAY_THERE;
+    stamped(&key, scratch.seconds).filter(|leg| (leg.service & SERVICE_BACKEND != 0) == direct)
+}
+
+#[inline(always)]
+fn stamped(key: &FlowKey, seconds: u32) -> Option<Leg> {
+    let leg = LEGS.get_ptr_mut(key)?;
+    // SAFETY: a map value; one word is written, and a lost race costs one stamp.
+    unsafe {
+        if (*leg).seen != seconds {
+            (*leg).seen = seconds;
+        }
+        Some(*leg)
+    }
+}
+
+/// Whether a connection has the port of this key at its backend instead of its own.
+#[inline(always)]
+pub(crate) fn has(key: &FlowKey) -> bool {
+    // SAFETY: only asked whether it is there.
+    switch(SWITCH_LEGS) && unsafe { LEGS.get(key) }.is_some()
+}
+
+/// Whether another connection than the flow in `scratch.key` has the client's own port at a
+/// backend.
+#[inline(always)]
+pub(crate) fn is_taken(scratch: &Scratch, id: u32) -> bool {
+    let key = foreign::at_backend(scratch, id);
+    let (seconds, timeout) = (scratch.seconds, scratch.vip.flow_timeout);
+    has(&key) || foreign::is_there(&key, seconds, timeout)
+}
+
+/// Whether a VIP's flow has the port of the client in `scratch.key` at a backend; the key's service
+/// is the VIP.
+#[inline(always)]
+pub(crate) fn is_a_flows(scratch: &Scratch, id: u32) -> bool {
+    // SAFETY: fields are read as words.
+    let flow = unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) };
+    if let Some(flow) = flow {
+        let at_first =
+            flow.first as u32 == id && flow.first_port == [0; 2] && flow.holder() == flow.first;
+        let at_owner = flow.owner as u32 == id && flow.owner_port == [0; 2];
+        let live = !flow.closing() && idle(flow, scratch.seconds) <= scratch.vip.flow_timeout;
+        if live && (at_first || at_owner) {
+            return true;
+        }
+    }
+    if flow.is_none() && find_trace() as u32 == id {
+        return true;
+    }
+    /// A handshake that nobody answers is none, seconds.
+    const PATIENCE: u32 = 10;
+    // SAFETY: as above.
+    let handshake = unsafe { HANDSHAKES.get(&scratch.key) };
+    handshake.is_some_and(|handshake| {
+        handshake.first as u32 == id
+            && handshake.first_port == [0; 2]
+            && handshake.flags & FLOW_MADE == 0
+            && flow.is_none_or(|flow| StateWord(flow.word).isn() != StateWord(handshake.word).isn())
+            && idle(handshake, scratch.seconds) <= PATIENCE
+    })
+}
+
+/// Gives a connection of the client in `scratch.key` a port at a backend. `service` is what the
+/// client dialled, `number` what tells its connections apart. The port as it stands in memory, or 0
+/// where none was free.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
+    let Some(scratch) = scratch() else { return 0 };
+    const ONLY_NEW: u64 = 1;
+    set_switch(SWITCH_LEGS);
+    let leg = Leg { seen: scratch.seconds, port: scratch.key.client_port, service: service as u16 };
+    for attempt in 0..limit::<{ TRIES as i32 }>() {
+        let mut key = foreign::at_backend(scratch, id);
+        key.client_port = candidate(&scratch.key, number, attempt);
+        // SAFETY: only asked whether they are there.
+        let others = unsafe {
+            let of_vip = FlowKey { client_port: key.client_port, ..scratch.key };
+            FLOWS.get(&of_vip).is_some() || HANDSHAKES.get(&of_vip).is_some()
+        };
+        if others || foreign::is_there(&key, scratch.seconds, u32::MAX / 2) {
+            continue;
+        }
+        if LEGS.insert(&key, &leg, ONLY_NEW).is_ok() {
+            let mut there = foreign::at_backend(scratch, id);
+            there.service |= SERVICE_WAY_THERE;
+            let _ = LEGS.insert(&there, &Leg { port: key.client_port, ..leg }, 0);
+            count(Counter::LegTranslated);
+            return u16::from_ne_bytes(key.client_port) as u32;
+        }
+    }
+    count(Counter::LegCollided);
+    0
+}
+
+/// As [`take_leg`], for a connection that the client in `scratch.key` dials to a backend itself; 1
+/// where it has a port.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn take_direct_leg(id: u32) -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    let service = foreign::at_backend(scratch, id).service;
+    (take_leg(id, service as u32, scratch.segment.seq) != 0) as i32
+}
+
+/// Notes the beginning or the end of a connection that the client in `scratch.key` dialled to a
+/// backend itself, in both of its entries. `own` is the client's port, `there` the one at the
+/// backend, both as they stand in memory. A lost race of two CPUs costs one bit: then the entries
+/// age as those of an idle connection.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn record_direct_end(id: u32, own: u32, there: u32) -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    let bits = scratch.segment.flags;
+    let ended = match scratch.direction {
+        Direction::ToClient if bits & flags::RST != 0 => LEG_ENDED,
+        Direction::ToClient => LEG_BACKEND_ENDED,
+        Direction::ToBackend => LEG_CLIENT_ENDED,
+    };
+    for (port, way) in [(there, 0), (own, SERVICE_WAY_THERE)] {
+        let mut key = foreign::at_backend(scratch, id);
+        key.service |= way;
+        key.client_port = (port as u16).to_ne_bytes();
+        if let Some(leg) = LEGS.get_ptr_mut(&key) {
+            // SAFETY: a map value; a half-word.
+            let service = unsafe { &mut (*leg).service };
+            *service =
+                if bits & flags::SYN != 0 { *service & !LEG_ENDED } else { *service | ended };
+        }
+    }
+    0
+}

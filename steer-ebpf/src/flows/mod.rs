@@ -1,0 +1,9 @@
+//! What is known of flows: records, locks, traces, ports at backends, connections that are not ours.
+
+pub(crate) mod events;
+pub(crate) mod foreign;
+pub(crate) mod legs;
+pub(crate) mod lock;
+pub(crate) mod stamps;
+pub(crate) mod table;
+pub(crate) mod traces;

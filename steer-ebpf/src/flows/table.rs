@@ -1,0 +1,50 @@
+//! A flow's record and its backend: who is up, where a client belongs, how a flow is settled and forgotten.
+
+use steer_common::{
+    decide::slot,
+    flow::State,
+    shared::{BACKEND_PRESENT, BACKEND_UP, FLOW_LEARNED, Flow, NO_BACKEND, SWITCH_BYPASS},
+};
+
+use crate::{
+    flows::lock::{mark, unlock},
+    maps::{LOOKUP, PENDING, SPLICES, backend, switch},
+    scratch::Scratch,
+};
+
+#[inline(always)]
+pub(crate) fn is_up(id: u16) -> bool {
+    const UP: u16 = BACKEND_PRESENT | BACKEND_UP;
+    backend(id as u32).is_some_and(|b| b.flags & UP == UP)
+}
+
+/// The backend that the VIP's lookup table names for the client.
+#[inline(always)]
+pub(crate) fn lookup(scratch: &Scratch) -> u16 {
+    let slot = slot(&scratch.vip, &scratch.key.client, scratch.key.client_port);
+    LOOKUP.get(scratch.vip.lookup_base.wrapping_add(slot)).copied().unwrap_or(NO_BACKEND)
+}
+
+/// Forgets what was kept of a flow for the case that it moves.
+#[inline(always)]
+pub(crate) fn forget(scratch: &Scratch) {
+    let _ = PENDING.remove(&scratch.key);
+    let _ = SPLICES.remove(&scratch.key);
+}
+
+/// The first backend gets a flow that this CPU holds, for good.
+#[inline(always)]
+pub(crate) fn settle(flow: *mut Flow) {
+    unlock(flow, State::First);
+}
+
+/// Marks a settled flow as one from which nothing is learned.
+#[inline(always)]
+pub(crate) fn nothing_to_learn(flow: *mut Flow) {
+    mark(flow, FLOW_LEARNED);
+}
+
+#[inline(always)]
+pub(crate) fn bypass() -> bool {
+    switch(SWITCH_BYPASS)
+}
