@@ -26,7 +26,7 @@ use steer_common::{
 use crate::{
     decide::hello,
     handshake::unknown::copy_flow,
-    maps::{self, FLOWS, HANDSHAKES, SESSIONS},
+    maps::{FLOWS, HANDSHAKES, SESSIONS},
     scratch::StreamRange,
     verifier::{mask, size},
 };
@@ -47,7 +47,7 @@ static XDP_NEXT: ProgramArray<1> = ProgramArray::new();
 pub fn bench_parse(context: TcContext) -> i32 {
     /// Ethernet, IPv4 and TCP headers without options.
     const HEADERS: u32 = 54;
-    let Some(scratch) = maps::scratch() else { return 0 };
+    let Some(scratch) = crate::scratch::scratch() else { return 0 };
     scratch.vip.name_len = 16;
     scratch.range =
         StreamRange { from: HEADERS, len: context.skb.len() - HEADERS, ..StreamRange::default() };

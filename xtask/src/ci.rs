@@ -115,13 +115,18 @@ fn lint_programs(tree: &Tree, _: &Arguments) -> Result<Outcome> {
     };
     // The build script's directory: `core` and the macros are compiled there already.
     let target_dir = tree.target().join("bpf");
-    let mut cargo = toolchain.cargo(tree.root(), "check", env::consts::ARCH, endian(), &target_dir);
-    // What `cargo clippy -- --deny warnings` sets; that command takes the linter beside itself,
-    // which is another version.
-    cargo
-        .env("RUSTC_WORKSPACE_WRAPPER", linter)
-        .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
-    command::run(&mut cargo)?;
+    // As they are released, and as they are measured.
+    for features in ["", "bench"] {
+        let mut cargo =
+            toolchain.cargo(tree.root(), "check", env::consts::ARCH, endian(), &target_dir);
+        // What `cargo clippy -- --deny warnings` sets; that command takes the linter beside itself,
+        // which is another version.
+        cargo
+            .args(["--features", features])
+            .env("RUSTC_WORKSPACE_WRAPPER", &linter)
+            .env("CLIPPY_ARGS", "--deny__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__");
+        command::run(&mut cargo)?;
+    }
     Ok(Outcome::Passed)
 }
 
