@@ -96,7 +96,9 @@ pub fn client(
     let movable = !segment.any(flags::URG) && flow.offered & options::SIGNED == 0 && !ip_options;
     // A FIN with data that is held back: the data is kept, the client repeats the FIN.
     let fin_first = segment.any(flags::FIN) && !held;
-    if (!movable || fin_first) && state != State::Wait {
+    // A hello that is repeated in another form while its owner is silent is the first backend's:
+    // neither can its checksum be judged nor a SYN be made of it.
+    if ip_options || (!movable || fin_first) && state != State::Wait {
         return ClientAct::Settle(Counter::NotMovable);
     }
     // A keepalive with one byte of data stands one before the stream.
@@ -113,7 +115,9 @@ fn reset(held: bool, offset: i32, highest: u32) -> ClientAct {
     if !held {
         return ClientAct::Forward;
     }
-    if offset == 0 || offset == highest as i32 {
+    // Behind its FIN, which is not kept, where it sent one.
+    let end = highest as i32;
+    if offset == 0 || offset == end || offset == end + 1 {
         return ClientAct::Reset;
     }
     ClientAct::Drop(Counter::ResetInvalid)
@@ -243,6 +247,9 @@ pub fn server(flow: &Flow, state: State, from: u16, segment: &Segment) -> Server
             first_before_data(flow, state, from, segment)
         }
         State::Wait if from == flow.owner => owner_while_waiting(segment, syn_ack, answers_syn),
+        // A bare acknowledgement may be the challenge (RFC 5961 4) that a new connection of this
+        // client from the same port gets: the client resets the old one then.
+        State::Wait if from == flow.first && answers_syn && is_bare(segment) => ServerAct::Forward,
         State::Wait if from == flow.first => ServerAct::Drop(Counter::WaitDropped),
         State::Spliced if from == flow.owner => {
             if syn_ack {
@@ -260,6 +267,11 @@ pub fn server(flow: &Flow, state: State, from: u16, segment: &Segment) -> Server
         // Whoever else sends has another connection with this client's port.
         State::Wait | State::Spliced | State::First | State::Adopted => ServerAct::Pass,
     }
+}
+
+#[inline(always)]
+fn is_bare(segment: &Segment) -> bool {
+    segment.payload_len == 0 && !segment.any(flags::SYN | flags::FIN | flags::RST)
 }
 
 #[inline(always)]

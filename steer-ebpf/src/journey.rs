@@ -205,10 +205,16 @@ fn settled(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
         if client::settled_client(skb, flow) != 0 {
             hello::hear_second_hello(skb, flow);
         }
-    } else if scratch.segment.flags & (flags::FIN | flags::RST) != 0 {
+    } else if scratch.segment.any(flags::FIN | flags::RST) || is_closed(flow) {
         record_end(skb, flow);
     }
     Stage::Forward
+}
+
+#[inline(always)]
+fn is_closed(flow: *const Flow) -> bool {
+    // SAFETY: not null is checked; a map value, of which a word is read.
+    !flow.is_null() && unsafe { (*flow).flags } & FLOW_CLOSED != 0
 }
 
 /// The packet becomes another one, or several. What it carried is summed first, so that its

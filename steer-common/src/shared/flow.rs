@@ -179,6 +179,10 @@ pub const FLOW_AT_OWNER: u32 = 0x8_0000;
 /// What the client offered is no longer than what is kept of it: it is a key itself, and carries no
 /// key's name.
 pub const FLOW_NAMELESS: u32 = 0x10_0000;
+/// The client acknowledged the backend's FIN, after both were seen.
+pub const FLOW_CLIENT_DONE: u32 = 0x20_0000;
+/// The backend acknowledged the client's FIN, after both were seen.
+pub const FLOW_SERVER_DONE: u32 = 0x40_0000;
 
 /// A connection that is not steer's, known by a packet of its client: value of `foreign`. Its key
 /// is that of a flow; the service is the VIP whose address it dials (the kernel's own, older than

@@ -5,8 +5,8 @@ use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     flow::{Direction, State, StateWord},
     shared::{
-        FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_RESET, FLOW_SERVER_FIN,
-        FLOW_UNCONFIRMED, Flow, FlowKey, Hop, swapped,
+        FLOW_CLIENT_DONE, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_RESET,
+        FLOW_SERVER_DONE, FLOW_SERVER_FIN, FLOW_UNCONFIRMED, Flow, FlowKey, Hop, swapped,
     },
     wire::{
         Packet,
@@ -143,8 +143,9 @@ fn record_in_splice(key: &FlowKey, flow: &Flow) {
 /// Notes the FIN or the reset at hand in its settled flow. It counts only at the exact sequence
 /// number and with a right checksum, so nobody off the path can have a flow taken for closed. A FIN
 /// that overtakes lost data is missed, and its flow ages as an idle one. Ends are only marked: the
-/// endpoints judge them, ageing deletes. A flow that both sides ended gives its splice back at
-/// once; what is still under way is translated by what `flows` remembers.
+/// endpoints judge them, ageing deletes. A flow gives back its splice and its trace when it was
+/// reset, or when each side acknowledged the other's FIN: until then what was lost may be sent
+/// again, also where `flows` forgets the record. So every packet of a flow that is over comes here.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn record_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
@@ -169,14 +170,22 @@ pub(crate) extern "C" fn record_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32
         bits |= FLOW_RESET;
     }
     const BOTH: u32 = FLOW_CLIENT_FIN | FLOW_SERVER_FIN;
-    let all = record.flags | bits;
-    if all & BOTH == BOTH || all & FLOW_RESET != 0 {
+    const DONE: u32 = FLOW_CLIENT_DONE | FLOW_SERVER_DONE;
+    let ended = (record.flags | bits) & BOTH == BOTH;
+    if ended || (record.flags | bits) & FLOW_RESET != 0 {
         bits |= FLOW_CLOSED;
     }
+    let others_end = if to_client { record.client_next } else { sent_to_client(record) };
+    if ended && scratch.segment.any(flags::ACK) && scratch.segment.ack == others_end {
+        bits |= if to_client { FLOW_SERVER_DONE } else { FLOW_CLIENT_DONE };
+    }
+    let all = record.flags | bits;
     mark(flow, bits);
-    if bits & FLOW_CLOSED != 0 {
+    if all & FLOW_RESET != 0 || all & DONE == DONE {
         let _ = SPLICES.remove(&scratch.key);
         forget_trace();
+    } else if let Some(splice) = SPLICES.get_ptr_mut(&scratch.key) {
+        mark(splice, bits);
     }
     0
 }

@@ -150,11 +150,16 @@ fn count_packet(plan: &Plan, scratch: &Scratch) {
 /// Whether a packet to a client shall not go by the hop that the client's packets came from. A
 /// client that only listens shows no new hop: so now and then a packet that says nothing new, and
 /// may be lost, goes by the forwarding table and the kernel's neighbour discovery, and the client's
-/// answer tells. Never two in a row, nor the answer to a SYN: the forwarding table need not know
-/// the way that the client's packets come by.
+/// answer tells. Never two in a row, nor the first answer to a SYN, nor one to a SYN that came
+/// again: the forwarding table need not know the way that the client's packets come by.
 #[inline(always)]
 fn is_probe_due(plan: &Plan, hop: &Hop, new: bool, segment: &Segment) -> bool {
-    !new && hop.asked != 0 && is_old(hop, plan.seconds) && !segment.any(flags::SYN)
+    if segment.any(flags::SYN) {
+        // The first answer finds a hop that was not asked about; where the client's SYN came again
+        // it was asked about just now.
+        return hop.asked != 0 && hop.asked != plan.seconds;
+    }
+    !new && hop.asked != 0 && is_old(hop, plan.seconds)
 }
 
 #[inline(always)]

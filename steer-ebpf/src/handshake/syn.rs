@@ -53,7 +53,12 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
             if let Some(handshake) = HANDSHAKES.get_ptr_mut(&scratch.key) {
                 // SAFETY: a map value; each field is written as a word, and a lost race costs one
                 // answer.
-                follow_hop(skb, unsafe { &mut *handshake });
+                let handshake = unsafe { &mut *handshake };
+                follow_hop(skb, handshake);
+                // What is sent there now needs no doubt.
+                if handshake.client_hop.asked != 0 {
+                    handshake.client_hop.asked = scratch.seconds;
+                }
             }
             count_backend(id as u32, |stats| stats.syns += 1);
             return plain(scratch, id.into());
@@ -132,7 +137,8 @@ enum Repeated {
     No { taken_at: u16 },
 }
 
-/// Whether a SYN of these addresses was seen before. One with another number is an attacker's or
+/// Whether a SYN of these addresses was seen before. A backend that answered a moment ago keeps its
+/// handshake, also where it left its pool since: the client may have that answer by now. One with another number is an attacker's or
 /// the next connection's: it must not take the place of a handshake that its client is about to
 /// complete.
 #[inline(always)]
@@ -146,7 +152,8 @@ fn repeated(scratch: &mut Scratch) -> Repeated {
         (StateWord(known.word), known.first, known.first_port, known.flags);
     let fresh = idle(known, scratch.seconds) <= PATIENCE;
     let taken_at = if bits & FLOW_COLLIDED != 0 { first } else { NO_BACKEND };
-    if taken_at != NO_BACKEND || !is_up(first) {
+    let answered = word.state() == State::SynAck && fresh;
+    if taken_at != NO_BACKEND || !(is_up(first) || answered) {
         return Repeated::No { taken_at };
     }
     match word.state() {
@@ -154,7 +161,7 @@ fn repeated(scratch: &mut Scratch) -> Repeated {
             scratch.first_port = port;
             Repeated::At(first)
         }
-        State::SynAck if fresh && bits & FLOW_MADE == 0 => {
+        State::SynAck if answered && bits & FLOW_MADE == 0 => {
             scratch.first_port = port;
             Repeated::Other(first)
         }

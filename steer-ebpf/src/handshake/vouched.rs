@@ -115,6 +115,11 @@ fn of_handshake(scratch: &Scratch, handshake: &Flow) -> Whose {
     if answers {
         return Whose::Its;
     }
+    // The answer to a client's packet that belongs to another backend's answer: the client must
+    // hear that its connection is none, or it waits for ever (RFC 9293 3.10.7.1).
+    if rst && !segment.any(flags::ACK) && !has_another(scratch, scratch.backend) {
+        return Whose::Its;
+    }
     // What it sends behind its own SYN-ACK is of the connection that this opened.
     let ahead = segment.seq.wrapping_sub(handshake.first_isn.wrapping_add(1));
     if word.state() == State::SynAck && !syn_ack && ahead < AHEAD {

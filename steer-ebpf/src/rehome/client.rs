@@ -71,7 +71,7 @@ pub(crate) extern "C" fn settled_client(skb: *mut __sk_buff, flow: *mut Flow) ->
     let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
     // SAFETY: not null, a map value.
     let record = unsafe { &mut *flow };
-    if scratch.segment.flags & (flags::FIN | flags::RST) != 0 {
+    if scratch.segment.any(flags::FIN | flags::RST) || record.flags & FLOW_CLOSED != 0 {
         record_end(skb, flow);
     }
     let carries = scratch.payload_len() != 0 || scratch.ip.part != Part::Whole;

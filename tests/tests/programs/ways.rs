@@ -60,7 +60,7 @@ fn the_first_packets_to_a_client_and_whatever_is_new_go_the_way_its_packets_came
         let flow = || Given::flow(ends.settled());
         let cases = [
             ("a SYN-ACK", syn_ack(&ends), handshake(), Asked::Never),
-            ("a SYN-ACK once more", syn_ack(&ends), handshake(), Asked::Ago(STALE)),
+            ("a SYN-ACK once more, just behind its SYN", syn_ack(&ends), handshake(), Asked::Now),
             ("the first data", data(&ends), flow(), Asked::Never),
             ("the first packet, which says nothing new", nothing_new(&ends), flow(), Asked::Never),
             ("data after a pause", data(&ends), flow(), Asked::Ago(STALE)),
@@ -146,6 +146,29 @@ fn until_a_flow_is_settled_answers_follow_its_client_to_another_router() -> Resu
             let ran = world.run(Program::Tc, &from_backend(&answer))?;
             assert_eq!(ran.action, TC_REDIRECT, "{what}, {}", family(&ends));
             assert_eq!(ran.frame[..6], to, "{what}, {}", family(&ends));
+        }
+    }
+    Ok(())
+}
+
+/// Where the client's router changed its address since, nobody but the forwarding table knows; where
+/// the client repeats its SYN, that shows the way.
+#[test]
+fn a_syn_ack_that_nobody_acknowledged_asks_the_kernel_unless_the_syn_came_again() -> Result<()> {
+    let mut world = with_router()?;
+    for ends in families() {
+        let syn = ends.up(CLIENT_ISN).syn().options(&[2, 4, 5, 180]);
+        for (comes_again, asks) in [(false, 1), (true, 0)] {
+            let given =
+                Given { way_asked: Asked::Ago(STALE), ..Given::handshake(ends.handshake()) };
+            world.prepare(&ends, &given)?;
+            if comes_again {
+                world.run(Program::Tc, &from_client(&syn))?;
+            }
+            let before = asked(&world)?[1];
+            let ran = world.run(Program::Tc, &from_backend(&syn_ack(&ends)))?;
+            assert_eq!(ran.action, TC_REDIRECT);
+            assert_eq!(asked(&world)?[1], before + asks, "{comes_again}, {}", family(&ends));
         }
     }
     Ok(())

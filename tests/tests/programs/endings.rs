@@ -1,0 +1,167 @@
+//! Connections that end, or are given up, while others want their ports: what is kept until nobody
+//! has to repeat anything, and who hears of it.
+
+use anyhow::Result;
+use steer_common::{
+    counters::Counter,
+    flow::{State, StateWord},
+    shared::{BACKEND_PRESENT, Flow},
+};
+use steer_tests::{packets::Segment, programs::Program};
+
+use crate::world::{
+    CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, TC_NEXT, TC_REDIRECT, World, after,
+    families, family, from_backend, from_client, to_backend, to_client,
+};
+
+/// MSS 1460.
+const MSS: [u8; 4] = [2, 4, 5, 180];
+
+/// A re-homed flow, in both tables.
+fn rehomed(world: &mut World, ends: &Ends) -> Result<()> {
+    world.prepare(ends, &Given::flow(ends.spliced()))?;
+    let record = world.flow(ends)?;
+    world.loaded.plane.splices.insert(&ends.key(), &record)
+}
+
+/// What was lost may be sent again until each side acknowledged the other's FIN, and the record in
+/// `flows` may be pushed out before.
+#[test]
+fn a_splice_is_kept_until_both_sides_acknowledged_the_others_fin() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        let (client, first, owner) = (after(CLIENT_ISN), after(FIRST_ISN), after(OWNER_ISN));
+        let steps = [
+            (
+                "the client's FIN",
+                from_client(&ends.up(client).ack(first).fin().options(&STAMPS)),
+                true,
+            ),
+            (
+                "the owner's FIN, which acknowledges the client's",
+                from_backend(&ends.down(ends.owner, owner).ack(client + 1).fin().options(&STAMPS)),
+                true,
+            ),
+            (
+                "a packet of somebody who does not know the numbers",
+                from_client(&ends.up(client + 9).ack(first.wrapping_add(1 << 30)).options(&STAMPS)),
+                true,
+            ),
+            (
+                "the last acknowledgement",
+                from_client(&ends.up(client + 1).ack(first + 1).options(&STAMPS)),
+                false,
+            ),
+        ];
+        rehomed(&mut world, &ends)?;
+        for (what, frame, kept) in steps {
+            world.run(Program::Tc, &frame)?;
+            let splice = world.loaded.plane.splices.find(&ends.key())?;
+            assert_eq!(splice.is_some(), kept, "after {what}, {}", family(&ends));
+        }
+        rehomed(&mut world, &ends)?;
+        world.run(Program::Tc, &from_client(&ends.up(client).ack(first).rst()))?;
+        assert!(world.loaded.plane.splices.find(&ends.key())?.is_none(), "a reset ends it at once");
+    }
+    Ok(())
+}
+
+/// The backend left its pool while its answer was on its way: the client may have it.
+#[test]
+fn a_backend_that_answered_keeps_its_handshake_where_it_leaves_the_pool() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        let syn = ends.up(CLIENT_ISN).syn().options(&MSS);
+        let answer = ends.down(ends.first, FIRST_ISN).syn().ack(after(CLIENT_ISN)).options(&MSS);
+        for (answered, to) in [(true, ends.first), (false, ends.owner)] {
+            world.prepare(&ends, &Given::nothing())?;
+            world.run(Program::Tc, &from_client(&syn))?;
+            if answered {
+                world.run(Program::Tc, &from_backend(&answer))?;
+            }
+            let (id, plane) = (u32::from(ends.first_id), &mut world.loaded.plane);
+            let backend = plane.backends()?.into_iter().find(|(at, _)| *at == id).map(|(_, b)| b);
+            let mut gone = backend.unwrap_or_default();
+            gone.flags = BACKEND_PRESENT;
+            plane.set_backend(id, &gone)?;
+            let slots = [ends.owner_id; steer_common::shared::LOOKUP_SLOTS as usize];
+            let base = plane
+                .vips()?
+                .iter()
+                .find(|(_, vip)| vip.id == ends.vip_id)
+                .map(|(_, vip)| vip.lookup_base);
+            plane.lookup.write(base.unwrap_or_default(), &slots)?;
+            let ran = world.run(Program::Tc, &from_client(&syn))?;
+            let first = [ends.first_id; steer_common::shared::LOOKUP_SLOTS as usize];
+            world.loaded.plane.lookup.write(base.unwrap_or_default(), &first)?;
+            assert_eq!(
+                (ran.action, ran.frame),
+                (TC_REDIRECT, to_backend(syn.clone(), to)),
+                "answered: {answered}, {}",
+                family(&ends)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A client that acknowledges what another backend answered must hear that its connection is none.
+#[test]
+fn a_backends_reset_of_a_connection_that_is_not_its_reaches_the_client_as_the_vips() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        let reset = ends.down(ends.first, 4711).rst();
+        for (direct, reaches) in [(false, true), (true, false)] {
+            world.prepare(&ends, &Given::nothing())?;
+            if direct {
+                let mut syn = Segment { destination: ends.first, ..ends.up(9).syn().options(&MSS) };
+                syn.tcp.destination_port = ends.first.port();
+                world.run(Program::Tc, &from_client(&syn))?;
+            }
+            world.prepare(&ends, &Given::handshake(ends.handshake()))?;
+            let ran = world.run(Program::Tc, &from_backend(&reset))?;
+            let (action, frame) = if reaches {
+                (TC_REDIRECT, to_client(reset.clone(), ends.vip))
+            } else {
+                (TC_NEXT, from_backend(&reset))
+            };
+            assert_eq!((ran.action, ran.frame), (action, frame), "a direct one: {direct}");
+        }
+    }
+    Ok(())
+}
+
+/// The client gave the connection up, and dials again from its port while an owner is asked: its old
+/// backend challenges the new SYN, and the client's reset ends the old connection.
+#[test]
+fn a_challenge_reaches_the_client_while_an_owner_is_asked_and_its_reset_the_backend() -> Result<()>
+{
+    let mut world = World::new()?;
+    for ends in families() {
+        let (client, first) = (after(CLIENT_ISN), after(FIRST_ISN));
+        let waits = || Flow {
+            word: StateWord::new(State::Wait, CLIENT_ISN).0,
+            owner: ends.owner_id,
+            ..ends.established()
+        };
+        let given = || Given { pending: Some(vec![0; 100]), ..Given::flow(waits()) };
+        world.prepare(&ends, &given())?;
+        let challenge = ends.down(ends.first, first).ack(client);
+        let ran = world.run(Program::Tc, &from_backend(&challenge))?;
+        assert_eq!(
+            (ran.action, ran.frame),
+            (TC_REDIRECT, to_client(challenge, ends.vip)),
+            "{}",
+            family(&ends)
+        );
+        // At the beginning, where the data ends, behind a FIN; and elsewhere.
+        for (ahead, counted) in [(0, 1), (100, 1), (101, 1), (102, 0), (50, 0)] {
+            world.prepare(&ends, &given())?;
+            let before = world.loaded.plane.counter(Counter::WaitReset)?;
+            world.run(Program::Tc, &from_client(&ends.up(client + ahead).rst()))?;
+            let resets = world.loaded.plane.counter(Counter::WaitReset)? - before;
+            assert_eq!(resets, counted, "{ahead} bytes ahead, {}", family(&ends));
+        }
+    }
+    Ok(())
+}
