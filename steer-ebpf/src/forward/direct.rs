@@ -7,9 +7,9 @@ use crate::{
     flows::{
         foreign::{self, at_backend},
         legs,
-        traces::forget_syn_trace,
+        traces::{forget_syn_trace, forget_trace},
     },
-    maps::{FLOWS, backend, count, vip_of},
+    maps::{FLOWS, SPLICES, backend, count, vip_of},
     scratch::{Scratch, scratch},
     stage::{Stage, direct_plain, pass},
 };
@@ -56,10 +56,11 @@ fn syn(scratch: &mut Scratch, id: u32) -> Stage {
         return direct_plain(scratch, id);
     }
     // SAFETY: fields are read as words.
-    let ended = unsafe { FLOWS.get(&scratch.key) }
-        .is_some_and(|flow| flow.closing() && flow.holder() as u32 == id);
-    if ended {
+    let flow = unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) };
+    if flow.is_some_and(|flow| flow.closing() && flow.holder() as u32 == id) {
         let _ = FLOWS.remove(&scratch.key);
+        let _ = SPLICES.remove(&scratch.key);
+        forget_trace();
     }
     foreign::remember(&at_backend(scratch, id), scratch.seconds);
     forget_syn_trace();

@@ -19,7 +19,7 @@ use crate::{
         legs::{self, take_leg},
         stamps::{follow_hop, idle, record_hop},
         table::{is_up, lookup},
-        traces::{find_trace, forget_syn_trace, set_syn_trace},
+        traces::{find_trace, forget_syn_trace, forget_trace, set_syn_trace},
     },
     handshake::unknown::{leaves_syn_traces, no_flow},
     hook::tc::Tc,
@@ -110,10 +110,15 @@ fn prepare_offer(skb: *mut __sk_buff, scratch: &mut Scratch) {
 #[inline(always)]
 fn forget_over(scratch: &Scratch) {
     // SAFETY: fields are read as words.
-    let flow = unsafe { FLOWS.get(&scratch.key) };
-    if flow.is_none_or(|flow| flow.closing()) && find_trace() as u16 == NO_BACKEND {
+    let over = match unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) } {
+        Some(flow) => flow.closing(),
+        None => find_trace() as u16 == NO_BACKEND,
+    };
+    if over {
         let _ = FLOWS.remove(&scratch.key);
+        let _ = SPLICES.remove(&scratch.key);
         let _ = HANDSHAKES.remove(&scratch.key);
+        forget_trace();
         forget_syn_trace();
     }
 }

@@ -66,6 +66,40 @@ fn a_splice_is_kept_until_both_sides_acknowledged_the_others_fin() -> Result<()>
     Ok(())
 }
 
+/// The last acknowledgement was lost, so that a trace is left of the VIP's flow: a connection that the
+/// client dials itself from the same port is its own.
+#[test]
+fn a_direct_connection_takes_the_port_of_a_flow_that_both_sides_ended() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        let (client, first) = (after(CLIENT_ISN), after(FIRST_ISN));
+        let down = |seq| ends.down(ends.first, seq);
+        world.prepare(&ends, &Given::nothing())?;
+        for frame in [
+            from_client(&ends.up(CLIENT_ISN).syn().options(&MSS)),
+            from_backend(&down(FIRST_ISN).syn().ack(client).options(&MSS)),
+            from_client(&ends.up(client).ack(first)),
+            from_client(&ends.up(client).ack(first).fin()),
+            from_backend(&down(first).ack(client + 1).fin()),
+        ] {
+            let ran = world.run(Program::Tc, &frame)?;
+            assert_eq!(ran.action, TC_REDIRECT);
+        }
+        assert!(world.flow(&ends)?.closing(), "both ended it");
+        let mut syn = Segment { destination: ends.first, ..ends.up(9).syn().options(&MSS) };
+        syn.tcp.destination_port = ends.first.port();
+        for frame in [
+            from_client(&syn),
+            from_backend(&down(5).syn().ack(10).options(&MSS)),
+            from_backend(&down(6).ack(10).payload(b"hello")),
+        ] {
+            let ran = world.run(Program::Tc, &frame)?;
+            assert_eq!((ran.action, ran.frame), (TC_NEXT, frame), "{}", family(&ends));
+        }
+    }
+    Ok(())
+}
+
 /// The backend left its pool while its answer was on its way: the client may have it.
 #[test]
 fn a_backend_that_answered_keeps_its_handshake_where_it_leaves_the_pool() -> Result<()> {

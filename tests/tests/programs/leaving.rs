@@ -3,7 +3,9 @@
 use anyhow::Result;
 use steer_common::{
     counters::Counter,
-    shared::{FLOW_CLOSED, FLOW_LEARNED, FLOW_RESET, Flow, SWITCH_LEAVE},
+    shared::{
+        FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN, Flow, SWITCH_LEAVE,
+    },
 };
 use steer_tests::programs::Program;
 
@@ -63,8 +65,15 @@ fn a_port_that_is_used_again_while_the_gateway_is_left_is_the_kernels() -> Resul
     for ends in families() {
         world.loaded.plane.set_switch(SWITCH_LEAVE, true)?;
         let over = Flow { flags: FLOW_LEARNED | FLOW_RESET | FLOW_CLOSED, ..ends.spliced() };
-        for given in [Given::flow(over), Given::handshake(ends.handshake())] {
+        // Both sides said that they end, and the last acknowledgement was lost.
+        const FINS: u32 = FLOW_CLIENT_FIN | FLOW_SERVER_FIN;
+        let ended = Flow { flags: FLOW_LEARNED | FINS | FLOW_CLOSED, ..ends.spliced() };
+        let givens = [Given::flow(over), Given::flow(ended), Given::handshake(ends.handshake())];
+        for given in givens {
             world.prepare(&ends, &given)?;
+            if let Some(flow) = &given.flow {
+                world.loaded.plane.splices.insert(&ends.key(), flow)?;
+            }
             let next = ends.up(77_000).syn().options(&MSS);
             for segment in [next, ends.up(77_001).ack(9), ends.up(77_001).ack(9).payload(b"data")] {
                 let ran = world.run(Program::Tc, &from_client(&segment))?;
