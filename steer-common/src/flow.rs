@@ -100,8 +100,8 @@ impl StateWord {
         }
     }
 
-    /// Whether this is the state: as comparing [`StateWord::state`], without finding out which other one
-    /// it is.
+    /// Whether this is the state: as comparing [`StateWord::state`], without finding out which
+    /// other one it is.
     #[inline(always)]
     pub const fn is(self, state: State) -> bool {
         self.0 as u8 == state as u8

@@ -1,5 +1,5 @@
-//! The rooms of the eBPF crate stand one above the other: nothing imports what stands higher, and no
-//! files import each other in a circle.
+//! The rooms of the eBPF crate stand one above the other: nothing imports what stands higher, and
+//! no files import each other in a circle.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

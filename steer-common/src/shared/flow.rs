@@ -40,8 +40,8 @@ pub mod options {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Flow {
-    /// State, lock and the client's initial sequence number; see [`crate::flow::StateWord`]. Changed by
-    /// compare-and-swap.
+    /// State, lock and the client's initial sequence number; see [`crate::flow::StateWord`].
+    /// Changed by compare-and-swap.
     pub word: u64,
     /// Any of `FLOW_*`. Changed by an atomic or, for both directions may do so at once.
     pub flags: u32,

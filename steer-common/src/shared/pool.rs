@@ -168,8 +168,8 @@ pub const ROLE_NONE: u16 = 0;
 pub const ROLE_VIP: u16 = 1;
 /// A backend.
 pub const ROLE_BACKEND: u16 = 2;
-/// An address (with port 0) that VIPs or backends stand at; [`EndpointEntry::id`] says which, any of
-/// `ADDRESS_*`.
+/// An address (with port 0) that VIPs or backends stand at; [`EndpointEntry::id`] says which, any
+/// of `ADDRESS_*`.
 pub const ROLE_ADDRESS: u16 = 3;
 /// Bit of an address: a VIP stands at it.
 pub const ADDRESS_OF_VIP: u16 = 1;

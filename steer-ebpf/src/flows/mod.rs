@@ -1,4 +1,5 @@
-//! What is known of flows: records, locks, traces, ports at backends, connections that are not ours.
+//! What is known of flows: records, locks, traces, ports at backends, connections that are not
+//! ours.
 
 pub(crate) mod events;
 pub(crate) mod foreign;

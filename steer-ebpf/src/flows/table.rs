@@ -1,4 +1,5 @@
-//! A flow's record and its backend: who is up, where a client belongs, how a flow is settled and forgotten.
+//! A flow's record and its backend: who is up, where a client belongs, how a flow is settled and
+//! forgotten.
 
 use steer_common::{
     decide::slot,

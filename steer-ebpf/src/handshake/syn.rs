@@ -143,9 +143,9 @@ enum Repeated {
 }
 
 /// Whether a SYN of these addresses was seen before. A backend that answered a moment ago keeps its
-/// handshake, also where it left its pool since: the client may have that answer by now. One with another number is an attacker's or
-/// the next connection's: it must not take the place of a handshake that its client is about to
-/// complete.
+/// handshake, also where it left its pool since: the client may have that answer by now. One with
+/// another number is an attacker's or the next connection's: it must not take the place of a
+/// handshake that its client is about to complete.
 #[inline(always)]
 fn repeated(scratch: &mut Scratch) -> Repeated {
     /// Seconds within which a client acknowledges what it got.

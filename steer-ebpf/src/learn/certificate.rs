@@ -42,7 +42,8 @@ pub(crate) fn record_hello_end_in(flow: &mut Flow, text: &Stream, have: u32) {
     }
 }
 
-/// As [`record_hello_end_in`], of a hello that stands behind `preamble` bytes in its client's stream.
+/// As [`record_hello_end_in`], of a hello that stands behind `preamble` bytes in its client's
+/// stream.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn record_hello_end_behind(
@@ -67,8 +68,8 @@ pub(crate) extern "C" fn record_hello_end_behind(
     0
 }
 
-/// As [`record_hello_end`], for a hello that nobody reads: its first bytes are `scratch.range` of the
-/// packet at hand.
+/// As [`record_hello_end`], for a hello that nobody reads: its first bytes are `scratch.range` of
+/// the packet at hand.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn expect_unread(skb: *mut __sk_buff, flow: *mut Flow) -> i32 {
@@ -81,7 +82,8 @@ pub(crate) extern "C" fn expect_unread(skb: *mut __sk_buff, flow: *mut Flow) -> 
     0
 }
 
-/// As [`record_hello_end_in`], for what was buffered of the flow in `scratch.key` and is about to leave.
+/// As [`record_hello_end_in`], for what was buffered of the flow in `scratch.key` and is about to
+/// leave.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn expect_buffered() -> i32 {

@@ -1,4 +1,5 @@
-//! What stands in a packet and how it is changed: reading, options, checksums, making another one of it.
+//! What stands in a packet and how it is changed: reading, options, checksums, making another one
+//! of it.
 
 pub(crate) mod options;
 pub(crate) mod read;

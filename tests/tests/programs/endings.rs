@@ -66,8 +66,8 @@ fn a_splice_is_kept_until_both_sides_acknowledged_the_others_fin() -> Result<()>
     Ok(())
 }
 
-/// The last acknowledgement was lost, so that a trace is left of the VIP's flow: a connection that the
-/// client dials itself from the same port is its own.
+/// The last acknowledgement was lost, so that a trace is left of the VIP's flow: a connection that
+/// the client dials itself from the same port is its own.
 #[test]
 fn a_direct_connection_takes_the_port_of_a_flow_that_both_sides_ended() -> Result<()> {
     let mut world = World::new()?;
@@ -165,8 +165,8 @@ fn a_backends_reset_of_a_connection_that_is_not_its_reaches_the_client_as_the_vi
     Ok(())
 }
 
-/// The client gave the connection up, and dials again from its port while an owner is asked: its old
-/// backend challenges the new SYN, and the client's reset ends the old connection.
+/// The client gave the connection up, and dials again from its port while an owner is asked: its
+/// old backend challenges the new SYN, and the client's reset ends the old connection.
 #[test]
 fn a_challenge_reaches_the_client_while_an_owner_is_asked_and_its_reset_the_backend() -> Result<()>
 {

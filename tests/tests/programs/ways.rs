@@ -151,8 +151,8 @@ fn until_a_flow_is_settled_answers_follow_its_client_to_another_router() -> Resu
     Ok(())
 }
 
-/// Where the client's router changed its address since, nobody but the forwarding table knows; where
-/// the client repeats its SYN, that shows the way.
+/// Where the client's router changed its address since, nobody but the forwarding table knows;
+/// where the client repeats its SYN, that shows the way.
 #[test]
 fn a_syn_ack_that_nobody_acknowledged_asks_the_kernel_unless_the_syn_came_again() -> Result<()> {
     let mut world = with_router()?;
