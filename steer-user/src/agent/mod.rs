@@ -156,8 +156,13 @@ async fn start(
     tasks.spawn(health::run(Arc::clone(&pools)));
     let managed = config.interfaces.iter().map(|interface| interface.name.clone()).collect();
     tasks.spawn(interfaces::watch(Plane::open(dir)?, managed));
-    let asking =
-        voice.map(|voice| anyhow::Ok(Asking::new(voice, Plane::open(dir)?))).transpose()?;
+    // The programs know of it before the control socket answers: who asks whether the agent is there
+    // may count on it.
+    let asking = voice.map(|voice| {
+        let mut asking = Asking::new(voice, Plane::open(dir)?);
+        asking.ask().map(|()| asking)
+    });
+    let asking = asking.transpose()?;
     tasks.spawn(events::run(Plane::events(dir)?, Arc::clone(&pools), asking));
     if let Some(listener) = metrics {
         tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges), standing));
