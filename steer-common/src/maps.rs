@@ -118,7 +118,7 @@ pub const MAPS: &[Map] = &maps! {
     "backends"       Array<u32, Backend>                  MAX_BACKENDS,          Fixed,     Agent;
     "backend_paths"  Array<u32, BackendPath>              MAX_BACKENDS,          Fixed,     Both;
     "backend_ids"    Hash<Endpoint, u32>                  MAX_BACKENDS,          Fixed,     Agent;
-    "directory"      Array<u32, EndpointEntry>                   directory::ENTRIES,    Fixed,     Agent;
+    "directory"      Array<u32, EndpointEntry>            directory::ENTRIES,    Fixed,     Agent;
     "vips"           Hash<Endpoint, Vip>                  MAX_VIPS,              Fixed,     Agent;
     "lookup"         Array<u32, u16>                      LOOKUP_ENTRIES,        Fixed,     Agent;
     "settings"       Array<u32, Settings>                 1,                     Fixed,     Agent;

@@ -79,10 +79,10 @@ struct Visit {
 }
 
 /// What came of it.
-type FlightEvent = (Visit, Result<String, String>);
+type Told = (Visit, Result<String, String>);
 
 /// Clients without a session, all at once: one for each server and time, and what each of them saw.
-fn visits(run: &Run, silences: &[u64]) -> Result<Vec<FlightEvent>> {
+fn visits(run: &Run, silences: &[u64]) -> Result<Vec<Told>> {
     let sources =
         (0..run.servers.len()).map(|backend| run.source_of(backend)).collect::<Result<Vec<_>>>()?;
     let visit = |(backend, &source): (usize, &usize)| {
@@ -99,7 +99,7 @@ fn visits(run: &Run, silences: &[u64]) -> Result<Vec<FlightEvent>> {
 
 /// Expects every one to have been served by the server that its address leads to.
 #[track_caller]
-fn served(run: &Run, way: Way, told: &[FlightEvent]) {
+fn served(run: &Run, way: Way, told: &[Told]) {
     for (visit, told) in told {
         let named = &run.pki.server(visit.backend).name;
         assert_eq!(
@@ -117,7 +117,7 @@ fn by_every_way(
     setting: Setting,
     kernels: &[Kernel],
     listen: &str,
-    judge: impl Fn(&Run, Way, &[FlightEvent], &dyn Fn(Counter) -> u64) -> Result<()> + Sync,
+    judge: impl Fn(&Run, Way, &[Told], &dyn Fn(Counter) -> u64) -> Result<()> + Sync,
 ) -> Result<()> {
     let judge = &judge;
     thread::scope(|scope| {

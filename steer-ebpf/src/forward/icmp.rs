@@ -240,7 +240,7 @@ fn put_address(scratch: &mut Scratch, at: usize, new: &Address) {
     }
     let difference = replaced32(m[at & 15], words[3]);
     m[at & 15] = words[3];
-    // StateWord 2 of the quoted header: TTL, protocol, checksum.
+    // Word 2 of the quoted header: TTL, protocol, checksum.
     let (upper, sum) = (upper(m[4]), lower(m[4]));
     m[4] = ((upper as u32) << 16 | u16::from_be(update(sum.to_be(), difference)) as u32).to_be();
 }

@@ -50,7 +50,7 @@ impl Detach {
         if let Some(limit) = self.wait {
             wait(&dir, limit)?;
         }
-        // FlightEvent by the state that is about to go.
+        // Told by the state that is about to go.
         let sockets = dir.layouts().iter().filter_map(PinDir::socket).collect::<Vec<_>>();
         for layout in dir.layouts() {
             stop_agent(&layout, sockets.first().cloned().unwrap_or_else(|| place.socket()))?;

@@ -10,7 +10,7 @@ use crate::plane::Plane;
 /// Every counter by its word.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stats {
-    /// StateWord to number.
+    /// Word to number.
     pub counters: Map<String, Value>,
 }
 

@@ -122,7 +122,7 @@ fn nics(
         let address = mac_text(mac(number, end));
         let found = eventually(Duration::from_secs(5), || nic(&address));
         let found = found.with_context(|| {
-            format!("there is no NIC with the address {address}: only `cargo xtask verify` has such, in its connection_limit")
+            format!("there is no NIC with the address {address}: only `cargo xtask verify` has such, in its guests")
         })?;
         ip_here(&format!("link set {found} down\nlink set {found} netns {}\n", ns.path()))?;
         ns.ip(&format!("link set {found} name {name}\nlink set {name} mtu {mtu}\n"))?;

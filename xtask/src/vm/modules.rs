@@ -30,7 +30,7 @@ pub(super) fn with_dependencies(modules: &Path, names: &[&str]) -> Result<Vec<Ve
 
 /// What is built into the kernel.
 enum Builtin {
-    EndpointEntry(Vec<String>),
+    Listed(Vec<String>),
     /// Since 7.2 Debian's package of modules does not say: what is no module may be built in.
     Unknown,
 }
@@ -38,9 +38,9 @@ enum Builtin {
 impl Builtin {
     fn read(list: &Path) -> Result<Self> {
         match fs::read_to_string(list) {
-            Ok(text) => Ok(Self::EndpointEntry(
-                text.lines().filter_map(|line| name_of(Path::new(line))).collect(),
-            )),
+            Ok(text) => {
+                Ok(Self::Listed(text.lines().filter_map(|line| name_of(Path::new(line))).collect()))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::Unknown),
             Err(error) => Err(error).with_context(|| format!("read {}", list.display())),
         }
@@ -70,7 +70,7 @@ impl Search {
 
     fn miss(&self, name: &str) -> Result<()> {
         match &self.builtin {
-            Builtin::EndpointEntry(names) => {
+            Builtin::Listed(names) => {
                 ensure!(
                     names.iter().any(|builtin| builtin == name),
                     "find the module {name} of this kernel"
@@ -151,8 +151,8 @@ mod tests {
     #[test]
     fn a_name_that_is_no_module_passes_only_where_it_is_or_may_be_built_in() {
         let search = |builtin| Search { files: HashMap::new(), builtin, ordered: Vec::new() };
-        assert!(search(Builtin::EndpointEntry(vec!["dummy".to_owned()])).add("dummy").is_ok());
-        assert!(search(Builtin::EndpointEntry(Vec::new())).add("dummy").is_err());
+        assert!(search(Builtin::Listed(vec!["dummy".to_owned()])).add("dummy").is_ok());
+        assert!(search(Builtin::Listed(Vec::new())).add("dummy").is_err());
         assert!(search(Builtin::Unknown).add("dummy").is_ok());
     }
 
