@@ -48,6 +48,15 @@ counters! {
     XdpForwarded = "xdp-forwarded",
     /// Packets of ours that XDP handed to TC.
     XdpToTc = "xdp-to-tc",
+    /// Settled flows entered into the cache `fast`, where their packets find them sooner, once for
+    /// each time.
+    FastEntered = "fast-entered",
+    /// Packets of settled flows that went by the flow's record because others have its places in
+    /// the cache `fast`.
+    FastFull = "fast-full",
+    /// Packets of settled flows that went by the flow's record because the clients of the cache
+    /// `fast` come by more hops than it has room for.
+    FastHopsFull = "fast-hops-full",
     /// Packets XDP handed to TC because their checksum is unfinished (local virtual link).
     XdpUnfinishedChecksum = "xdp-unfinished-checksum",
     /// Packets XDP handed to TC because the interface that they leave by takes no frames from XDP.

@@ -1,6 +1,6 @@
 //! The state word of a flow, and who a flow's parties are.
 
-use crate::shared::{Flow, FlowKey};
+use crate::shared::{Flow, FlowKey, Translation};
 
 /// Where a packet goes.
 #[repr(u8)]
@@ -167,6 +167,22 @@ impl Flow {
             Some(self.first_port)
         } else {
             None
+        }
+    }
+
+    /// What its splice translates; nothing of a flow that is not [`State::Spliced`].
+    #[inline(always)]
+    pub fn translation(&self) -> Translation {
+        if !StateWord(self.word).is(State::Spliced) {
+            return Translation::default();
+        }
+        Translation {
+            delta: self.delta,
+            ts_delta: self.ts_delta,
+            first_scale: self.first_scale,
+            owner_scale: self.owner_scale,
+            spliced: 1,
+            zero: 0,
         }
     }
 

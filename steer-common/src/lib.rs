@@ -3,7 +3,7 @@
 //!
 //! Modules stand in the order of a packet's journey: bytes are read ([`wire`]), named
 //! ([`directory`], [`flow`], [`session`]), decided on ([`stage`], [`decide`], [`refusals`],
-//! [`rotation`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]), traced ([`trace`]),
+//! [`rotation`], [`rehome`], [`ranges`]), rewritten ([`splice`], [`checksum`]), traced ([`trace`]), cached ([`fast`]),
 //! learned from ([`learn`]) and counted ([`counters`]); [`maps`] lists the pinned maps, [`shared`]
 //! holds their layouts.
 #![no_std]
@@ -13,6 +13,7 @@ pub mod checksum;
 pub mod counters;
 pub mod decide;
 pub mod directory;
+pub mod fast;
 pub mod flow;
 pub mod learn;
 pub mod legs;

@@ -4,12 +4,12 @@
 
 use crate::{
     counters::Counter,
-    directory,
+    directory, fast,
     shared::{
-        Backend, BackendPath, BackendStats, Configured, Endpoint, EndpointEntry, Flow, FlowKey,
-        Foreign, FragmentKey, FragmentRoute, Held, HeldKey, KeyName, LOOKUP_ENTRIES, Leg,
-        MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, Refusals, Rotation, SWITCHES, Session,
-        SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
+        Backend, BackendPath, BackendStats, Configured, Endpoint, EndpointEntry, FastSlot, Flow,
+        FlowKey, Foreign, FragmentKey, FragmentRoute, Held, HeldKey, HopSlot, KeyName,
+        LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, Refusals, Rotation,
+        SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
     },
     trace,
 };
@@ -63,7 +63,8 @@ pub enum Size {
     /// No. (A hash table of the LRU kind gets more entries where the kernel wants that for its
     /// CPUs.)
     Fixed,
-    /// `[sizes]` of the configuration says it; entries are copied to the new size.
+    /// `[sizes]` of the configuration says it; entries are copied to the new size (but those of
+    /// `fast`, a cache).
     Sizable,
     /// Another version of steer may have another one; the map starts at zero then.
     Versioned,
@@ -105,6 +106,8 @@ pub const MAPS: &[Map] = &maps! {
     "rotations"      Array<u32, Rotation>                 MAX_VIPS,              Fixed,     Both;
     "sources"        LruHash<SourceKey, Source>           16_384,                Fixed,     Both;
     "flows"          LruHash<FlowKey, Flow>               262_144,               Sizable,   Both;
+    "fast"           Array<u32, FastSlot>                 1,                     Sizable,   Programs;
+    "hops"           Array<u32, HopSlot>                  fast::HOPS,            Fixed,     Programs;
     "splices"        Hash<FlowKey, Flow>                  65_536,                Sizable,   Both;
     "handshakes"     LruHash<FlowKey, Flow>               65_536,                Sizable,   Both;
     "pending"        LruHash<FlowKey, Pending>            1024,                  Sizable,   Programs;
@@ -128,6 +131,17 @@ pub const MAPS: &[Map] = &maps! {
     "backend_stats"  PerCpuArray<u32, BackendStats>       MAX_BACKENDS,          Fixed,     Both;
     "events"         RingBuf<(), ()>                      262_144,               Fixed,     Programs;
 };
+
+/// The kernel's flag of an array that user space may map, whose first entry starts a page
+/// (`BPF_F_MMAPABLE` in linux/bpf.h).
+pub const MMAPABLE: u32 = 0x400;
+
+impl Map {
+    /// The kernel's flags of the map: [`MMAPABLE`] where an entry is to be a line of memory.
+    pub fn flags(&self) -> u32 {
+        if self.name == "fast" { MMAPABLE } else { 0 }
+    }
+}
 
 /// The agent's own map, which no program knows: what the configuration said last.
 pub const CONFIGURED: Map = {

@@ -5,21 +5,21 @@
 //! owner has its own.
 
 use crate::{
-    shared::Flow,
+    shared::{Flow, Translation},
     wire::tcp::{Edits, Offer},
 };
 
 /// Option edits for segments from the client to the owner.
 #[inline(always)]
-pub fn to_owner(flow: &Flow) -> Edits {
-    Edits { ts_value: 0, ts_echo: flow.ts_delta.wrapping_neg(), sack: flow.delta.wrapping_neg() }
+pub fn to_owner(by: &Translation) -> Edits {
+    Edits { ts_value: 0, ts_echo: by.ts_delta.wrapping_neg(), sack: by.delta.wrapping_neg() }
 }
 
 /// Option edits for segments from the owner to the client. SACK edges are the client's own numbers:
 /// unchanged.
 #[inline(always)]
-pub fn to_client(flow: &Flow) -> Edits {
-    Edits { ts_value: flow.ts_delta, ts_echo: 0, sack: 0 }
+pub fn to_client(by: &Translation) -> Edits {
+    Edits { ts_value: by.ts_delta, ts_echo: 0, sack: 0 }
 }
 
 /// A window of the owner in the first backend's scale (RFC 7323 2.2); never from open to closed.

@@ -33,12 +33,18 @@ pub struct Place {
 /// The place of a flow. `secret` is the gateway's own, so that nobody can choose flows of one line.
 #[inline(always)]
 pub fn place(key: &FlowKey, secret: u64) -> Place {
+    let hash = hash(key, secret);
+    Place { line: hash as u32 & (LINES - 1), fingerprint: (hash >> 32) as u32 | 1 }
+}
+
+/// A hash of a flow's key under a secret.
+#[inline(always)]
+pub fn hash(key: &FlowKey, secret: u64) -> u64 {
     let w = key.client.words();
     let port = u16::from_ne_bytes(key.client_port) as u64;
     let mut hash = secret ^ (port << 16 | key.service as u64);
     hash = mix(hash ^ (w[0] as u64 | (w[1] as u64) << 32));
-    hash = mix(hash ^ (w[2] as u64 | (w[3] as u64) << 32));
-    Place { line: hash as u32 & (LINES - 1), fingerprint: (hash >> 32) as u32 | 1 }
+    mix(hash ^ (w[2] as u64 | (w[3] as u64) << 32))
 }
 
 /// The backend that the flow of this fingerprint was left at. `now` in seconds.

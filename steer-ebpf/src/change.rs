@@ -2,7 +2,7 @@
 
 use steer_common::{
     flow::Direction,
-    shared::{Address, Endpoint, Flow},
+    shared::{Address, Endpoint, Translation},
     splice,
     wire::tcp::Edits,
 };
@@ -62,16 +62,16 @@ impl Change {
 
     /// Adds the translation of a spliced flow.
     #[inline(always)]
-    pub(crate) fn splice(&mut self, flow: &Flow) {
+    pub(crate) fn splice(&mut self, by: &Translation) {
         self.spliced = true;
         if self.direction == Direction::ToClient {
-            self.seq = flow.delta;
-            self.edits = splice::to_client(flow);
-            self.scale_from = flow.owner_scale;
-            self.scale_to = flow.first_scale;
+            self.seq = by.delta;
+            self.edits = splice::to_client(by);
+            self.scale_from = by.owner_scale;
+            self.scale_to = by.first_scale;
         } else {
-            self.ack = flow.delta.wrapping_neg();
-            self.edits = splice::to_owner(flow);
+            self.ack = by.delta.wrapping_neg();
+            self.edits = splice::to_owner(by);
             #[cfg(feature = "mutant-sack")]
             {
                 self.edits.sack = 0;

@@ -4,8 +4,9 @@ use aya_ebpf::bindings::__sk_buff;
 use core::ptr::null_mut;
 use steer_common::{
     counters::Counter,
+    fast::LEAST_TIMEOUT,
     flow::{Direction, State},
-    shared::{FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, swapped},
+    shared::{FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, HOP_TAKES_XDP, Hop, swapped},
     wire::{
         Packet as _,
         ip::{PROTOCOL_TCP, Part},
@@ -17,13 +18,14 @@ use steer_common::{
 use crate::{
     decide::hello,
     flows::{
-        lock,
-        stamps::{comes_by, idle, is_exact, record_end},
+        fast, lock,
+        stamps::{comes_by, comes_by_hop, idle, is_exact, record_end},
+        table,
     },
     forward::{
-        deliver::{Plan, deliver},
+        deliver::{deliver, go_back_by, go_by},
         direct, fragment, icmp,
-        next_hop::Refused,
+        next_hop::{Refused, unfinished},
         resegment, too_big,
     },
     handshake::syn,
@@ -33,13 +35,13 @@ use crate::{
         xdp::Xdp,
     },
     learn::server_flight,
-    maps::{FLOWS, HANDSHAKES, SETTINGS, backend_path, count, is_filling},
+    maps::{HANDSHAKES, SETTINGS, backend_path, count, is_filling},
     packet::{
         read::{self, Role, begins_hello, classify, make_headers_linear, read, set_key},
         sums,
     },
     rehome::{client, emit, hold, server},
-    scratch::{Input, Scratch, Sum, scratch, seconds},
+    scratch::{Input, Scratch, Sum, Way, scratch, seconds},
     stage::{Stage, act, drop, pass},
 };
 
@@ -68,15 +70,19 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
     let Some(scratch) = scratch() else { return ON };
     let Ok(()) = read(hook, scratch) else { return ON };
     let Some(role) = classify(scratch) else { return ON };
-    let mut plan = Plan::EMPTY;
     if matches!(role, Role::Direct(_)) {
         return Outcome::Pass(Counter::XdpToTc);
     }
+    let now = seconds(scratch);
+    set_way(scratch, now);
+    let mut flow = null_mut();
     let slow = scratch.segment.any(SLOW) || begins_hello(hook, scratch, &role);
-    if slow || !set_key(scratch, &role) || !settled_flow(hook, scratch, &role, &mut plan) {
+    if slow || !set_key(scratch, &role) || !settled_flow(hook, scratch, &role, &mut flow) {
         return Outcome::Pass(Counter::XdpToTc);
     }
-    match deliver(hook, &plan, scratch) {
+    let delivered = deliver(hook, scratch);
+    enter(scratch);
+    match delivered {
         Ok(action) => {
             count(Counter::XdpForwarded);
             Outcome::Sent(action.into())
@@ -90,15 +96,16 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
 /// The TC program: the fast path, else one stage after the other until the packet is dealt with.
 #[inline(always)]
 pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
-    let mut plan = Plan::EMPTY;
+    let mut flow = null_mut();
     let Some(scratch) = scratch() else { return DROP };
-    let mut stage = tc_settled(skb, scratch, &mut plan);
+    let mut stage = tc_settled(skb, scratch, &mut flow);
     if stage != Stage::Forward {
-        stage = stages(skb, stage, &mut plan);
+        stage = stages(skb, stage, flow);
     }
     if stage == Stage::Forward {
-        stage = tc_deliver(skb, scratch, &plan);
+        stage = tc_deliver(skb, scratch);
     }
+    enter(scratch);
     stage = match stage {
         Stage::TooBig => too_big::too_big(skb),
         stage => stage,
@@ -116,14 +123,13 @@ pub(crate) fn tc(skb: *mut __sk_buff) -> i32 {
     }
 }
 
-/// The slow path from a stage on ([`steer_common::stage`] has what may follow which), to the plan
+/// The slow path from a stage on ([`steer_common::stage`] has what may follow which), to the way
 /// by which the packet is forwarded, or to what else becomes of it. A sequence, not a loop over one
 /// `match`: the verifier would need a quarter more.
 #[inline(always)]
-fn stages(skb: *mut __sk_buff, mut stage: Stage, plan: &mut Plan) -> Stage {
+fn stages(skb: *mut __sk_buff, mut stage: Stage, mut flow: *mut Flow) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     // Looked up once and handed down: a look-up costs as much as three stages.
-    let mut flow = plan.flow;
     stage = match stage {
         Stage::Syn => syn::client_syn(skb),
         Stage::Client => client::client_segment(skb, flow),
@@ -157,7 +163,7 @@ fn stages(skb: *mut __sk_buff, mut stage: Stage, plan: &mut Plan) -> Stage {
     ) {
         stage = make(skb, stage);
     }
-    set_plan(stage, flow, plan)
+    set_flow_way(skb, stage, flow)
 }
 
 /// A client's data on a flow that is not settled: decided on, buffered, decided on again as it
@@ -208,6 +214,10 @@ fn settled(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     } else if scratch.segment.any(flags::FIN | flags::RST) || is_closed(flow) {
         record_end(skb, flow);
     }
+    if scratch.segment.any(flags::FIN | flags::RST) {
+        // Whoever entered the flow meanwhile has not seen its end.
+        fast::take_back_fast(&raw const scratch.key, flow);
+    }
     Stage::Forward
 }
 
@@ -236,25 +246,28 @@ fn make(skb: *mut __sk_buff, stage: Stage) -> Stage {
 
 /// Enters how a packet is forwarded, if that is what the last stage said.
 #[inline(always)]
-fn set_plan(stage: Stage, flow: *mut Flow, plan: &mut Plan) -> Stage {
+fn set_flow_way(skb: *mut __sk_buff, stage: Stage, flow: *mut Flow) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     if !matches!(stage, Stage::Forward | Stage::Plain | Stage::DirectPlain) {
         return stage;
     }
-    plan.direction = scratch.direction;
-    let to_client = plan.direction == Direction::ToClient;
-    plan.from_vip = to_client && stage != Stage::DirectPlain;
-    plan.seconds = scratch.seconds;
+    scratch.way.direction = scratch.direction;
+    let to_client = scratch.way.direction == Direction::ToClient;
+    scratch.way.from_vip = to_client && stage != Stage::DirectPlain;
     // A backend that knows its client under another port.
     let own = scratch.key.client_port;
     let translated = to_client && scratch.segment.destination_port != own;
-    plan.client_port = if translated { own } else { [0; 2] };
+    scratch.way.client_port = if translated { own } else { [0; 2] };
     if stage != Stage::Forward {
-        plan.id = scratch.plain;
-        let handshake = if plan.from_vip { HANDSHAKES.get_ptr_mut(&scratch.key) } else { None };
-        plan.flow = handshake.unwrap_or(null_mut());
+        scratch.way.id = scratch.plain;
         if !to_client {
-            plan.client_port = scratch.first_port;
+            scratch.way.client_port = scratch.first_port;
+        }
+        let handshake =
+            if scratch.way.from_vip { HANDSHAKES.get_ptr_mut(&scratch.key) } else { None };
+        if let Some(handshake) = handshake {
+            // SAFETY: a map value; as in `settled_flow`.
+            go_by(&Tc(skb), unsafe { &mut *handshake }, scratch);
         }
         return Stage::Forward;
     }
@@ -262,30 +275,30 @@ fn set_plan(stage: Stage, flow: *mut Flow, plan: &mut Plan) -> Stage {
         return drop(Counter::FlowBusy);
     }
     // SAFETY: not null; as in `settled_flow`.
-    let record = unsafe { &*flow };
-    plan.id = scratch.backend;
+    let record = unsafe { &mut *flow };
+    scratch.way.id = scratch.backend;
     if !to_client {
-        plan.id = record.holder() as u32;
-        plan.client_port = record.port_at_holder();
+        scratch.way.id = record.holder() as u32;
+        scratch.way.client_port = record.port_at_holder();
     }
-    plan.flow = flow;
+    go_by(&Tc(skb), record, scratch);
     Stage::Forward
 }
 
 /// The flow of the packet at hand.
 #[inline(always)]
 fn look_up() -> *mut Flow {
-    scratch().and_then(|scratch| FLOWS.get_ptr_mut(&scratch.key)).unwrap_or(null_mut())
+    scratch().map_or(null_mut(), |scratch| table::find(scratch))
 }
 
-/// Reads and classifies the packet: with a plan if its flow is settled, else names the stage that
-/// deals with it.
+/// Reads and classifies the packet: its way is entered if its flow is settled, else the stage that
+/// deals with it is named.
 #[inline(always)]
-fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> Stage {
+fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, flow: &mut *mut Flow) -> Stage {
     // SAFETY: the caller's. Not a reference that is handed in: the compiler would take it for the
     // only one, and what is called here looks the same memory up.
     let scratch = unsafe { &mut *scratch };
-    (scratch.begun, scratch.fresh) = (0, 0);
+    (scratch.begun, scratch.fresh, scratch.way.enters) = (0, 0, false);
     let hook = &Tc(skb);
     if hook.tagged() {
         return pass(Counter::VlanPassed);
@@ -313,6 +326,8 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> St
     if !set_key(scratch, &role) {
         return Stage::Pass;
     }
+    let now = seconds(scratch);
+    set_way(scratch, now);
     if let Role::Direct(id) = role {
         set_packet(scratch, Direction::ToBackend);
         scratch.backend = id;
@@ -320,15 +335,15 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &mut Plan) -> St
     }
     let syn = scratch.segment.any(flags::SYN);
     if !scratch.segment.any(SLOW) && !begins_hello(hook, scratch, &role) {
-        if settled_flow(hook, scratch, &role, plan) {
+        if settled_flow(hook, scratch, &role, flow) {
             return Stage::Forward;
         }
     } else if !syn || matches!(role, Role::Server(_)) {
-        plan.flow = look_up();
+        *flow = look_up();
     }
     scratch.first_port = [0; 2];
     let seconds = set_packet(scratch, Direction::ToBackend);
-    if is_filling(seconds) && !is_of_settled(plan.flow) {
+    if is_filling(seconds) && !is_of_settled(*flow) {
         return drop(Counter::TablesFilling);
     }
     match role {
@@ -352,7 +367,23 @@ fn set_packet(scratch: &mut Scratch, direction: Direction) -> u32 {
     scratch.direction = direction;
     scratch.sum = Sum::default();
     scratch.now = 0;
-    seconds(scratch)
+    scratch.seconds
+}
+
+/// Of the packet's way nothing is known yet but that it came now, in seconds.
+#[inline(always)]
+fn set_way(scratch: &mut Scratch, now: u32) {
+    scratch.way = Way::at(now);
+    scratch.hop.ifindex = 0;
+}
+
+/// Enters the flow that the packet at hand went by into the cache of settled ones, where it may.
+#[inline(always)]
+fn enter(scratch: *const Scratch) {
+    // SAFETY: the working memory.
+    if unsafe { (*scratch).way.enters } {
+        fast::enter_fast();
+    }
 }
 
 /// Whether a flow's record says which backend has it for good.
@@ -368,10 +399,10 @@ fn is_of_settled(flow: *const Flow) -> bool {
 
 /// Forwards the packet; what became of it.
 #[inline(always)]
-fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &Plan) -> Stage {
+fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch) -> Stage {
     // SAFETY: as in `tc_settled`.
     let scratch = unsafe { &mut *scratch };
-    match deliver(&Tc(skb), plan, scratch) {
+    match deliver(&Tc(skb), scratch) {
         Ok(action) => {
             if scratch.ip.part == Part::First {
                 return fragment::sent(skb, action as u32 & 0xff);
@@ -381,51 +412,126 @@ fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch, plan: &Plan) -> Stage 
         Err(Refused::OtherHook(reason) | Refused::Dropped(reason)) => drop(reason),
         // Towards a client the stack would route the packet as it is and say so itself; towards a
         // backend it would be delivered here.
-        Err(Refused::HopLimit) if plan.direction == Direction::ToClient => pass(Counter::HopLimit),
+        Err(Refused::HopLimit) if scratch.way.direction == Direction::ToClient => {
+            pass(Counter::HopLimit)
+        }
         Err(Refused::HopLimit) => drop(Counter::HopLimit),
         Err(Refused::TooBig) => {
             // A settled flow's packet comes here without having been entered.
-            scratch.direction = plan.direction;
+            scratch.direction = scratch.way.direction;
             Stage::TooBig
         }
     }
 }
 
-/// Enters the plan for a packet of a flow that has a backend for good and from which nothing is to
+/// Enters the way of a packet of a flow that has a backend for good and from which nothing is to
 /// be learned; of any other flow it enters the record. False where the packet is not such a one.
 #[inline(always)]
-fn settled_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role, plan: &mut Plan) -> bool {
-    let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) else { return false };
-    plan.flow = flow;
+fn settled_flow<H: Hook>(
+    hook: &H,
+    scratch: &mut Scratch,
+    role: &Role,
+    flow: &mut *mut Flow,
+) -> bool {
+    if fast_flow(hook, scratch, role) {
+        return true;
+    }
+    *flow = table::find(scratch);
+    if flow.is_null() {
+        return false;
+    }
     // SAFETY: a map value; each field is read and written as a word, and a lost race costs one
     // stamp.
-    let record = unsafe { &*flow };
+    let record = unsafe { &mut **flow };
     let word = lock::read(record);
     const WANTED: u32 = FLOW_LEARNED | FLOW_CLOSED | FLOW_RIVALLED;
     if !word.is_settled() || record.flags & WANTED != FLOW_LEARNED {
         return false;
     }
     let (holder, port) = record.holding();
-    plan.id = holder as u32;
-    plan.seconds = seconds(scratch);
-    match role {
+    scratch.way.id = holder as u32;
+    let goes = match role {
         Role::Client(vip) => {
-            plan.client_port = port;
+            scratch.way.client_port = port;
             // SAFETY: as above.
             let timeout = unsafe { (**vip).flow_timeout };
-            let follows = H::XDP || is_exact(record, &scratch.segment);
-            idle(record, plan.seconds) <= timeout && (!follows || comes_by(hook, record))
+            let exact = is_exact(record, &scratch.segment);
+            let known = (H::XDP || exact) && comes_by(hook, record);
+            scratch.way.enters = exact && known && timeout >= LEAST_TIMEOUT;
+            idle(record, scratch.way.seconds) <= timeout && (known || !(H::XDP || exact))
         }
         // What its backend sends to the client's own port is another connection's where the flow
         // has another port there.
         Role::Server(from) => {
-            (plan.direction, plan.from_vip) = (Direction::ToClient, true);
-            *from == plan.id
+            (scratch.way.direction, scratch.way.from_vip) = (Direction::ToClient, true);
+            *from == scratch.way.id
                 && u16::from_ne_bytes(port) == 0
-                && (!H::XDP || is_for_us(hook, plan.id))
+                && (!H::XDP || is_for_us(hook, scratch.way.id))
         }
         Role::Direct(_) => false,
+    };
+    scratch.way.enters &= goes && record.client_hop.ifindex != 0;
+    if goes && is_stamped(hook, scratch) {
+        go_by(hook, record, scratch);
     }
+    goes
+}
+
+/// Whether this hook stamps the packet into its flow: what XDP is about to hand to TC is stamped
+/// there.
+#[inline(always)]
+fn is_stamped<H: Hook>(hook: &H, scratch: &Scratch) -> bool {
+    !H::XDP || !unfinished(hook, &scratch.ip)
+}
+
+/// As [`settled_flow`], of a flow that its record has lent to the cache. A client's segment that is
+/// at no exact number, and any that may show that its flow's way is another one by now, goes by the
+/// record.
+#[inline(always)]
+fn fast_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role) -> bool {
+    let Some(lent) = fast::find(&scratch.key, scratch.way.seconds) else { return false };
+    let segment = &scratch.segment;
+    let to_client = matches!(role, Role::Server(_));
+    let Some(stamp) = fast::stamp(&lent, segment, to_client) else { return false };
+    let ours = match role {
+        Role::Client(_) => {
+            // SAFETY: an array's element; a lost race costs one packet's way.
+            let hop = unsafe { &*lent.hop };
+            fast::is_exact(&lent, segment) && comes_by_hop(hook, hop)
+        }
+        Role::Server(from) => {
+            *from == lent.holder as u32
+                && u16::from_ne_bytes(lent.port) == 0
+                && (stamp.new || !fast::is_quiet(&lent, scratch.way.seconds))
+                && (!H::XDP || is_for_us(hook, *from) && takes_xdp(lent.hop))
+        }
+        Role::Direct(_) => false,
+    };
+    if !ours {
+        return false;
+    }
+    scratch.way.id = lent.holder as u32;
+    if to_client {
+        (scratch.way.direction, scratch.way.from_vip) = (Direction::ToClient, true);
+    } else {
+        scratch.way.client_port = lent.port;
+    }
+    (scratch.way.translation, scratch.way.new) = (lent.translation, stamp.new);
+    if to_client {
+        // SAFETY: an array's element; a lost race costs one question.
+        go_back_by(hook, unsafe { &mut *lent.hop }, scratch);
+    }
+    if is_stamped(hook, scratch) {
+        fast::record(lent.slot, stamp, to_client, scratch.way.seconds);
+    }
+    true
+}
+
+/// Whether XDP may send to a hop of `hops`; what it may not is stamped where it is sent.
+#[inline(always)]
+fn takes_xdp(hop: *const Hop) -> bool {
+    // SAFETY: an array's element; an aligned half-word.
+    unsafe { (*hop).flags & HOP_TAKES_XDP != 0 }
 }
 
 /// Whether a frame from a backend is for the station that the gateway's frames to it come from.

@@ -8,14 +8,14 @@ use aya_ebpf::{
 };
 use steer_common::{
     counters::Counter,
-    directory,
-    maps::entries,
+    directory, fast,
+    maps::{MMAPABLE, entries},
     shared::{
-        Address, Backend, BackendPath, BackendStats, Endpoint, EndpointEntry, Event, Flow, FlowKey,
-        Foreign, FragmentKey, FragmentRoute, Held, HeldKey, KeyName, LOOKUP_ENTRIES, Leg,
-        MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, ROLE_VIP, Refusals, Rotation,
-        SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings, Source, SourceKey,
-        TraceLine, Vip,
+        Address, Backend, BackendPath, BackendStats, Endpoint, EndpointEntry, Event, FastSlot,
+        Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held, HeldKey, HopSlot, KeyName,
+        LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, ROLE_VIP, Refusals,
+        Rotation, SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings, Source,
+        SourceKey, TraceLine, Vip,
     },
     trace,
 };
@@ -52,6 +52,17 @@ pub(crate) static SOURCES: LruHashMap<SourceKey, Source, { entries("sources") as
 #[btf_map(name = "flows")]
 pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, { entries("flows") as usize }> =
     LruHashMap::new();
+/// Settled flows as most of their packets need them, as [`fast`] says. Written here only. The
+/// array's start is that of a page, so that a slot is a line.
+#[btf_map(name = "fast")]
+pub(crate) static FAST: Array<FastSlot, { entries("fast") as usize }, { MMAPABLE as usize }> =
+    Array::new();
+/// How many slots that are; 0: none is used. The loader writes it.
+#[unsafe(no_mangle)]
+pub(crate) static FAST_SLOTS: u32 = 0;
+/// The hops of the clients of those flows. Written here only.
+#[btf_map(name = "hops")]
+pub(crate) static HOP_SLOTS: Array<HopSlot, { fast::HOPS as usize }> = Array::new();
 /// Re-homed flows, never evicted: what `flows` forgets is restored from here.
 #[btf_map(name = "splices")]
 pub(crate) static SPLICES: HashMap<FlowKey, Flow, { entries("splices") as usize }> = HashMap::new();

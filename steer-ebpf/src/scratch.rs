@@ -7,7 +7,7 @@ use steer_common::{
     flow::{Direction, State},
     shared::{
         Address, Endpoint, Event, Flow, FlowKey, FragmentKey, FragmentRoute, Hop, KeyName, Pending,
-        SessionKey, Vip,
+        SessionKey, Translation, Vip,
     },
     wire::{
         ip::Ip,
@@ -43,6 +43,7 @@ pub(crate) struct Scratch {
     pub(crate) ip: Ip,
     pub(crate) segment: Segment,
     pub(crate) direction: Direction,
+    pub(crate) way: Way,
     pub(crate) sum: Sum,
     /// When the client's data came, nanoseconds of CLOCK_MONOTONIC; only where it is held.
     pub(crate) now: u64,
@@ -102,6 +103,57 @@ pub(crate) struct Scratch {
     /// Length of what a proxy put in front of the hello that is decided on, bytes.
     pub(crate) preamble: u32,
     pub(crate) fib: bpf_fib_lookup,
+}
+
+/// How the packet goes on: what the delivery needs to know of its flow. (Memory of the map, not of
+/// the stack: what stands here the verifier takes for anything, and does not walk each value.)
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Way {
+    /// Backend it goes to or comes from.
+    pub(crate) id: u32,
+    /// Now, seconds.
+    pub(crate) seconds: u32,
+    /// How the flow is translated.
+    pub(crate) translation: Translation,
+    /// The client's port on the other side of the gateway, big-endian; 0: the same.
+    pub(crate) client_port: [u8; 2],
+    pub(crate) direction: Direction,
+    /// The client gets it from the VIP; else from the backend itself, which it dialled.
+    pub(crate) from_vip: bool,
+    /// What it says was not said before, as far as is known.
+    pub(crate) new: bool,
+    /// The forwarding table is asked for the way to the client, whose hop is in `scratch.hop`.
+    pub(crate) probe: bool,
+    /// The flow may be entered into `fast`.
+    pub(crate) enters: bool,
+    pub(crate) zero: u8,
+}
+
+impl Way {
+    /// Of a packet of which nothing is known yet but that it came now, in seconds.
+    #[inline(always)]
+    pub(crate) fn at(seconds: u32) -> Self {
+        Self {
+            id: 0,
+            seconds,
+            translation: Translation {
+                delta: 0,
+                ts_delta: 0,
+                first_scale: 0,
+                owner_scale: 0,
+                spliced: 0,
+                zero: 0,
+            },
+            client_port: [0; 2],
+            direction: Direction::ToBackend,
+            from_vip: false,
+            new: true,
+            probe: false,
+            enters: false,
+            zero: 0,
+        }
+    }
 }
 
 /// The payload's one's complement sum, and whether the packet's checksum is right.

@@ -22,6 +22,13 @@ pub(crate) fn opaque(x: usize) -> usize {
     r
 }
 
+/// Keeps the compiler from moving what reads or writes memory across it.
+#[inline(always)]
+pub(crate) fn barrier() {
+    // SAFETY: one register, which is not changed; that memory is, the compiler has to assume.
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) 0u64 => _, options(nostack)) };
+}
+
 /// The constant `N`, unknown to the compiler (which would unroll a loop of it) and known to the
 /// verifier.
 #[inline(always)]

@@ -7,11 +7,12 @@
 
 mod address;
 mod bench;
+mod fast;
 mod flow;
 mod pool;
 mod session;
 
-pub use self::{address::*, bench::*, flow::*, pool::*, session::*};
+pub use self::{address::*, bench::*, fast::*, flow::*, pool::*, session::*};
 use crate::wire::tls::server_flight::Follow;
 
 /// Version of the map layouts; names the pin directory (`PIN_DIR/v5`). Any change to a type in here
@@ -61,6 +62,9 @@ no_padding!(EndpointEntry, 20, 2, 2, 4, size_of::<Vip>());
 no_padding!(Settings, 4, 4, 8);
 no_padding!(Follow, 4 * 3, 2 * 3, 6, 32, 8, 8, 4);
 no_padding!(Flow, 8, 4 * 14, 2 * 7, 2 * 2, 10, 32, 76, 24);
+no_padding!(Translation, 4, 4, 4);
+no_padding!(FastSlot, 4, 4, 20, 4, 4, 4, 12, 2, 2, 2, 2, 4);
+no_padding!(HopSlot, 24, 4, 4);
 no_padding!(Foreign, 4, 4);
 no_padding!(Leg, 4, 2, 2);
 no_padding!(TraceLine, 8 * TRACE_WAYS);
@@ -104,6 +108,8 @@ mod pod {
         Settings,
         Bench,
         Flow,
+        FastSlot,
+        HopSlot,
         Pending,
         Foreign,
         Leg,

@@ -1,7 +1,8 @@
-//! What is known of flows: records, locks, traces, ports at backends, connections that are not
+//! What is known of flows: records, their cache, locks, traces, ports at backends, connections that are not
 //! ours.
 
 pub(crate) mod events;
+pub(crate) mod fast;
 pub(crate) mod foreign;
 pub(crate) mod legs;
 pub(crate) mod lock;

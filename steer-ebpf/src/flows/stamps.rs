@@ -30,10 +30,15 @@ use crate::{
 /// that is known.
 #[inline(always)]
 pub(crate) fn comes_by<H: Hook>(hook: &H, flow: &Flow) -> bool {
-    let hop = &flow.client_hop;
-    if hop.ifindex == 0 {
+    if flow.client_hop.ifindex == 0 {
         return !H::XDP && flow.flags & FLOW_HOP_WANTED == 0;
     }
+    comes_by_hop(hook, &flow.client_hop)
+}
+
+/// Whether a packet comes by this hop.
+#[inline(always)]
+pub(crate) fn comes_by_hop<H: Hook>(hook: &H, hop: &Hop) -> bool {
     let Some(ethernet) = hook.window().words::<3>(0) else { return false };
     let (known, back) = (hop.words(), swapped(ethernet));
     let differ = (known[0] ^ back[0]) | (known[1] ^ back[1]) | (known[2] ^ back[2]);
@@ -67,34 +72,29 @@ pub(crate) fn is_exact(flow: &Flow, segment: &Segment) -> bool {
         || (segment.any(flags::ACK) && segment.ack == sent_to_client(flow))
 }
 
-/// Whether a segment acknowledges about what the other side has sent (RFC 5961 5.2, with a window
-/// of [`AHEAD`] both ways, for what was sent while the flow had no record is not known). Both
-/// numbers are those of their sender.
+/// Whether a segment acknowledges about what the other side has `sent` (RFC 5961 5.2, with a window
+/// of [`AHEAD`] both ways, for what was sent while the flow had no record is not known).
 #[inline(always)]
-fn acknowledges(flow: &Flow, segment: &Segment, direction: Direction) -> bool {
-    let sent = match direction {
-        Direction::ToBackend => sent_to_client(flow),
-        Direction::ToClient => flow.client_next,
-    };
+fn acknowledges(sent: u32, segment: &Segment) -> bool {
     segment.any(flags::ACK) && sent.wrapping_sub(segment.ack).wrapping_add(AHEAD) < 2 * AHEAD
 }
 
-/// Advances an expected sequence number.
+/// The number that a segment's sender is expected to use next, which was `next` before it. Only
+/// what stands at the exact sequence number, or acknowledges what the other side has sent, moves
+/// it, so that it cannot be set by data sent blindly; `None` of anything else.
 #[inline(always)]
-fn advance(next: &mut u32, segment: &Segment) -> bool {
+pub(crate) fn advanced(next: u32, sent_by_other: u32, segment: &Segment) -> Option<u32> {
+    if segment.seq != next && !acknowledges(sent_by_other, segment) {
+        return None;
+    }
     let fin = (segment.flags & flags::FIN) as u32;
     let end = segment.seq.wrapping_add(segment.payload_len as u32).wrapping_add(fin);
-    let by = end.wrapping_sub(*next);
-    let new = by != 0 && by < AHEAD;
-    if new {
-        *next = end;
-    }
-    new
+    let by = end.wrapping_sub(next);
+    Some(if by < AHEAD { end } else { next })
 }
 
-/// Stamps a packet into its flow. Only what stands at the exact sequence number, or acknowledges
-/// the other side, moves that number, so that it cannot be set by data sent blindly. Returns
-/// whether the segment is the furthest yet. Of a handshake nothing is known that could move.
+/// Stamps a packet into its flow. Returns whether the segment is the furthest yet. Of a handshake
+/// nothing is known that could move.
 #[inline(always)]
 pub(crate) fn record_packet(
     key: &FlowKey,
@@ -108,9 +108,13 @@ pub(crate) fn record_packet(
         return true;
     }
     let to_client = direction == Direction::ToClient;
-    let exact = segment.seq == if to_client { flow.server_next } else { flow.client_next };
-    let new = (exact || acknowledges(flow, segment, direction))
-        && advance(if to_client { &mut flow.server_next } else { &mut flow.client_next }, segment);
+    let sent = if to_client { flow.client_next } else { sent_to_client(flow) };
+    let next = if to_client { &mut flow.server_next } else { &mut flow.client_next };
+    let end = advanced(*next, sent, segment).unwrap_or(*next);
+    let new = end != *next;
+    if new {
+        *next = end;
+    }
     if flow.seen != seconds {
         flow.seen = seconds;
         if flow.flags & FLOW_UNCONFIRMED != 0 && to_client && segment.any(flags::ACK) {

@@ -1,6 +1,8 @@
 //! A flow's record and its backend: who is up, where a client belongs, how a flow is settled and
 //! forgotten.
 
+use core::ptr::null_mut;
+
 use steer_common::{
     decide::slot,
     flow::State,
@@ -8,8 +10,11 @@ use steer_common::{
 };
 
 use crate::{
-    flows::lock::{mark, unlock},
-    maps::{LOOKUP, PENDING, SPLICES, backend, switch},
+    flows::{
+        fast::take_back_fast,
+        lock::{mark, unlock},
+    },
+    maps::{FLOWS, LOOKUP, PENDING, SPLICES, backend, switch},
     scratch::Scratch,
 };
 
@@ -24,6 +29,22 @@ pub(crate) fn is_up(id: u16) -> bool {
 pub(crate) fn lookup(scratch: &Scratch) -> u16 {
     let slot = slot(&scratch.vip, &scratch.key.client, scratch.key.client_port);
     LOOKUP.get(scratch.vip.lookup_base.wrapping_add(slot)).copied().unwrap_or(NO_BACKEND)
+}
+
+/// The record of the flow in `scratch.key`, with what its slot in `fast` knew; the slot is empty
+/// then.
+#[inline(always)]
+pub(crate) fn find(scratch: &Scratch) -> *mut Flow {
+    let flow = FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut());
+    take_back_fast(&raw const scratch.key, flow);
+    flow
+}
+
+/// Forgets the record of the flow in `scratch.key`.
+#[inline(always)]
+pub(crate) fn remove(scratch: &Scratch) {
+    let _ = FLOWS.remove(&scratch.key);
+    take_back_fast(&raw const scratch.key, null_mut());
 }
 
 /// Forgets what was kept of a flow for the case that it moves.

@@ -2,7 +2,7 @@
 
 use steer_common::{
     counters::Counter,
-    flow::{Direction, State, StateWord},
+    flow::Direction,
     shared::{Address, Flow, HOP_TAKES_XDP, Hop, PATH_RETURN_SEEN},
     wire::{
         ip::Part,
@@ -19,48 +19,44 @@ use crate::{
     hook::Hook,
     maps::{backend, backend_path, count, count_backend},
     packet::options::OptionsHook,
-    scratch::{Scratch, scratch},
+    scratch::{Scratch, Way, scratch},
 };
 
-/// How a packet goes on.
-pub(crate) struct Plan {
-    /// Backend it goes to or comes from.
-    pub(crate) id: u32,
-    /// Its flow, or the handshake that will be one, or null.
-    pub(crate) flow: *mut Flow,
-    pub(crate) direction: Direction,
-    /// The client gets it from the VIP; else from the backend itself, which it dialled.
-    pub(crate) from_vip: bool,
-    /// The client's port on the other side of the gateway, big-endian; 0: the same.
-    pub(crate) client_port: [u8; 2],
-    /// Now, seconds.
-    pub(crate) seconds: u32,
+/// Enters into the packet's [`Way`] what the record of its flow, or of the handshake that will be
+/// one, says, and stamps the packet into it.
+#[inline(always)]
+pub(crate) fn go_by<H: Hook>(hook: &H, record: &mut Flow, scratch: &mut Scratch) {
+    let way = &mut scratch.way;
+    way.new = record_packet(&scratch.key, record, &scratch.segment, way.direction, way.seconds);
+    if record.owner as u32 == way.id {
+        way.translation = record.translation();
+    }
+    if way.direction == Direction::ToClient && record.client_hop.ifindex != 0 {
+        way.probe = is_probe_due(way, &record.client_hop, &scratch.segment);
+        go_back_by(hook, &mut record.client_hop, scratch);
+    }
 }
 
-impl Plan {
-    /// Nothing is planned.
-    pub(crate) const EMPTY: Self = Self {
-        id: 0,
-        flow: core::ptr::null_mut(),
-        direction: Direction::ToBackend,
-        from_vip: false,
-        client_port: [0; 2],
-        seconds: 0,
-    };
+/// Enters the hop that the client's packets come from.
+#[inline(always)]
+pub(crate) fn go_back_by<H: Hook>(hook: &H, hop: &mut Hop, scratch: &mut Scratch) {
+    if !scratch.way.probe {
+        refresh_mtu(hook, hop, scratch.way.seconds);
+    } else if !H::XDP {
+        hop.asked = 0;
+    }
+    scratch.hop = *hop;
 }
 
 /// Sends a packet on to its backend or its client, spliced where its flow is.
 #[inline(always)]
-pub(crate) fn deliver<H: OptionsHook>(
-    hook: &H,
-    plan: &Plan,
-    scratch: &mut Scratch,
-) -> Result<u16, Refused> {
+pub(crate) fn deliver<H: OptionsHook>(hook: &H, scratch: &mut Scratch) -> Result<u16, Refused> {
     let unfinished = unfinished(hook, &scratch.ip);
     if H::XDP && unfinished {
         return Err(Refused::OtherHook(Counter::XdpUnfinishedChecksum));
     }
-    let (Some(backend), Some(path)) = (backend(plan.id), backend_path(plan.id)) else {
+    let (Some(backend), Some(path)) = (backend(scratch.way.id), backend_path(scratch.way.id))
+    else {
         return Err(Refused::Dropped(Counter::NoBackend));
     };
     // A backend that was removed from its pool keeps the flows it has; its slot stays until nothing
@@ -68,48 +64,36 @@ pub(crate) fn deliver<H: OptionsHook>(
     if backend.endpoint.port() == 0 {
         return Err(Refused::Dropped(Counter::NoBackend));
     }
-    let to = if plan.from_vip { &backend.vip } else { &backend.endpoint };
+    let to = if scratch.way.from_vip { &backend.vip } else { &backend.endpoint };
     scratch.change = Change::of_addresses(
         to,
-        plan.direction,
-        plan.client_port,
+        scratch.way.direction,
+        scratch.way.client_port,
         !unfinished && !hook.aggregated(),
     );
-    if plan.from_vip && path.flags & PATH_RETURN_SEEN == 0 {
+    if scratch.way.from_vip && path.flags & PATH_RETURN_SEEN == 0 {
         path.flags |= PATH_RETURN_SEEN;
     }
-    let to_client = plan.direction == Direction::ToClient;
-    scratch.hop.ifindex = 0;
+    let to_client = scratch.way.direction == Direction::ToClient;
     scratch.route.hop.ifindex = 0;
-    let mut new = true;
-    let mut hop: *mut Hop = if to_client { &raw mut scratch.hop } else { &raw mut path.hop };
-    if !plan.flow.is_null() {
-        // SAFETY: not null, a map value; each field is read and written as a word, and a lost race
-        // costs one stamp.
-        let flow = unsafe { &mut *plan.flow };
-        new = record_packet(&scratch.key, flow, &scratch.segment, plan.direction, plan.seconds);
-        if to_client && flow.client_hop.ifindex != 0 {
-            hop = &raw mut flow.client_hop;
-        }
-        if StateWord(flow.word).is(State::Spliced) && flow.owner as u32 == plan.id {
-            scratch.change.splice(flow);
-        }
+    if scratch.way.translation.spliced != 0 {
+        scratch.change.splice(&scratch.way.translation);
     }
-    // SAFETY: one of the three places above, all of them map values.
+    let hop: *mut Hop = if to_client { &raw mut scratch.hop } else { &raw mut path.hop };
+    // SAFETY: map values, both of them; a lost race costs one question.
     let hop = unsafe { &mut *hop };
-    let (ip, segment) = (&scratch.ip, &scratch.segment);
+    let ip = &scratch.ip;
+    let seconds = scratch.way.seconds;
     let answer = if !to_client {
-        refresh(hook, hop, &ip.source, &backend.endpoint.address, plan.seconds)
+        refresh(hook, hop, &ip.source, &backend.endpoint.address, seconds)
     } else if hop.ifindex == 0 {
-        refresh(hook, hop, &to.address, &ip.destination, plan.seconds)
-    } else if !H::XDP && is_probe_due(plan, hop, new, segment) {
-        hop.asked = 0;
-        probe(hook, &backend.vip.address, &ip.destination)
-    } else if H::XDP && is_probe_due(plan, hop, new, segment) {
+        refresh(hook, hop, &to.address, &ip.destination, seconds)
+    } else if !scratch.way.probe {
+        fib::SUCCESS
+    } else if H::XDP {
         fib::NO_NEIGHBOUR
     } else {
-        refresh_mtu(hook, hop, plan.seconds);
-        fib::SUCCESS
+        probe(hook, &backend.vip.address, &ip.destination)
     };
     // XDP leaves all but a resolved hop to TC, TC leaves neighbours to the kernel's discovery.
     // Nobody tells a program that the interface which it redirects to did not take the frame.
@@ -119,29 +103,30 @@ pub(crate) fn deliver<H: OptionsHook>(
     if H::XDP && hop.flags & HOP_TAKES_XDP == 0 {
         return Err(Refused::OtherHook(Counter::XdpEgress));
     }
-    count_packet(plan, scratch);
+    count_packet(scratch);
     match answer {
         fib::SUCCESS => {
             if !H::XDP && ip.part == Part::First {
                 scratch.route.hop = *hop;
             }
-            send(hook, ip, segment, &scratch.change, Some(hop))
+            send(hook, ip, &scratch.segment, &scratch.change, Some(hop))
         }
-        fib::NO_NEIGHBOUR => send(hook, ip, segment, &scratch.change, None),
+        fib::NO_NEIGHBOUR => send(hook, ip, &scratch.segment, &scratch.change, None),
         _ => Err(Refused::Dropped(Counter::NoRoute)),
     }
 }
 
 /// Counts a packet that is about to be sent.
 #[inline(always)]
-fn count_packet(plan: &Plan, scratch: &Scratch) {
-    count(match plan.direction {
+fn count_packet(scratch: &Scratch) {
+    let way = &scratch.way;
+    count(match way.direction {
         Direction::ToBackend => Counter::FromClient,
         Direction::ToClient => Counter::FromBackend,
     });
     count(if scratch.change.spliced { Counter::Spliced } else { Counter::Forwarded });
     let bytes = scratch.ip.l4_len as u64;
-    count_backend(plan.id, |stats| {
+    count_backend(way.id, |stats| {
         stats.packets += 1;
         stats.bytes += bytes;
     });
@@ -153,13 +138,13 @@ fn count_packet(plan: &Plan, scratch: &Scratch) {
 /// answer tells. Never two in a row, nor the first answer to a SYN, nor one to a SYN that came
 /// again: the forwarding table need not know the way that the client's packets come by.
 #[inline(always)]
-fn is_probe_due(plan: &Plan, hop: &Hop, new: bool, segment: &Segment) -> bool {
+fn is_probe_due(way: &Way, hop: &Hop, segment: &Segment) -> bool {
     if segment.any(flags::SYN) {
         // The first answer finds a hop that was not asked about; where the client's SYN came again
         // it was asked about just now.
-        return hop.asked != 0 && hop.asked != plan.seconds;
+        return hop.asked != 0 && hop.asked != way.seconds;
     }
-    !new && hop.asked != 0 && is_old(hop, plan.seconds)
+    !way.new && hop.asked != 0 && is_old(hop, way.seconds)
 }
 
 #[inline(always)]

@@ -7,6 +7,7 @@ use crate::{
     flows::{
         foreign::{self, at_backend},
         legs,
+        table::remove,
         traces::{forget_syn_trace, forget_trace},
     },
     maps::{FLOWS, SPLICES, backend, count, vip_of},
@@ -58,7 +59,7 @@ fn syn(scratch: &mut Scratch, id: u32) -> Stage {
     // SAFETY: fields are read as words.
     let flow = unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) };
     if flow.is_some_and(|flow| flow.closing() && flow.holder() as u32 == id) {
-        let _ = FLOWS.remove(&scratch.key);
+        remove(scratch);
         let _ = SPLICES.remove(&scratch.key);
         forget_trace();
     }

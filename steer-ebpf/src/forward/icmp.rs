@@ -18,10 +18,10 @@ use steer_common::{
 };
 
 use crate::{
-    flows::{legs, stamps::AHEAD},
+    flows::{legs, stamps::AHEAD, table},
     forward::next_hop::{fib, hop_to, refresh},
     hook::tc::Tc,
-    maps::{BACKEND_IDS, FLOWS, HANDSHAKES, SPLICES, VIPS, backend, backend_path, count},
+    maps::{BACKEND_IDS, HANDSHAKES, SPLICES, VIPS, backend, backend_path, count},
     scratch::{Quote, Scratch, scratch, seconds},
     stage::{Stage, drop, pass},
 };
@@ -140,7 +140,8 @@ fn address(quote: &Quote, v6: bool, at: usize) -> Address {
 /// The flow of `scratch.key`, or the handshake that will be one.
 #[inline(always)]
 fn flow(scratch: &Scratch) -> Option<&'static Flow> {
-    let flow = FLOWS.get_ptr(&scratch.key).or_else(|| SPLICES.get_ptr(&scratch.key));
+    let flow = table::find(scratch);
+    let flow = if flow.is_null() { SPLICES.get_ptr(&scratch.key) } else { Some(flow.cast_const()) };
     // SAFETY: fields are read as words.
     flow.or_else(|| HANDSHAKES.get_ptr(&scratch.key)).map(|p| unsafe { &*p })
 }

@@ -18,7 +18,7 @@ use crate::{
     flows::{
         legs::{self, take_leg},
         stamps::{follow_hop, idle, record_hop},
-        table::{is_up, lookup},
+        table::{is_up, lookup, remove},
         traces::{find_trace, forget_syn_trace, forget_trace, set_syn_trace},
     },
     handshake::unknown::{leaves_syn_traces, no_flow},
@@ -115,7 +115,7 @@ fn forget_over(scratch: &Scratch) {
         None => find_trace() as u16 == NO_BACKEND,
     };
     if over {
-        let _ = FLOWS.remove(&scratch.key);
+        remove(scratch);
         let _ = SPLICES.remove(&scratch.key);
         let _ = HANDSHAKES.remove(&scratch.key);
         forget_trace();

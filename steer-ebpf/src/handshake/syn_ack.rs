@@ -10,9 +10,13 @@ use steer_common::{
 };
 
 use crate::{
-    flows::{lock, table::forget, traces::forget_trace},
+    flows::{
+        lock,
+        table::{forget, remove},
+        traces::forget_trace,
+    },
     hook::tc::Tc,
-    maps::{FLOWS, HANDSHAKES, backend_path, count, count_backend},
+    maps::{HANDSHAKES, backend_path, count, count_backend},
     packet::options::read_options,
     scratch::{Scratch, scratch},
     stage::{Stage, plain},
@@ -80,7 +84,7 @@ pub(crate) extern "C" fn first_syn_ack(
 /// The flow on the addresses at hand is over: another one takes its place.
 #[inline(always)]
 pub(crate) fn replace(scratch: &Scratch) {
-    let _ = FLOWS.remove(&scratch.key);
+    remove(scratch);
     forget(scratch);
     forget_trace();
     count(Counter::FlowReplaced);

@@ -23,7 +23,7 @@ use crate::{
         foreign, legs,
         lock::{mark, unmark},
         stamps::idle,
-        table::lookup,
+        table::{lookup, remove},
         traces::{find_syn_trace, find_trace, forget_syn_trace, set_syn_trace, set_trace},
     },
     maps::{
@@ -152,7 +152,7 @@ pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
         if idle(unsafe { &*flow }, scratch.seconds) <= scratch.vip.flow_timeout {
             return flow;
         }
-        let _ = FLOWS.remove(&scratch.key);
+        remove(scratch);
         let _ = SPLICES.remove(&scratch.key);
         return null_mut();
     }

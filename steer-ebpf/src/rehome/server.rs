@@ -1,8 +1,6 @@
 //! A backend's packet of a flow that is not settled, or from which something is still to be
 //! learned.
 
-use core::ptr::null_mut;
-
 use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
@@ -21,7 +19,7 @@ use crate::{
         legs,
         lock::{self, mark, unlock},
         stamps::{AHEAD, idle},
-        table::{forget, nothing_to_learn, settle},
+        table::{self, forget, nothing_to_learn, settle},
         traces::forget_trace,
     },
     handshake::{
@@ -29,9 +27,7 @@ use crate::{
         unknown::{copy_flow, known},
         vouched::{has_another, no_flow},
     },
-    maps::{
-        FLOWS, PENDING, SPLICES, backend, backend_path, count, count_backend, count_index, vip_of,
-    },
+    maps::{PENDING, SPLICES, backend, backend_path, count, count_backend, count_index, vip_of},
     packet::options::read_options,
     scratch::{Reset, Scratch, scratch},
     stage::{Stage, direct_plain, drop, pass},
@@ -63,7 +59,7 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
             }
             return direct_plain(scratch, id);
         }
-        let its = FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut());
+        let its = table::find(scratch);
         flow = known(scratch, its);
     }
     if !flow.is_null() && is_elsewhere(flow, id as u16, scratch.first_port) {

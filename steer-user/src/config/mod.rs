@@ -71,6 +71,9 @@ pub struct Sizes {
     /// Established flows remembered.
     #[serde(deserialize_with = "whole::<_, _, 1, SIZE_MAX>")]
     pub flows: u32,
+    /// Places in the cache of settled flows, one line of memory each; 1: no cache.
+    #[serde(deserialize_with = "whole::<_, _, 1, SIZE_MAX>")]
+    pub fast: u32,
     /// Re-homed flows at once; never evicted.
     #[serde(deserialize_with = "whole::<_, _, 1, SIZE_MAX>")]
     pub splices: u32,
@@ -88,6 +91,7 @@ impl Default for Sizes {
             Self {
                 sessions: entries("sessions"),
                 flows: entries("flows"),
+                fast: entries("fast"),
                 splices: entries("splices"),
                 handshakes: entries("handshakes"),
                 pending: entries("pending"),
@@ -98,11 +102,12 @@ impl Default for Sizes {
 
 impl Sizes {
     /// Every size with its key.
-    pub fn named(&self) -> [(&'static str, u32); 5] {
-        let Self { sessions, flows, splices, handshakes, pending } = *self;
+    pub fn named(&self) -> [(&'static str, u32); 6] {
+        let Self { sessions, flows, fast, splices, handshakes, pending } = *self;
         [
             ("sessions", sessions),
             ("flows", flows),
+            ("fast", fast),
             ("splices", splices),
             ("handshakes", handshakes),
             ("pending", pending),

@@ -87,6 +87,11 @@ impl Programs {
         for (map, pin) in maps.iter().zip(pins) {
             loader.map_max_entries(map.name, map.entries).map_pin_path(map.name, pin.path());
         }
+        // The cache wants loads not to pass loads (steer_common::fast).
+        let usable =
+            |map: &&Map| map.name == "fast" && map.entries > 1 && cfg!(target_arch = "x86_64");
+        let fast = maps.iter().find(usable).map_or(0, |map| map.entries);
+        loader.override_global("FAST_SLOTS", &fast, true);
         let mut ebpf =
             loader.load(&object()?).context("load the programs and maps into the kernel")?;
         reached(Step::MapsMade);

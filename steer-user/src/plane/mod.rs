@@ -8,6 +8,7 @@ mod carry;
 mod clsact;
 mod cost;
 mod directory;
+mod fast;
 mod gateways;
 pub mod kernel;
 mod load;
@@ -41,6 +42,7 @@ pub(crate) use attach::{attaching_xdp, detach_unasked, state};
 pub(crate) use carry::{NotCarried, Old};
 pub use cost::{Memory, Room, room};
 pub use directory::half;
+use fast::Lent;
 pub use gateways::{Gateway, gateways, shared};
 pub use load::Programs;
 pub use others::{ForeignProgram, foreign_programs};
@@ -61,8 +63,9 @@ pub struct Plane {
     pub key_name_tries: Table<SessionKey, KeyName>,
     /// Sessions learned of each source.
     pub sources: Table<SourceKey, Source>,
-    /// Established flows.
+    /// Established flows; of a settled one the moving numbers may be in the cache ([`Self::flow`]).
     pub flows: Table<FlowKey, Flow>,
+    lent: Option<Lent>,
     /// Re-homed flows.
     pub splices: Table<FlowKey, Flow>,
     /// Handshakes.
@@ -101,6 +104,7 @@ impl Plane {
             key_name_tries: Table::open(dir, "key_name_tries")?,
             sources: Table::open(dir, "sources")?,
             flows: Table::open(dir, "flows")?,
+            lent: Lent::open(dir)?,
             splices: Table::open(dir, "splices")?,
             handshakes: Table::open(dir, "handshakes")?,
             foreign: Table::open(dir, "foreign")?,
@@ -210,6 +214,15 @@ impl Plane {
         let vips = self.vips()?.into_iter().map(|(at, vip)| (at, Vip { since, ..vip }));
         self.set_vips(&vips.collect::<Vec<_>>())?;
         self.set_switch(SWITCH_LEAVE, false)
+    }
+
+    /// A flow's record, with what it lent to the cache of settled flows.
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<Flow>> {
+        let mut flow = self.flows.find(key)?;
+        if let (Some(flow), Some(lent)) = (&mut flow, &self.lent) {
+            lent.look(key, flow, self.settings()?.secret)?;
+        }
+        Ok(flow)
     }
 
     /// The settings of the gateway.

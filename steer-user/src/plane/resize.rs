@@ -31,7 +31,7 @@ pub(super) struct Copier {
 
 impl Copier {
     /// That of a map, by what it holds. `None`: a map of another size starts empty, for counters of
-    /// another version mean something else.
+    /// another version mean something else, and a cache fills itself.
     pub(super) fn of(map: &Map) -> Option<Self> {
         match map.value.name {
             "Flow" => Some(Self::new::<FlowKey, Flow>()),
@@ -322,7 +322,9 @@ mod tests {
     #[test]
     fn the_tables_whose_size_the_configuration_says_are_copied_and_no_others() {
         for map in MAPS {
-            assert_eq!(Copier::of(map).is_some(), map.size == Size::Sizable, "{}", map.name);
+            // What a cache loses it finds again.
+            let copied = map.size == Size::Sizable && map.name != "fast";
+            assert_eq!(Copier::of(map).is_some(), copied, "{}", map.name);
         }
     }
 

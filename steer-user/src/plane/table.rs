@@ -196,6 +196,11 @@ impl<V: Pod> Slots<V> {
         Ok(Self { name: name.to_owned(), map, raw })
     }
 
+    /// How many slots there are.
+    pub(super) fn len(&self) -> u32 {
+        self.map.len()
+    }
+
     /// One slot.
     pub fn read(&self, index: u32) -> Result<V> {
         self.map.get(&index, 0).with_context(|| format!("read the map {}", self.name))

@@ -35,8 +35,6 @@ mod tests {
 
     #[test]
     fn the_programs_have_the_maps_of_the_list_and_no_others() -> Result<()> {
-        /// Entries are allocated when the map is made; both sides write.
-        const NO_FLAGS: u32 = 0;
         let shape = |map: &aya_obj::Map| {
             (map.map_type(), map.key_size(), map.value_size(), map.max_entries(), map.map_flags())
         };
@@ -48,7 +46,7 @@ mod tests {
             found.partition::<BTreeMap<_, _>, _>(|(name, _)| UNPINNED.contains(name));
         assert_eq!(unpinned.into_keys().collect::<Vec<_>>(), UNPINNED);
         for map in MAPS {
-            let listed = (map.kind as u32, map.key.size, map.value.size, map.entries, NO_FLAGS);
+            let listed = (map.kind as u32, map.key.size, map.value.size, map.entries, map.flags());
             assert_eq!(pinned.remove(map.name), Some(listed), "{}", map.name);
         }
         assert_eq!(pinned, BTreeMap::new(), "not in the list");

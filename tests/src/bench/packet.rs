@@ -81,7 +81,7 @@ fn rounds(tables: &mut Tables, cases: &[Case], state: State) -> Result<Vec<Measu
 fn run(tables: &mut Tables, case: &Case, hook: Hook, state: State, steer: bool) -> Result<f64> {
     let runs = state.runs();
     let bench = Bench { mask: case.mask(state), ..case.bench(state) };
-    tables.begin(case, &bench, hook, steer)?;
+    tables.begin(case, &bench, state, hook, steer)?;
     let counter = case.counter(hook).filter(|_| steer);
     let before = counter.map_or(Ok(0), |counter| tables.counter(counter))?;
     let index = tables::link_index()?;

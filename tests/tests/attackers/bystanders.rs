@@ -199,7 +199,7 @@ pub(crate) fn record(case: &Case<'_>, client: SocketAddr) -> Result<Flow> {
     let plane = Plane::open(&PinDir::new(case.steer.pin_dir()))?;
     let vip = plane.vip(&endpoint(case.run.vip()))?.context("no VIP")?;
     let key = FlowKey::of_vip(address(client.ip()), client.port().to_be_bytes(), vip.id);
-    plane.flows.find(&key)?.with_context(|| format!("no flow of {client}"))
+    plane.flow(&key)?.with_context(|| format!("no flow of {client}"))
 }
 
 /// Expects nobody to take a client's flow for closed.

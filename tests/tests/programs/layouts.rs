@@ -81,7 +81,7 @@ fn on_host(ends: &Ends, options: &[u8]) -> Option<Vec<u8>> {
     let mut walker = Walker::empty();
     walker.bytes[..options.len()].copy_from_slice(options);
     walker.rewind(options.len() as u32);
-    let edits = splice::to_owner(&ends.spliced());
+    let edits = splice::to_owner(&ends.spliced().translation());
     for _ in 0..MAX_STEPS {
         match walker.translate(&edits) {
             Step::More => {}

@@ -7,6 +7,7 @@ mod answers;
 mod endings;
 mod entries;
 mod errors;
+mod fast;
 mod flights;
 mod fragments;
 mod frames;

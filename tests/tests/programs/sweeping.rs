@@ -19,8 +19,14 @@ use steer_user::{
 
 /// Five batches, in a table that evicts none.
 const SESSIONS: u32 = 20_000;
-const SIZES: Sizes =
-    Sizes { sessions: 1 << 15, flows: 1024, splices: 1024, handshakes: 1024, pending: 16 };
+const SIZES: Sizes = Sizes {
+    sessions: 1 << 15,
+    flows: 1024,
+    splices: 1024,
+    handshakes: 1024,
+    pending: 16,
+    fast: 64,
+};
 const TIMEOUT: u32 = 60;
 
 #[test]

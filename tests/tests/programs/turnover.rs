@@ -47,7 +47,14 @@ fn syns_that_no_backend_answers_push_out_no_handshake_that_was_answered() -> Res
 }
 
 fn world(handshakes: u32) -> Result<World> {
-    World::of(&Sizes { sessions: SMALL, flows: SMALL, splices: SMALL, handshakes, pending: 16 })
+    World::of(&Sizes {
+        sessions: SMALL,
+        flows: SMALL,
+        fast: SMALL,
+        splices: SMALL,
+        handshakes,
+        pending: 16,
+    })
 }
 
 /// One handshake that its first backend answered, then strangers' SYNs, `answered` or not, until it

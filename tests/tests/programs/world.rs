@@ -7,11 +7,12 @@ use anyhow::{Context, Result};
 use aya::maps::{Array, HashMap, Map, MapData};
 use steer_common::{
     counters::Counter,
+    fast,
     session::Kind,
     shared::{
-        BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Flow, FlowKey, HOP_TAKES_XDP, Hop,
-        INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS, NO_BACKEND, Pending, Range, Session,
-        SessionKey, Settings, TraceLine, Vip,
+        BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, FastSlot, Flow, FlowKey, HOP_TAKES_XDP,
+        Hop, HopSlot, INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS, NO_BACKEND, Pending, Range,
+        Session, SessionKey, Settings, TraceLine, Vip,
     },
     trace,
 };
@@ -113,6 +114,8 @@ pub(crate) struct World {
     pub(crate) ifindex: u32,
     pending: HashMap<MapData, FlowKey, Pending>,
     syn_traces: Array<MapData, TraceLine>,
+    fast: Array<MapData, FastSlot>,
+    hops: Array<MapData, HopSlot>,
 }
 
 impl World {
@@ -120,6 +123,7 @@ impl World {
         Self::of(&Sizes {
             sessions: 1024,
             flows: 1024,
+            fast: 64,
             splices: 1024,
             handshakes: 1024,
             pending: 16,
@@ -152,7 +156,37 @@ impl World {
         let pending = pending.and_then(HashMap::try_from).context("open the map pending")?;
         let syn_traces = MapData::from_pin(loaded.pin("syn_traces")).and_then(Map::from_map_data);
         let syn_traces = syn_traces.and_then(Array::try_from).context("open the map syn_traces")?;
-        Ok(Self { ns, loaded, ifindex, pending, syn_traces })
+        let fast = MapData::from_pin(loaded.pin("fast")).and_then(Map::from_map_data);
+        let fast = fast.and_then(Array::try_from).context("open the map fast")?;
+        let hops = MapData::from_pin(loaded.pin("hops")).and_then(Map::from_map_data);
+        let hops = hops.and_then(Array::try_from).context("open the map hops")?;
+        Ok(Self { ns, loaded, ifindex, pending, syn_traces, fast, hops })
+    }
+
+    /// The slots of the cache of settled flows, with their indices.
+    pub(crate) fn slots(&self) -> Result<Vec<(u32, FastSlot)>> {
+        (0..self.fast.len()).map(|at| Ok((at, self.fast.get(&at, 0)?))).collect()
+    }
+
+    /// The slot that these ends' flow has.
+    pub(crate) fn slot(&self, ends: &Ends) -> Result<Option<(u32, FastSlot)>> {
+        let is_its = |(_, slot): &(u32, FastSlot)| slot.entered != 0 && slot.key == ends.key();
+        Ok(self.slots()?.into_iter().find(is_its))
+    }
+
+    /// Writes a slot.
+    pub(crate) fn set_slot(&mut self, at: u32, slot: FastSlot) -> Result<()> {
+        self.fast.set(at, slot, 0).context("write the map fast")
+    }
+
+    /// A hop of the clients in the cache.
+    pub(crate) fn hop(&self, at: u16) -> Result<HopSlot> {
+        self.hops.get(&u32::from(at), 0).context("read the map hops")
+    }
+
+    /// Writes one.
+    pub(crate) fn set_hop(&mut self, at: u16, hop: HopSlot) -> Result<()> {
+        self.hops.set(u32::from(at), hop, 0).context("write the map hops")
     }
 
     /// Forgets what is left of the handshake of these ends.
@@ -198,6 +232,13 @@ impl World {
             wanted.as_ref().map_or(Ok(()), |flow| table.insert(&key, &live(flow)))?;
         }
         plane.splices.remove(&key)?;
+        for at in 0..self.fast.len() {
+            self.fast.set(at, FastSlot::default(), 0)?;
+        }
+        for probe in 0..fast::HOP_PROBES {
+            let at = (fast::hop_place(&client_hop) + probe) & (fast::HOPS - 1);
+            self.hops.set(at, HopSlot::default(), 0)?;
+        }
         for (id, at) in [(ends.first_id, ends.first), (ends.owner_id, ends.owner)] {
             let backend = Backend {
                 endpoint: endpoint(at),
@@ -258,8 +299,13 @@ impl World {
         self.ns.run(|| self.loaded.run(program, frame, self.ifindex))
     }
 
-    /// The flow's record after a run.
+    /// The flow's record after a run, with what its slot in the cache knows.
     pub(crate) fn flow(&self, ends: &Ends) -> Result<Flow> {
+        self.loaded.plane.flow(&ends.key())?.context("the flow is gone")
+    }
+
+    /// The flow's record alone.
+    pub(crate) fn record(&self, ends: &Ends) -> Result<Flow> {
         self.loaded.plane.flows.find(&ends.key())?.context("the flow is gone")
     }
 

@@ -177,7 +177,7 @@ fn is_open(street: &Street, steer: &Agent<'_>, client: SocketAddr) -> Result<()>
     let plane = Plane::open(&PinDir::new(steer.pin_dir()))?;
     let vip = plane.vip(&endpoint(street.vip()))?.context("no VIP")?;
     let key = FlowKey::of_vip(address(client.ip()), client.port().to_be_bytes(), vip.id);
-    let flow = plane.flows.find(&key)?.with_context(|| format!("no flow of {client}"))?;
+    let flow = plane.flow(&key)?.with_context(|| format!("no flow of {client}"))?;
     ensure!(
         flow.flags & (FLOW_RESET | FLOW_CLOSED) == 0,
         "{client} is taken for closed: {:#x}",

@@ -180,7 +180,7 @@ fn server_next(street: &Street, steer: &Agent<'_>, client: SocketAddr) -> Result
     let plane = Plane::open(&PinDir::new(steer.pin_dir()))?;
     let vip = plane.vip(&endpoint(street.vip()))?.context("no VIP")?;
     let key = FlowKey::of_vip(address(client.ip()), client.port().to_be_bytes(), vip.id);
-    Ok(plane.flows.find(&key)?.with_context(|| format!("no flow of {client}"))?.server_next)
+    Ok(plane.flow(&key)?.with_context(|| format!("no flow of {client}"))?.server_next)
 }
 
 /// What each of the other clients is told on a new connection.

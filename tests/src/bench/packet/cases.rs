@@ -29,6 +29,8 @@ const ID_UNKNOWN: u8 = 9;
 const CLIENT: u32 = CLIENT_ISN.wrapping_add(1);
 const FIRST: u32 = FIRST_ISN.wrapping_add(1);
 const OWNER: u32 = OWNER_ISN.wrapping_add(1);
+/// Where a first backend's stream stands in the middle of a connection.
+const LATER: u32 = FIRST.wrapping_add(0x1_0000);
 
 /// One packet and what it meets.
 pub(super) struct Case {
@@ -140,8 +142,9 @@ pub(super) fn all(ends: &Ends) -> Vec<Case> {
         }
         up().payload(&bytes)
     };
+    let settled_later = Flow { server_next: LATER, ..ends.settled() };
     let (settled, spliced, fresh) =
-        (Some(ends.settled()), Some(ends.spliced()), Some(ends.established()));
+        (Some(settled_later), Some(ends.spliced()), Some(ends.established()));
     let mut stranger = up().payload(&[7; 64]);
     stranger.destination.set_port(8080);
     stranger.tcp.destination_port = 8080;
@@ -193,10 +196,10 @@ pub(super) fn all(ends: &Ends) -> Vec<Case> {
             flow,
             to_tc(Counter::SessionHit),
         )),
-        case("established", &up().payload(&[7; 64]), settled, plain, forwarded),
+        case("established", &up().ack(LATER).payload(&[7; 64]), settled, plain, forwarded),
         // What says nothing new asks for its way now and then: so the record is put back, and each
         // is new.
-        case("reverse", &from_first(FIRST).payload(&[7; 64]), settled, flow, forwarded),
+        case("reverse", &from_first(LATER).payload(&[7; 64]), settled, flow, forwarded),
         case("spliced", &to_owner, spliced, plain, translated),
         case("spliced_reverse", &from_owner, spliced, flow, translated),
         case(

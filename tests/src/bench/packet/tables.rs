@@ -1,19 +1,22 @@
 //! The measured programs and their tables.
 
+use std::num::NonZero;
+
 use anyhow::{Context, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray},
     programs::{Program, SchedClassifier, Xdp, XdpMode},
 };
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use steer_common::{
     counters::Counter,
-    directory,
+    directory, fast,
     flow::{State as FlowState, StateWord},
     shared::{
         Address, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Bench, Endpoint, EndpointEntry,
-        Flow, FlowKey, HOP_TAKES_XDP, Hop, INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS,
-        PATH_RETURN_SEEN, Session, SessionKey, Settings, Vip,
+        FastSlot, Flow, FlowKey, HOP_TAKES_XDP, Hop, HopSlot, INTERFACE_TAKES_XDP, LOOKUP_HALVES,
+        LOOKUP_SLOTS, PATH_RETURN_SEEN, Session, SessionKey, Settings, Vip,
     },
 };
 use steer_user::{clock, plane::half};
@@ -46,14 +49,19 @@ impl State {
 
     /// Entries of the tables; those of flows have room to spare, so that none that is measured is
     /// evicted.
-    fn sizes(self) -> [(&'static str, u32); 4] {
+    fn sizes(self) -> [(&'static str, u32); 5] {
         let small = 4096;
         match self {
-            State::Hot => {
-                [("flows", small), ("splices", small), ("handshakes", small), ("sessions", small)]
-            }
+            State::Hot => [
+                ("flows", small),
+                ("fast", small),
+                ("splices", small),
+                ("handshakes", small),
+                ("sessions", small),
+            ],
             State::Random1m => [
                 ("flows", MILLION + MILLION / 4),
+                ("fast", 2 * MILLION),
                 ("splices", MILLION / 2),
                 ("handshakes", MILLION),
                 ("sessions", MILLION),
@@ -64,6 +72,8 @@ impl State {
 
 pub(super) struct Tables {
     ebpf: Ebpf,
+    /// Slots of the map `fast`.
+    fast_slots: u32,
 }
 
 impl Tables {
@@ -71,10 +81,14 @@ impl Tables {
     pub(super) fn new(object: &[u8], ends: &Ends, state: State, cases: &[Case]) -> Result<Self> {
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(VerifierLogLevel::STATS).map_max_entries("pending", 16);
-        for (table, entries) in state.sizes() {
+        let sizes = state.sizes();
+        for (table, entries) in sizes {
             loader.map_max_entries(table, entries);
         }
-        let mut tables = Self { ebpf: loader.load(object).context("load the measured programs")? };
+        let fast_slots = sizes[1].1;
+        loader.override_global("FAST_SLOTS", &fast_slots, true);
+        let mut tables =
+            Self { fast_slots, ebpf: loader.load(object).context("load the measured programs")? };
         for name in ["steer_tc", "bench_empty", "bench_shim_tc"] {
             tables
                 .program::<SchedClassifier>(name)?
@@ -110,10 +124,14 @@ impl Tables {
         &mut self,
         case: &Case,
         bench: &Bench,
+        state: State,
         hook: Hook,
         steer: bool,
     ) -> Result<()> {
         let flow = live(&bench.flow, link_index()?);
+        if steer && case.flow.is_some() {
+            self.enter(case, state, &flow)?;
+        }
         self.array::<Bench>("bench")?
             .set(0, Bench { flow, ..*bench }, 0)
             .context("write the map bench")?;
@@ -129,6 +147,42 @@ impl Tables {
         };
         let mut next = ProgramArray::try_from(self.map(map)?)?;
         next.set(0, &program, 0).with_context(|| format!("enter {name} for {}", case.name))
+    }
+
+    /// Enters the case's flows into the cache of settled ones, as their packets a moment ago did.
+    fn enter(&mut self, case: &Case, state: State, flow: &Flow) -> Result<()> {
+        if !StateWord(flow.word).is_settled() || !fast::may_be_entered(flow) {
+            return Ok(());
+        }
+        let hop = fast::hop_place(&flow.client_hop);
+        let listed = HopSlot { hop: flow.client_hop, version: 0, used: clock::seconds() };
+        self.array::<HopSlot>("hops")?.set(hop, listed, 0)?;
+        let slots = self.fast_slots;
+        let aya::maps::Map::Array(map) = self.map("fast")? else {
+            return Err(anyhow!("fast is no array"));
+        };
+        let len = NonZero::new(slots as usize * size_of::<FastSlot>()).context("no slots")?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh mapping of the map's own length, which nobody else has.
+        let mapped = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, map.fd(), 0) }
+            .context("map the map fast")?;
+        // SAFETY: that mapping, of a plain type; programs run only when this is done.
+        let all = unsafe {
+            std::slice::from_raw_parts_mut(mapped.cast::<FastSlot>().as_ptr(), slots as usize)
+        };
+        let now = clock::seconds();
+        for client in case.clients(state) {
+            let key = key(&case.ends, client);
+            let slot = fast::slot_of(&key, flow, hop as u16, 0, now);
+            let first = fast::pair(&key, 0, slots) as usize;
+            let ways = || [first, first + 1].into_iter();
+            let own = ways().find(|at| fast::is_of(&all[*at], &key));
+            if let Some(at) = own.or_else(|| ways().find(|at| !fast::is_used(&all[*at], now))) {
+                all[at] = slot;
+            }
+        }
+        // SAFETY: the mapping from above, whose slice is not used any more.
+        unsafe { munmap(mapped, len.get()) }.context("unmap the map fast")
     }
 
     /// What the shim told.
