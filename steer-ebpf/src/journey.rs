@@ -214,7 +214,7 @@ fn settled(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     } else if scratch.segment.any(flags::FIN | flags::RST) || is_closed(flow) {
         record_end(skb, flow);
     }
-    if scratch.segment.any(flags::FIN | flags::RST) {
+    if fast::is_on() && scratch.segment.any(flags::FIN | flags::RST) {
         // Whoever entered the flow meanwhile has not seen its end.
         fast::take_back_fast(&raw const scratch.key, flow);
     }
@@ -381,7 +381,7 @@ fn set_way(scratch: &mut Scratch, now: u32) {
 #[inline(always)]
 fn enter(scratch: *const Scratch) {
     // SAFETY: the working memory.
-    if unsafe { (*scratch).way.enters } {
+    if fast::is_on() && unsafe { (*scratch).way.enters } {
         fast::enter_fast();
     }
 }

@@ -298,6 +298,13 @@ fn is_hop_free(slot: &HopSlot, seconds: u32) -> bool {
     slot.hop.ifindex == 0 || seconds.wrapping_sub(slot.used) > 2 * steer_common::fast::LIFE
 }
 
+/// Whether there is a cache. Where there is none the kernel drops what stands behind this: the
+/// number is a constant to it.
+#[inline(always)]
+pub(crate) fn is_on() -> bool {
+    slots() != 0
+}
+
 /// How many slots the map `fast` has.
 #[inline(always)]
 fn slots() -> u32 {

@@ -11,7 +11,7 @@ use steer_common::{
 
 use crate::{
     flows::{
-        fast::take_back_fast,
+        fast::{is_on, take_back_fast},
         lock::{mark, unlock},
     },
     maps::{FLOWS, LOOKUP, PENDING, SPLICES, backend, switch},
@@ -36,7 +36,9 @@ pub(crate) fn lookup(scratch: &Scratch) -> u16 {
 #[inline(always)]
 pub(crate) fn find(scratch: &Scratch) -> *mut Flow {
     let flow = FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut());
-    take_back_fast(&raw const scratch.key, flow);
+    if is_on() {
+        take_back_fast(&raw const scratch.key, flow);
+    }
     flow
 }
 
@@ -44,7 +46,9 @@ pub(crate) fn find(scratch: &Scratch) -> *mut Flow {
 #[inline(always)]
 pub(crate) fn remove(scratch: &Scratch) {
     let _ = FLOWS.remove(&scratch.key);
-    take_back_fast(&raw const scratch.key, null_mut());
+    if is_on() {
+        take_back_fast(&raw const scratch.key, null_mut());
+    }
 }
 
 /// Forgets what was kept of a flow for the case that it moves.
