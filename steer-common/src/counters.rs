@@ -110,11 +110,18 @@ counters! {
     /// Connections whose client's port another live one has at the same backend: they have another
     /// port there.
     LegTranslated = "leg-translated",
+    /// Fallback: the owner is the client itself.
+    OwnerIsClient = "owner-is-client",
     /// Fallback: the client's port is taken at the owner, and no other port is free.
     LegTaken = "leg-taken",
     /// SYNs whose client's port is taken at their backend, and for which no other port was free:
     /// they went with their own.
     LegCollided = "leg-collided",
+    /// Backend packets to a port that a moved flow had there, which is over: dropped, for its
+    /// client may use the port for another connection.
+    LegOver = "leg-over",
+    /// Connections of clients that the pool exempts (`exempt`): passed untouched.
+    Exempt = "exempt",
     /// Backend packets passed untouched: of no flow of ours (health checks, direct access).
     BackendPassed = "backend-passed",
     /// New connections on a live flow's addresses: the old flow was forgotten.

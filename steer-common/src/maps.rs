@@ -6,10 +6,11 @@ use crate::{
     counters::Counter,
     directory, fast,
     shared::{
-        Backend, BackendPath, BackendStats, Configured, Endpoint, EndpointEntry, FastSlot, Flow,
-        FlowKey, Foreign, FragmentKey, FragmentRoute, Held, HeldKey, HopSlot, KeyName,
-        LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, Refusals, Rotation,
-        SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine, Vip,
+        Backend, BackendPath, BackendStats, Configured, Endpoint, EndpointEntry, ExemptKey,
+        FastSlot, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held, HeldKey, HopSlot,
+        KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_EXEMPT, MAX_INTERFACES, MAX_VIPS, Pending,
+        Refusals, Rotation, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine,
+        Vip,
     },
     trace,
 };
@@ -44,6 +45,8 @@ pub enum Kind {
     PerCpuArray = 6,
     /// A hash table that forgets the least recently used entry when it is full.
     LruHash = 9,
+    /// A table of prefixes, of which the longest that fits is found.
+    LpmTrie = 11,
     /// A ring of records.
     RingBuf = 27,
 }
@@ -123,6 +126,7 @@ pub const MAPS: &[Map] = &maps! {
     "backend_ids"    Hash<Endpoint, u32>                  MAX_BACKENDS,          Fixed,     Agent;
     "directory"      Array<u32, EndpointEntry>            directory::ENTRIES,    Fixed,     Agent;
     "vips"           Hash<Endpoint, Vip>                  MAX_VIPS,              Fixed,     Agent;
+    "exempt"         LpmTrie<ExemptKey, u32>              MAX_EXEMPT,            Fixed,     Agent;
     "lookup"         Array<u32, u16>                      LOOKUP_ENTRIES,        Fixed,     Agent;
     "settings"       Array<u32, Settings>                 1,                     Fixed,     Agent;
     "switches"       Array<u32, u32>                      SWITCHES,              Fixed,     Both;
@@ -135,11 +139,19 @@ pub const MAPS: &[Map] = &maps! {
 /// The kernel's flag of an array that user space may map, whose first entry starts a page
 /// (`BPF_F_MMAPABLE` in linux/bpf.h).
 pub const MMAPABLE: u32 = 0x400;
+/// The kernel's flag of a map whose entries are made as they come, which it wants of tables of
+/// prefixes (`BPF_F_NO_PREALLOC` in linux/bpf.h).
+pub const NO_PREALLOC: u32 = 1;
 
 impl Map {
-    /// The kernel's flags of the map: [`MMAPABLE`] where an entry is to be a line of memory.
+    /// The kernel's flags of the map: [`MMAPABLE`] where an entry is to be a line of memory,
+    /// [`NO_PREALLOC`] where the kernel wants it.
     pub fn flags(&self) -> u32 {
-        if self.name == "fast" { MMAPABLE } else { 0 }
+        match self.kind {
+            Kind::LpmTrie => NO_PREALLOC,
+            Kind::Array if self.name == "fast" => MMAPABLE,
+            _ => 0,
+        }
     }
 }
 

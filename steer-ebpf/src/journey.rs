@@ -347,7 +347,7 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, flow: &mut *mut Flow) 
         return drop(Counter::TablesFilling);
     }
     match role {
-        Role::Client(vip) => {
+        Role::Client(vip, _) => {
             // SAFETY: a map value, copied at once.
             scratch.vip = unsafe { *vip };
             if syn { Stage::Syn } else { Stage::Client }
@@ -451,7 +451,7 @@ fn settled_flow<H: Hook>(
     let (holder, port) = record.holding();
     scratch.way.id = holder as u32;
     let goes = match role {
-        Role::Client(vip) => {
+        Role::Client(vip, _) => {
             scratch.way.client_port = port;
             // SAFETY: as above.
             let timeout = unsafe { (**vip).flow_timeout };
@@ -494,7 +494,7 @@ fn fast_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role) -> bool {
     let to_client = matches!(role, Role::Server(_));
     let Some(stamp) = fast::stamp(&lent, segment, to_client) else { return false };
     let ours = match role {
-        Role::Client(_) => {
+        Role::Client(..) => {
             // SAFETY: an array's element; a lost race costs one packet's way.
             let hop = unsafe { &*lent.hop };
             fast::is_exact(&lent, segment) && comes_by_hop(hook, hop)

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
     helpers::generated::bpf_ktime_get_coarse_ns,
     macros::btf_map,
 };
@@ -11,11 +11,12 @@ use steer_common::{
     directory, fast,
     maps::{MMAPABLE, entries},
     shared::{
-        Address, Backend, BackendPath, BackendStats, Endpoint, EndpointEntry, Event, FastSlot,
-        Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held, HeldKey, HopSlot, KeyName,
-        LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_INTERFACES, MAX_VIPS, Pending, ROLE_VIP, Refusals,
-        Rotation, SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings, Source,
-        SourceKey, TraceLine, Vip,
+        Address, BACKEND_DIALLED, Backend, BackendPath, BackendStats, Endpoint, EndpointEntry,
+        Event, FastSlot, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held, HeldKey,
+        HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_EXEMPT, MAX_INTERFACES, MAX_VIPS,
+        Pending, ROLE_MEMBER, ROLE_VIP, Refusals, Rotation, SERVICE_BACKEND, SWITCH_ASKING,
+        SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine,
+        Vip,
     },
     trace,
 };
@@ -116,6 +117,9 @@ static DIRECTORY: Array<EndpointEntry, { directory::ENTRIES as usize }> = Array:
 /// VIPs. Written by the agent.
 #[btf_map(name = "vips")]
 pub(crate) static VIPS: HashMap<Endpoint, Vip, { MAX_VIPS as usize }> = HashMap::new();
+/// Clients of inline pools that are none of steer's ([`ExemptKey`]). Written by the agent.
+#[btf_map(name = "exempt")]
+static EXEMPT: LpmTrie<[u8; 20], u32, { MAX_EXEMPT as usize }> = LpmTrie::new();
 /// Lookup tables, two halves a VIP. Written by the agent.
 #[btf_map(name = "lookup")]
 pub(crate) static LOOKUP: Array<u16, { LOOKUP_ENTRIES as usize }> = Array::new();
@@ -186,11 +190,43 @@ pub(crate) fn listed(
     directory::find(head, address, port, entry)
 }
 
-/// The record of the VIP that a backend serves.
+/// The record of the VIP, or of the inline pool, that a backend serves.
 #[inline(always)]
 pub(crate) fn vip_of(backend: &Backend) -> Option<*const Vip> {
-    let at = listed(directory_head()?, &backend.vip.address, backend.vip.port)?;
-    (at.role == ROLE_VIP).then_some(&raw const at.vip)
+    let (at, role) = if backend.flags & BACKEND_DIALLED != 0 {
+        (&backend.endpoint, ROLE_MEMBER)
+    } else {
+        (&backend.vip, ROLE_VIP)
+    };
+    let at = listed(directory_head()?, &at.address, at.port)?;
+    (at.role == role).then_some(&raw const at.vip)
+}
+
+/// What a client that is answered by a backend dialled, as [`FlowKey::service`] has it, where its
+/// flow was not moved.
+#[inline(always)]
+pub(crate) fn service_of(backend: &Backend, id: u32) -> u16 {
+    if backend.flags & BACKEND_DIALLED != 0 { SERVICE_BACKEND | id as u16 } else { backend.vip_id }
+}
+
+/// What a client dialled, and so is answered by: the VIP of a backend that has its flow, or the
+/// backend that it dialled itself.
+#[inline(always)]
+pub(crate) fn shown(key: &FlowKey, holder: &'static Backend) -> &'static Endpoint {
+    match key.dialled() {
+        Some(id) => backend(id as u32).map_or(&holder.endpoint, |dialled| &dialled.endpoint),
+        None => &holder.vip,
+    }
+}
+
+/// Whether a client of an inline pool is none whose connections are looked at.
+#[inline(always)]
+pub(crate) fn is_exempt(vip: &Vip, client: &Address) -> bool {
+    let mut key = Key::new(8 * (2 + 16), [0u8; 20]);
+    let id = vip.id.to_be_bytes();
+    (key.data[0], key.data[1]) = (id[0], id[1]);
+    key.data[2..18].copy_from_slice(&client.octets());
+    EXEMPT.get(&key).is_some()
 }
 
 /// The record of a backend.

@@ -19,6 +19,18 @@ pub struct FlowKey {
 /// Bit of [`FlowKey::service`]: the number is a `BackendId`, not a `VipId`.
 pub const SERVICE_BACKEND: u16 = 0x8000;
 
+impl FlowKey {
+    /// The `BackendId` of the backend that was dialled; `None` where that was a VIP.
+    #[inline(always)]
+    pub const fn dialled(&self) -> Option<u16> {
+        if self.service & SERVICE_BACKEND != 0 {
+            Some(self.service & !SERVICE_BACKEND)
+        } else {
+            None
+        }
+    }
+}
+
 /// Offered or agreed TCP options, as bits of [`Flow::offered`] and [`Flow::agreed`].
 pub mod options {
     /// Selective acknowledgement (RFC 2018).

@@ -57,9 +57,10 @@ pub const fn swapped(ethernet: [u32; 3]) -> [u32; 3] {
 pub struct Backend {
     /// Its address, port and protocol.
     pub endpoint: Endpoint,
-    /// The VIP it belongs to: what its answers carry as source after translation.
+    /// The VIP it belongs to: what its answers carry as source after translation. Of an inline
+    /// pool's backend the pool's name ([`Endpoint::of_pool`]).
     pub vip: Endpoint,
-    /// `VipId` of that VIP.
+    /// `VipId` of that VIP or pool.
     pub vip_id: u16,
     /// Any of `BACKEND_*`.
     pub flags: u16,
@@ -109,8 +110,10 @@ pub const BACKEND_PRESENT: u16 = 1;
 pub const BACKEND_UP: u16 = 2;
 /// No new sessions; those it owns persist.
 pub const BACKEND_DRAINING: u16 = 4;
+/// Its clients, or a balancer in front of the gateway, dial it itself (the inline shape).
+pub const BACKEND_DIALLED: u16 = 8;
 
-/// Settings of one VIP and its pool: value of `vips`.
+/// Settings of one VIP and its pool, or of an inline pool: value of `vips`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Vip {
@@ -158,7 +161,7 @@ pub struct EndpointEntry {
     /// In the first entry, the head: bit 0 is the half that is in use, the others are the seed of
     /// its places. Else zero.
     pub head: u32,
-    /// The VIP's record; of a backend all zero.
+    /// The VIP's record, or that of a member's pool; else all zero.
     pub vip: Vip,
 }
 
@@ -171,6 +174,8 @@ pub const ROLE_BACKEND: u16 = 2;
 /// An address (with port 0) that VIPs or backends stand at; [`EndpointEntry::id`] says which, any
 /// of `ADDRESS_*`.
 pub const ROLE_ADDRESS: u16 = 3;
+/// A backend that its clients dial themselves: a member of an inline pool.
+pub const ROLE_MEMBER: u16 = 4;
 /// Bit of an address: a VIP stands at it.
 pub const ADDRESS_OF_VIP: u16 = 1;
 /// Bit of an address: a backend stands at it.
@@ -208,6 +213,30 @@ pub const VIP_LEARN_WITHOUT_CERTIFICATE: u16 = 0x40;
 /// Choose by the flow's 4-tuple because one source makes most flows (`fallback = "auto"`); set with
 /// [`VIP_FALLBACK_FLOW`].
 pub const VIP_FALLBACK_FOUND: u16 = 0x80;
+
+/// An inline pool: its clients, or a balancer in front of the gateway, dial the backends themselves.
+/// A flow's first backend is the one that it dialled, and what the gateway does not move it leaves
+/// as it is.
+pub const VIP_INLINE: u16 = 0x100;
+
+/// Clients of an inline pool whose connections are none of its flows, such as the monitors of the
+/// balancer in front: key of `exempt`, a table of prefixes. A prefix covers the pool's number and
+/// as much of the address as its length says.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct ExemptKey {
+    /// Bits of what follows that count: 16 of the pool's number, then those of the address.
+    pub prefix_len: u32,
+    /// `VipId` of the pool, big-endian.
+    pub vip: [u8; 2],
+    /// The clients' address, its 16 bytes in network order (IPv4 mapped).
+    pub client: [u8; 16],
+    /// Always zero.
+    pub zero: [u8; 2],
+}
+
+/// Prefixes that `exempt` can hold.
+pub const MAX_EXEMPT: u32 = 1024;
 
 /// What the configuration said about a backend last: the agent's own, so that a new one can tell a
 /// change of the file from a change by CLI.

@@ -38,7 +38,23 @@ pub(crate) fn way_there(scratch: &Scratch, id: u32, direct: bool) -> Option<Leg>
     }
     let mut key = foreign::at_backend(scratch, id);
     key.service |= SERVICE_WAY_THERE;
-    stamped(&key, scratch.seconds).filter(|leg| (leg.service & SERVICE_BACKEND != 0) == direct)
+    stamped(&key, scratch.seconds).filter(|leg| is_direct(scratch, leg) == direct)
+}
+
+/// Whether a leg is of a connection that its client dialled to a backend itself, beside a VIP: none
+/// of the flow's that `scratch.key` is of. In an inline pool all are flows.
+#[inline(always)]
+pub(crate) fn is_direct(scratch: &Scratch, leg: &Leg) -> bool {
+    leg.service & SERVICE_BACKEND != 0 && scratch.key.dialled().is_none()
+}
+
+/// Makes `scratch.key` that of the flow whose leg it is.
+#[inline(always)]
+pub(crate) fn follow(scratch: &mut Scratch, leg: &Leg) {
+    scratch.key.client_port = leg.port;
+    if scratch.key.dialled().is_some() {
+        scratch.key.service = leg.service;
+    }
 }
 
 #[inline(always)]
@@ -63,14 +79,42 @@ pub(crate) fn has(key: &FlowKey) -> bool {
 /// Whether another connection than the flow in `scratch.key` has the client's own port at a
 /// backend.
 #[inline(always)]
-pub(crate) fn is_taken(scratch: &Scratch, id: u32) -> bool {
+pub(crate) fn is_taken(scratch: &mut Scratch, id: u32) -> bool {
     let key = foreign::at_backend(scratch, id);
     let (seconds, timeout) = (scratch.seconds, scratch.vip.flow_timeout);
-    has(&key) || foreign::is_there(&key, seconds, timeout)
+    if has(&key) {
+        return true;
+    }
+    let service = scratch.key.service;
+    if service == key.service {
+        return false;
+    }
+    if foreign::is_there(&key, seconds, timeout) {
+        return true;
+    }
+    if scratch.key.dialled().is_none() {
+        return false;
+    }
+    // A flow that dialled that backend itself.
+    scratch.key.service = key.service;
+    let taken = is_a_flows(scratch, id);
+    scratch.key.service = service;
+    taken
 }
 
-/// Whether a VIP's flow has the port of the client in `scratch.key` at a backend; the key's service
-/// is the VIP.
+/// The flow in `scratch.key`, of an inline pool, goes to a backend that it did not dial, with its
+/// client's own port: false where that is not possible.
+#[inline(always)]
+pub(crate) fn hold(scratch: &Scratch, id: u32) -> bool {
+    const ONLY_NEW: u64 = 1;
+    set_switch(SWITCH_LEGS);
+    let key = &scratch.key;
+    let leg = Leg { seen: scratch.seconds, port: key.client_port, service: key.service };
+    LEGS.insert(&foreign::at_backend(scratch, id), &leg, ONLY_NEW).is_ok()
+}
+
+/// Whether the flow in `scratch.key` has the port of its client at a backend; what the key says was
+/// dialled is a VIP, or that backend.
 #[inline(always)]
 pub(crate) fn is_a_flows(scratch: &Scratch, id: u32) -> bool {
     // SAFETY: fields are read as words.
@@ -113,18 +157,22 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
     for attempt in 0..limit::<{ TRIES as i32 }>() {
         let mut key = foreign::at_backend(scratch, id);
         key.client_port = candidate(&scratch.key, number, attempt);
-        // SAFETY: only asked whether they are there.
-        let others = unsafe {
-            let of_vip = FlowKey { client_port: key.client_port, ..scratch.key };
-            FLOWS.get(&of_vip).is_some() || HANDSHAKES.get(&of_vip).is_some()
+        let of_flow = match scratch.key.dialled() {
+            Some(_) => key,
+            None => FlowKey { client_port: key.client_port, ..scratch.key },
         };
+        // SAFETY: only asked whether they are there.
+        let others = unsafe { FLOWS.get(&of_flow).is_some() || HANDSHAKES.get(&of_flow).is_some() };
         if others || foreign::is_there(&key, scratch.seconds, u32::MAX / 2) {
             continue;
         }
         if LEGS.insert(&key, &leg, ONLY_NEW).is_ok() {
             let mut there = foreign::at_backend(scratch, id);
-            there.service |= SERVICE_WAY_THERE;
-            let _ = LEGS.insert(&there, &Leg { port: key.client_port, ..leg }, 0);
+            // An inline pool's flow that is moved is never forgotten, so nobody asks for its way.
+            if scratch.key.dialled().is_none_or(|dialled| dialled as u32 == id) {
+                there.service |= SERVICE_WAY_THERE;
+                let _ = LEGS.insert(&there, &Leg { port: key.client_port, ..leg }, 0);
+            }
             count(Counter::LegTranslated);
             return u16::from_ne_bytes(key.client_port) as u32;
         }

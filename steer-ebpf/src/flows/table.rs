@@ -24,9 +24,12 @@ pub(crate) fn is_up(id: u16) -> bool {
     backend(id as u32).is_some_and(|b| b.flags & UP == UP)
 }
 
-/// The backend that the VIP's lookup table names for the client.
+/// The backend that the client dialled, or that the VIP's lookup table names for it.
 #[inline(always)]
 pub(crate) fn lookup(scratch: &Scratch) -> u16 {
+    if let Some(dialled) = scratch.key.dialled() {
+        return dialled;
+    }
     let slot = slot(&scratch.vip, &scratch.key.client, scratch.key.client_port);
     LOOKUP.get(scratch.vip.lookup_base.wrapping_add(slot)).copied().unwrap_or(NO_BACKEND)
 }

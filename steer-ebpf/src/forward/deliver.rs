@@ -17,7 +17,7 @@ use crate::{
         HOP_SECONDS, Refused, fib, fib_lookup, hop_flags, refresh, send, unfinished,
     },
     hook::Hook,
-    maps::{backend, backend_path, count, count_backend},
+    maps::{backend, backend_path, count, count_backend, shown},
     packet::options::OptionsHook,
     scratch::{Scratch, Way, scratch},
 };
@@ -64,7 +64,7 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, scratch: &mut Scratch) -> Result
     if backend.endpoint.port() == 0 {
         return Err(Refused::Dropped(Counter::NoBackend));
     }
-    let to = if scratch.way.from_vip { &backend.vip } else { &backend.endpoint };
+    let to = if scratch.way.from_vip { shown(&scratch.key, backend) } else { &backend.endpoint };
     scratch.change = Change::of_addresses(
         to,
         scratch.way.direction,
@@ -93,7 +93,7 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, scratch: &mut Scratch) -> Result
     } else if H::XDP {
         fib::NO_NEIGHBOUR
     } else {
-        probe(hook, &backend.vip.address, &ip.destination)
+        probe(hook, &to.address, &ip.destination)
     };
     // XDP leaves all but a resolved hop to TC, TC leaves neighbours to the kernel's discovery.
     // Nobody tells a program that the interface which it redirects to did not take the frame.

@@ -21,7 +21,9 @@ use crate::{
     flows::{legs, stamps::AHEAD, table},
     forward::next_hop::{fib, hop_to, refresh},
     hook::tc::Tc,
-    maps::{BACKEND_IDS, HANDSHAKES, SPLICES, VIPS, backend, backend_path, count},
+    maps::{
+        BACKEND_IDS, HANDSHAKES, SPLICES, VIPS, backend, backend_path, count, service_of, shown,
+    },
     scratch::{Quote, Scratch, scratch, seconds},
     stage::{Stage, drop, pass},
 };
@@ -168,11 +170,17 @@ fn about_server(scratch: &mut Scratch) -> Option<Target> {
     let (source, destination, tcp) = places(v6);
     let ports = scratch.quote.message[tcp];
     scratch.endpoint = Endpoint::tcp(address(&scratch.quote, v6, source), upper(ports));
-    let vip = VIPS.get_ptr(&scratch.endpoint)?;
-    // SAFETY: a map value; one aligned half-word.
-    let id = unsafe { (*vip).id };
-    scratch.key =
-        FlowKey::of_vip(address(&scratch.quote, v6, destination), lower(ports).to_be_bytes(), id);
+    let service = match VIPS.get_ptr(&scratch.endpoint) {
+        // SAFETY: a map value; one aligned half-word.
+        Some(vip) => unsafe { (*vip).id },
+        // SAFETY: one number is read.
+        None => match unsafe { BACKEND_IDS.get(&scratch.endpoint) } {
+            Some(id) => service_of(backend(*id)?, *id),
+            None => return None,
+        },
+    };
+    let client = address(&scratch.quote, v6, destination);
+    scratch.key = FlowKey { client, client_port: lower(ports).to_be_bytes(), service };
     let flow = flow(scratch)?;
     let holder = flow.holder() as u32;
     let delta = if StateWord(flow.word).state() == State::Spliced { flow.delta } else { 0 };
@@ -201,11 +209,8 @@ fn about_client(scratch: &mut Scratch) -> Option<Target> {
     // SAFETY: one number is read.
     let id = unsafe { *BACKEND_IDS.get(&scratch.endpoint)? };
     let backend = backend(id)?;
-    scratch.key = FlowKey::of_vip(
-        address(&scratch.quote, v6, source),
-        upper(ports).to_be_bytes(),
-        backend.vip_id,
-    );
+    let (client, client_port) = (address(&scratch.quote, v6, source), upper(ports).to_be_bytes());
+    scratch.key = FlowKey { client, client_port, service: service_of(backend, id) };
     let seq = u32::from_be(scratch.quote.message[tcp + 1]);
     let mut client_port = upper(ports);
     let its = |flow: Option<&'static Flow>| {
@@ -213,18 +218,20 @@ fn about_client(scratch: &mut Scratch) -> Option<Target> {
     };
     let mut found = its(flow(scratch));
     if found.is_none() {
-        // The backend knows the client under another port.
+        // The backend knows the client under another port, or was not the one that it dialled.
         let leg = legs::find(scratch, id)?;
         client_port = u16::from_be_bytes(leg.port);
-        scratch.key.client_port = leg.port;
+        legs::follow(scratch, &leg);
         found = its(flow(scratch));
     }
     scratch.hop = found?.client_hop;
-    put_address(scratch, destination, &backend.vip.address);
-    scratch.quote.message[tcp] = ((client_port as u32) << 16 | backend.vip.port() as u32).to_be();
-    // Whoever sent it stays its source, but for the backend itself, which clients know as the VIP.
+    let shown = shown(&scratch.key, backend);
+    put_address(scratch, destination, &shown.address);
+    scratch.quote.message[tcp] = ((client_port as u32) << 16 | shown.port() as u32).to_be();
+    // Whoever sent it stays its source, but for the backend itself, which clients know as what they
+    // dialled.
     if scratch.ip.source == backend.endpoint.address {
-        put_outer(scratch, true, &backend.vip.address);
+        put_outer(scratch, true, &shown.address);
     }
     Some(Target::Client)
 }

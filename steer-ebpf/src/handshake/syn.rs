@@ -16,6 +16,7 @@ use steer_common::{
 
 use crate::{
     flows::{
+        foreign,
         legs::{self, take_leg},
         stamps::{follow_hop, idle, record_hop},
         table::{is_up, lookup, remove},
@@ -23,7 +24,7 @@ use crate::{
     },
     handshake::unknown::{leaves_syn_traces, no_flow},
     hook::tc::Tc,
-    maps::{FLOWS, HANDSHAKES, SPLICES, count, count_backend, switch},
+    maps::{FLOWS, HANDSHAKES, SPLICES, count, count_backend, is_exempt, switch},
     packet::options::read_options,
     scratch::{Scratch, scratch},
     stage::{Stage, drop, pass, plain},
@@ -45,6 +46,10 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
     if switch(SWITCH_LEAVE) && !is_of_handshake(scratch) {
         forget_over(scratch);
         return pass(Counter::Left);
+    }
+    if scratch.key.dialled().is_some() && is_exempt(&scratch.vip, &scratch.key.client) {
+        foreign::remember(&scratch.key, scratch.seconds);
+        return pass(Counter::Exempt);
     }
     prepare_offer(skb, scratch);
     let (first, taken_at) = match repeated(scratch) {

@@ -54,6 +54,10 @@ pub(crate) fn no_flow(scratch: &mut Scratch) -> Stage {
     if id == NO_BACKEND {
         return drop(Counter::NoBackend);
     }
+    // It goes there anyway.
+    if scratch.key.dialled().is_some() {
+        return pass(Counter::ForeignPassed);
+    }
     count(Counter::NoFlowForwarded);
     if !opens_nothing {
         adopt(scratch, id);

@@ -4,7 +4,10 @@ use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
     flow::Direction,
-    shared::{ADDRESS_OF_VIP, Address, ROLE_ADDRESS, ROLE_BACKEND, ROLE_VIP, Vip},
+    shared::{
+        ADDRESS_OF_VIP, Address, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_VIP,
+        SERVICE_BACKEND, Vip,
+    },
     wire::{
         ETHERNET_LEN, ETHERTYPE_IPV6, Packet as _, byte,
         ip::{self, NotIp, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Part},
@@ -16,15 +19,16 @@ use steer_common::{
 
 use crate::{
     hook::{Hook, tc::Tc},
-    maps::{backend, directory_head, listed},
+    maps::{backend, directory_head, listed, service_of},
     scratch::{Scratch, scratch},
     stage::{Stage, drop, pass},
 };
 
 /// What a packet is to us.
 pub(crate) enum Role {
-    /// From a client to a VIP; its record.
-    Client(*const Vip),
+    /// From a client to a VIP, or to a backend of an inline pool: the record of the VIP or the
+    /// pool, and what was dialled as a flow's key has it.
+    Client(*const Vip, u16),
     /// From a backend; its number.
     Server(u32),
     /// From anyone else to a backend itself; its number.
@@ -80,13 +84,17 @@ pub(crate) fn classify(scratch: &Scratch) -> Option<Role> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
     let head = directory_head()?;
     let dialled = listed(head, &ip.destination, segment.destination_port);
-    if let Some(dialled) = dialled
-        && dialled.role == ROLE_VIP
-    {
-        return Some(Role::Client(&raw const dialled.vip));
+    if let Some(dialled) = dialled {
+        let vip = &raw const dialled.vip;
+        if dialled.role == ROLE_VIP {
+            return Some(Role::Client(vip, dialled.id));
+        }
+        if dialled.role == ROLE_MEMBER {
+            return Some(Role::Client(vip, SERVICE_BACKEND | dialled.id));
+        }
     }
     if let Some(sender) = listed(head, &ip.source, segment.source_port)
-        && sender.role == ROLE_BACKEND
+        && (sender.role == ROLE_BACKEND || sender.role == ROLE_MEMBER)
     {
         return Some(Role::Server(sender.id as u32));
     }
@@ -110,7 +118,7 @@ pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> Stage {
         scratch.segment.source_port = upper(ports).to_be_bytes();
         scratch.segment.destination_port = lower(ports).to_be_bytes();
         return match classify(scratch) {
-            Some(Role::Client(_) | Role::Server(_)) => drop(Counter::MalformedDropped),
+            Some(Role::Client(..) | Role::Server(_)) => drop(Counter::MalformedDropped),
             Some(Role::Direct(_)) | None => pass(Counter::Malformed),
         };
     }
@@ -133,7 +141,7 @@ pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> Stage {
 #[inline(always)]
 pub(crate) fn begins_hello<H: Hook>(hook: &H, scratch: &Scratch, role: &Role) -> bool {
     let segment = &scratch.segment;
-    matches!(role, Role::Client(_))
+    matches!(role, Role::Client(..))
         && segment.payload_len != 0
         && hook
             .window()
@@ -144,11 +152,10 @@ pub(crate) fn begins_hello<H: Hook>(hook: &H, scratch: &Scratch, role: &Role) ->
 /// Enters the flow's key into `scratch.key`; false where the backend has no record.
 #[inline(always)]
 pub(crate) fn set_key(scratch: &mut Scratch, role: &Role) -> bool {
-    let (direction, vip_id) = match role {
-        // SAFETY: a map value; one aligned half-word.
-        Role::Client(vip) => (Direction::ToBackend, unsafe { (**vip).id }),
+    let (direction, service) = match role {
+        Role::Client(_, service) => (Direction::ToBackend, *service),
         Role::Server(id) => match backend(*id) {
-            Some(backend) => (Direction::ToClient, backend.vip_id),
+            Some(backend) => (Direction::ToClient, service_of(backend, *id)),
             None => return false,
         },
         Role::Direct(id) => match backend(*id) {
@@ -161,6 +168,6 @@ pub(crate) fn set_key(scratch: &mut Scratch, role: &Role) -> bool {
         Direction::ToBackend => (ip.source, segment.source_port),
         Direction::ToClient => (ip.destination, segment.destination_port),
     };
-    key.service = vip_id;
+    key.service = service;
     true
 }

@@ -25,7 +25,7 @@ use crate::{
     forward::next_hop::hop_to,
     handshake::unknown::copy_flow,
     learn::certificate::expect_unread,
-    maps::{PENDING, SPLICES, count, count_index, now},
+    maps::{PENDING, SPLICES, backend, count, count_index, now},
     packet::{options::read_options, sums::sum_payload},
     rehome::buffer::{new_buffer, store_in_buffer},
     scratch::{Scratch, StreamRange, scratch},
@@ -246,6 +246,9 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     let owner = scratch.backend;
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
+    if backend(owner).is_some_and(|owner| owner.endpoint.address == scratch.key.client) {
+        return give_up(flow, Counter::OwnerIsClient as u32);
+    }
     if hop_to(skb, owner) != 0 {
         return give_up(flow, Counter::OwnerNoRoute as u32);
     }
@@ -259,6 +262,8 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
             return give_up(flow, Counter::LegTaken as u32);
         }
         record.owner_port = port.to_ne_bytes();
+    } else if scratch.key.dialled().is_some() && !legs::hold(scratch, owner) {
+        return give_up(flow, Counter::LegTaken as u32);
     }
     // The slot is reserved before the SYN leaves: a splice that was begun can always be kept.
     // SAFETY: whole records.

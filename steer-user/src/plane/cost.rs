@@ -70,6 +70,8 @@ fn bytes(map: &Map) -> u64 {
         Kind::PerCpuArray => {
             entries * (8 + round(map.value.size) * aya::util::nr_cpus().map_or(1, |n| n as u64))
         }
+        // Entries are made as they come, few of them.
+        Kind::LpmTrie => 0,
         Kind::RingBuf => entries,
         Kind::Array => entries * round(map.value.size),
     }
