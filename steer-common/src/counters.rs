@@ -120,7 +120,11 @@ counters! {
     /// Backend packets to a port that a moved flow had there, which is over: dropped, for its
     /// client may use the port for another connection.
     LegOver = "leg-over",
-    /// Connections of clients that the pool exempts (`exempt`): passed untouched.
+    /// Packets of an inline pool's flows that were not moved, passed because the forwarding table
+    /// tells no way: the stack routes them.
+    LeftToStack = "left-to-stack",
+    /// Connections passed untouched that clients open whom an inline pool exempts (`exempt`), or to
+    /// a backend that left its pool.
     Exempt = "exempt",
     /// Backend packets passed untouched: of no flow of ours (health checks, direct access).
     BackendPassed = "backend-passed",

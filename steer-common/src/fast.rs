@@ -96,14 +96,14 @@ pub fn slot_of(key: &FlowKey, flow: &Flow, hop: u16, hop_version: u32, now: u32)
 }
 
 /// Gives what a slot knows back to its flow's record; `hop` is the slot's own in `hops`. What the
-/// record knows better, or what cannot be of the same connection, stays. A client that was heard
-/// need not be asked for, and the hop's MTU is newer there.
+/// record knows better, or what cannot be of the same connection, stays. What was sent to the client
+/// went by the hop in `hops`, which was asked about then.
 #[inline(always)]
 pub fn take_back(slot: &FastSlot, flow: &mut Flow, hop: &HopSlot) {
-    let newer = slot.heard.wrapping_sub(flow.client_hop.asked) as i32 > 0;
+    let newer = slot.seen.wrapping_sub(flow.client_hop.asked) as i32 > 0;
     let its = hop.version as u16 == slot.hop_version && is_hop(hop, &flow.client_hop);
     if its && newer && hop.hop.asked != 0 {
-        flow.client_hop.asked = slot.heard;
+        flow.client_hop.asked = slot.seen;
         flow.client_hop.mtu = hop.hop.mtu;
         flow.client_hop.flags = hop.hop.flags;
     }
@@ -118,12 +118,14 @@ pub fn take_back(slot: &FastSlot, flow: &mut Flow, hop: &HopSlot) {
     }
 }
 
-/// The own slot of a hop.
+/// The own slot of a hop. `secret` is the gateway's own.
 #[inline(always)]
-pub const fn hop_place(hop: &Hop) -> u32 {
+pub const fn hop_place(hop: &Hop, secret: u64) -> u32 {
     let w = hop.words();
     let hash = (w[0] ^ w[2].rotate_left(16)) as u64 | ((w[1] ^ hop.ifindex) as u64) << 32;
-    (hash.wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as u32 & (HOPS - 1)
+    // Two rounds of a multiply-xorshift hash (constant of splitmix64, public domain).
+    let hash = (hash ^ secret).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    ((hash ^ hash >> 32).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as u32 & (HOPS - 1)
 }
 
 /// Whether a slot holds this hop.
@@ -199,7 +201,7 @@ mod tests {
         let mut record = flow;
         take_back(&slot, &mut record, &HopSlot { hop: narrower, version: 6, used: 0 });
         assert_eq!((record.client_next, record.seen), (77, 1003));
-        assert_eq!((record.client_hop.mtu, record.client_hop.asked), (1400, 1002));
+        assert_eq!((record.client_hop.mtu, record.client_hop.asked), (1400, 1003));
         // Another hop stands there by now, or the client went another way.
         for (hop, version) in [(narrower, 8), (Hop { ifindex: 4, ..narrower }, 6)] {
             let mut record = flow;

@@ -109,7 +109,7 @@ pub const MAPS: &[Map] = &maps! {
     "rotations"      Array<u32, Rotation>                 MAX_VIPS,              Fixed,     Both;
     "sources"        LruHash<SourceKey, Source>           16_384,                Fixed,     Both;
     "flows"          LruHash<FlowKey, Flow>               262_144,               Sizable,   Both;
-    "fast"           Array<u32, FastSlot>                 1,                     Sizable,   Programs;
+    "fast"           Array<u32, FastSlot>                 262_144,               Sizable,   Programs;
     "hops"           Array<u32, HopSlot>                  fast::HOPS,            Fixed,     Programs;
     "splices"        Hash<FlowKey, Flow>                  65_536,                Sizable,   Both;
     "handshakes"     LruHash<FlowKey, Flow>               65_536,                Sizable,   Both;

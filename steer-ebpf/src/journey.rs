@@ -18,7 +18,7 @@ use steer_common::{
 use crate::{
     decide::hello,
     flows::{
-        fast, lock,
+        fast, legs, lock,
         stamps::{comes_by, comes_by_hop, idle, is_exact, record_end},
         table,
     },
@@ -35,7 +35,7 @@ use crate::{
         xdp::Xdp,
     },
     learn::server_flight,
-    maps::{HANDSHAKES, SETTINGS, backend_path, count, is_filling},
+    maps::{HANDSHAKES, SETTINGS, backend, backend_path, count, is_filling},
     packet::{
         read::{self, Role, begins_hello, classify, make_headers_linear, read, set_key},
         sums,
@@ -75,6 +75,7 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
     }
     let now = seconds(scratch);
     set_way(scratch, now);
+    scratch.first_port = [0; 2];
     let mut flow = null_mut();
     let slow = scratch.segment.any(SLOW) || begins_hello(hook, scratch, &role);
     if slow || !set_key(scratch, &role) || !settled_flow(hook, scratch, &role, &mut flow) {
@@ -299,6 +300,7 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, flow: &mut *mut Flow) 
     // only one, and what is called here looks the same memory up.
     let scratch = unsafe { &mut *scratch };
     (scratch.begun, scratch.fresh, scratch.way.enters) = (0, 0, false);
+    scratch.first_port = [0; 2];
     let hook = &Tc(skb);
     if hook.tagged() {
         return pass(Counter::VlanPassed);
@@ -338,10 +340,12 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, flow: &mut *mut Flow) 
         if settled_flow(hook, scratch, &role, flow) {
             return Stage::Forward;
         }
-    } else if !syn || matches!(role, Role::Server(_)) {
+    } else if let Role::Server(id) = role {
+        legs::resolve(scratch, id);
+        *flow = look_up();
+    } else if !syn {
         *flow = look_up();
     }
-    scratch.first_port = [0; 2];
     let seconds = set_packet(scratch, Direction::ToBackend);
     if is_filling(seconds) && !is_of_settled(*flow) {
         return drop(Counter::TablesFilling);
@@ -409,7 +413,15 @@ fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch) -> Stage {
             }
             act(scratch, action as u8)
         }
+        // It is on its way there already, and the stack may know one that the forwarding table does
+        // not tell.
+        Err(Refused::Dropped(reason))
+            if reason as u32 == Counter::NoRoute as u32 && is_as_it_came(scratch) =>
+        {
+            pass(Counter::LeftToStack)
+        }
         Err(Refused::OtherHook(reason) | Refused::Dropped(reason)) => drop(reason),
+        Err(Refused::HopLimit) if is_as_it_came(scratch) => pass(Counter::HopLimit),
         // Towards a client the stack would route the packet as it is and say so itself; towards a
         // backend it would be delivered here.
         Err(Refused::HopLimit) if scratch.way.direction == Direction::ToClient => {
@@ -424,6 +436,15 @@ fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch) -> Stage {
     }
 }
 
+/// Whether nothing of the packet at hand is to be changed but its hop: in an inline pool, between a
+/// client and the backend that it dialled.
+#[inline(always)]
+fn is_as_it_came(scratch: &Scratch) -> bool {
+    let way = &scratch.way;
+    scratch.key.dialled().is_some_and(|dialled| dialled as u32 == way.id)
+        && u16::from_ne_bytes(way.client_port) == 0
+}
+
 /// Enters the way of a packet of a flow that has a backend for good and from which nothing is to
 /// be learned; of any other flow it enters the record. False where the packet is not such a one.
 #[inline(always)]
@@ -435,6 +456,15 @@ fn settled_flow<H: Hook>(
 ) -> bool {
     if fast_flow(hook, scratch, role) {
         return true;
+    }
+    if let Role::Server(id) = role
+        && scratch.key.dialled().is_some()
+    {
+        let own = scratch.key.service;
+        legs::resolve(scratch, *id);
+        if scratch.key.service != own && fast_flow(hook, scratch, role) {
+            return true;
+        }
     }
     *flow = table::find(scratch);
     if flow.is_null() {
@@ -464,14 +494,18 @@ fn settled_flow<H: Hook>(
         // has another port there.
         Role::Server(from) => {
             (scratch.way.direction, scratch.way.from_vip) = (Direction::ToClient, true);
+            if u16::from_ne_bytes(port) != 0 {
+                scratch.way.client_port = scratch.key.client_port;
+            }
             *from == scratch.way.id
-                && u16::from_ne_bytes(port) == 0
+                && u16::from_ne_bytes(port) == u16::from_ne_bytes(scratch.first_port)
                 && (!H::XDP || is_for_us(hook, scratch.way.id))
         }
         Role::Direct(_) => false,
     };
-    scratch.way.enters &= goes && record.client_hop.ifindex != 0;
-    if goes && is_stamped(hook, scratch) {
+    let stamped = is_stamped(hook, scratch);
+    scratch.way.enters &= goes && stamped && record.client_hop.ifindex != 0;
+    if goes && stamped {
         go_by(hook, record, scratch);
     }
     goes
@@ -494,16 +528,20 @@ fn fast_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role) -> bool {
     let to_client = matches!(role, Role::Server(_));
     let Some(stamp) = fast::stamp(&lent, segment, to_client) else { return false };
     let ours = match role {
-        Role::Client(..) => {
+        Role::Client(vip, _) => {
             // SAFETY: an array's element; a lost race costs one packet's way.
             let hop = unsafe { &*lent.hop };
-            fast::is_exact(&lent, segment) && comes_by_hop(hook, hop)
+            // SAFETY: a map value; an aligned half-word.
+            let vip = unsafe { (**vip).id };
+            // A backend's number may have been given to another pool's.
+            let its = backend(lent.holder as u32).is_some_and(|backend| backend.vip_id == vip);
+            its && fast::is_exact(&lent, segment) && comes_by_hop(hook, hop)
         }
         Role::Server(from) => {
             *from == lent.holder as u32
                 && u16::from_ne_bytes(lent.port) == 0
                 && (stamp.new || !fast::is_quiet(&lent, scratch.way.seconds))
-                && (!H::XDP || is_for_us(hook, *from) && takes_xdp(lent.hop))
+                && (!H::XDP || is_for_us(hook, *from))
         }
         Role::Direct(_) => false,
     };
@@ -521,13 +559,15 @@ fn fast_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role) -> bool {
         // SAFETY: an array's element; a lost race costs one question.
         go_back_by(hook, unsafe { &mut *lent.hop }, scratch);
     }
-    if is_stamped(hook, scratch) {
+    // What XDP may not send is stamped where it is sent.
+    let sent_here = !H::XDP || !to_client || takes_xdp(lent.hop);
+    if sent_here && is_stamped(hook, scratch) {
         fast::record(lent.slot, stamp, to_client, scratch.way.seconds);
     }
     true
 }
 
-/// Whether XDP may send to a hop of `hops`; what it may not is stamped where it is sent.
+/// Whether XDP may send to a hop of `hops`.
 #[inline(always)]
 fn takes_xdp(hop: *const Hop) -> bool {
     // SAFETY: an array's element; an aligned half-word.

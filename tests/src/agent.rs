@@ -22,7 +22,7 @@ use steer_common::counters::Counter;
 use steer_user::{control::ask_about, plane::PinDir};
 use tempfile::TempDir;
 
-pub use self::config::{Hook, Settings};
+pub use self::config::{Hook, Settings, Shape, pool_name};
 use crate::{
     process::{self, Server, eventually, mortal},
     topology::Lab,

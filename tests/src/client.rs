@@ -191,6 +191,8 @@ pub struct Connection {
     /// How it came to be.
     pub handshake: Handshake,
     stream: StreamOwned<ClientConnection, TcpStream>,
+    /// Whether the server is asked to keep it open behind its answers.
+    kept: bool,
 }
 
 impl Client {
@@ -280,6 +282,7 @@ impl Client {
         Ok(Connection {
             handshake: Handshake { offered, resumed, server, time },
             stream: StreamOwned::new(tls, tcp),
+            kept: false,
         })
     }
 
@@ -311,7 +314,8 @@ impl Client {
         let (time, accepted) = (start.elapsed(), tls.is_early_data_accepted());
         let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
         let handshake = Handshake { offered: true, resumed, server: self.server_of(&tls)?, time };
-        let mut connection = Connection { handshake, stream: StreamOwned::new(tls, tcp) };
+        let mut connection =
+            Connection { handshake, stream: StreamOwned::new(tls, tcp), kept: false };
         let body = if accepted { connection.listen("/")? } else { connection.get("/")? }.text();
         anyhow::ensure!(
             body.starts_with(&connection.handshake.server),

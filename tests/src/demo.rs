@@ -1,5 +1,6 @@
 //! The main job for people: the same reconnecting clients, first through plain kernel layer 4, then
-//! through steer.
+//! through steer. In the inline shape that layer 4 is a balancer in front of the gateway, which
+//! stays as it is while steer is switched on.
 //!
 //! [`run`] does it, `load` is the clients, `report` all that is printed on stdout.
 
@@ -14,8 +15,8 @@ use steer_common::counters::Counter;
 pub use self::load::{Load, Tally};
 use self::report::Report;
 use crate::{
-    agent::{Agent, Hook},
-    l4::PlainL4,
+    agent::{Agent, Hook, Shape},
+    l4::{PlainL4, Snat},
     process,
     scenario::{Run, Scenario},
     topology::Family,
@@ -26,6 +27,10 @@ use crate::{
 pub struct Options {
     /// Hook of the gateway's interfaces.
     pub hook: Hook,
+    /// Where steer stands.
+    pub shape: Shape,
+    /// Whether the balancer in front hides the clients' addresses.
+    pub snat: Snat,
     /// What clients dial.
     pub family: Family,
     /// The clients.
@@ -42,13 +47,31 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<bool> {
     process::require_root()?;
     options.load.check()?;
+    ensure!(
+        options.snat == Snat::No || options.shape == Shape::Inline,
+        "--snat is about the balancer in front, which --shape inline has"
+    );
     let start = Instant::now();
     progress(
         "lab: a client with 64 addresses, the gateway, three nginx (mutual TLS 1.2, session IDs, no tickets)",
     );
-    let run = Scenario::new(options.hook, options.family).start()?;
-    let l4 = through_plain_l4(&run, &options.load)?;
-    let report = through_steer(&run, options, l4)?;
+    let scenario = Scenario::new(options.hook, options.family);
+    let report = match options.shape {
+        Shape::Gateway => {
+            let run = scenario.start()?;
+            let l4 = through_plain_l4(&run, &options.load)?;
+            through_steer(&run, options, l4)?
+        }
+        Shape::Inline => {
+            let run = scenario.inline(options.snat).start()?;
+            progress(&format!(
+                "balancer in front: nftables DNAT by source address{}",
+                if options.snat == Snat::Yes { ", masquerade" } else { "" }
+            ));
+            let l4 = options.load.run(&run, "the balancer alone")?;
+            through_steer(&run, options, l4)?
+        }
+    };
     report.print(options.json);
     progress(&format!("done in {:.1} s", start.elapsed().as_secs_f64()));
     Ok(report.steer_resumed_all())
@@ -68,7 +91,10 @@ fn through_steer(run: &Run, options: &Options, l4: Tally) -> Result<Report> {
     Ok(Report {
         l4,
         steer,
+        shape: options.shape,
+        snat: options.snat,
         rehomed: agent.count(Counter::SpliceOpened)?,
+        leg_translated: agent.count(Counter::LegTranslated)?,
         hook,
         sessions_dump: dump(&agent)?,
         stats: agent.steer("stats")?,

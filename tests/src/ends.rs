@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use steer_common::{
     flow::{State, StateWord},
-    shared::{Address, Endpoint, FLOW_LEARNED, Flow, FlowKey, options},
+    shared::{Address, Endpoint, FLOW_LEARNED, Flow, FlowKey, SERVICE_BACKEND, options},
     wire::tls::server_flight::Follow,
 };
 
@@ -33,7 +33,7 @@ pub const TS_DELTA: u32 = 0x0102_0305;
 /// Who speaks with whom.
 #[derive(Clone, Copy, Debug)]
 pub struct Ends {
-    /// Number of the VIP.
+    /// Number of the VIP, or of the inline pool.
     pub vip_id: u16,
     /// Number of the first backend.
     pub first_id: u16,
@@ -41,7 +41,7 @@ pub struct Ends {
     pub owner_id: u16,
     /// The client.
     pub client: SocketAddr,
-    /// What it dialled.
+    /// What it dialled: a VIP, or in an inline pool the first backend.
     pub vip: SocketAddr,
     /// The first backend.
     pub first: SocketAddr,
@@ -77,10 +77,66 @@ pub fn families() -> [Ends; 2] {
     ]
 }
 
+/// As [`families`], behind a balancer that dials the backends of an inline pool.
+///
+/// # Panics
+/// Never.
+pub fn inline() -> [Ends; 2] {
+    let at = |text: &str| text.parse().expect("an address and port");
+    [
+        Ends {
+            vip_id: 3,
+            first_id: 33,
+            owner_id: 34,
+            client: at("192.0.2.7:40001"),
+            vip: at("10.0.3.1:8443"),
+            first: at("10.0.3.1:8443"),
+            owner: at("10.0.3.2:9443"),
+        },
+        Ends {
+            vip_id: 4,
+            first_id: 43,
+            owner_id: 44,
+            client: at("[2001:db8::7]:40001"),
+            vip: at("[fd00:3::1]:8443"),
+            first: at("[fd00:3::1]:8443"),
+            owner: at("[fd00:3::2]:9443"),
+        },
+    ]
+}
+
+/// Such ends of both shapes, in both families.
+///
+/// # Panics
+/// Never.
+pub fn shapes() -> [Ends; 4] {
+    let ([a, b], [c, d]) = (families(), inline());
+    [a, b, c, d]
+}
+
 impl Ends {
+    /// Whether the client dials a backend itself.
+    pub fn is_inline(&self) -> bool {
+        self.vip == self.first
+    }
+
+    /// What stands for the VIP, or for the inline pool, in the maps.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn served(&self) -> Endpoint {
+        if !self.is_inline() {
+            return endpoint(self.vip);
+        }
+        let name = if self.client.is_ipv4() { "web4" } else { "web6" };
+        Endpoint::of_pool(name).expect("a short name")
+    }
+
     /// The flow's key.
     pub fn key(&self) -> FlowKey {
-        FlowKey::of_vip(address(self.client.ip()), self.client.port().to_be_bytes(), self.vip_id)
+        let service = if self.is_inline() { SERVICE_BACKEND | self.first_id } else { self.vip_id };
+        let client_port = self.client.port().to_be_bytes();
+        FlowKey { client: address(self.client.ip()), client_port, service }
     }
 
     /// A segment of the client.

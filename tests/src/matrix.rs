@@ -35,6 +35,8 @@ use self::{
     way::Way,
 };
 use crate::{
+    agent::Shape,
+    l4::{self, Snat},
     pki::Pki,
     process,
     topology::{Lab, Offloads, Plan},
@@ -54,6 +56,8 @@ pub struct Options {
     /// Compare `ticket_key_name = "auto"` with the right layout, from the first ticket on, instead
     /// of the ways.
     pub layouts: bool,
+    /// Where steer stands.
+    pub shape: Shape,
     /// One JSON object per cell instead of tables.
     pub json: bool,
     /// Where the packages of the stacks are.
@@ -62,7 +66,11 @@ pub struct Options {
 
 impl Options {
     fn columns(&self) -> &'static [Column] {
-        if self.layouts { &Column::LAYOUTS } else { &Column::WAYS }
+        match self.shape {
+            _ if self.layouts => &Column::LAYOUTS,
+            Shape::Gateway => &Column::WAYS,
+            Shape::Inline => &Column::INLINE,
+        }
     }
 }
 
@@ -74,8 +82,12 @@ pub fn run(options: &Options) -> Result<bool> {
     process::require_root()?;
     let started = Instant::now();
     // Every packet is one of the wire's size: a long hello comes in segments.
-    let plan = Plan { offloads: Offloads::Off, ..Plan::default() };
+    let balancer = options.shape == Shape::Inline;
+    let plan = Plan { offloads: Offloads::Off, balancer, ..Plan::default() };
     let lab = Lab::build(&plan)?;
+    if balancer {
+        l4::set_up(&lab, Snat::No)?;
+    }
     let pki = Pki::make(plan.n_backends)?;
     let peers = Peers::prepare(&pki, plan.n_backends).context("lay out the peers")?;
     let table = Table {

@@ -43,6 +43,8 @@ pub struct Settings {
     pub listen: String,
     /// `client_header_timeout`, for which it also waits for a hello.
     pub patience: String,
+    /// `keepalive_timeout`: how long a connection stays open between requests.
+    pub keepalive: String,
     /// Whether `/files/` takes uploads, for which not every build of nginx has the module.
     pub uploads: bool,
 }
@@ -78,6 +80,7 @@ impl Default for Settings {
             curves: "X25519:prime256v1".to_owned(),
             listen: "backlog=4096".to_owned(),
             patience: "60s".to_owned(),
+            keepalive: "0".to_owned(),
             uploads: true,
         }
     }
@@ -218,8 +221,16 @@ impl Nginx {
 /// downloads and takes uploads (PUT); `/slow/` serves the same files at 100 KB a second, with
 /// pauses.
 fn config(name: &str, settings: &Settings) -> String {
-    let Settings { protocols, session_timeout, listen, patience, curves, verify_client, .. } =
-        settings;
+    let Settings {
+        protocols,
+        session_timeout,
+        listen,
+        patience,
+        keepalive,
+        curves,
+        verify_client,
+        ..
+    } = settings;
     let key = if settings.ticket_key == TicketKey::Private {
         ""
     } else {
@@ -237,7 +248,7 @@ events {{ worker_connections 4000; multi_accept on; }}
 http {{
   log_format lab '$remote_addr $request_uri $status $ssl_session_reused';
   access_log access.log lab;
-  keepalive_timeout 0;
+  keepalive_timeout {keepalive};
   client_header_timeout {patience};
   client_max_body_size 256m;
   client_body_temp_path body;

@@ -14,13 +14,14 @@
 
 mod run;
 
-use std::sync::Arc;
+use std::{env, sync::Arc};
 
 use anyhow::Result;
 
 pub use self::run::{N_SOURCES, Run};
 use crate::{
-    agent::{Hook, Settings},
+    agent::{Hook, Settings, Shape},
+    l4::{self, Snat},
     nginx::{self, Nginx},
     pki::Pki,
     topology::{Family, Lab, Link, Offloads, Plan, backend},
@@ -36,6 +37,8 @@ pub struct Scenario {
     nginx: nginx::Settings,
     /// What steer's configuration says.
     pub steer: Settings,
+    /// What the balancer does with the clients' addresses, where there is one.
+    balancer: Snat,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,8 +49,17 @@ enum End {
 }
 
 impl Scenario {
-    /// Three backends; on XDP, links that finish their checksums as a wire does.
+    /// Three backends; on XDP, links that finish their checksums as a wire does. Steer has the VIPs,
+    /// unless the environment variable `STEER_LAB_SHAPE` says `inline`.
     pub fn new(hook: Hook, family: Family) -> Self {
+        let gateway = Self::gateway(hook, family);
+        match env::var_os("STEER_LAB_SHAPE") {
+            Some(shape) if shape == "inline" => gateway.inline(Snat::No),
+            _ => gateway,
+        }
+    }
+
+    fn gateway(hook: Hook, family: Family) -> Self {
         Self {
             family,
             plan: Plan { offloads: hook.offloads(), ..Plan::default() },
@@ -55,6 +67,7 @@ impl Scenario {
             announced_mss: Vec::new(),
             nginx: nginx::Settings::default(),
             steer: Settings::new(hook),
+            balancer: Snat::No,
         }
     }
 
@@ -62,6 +75,15 @@ impl Scenario {
     #[must_use]
     pub fn backends(mut self, n: usize) -> Self {
         self.plan.n_backends = n;
+        self
+    }
+
+    /// A balancer stands in front of the gateway, which has pools without VIPs.
+    #[must_use]
+    pub fn inline(mut self, snat: Snat) -> Self {
+        self.plan.balancer = true;
+        self.balancer = snat;
+        self.steer.shape = Shape::Inline;
         self
     }
 
@@ -165,6 +187,9 @@ impl Scenario {
         self.apply_sysctls(&lab)?;
         for (index, mss) in &self.announced_mss {
             lab.announce_mss(*index, *mss)?;
+        }
+        if lab.balancer().is_some() {
+            l4::set_up(&lab, self.balancer)?;
         }
         let pki = Arc::new(Pki::make(self.plan.n_backends)?);
         let servers = (0..self.plan.n_backends)

@@ -9,6 +9,13 @@
 //! The VIP is on no interface: the client routes it to the gateway. The clients' source addresses
 //! are routed to the client namespace, which holds them all (a local route), as an egress gateway
 //! in front of many users would.
+//!
+//! With [`Plan::balancer`] another router stands between the client and the gateway, and has the
+//! VIP:
+//!
+//! ```text
+//! client eth0 ── outside │ balancer │ eth0 ── clients │ gateway │ b0 ── eth0 backend 0 ...
+//! ```
 
 mod addresses;
 mod batches;
@@ -16,10 +23,10 @@ mod links;
 
 use anyhow::{Context, Result};
 
-use self::addresses::backend_net;
 pub use self::addresses::{
     CLIENT_SIDE, Family, PORT, backend, backend_side, mac, mac_text, source, vip,
 };
+use self::addresses::{OUTSIDE, OUTSIDE_LINK, backend_net};
 pub use self::links::Link;
 use crate::{netns::NetNs, process};
 
@@ -65,6 +72,8 @@ pub struct Plan {
     pub links: Vec<(usize, Link)>,
     /// Whether neighbours are known from the start; otherwise the kernel has to ask for them.
     pub neighbours_known: bool,
+    /// Whether a balancer stands in front of the gateway.
+    pub balancer: bool,
 }
 
 impl Default for Plan {
@@ -76,6 +85,7 @@ impl Default for Plan {
             backend_mtu: Vec::new(),
             links: Vec::new(),
             neighbours_known: true,
+            balancer: false,
         }
     }
 }
@@ -84,6 +94,7 @@ impl Default for Plan {
 #[derive(Debug)]
 pub struct Lab {
     client: NetNs,
+    balancer: Option<NetNs>,
     gateway: NetNs,
     backends: Vec<NetNs>,
 }
@@ -96,9 +107,10 @@ impl Lab {
     pub fn build(plan: &Plan) -> Result<Self> {
         process::require_root()?;
         let client = host()?;
+        let balancer = plan.balancer.then(router).transpose()?;
         let gateway = router()?;
         let backends = (0..plan.n_backends).map(|_| host()).collect::<Result<Vec<_>>>()?;
-        let lab = Self { client, gateway, backends };
+        let lab = Self { client, balancer, gateway, backends };
         lab.wire(plan)?;
         lab.address(plan)?;
         Ok(lab)
@@ -107,6 +119,11 @@ impl Lab {
     /// The clients' namespace.
     pub fn client(&self) -> &NetNs {
         &self.client
+    }
+
+    /// The balancer's namespace, where there is one.
+    pub fn balancer(&self) -> Option<&NetNs> {
+        self.balancer.as_ref()
     }
 
     /// The gateway's namespace.
@@ -150,7 +167,13 @@ impl Lab {
     }
 
     fn wire(&self, plan: &Plan) -> Result<()> {
-        let ends = std::iter::once(&self.client).chain(&self.backends);
+        let ends = std::iter::once(self.before_gateway()).chain(&self.backends);
+        if let Some(balancer) = &self.balancer {
+            let (number, mtu) = (OUTSIDE_LINK, plan.client_mtu);
+            links::wire(Link::Veth, number, OUTSIDE, mtu, balancer, &self.client)
+                .context("wire the balancer")?;
+            balancer.ip(&format!("link set eth0 mtu {} up\n", plan.client_mtu))?;
+        }
         for (number, (name, far)) in self.gateway_interfaces().iter().zip(ends).enumerate() {
             let kind = plan
                 .links
@@ -170,6 +193,11 @@ impl Lab {
         plan.offloads.features().map_or(Ok(()), |features| self.set_features(features))
     }
 
+    /// Who the gateway's clients' side is wired to.
+    fn before_gateway(&self) -> &NetNs {
+        self.balancer.as_ref().unwrap_or(&self.client)
+    }
+
     fn set_mtu_of_far_ends(&self, plan: &Plan) -> Result<()> {
         self.client.ip(&format!("link set eth0 mtu {} up\n", plan.client_mtu))?;
         for (index, backend) in self.backends.iter().enumerate() {
@@ -184,11 +212,15 @@ impl Lab {
         let set =
             |ns: &NetNs, name: &str| ns.tool(&format!("ethtool -K {name} {features}")).map(drop);
         self.gateway_interfaces().iter().try_for_each(|name| set(&self.gateway, name))?;
+        if let Some(balancer) = &self.balancer {
+            [OUTSIDE, "eth0"].iter().try_for_each(|name| set(balancer, name))?;
+        }
         std::iter::once(&self.client).chain(&self.backends).try_for_each(|ns| set(ns, "eth0"))
     }
 
     fn address(&self, plan: &Plan) -> Result<()> {
         self.client.ip(&batches::client(plan))?;
+        self.balancer.as_ref().map_or(Ok(()), |ns| ns.ip(&batches::balancer(plan)))?;
         self.gateway.ip(&batches::gateway(plan))?;
         self.backends
             .iter()

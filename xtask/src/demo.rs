@@ -9,6 +9,13 @@ pub(crate) struct Arguments {
     /// Hook of the gateway's interfaces.
     #[arg(long, value_parser = ["tc", "xdp"])]
     hook: Option<String>,
+    /// Where steer stands: it has the VIPs, or stands between a balancer that has them and the
+    /// servers.
+    #[arg(long, value_parser = ["gateway", "inline"])]
+    shape: Option<String>,
+    /// The balancer in front hides the clients' addresses behind its own.
+    #[arg(long)]
+    snat: bool,
     /// Dial the IPv6 VIP.
     #[arg(long)]
     ipv6: bool,
@@ -28,7 +35,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(hook) = &arguments.hook {
         demo.args(["--hook", hook]);
     }
-    for (flag, is_set) in [("--ipv6", arguments.ipv6), ("--json", arguments.json)] {
+    if let Some(shape) = &arguments.shape {
+        demo.args(["--shape", shape]);
+    }
+    let flags =
+        [("--ipv6", arguments.ipv6), ("--json", arguments.json), ("--snat", arguments.snat)];
+    for (flag, is_set) in flags {
         if is_set {
             demo.arg(flag);
         }

@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
     /// Compare `ticket_key_name = "auto"` with the right layout instead of the ways.
     #[arg(long)]
     layouts: bool,
+    /// Where steer stands: it has the VIP, or stands behind a balancer that has it.
+    #[arg(long, value_parser = ["gateway", "inline"])]
+    shape: Option<String>,
     /// Only report what is missing, install nothing.
     #[arg(long)]
     no_install: bool,
@@ -44,12 +47,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         matrix.arg("--json");
     }
-    let Arguments { clients, servers, modes, reconnects, .. } = arguments;
+    let Arguments { clients, servers, modes, reconnects, shape, .. } = arguments;
     for (option, value) in [
         ("--clients", clients),
         ("--servers", servers),
         ("--modes", modes),
         ("--reconnects", reconnects),
+        ("--shape", shape),
     ] {
         if let Some(value) = value {
             matrix.args([option, value]);

@@ -59,6 +59,7 @@ pub(crate) fn find(key: &FlowKey, seconds: u32) -> Option<Lent> {
 #[inline(always)]
 fn lent(slot: *mut FastSlot, key: &FlowKey, seconds: u32) -> Option<Lent> {
     let version = version(slot);
+    barrier();
     // SAFETY: array elements live as long as the program; what is read is used only where the
     // version says that nobody wrote it meanwhile.
     let read = unsafe { &*slot };
@@ -118,6 +119,11 @@ pub(crate) fn record(slot: *mut FastSlot, stamp: Stamp, to_client: bool, seconds
         *(if to_client { &mut slot.server_next } else { &mut slot.client_next }) = stamp.next;
     }
     if slot.seen != seconds {
+        // A table that forgets who is not used knows by look-ups alone who is: one every other
+        // second. What it forgot all the same the next packet puts back, while its trace is fresh.
+        if (slot.seen ^ seconds) & !1 != 0 && FLOWS.get_ptr(&slot.key).is_none() {
+            slot.entered = OLD;
+        }
         slot.seen = seconds;
     }
     if !to_client && slot.heard != seconds {
@@ -141,6 +147,7 @@ pub(crate) extern "C" fn take_back_fast(key: *const FlowKey, flow: *mut Flow) ->
     for way in 0..2 {
         let Some(slot) = FAST.get_ptr_mut(first + way) else { return 0 };
         let version = version(slot);
+        barrier();
         // SAFETY: array elements live as long as the program; what is read counts only where the
         // version says that nobody wrote it meanwhile.
         let read = unsafe { &*slot };
@@ -232,11 +239,12 @@ pub(crate) extern "C" fn enter_fast() -> i32 {
             && hop.version == hop_version
             && hop_version & 1 == 0
     });
-    if !still {
+    if still {
+        count(Counter::FastEntered);
+    } else {
         // SAFETY: as above; an aligned word.
         unsafe { (*slot).entered = 0 };
     }
-    count(Counter::FastEntered);
     0
 }
 
@@ -260,7 +268,8 @@ fn free_slot(first: u32, key: &FlowKey, seconds: u32) -> Option<*mut FastSlot> {
 /// The slot of a hop in `hops`, made where there is room; else a negative number.
 #[inline(always)]
 fn hop_of(hop: &Hop, seconds: u32) -> i32 {
-    let own = hop_place(hop);
+    let Some(settings) = SETTINGS.get(0) else { return -1 };
+    let own = hop_place(hop, settings.secret);
     let mut free = -1;
     for probe in 0..HOP_PROBES {
         let at = (own + probe) & (HOPS - 1);
@@ -295,7 +304,9 @@ fn hop_of(hop: &Hop, seconds: u32) -> i32 {
 /// Whether no flow that is entered goes by this hop.
 #[inline(always)]
 fn is_hop_free(slot: &HopSlot, seconds: u32) -> bool {
-    slot.hop.ifindex == 0 || seconds.wrapping_sub(slot.used) > 2 * steer_common::fast::LIFE
+    // Another CPU may be a second ahead.
+    let idle = seconds.wrapping_sub(slot.used) as i32;
+    slot.hop.ifindex == 0 || idle > 2 * steer_common::fast::LIFE as i32
 }
 
 /// Whether there is a cache. Where there is none the kernel drops what stands behind this: the

@@ -41,6 +41,21 @@ pub(crate) fn way_there(scratch: &Scratch, id: u32, direct: bool) -> Option<Leg>
     stamped(&key, scratch.seconds).filter(|leg| is_direct(scratch, leg) == direct)
 }
 
+/// A packet of backend `id` in an inline pool: where that is not what its flow's client dialled, or
+/// knows the client by another port, `scratch.key` becomes the flow's, and `scratch.first_port` the
+/// port there.
+#[inline(always)]
+pub(crate) fn resolve(scratch: &mut Scratch, id: u32) {
+    if scratch.key.dialled().is_some()
+        && let Some(leg) = find(scratch, id)
+    {
+        if leg.port != scratch.key.client_port {
+            scratch.first_port = scratch.key.client_port;
+        }
+        follow(scratch, &leg);
+    }
+}
+
 /// Whether a leg is of a connection that its client dialled to a backend itself, beside a VIP: none
 /// of the flow's that `scratch.key` is of. In an inline pool all are flows.
 #[inline(always)]

@@ -8,8 +8,8 @@ use steer_common::{
     counters::Counter,
     flow::{State, StateWord},
     shared::{
-        FLOW_COLLIDED, FLOW_MADE, Flow, NO_BACKEND, SWITCH_LEAVE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE,
-        options,
+        BACKEND_PRESENT, Backend, FLOW_COLLIDED, FLOW_MADE, Flow, NO_BACKEND, SWITCH_LEAVE,
+        VIP_OBSERVE, VIP_RETURN_BY_ROUTE, options,
     },
     wire::{ip::Ip, tcp::flags},
 };
@@ -24,7 +24,7 @@ use crate::{
     },
     handshake::unknown::{leaves_syn_traces, no_flow},
     hook::tc::Tc,
-    maps::{FLOWS, HANDSHAKES, SPLICES, count, count_backend, is_exempt, switch},
+    maps::{FLOWS, HANDSHAKES, SPLICES, backend, count, count_backend, is_exempt, switch},
     packet::options::read_options,
     scratch::{Scratch, scratch},
     stage::{Stage, drop, pass, plain},
@@ -47,9 +47,14 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
         forget_over(scratch);
         return pass(Counter::Left);
     }
-    if scratch.key.dialled().is_some() && is_exempt(&scratch.vip, &scratch.key.client) {
-        foreign::remember(&scratch.key, scratch.seconds);
-        return pass(Counter::Exempt);
+    if let Some(dialled) = scratch.key.dialled() {
+        let there = |backend: &Backend| backend.flags & BACKEND_PRESENT != 0;
+        if is_exempt(&scratch.vip, &scratch.key.client)
+            || !backend(dialled as u32).is_some_and(there)
+        {
+            foreign::remember(&scratch.key, scratch.seconds);
+            return pass(Counter::Exempt);
+        }
     }
     prepare_offer(skb, scratch);
     let (first, taken_at) = match repeated(scratch) {

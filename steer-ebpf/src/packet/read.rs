@@ -5,7 +5,7 @@ use steer_common::{
     counters::Counter,
     flow::Direction,
     shared::{
-        ADDRESS_OF_VIP, Address, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_VIP,
+        ADDRESS_OF_VIP, Address, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_NONE, ROLE_VIP,
         SERVICE_BACKEND, Vip,
     },
     wire::{
@@ -83,14 +83,15 @@ pub(crate) fn read<H: Hook>(hook: &H, scratch: &mut Scratch) -> Result<(), Count
 pub(crate) fn classify(scratch: &Scratch) -> Option<Role> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
     let head = directory_head()?;
-    let dialled = listed(head, &ip.destination, segment.destination_port);
-    if let Some(dialled) = dialled {
+    let (mut role, mut id) = (ROLE_NONE, 0);
+    if let Some(dialled) = listed(head, &ip.destination, segment.destination_port) {
+        (role, id) = (dialled.role, dialled.id);
         let vip = &raw const dialled.vip;
-        if dialled.role == ROLE_VIP {
-            return Some(Role::Client(vip, dialled.id));
+        if role == ROLE_VIP {
+            return Some(Role::Client(vip, id));
         }
-        if dialled.role == ROLE_MEMBER {
-            return Some(Role::Client(vip, SERVICE_BACKEND | dialled.id));
+        if role == ROLE_MEMBER {
+            return Some(Role::Client(vip, SERVICE_BACKEND | id));
         }
     }
     if let Some(sender) = listed(head, &ip.source, segment.source_port)
@@ -98,8 +99,7 @@ pub(crate) fn classify(scratch: &Scratch) -> Option<Role> {
     {
         return Some(Role::Server(sender.id as u32));
     }
-    let dialled = dialled?;
-    (dialled.role == ROLE_BACKEND).then_some(Role::Direct(dialled.id as u32))
+    (role == ROLE_BACKEND).then_some(Role::Direct(id as u32))
 }
 
 /// A packet that cannot be read: dropped where it would reach the local stack, or a client, in the

@@ -7,7 +7,7 @@ use steer_common::{
     flow::{State, StateWord},
     ranges,
     rehome::{self, ServerAct},
-    shared::{FLOW_LEARNED, FLOW_RIVALLED, Flow, PATH_SPEAKS_FIRST, options},
+    shared::{FLOW_LEARNED, FLOW_RIVALLED, Flow, PATH_SPEAKS_FIRST, SERVICE_BACKEND, options},
     splice,
     wire::{tcp::flags, tls::server_flight::Follow},
 };
@@ -45,17 +45,17 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     scratch.vip = unsafe { *vip };
     let was = flow;
     let mut flow = known(scratch, was);
-    scratch.first_port = [0; 2];
-    if (flow.is_null() || !knows_by(flow, id as u16, [0; 2]))
+    if let Some(dialled) = scratch.key.dialled() {
+        if dialled as u32 != id && (flow.is_null() || is_over(scratch, flow)) {
+            return drop(Counter::LegOver);
+        }
+    } else if (flow.is_null() || !knows_by(flow, id as u16, [0; 2]))
         && let Some(leg) = legs::find(scratch, id)
     {
-        // The client has another port here than its own, or it did not dial this backend.
-        if leg.port != scratch.key.client_port {
-            scratch.first_port = scratch.key.client_port;
-        }
-        let direct = legs::is_direct(scratch, &leg);
-        legs::follow(scratch, &leg);
-        if direct {
+        // The client has another port here than its own.
+        scratch.first_port = scratch.key.client_port;
+        scratch.key.client_port = leg.port;
+        if leg.service & SERVICE_BACKEND != 0 {
             if scratch.segment.flags & (flags::SYN | flags::FIN | flags::RST) != 0 {
                 let there = u16::from_ne_bytes(scratch.first_port);
                 legs::record_direct_end(id, u16::from_ne_bytes(leg.port) as u32, there as u32);
@@ -64,10 +64,6 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
         }
         let its = table::find(scratch);
         flow = known(scratch, its);
-        let moved = scratch.key.dialled().is_some_and(|dialled| dialled as u32 != id);
-        if moved && (flow.is_null() || is_over(scratch, flow)) {
-            return drop(Counter::LegOver);
-        }
     }
     if !flow.is_null() && is_elsewhere(flow, id as u16, scratch.first_port) {
         return pass(Counter::BackendPassed);

@@ -10,11 +10,12 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Result;
 pub(super) use sources::Sources;
 use steer_common::{
+    fast,
     flow::{State, StateWord},
     shared::{
-        BACKEND_PRESENT, Backend, Endpoint, FLOW_MADE, Flow, FlowKey, Foreign, LEG_ENDED, Leg,
-        SERVICE_BACKEND, SERVICE_WAY_THERE, Session, SessionKey, Source, SourceKey, Vip,
-        backend_bit,
+        BACKEND_DIALLED, BACKEND_PRESENT, Backend, Endpoint, FLOW_MADE, Flow, FlowKey, Foreign,
+        LEG_ENDED, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE, Session, SessionKey, Source, SourceKey,
+        Vip, backend_bit,
     },
 };
 
@@ -30,6 +31,8 @@ const LINGER: u32 = 60;
 const HANDSHAKE: u32 = 180;
 /// Seconds in which a handshake that is going to end well ends.
 const OPENING: u32 = 10;
+/// Bits of [`FlowKey::service`] and [`Leg::service`] that hold a backend's number.
+const BACKEND_BITS: u16 = !(SERVICE_BACKEND | SERVICE_WAY_THERE | LEG_ENDED);
 /// Seconds without a packet after which a connection that no VIP's settings rule is forgotten (RFC
 /// 5382 REQ-5).
 const FLOW_TIMEOUT: u32 = 7860;
@@ -104,9 +107,8 @@ impl Open {
 pub fn open(plane: &Plane) -> Result<Open> {
     let rules = Rules::new(&plane.vips()?, &plane.backends()?);
     let (mut open, mut unread) = (Open::default(), Ok(()));
-    let is_of_vip = |key: &FlowKey| key.service & SERVICE_BACKEND == 0;
     plane.flows.for_each(|key, flow| {
-        open.connections += u64::from(is_of_vip(&key) && rules.is_open(&key, &flow))
+        open.connections += u64::from(rules.is_open(&key, &flow));
     })?;
     plane.splices.for_each(|key, splice| match plane.flows.find(&key) {
         // Counted with its flow.
@@ -115,11 +117,11 @@ pub fn open(plane: &Plane) -> Result<Open> {
         Err(error) => unread = Err(error),
     })?;
     plane.handshakes.for_each(|key, flow| {
-        open.handshakes += u64::from(is_of_vip(&key) && rules.is_opening(&key, &flow));
+        open.handshakes += u64::from(rules.is_opening(&key, &flow));
     })?;
     plane.legs.for_each(|key, leg| {
         // One with a flow is counted with it, one to a backend itself by its way back.
-        let direct = key.service & SERVICE_WAY_THERE == 0 && leg.service & SERVICE_BACKEND != 0;
+        let direct = key.service & SERVICE_WAY_THERE == 0 && rules.is_direct(leg.service);
         let ended = leg.service & LEG_ENDED == LEG_ENDED;
         open.direct += u64::from(direct && !ended && !rules.leg_is_stale(&key, &leg, None));
     })?;
@@ -177,7 +179,7 @@ impl Rules {
     /// `flow` is the VIP's flow that the leg belongs to, if it belongs to one.
     fn leg_is_stale(&self, key: &FlowKey, leg: &Leg, flow: Option<&Flow>) -> bool {
         let idle = clock::age(self.now, leg.seen);
-        let direct = key.service & SERVICE_WAY_THERE != 0 || leg.service & SERVICE_BACKEND != 0;
+        let direct = key.service & SERVICE_WAY_THERE != 0 || self.is_direct(leg.service);
         let over = if direct {
             leg.service & LEG_ENDED == LEG_ENDED
         } else {
@@ -186,10 +188,25 @@ impl Rules {
         idle > if over { LINGER } else { self.flow_timeout(leg.service) }
     }
 
-    /// Of a VIP as its settings say; of a backend that was dialled itself the usual one.
+    /// Of a VIP or an inline pool as its settings say; of a backend that was dialled itself beside
+    /// its VIP the usual one.
     fn flow_timeout(&self, service: u16) -> u32 {
-        let vip = self.vips.get(&service).filter(|_| service & SERVICE_BACKEND == 0);
-        vip.map_or(FLOW_TIMEOUT, |vip| vip.flow_timeout)
+        self.served(service).map_or(FLOW_TIMEOUT, |vip| vip.flow_timeout)
+    }
+
+    /// Whether a client dialled a backend itself, beside its VIP.
+    fn is_direct(&self, service: u16) -> bool {
+        service & SERVICE_BACKEND != 0 && self.served(service).is_none()
+    }
+
+    /// The settings of what a flow's client dialled: a VIP, or a backend of an inline pool.
+    fn served(&self, service: u16) -> Option<&Vip> {
+        if service & SERVICE_BACKEND == 0 {
+            return self.vips.get(&service);
+        }
+        let backend = self.backends.get(&(service & BACKEND_BITS))?;
+        let dialled = backend.flags & BACKEND_DIALLED != 0;
+        self.vips.get(&backend.vip_id).filter(|_| dialled)
     }
 
     pub(super) fn session_is_stale(&self, key: &SessionKey, session: &Session) -> bool {
@@ -206,15 +223,13 @@ impl Rules {
     }
 
     pub(super) fn flow_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
-        if key.service & SERVICE_BACKEND != 0 {
-            return false;
-        }
-        let Some(vip) = self.vips.get(&key.service) else { return true };
+        let Some(vip) = self.served(key.service) else { return true };
         // A flow waits for its owner for some retransmissions of its client; one that waits longer
         // was given up.
         let waits = StateWord(flow.word).state() == State::Wait;
-        clock::age(self.now, flow.seen)
-            > if waits || flow.closing() { LINGER } else { vip.flow_timeout }
+        // What its slot in the cache knows the record is told when its next packet comes.
+        let timeout = vip.flow_timeout.saturating_add(fast::LIFE);
+        clock::age(self.now, flow.seen) > if waits || flow.closing() { LINGER } else { timeout }
     }
 
     pub(super) fn handshake_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
@@ -337,8 +352,28 @@ mod tests {
     #[test]
     fn an_idle_flow_lives_as_long_as_its_vip_says() {
         let key = FlowKey::default();
-        assert!(!rules().flow_is_stale(&key, &flow(7860, 0)));
-        assert!(rules().flow_is_stale(&key, &flow(7861, 0)));
+        // Its slot in the cache may know of a packet that its record has not heard of.
+        assert!(!rules().flow_is_stale(&key, &flow(7868, 0)));
+        assert!(rules().flow_is_stale(&key, &flow(7869, 0)));
+    }
+
+    #[test]
+    fn a_flow_of_an_inline_pool_lives_as_long_as_the_pool_says() {
+        let vips = || [(0, Vip { flow_timeout: 100, ..Vip::default() })].into();
+        let of = |flags| {
+            let backend = Backend { flags, ..Backend::default() };
+            Rules::at(NOW, vips(), [(3, backend)].into())
+        };
+        let key = FlowKey { service: SERVICE_BACKEND | 3, ..FlowKey::default() };
+        let inline = of(BACKEND_DIALLED | BACKEND_PRESENT);
+        assert!(!inline.flow_is_stale(&key, &flow(108, 0)));
+        assert!(inline.flow_is_stale(&key, &flow(109, 0)));
+        assert!(inline.is_open(&key, &flow(50, 0)));
+        let leg = |age| Leg { seen: NOW - age, port: [0; 2], service: key.service };
+        assert!(!inline.leg_is_stale(&key, &leg(100), Some(&flow(50, 0))));
+        assert!(inline.leg_is_stale(&key, &leg(61), None), "its flow is over");
+        // Beside a VIP there are no such flows.
+        assert!(of(BACKEND_PRESENT).flow_is_stale(&key, &flow(1, 0)));
     }
 
     #[test]

@@ -35,20 +35,42 @@ impl Hook {
     }
 }
 
+/// Where steer stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Shape {
+    /// It has the VIPs.
+    #[default]
+    Gateway,
+    /// A balancer in front of it has them and dials the backends.
+    Inline,
+}
+
+impl Shape {
+    /// The word in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Inline => "inline",
+        }
+    }
+}
+
 /// What the configuration says beyond the lab's addresses, as lines of TOML.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Hook of every interface.
     pub hook: Hook,
+    /// Whether there are VIPs or inline pools.
+    pub shape: Shape,
     /// Lines at the top: `metrics = "127.0.0.1:9464"`.
     pub top: Vec<String>,
     /// Lines of `[sizes]`: `pending = 2`.
     pub sizes: Vec<String>,
-    /// Lines of every `[[vip]]`: `owner_tries = 2`.
+    /// Lines of every `[[vip]]` or `[[pool]]`: `owner_tries = 2`.
     pub vip: Vec<String>,
     /// A line of one backend, by its index: `key_names = [..]`.
     pub backend: Vec<(usize, String)>,
-    /// Lines of every `[vip.health]`: `enabled = false`.
+    /// Lines of every `[vip.health]`: `enabled = false`. An inline pool is judged by what passes.
     pub health: Vec<String>,
     /// Environment of the agent.
     pub environment: Vec<(String, String)>,
@@ -59,7 +81,8 @@ impl Settings {
     pub fn new(hook: Hook) -> Self {
         let health = vec!["interval = \"200ms\"".to_owned(), "timeout = \"200ms\"".to_owned()];
         let (top, sizes, vip, backend) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { hook, top, sizes, vip, backend, health, environment: Vec::new() }
+        let shape = Shape::Gateway;
+        Self { hook, shape, top, sizes, vip, backend, health, environment: Vec::new() }
     }
 }
 
@@ -75,21 +98,41 @@ pub(super) fn text(lab: &Lab, settings: &Settings, pin_dir: &Path, socket: &Path
         writeln!(text, "\n[[interface]]\nname = \"{name}\"\nhook = \"{hook}\"").unwrap_or_default();
     }
     for family in [Family::V4, Family::V6] {
-        text += &vip_table(family, lab.n_backends(), settings);
+        text += &pool_table(family, lab.n_backends(), settings);
     }
     text
 }
 
-fn vip_table(family: Family, n_backends: usize, settings: &Settings) -> String {
-    let mut text =
-        format!("\n[[vip]]\naddress = \"{}\"\n{}\n", vip(family), settings.vip.join("\n"));
-    if !settings.vip.iter().any(|line| line.starts_with("fallback")) {
-        // Where a source leads stays as the test found it, however many flows it makes.
+/// Name of the pool of a family, where pools have names.
+pub fn pool_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "web4",
+        Family::V6 => "web6",
+    }
+}
+
+fn pool_table(family: Family, n_backends: usize, settings: &Settings) -> String {
+    let says = |word: &str| settings.vip.iter().any(|line| line.starts_with(word));
+    let lines = settings.vip.join("\n");
+    let (table, mut text) = match settings.shape {
+        Shape::Gateway => ("vip", format!("\n[[vip]]\naddress = \"{}\"\n{lines}\n", vip(family))),
+        Shape::Inline => (
+            "pool",
+            format!("\n[[pool]]\nname = \"{}\"\nshape = \"inline\"\n{lines}\n", pool_name(family)),
+        ),
+    };
+    // Where a source leads stays as the test found it, however many flows it makes.
+    if settings.shape == Shape::Gateway && !says("fallback") {
         text += "fallback = \"source\"\n";
     }
-    writeln!(text, "\n[vip.health]\n{}", settings.health.join("\n")).unwrap_or_default();
+    if settings.shape == Shape::Inline && !says("mode") {
+        text += "mode = \"steer\"\n";
+    }
+    if settings.shape == Shape::Gateway {
+        writeln!(text, "\n[{table}.health]\n{}", settings.health.join("\n")).unwrap_or_default();
+    }
     for index in 0..n_backends {
-        writeln!(text, "\n[[vip.backend]]\naddress = \"{}\"", backend(family, index))
+        writeln!(text, "\n[[{table}.backend]]\naddress = \"{}\"", backend(family, index))
             .unwrap_or_default();
         for (_, line) in settings.backend.iter().filter(|(of, _)| *of == index) {
             writeln!(text, "{line}").unwrap_or_default();

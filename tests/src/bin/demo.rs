@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use steer_tests::{
-    agent::Hook,
+    agent::{Hook, Shape},
     demo::{self, Load, Options},
+    l4::Snat,
     topology::Family,
 };
 
@@ -19,6 +20,13 @@ struct Arguments {
     /// Hook of the gateway's interfaces.
     #[arg(long, value_enum, default_value = "tc")]
     hook: Hook,
+    /// Where steer stands: it has the VIPs, or stands between a balancer that has them and the
+    /// servers.
+    #[arg(long, value_enum, default_value = "gateway")]
+    shape: Shape,
+    /// The balancer in front hides the clients' addresses behind its own.
+    #[arg(long)]
+    snat: bool,
     /// Dial the IPv6 VIP.
     #[arg(long)]
     ipv6: bool,
@@ -51,7 +59,8 @@ fn main() -> ExitCode {
 }
 
 fn options(arguments: &Arguments) -> Options {
-    let Arguments { hook, ipv6, clients, reconnects, parallel, json } = *arguments;
+    let Arguments { hook, shape, snat, ipv6, clients, reconnects, parallel, json } = *arguments;
     let family = if ipv6 { Family::V6 } else { Family::V4 };
-    Options { hook, family, load: Load { clients, reconnects, parallel }, json }
+    let snat = if snat { Snat::Yes } else { Snat::No };
+    Options { hook, shape, snat, family, load: Load { clients, reconnects, parallel }, json }
 }

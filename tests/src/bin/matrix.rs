@@ -3,7 +3,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
-use steer_tests::matrix::{self, ClientStack, Mode, Options, Packages, ServerStack};
+use steer_tests::{
+    agent::Shape,
+    matrix::{self, ClientStack, Mode, Options, Packages, ServerStack},
+};
 
 /// Runs TLS clients of several stacks against servers of several stacks, each directly, through
 /// plain kernel layer 4, through HAProxy's SSL-ID stick table, and through steer, and counts
@@ -29,6 +32,9 @@ struct Arguments {
     /// every cell.
     #[arg(long)]
     layouts: bool,
+    /// Where steer stands: it has the VIP, or stands behind a balancer that has it.
+    #[arg(long, value_enum, default_value = "gateway")]
+    shape: Shape,
     /// Print one JSON object per cell instead of tables.
     #[arg(long)]
     json: bool,
@@ -52,11 +58,21 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { clients, servers, modes, reconnects, layouts, json, packages, no_install } =
-        Arguments::parse();
+    let Arguments {
+        clients,
+        servers,
+        modes,
+        reconnects,
+        layouts,
+        shape,
+        json,
+        packages,
+        no_install,
+    } = Arguments::parse();
     let packages = std::path::absolute(&packages).unwrap_or(packages);
     let packages = Packages { directory: packages, install: !no_install };
-    match matrix::run(&Options { clients, servers, modes, reconnects, layouts, json, packages }) {
+    let options = Options { clients, servers, modes, reconnects, layouts, shape, json, packages };
+    match matrix::run(&options) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
             eprintln!("matrix: steer resumed fewer sessions than could be, see above");

@@ -29,9 +29,14 @@ impl Response {
     }
 }
 
-/// The head of a request for a page or a file.
+/// The head of a request for a page or a file, after which the server closes.
 pub(super) fn request(path: &str) -> String {
-    format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")
+    head("GET", path, false)
+}
+
+fn head(verb: &str, path: &str, kept: bool) -> String {
+    let then = if kept { "keep-alive" } else { "close" };
+    format!("{verb} {path} HTTP/1.1\r\nHost: lab\r\nConnection: {then}\r\n\r\n")
 }
 
 impl Connection {
@@ -43,12 +48,18 @@ impl Connection {
         self.answer(|_| {}).with_context(|| format!("get {path}"))
     }
 
+    /// The server is asked to keep the connection open behind its answers, or from now on to close
+    /// it.
+    pub fn keep_open(&mut self, kept: bool) {
+        self.kept = kept;
+    }
+
     /// Asks for a page or a file.
     ///
     /// # Errors
     /// When the answer breaks off or is not 200.
     pub fn get(&mut self, path: &str) -> Result<Response> {
-        self.send(&request(path), &[])?;
+        self.send(&head("GET", path, self.kept), &[])?;
         self.answer(|_| {}).with_context(|| format!("get {path}"))
     }
 
@@ -58,7 +69,7 @@ impl Connection {
     /// # Errors
     /// When the answer breaks off or is not 200.
     pub fn get_watched(&mut self, path: &str, progress: impl FnMut(usize)) -> Result<Response> {
-        self.send(&request(path), &[])?;
+        self.send(&head("GET", path, self.kept), &[])?;
         self.answer(progress).with_context(|| format!("get {path}"))
     }
 
@@ -67,7 +78,7 @@ impl Connection {
     /// # Errors
     /// When the answer breaks off or is not 200.
     pub fn drain(&mut self, path: &str) -> Result<usize> {
-        self.send(&request(path), &[])?;
+        self.send(&head("GET", path, self.kept), &[])?;
         let mut reader = BufReader::with_capacity(64 * 1024, &mut self.stream);
         let (status, len) = read_head(&mut reader)?;
         let drained = std::io::copy(&mut reader.take(len as u64), &mut std::io::sink())?;
@@ -98,10 +109,8 @@ impl Connection {
     ) -> Result<Response> {
         const CHUNK: usize = 16 * 1024;
         let len = body.len();
-        let head = format!(
-            "PUT {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n"
-        );
-        self.send(&head, &[])?;
+        let head = head("PUT", path, self.kept);
+        self.send(&format!("{}Content-Length: {len}\r\n\r\n", &head[..head.len() - 2]), &[])?;
         for (number, chunk) in body.chunks(CHUNK).enumerate() {
             progress(number * CHUNK);
             self.stream.write_all(chunk).context("send a body")?;

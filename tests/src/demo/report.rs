@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::load::Tally;
+use crate::{agent::Shape, l4::Snat};
 
 /// Lines shown of a long print.
 const EXCERPT: usize = 24;
@@ -13,6 +14,10 @@ pub(super) struct Report {
     pub(super) steer: Tally,
     /// Flows that steer's programs moved, by their own count.
     pub(super) rehomed: u64,
+    /// Connections that got another port at their backend than their client's own.
+    pub(super) leg_translated: u64,
+    pub(super) shape: Shape,
+    pub(super) snat: Snat,
     pub(super) hook: String,
     pub(super) pin: String,
     pub(super) sessions_dump: String,
@@ -33,7 +38,7 @@ impl Report {
     /// Prints it.
     pub(super) fn print(&self, json: bool) {
         println!("\n{}", self.table());
-        for (name, tally) in [("plain layer 4", &self.l4), ("steer", &self.steer)] {
+        for (name, tally) in [(self.rival(), &self.l4), ("steer", &self.steer)] {
             tally.samples.iter().for_each(|sample| println!("{name}: error: {sample}"));
         }
         println!("\n$ bpftool map dump pinned {}\n{}", self.pin, excerpt(&self.sessions_dump));
@@ -46,12 +51,13 @@ impl Report {
     fn table(&self) -> String {
         let (l4, steer) = (&self.l4, &self.steer);
         let rows = [
-            ("", "plain layer 4".to_owned(), format!("steer ({})", self.hook)),
+            ("", self.rival().to_owned(), format!("steer ({})", self.hook)),
             ("connections", l4.connections.to_string(), steer.connections.to_string()),
             ("  offering a session", l4.reconnects.to_string(), steer.reconnects.to_string()),
             ("resumed", share(l4.resumed, l4), share(steer.resumed, steer)),
             ("on the owner", share(l4.on_owner, l4), share(steer.on_owner, steer)),
             ("re-homed", "-".to_owned(), self.rehomed.to_string()),
+            ("on another port", "-".to_owned(), self.leg_translated.to_string()),
             ("errors", l4.errors.to_string(), steer.errors.to_string()),
             ("handshake p50", milliseconds(l4, 50), milliseconds(steer, 50)),
             ("handshake p99", milliseconds(l4, 99), milliseconds(steer, 99)),
@@ -64,7 +70,22 @@ impl Report {
     fn object(&self) -> Value {
         let mut steer = seen(&self.steer);
         steer["rehomed"] = json!(self.rehomed);
-        json!({ "l4": seen(&self.l4), "steer": steer, "hook": self.hook })
+        steer["leg_translated"] = json!(self.leg_translated);
+        json!({
+            "l4": seen(&self.l4),
+            "steer": steer,
+            "hook": self.hook,
+            "shape": self.shape.word(),
+            "snat": self.snat == Snat::Yes,
+        })
+    }
+
+    /// What steer is compared with.
+    fn rival(&self) -> &'static str {
+        match self.shape {
+            Shape::Gateway => "plain layer 4",
+            Shape::Inline => "balancer alone",
+        }
     }
 }
 

@@ -73,6 +73,8 @@ pub enum Column {
 impl Column {
     /// The ways that are compared, in the order they are run and shown.
     pub const WAYS: [Self; 4] = [Self::Direct, Self::L4, Self::Haproxy, Self::Steer];
+    /// What is compared behind a balancer that stays: plain layer 4 is its own.
+    pub const INLINE: [Self; 3] = [Self::Direct, Self::L4, Self::Steer];
     /// What is compared where `ticket_key_name = "auto"` is judged.
     pub const LAYOUTS: [Self; 3] = [Self::Direct, Self::Steer, Self::Auto];
 }

@@ -10,7 +10,7 @@ use super::{
     stack::ServerStack,
 };
 use crate::{
-    agent::{Agent, Hook, Settings},
+    agent::{Agent, Hook, Settings, Shape},
     haproxy::HaProxy,
     l4::PlainL4,
     scenario::N_SOURCES,
@@ -23,7 +23,7 @@ const MAX_ERRORS: usize = 3;
 /// A way to the servers, up until it is dropped.
 pub(super) enum Way<'a> {
     Direct,
-    L4 { _rules: PlainL4<'a> },
+    L4 { _rules: Option<PlainL4<'a>> },
     Haproxy { _proxy: HaProxy<'a> },
     Steer { _agent: Agent<'a> },
 }
@@ -39,13 +39,17 @@ impl<'a> Way<'a> {
     ) -> Result<Self> {
         Ok(match column {
             Column::Direct => Self::Direct,
-            Column::L4 => Self::L4 { _rules: PlainL4::start(lab)? },
+            // A balancer in front has such rules already.
+            Column::L4 if lab.balancer().is_some() => Self::L4 { _rules: None },
+            Column::L4 => Self::L4 { _rules: Some(PlainL4::start(lab)?) },
             Column::Haproxy => Self::Haproxy { _proxy: HaProxy::start(lab)? },
-            Column::Steer => {
-                Self::Steer { _agent: Agent::start(lab, &steer(mode, server.key_name, key_names))? }
-            }
-            Column::Auto => {
-                Self::Steer { _agent: Agent::start(lab, &steer(mode, "auto", key_names))? }
+            Column::Steer | Column::Auto => {
+                let key_name = if column == Column::Auto { "auto" } else { server.key_name };
+                let mut settings = steer(mode, key_name, key_names);
+                if lab.balancer().is_some() {
+                    settings.shape = Shape::Inline;
+                }
+                Self::Steer { _agent: Agent::start(lab, &settings)? }
             }
         })
     }

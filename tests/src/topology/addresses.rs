@@ -7,6 +7,11 @@ pub const PORT: u16 = 443;
 /// Name of the client-side interface of the gateway.
 pub const CLIENT_SIDE: &str = "clients";
 
+/// Name of the balancer's interface towards the clients; the one towards the gateway is `eth0`.
+pub(super) const OUTSIDE: &str = "outside";
+/// Number of the link between the clients and the balancer.
+pub(super) const OUTSIDE_LINK: usize = 200;
+
 /// IP version of what a client dials.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Family {

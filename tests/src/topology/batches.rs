@@ -2,10 +2,11 @@
 
 use super::{
     CLIENT_SIDE, Plan,
-    addresses::{backend_net, backend_side, mac, mac_text},
+    addresses::{OUTSIDE, OUTSIDE_LINK, backend_net, backend_side, mac, mac_text},
 };
 
 pub(super) fn client(plan: &Plan) -> String {
+    let gate = if plan.balancer { OUTSIDE_LINK } else { 0 };
     "addr add 10.1.0.2/24 dev eth0\n\
      addr add fd00:1::2/64 dev eth0 nodad\n\
      route add default via 10.1.0.1\n\
@@ -13,16 +14,39 @@ pub(super) fn client(plan: &Plan) -> String {
      route add local 10.64.0.0/24 dev lo\n\
      route add local fd00:64::/64 dev lo\n"
         .to_owned()
-        + &neighbour(plan, "10.1.0.1", "fd00:1::1", mac(0, 1), "eth0")
+        + &neighbour(plan, "10.1.0.1", "fd00:1::1", mac(gate, 1), "eth0")
+}
+
+/// Towards the clients as the gateway is where no balancer stands in between.
+pub(super) fn balancer(plan: &Plan) -> String {
+    towards_clients(plan, OUTSIDE, mac(OUTSIDE_LINK, 2))
+        + "addr add 10.3.0.2/24 dev eth0\n\
+           addr add fd00:3::2/64 dev eth0 nodad\n\
+           route add 10.2.0.0/16 via 10.3.0.1\n\
+           route add fd00:2::/32 via fd00:3::1\n"
+        + &neighbour(plan, "10.3.0.1", "fd00:3::1", mac(0, 1), "eth0")
+}
+
+fn towards_clients(plan: &Plan, interface: &str, client: [u8; 6]) -> String {
+    format!(
+        "addr add 10.1.0.1/24 dev {interface}\n\
+         addr add fd00:1::1/64 dev {interface} nodad\n\
+         route add 10.64.0.0/24 via 10.1.0.2\n\
+         route add fd00:64::/64 via fd00:1::2\n"
+    ) + &neighbour(plan, "10.1.0.2", "fd00:1::2", client, interface)
 }
 
 pub(super) fn gateway(plan: &Plan) -> String {
-    let mut batch = "addr add 10.1.0.1/24 dev clients\n\
-                     addr add fd00:1::1/64 dev clients nodad\n\
-                     route add 10.64.0.0/24 via 10.1.0.2\n\
-                     route add fd00:64::/64 via fd00:1::2\n"
-        .to_owned()
-        + &neighbour(plan, "10.1.0.2", "fd00:1::2", mac(0, 2), CLIENT_SIDE);
+    let mut batch = if plan.balancer {
+        "addr add 10.3.0.1/24 dev clients\n\
+         addr add fd00:3::1/64 dev clients nodad\n\
+         route add default via 10.3.0.2\n\
+         route add ::/0 via fd00:3::2\n"
+            .to_owned()
+            + &neighbour(plan, "10.3.0.2", "fd00:3::2", mac(0, 2), CLIENT_SIDE)
+    } else {
+        towards_clients(plan, CLIENT_SIDE, mac(0, 2))
+    };
     for index in 0..plan.n_backends {
         let ((near4, near6), (far4, far6)) = (backend_net(index, 1), backend_net(index, 2));
         let name = backend_side(index);

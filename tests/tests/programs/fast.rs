@@ -3,10 +3,10 @@
 use anyhow::{Context as _, Result};
 use steer_common::{
     counters::Counter,
-    fast::{BEHIND, LIFE},
+    fast::{BEHIND, LIFE, OLD},
     shared::{
-        FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, FLOW_UNCONFIRMED, FastSlot,
-        Flow, FlowKey, HopSlot, Vip,
+        Backend, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, FLOW_UNCONFIRMED,
+        FastSlot, Flow, FlowKey, Hop, HopSlot, Vip,
     },
 };
 use steer_tests::{
@@ -17,8 +17,8 @@ use steer_tests::{
 use steer_user::config::Sizes;
 
 use crate::world::{
-    CLIENT_ISN, Ends, FIRST_ISN, Given, TC_REDIRECT, World, XDP_REDIRECT, families, family,
-    from_backend, from_client, to_backend, to_client,
+    CLIENT_ISN, Ends, FIRST_ISN, Given, TC_REDIRECT, World, XDP_PASS, XDP_REDIRECT, families,
+    family, from_backend, from_client, to_backend, to_client,
 };
 
 const HOOKS: [(Program, i32); 2] = [(Program::Tc, TC_REDIRECT), (Program::Xdp, XDP_REDIRECT)];
@@ -226,6 +226,73 @@ fn the_record_gets_back_what_became_of_the_clients_hop() -> Result<()> {
         world.run(Program::Tc, &from_client(&fin))?;
         let known = world.record(&ends)?.client_hop;
         assert_eq!((known.mtu, known.asked), (1400, slot.heard));
+    }
+    Ok(())
+}
+
+/// XDP may not send to every hop. What it leaves to TC goes by the slot there, and either asks what
+/// the hop takes by now.
+#[test]
+fn what_xdp_may_not_send_leaves_the_slot_and_hears_of_the_hop() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        let (_, slot) = entered(&mut world, Program::Xdp, &ends, ends.settled())?;
+        let hop = world.hop(slot.hop)?;
+        let old = Hop { flags: 0, asked: hop.hop.asked - 9, ..hop.hop };
+        world.set_hop(slot.hop, HopSlot { hop: old, ..hop })?;
+        let answer = answers(&ends, &world.flow(&ends)?, b"answer");
+        let ran = world.run(Program::Xdp, &from_backend(&answer))?;
+        assert_eq!(ran.action, XDP_REDIRECT, "the interface takes such frames again");
+        assert_eq!(world.hop(slot.hop)?.hop.flags, hop.hop.flags);
+        // It does not, and was asked just now.
+        let now = Hop { flags: 0, ..world.hop(slot.hop)?.hop };
+        world.set_hop(slot.hop, HopSlot { hop: now, ..hop })?;
+        let next = answers(&ends, &world.flow(&ends)?, b"next");
+        let (_, before) = world.slot(&ends)?.context("a slot")?;
+        assert_eq!(world.run(Program::Xdp, &from_backend(&next))?.action, XDP_PASS);
+        let (_, after) = world.slot(&ends)?.context("the slot is still there")?;
+        assert_eq!(after, before, "TC stamps what TC sends");
+        world.run(Program::Tc, &from_backend(&next))?;
+        let (_, after) = world.slot(&ends)?.context("the slot is still there")?;
+        assert_eq!(after.server_next, before.server_next.wrapping_add(4));
+    }
+    Ok(())
+}
+
+/// The table of flows forgets who is not looked up: of a flow that it forgot the slot is soon given
+/// back, and the next packet makes its record anew.
+#[test]
+fn a_flow_whose_record_was_pushed_out_is_put_back_while_its_trace_is_fresh() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        for (program, _) in HOOKS {
+            let (at, slot) = entered(&mut world, program, &ends, ends.settled())?;
+            let flow = world.flow(&ends)?;
+            world.loaded.plane.flows.remove(&ends.key())?;
+            world.set_slot(at, FastSlot { seen: slot.seen - 2, ..slot })?;
+            let more = says(&ends, &flow, b"more");
+            world.run(program, &from_client(&more))?;
+            let (_, after) = world.slot(&ends)?.context("a slot")?;
+            assert_eq!(after.entered, OLD, "{program:?}, {}", family(&ends));
+        }
+    }
+    Ok(())
+}
+
+/// A backend's number was given to another pool's while the flow was lent and its record forgotten.
+#[test]
+fn a_backend_of_another_pool_is_not_the_flows_any_more() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        entered(&mut world, Program::Tc, &ends, ends.settled())?;
+        let flow = world.flow(&ends)?;
+        let id = u32::from(ends.first_id);
+        let (_, other) =
+            world.loaded.plane.backends()?.into_iter().find(|(at, _)| *at == id).context("it")?;
+        world.loaded.plane.set_backend(id, &Backend { vip_id: 9, ..other })?;
+        world.loaded.plane.flows.remove(&ends.key())?;
+        world.run(Program::Tc, &from_client(&says(&ends, &flow, b"more")))?;
+        assert_eq!(world.slot(&ends)?, None, "{}", family(&ends));
     }
     Ok(())
 }

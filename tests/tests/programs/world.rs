@@ -10,15 +10,15 @@ use steer_common::{
     fast,
     session::Kind,
     shared::{
-        BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, FastSlot, Flow, FlowKey, HOP_TAKES_XDP,
-        Hop, HopSlot, INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS, NO_BACKEND, Pending, Range,
-        Session, SessionKey, Settings, TraceLine, Vip,
+        BACKEND_DIALLED, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, FastSlot, Flow,
+        FlowKey, HOP_TAKES_XDP, Hop, HopSlot, INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS,
+        NO_BACKEND, Pending, Range, Session, SessionKey, Settings, TraceLine, VIP_INLINE, Vip,
     },
     trace,
 };
 pub(crate) use steer_tests::ends::{
     BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, Ends, FIRST_ISN, GATE_MAC, INNER_MAC, OWNER_ISN, TS_DELTA,
-    families,
+    families, shapes,
 };
 use steer_tests::{
     ends::endpoint,
@@ -144,7 +144,7 @@ impl World {
         for index in [LOOPBACK, ifindex] {
             loaded.plane.interfaces.insert(&index, &INTERFACE_TAKES_XDP)?;
         }
-        for ends in families() {
+        for ends in shapes() {
             let base = lookup_base(&ends, false);
             loaded.plane.lookup.write(base, &[ends.first_id; LOOKUP_SLOTS as usize])?;
             loaded.plane.lookup.write(base + LOOKUP_SLOTS, &[NO_BACKEND; LOOKUP_SLOTS as usize])?;
@@ -236,15 +236,17 @@ impl World {
             self.fast.set(at, FastSlot::default(), 0)?;
         }
         for probe in 0..fast::HOP_PROBES {
-            let at = (fast::hop_place(&client_hop) + probe) & (fast::HOPS - 1);
+            let at = (fast::hop_place(&client_hop, 0) + probe) & (fast::HOPS - 1);
             self.hops.set(at, HopSlot::default(), 0)?;
         }
+        let (inline, dialled) =
+            if ends.is_inline() { (VIP_INLINE, BACKEND_DIALLED) } else { (0, 0) };
         for (id, at) in [(ends.first_id, ends.first), (ends.owner_id, ends.owner)] {
             let backend = Backend {
                 endpoint: endpoint(at),
-                vip: endpoint(ends.vip),
+                vip: ends.served(),
                 vip_id: ends.vip_id,
-                flags: BACKEND_PRESENT | BACKEND_UP,
+                flags: BACKEND_PRESENT | BACKEND_UP | dialled,
                 weight: 1,
                 ..Backend::default()
             };
@@ -254,7 +256,7 @@ impl World {
         }
         let vip = Vip {
             id: ends.vip_id,
-            flags: given.vip_flags,
+            flags: given.vip_flags | inline,
             lookup_base: lookup_base(ends, given.empty_pool),
             session_timeout: 600,
             session_limit: 0,
@@ -265,7 +267,7 @@ impl World {
             name_timeout: 3600,
             ..Vip::default()
         };
-        plane.set_vip(&endpoint(ends.vip), &vip)?;
+        plane.set_vip(&ends.served(), &vip)?;
         if let Some(id) = &given.session {
             let key = SessionKey::new(ends.vip_id, Kind::SessionId, id).context("a session ID")?;
             let session = Session {

@@ -154,7 +154,7 @@ impl Tables {
         if !StateWord(flow.word).is_settled() || !fast::may_be_entered(flow) {
             return Ok(());
         }
-        let hop = fast::hop_place(&flow.client_hop);
+        let hop = fast::hop_place(&flow.client_hop, 0);
         let listed = HopSlot { hop: flow.client_hop, version: 0, used: clock::seconds() };
         self.array::<HopSlot>("hops")?.set(hop, listed, 0)?;
         let slots = self.fast_slots;

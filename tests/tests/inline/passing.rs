@@ -1,0 +1,93 @@
+//! What passes the gateway and is none of steer's business goes on, whatever happens to the agent.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use nix::sys::signal::Signal;
+use steer_common::counters::Counter;
+use steer_tests::{
+    agent::{Agent, Settings, Shape},
+    case::Case,
+    l4::{self, Snat},
+    setting::{Setting, in_settings},
+    talk::{Crowd, Peers},
+    topology::{Family, Lab, Plan, source, vip},
+};
+
+/// Transfers that have to be whole.
+const CROWD: usize = 24;
+
+/// Talkative servers behind the balancer.
+struct Street {
+    // Before the lab, whose namespaces the servers live in.
+    peers: Peers,
+    lab: Lab,
+    family: Family,
+    steer: Settings,
+}
+
+impl Street {
+    fn build(setting: Setting, snat: Snat) -> Result<Self> {
+        let plan = Plan { offloads: setting.offloads, balancer: true, ..Plan::default() };
+        let lab = Lab::build(&plan)?;
+        l4::set_up(&lab, snat)?;
+        let peers = Peers::start(&lab)?;
+        let steer = Settings { shape: Shape::Inline, ..Settings::new(setting.hook) };
+        Ok(Self { peers, lab, family: setting.family, steer })
+    }
+
+    fn agent(&self) -> Result<Agent<'_>> {
+        Agent::start(&self.lab, &self.steer)
+    }
+
+    /// Clients with these numbers dial the balancer and talk on.
+    fn talk(&self, from: usize) -> Result<Crowd> {
+        let dial = |client: usize| {
+            let source = SocketAddr::new(source(self.family, client), 0);
+            self.peers.dial(self.lab.client(), source, vip(self.family))
+        };
+        Ok(Crowd::of((from..from + CROWD).map(dial).collect::<Result<_>>()?))
+    }
+}
+
+/// Transfers through the balancer that are older than the gateway, and some that begin while it
+/// steers.
+#[test]
+fn transfers_go_on_while_the_agent_starts_is_killed_and_leaves() -> Result<()> {
+    in_settings(320, |setting| {
+        for snat in [Snat::No, Snat::Yes] {
+            let street = Street::build(setting, snat)?;
+            let older = street.talk(0)?;
+            let mut steer = street.agent()?;
+            older.goes_on();
+            let younger = street.talk(CROWD)?;
+            steer.end(Signal::SIGKILL)?;
+            older.goes_on();
+            younger.goes_on();
+            steer.launch()?;
+            older.goes_on();
+            younger.goes_on();
+            assert_eq!(steer.count(Counter::SpliceOpened)?, 0);
+            assert!(steer.count(Counter::ForeignPassed)? > 0, "the older ones passed");
+            steer.steer("detach")?;
+            older.goes_on();
+            younger.goes_on();
+            older.end()?;
+            younger.end()?;
+        }
+        Ok(())
+    })
+}
+
+/// In observe mode nothing is moved, and what would have been is counted.
+#[test]
+fn the_default_is_to_look_on() -> Result<()> {
+    in_settings(321, |setting| {
+        let scenario = setting.scenario().vip_setting("mode = \"observe\"");
+        let run = scenario.inline(Snat::No).start()?;
+        let case = Case::start(&run)?;
+        case.stays(&case.dial)?;
+        case.expect(&[(Counter::Observed, 1), (Counter::Rehome, 0)])?;
+        case.unharmed(0)
+    })
+}
