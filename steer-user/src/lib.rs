@@ -18,5 +18,6 @@ pub mod logging;
 pub mod plane;
 pub mod pool;
 pub mod report;
+pub mod service;
 pub mod show;
 pub mod ticket_keys;

@@ -3,7 +3,11 @@
 
 use steer_common::{
     directory::{PROBES, SLOTS},
-    shared::{Address, Endpoint, MAX_BACKENDS, MAX_VIPS, ROLE_BACKEND, ROLE_VIP, Vip},
+    shared::{
+        ADDRESS_OF_BACKEND, Address, BACKEND_DIALLED, BACKEND_PRESENT, Backend, Endpoint,
+        EndpointEntry, MAX_BACKENDS, MAX_VIPS, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_NONE,
+        ROLE_VIP, Vip,
+    },
 };
 use steer_user::plane::half;
 
@@ -12,15 +16,19 @@ const ADDRESS: Address = Address::from_v4([10, 0, 0, 11]);
 /// A full configuration: as many VIPs and backends as there may be.
 struct Full {
     vips: Vec<(Endpoint, Vip)>,
-    backends: Vec<(Endpoint, u32)>,
+    backends: Vec<(u32, Backend)>,
 }
 
 fn full(vip: impl Fn(u32) -> Endpoint, backend: impl Fn(u32) -> Endpoint) -> Full {
     let record = |id: u32| Vip { id: id as u16, ..Vip::default() };
     Full {
         vips: (0..MAX_VIPS).map(|id| (vip(id), record(id))).collect(),
-        backends: (0..MAX_BACKENDS).map(|id| (backend(id), id)).collect(),
+        backends: (0..MAX_BACKENDS).map(|id| (id, at(backend(id)))).collect(),
     }
+}
+
+fn at(endpoint: Endpoint) -> Backend {
+    Backend { endpoint, ..Backend::default() }
 }
 
 fn v4(c: u32, d: u32, port: u32) -> Endpoint {
@@ -73,7 +81,7 @@ fn plans() -> Vec<Full> {
 fn vips_and_backends_are_listed_with_their_numbers() {
     let [vip, backend] = [443, 8443].map(|port| Endpoint::tcp(ADDRESS, port));
     let record = Vip { id: 7, session_timeout: 600, ..Vip::default() };
-    let (listed, _) = half(&[(vip, record)], &[(backend, 9)]).expect("room for two");
+    let (listed, _) = half(&[(vip, record)], &[(9, at(backend))]).expect("room for two");
     assert_eq!(listed.len(), (SLOTS + PROBES) as usize);
     let mut listed: Vec<_> = listed
         .into_iter()
@@ -83,6 +91,39 @@ fn vips_and_backends_are_listed_with_their_numbers() {
     let told: Vec<_> =
         listed.iter().map(|listed| (listed.endpoint, listed.role, listed.id, listed.vip)).collect();
     assert_eq!(told, [(vip, ROLE_VIP, 7, record), (backend, ROLE_BACKEND, 9, Vip::default())]);
+}
+
+/// Who stands at an endpoint: role, number, and the record with it.
+fn found(half: &[EndpointEntry], at: Endpoint) -> Option<(u16, u16, Vip)> {
+    let listed = half.iter().find(|listed| listed.role != ROLE_NONE && listed.endpoint == at)?;
+    Some((listed.role, listed.id, listed.vip))
+}
+
+#[test]
+fn a_pool_has_no_entry_and_its_members_have_its_record() {
+    let pool = Endpoint::of_pool("web").expect("a name");
+    let (vip, [member, left, behind]) = (v4(9, 1, 443), [1, 2, 3].map(|last| v4(0, last, 443)));
+    let (record, of_vip) =
+        (Vip { id: 3, flow_timeout: 9, ..Vip::default() }, Vip { id: 1, ..Vip::default() });
+    let backends = [
+        (5, Backend { vip: pool, flags: BACKEND_PRESENT | BACKEND_DIALLED, ..at(member) }),
+        (6, Backend { vip: pool, flags: BACKEND_DIALLED, ..at(left) }),
+        (7, Backend { vip, flags: BACKEND_PRESENT, ..at(behind) }),
+    ];
+    let (listed, _) = half(&[(pool, record), (vip, of_vip)], &backends).expect("room");
+    let nobody = Vip::default();
+    assert_eq!(found(&listed, pool), None);
+    assert_eq!(found(&listed, member), Some((ROLE_MEMBER, 5, record)));
+    assert_eq!(found(&listed, left), Some((ROLE_BACKEND, 6, nobody)), "it is out of its pool");
+    assert_eq!(found(&listed, behind), Some((ROLE_BACKEND, 7, nobody)));
+    assert_eq!(found(&listed, vip), Some((ROLE_VIP, 1, of_vip)));
+    for backend in [member, left, behind] {
+        let address = Endpoint { port: [0; 2], ..backend };
+        assert_eq!(found(&listed, address), Some((ROLE_ADDRESS, ADDRESS_OF_BACKEND, nobody)));
+    }
+    assert_eq!(listed.iter().filter(|listed| listed.role != ROLE_NONE).count(), 8);
+    let (listed, _) = half(&[], &backends).expect("room");
+    assert_eq!(found(&listed, member), Some((ROLE_BACKEND, 5, nobody)), "its pool is gone");
 }
 
 #[test]

@@ -59,6 +59,7 @@ no_padding!(Rotation, 12 * ROTATION_BACKENDS, 4);
 no_padding!(SourceKey, 16, 2, 2);
 no_padding!(Source, 4, 4);
 no_padding!(EndpointEntry, 20, 2, 2, 4, size_of::<Vip>());
+no_padding!(ExemptKey, 4, 2, 16, 2);
 no_padding!(Settings, 4, 4, 8);
 no_padding!(Follow, 4 * 3, 2 * 3, 6, 32, 8, 8, 4);
 no_padding!(Flow, 8, 4 * 14, 2 * 7, 2 * 2, 10, 32, 76, 24);
@@ -105,6 +106,7 @@ mod pod {
         Configured,
         Vip,
         EndpointEntry,
+        ExemptKey,
         Settings,
         Bench,
         Flow,

@@ -77,7 +77,7 @@ pub(super) async fn withdraw(
 }
 
 fn asked(config: &Config) -> HashSet<IpAddr> {
-    config.vips.iter().filter(|vip| vip.assign).map(|vip| vip.address.ip()).collect()
+    config.vips().filter(|vip| vip.assign).map(|vip| vip.address.ip()).collect()
 }
 
 /// Takes every VIP in `known` that this program assigned off its interface; returns those it found.

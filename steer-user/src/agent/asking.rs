@@ -147,8 +147,8 @@ impl Asking {
                 let Some(flow) = self.plane.handshakes.find(&key)?.filter(is_unheard) else {
                     continue;
                 };
-                let Some(vip) = self.vip(key.service)? else { continue };
-                let frame = syn_ack(&key, &vip, &flow);
+                let Some(dialled) = self.dialled(&key)? else { continue };
+                let frame = syn_ack(&key, &dialled, &flow);
                 if let Err(error) = self.voice.send(flow.client_hop.ifindex, &frame) {
                     log::debug!(
                         "repeat a SYN-ACK by interface {}: {error}",
@@ -161,6 +161,14 @@ impl Asking {
             }
         }
         Ok(())
+    }
+
+    /// What a client dialled: a VIP, or a backend of an inline pool.
+    fn dialled(&mut self, key: &FlowKey) -> Result<Option<Endpoint>> {
+        match key.dialled() {
+            Some(id) => Ok(self.plane.backend(id.into())?.map(|backend| backend.endpoint)),
+            None => self.vip(key.service),
+        }
     }
 
     fn vip(&mut self, id: u16) -> Result<Option<Endpoint>> {

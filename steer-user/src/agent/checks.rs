@@ -14,7 +14,6 @@ mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -25,7 +24,10 @@ pub use machine::{Machine, machine, programs};
 pub use warning::{Kind, Warning};
 pub(super) use watch::{Watched, run};
 
-use crate::report::{BackendState, Backends, Keys, LayoutOrigin, VipReport};
+use crate::{
+    report::{BackendState, Backends, Keys, LayoutOrigin, VipReport},
+    service::Service,
+};
 
 /// What is wrong right now, and how far it went, for all who ask the agent.
 #[derive(Clone, Default, Debug)]
@@ -65,13 +67,20 @@ impl Standing {
 /// What pools and key names tell at one moment.
 pub fn traffic(vips: &[VipReport], backends: &Backends, keys: &Keys) -> Vec<Warning> {
     let idle = vips.iter().filter(|vip| vip.backends_up == 0);
-    let idle = idle.map(|vip| {
-        Warning::new(Kind::NoBackend, format!("VIP {}: no backend takes new flows", vip.address))
-    });
+    let idle = idle.map(|vip| Warning::new(Kind::NoBackend, no_backend(&vip.address)));
     let silent = backends.backends.iter().filter(|backend| answers::never_came(backend));
-    let silent = silent.map(|backend| answers::warning(backend.address));
+    let silent = silent.map(answers::warning);
     let shared = shared_names(keys).into_iter().map(|text| Warning::new(Kind::SharedKeyName, text));
     idle.chain(silent).chain(shared).collect()
+}
+
+/// That nobody is left, as a sentence.
+pub(super) fn no_backend(service: &Service) -> String {
+    let then = match service {
+        Service::Vip(_) => "no backend takes new flows",
+        Service::Pool(_) => "no backend is up: no connection is moved",
+    };
+    format!("{}: {then}", service.titled())
 }
 
 /// Key names that do not steer because several backends use them, as one sentence for each VIP.
@@ -84,19 +93,19 @@ pub fn shared_names(keys: &Keys) -> Vec<String> {
     for name in keys.names.iter().filter(|name| name.shared && !searched(name.vip)) {
         vips.entry(name.vip).or_default().push(&name.name);
     }
-    let sentence = |(vip, names): (Option<SocketAddr>, Vec<&str>)| {
-        let (vip, n) = (vip.map_or("gone".to_owned(), |vip| vip.to_string()), names.len());
+    let sentence = |(vip, names): (Option<Service>, Vec<&str>)| {
+        let (vip, n) = (vip.map_or("VIP gone".to_owned(), |vip| vip.titled()), names.len());
         let first = names.first().copied().unwrap_or_default();
         format!(
-            "VIP {vip}: several backends use the same ticket keys, whose names do not steer ({n} names, {first} among \
+            "{vip}: several backends use the same ticket keys, whose names do not steer ({n} names, {first} among \
              them): give each backend keys of its own (steer keys generate)"
         )
     };
     vips.into_iter().map(sentence).collect()
 }
 
-/// Backends of a VIP that take new flows.
-fn takers(backends: &Backends, vip: SocketAddr) -> usize {
+/// Backends of a pool that take new flows.
+fn takers(backends: &Backends, vip: Service) -> usize {
     let takes = |state| state == BackendState::Up;
     backends.backends.iter().filter(|b| b.vip == vip && takes(b.state) && b.weight > 0).count()
 }

@@ -10,10 +10,7 @@ use std::{
 
 use anyhow::Result;
 use aya::maps::{MapData, RingBuf};
-use steer_common::{
-    counters::Counter,
-    shared::{Event, SERVICE_BACKEND},
-};
+use steer_common::{counters::Counter, shared::Event};
 use tokio::time;
 
 use super::{
@@ -48,7 +45,8 @@ pub(super) async fn run(
                 continue;
             }
             log::debug!("{}", describe(&event));
-            if let Some((vip, finding)) = searches.told(&event) {
+            let pool_of = |id| pools.lock().unwrap_or_else(PoisonError::into_inner).dialled(id);
+            if let Some((vip, finding)) = searches.told(&event, pool_of) {
                 // What is not written now is found once more.
                 let written =
                     pools.lock().unwrap_or_else(PoisonError::into_inner).found(vip, &finding);
@@ -67,12 +65,16 @@ struct Searches(HashMap<u16, Search>);
 
 impl Searches {
     /// A ticket may show it; a search that is over begins anew with the next ticket, if the
-    /// programs still tell any.
-    fn told(&mut self, event: &Event) -> Option<(u16, Finding)> {
-        let vip = event.flow.service;
-        if event.what != Counter::TicketTold as u16 || vip & SERVICE_BACKEND != 0 {
+    /// programs still tell any. `pool_of` says of which inline pool a backend is.
+    fn told(
+        &mut self,
+        event: &Event,
+        pool_of: impl FnOnce(u16) -> Option<u16>,
+    ) -> Option<(u16, Finding)> {
+        if event.what != Counter::TicketTold as u16 {
             return None;
         }
+        let vip = event.flow.dialled().map_or(Some(event.flow.service), pool_of)?;
         let finding = self.0.entry(vip).or_default().told(event.first, &event.ticket)?;
         self.0.remove(&vip);
         Some((vip, finding))
@@ -91,15 +93,17 @@ fn describe(event: &Event) -> String {
     let what = Counter::from_index(event.what.into()).map_or("unknown", Counter::word);
     let client = address::ip(&event.flow.client);
     let port = u16::from_be_bytes(event.flow.client_port);
-    format!(
-        "{what}: client {client} port {port}, VIP {}, first {}, owner {}",
-        event.flow.service, event.first, event.owner
-    )
+    let dialled = match event.flow.dialled() {
+        Some(backend) => format!("backend {backend}"),
+        None => format!("VIP {}", event.flow.service),
+    };
+    let Event { first, owner, .. } = event;
+    format!("{what}: client {client} port {port}, {dialled}, first {first}, owner {owner}")
 }
 
 #[cfg(test)]
 mod tests {
-    use steer_common::shared::{Address, FlowKey};
+    use steer_common::shared::{Address, FlowKey, SERVICE_BACKEND};
 
     use super::*;
 
@@ -118,20 +122,24 @@ mod tests {
     }
 
     #[test]
-    fn tickets_of_one_vip_are_searched_together_and_other_events_not_at_all() {
+    fn tickets_of_one_vip_or_pool_are_searched_together_and_other_events_not_at_all() {
         let ticket = |n| std::array::from_fn(|i| if i < 16 { 7 } else { n });
         let flow = |service| FlowKey { service, ..FlowKey::default() };
+        let pool_of = |id| (id < 4).then_some(9);
         let mut searches = Searches::default();
         for n in 0..4 {
-            assert_eq!(
-                searches.told(&Event { what: Counter::Rehome as u16, ..event(flow(0), ticket(n)) }),
-                None
-            );
-            assert_eq!(searches.told(&event(flow(SERVICE_BACKEND), ticket(n))), None);
-            assert_eq!(searches.told(&event(flow(u16::from(n)), ticket(n))), None);
+            let other = Event { what: Counter::Rehome as u16, ..event(flow(0), ticket(n)) };
+            assert_eq!(searches.told(&other, pool_of), None);
+            let nobodys = event(flow(SERVICE_BACKEND | 4), ticket(n));
+            assert_eq!(searches.told(&nobodys, pool_of), None);
+            assert_eq!(searches.told(&event(flow(u16::from(n)), ticket(n)), pool_of), None);
         }
-        let found = (1..4).find_map(|n| searches.told(&event(flow(0), ticket(n)))).unwrap();
+        let found =
+            (1..4).find_map(|n| searches.told(&event(flow(0), ticket(n)), pool_of)).unwrap();
         assert_eq!((found.0, found.1.layout.len, searches.0.contains_key(&0)), (0, 16, false));
+        let dialled = |n: u8| event(flow(SERVICE_BACKEND | u16::from(n)), ticket(n));
+        let found = (0..4).find_map(|n| searches.told(&dialled(n), pool_of)).unwrap();
+        assert_eq!((found.0, found.1.layout.len), (9, 16));
     }
 
     #[test]
@@ -142,10 +150,11 @@ mod tests {
             service: 0,
         };
         let event = Event { what: Counter::Rehome as u16, owner: 2, ..event(flow, [0; 32]) };
-        assert_eq!(
-            describe(&event),
-            "rehome: client 192.0.2.1 port 12345, VIP 0, first 1, owner 2"
-        );
+        let told = "rehome: client 192.0.2.1 port 12345, VIP 0, first 1, owner 2";
+        assert_eq!(describe(&event), told);
+        let dialled = FlowKey { service: SERVICE_BACKEND | 1, ..flow };
+        let told = told.replace("VIP 0", "backend 1");
+        assert_eq!(describe(&Event { flow: dialled, ..event }), told);
     }
 
     #[test]

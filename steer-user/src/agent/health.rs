@@ -1,10 +1,11 @@
-//! Probes backends by TCP connections: one that stops answering gets no new flow, one that answers
-//! again does.
+//! Whether backends answer: one that stops gets no new flow, one that answers again does. `probe`
+//! asks them by TCP connections, `seen` goes by what passes.
 //!
 //! The probes also keep the kernel's neighbour entries towards the backends fresh. What goes wrong
 //! on our own side says nothing about a backend: such a probe counts for nothing, and is told.
 
 mod probe;
+mod seen;
 
 use std::{
     collections::HashMap,
@@ -16,11 +17,15 @@ use std::{
 use anyhow::Result;
 pub(crate) use probe::not_made;
 use probe::{Outcome, probe};
+pub(super) use seen::follow;
 use steer_common::shared::{BACKEND_PRESENT, BACKEND_UP};
 use tokio::{task::JoinSet, time};
 
 use super::pools::Pools;
-use crate::{address::socket, config::Health};
+use crate::{
+    address::socket,
+    config::{Health, Probes},
+};
 
 /// How often it is looked which probes are due.
 const TICK: Duration = Duration::from_millis(50);
@@ -65,7 +70,7 @@ pub(super) async fn run(pools: Arc<Mutex<Pools>>) -> Result<()> {
 
 /// What is known of one backend's probes.
 struct Watch {
-    health: Health,
+    health: Probes,
     due: Instant,
     running: u32,
     up: bool,
@@ -74,13 +79,13 @@ struct Watch {
 
 impl Watch {
     /// The first probes of many backends are spread over an interval.
-    fn new(health: Health, up: bool, now: Instant) -> Self {
+    fn new(health: Probes, up: bool, now: Instant) -> Self {
         Self { health, due: now + part(health.interval, 1.0), running: 0, up, tally: 0 }
     }
 
     /// Whether a probe is to be made now.
     fn is_due(&self, now: Instant) -> bool {
-        let Health { interval, timeout, .. } = self.health;
+        let Probes { interval, timeout, .. } = self.health;
         let overlapping = (timeout.as_nanos() / interval.as_nanos().max(1)).saturating_add(1);
         self.due <= now && u128::from(self.running) < overlapping.min(OF_ONE.into())
     }
@@ -137,10 +142,11 @@ impl Checker {
         let pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
         let mut present = HashMap::new();
         for (_, backend) in pools.plane().backends()? {
-            let health = pools.health(&backend).filter(|health| health.enabled);
-            if let Some(health) = health.filter(|_| backend.flags & BACKEND_PRESENT != 0) {
-                present
-                    .insert(socket(&backend.endpoint), (health, backend.flags & BACKEND_UP != 0));
+            let has = |flag| backend.flags & flag != 0;
+            if let Some(Health::Probes(health)) =
+                pools.health(&backend).filter(|_| has(BACKEND_PRESENT))
+            {
+                present.insert(socket(&backend.endpoint), (health, has(BACKEND_UP)));
             }
         }
         self.watched.retain(|address, _| present.contains_key(address));
@@ -222,7 +228,7 @@ mod tests {
     }
 
     /// A checker of so many backends, all of them due.
-    fn checker(n: u8, health: Health) -> (Checker, Instant) {
+    fn checker(n: u8, health: Probes) -> (Checker, Instant) {
         let mut checker = Checker::default();
         let now = Instant::now() + health.interval;
         for n in 0..n {
@@ -233,7 +239,7 @@ mod tests {
 
     fn outcomes(up: bool, answers: &[bool]) -> Vec<Option<bool>> {
         let mut watch =
-            Watch::new(Health { rise: 2, fall: 3, ..Health::default() }, up, Instant::now());
+            Watch::new(Probes { rise: 2, fall: 3, ..Probes::default() }, up, Instant::now());
         answers.iter().map(|answered| watch.count(*answered)).collect()
     }
 
@@ -252,7 +258,7 @@ mod tests {
 
     #[test]
     fn probes_that_could_not_be_made_say_nothing_about_a_backend() {
-        let (mut checker, _) = checker(1, Health::default());
+        let (mut checker, _) = checker(1, Probes::default());
         for _ in 0..10 {
             assert_eq!(
                 checker.judge(address(0), Outcome::NotMade("no descriptor".to_owned())),
@@ -266,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_first_probes_of_many_backends_are_spread_over_an_interval() {
-        let health = Health { interval: Duration::from_secs(10), ..Health::default() };
+        let health = Probes { interval: Duration::from_secs(10), ..Probes::default() };
         let (checker, now) = checker(200, health);
         let in_first_half = checker
             .watched
@@ -278,7 +284,7 @@ mod tests {
 
     #[test]
     fn no_more_probes_are_made_at_a_time_than_there_is_room_and_all_have_their_turn() {
-        let (mut checker, now) = checker(100, Health::default());
+        let (mut checker, now) = checker(100, Probes::default());
         let mut probed = Vec::new();
         for _ in 0..10 {
             let due = checker.due(now, 10);
@@ -293,7 +299,7 @@ mod tests {
     #[test]
     fn an_interval_shorter_than_the_timeout_is_kept() {
         let (interval, timeout) = (Duration::from_millis(100), Duration::from_secs(1));
-        let (mut checker, start) = checker(1, Health { interval, timeout, ..Health::default() });
+        let (mut checker, start) = checker(1, Probes { interval, timeout, ..Probes::default() });
         // Nothing is answered within the timeout.
         let probes = (0..20).map(|tick| checker.due(start + TICK * tick, 100).len()).sum::<usize>();
         assert!((8..=12).contains(&probes), "{probes} probes in a second");

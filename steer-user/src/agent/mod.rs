@@ -67,7 +67,7 @@ pub enum Ended {
 pub async fn run(config: Config, force: bool, shutdown: impl Future<Output = ()>) -> Result<Ended> {
     plane::kernel::Kernel::running().require()?;
     // While this process may still have the right.
-    let voice = config.vips.iter().any(|vip| vip.swallow).then(Voice::open);
+    let voice = config.pools.iter().any(|pool| pool.swallow).then(Voice::open);
     plane::rights::keep_to_start()?;
     let mut config = config;
     let voice =
@@ -106,7 +106,7 @@ fn do_without_voice(config: &mut Config, error: &io::Error) {
     log::warn!(
         "no packet socket: {error}; `swallow` is off without it, which takes CAP_NET_RAW at the start"
     );
-    config.vips.iter_mut().for_each(|vip| vip.swallow = false);
+    config.pools.iter_mut().for_each(|pool| pool.swallow = false);
 }
 
 /// What a started agent holds.
@@ -154,6 +154,7 @@ async fn start(
     }));
     tasks.spawn(neighbours::run(Plane::open(dir)?));
     tasks.spawn(health::run(Arc::clone(&pools)));
+    tasks.spawn(health::follow(Arc::clone(&pools)));
     let managed = config.interfaces.iter().map(|interface| interface.name.clone()).collect();
     tasks.spawn(interfaces::watch(Plane::open(dir)?, managed));
     // The programs know of it before the control socket answers: who asks whether the agent is there

@@ -24,10 +24,11 @@ use steer_common::{
 };
 
 use crate::{
-    address::{endpoint, is_own, socket},
-    config::{Config, Sizes},
+    address::{endpoint, is_own},
+    config::{Config, Pool, Sizes},
     control::refuse_file_in_place,
     plane::{self, Before, Memory, NotCarried, Old, PinDir, Plane},
+    service::Service,
 };
 
 /// What a start would find, do and cost.
@@ -112,6 +113,7 @@ pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
             raised_sizes(&config.sizes, plane::least_lru_entries()?),
             elsewhere(config, dir),
             own_backends(config),
+            lonely(config),
             warnings(config, dir, &found),
         ]
         .concat(),
@@ -145,12 +147,10 @@ impl Found {
     fn read(dir: &PinDir) -> Result<Self> {
         if !dir.map("configured").exists() {
             let Some(old) = Old::find(dir)? else {
-                let nothing =
-                    Before { vips: Vec::new(), backends: Vec::new(), configured: Vec::new() };
                 return Ok(Self {
                     there: false,
                     old: None,
-                    before: nothing,
+                    before: Before::default(),
                     named: Named::default(),
                 });
             };
@@ -179,16 +179,21 @@ impl Found {
 }
 
 fn asked(config: &Config) -> impl Iterator<Item = Endpoint> + Clone {
-    config.vips.iter().flat_map(|vip| &vip.backends).map(|backend| endpoint(backend.address))
+    config.backends().map(|backend| endpoint(backend.address))
 }
 
-/// The VIP of every backend of the configuration.
+/// The VIP or pool of every backend of the configuration.
 fn pools(config: &Config) -> HashMap<Endpoint, Endpoint> {
-    let of = |vip: &crate::config::Vip| {
-        let at = endpoint(vip.address);
-        vip.backends.iter().map(move |backend| (endpoint(backend.address), at)).collect::<Vec<_>>()
+    let of = |pool: &Pool| {
+        let at = pool.service().endpoint();
+        pool.backends.iter().map(move |backend| (endpoint(backend.address), at)).collect::<Vec<_>>()
     };
-    config.vips.iter().flat_map(of).collect()
+    config.pools.iter().flat_map(of).collect()
+}
+
+/// What stands in the maps for every VIP and pool of the configuration.
+fn served(config: &Config) -> impl Iterator<Item = Endpoint> + Clone {
+    config.pools.iter().map(|pool| pool.service().endpoint())
 }
 
 /// Gives numbers to what has none: free ones first, then those of what the configuration leaves
@@ -203,10 +208,10 @@ fn number(config: &Config, found: &Found, destroys: &mut Vec<String>) -> Result<
             "{lost} sessions of VIPs and backends that the configuration leaves out, whose numbers others need"
         ));
     }
-    let known = |vip: &crate::config::Vip| found.vip(&endpoint(vip.address)).map(|vip| vip.id);
+    let known = |at: &Endpoint| found.vip(at).map(|vip| vip.id);
     let mut fresh = vips.given.iter().map(|number| *number as u16);
     Ok(Numbers {
-        vips: config.vips.iter().filter_map(|vip| known(vip).or_else(|| fresh.next())).collect(),
+        vips: served(config).filter_map(|at| known(&at).or_else(|| fresh.next())).collect(),
         backends: new_backends(config, found).into_iter().zip(backends.given).collect(),
         reused_vips: vips.reused.iter().map(|number| *number as u16).collect(),
         reused_backends: backends.reused.iter().map(|number| *number as u16).collect(),
@@ -278,10 +283,9 @@ fn give(
 }
 
 fn number_vips(config: &Config, found: &Found) -> Result<Given> {
-    let kept =
-        config.vips.iter().filter_map(|vip| found.vip(&endpoint(vip.address))).map(|vip| vip.id);
+    let kept = served(config).filter_map(|at| found.vip(&at)).map(|vip| vip.id);
     let kept = kept.collect::<HashSet<_>>();
-    let wanted = config.vips.len() - kept.len();
+    let wanted = config.pools.len() - kept.len();
     let (mut candidates, mut in_use) = (Vec::new(), 0);
     for number in (0..MAX_VIPS as u16).filter(|number| !kept.contains(number)) {
         let use_ = found.named.vip(number);
@@ -309,7 +313,7 @@ fn new_backends(config: &Config, found: &Found) -> Vec<Endpoint> {
 
 fn number_backends(config: &Config, found: &Found) -> Result<Given> {
     let asked = asked(config).collect::<HashSet<_>>();
-    let vips = config.vips.iter().map(|vip| endpoint(vip.address)).collect::<HashSet<_>>();
+    let vips = served(config).collect::<HashSet<_>>();
     let stays = |backend: &Backend| {
         // What an operator added stays as long as its VIP does.
         let added =
@@ -350,15 +354,15 @@ fn number_backends(config: &Config, found: &Found) -> Result<Given> {
 
 /// Refuses addresses and ports that have no place in the directory together.
 fn refuse_crowd(config: &Config, found: &Found, numbers: &Numbers) -> Result<()> {
-    let vips = config.vips.iter().zip(&numbers.vips).map(|(vip, id)| {
-        let record = Vip { id: *id, ..Vip::default() };
-        (endpoint(vip.address), record)
-    });
+    let vips = served(config).zip(&numbers.vips);
+    let vips = vips.map(|(at, id)| (at, Vip { id: *id, ..Vip::default() }));
     let old = found.before.backends.iter();
     let old = old.filter(|(id, _)| !numbers.reused_backends.contains(&(*id as u16)));
     let mut backends = old.map(|(id, backend)| (backend.endpoint, *id)).collect::<HashMap<_, _>>();
     backends.extend(numbers.backends.iter().map(|(at, id)| (*at, *id)));
-    plane::half(&vips.collect::<Vec<_>>(), &backends.into_iter().collect::<Vec<_>>()).map(drop)
+    let record = |(endpoint, id)| (id, Backend { endpoint, ..Backend::default() });
+    let backends = backends.into_iter().map(record).collect::<Vec<_>>();
+    plane::half(&vips.collect::<Vec<_>>(), &backends).map(drop)
 }
 
 fn refuse_cost(memory: &Memory) -> Result<()> {
@@ -430,10 +434,12 @@ fn refuse_vips_of_others(config: &Config, dir: &PinDir) -> Result<()> {
         if !other.interfaces.iter().any(|name| interfaces.contains(&name.as_str())) {
             continue;
         }
-        if let Some(vip) = config.vips.iter().find(|vip| other.vips.contains(&vip.address)) {
+        let served = config.pools.iter().map(Pool::service);
+        if let Some(vip) =
+            served.filter_map(|service| service.address()).find(|at| other.vips.contains(at))
+        {
             bail!(
-                "{} is a VIP of the gateway at {} already, which has interfaces in common with this one",
-                vip.address,
+                "{vip} is a VIP of the gateway at {} already, which has interfaces in common with this one",
                 other.pin_dir.display()
             );
         }
@@ -476,8 +482,8 @@ pub(crate) fn refused_here(why: fmt::Arguments<'_>) -> String {
 
 /// Backends whose address this machine has itself, or is going to have as a VIP.
 fn own_backends(config: &Config) -> Vec<String> {
-    let assigned = |ip| config.vips.iter().any(|vip| vip.assign && vip.address.ip() == ip);
-    let backends = config.vips.iter().flat_map(|vip| &vip.backends).map(|backend| backend.address);
+    let assigned = |ip| config.vips().any(|vip| vip.assign && vip.address.ip() == ip);
+    let backends = config.backends().map(|backend| backend.address);
     let own = backends.filter(|at| assigned(at.ip()) || is_own(at.ip()));
     let warning = |at| {
         format!(
@@ -488,12 +494,23 @@ fn own_backends(config: &Config) -> Vec<String> {
     own.map(warning).collect()
 }
 
+/// Inline pools in which nothing can be moved.
+fn lonely(config: &Config) -> Vec<String> {
+    let inline = config.pools.iter().filter(|pool| pool.inline().is_some());
+    let lonely = inline.filter(|pool| pool.backends.len() == 1);
+    let warning = |pool: &Pool| {
+        let of = pool.service().titled();
+        format!("{of} has one backend: there is no other that a connection could be moved to")
+    };
+    lonely.map(warning).collect()
+}
+
 fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<String> {
     let names = config.interfaces.iter().map(|interface| interface.name.as_str());
     let missing = names.clone().filter(|name| plane::ifindex(name).is_none());
     let mut warnings: Vec<_> =
         missing.map(|name| format!("there is no interface {name}: it is waited for")).collect();
-    let vips = config.vips.iter().map(|vip| vip.address).collect::<Vec<SocketAddr>>();
+    let vips = config.vips().map(|vip| vip.address).collect::<Vec<SocketAddr>>();
     for other in plane::gateways(dir) {
         let both =
             other.interfaces.iter().filter(|name| names.clone().any(|own| own == name.as_str()));
@@ -515,12 +532,13 @@ fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<String> {
             warnings.push(format!("the gateway at {place} has the VIP {} too", same.join(", ")));
         }
     }
-    for (at, vip) in found.before.vips.iter().filter(|(at, _)| !vips.contains(&socket(at))) {
+    let served = served(config).collect::<HashSet<_>>();
+    for (at, vip) in found.before.vips.iter().filter(|(at, _)| !served.contains(at)) {
         let connections = found.named.vip(vip.id).connections;
         if connections > 0 {
-            let address = socket(at);
+            let of = Service::of(at).titled();
             warnings.push(format!(
-                "the VIP {address} is left out: its {connections} connections are steered no more"
+                "the {of} is left out: its {connections} connections are steered no more"
             ));
         }
     }
@@ -578,7 +596,7 @@ mod tests {
         );
         let config = Config::parse(std::path::Path::new("steer.toml"), &text).unwrap();
         let at = |last: u8| endpoint(SocketAddr::from(([10, 0, 0, last], 443)));
-        let vip = endpoint(config.vips[0].address);
+        let vip = config.pools[0].service().endpoint();
         let record = |last: u8, vip: Endpoint| Backend {
             endpoint: at(last),
             vip,
@@ -587,7 +605,7 @@ mod tests {
         };
         let others = (1..64).map(|id| (id, record(100 + id as u8, at(250))));
         let backends = std::iter::once((0, record(1, vip))).chain(others).collect();
-        let before = Before { vips: Vec::new(), backends, configured: Vec::new() };
+        let before = Before { backends, ..Before::default() };
         let found = Found { there: true, old: None, before, named: Named::default() };
         assert_eq!(number_backends(&config, &found).unwrap().given, [65, 66]);
     }

@@ -25,11 +25,11 @@ use super::{
     sweep,
 };
 use crate::{
-    address::socket,
     clock,
     config::Config,
     crash::{Step, reached},
     plane::{self, Attachment, Before, Lock, Old, PinDir, Plane, Programs, Target, Xdp},
+    service::Service,
 };
 
 /// How long an agent that is ending may hold its lock.
@@ -85,10 +85,9 @@ pub(super) async fn judge(
     if !force {
         judged.refuse_destruction()?;
     }
-    let backends = config.vips.iter().map(|vip| vip.backends.len()).sum::<usize>();
-    let (version, vips) = (env!("CARGO_PKG_VERSION"), config.vips.len());
+    let (version, counts) = (env!("CARGO_PKG_VERSION"), config.counts());
     let (file, place) = (config.file.display(), dir.root().display());
-    log::info!("steer {version} starts with {file} for {place}: VIPs {vips}, backends {backends}");
+    log::info!("steer {version} starts with {file} for {place}: {counts}");
     for change in &judged.changes {
         log::info!("{change}");
     }
@@ -270,7 +269,8 @@ async fn switch(
     let filled = logged(interfaces::fill_interfaces(up.pools.plane_mut()).await);
     set_xdp(&mut up.pools, filled && up.attached.iter().any(|attachment| attachment.xdp))?;
     let vips = up.pools.plane().vips()?;
-    logged(addresses::withdraw(config, vips.iter().map(|(key, _)| socket(key).ip())).await);
+    let vips = vips.iter().filter_map(|(key, _)| Service::of(key).address());
+    logged(addresses::withdraw(config, vips.map(|address| address.ip())).await);
     reached(Step::VipsWithdrawn);
     up.pools.remove_vips()?;
     Before::forget(&up.dir)?;

@@ -31,8 +31,6 @@ const LINGER: u32 = 60;
 const HANDSHAKE: u32 = 180;
 /// Seconds in which a handshake that is going to end well ends.
 const OPENING: u32 = 10;
-/// Bits of [`FlowKey::service`] and [`Leg::service`] that hold a backend's number.
-const BACKEND_BITS: u16 = !(SERVICE_BACKEND | SERVICE_WAY_THERE | LEG_ENDED);
 /// Seconds without a packet after which a connection that no VIP's settings rule is forgotten (RFC
 /// 5382 REQ-5).
 const FLOW_TIMEOUT: u32 = 7860;
@@ -70,8 +68,8 @@ pub fn sweep(plane: &mut Plane) -> Result<Swept> {
     let mut tally = sources::Tally::default();
     swept.flows = sweep_flows(&mut plane.flows, &mut swept, |key, flow| {
         let stale = rules.flow_is_stale(key, flow);
-        if !stale {
-            tally.note(key, flow);
+        if let Some(vip) = rules.vip_id(key.service).filter(|_| !stale) {
+            tally.note(vip, key, flow);
         }
         stale
     })?;
@@ -88,7 +86,7 @@ pub fn sweep(plane: &mut Plane) -> Result<Swept> {
 /// Connections of a gateway that are not over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Open {
-    /// To its VIPs.
+    /// To its VIPs and inline pools.
     pub connections: u64,
     /// Being made.
     pub handshakes: u64,
@@ -107,9 +105,7 @@ impl Open {
 pub fn open(plane: &Plane) -> Result<Open> {
     let rules = Rules::new(&plane.vips()?, &plane.backends()?);
     let (mut open, mut unread) = (Open::default(), Ok(()));
-    plane.flows.for_each(|key, flow| {
-        open.connections += u64::from(rules.is_open(&key, &flow));
-    })?;
+    plane.flows.for_each(|key, flow| open.connections += u64::from(rules.is_open(&key, &flow)))?;
     plane.splices.for_each(|key, splice| match plane.flows.find(&key) {
         // Counted with its flow.
         Ok(Some(_)) => {}
@@ -121,7 +117,7 @@ pub fn open(plane: &Plane) -> Result<Open> {
     })?;
     plane.legs.for_each(|key, leg| {
         // One with a flow is counted with it, one to a backend itself by its way back.
-        let direct = key.service & SERVICE_WAY_THERE == 0 && rules.is_direct(leg.service);
+        let direct = key.service & SERVICE_WAY_THERE == 0 && rules.is_direct(&key, &leg);
         let ended = leg.service & LEG_ENDED == LEG_ENDED;
         open.direct += u64::from(direct && !ended && !rules.leg_is_stale(&key, &leg, None));
     })?;
@@ -179,7 +175,7 @@ impl Rules {
     /// `flow` is the VIP's flow that the leg belongs to, if it belongs to one.
     fn leg_is_stale(&self, key: &FlowKey, leg: &Leg, flow: Option<&Flow>) -> bool {
         let idle = clock::age(self.now, leg.seen);
-        let direct = key.service & SERVICE_WAY_THERE != 0 || self.is_direct(leg.service);
+        let direct = key.service & SERVICE_WAY_THERE != 0 || self.is_direct(key, leg);
         let over = if direct {
             leg.service & LEG_ENDED == LEG_ENDED
         } else {
@@ -188,25 +184,26 @@ impl Rules {
         idle > if over { LINGER } else { self.flow_timeout(leg.service) }
     }
 
-    /// Of a VIP or an inline pool as its settings say; of a backend that was dialled itself beside
-    /// its VIP the usual one.
+    /// Whether a leg is of a connection that its client dialled to a backend itself, beside a VIP.
+    fn is_direct(&self, key: &FlowKey, leg: &Leg) -> bool {
+        leg.service & SERVICE_BACKEND != 0 && self.vip_id(key.service).is_none()
+    }
+
+    /// The VIP or inline pool of which a service says that it was dialled; `None` of a backend that
+    /// is in no inline pool.
+    pub(super) fn vip_id(&self, service: u16) -> Option<u16> {
+        let Some(id) = backend_of(service) else { return Some(service) };
+        let dialled = |backend: &&Backend| backend.flags & BACKEND_DIALLED != 0;
+        self.backends.get(&id).filter(dialled).map(|backend| backend.vip_id)
+    }
+
+    fn vip(&self, service: u16) -> Option<&Vip> {
+        self.vips.get(&self.vip_id(service)?)
+    }
+
+    /// Of a VIP or pool as its settings say; of another backend that was dialled the usual one.
     fn flow_timeout(&self, service: u16) -> u32 {
-        self.served(service).map_or(FLOW_TIMEOUT, |vip| vip.flow_timeout)
-    }
-
-    /// Whether a client dialled a backend itself, beside its VIP.
-    fn is_direct(&self, service: u16) -> bool {
-        service & SERVICE_BACKEND != 0 && self.served(service).is_none()
-    }
-
-    /// The settings of what a flow's client dialled: a VIP, or a backend of an inline pool.
-    fn served(&self, service: u16) -> Option<&Vip> {
-        if service & SERVICE_BACKEND == 0 {
-            return self.vips.get(&service);
-        }
-        let backend = self.backends.get(&(service & BACKEND_BITS))?;
-        let dialled = backend.flags & BACKEND_DIALLED != 0;
-        self.vips.get(&backend.vip_id).filter(|_| dialled)
+        self.vip(service).map_or(FLOW_TIMEOUT, |vip| vip.flow_timeout)
     }
 
     pub(super) fn session_is_stale(&self, key: &SessionKey, session: &Session) -> bool {
@@ -223,7 +220,7 @@ impl Rules {
     }
 
     pub(super) fn flow_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
-        let Some(vip) = self.served(key.service) else { return true };
+        let Some(vip) = self.vip(key.service) else { return true };
         // A flow waits for its owner for some retransmissions of its client; one that waits longer
         // was given up.
         let waits = StateWord(flow.word).state() == State::Wait;
@@ -239,6 +236,12 @@ impl Rules {
         }
         clock::age(self.now, flow.seen) > HANDSHAKE
     }
+}
+
+/// The backend that a service names, if it names one.
+pub(super) fn backend_of(service: u16) -> Option<u16> {
+    const NUMBER: u16 = !(SERVICE_BACKEND | SERVICE_WAY_THERE | LEG_ENDED);
+    (service & SERVICE_BACKEND != 0).then_some(service & NUMBER)
 }
 
 /// A set of backends' numbers, one entry a number: millions of entries name a few, and none is
@@ -322,7 +325,9 @@ fn sweep_legs(plane: &mut Plane, rules: &Rules, named: &mut HashSet<u16>) -> Res
             [&*flows, &*splices].into_iter().find_map(|table| table.find(&of).ok().flatten());
         rules.leg_is_stale(key, leg, flow.as_ref())
     })?;
-    legs.for_each(|key, _| named.extend([key.service & !(SERVICE_BACKEND | SERVICE_WAY_THERE)]))?;
+    legs.for_each(|key, leg| {
+        named.extend([key.service, leg.service].into_iter().filter_map(backend_of))
+    })?;
     Ok(removed)
 }
 

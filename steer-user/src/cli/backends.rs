@@ -9,7 +9,9 @@ use super::Place;
 use crate::{
     clock::parse_seconds,
     control::{self, Request},
-    report, show,
+    report,
+    service::Service,
+    show,
 };
 
 #[derive(Subcommand, Debug)]
@@ -18,12 +20,12 @@ pub(super) enum Backends {
     List,
     /// Put a backend into a pool, or give it another weight
     Add {
-        /// The VIP, as ADDRESS:PORT
+        /// The VIP, as ADDRESS:PORT, or the name of an inline pool
         #[arg(long)]
-        vip: SocketAddr,
+        vip: Service,
         /// The backend, as ADDRESS:PORT
         address: SocketAddr,
-        /// Its share of new flows; 0 takes none
+        /// Its share of new flows; 0 takes none. An inline pool has no shares
         #[arg(long, default_value_t = 1)]
         weight: u16,
     },

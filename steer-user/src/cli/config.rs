@@ -39,12 +39,8 @@ impl Config {
         for lost in &judged.destroys {
             note(format_args!("warning: a start needs --force, for it would destroy {lost}"));
         }
-        let backends = config.vips.iter().map(|vip| vip.backends.len()).sum::<usize>();
-        let (interfaces, vips) = (config.interfaces.len(), config.vips.len());
-        let done = format!(
-            "{}: good (interfaces {interfaces}, VIPs {vips}, backends {backends})",
-            file.display()
-        );
+        let (interfaces, counts) = (config.interfaces.len(), config.counts());
+        let done = format!("{}: good (interfaces {interfaces}, {counts})", file.display());
         show::outcome(place.format(), done)
     }
 }

@@ -6,15 +6,15 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use super::Place;
-use crate::{report, show, ticket_keys};
+use crate::{report, service::Service, show, ticket_keys};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Keys {
     /// Show the names of ticket keys, who has the key, and where they stand in tickets
     List {
-        /// Those of this VIP
-        #[arg(long, value_name = "ADDRESS:PORT")]
-        vip: Option<SocketAddr>,
+        /// Those of this VIP or inline pool
+        #[arg(long, value_name = "ADDRESS:PORT|NAME")]
+        vip: Option<Service>,
     },
     /// Make a ticket key for each backend (nginx, 80 bytes), whose name the gateway is told; again:
     /// rotate

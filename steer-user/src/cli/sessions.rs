@@ -10,6 +10,7 @@ use super::Place;
 use crate::{
     plane::Plane,
     report::{self, Matcher},
+    service::Service,
     show,
 };
 
@@ -51,9 +52,9 @@ pub(super) struct Which {
     /// Those of this backend
     #[arg(long, value_name = "ADDRESS:PORT")]
     owner: Option<SocketAddr>,
-    /// Those of this VIP
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    vip: Option<SocketAddr>,
+    /// Those of this VIP or inline pool
+    #[arg(long, value_name = "ADDRESS:PORT|NAME")]
+    vip: Option<Service>,
     /// Those of this kind
     #[arg(long, value_enum)]
     kind: Option<KindWord>,

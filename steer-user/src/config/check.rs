@@ -1,30 +1,18 @@
 //! What a file may not say: each rule refuses by name, at the place of the value.
 
+mod pools;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use steer_common::shared::{MAX_BACKENDS, MAX_VIPS};
 use toml::Spanned;
 
-use super::{
-    Backend, Config, ConfigError, Health, Interface, KeyName, PIN_DIR, SOCKET, Vip,
-    error::Source,
-    key_name,
-    raw::{self, Spanned0},
-};
-use crate::address::unusable;
+use super::{Config, ConfigError, Interface, PIN_DIR, SOCKET, error::Source, raw};
 
-/// Sessions last as long as the usual server cache keeps them.
-const SESSION_TIMEOUT: Duration = Duration::from_secs(600);
-/// Idle flows last as long as TCP keepalive needs to find out (RFC 5382 REQ-5: not less than 2 h 4
-/// min).
-const FLOW_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 11 * 60);
-/// Learned key names outlast the usual lifetime of a key.
-const KEY_NAME_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// By then clients have repeated what was on its way when the other gateway failed, and idle ones
 /// have spoken again or wait for their own timeouts.
 const TAKEOVER_MAX: Duration = Duration::from_secs(3600);
@@ -45,7 +33,7 @@ pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Result<Config> {
         sizes: raw.sizes,
         takeover: raw.takeover.map(|takeover| takeover_time(&takeover.time, source)).transpose()?,
         interfaces: interfaces(raw.interface, source)?,
-        vips: vips(raw.vip, source)?,
+        pools: pools::pools(raw.vip, raw.pool, source)?,
     })
 }
 
@@ -123,136 +111,4 @@ fn may_name_an_interface(name: &str) -> bool {
         && !matches!(name, "." | "..")
         && !name
             .contains(|c: char| matches!(c, '/' | ':') || c.is_ascii_whitespace() || c == '\u{b}')
-}
-
-fn vips(raw: Vec<Spanned<raw::Vip>>, source: &Source<'_>) -> Result<Vec<Vip>> {
-    if raw.is_empty() {
-        return Err(
-            source.whole("no [[vip]]; expected at least one, with `address` and [[vip.backend]]")
-        );
-    }
-    if raw.len() > MAX_VIPS as usize {
-        return Err(source.whole(format!("{} VIPs; expected at most {MAX_VIPS}", raw.len())));
-    }
-    let mut taken = Taken { source, by: HashMap::new() };
-    for vip in &raw {
-        taken.take(&vip.get_ref().address, "a VIP".into())?;
-    }
-    let vips =
-        raw.into_iter().map(|raw| vip(raw, &mut taken, source)).collect::<Result<Vec<_>>>()?;
-    let backends = vips.iter().map(|vip| vip.backends.len()).sum::<usize>();
-    if backends > MAX_BACKENDS as usize {
-        return Err(source.whole(format!("{backends} backends; expected at most {MAX_BACKENDS}")));
-    }
-    Ok(vips)
-}
-
-/// Who claimed which address: every one belongs to one VIP or one pool.
-struct Taken<'a> {
-    source: &'a Source<'a>,
-    by: HashMap<SocketAddr, String>,
-}
-
-impl Taken<'_> {
-    fn take(&mut self, address: &Spanned<raw::Socket>, owner: String) -> Result<SocketAddr> {
-        let socket = usable(address, self.source)?;
-        match self.by.insert(socket, owner) {
-            None => Ok(socket),
-            Some(other) => {
-                let message = format!(
-                    "{socket} is already {other}; expected an address and port of one VIP only"
-                );
-                Err(self.source.error(&address.span(), message))
-            }
-        }
-    }
-}
-
-/// An address that can stand in a packet to or from us.
-fn usable(address: &Spanned<raw::Socket>, source: &Source<'_>) -> Result<SocketAddr> {
-    let socket = address.get_ref().0;
-    match unusable(socket) {
-        Some(why) => Err(source.error(&address.span(), format!("{socket}: {why}"))),
-        None => Ok(socket),
-    }
-}
-
-fn vip(raw: Spanned<raw::Vip>, taken: &mut Taken<'_>, source: &Source<'_>) -> Result<Vip> {
-    let raw = raw.into_inner();
-    let address = raw.address.get_ref().0;
-    if raw.backend.is_empty() {
-        return Err(source.error(
-            &raw.address.span(),
-            format!("{address} has no [[vip.backend]]; expected at least one"),
-        ));
-    }
-    let (ticket_key_name, key_names) = key_name::names(&raw, source)?;
-    let named = raw.backend.iter().zip(key_names);
-    let backends =
-        named.map(|(raw, names)| backend(raw, names, address, taken)).collect::<Result<_>>()?;
-    Ok(Vip {
-        address,
-        mode: raw.mode,
-        session_timeout: seconds(raw.session_timeout, SESSION_TIMEOUT, 1, source)?,
-        session_limit: seconds(raw.session_limit, Duration::ZERO, 0, source)?,
-        flow_timeout: seconds(raw.flow_timeout, FLOW_TIMEOUT, 1, source)?,
-        ticket_key_name,
-        key_name_timeout: seconds(raw.key_name_timeout, KEY_NAME_TIMEOUT, 1, source)?,
-        learn_without_certificate: raw.learn_without_certificate,
-        sessions_per_source: raw.sessions_per_source,
-        fallback: raw.fallback,
-        owner_tries: raw.owner_tries,
-        swallow: raw.swallow,
-        assign: raw.assign,
-        return_path: raw.return_path,
-        health: health(raw.health, source)?,
-        backends,
-    })
-}
-
-/// A duration that the maps can hold: whole seconds in 32 bits.
-fn seconds(
-    time: Option<Spanned<raw::Time>>,
-    default: Duration,
-    least: u64,
-    source: &Source<'_>,
-) -> Result<Duration> {
-    let Some(time) = time else { return Ok(default) };
-    let value = time.get_ref().0;
-    let fits =
-        (least..=u64::from(u32::MAX)).contains(&value.as_secs()) && value.subsec_nanos() == 0;
-    let (told, most) = (humantime::format_duration(value), u32::MAX);
-    let message = format!("{told}; expected whole seconds, {least}s to {most}s");
-    if fits { Ok(value) } else { Err(source.error(&time.span(), message)) }
-}
-
-/// No backend is checked more seldom.
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
-fn health(Spanned0(health, span): Spanned0<Health>, source: &Source<'_>) -> Result<Health> {
-    let Health { interval, timeout, .. } = health;
-    let refuse = |message: &str| Err(source.error(&span, message));
-    match () {
-        () if interval.is_zero() || timeout.is_zero() => {
-            refuse("interval or timeout is 0; expected more")
-        }
-        () if interval > DAY || timeout > DAY => refuse("interval or timeout is longer than a day"),
-        () => Ok(health),
-    }
-}
-
-fn backend(
-    raw: &raw::Backend,
-    key_names: Vec<KeyName>,
-    vip: SocketAddr,
-    taken: &mut Taken<'_>,
-) -> Result<Backend> {
-    let address = taken.take(&raw.address, format!("a backend of {vip}"))?;
-    if address.is_ipv4() != vip.is_ipv4() {
-        let message = format!(
-            "{address} behind {vip}: families do not mix; expected an address of the VIP's family"
-        );
-        return Err(taken.source.error(&raw.address.span(), message));
-    }
-    Ok(Backend { address, weight: raw.weight, key_names })
 }

@@ -3,7 +3,8 @@
 use std::{fmt::Display, time::Duration};
 
 use super::{
-    Backend, Config, Fallback, Health, Hook, Interface, Mode, ReturnPath, Sizes, TicketKeyName, Vip,
+    Backend, Config, Fallback, Health, Hook, Inline, Interface, Mode, Pool, Prefix, Probes,
+    ReturnPath, Shape, Sizes, TicketKeyName, Vip,
 };
 
 /// What applying `new` over `now` would change, one sentence a difference; none: nothing.
@@ -15,7 +16,7 @@ pub fn differences(now: &Config, new: &Config) -> Vec<String> {
     value(&mut said, "takeover.for", time(now.takeover), time(new.takeover));
     sizes(&mut said, &now.sizes, &new.sizes);
     interfaces(&mut said, &now.interfaces, &new.interfaces);
-    vips(&mut said, &now.vips, &new.vips);
+    pools(&mut said, &now.pools, &new.pools);
     said
 }
 
@@ -55,25 +56,27 @@ fn interfaces(said: &mut Vec<String>, now: &[Interface], new: &[Interface]) {
     said.extend(gone.map(|interface| format!("interface {} would be removed", interface.name)));
 }
 
-fn vips(said: &mut Vec<String>, now: &[Vip], new: &[Vip]) {
-    for vip in new {
-        match now.iter().find(|other| other.address == vip.address) {
+fn pools(said: &mut Vec<String>, now: &[Pool], new: &[Pool]) {
+    for pool in new {
+        let service = pool.service();
+        match now.iter().find(|other| other.service() == service) {
             None => {
-                let n = vip.backends.len();
+                let n = pool.backends.len();
                 let backends = if n == 1 { "backend" } else { "backends" };
-                said.push(format!("VIP {} would be added, with {n} {backends}", vip.address));
+                said.push(format!("{} would be added, with {n} {backends}", service.titled()));
             }
-            Some(other) => settings(said, other, vip),
+            Some(other) => settings(said, other, pool),
         }
     }
-    let gone = now.iter().filter(|vip| new.iter().all(|other| other.address != vip.address));
-    said.extend(gone.map(|vip| {
-        format!("VIP {} would be removed, with its backends and sessions", vip.address)
+    let gone = now.iter().map(Pool::service);
+    let gone = gone.filter(|service| new.iter().all(|other| other.service() != *service));
+    said.extend(gone.map(|service| {
+        format!("{} would be removed, with its backends and sessions", service.titled())
     }));
 }
 
-fn settings(said: &mut Vec<String>, now: &Vip, new: &Vip) {
-    let at = format!("VIP {}: ", new.address);
+fn settings(said: &mut Vec<String>, now: &Pool, new: &Pool) {
+    let at = format!("{}: ", new.service().titled());
     let mut differs = |name: &str, now: &dyn Display, new: &dyn Display| {
         value(said, &format!("{at}{name}"), now, new)
     };
@@ -90,18 +93,36 @@ fn settings(said: &mut Vec<String>, now: &Vip, new: &Vip) {
         &new.learn_without_certificate,
     );
     differs("sessions_per_source", &now.sessions_per_source, &new.sessions_per_source);
-    differs("fallback", &now.fallback.word(), &new.fallback.word());
     differs("owner_tries", &now.owner_tries, &new.owner_tries);
     differs("swallow", &now.swallow, &new.swallow);
-    differs("assign", &now.assign, &new.assign);
-    differs("return_path", &now.return_path.word(), &new.return_path.word());
-    let Health { enabled, interval, timeout, rise, fall } = new.health;
-    differs("health.enabled", &now.health.enabled, &enabled);
-    differs("health.interval", &seconds(now.health.interval), &seconds(interval));
-    differs("health.timeout", &seconds(now.health.timeout), &seconds(timeout));
-    differs("health.rise", &now.health.rise, &rise);
-    differs("health.fall", &now.health.fall, &fall);
+    match (&now.shape, &new.shape) {
+        (Shape::Vip(now), Shape::Vip(new)) => {
+            let Vip { address: _, fallback, assign, return_path } = new;
+            differs("fallback", &now.fallback.word(), &fallback.word());
+            differs("assign", &now.assign, assign);
+            differs("return_path", &now.return_path.word(), &return_path.word());
+        }
+        (Shape::Inline(now), Shape::Inline(new)) => {
+            let Inline { name: _, exempt } = new;
+            differs("exempt", &prefixes(&now.exempt), &prefixes(exempt));
+        }
+        // What has an address is no pool with a name.
+        (Shape::Vip(_), Shape::Inline(_)) | (Shape::Inline(_), Shape::Vip(_)) => {}
+    }
+    differs("health", &now.health.word(), &new.health.word());
+    if let (Health::Probes(now), Health::Probes(new)) = (now.health, new.health) {
+        let Probes { interval, timeout, rise, fall } = new;
+        differs("health.interval", &seconds(now.interval), &seconds(interval));
+        differs("health.timeout", &seconds(now.timeout), &seconds(timeout));
+        differs("health.rise", &now.rise, &rise);
+        differs("health.fall", &now.fall, &fall);
+    }
     backends(said, &at, &now.backends, &new.backends);
+}
+
+fn prefixes(prefixes: &[Prefix]) -> String {
+    let texts = prefixes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    if texts.is_empty() { "nobody".to_owned() } else { texts.join(", ") }
 }
 
 fn backends(said: &mut Vec<String>, at: &str, now: &[Backend], new: &[Backend]) {
@@ -149,6 +170,16 @@ impl Fallback {
             Self::Auto => "auto",
             Self::Source => "source",
             Self::Flow => "flow",
+        }
+    }
+}
+
+impl Health {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Seen => "seen",
+            Self::Probes(_) => "probes",
         }
     }
 }

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use toml::Spanned;
+
 use super::words;
 
 /// Why a configuration is refused.
@@ -67,6 +69,19 @@ impl Source<'_> {
             line,
             key: printable(&key),
             message: printable(&message.into()),
+        }
+    }
+
+    /// Refuses a key that stands in the wrong table, and says why.
+    pub(super) fn refuse<T>(
+        &self,
+        key: &str,
+        value: &Option<Spanned<T>>,
+        why: &str,
+    ) -> Result<(), ConfigError> {
+        match value {
+            Some(value) => Err(self.error(&value.span(), format!("`{key}` is {why}"))),
+            None => Ok(()),
         }
     }
 

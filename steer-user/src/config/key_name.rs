@@ -78,15 +78,15 @@ fn from_hex(digits: &str) -> Option<Vec<u8>> {
         .then(|| pairs.map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
 }
 
-/// The names of each backend of a VIP, and the layout that follows: names given with `auto` tell
+/// The names of each backend of a pool, and the layout that follows: names given with `auto` tell
 /// it.
 pub(super) fn names(
-    vip: &raw::Vip,
+    pool: &raw::Pool,
     source: &Source<'_>,
 ) -> Result<(TicketKeyName, Vec<Vec<KeyName>>), ConfigError> {
-    let mut rules = Rules { source, layout: vip.ticket_key_name, taken: HashMap::new() };
+    let mut rules = Rules { source, layout: pool.ticket_key_name, taken: HashMap::new() };
     let names =
-        vip.backend.iter().map(|backend| rules.backend(backend)).collect::<Result<_, _>>()?;
+        pool.backend.iter().map(|backend| rules.backend(backend)).collect::<Result<_, _>>()?;
     Ok((rules.layout, names))
 }
 

@@ -7,6 +7,7 @@ mod check;
 mod difference;
 mod error;
 mod key_name;
+mod prefix;
 mod raw;
 mod whole;
 mod words;
@@ -23,9 +24,12 @@ use anyhow::Context as _;
 pub use difference::differences;
 pub use error::ConfigError;
 pub use key_name::{KeyName, LayoutWord, TicketKeyName};
+pub use prefix::Prefix;
 use serde::Deserialize;
 use steer_common::maps::{Map, entries};
 use whole::whole;
+
+use crate::service::{PoolName, Service};
 
 /// Where maps and links are pinned unless told otherwise.
 pub const PIN_DIR: &str = "/sys/fs/bpf/steer";
@@ -57,8 +61,8 @@ pub struct Config {
     pub takeover: Option<Duration>,
     /// Managed interfaces.
     pub interfaces: Vec<Interface>,
-    /// VIPs with their pools.
-    pub vips: Vec<Vip>,
+    /// What is served: VIPs with their pools, then inline pools.
+    pub pools: Vec<Pool>,
 }
 
 /// Entries of the tables whose size is a matter of taste and memory.
@@ -143,11 +147,11 @@ pub enum Hook {
     Tc,
 }
 
-/// A VIP and its pool.
+/// A pool, and how clients come to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Vip {
-    /// What clients dial.
-    pub address: SocketAddr,
+pub struct Pool {
+    /// How clients come to it.
+    pub shape: Shape,
     /// Whether flows are moved or only judged.
     pub mode: Mode,
     /// A session not used for so long is forgotten.
@@ -164,20 +168,78 @@ pub struct Vip {
     pub learn_without_certificate: bool,
     /// Sessions that are learned of one source of clients in `session_timeout`; 0: no limit.
     pub sessions_per_source: u32,
-    /// By what a backend is chosen when no session decides.
-    pub fallback: Fallback,
     /// SYNs tried at an owner before the first backend gets the hello.
     pub owner_tries: u16,
     /// Whether the client's first bare ACK is dropped, and asked for again where no hello follows.
     pub swallow: bool,
+    /// How it is known whether backends answer.
+    pub health: Health,
+    /// The backends.
+    pub backends: Vec<Backend>,
+}
+
+/// How clients come to a pool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// They dial a VIP.
+    Vip(Vip),
+    /// A balancer in front of the gateway dials the backends.
+    Inline(Inline),
+}
+
+/// What only a pool behind a VIP has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vip {
+    /// What clients dial.
+    pub address: SocketAddr,
+    /// By what a backend is chosen when no session decides.
+    pub fallback: Fallback,
     /// Whether the agent puts the address on an interface.
     pub assign: bool,
     /// How packets find the way back to clients.
     pub return_path: ReturnPath,
-    /// How backends are probed.
-    pub health: Health,
-    /// The pool.
-    pub backends: Vec<Backend>,
+}
+
+/// What only an inline pool has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inline {
+    /// By what it is known.
+    pub name: PoolName,
+    /// Clients whose connections are left alone.
+    pub exempt: Vec<Prefix>,
+}
+
+impl Shape {
+    /// What the pool is known by.
+    pub fn service(&self) -> Service {
+        match self {
+            Self::Vip(vip) => Service::Vip(vip.address),
+            Self::Inline(inline) => Service::Pool(inline.name),
+        }
+    }
+}
+
+impl Pool {
+    /// What it is known by.
+    pub fn service(&self) -> Service {
+        self.shape.service()
+    }
+
+    /// What it has as a VIP's; `None` of an inline pool.
+    pub fn vip(&self) -> Option<&Vip> {
+        match &self.shape {
+            Shape::Vip(vip) => Some(vip),
+            Shape::Inline(_) => None,
+        }
+    }
+
+    /// What it has as an inline pool; `None` of a VIP's.
+    pub fn inline(&self) -> Option<&Inline> {
+        match &self.shape {
+            Shape::Vip(_) => None,
+            Shape::Inline(inline) => Some(inline),
+        }
+    }
 }
 
 /// Whether flows are moved or only judged.
@@ -222,43 +284,60 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its share of new flows; 0 takes none.
     pub weight: u16,
-    /// Names of its ticket keys, each as long as the VIP's layout says.
+    /// Names of its ticket keys, each as long as the pool's layout says.
     pub key_names: Vec<KeyName>,
 }
 
-/// How the backends of a pool are probed: by TCP connections.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Health {
-    /// Off: every backend counts as up.
-    pub enabled: bool,
+/// How it is known whether the backends of a pool answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Health {
+    /// It is not: every backend counts as up.
+    Off,
+    /// By the SYNs that pass to a backend and the answers that come back.
+    Seen,
+    /// By TCP connections of the agent.
+    Probes(Probes),
+}
+
+/// How backends are probed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Probes {
     /// Time between two probes of one backend.
-    #[serde(deserialize_with = "crate::clock::deserialize_duration")]
     pub interval: Duration,
     /// Time a probe may take.
-    #[serde(deserialize_with = "crate::clock::deserialize_duration")]
     pub timeout: Duration,
     /// Probes that must succeed in a row before a backend counts as up again.
-    #[serde(deserialize_with = "whole::<_, _, 1, COUNT_MAX>")]
     pub rise: u32,
     /// Probes that must fail in a row before a backend counts as down.
-    #[serde(deserialize_with = "whole::<_, _, 1, COUNT_MAX>")]
     pub fall: u32,
 }
 
-impl Default for Health {
+impl Default for Probes {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            interval: Duration::from_secs(2),
-            timeout: Duration::from_secs(1),
-            rise: 2,
-            fall: 3,
-        }
+        Self { interval: Duration::from_secs(2), timeout: Duration::from_secs(1), rise: 2, fall: 3 }
     }
 }
 
 impl Config {
+    /// Its VIPs.
+    pub fn vips(&self) -> impl Iterator<Item = &Vip> + Clone {
+        self.pools.iter().filter_map(Pool::vip)
+    }
+
+    /// How much it has, for the log and for `steer config check`.
+    pub fn counts(&self) -> String {
+        let (vips, backends) = (self.vips().count(), self.backends().count());
+        match self.pools.len() - vips {
+            0 => format!("VIPs {vips}, backends {backends}"),
+            pools => format!("VIPs {vips}, pools {pools}, backends {backends}"),
+        }
+    }
+
+    /// Every backend of every pool.
+    pub fn backends(&self) -> impl Iterator<Item = &Backend> + Clone {
+        self.pools.iter().flat_map(|pool| &pool.backends)
+    }
+
     /// Reads and checks a file.
     pub fn load(file: &Path) -> anyhow::Result<Self> {
         let bytes = read(file).with_context(|| format!("read {}", file.display()))?;

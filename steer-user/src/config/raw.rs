@@ -1,12 +1,15 @@
 //! The file's shape, with the place of every value that `check` may have to point at.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, Error as _, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
+};
 use toml::Spanned;
 
 use super::{
-    COUNT_MAX, Fallback, Health, Hook, Mode, ReturnPath, Sizes, TicketKeyName, whole::whole,
+    COUNT_MAX, Fallback, Hook, Mode, Prefix, Probes, ReturnPath, Sizes, TicketKeyName, whole::whole,
 };
 use crate::clock::deserialize_duration;
 
@@ -22,19 +25,9 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) interface: Vec<Interface>,
     #[serde(default)]
-    pub(super) vip: Vec<Spanned<Vip>>,
-}
-
-/// A table that may be absent, with its place if it is there.
-#[derive(Default)]
-pub(super) struct Spanned0<T>(pub(super) T, pub(super) std::ops::Range<usize>);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Spanned0<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let spanned = Spanned::<T>::deserialize(from)?;
-        let span = spanned.span();
-        Ok(Self(spanned.into_inner(), span))
-    }
+    pub(super) vip: Vec<Spanned<Pool>>,
+    #[serde(default)]
+    pub(super) pool: Vec<Spanned<Pool>>,
 }
 
 #[derive(Deserialize)]
@@ -52,12 +45,14 @@ pub(super) struct Interface {
     pub(super) hook: Hook,
 }
 
+/// `[[vip]]` and `[[pool]]`: the keys of both, so that one in the wrong table is told why.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Vip {
-    pub(super) address: Spanned<Socket>,
-    #[serde(default)]
-    pub(super) mode: Mode,
+pub(super) struct Pool {
+    pub(super) address: Option<Spanned<Socket>>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) shape: Option<Spanned<Shape>>,
+    pub(super) mode: Option<Mode>,
     pub(super) session_timeout: Option<Spanned<Time>>,
     pub(super) session_limit: Option<Spanned<Time>>,
     pub(super) flow_timeout: Option<Spanned<Time>>,
@@ -68,38 +63,102 @@ pub(super) struct Vip {
     pub(super) learn_without_certificate: bool,
     #[serde(default, deserialize_with = "whole::<_, _, 0, COUNT_MAX>")]
     pub(super) sessions_per_source: u32,
-    #[serde(default)]
-    pub(super) fallback: Fallback,
+    pub(super) fallback: Option<Spanned<Fallback>>,
     #[serde(default = "owner_tries", deserialize_with = "whole::<_, _, 1, 255>")]
     pub(super) owner_tries: u16,
     #[serde(default)]
     pub(super) swallow: bool,
-    #[serde(default)]
-    pub(super) assign: bool,
-    #[serde(default)]
-    pub(super) return_path: ReturnPath,
-    #[serde(default)]
-    pub(super) health: Spanned0<Health>,
+    pub(super) assign: Option<Spanned<bool>>,
+    pub(super) return_path: Option<Spanned<ReturnPath>>,
+    pub(super) exempt: Option<Spanned<Vec<Spanned<Prefix>>>>,
+    pub(super) health: Option<Spanned<Health>>,
     #[serde(default)]
     pub(super) backend: Vec<Backend>,
+}
+
+/// How clients come to a pool that has no VIP.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Shape {
+    Inline,
+}
+
+/// A word, or a table of probes.
+#[derive(Clone, Copy)]
+pub(super) enum Health {
+    Off,
+    Seen,
+    Probes(Probes),
+}
+
+impl<'de> Deserialize<'de> for Health {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(HealthVisitor)
+    }
+}
+
+struct HealthVisitor;
+
+impl<'de> Visitor<'de> for HealthVisitor {
+    type Value = Health;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"seen\", \"off\" or a table of probes")
+    }
+
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<Health, E> {
+        match word {
+            "off" => Ok(Health::Off),
+            "seen" => Ok(Health::Seen),
+            _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Health, A::Error> {
+        let HealthTable { enabled, interval, timeout, rise, fall } =
+            HealthTable::deserialize(MapAccessDeserializer::new(table))?;
+        let probes = Probes { interval, timeout, rise, fall };
+        Ok(if enabled { Health::Probes(probes) } else { Health::Off })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct HealthTable {
+    enabled: bool,
+    #[serde(deserialize_with = "deserialize_duration")]
+    interval: Duration,
+    #[serde(deserialize_with = "deserialize_duration")]
+    timeout: Duration,
+    #[serde(deserialize_with = "whole::<_, _, 1, COUNT_MAX>")]
+    rise: u32,
+    #[serde(deserialize_with = "whole::<_, _, 1, COUNT_MAX>")]
+    fall: u32,
+}
+
+impl Default for HealthTable {
+    fn default() -> Self {
+        let Probes { interval, timeout, rise, fall } = Probes::default();
+        Self { enabled: true, interval, timeout, rise, fall }
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Backend {
     pub(super) address: Spanned<Socket>,
-    #[serde(default = "weight", deserialize_with = "whole::<_, _, 0, 65535>")]
-    pub(super) weight: u16,
+    pub(super) weight: Option<Spanned<Weight>>,
     #[serde(default)]
     pub(super) key_names: Vec<Spanned<String>>,
 }
 
+/// A share of new flows.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct Weight(#[serde(deserialize_with = "whole::<_, _, 0, 65535>")] pub(super) u16);
+
 fn owner_tries() -> u16 {
     3
-}
-
-fn weight() -> u16 {
-    1
 }
 
 /// A duration with its place.

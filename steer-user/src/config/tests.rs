@@ -37,16 +37,17 @@ fn refuses(text: &str, line: usize, key: &str, expected: &str) {
 #[test]
 fn a_short_file_gets_sensible_defaults() {
     let config = parse(GOOD).unwrap();
-    let vip = &config.vips[0];
+    let pool = &config.pools[0];
+    let vip = pool.vip().unwrap();
     assert_eq!(config.pin_dir, Path::new(PIN_DIR));
     assert_eq!(config.sizes, Sizes::default());
     assert_eq!(config.interfaces[0].hook, Hook::Auto);
-    assert_eq!((vip.mode, vip.fallback, vip.owner_tries), (Mode::Steer, Fallback::Auto, 3));
-    assert!(!vip.swallow);
-    assert_eq!(vip.session_timeout, Duration::from_secs(600));
-    assert_eq!(vip.flow_timeout, Duration::from_secs(7860));
-    assert!(vip.health.enabled);
-    assert_eq!(vip.backends.iter().map(|b| b.weight).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!((pool.mode, vip.fallback, pool.owner_tries), (Mode::Steer, Fallback::Auto, 3));
+    assert!(!pool.swallow);
+    assert_eq!(pool.session_timeout, Duration::from_secs(600));
+    assert_eq!(pool.flow_timeout, Duration::from_secs(7860));
+    assert_eq!(pool.health, Health::Probes(Probes::default()));
+    assert_eq!(pool.backends.iter().map(|b| b.weight).collect::<Vec<_>>(), [1, 3]);
 }
 
 #[test]
@@ -55,12 +56,12 @@ fn who_is_learned_is_a_matter_of_the_vip() {
         "session_timeout = \"10m\"\nlearn_without_certificate = true\nsessions_per_source = 100";
     let config = parse(&GOOD.replace("session_timeout = \"10m\"", settings)).unwrap();
     assert_eq!(
-        (config.vips[0].learn_without_certificate, config.vips[0].sessions_per_source),
+        (config.pools[0].learn_without_certificate, config.pools[0].sessions_per_source),
         (true, 100)
     );
     let config = parse(GOOD).unwrap();
     assert_eq!(
-        (config.vips[0].learn_without_certificate, config.vips[0].sessions_per_source),
+        (config.pools[0].learn_without_certificate, config.pools[0].sessions_per_source),
         (false, 0)
     );
     refuses(
@@ -137,7 +138,12 @@ fn refuses_an_address_without_port() {
 
 #[test]
 fn refuses_a_backend_of_two_pools() {
-    refuses(&GOOD.replace("10.0.0.2", "10.0.0.1"), 14, "vip.backend.address", "of one VIP only");
+    refuses(
+        &GOOD.replace("10.0.0.2", "10.0.0.1"),
+        14,
+        "vip.backend.address",
+        "of one VIP or pool only",
+    );
 }
 
 #[test]
@@ -215,9 +221,9 @@ fn named(setting: &str, first: &str, second: &str) -> String {
 #[test]
 fn key_names_stand_where_most_stacks_have_them_unless_told() {
     let at = |at, len| TicketKeyName::At(NameLayout { at, len });
-    let setting = |text: &str| parse(text).unwrap().vips[0].ticket_key_name;
+    let setting = |text: &str| parse(text).unwrap().pools[0].ticket_key_name;
     assert_eq!(setting(GOOD), at(0, 16));
-    assert_eq!(parse(GOOD).unwrap().vips[0].key_name_timeout, Duration::from_secs(86_400));
+    assert_eq!(parse(GOOD).unwrap().pools[0].key_name_timeout, Duration::from_secs(86_400));
     let wanted = [("16@0", at(0, 16)), ("4@0", at(0, 4)), ("16@1", at(1, 16)), ("none", at(0, 0))];
     for (word, layout) in wanted.into_iter().chain([("auto", TicketKeyName::Auto)]) {
         assert_eq!(setting(&named(word, "", "")), layout, "{word}");
@@ -227,10 +233,10 @@ fn key_names_stand_where_most_stacks_have_them_unless_told() {
 #[test]
 fn names_given_with_auto_tell_the_layout() {
     let short = parse(&named("auto", "\"a1b2c3d4\"", "")).unwrap();
-    assert_eq!(short.vips[0].ticket_key_name, TicketKeyName::At(NameLayout { at: 0, len: 4 }));
-    assert_eq!(short.vips[0].backends[0].key_names, [[0xa1, 0xb2, 0xc3, 0xd4]]);
+    assert_eq!(short.pools[0].ticket_key_name, TicketKeyName::At(NameLayout { at: 0, len: 4 }));
+    assert_eq!(short.pools[0].backends[0].key_names, [[0xa1, 0xb2, 0xc3, 0xd4]]);
     let long = parse(&named("auto", "", &format!("\"{NAME}\""))).unwrap();
-    assert_eq!(long.vips[0].ticket_key_name, TicketKeyName::default());
+    assert_eq!(long.pools[0].ticket_key_name, TicketKeyName::default());
     refuses(
         &named("auto", "\"a1b2c3d4\"", &format!("\"{NAME}\"")),
         17,

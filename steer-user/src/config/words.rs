@@ -2,13 +2,16 @@
 //! not types of the program.
 
 /// Every table with its brackets.
-const TABLES: [(&str, &str); 6] = [
+const TABLES: [(&str, &str); 9] = [
     ("sizes", "[sizes]"),
     ("takeover", "[takeover]"),
     ("interface", "[[interface]]"),
     ("vip", "[[vip]]"),
     ("vip.backend", "[[vip.backend]]"),
     ("vip.health", "[vip.health]"),
+    ("pool", "[[pool]]"),
+    ("pool.backend", "[[pool.backend]]"),
+    ("pool.health", "[pool.health]"),
 ];
 /// Keys that stand above all tables.
 const ABOVE: [&str; 3] = ["pin_dir", "socket", "metrics"];
@@ -101,6 +104,9 @@ mod tests {
             ("[[vip.backends]]", "[[vip.backend]]"),
             ("[health]", "[vip.health]"),
             ("[vip.healht]", "[vip.health]"),
+            ("[pool]", "[[pool]]"),
+            ("[[pools.backend]]", "[[pool.backend]]"),
+            ("[[pool.health]]", "[pool.health]"),
             ("[[sizes]]", "[sizes]"),
             ("[size]", "[sizes]"),
         ] {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent::checks::Warning;
+use crate::{agent::checks::Warning, service::Service};
 
 /// Longest request with its end of line, bytes.
 pub const REQUEST_MAX: usize = 4096;
@@ -19,8 +19,8 @@ pub enum Request {
     Warnings {},
     /// Put a backend into a pool, or give it another weight.
     AddBackend {
-        /// The VIP of the pool.
-        vip: SocketAddr,
+        /// The VIP of the pool, or the name of an inline one.
+        vip: Service,
         /// The backend.
         address: SocketAddr,
         /// Its share of new flows.

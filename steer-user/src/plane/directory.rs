@@ -1,4 +1,6 @@
-//! VIPs and backends by address: the tables that say so, and the directory that the programs read.
+//! VIPs, pools and backends by address: the tables that say so, and the directory that the programs
+//! read. An inline pool has its name for an address (`Endpoint::of_pool`) and stands in no
+//! directory, but its backends do, each with the pool's record.
 //!
 //! The tables are written first, the directory follows them; what a crash leaves undone the next
 //! agent does.
@@ -9,8 +11,8 @@ use anyhow::{Context as _, Result};
 use steer_common::{
     directory::{self, PROBES, SLOTS},
     shared::{
-        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, Address, Endpoint, EndpointEntry, ROLE_ADDRESS,
-        ROLE_BACKEND, ROLE_VIP, Vip,
+        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, Address, BACKEND_DIALLED, Backend,
+        Endpoint, EndpointEntry, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_VIP, Vip,
     },
 };
 
@@ -89,7 +91,12 @@ impl Plane {
 
     /// Fills the half of the directory that is not in use, then turns the programs to it.
     fn list(&mut self) -> Result<()> {
-        let (listed, seed) = half(&self.vips.entries()?, &self.backend_ids.entries()?)?;
+        let records = self.backends.all()?;
+        let numbered = self.backend_ids.entries()?.into_iter().map(|(endpoint, id)| {
+            let record = records.get(id as usize).filter(|record| record.endpoint == endpoint);
+            (id, record.map_or(Backend { endpoint, ..Backend::default() }, |record| *record))
+        });
+        let (listed, seed) = half(&self.vips.entries()?, &numbered.collect::<Vec<_>>())?;
         let head = directory::head(self.directory.read(0)?.head ^ 1, seed);
         self.directory.write(directory::half(head), &listed)?;
         self.directory.write(0, &[EndpointEntry { head, ..EndpointEntry::default() }])
@@ -107,7 +114,7 @@ const SEEDS: u32 = 1000;
 /// When there is none.
 pub fn half(
     vips: &[(Endpoint, Vip)],
-    backends: &[(Endpoint, u32)],
+    backends: &[(u32, Backend)],
 ) -> Result<(Vec<EndpointEntry>, u32)> {
     let mut all = listed(vips, backends);
     all.sort_by_key(|listed| (listed.endpoint.address.octets(), listed.endpoint.port));
@@ -117,12 +124,13 @@ pub fn half(
 }
 
 /// Every entry: VIPs, backends, and the addresses of both without a port.
-fn listed(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Vec<EndpointEntry> {
+fn listed(vips: &[(Endpoint, Vip)], backends: &[(u32, Backend)]) -> Vec<EndpointEntry> {
+    let dialled = vips.iter().filter(|(at, _)| at.pool_name().is_none());
     let mut addresses = BTreeMap::<[u8; 16], u16>::new();
-    for (at, bit) in vips
-        .iter()
+    for (at, bit) in dialled
+        .clone()
         .map(|(at, _)| (at, ADDRESS_OF_VIP))
-        .chain(backends.iter().map(|(at, _)| (at, ADDRESS_OF_BACKEND)))
+        .chain(backends.iter().map(|(_, backend)| (&backend.endpoint, ADDRESS_OF_BACKEND)))
     {
         *addresses.entry(at.address.octets()).or_default() |= bit;
     }
@@ -132,20 +140,31 @@ fn listed(vips: &[(Endpoint, Vip)], backends: &[(Endpoint, u32)]) -> Vec<Endpoin
         id,
         ..EndpointEntry::default()
     });
-    let vips = vips.iter().map(|(at, vip)| EndpointEntry {
+    let pools = vips.iter().copied().collect::<HashMap<_, _>>();
+    let dialled = dialled.map(|(at, vip)| EndpointEntry {
         endpoint: *at,
         role: ROLE_VIP,
         id: vip.id,
         head: 0,
         vip: *vip,
     });
-    let backends = backends.iter().map(|(at, id)| EndpointEntry {
-        endpoint: *at,
-        role: ROLE_BACKEND,
-        id: *id as u16,
-        ..EndpointEntry::default()
+    let backends = backends.iter().map(|(id, backend)| {
+        let pool = pools.get(&backend.vip).filter(|_| is_member(backend));
+        EndpointEntry {
+            endpoint: backend.endpoint,
+            role: if pool.is_some() { ROLE_MEMBER } else { ROLE_BACKEND },
+            id: *id as u16,
+            head: 0,
+            vip: pool.copied().unwrap_or_default(),
+        }
     });
-    vips.chain(backends).chain(addresses).collect()
+    dialled.chain(backends).chain(addresses).collect()
+}
+
+/// Whether what is sent to a backend's address is a flow of its pool. One that left the pool keeps
+/// the flows that it has; the programs pass its new ones.
+fn is_member(backend: &Backend) -> bool {
+    backend.flags & BACKEND_DIALLED != 0
 }
 
 fn place(all: &[EndpointEntry], seed: u32) -> Option<Vec<EndpointEntry>> {

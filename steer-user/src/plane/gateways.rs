@@ -11,7 +11,7 @@ use std::{
 use steer_common::shared::{Endpoint, LAYOUT_VERSION, Vip};
 
 use super::{PinDir, Table, pin::children};
-use crate::address::socket;
+use crate::service::Service;
 
 /// How deep below a BPF file system a pin directory is looked for.
 const DEPTH: usize = 4;
@@ -84,7 +84,11 @@ fn read(dir: &PinDir) -> Gateway {
     Gateway {
         pin_dir: dir.root().to_owned(),
         interfaces: dir.managed(),
-        vips: vips.unwrap_or_default().iter().map(|(at, _)| socket(at)).collect(),
+        vips: vips
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|(at, _)| Service::of(at).address())
+            .collect(),
     }
 }
 

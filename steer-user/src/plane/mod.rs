@@ -8,6 +8,7 @@ mod carry;
 mod clsact;
 mod cost;
 mod directory;
+mod exempt;
 mod fast;
 mod gateways;
 pub mod kernel;
@@ -51,7 +52,7 @@ pub use table::{Slots, Table};
 pub(crate) use undo::Before;
 pub(crate) use wanted::least_lru_entries;
 
-use crate::{address::socket, clock};
+use crate::{clock, service::Service};
 
 /// Every pinned map.
 pub struct Plane {
@@ -82,6 +83,7 @@ pub struct Plane {
     pub(crate) backend_ids: Table<Endpoint, u32>,
     vips: Table<Endpoint, Vip>,
     directory: Slots<EndpointEntry>,
+    exempt: exempt::Exempt,
     /// Lookup tables.
     pub lookup: Slots<u16>,
     settings: Array<MapData, Settings>,
@@ -116,6 +118,7 @@ impl Plane {
             backend_ids: Table::open(dir, "backend_ids")?,
             vips: Table::open(dir, "vips")?,
             directory: Slots::open(dir, "directory")?,
+            exempt: exempt::Exempt::open(dir)?,
             lookup: Slots::open(dir, "lookup")?,
             settings: open(dir, "settings")?,
             switches: open(dir, "switches")?,
@@ -148,6 +151,12 @@ impl Plane {
     pub fn backends(&self) -> Result<Vec<(u32, Backend)>> {
         let all = (0..).zip(self.backends.all()?);
         Ok(all.filter(|(_, backend)| backend.endpoint != Endpoint::default()).collect())
+    }
+
+    /// The backend in one slot of the map `backends`, if it holds or held one.
+    pub fn backend(&self, id: u32) -> Result<Option<Backend>> {
+        let backend = self.backends.read(id)?;
+        Ok((backend.endpoint != Endpoint::default()).then_some(backend))
     }
 
     /// Writes one slot of `backends`.
@@ -267,7 +276,8 @@ pub fn vip_addresses(dir: &PinDir) -> Vec<IpAddr> {
             (key_size == size_of::<Endpoint>())
                 .then(|| sys::keys::<Endpoint>(map.fd().as_fd()).ok())?
         });
-        found.extend(keys.unwrap_or_default().iter().map(|at| socket(at).ip()));
+        let vips = keys.unwrap_or_default().into_iter().map(|at| Service::of(&at));
+        found.extend(vips.filter_map(|vip| vip.address()).map(|address| address.ip()));
     }
     found
 }

@@ -16,7 +16,7 @@ use aya::{
     Pod,
     maps::{HashMap, MapData},
 };
-use steer_common::shared::{Backend, Configured, Endpoint, Vip};
+use steer_common::shared::{Backend, Configured, Endpoint, ExemptKey, Vip};
 
 use super::{PinDir, Plane, Table};
 
@@ -33,11 +33,12 @@ pub(super) const UNDO: &str = "undo";
 const UNFINISHED: &str = "undo_new";
 
 /// Everything that a start may change of pools, as it stood before.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Before {
     pub(crate) vips: Vec<(Endpoint, Vip)>,
     pub(crate) backends: Vec<(u32, Backend)>,
     pub(crate) configured: Vec<(Endpoint, Configured)>,
+    pub(crate) exempt: Vec<ExemptKey>,
 }
 
 impl Before {
@@ -47,6 +48,7 @@ impl Before {
             vips: plane.vips()?,
             backends: plane.backends()?,
             configured: plane.configured.entries()?,
+            exempt: plane.exempt()?,
         })
     }
 
@@ -59,6 +61,8 @@ impl Before {
         write(&unfinished.join("vips"), &self.vips)?;
         write(&unfinished.join("backends"), &self.backends)?;
         write(&unfinished.join("configured"), &self.configured)?;
+        let exempt = self.exempt.iter().map(|key| (*key, 1_u32)).collect::<Vec<_>>();
+        write(&unfinished.join("exempt"), &exempt)?;
         fs::rename(&unfinished, &kept).with_context(|| format!("keep {}", kept.display()))
     }
 
@@ -68,10 +72,12 @@ impl Before {
         if !kept.exists() {
             return Ok(None);
         }
+        let exempt = Table::<ExemptKey, u32>::open_pin(&kept.join("exempt"))?.entries()?;
         Ok(Some(Self {
             vips: Table::open_pin(&kept.join("vips"))?.entries()?,
             backends: Table::open_pin(&kept.join("backends"))?.entries()?,
             configured: Table::open_pin(&kept.join("configured"))?.entries()?,
+            exempt: exempt.into_iter().map(|(key, _)| key).collect(),
         }))
     }
 

@@ -8,7 +8,7 @@ use steer_common::shared::{
     BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Outcomes, PATH_RETURN_SEEN,
 };
 
-use crate::{address::socket, clock, plane::Plane};
+use crate::{address::socket, clock, plane::Plane, service::Service};
 
 /// Every backend.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -24,8 +24,8 @@ pub struct BackendReport {
     pub id: u32,
     /// Its address and port.
     pub address: SocketAddr,
-    /// The VIP it stands behind.
-    pub vip: SocketAddr,
+    /// The VIP it stands behind, or its pool.
+    pub vip: Service,
     /// What it may get.
     pub state: BackendState,
     /// Its share of new flows.
@@ -135,7 +135,7 @@ impl BackendReport {
         Ok(Self {
             id,
             address: socket(&backend.endpoint),
-            vip: socket(&backend.vip),
+            vip: Service::of(&backend.vip),
             state: BackendState::of(backend),
             weight: backend.weight,
             drain_seconds: deadline.map(|until| until.saturating_sub(clock::seconds())),
@@ -161,7 +161,7 @@ impl BackendReport {
         Self {
             id: 0,
             address: SocketAddr::from(([10, 0, 0, 1], 443)),
-            vip: SocketAddr::from(([198, 51, 100, 10], 443)),
+            vip: Service::Vip(SocketAddr::from(([198, 51, 100, 10], 443))),
             state: BackendState::Up,
             weight: 1,
             drain_seconds: None,

@@ -13,7 +13,7 @@ use steer_common::{
     },
 };
 
-use crate::{address::socket, clock, config::LayoutWord, plane::Plane};
+use crate::{address::socket, clock, config::LayoutWord, plane::Plane, service::Service};
 
 /// The names of ticket keys and where they stand.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Keys {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LayoutReport {
     /// The VIP.
-    pub vip: SocketAddr,
+    pub vip: Service,
     /// Length and offset, `16@0`, or `none`; absent while it is searched.
     pub layout: Option<String>,
     /// How that is known.
@@ -64,7 +64,7 @@ pub struct KeyNameReport {
     /// Its bytes, hexadecimal.
     pub name: String,
     /// Its VIP; absent when that is gone.
-    pub vip: Option<SocketAddr>,
+    pub vip: Option<Service>,
     /// `BackendId` of its owner.
     pub owner: u16,
     /// The owner's address; absent when it is forgotten.
@@ -108,14 +108,14 @@ impl NameOrigin {
 
 impl Keys {
     /// Reads the maps; of one VIP, if one is named.
-    pub fn read(plane: &Plane, only: Option<SocketAddr>) -> Result<Self> {
+    pub fn read(plane: &Plane, only: Option<Service>) -> Result<Self> {
         let backends = plane.backends()?.into_iter();
         let backends =
             backends.map(|(id, backend)| (id as u16, socket(&backend.endpoint))).collect();
-        let vips = plane.vips()?.into_iter().map(|(at, vip)| (socket(&at), vip));
+        let vips = plane.vips()?.into_iter().map(|(at, vip)| (Service::of(&at), vip));
         let vips = vips.filter(|(at, _)| only.is_none_or(|only| only == *at)).collect::<Vec<_>>();
         if let Some(only) = only.filter(|_| vips.is_empty()) {
-            bail!("there is no VIP {only}");
+            bail!("there is no {}", only.titled());
         }
         let places = Places {
             now: clock::seconds(),
@@ -136,7 +136,7 @@ impl Keys {
 }
 
 impl LayoutReport {
-    fn new(vip: SocketAddr, record: &Vip) -> Self {
+    fn new(vip: Service, record: &Vip) -> Self {
         let origin = match record.flags {
             flags if flags & VIP_TELL_TICKETS != 0 => LayoutOrigin::Searched,
             flags if flags & VIP_NAME_FOUND != 0 => LayoutOrigin::Found,
@@ -152,7 +152,7 @@ impl LayoutReport {
 struct Places {
     now: u32,
     backends: HashMap<u16, SocketAddr>,
-    vips: HashMap<u16, SocketAddr>,
+    vips: HashMap<u16, Service>,
 }
 
 impl Places {
@@ -182,17 +182,18 @@ mod tests {
     #[test]
     fn a_name_is_told_whole_with_its_places() {
         let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let vip = Service::Vip(at("198.51.100.10:443"));
         let places = Places {
             now: 100,
             backends: [(1, at("10.0.0.1:443"))].into(),
-            vips: [(0, at("198.51.100.10:443"))].into(),
+            vips: [(0, vip)].into(),
         };
         let key = SessionKey::new(0, Kind::KeyName, &[0xa1, 0, 0xc3, 4]).unwrap();
         let both = KEY_NAME_CONFIGURED | KEY_NAME_SHARED;
         let name =
             KeyName { owner: 1, flags: both, first_seen: 40, last_seen: 90, ..KeyName::default() };
         let report = places.report(&key, &name);
-        assert_eq!((report.name.as_str(), report.vip), ("a100c304", Some(at("198.51.100.10:443"))));
+        assert_eq!((report.name.as_str(), report.vip), ("a100c304", Some(vip)));
         assert_eq!((report.age_seconds, report.idle_seconds, report.shared), (60, 10, true));
         assert_eq!(
             (report.origin, report.owner_address),

@@ -13,6 +13,7 @@ use crate::{
     address::{endpoint, socket},
     clock,
     plane::Plane,
+    service::Service,
 };
 
 /// Bytes of an identifier that are shown.
@@ -37,7 +38,7 @@ pub struct SessionReport {
     /// What the identifier is: `session-id` or `ticket`.
     pub kind: String,
     /// The VIP it was learned at; absent when it is gone.
-    pub vip: Option<SocketAddr>,
+    pub vip: Option<Service>,
     /// `BackendId` of the owner.
     pub owner: u16,
     /// The owner's address; absent when it is forgotten.
@@ -59,7 +60,7 @@ pub struct Matcher {
     /// Half a byte behind `prefix`.
     nibble: Option<u8>,
     owner: Option<SocketAddr>,
-    vip: Option<SocketAddr>,
+    vip: Option<Service>,
     kind: Option<Kind>,
 }
 
@@ -73,7 +74,7 @@ impl Matcher {
         plane: &Plane,
         prefix: Option<&str>,
         owner: Option<SocketAddr>,
-        vip: Option<SocketAddr>,
+        vip: Option<Service>,
     ) -> Result<Self> {
         let names = Names::read(plane)?;
         if let Some(owner) = owner
@@ -81,9 +82,9 @@ impl Matcher {
         {
             bail!("there is no backend {owner}");
         }
-        if let Some(vip) = vip.filter(|vip| !names.vips.iter().any(|(at, _)| *at == endpoint(*vip)))
-        {
-            bail!("there is no VIP {vip}");
+        let is_there = |vip: &Service| names.vips.iter().any(|(at, _)| *at == vip.endpoint());
+        if let Some(vip) = vip.filter(|vip| !is_there(vip)) {
+            bail!("there is no {}", vip.titled());
         }
         Ok(Self { owner, vip, ..Self::of_prefix(prefix.unwrap_or_default())? })
     }
@@ -117,7 +118,7 @@ impl Matcher {
             })
             && self
                 .vip
-                .is_none_or(|vip| names.vip(key.vip).is_some_and(|(at, _)| *at == endpoint(vip)))
+                .is_none_or(|vip| names.vip(key.vip).is_some_and(|(at, _)| *at == vip.endpoint()))
     }
 }
 
@@ -243,7 +244,7 @@ impl SessionReport {
                 .collect(),
             length: key.len,
             kind: Kind::from_number(key.kind).map_or("unknown", Kind::word).to_owned(),
-            vip: vip.map(|(at, _)| socket(at)),
+            vip: vip.map(|(at, _)| Service::of(at)),
             owner: session.owner,
             owner_address: names.owner(session.owner).map(|backend| socket(&backend.endpoint)),
             age_seconds: age,

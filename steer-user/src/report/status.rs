@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -21,6 +20,7 @@ use crate::{
     },
     control,
     plane::{self, LinkReport, LinkState, PinDir, Plane},
+    service::Service,
 };
 
 /// The gateway at a glance.
@@ -74,13 +74,13 @@ pub struct InterfaceReport {
     pub takes_xdp: bool,
 }
 
-/// One VIP.
+/// One VIP, or one inline pool.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VipReport {
     /// Its `VipId`.
     pub id: u16,
-    /// What clients dial.
-    pub address: SocketAddr,
+    /// What clients dial; of an inline pool its name.
+    pub address: Service,
     /// `steer` or `observe`.
     pub mode: String,
     /// Backends in its pool.
@@ -198,7 +198,7 @@ impl VipReport {
     /// Every VIP, by number.
     pub fn read(plane: &Plane, backends: &Backends) -> Result<Vec<Self>> {
         let report = |(key, vip): (_, steer_common::shared::Vip)| {
-            let address = socket(&key);
+            let address = Service::of(&key);
             let pool = backends
                 .backends
                 .iter()
@@ -277,9 +277,11 @@ fn warnings(
 ) -> impl IntoIterator<Item = Warning> + use<> {
     let names = interfaces.iter().map(|interface| interface.name.clone()).collect::<Vec<_>>();
     let both_sides = if names.len() == 1 { names.clone() } else { Vec::new() };
-    let addresses = vips.iter().map(|vip| vip.address).collect::<Vec<_>>();
-    let mut warnings = checks::programs(dir, &addresses);
-    warnings.extend(checks::machine(&Machine { interfaces: names, both_sides, vips: addresses }));
+    let vips_of_ours = vips.iter().filter_map(|vip| vip.address.address()).collect::<Vec<_>>();
+    let backends_at = backends.backends.iter().map(|backend| backend.address);
+    let addresses = vips_of_ours.iter().copied().chain(backends_at).map(|at| at.ip()).collect();
+    let mut warnings = checks::programs(dir, &vips_of_ours);
+    warnings.extend(checks::machine(&Machine { interfaces: names, both_sides, addresses }));
     warnings.extend(checks::traffic(vips, backends, keys));
     warnings
 }

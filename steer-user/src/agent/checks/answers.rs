@@ -5,7 +5,10 @@
 use std::{collections::HashMap, net::SocketAddr};
 
 use super::{Kind, Warning};
-use crate::report::{BackendReport, BackendState, Backends};
+use crate::{
+    report::{BackendReport, BackendState, Backends},
+    service::Service,
+};
 
 /// So many SYNs without a SYN-ACK are no loss any more: a client repeats its SYN four times in
 /// seven seconds.
@@ -16,16 +19,28 @@ pub(super) fn never_came(backend: &BackendReport) -> bool {
     answers_checks(backend) && backend.syns >= SYNS && backend.syn_acks == 0
 }
 
-/// One that does not answer the gateway either is down, which is another matter.
+/// One that does not answer the gateway either is down, which is another matter; but in an inline
+/// pool one is down for these very answers.
 fn answers_checks(backend: &BackendReport) -> bool {
-    matches!(backend.state, BackendState::Up | BackendState::Draining)
+    match backend.state {
+        BackendState::Up | BackendState::Draining => true,
+        BackendState::Down => backend.vip.address().is_none(),
+        BackendState::Removed => false,
+    }
 }
 
-pub(super) fn warning(backend: SocketAddr) -> Warning {
-    let text = format!(
-        "{backend} gets SYNs but no answer came back through here: the backends' way back to the clients must lead through \
-         this gateway (their default route, or that to the clients)"
-    );
+pub(super) fn warning(backend: &BackendReport) -> Warning {
+    let address = backend.address;
+    let text = match backend.vip {
+        Service::Vip(_) => format!(
+            "{address} gets SYNs but no answer came back through here: the backends' way back to the clients must lead through \
+             this gateway (their default route, or that to the clients)"
+        ),
+        Service::Pool(_) => format!(
+            "{address} gets SYNs but no answer came back through here: it is down, or its answers go round this gateway; its \
+             way back to those who send the SYNs (the clients, or a balancer that rewrites their addresses) must lead through here"
+        ),
+    };
     Warning::new(Kind::ReturnPath, text)
 }
 
@@ -51,7 +66,7 @@ impl Answers {
             backends.backends.iter().any(|backend| backend.address == *address)
         });
         let silent = backends.backends.iter().filter(|backend| self.is_silent(backend));
-        silent.map(|backend| warning(backend.address)).collect()
+        silent.map(warning).collect()
     }
 
     fn is_silent(&mut self, backend: &BackendReport) -> bool {

@@ -17,8 +17,8 @@ pub struct Machine {
     pub interfaces: Vec<String>,
     /// Those of them that carry packets of clients and of backends.
     pub both_sides: Vec<String>,
-    /// Its VIPs.
-    pub vips: Vec<SocketAddr>,
+    /// Addresses of its VIPs and backends.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What keeps traffic from flowing.
@@ -62,13 +62,12 @@ fn attachment(link: &LinkReport) -> Option<Warning> {
     }
 }
 
-/// The settings of the network under `root` (/proc/sys/net). The families of the VIPs say which
+/// The settings of the network under `root` (/proc/sys/net). The families of the addresses say which
 /// ones matter.
 fn settings(root: &Path, machine: &Machine) -> BTreeSet<Warning> {
     let sysctls = Sysctls { root };
-    let families = machine.vips.iter().map(SocketAddr::ip).collect::<Vec<_>>();
     let mut warnings = BTreeSet::new();
-    if families.iter().any(IpAddr::is_ipv4) {
+    if machine.addresses.iter().any(IpAddr::is_ipv4) {
         warnings.extend(sysctls.forwarding("ipv4", "ipv4/ip_forward", &machine.interfaces));
         warnings.extend(
             machine.interfaces.iter().filter_map(|interface| sysctls.reverse_path(interface)),
@@ -76,7 +75,7 @@ fn settings(root: &Path, machine: &Machine) -> BTreeSet<Warning> {
         warnings
             .extend(machine.both_sides.iter().filter_map(|interface| sysctls.redirects(interface)));
     }
-    if families.iter().any(IpAddr::is_ipv6) {
+    if machine.addresses.iter().any(IpAddr::is_ipv6) {
         warnings.extend(sysctls.forwarding(
             "ipv6",
             "ipv6/conf/all/forwarding",
@@ -167,7 +166,8 @@ mod tests {
 
     fn gateway(vip: &str) -> Machine {
         let interfaces = vec!["eth0".to_owned(), "eth1.7".to_owned()];
-        Machine { both_sides: Vec::new(), interfaces, vips: vec![vip.parse().unwrap()] }
+        let vip: SocketAddr = vip.parse().unwrap();
+        Machine { both_sides: Vec::new(), interfaces, addresses: vec![vip.ip()] }
     }
 
     const GOOD: [(&str, u32); 9] = [

@@ -4,14 +4,13 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use steer_common::shared::{VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND};
 
 use super::{Kind, Warning};
-use crate::{address, agent::sweep::Sources};
+use crate::{address, agent::sweep::Sources, service::Service};
 
 /// So many flows say something about their sources.
 const FLOWS: u32 = 32;
@@ -27,7 +26,7 @@ fn one_makes_most(sources: &Sources) -> bool {
 }
 
 /// That clients who look like one all get one backend.
-pub(super) fn warning(vip: SocketAddr, sources: &Sources) -> Option<Warning> {
+pub(super) fn warning(vip: Service, sources: &Sources) -> Option<Warning> {
     let top = address::ip(&sources.top);
     let text = format!(
         "VIP {vip}: {top} makes most flows (a balancer or NAT in front?), and fallback = \"source\" gives all of them to one \

@@ -16,11 +16,12 @@ use super::{
     traffic,
 };
 use crate::{
-    address::{self, endpoint, socket},
+    address,
     agent::{Pools, Swept, interfaces},
     config::{Config, Fallback},
     plane::{self, PinDir, Plane},
     report::{Backends, Keys, VipReport},
+    service::Service,
 };
 
 /// Time between two looks: what is wrong is named within three of them.
@@ -103,11 +104,13 @@ impl Watched {
             .iter()
             .map(|interface| interface.name.clone())
             .collect::<Vec<_>>();
-        let vips = self.config.vips.iter().map(|vip| vip.address).collect::<Vec<_>>();
+        let vips = self.config.vips().map(|vip| vip.address).collect::<Vec<_>>();
         let mut addresses = vips.iter().map(|vip| vip.ip()).collect::<BTreeSet<IpAddr>>();
         addresses.extend(backends.backends.iter().map(|backend| backend.address.ip()));
         warnings.extend(programs(&self.dir, &vips));
-        warnings.extend(machine(&Machine { interfaces, both_sides, vips }));
+        let addresses_here = addresses.iter().copied().collect();
+        let here = Machine { interfaces, both_sides, addresses: addresses_here };
+        warnings.extend(machine(&here));
         note(ipsec::policies(&addresses).await, warnings, failed);
         note(self.not_ethernet().await, warnings, failed);
     }
@@ -151,7 +154,7 @@ impl Watched {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let mut warnings = Vec::new();
         for (at, vip) in pools.plane().vips()? {
-            let address = socket(&at);
+            let address = Service::of(&at);
             let Some(sources) = sources.get(&vip.id).filter(|_| takers(backends, address) > 1)
             else {
                 continue;
@@ -159,9 +162,8 @@ impl Watched {
             let by_flow = vip.flags & VIP_FALLBACK_FLOW != 0;
             match self
                 .config
-                .vips
-                .iter()
-                .find(|configured| endpoint(configured.address) == at)
+                .vips()
+                .find(|configured| Service::Vip(configured.address) == address)
                 .map(|vip| vip.fallback)
             {
                 Some(Fallback::Auto) => {

@@ -7,31 +7,33 @@ use steer_common::shared::{Configured, Endpoint};
 
 use crate::{
     address::{endpoint, socket},
-    config::Config,
+    config::{Config, Pool},
     plane::Before,
+    service::Service,
 };
 
 /// A sentence for each VIP and backend that comes, goes, or gets another weight; none where nothing
 /// was pinned.
 pub(super) fn changes(config: &Config, before: &Before) -> Vec<String> {
-    let vips = config.vips.iter().map(|vip| endpoint(vip.address)).collect::<Vec<_>>();
+    let vips = config.pools.iter().map(|pool| pool.service().endpoint()).collect::<Vec<_>>();
+    let titled = |at: &Endpoint| Service::of(at).titled();
     let new = vips.iter().filter(|at| !before.vips.iter().any(|(there, _)| there == *at));
     let gone = before.vips.iter().map(|(at, _)| at).filter(|at| !vips.contains(at));
-    let mut said = new.map(|at| format!("the VIP {} is new", socket(at))).collect::<Vec<_>>();
-    said.extend(gone.map(|at| format!("the VIP {} is not configured any more", socket(at))));
+    let mut said = new.map(|at| format!("the {} is new", titled(at))).collect::<Vec<_>>();
+    said.extend(gone.map(|at| format!("the {} is not configured any more", titled(at))));
     said.extend(backends(&wanted(config), &before.configured.iter().copied().collect()));
     said
 }
 
 fn wanted(config: &Config) -> HashMap<Endpoint, Configured> {
-    let of = |vip: &crate::config::Vip| {
-        let at = endpoint(vip.address);
-        let backends = vip.backends.iter();
+    let of = |pool: &Pool| {
+        let at = pool.service().endpoint();
+        let backends = pool.backends.iter();
         backends
             .map(move |b| (endpoint(b.address), Configured { vip: at, weight: b.weight.into() }))
             .collect::<Vec<_>>()
     };
-    config.vips.iter().flat_map(of).collect()
+    config.pools.iter().flat_map(of).collect()
 }
 
 fn backends(
@@ -39,11 +41,11 @@ fn backends(
     before: &HashMap<Endpoint, Configured>,
 ) -> Vec<String> {
     let change = |(at, now): (&Endpoint, &Configured)| {
-        let (backend, vip) = (socket(at), socket(&now.vip));
+        let (backend, vip) = (socket(at), Service::of(&now.vip));
         Some(match before.get(at) {
             None => format!("the backend {backend} of {vip} is new"),
             Some(old) if old.vip != now.vip => {
-                format!("the backend {backend} goes from {} to {vip}", socket(&old.vip))
+                format!("the backend {backend} goes from {} to {vip}", Service::of(&old.vip))
             }
             Some(old) if old.weight != now.weight => {
                 format!(
@@ -56,7 +58,11 @@ fn backends(
     };
     let gone = before.iter().filter(|(at, _)| !wanted.contains_key(at));
     let gone = gone.map(|(at, old)| {
-        format!("the backend {} of {} is not configured any more", socket(at), socket(&old.vip))
+        format!(
+            "the backend {} of {} is not configured any more",
+            socket(at),
+            Service::of(&old.vip)
+        )
     });
     let mut said = wanted.iter().filter_map(change).chain(gone).collect::<Vec<_>>();
     said.sort_unstable();

@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
 use steer_common::shared::{
-    Flow, FlowKey, Foreign, KeyName, Leg, NO_BACKEND, SERVICE_BACKEND, SERVICE_WAY_THERE, Session,
-    SessionKey, Source, SourceKey, backend_bit,
+    Flow, FlowKey, Foreign, KeyName, Leg, NO_BACKEND, SERVICE_WAY_THERE, Session, SessionKey,
+    Source, SourceKey, backend_bit,
 };
 
 use crate::{
-    agent::sweep::Rules,
+    agent::sweep::{Rules, backend_of},
     plane::{Before, Old, Plane, Table},
 };
 
@@ -133,27 +133,32 @@ impl Named {
                     rules.is_open(&key, &flow)
                 };
                 let is = if open { Entry::Connection } else { Entry::Stale };
-                named.note_flow(name, is, &key, [flow.first, flow.owner]);
+                named.note_flow(name, is, &key, &rules, [flow.first, flow.owner]);
             })?;
         }
         // A connection that is not steer's needs its record, but not the number of a backend that
         // it names.
         plane.foreign(&mut |key, _| {
-            named.note_flow("foreign", Entry::Stale, &key, [NO_BACKEND; 2])
+            named.note_flow("foreign", Entry::Stale, &key, &rules, [NO_BACKEND; 2])
         })?;
         plane.legs(&mut |key, _| {
             let is =
                 if key.service & SERVICE_WAY_THERE != 0 { Entry::Stale } else { Entry::Connection };
-            named.note_flow("legs", is, &key, [NO_BACKEND; 2]);
+            named.note_flow("legs", is, &key, &rules, [NO_BACKEND; 2]);
         })?;
         Ok(named)
     }
 
-    fn note_flow(&mut self, table: &'static str, is: Entry, key: &FlowKey, backends: [u16; 2]) {
-        match backend_of(key.service) {
-            Some(backend) => self.note(table, is, u16::MAX, [backend, backends[1]]),
-            None => self.note(table, is, key.service, backends),
-        }
+    fn note_flow(
+        &mut self,
+        table: &'static str,
+        is: Entry,
+        key: &FlowKey,
+        rules: &Rules,
+        [first, second]: [u16; 2],
+    ) {
+        let vip = rules.vip_id(key.service).unwrap_or(u16::MAX);
+        self.note(table, is, vip, [backend_of(key.service).unwrap_or(first), second]);
     }
 
     fn note(&mut self, table: &'static str, is: Entry, vip: u16, backends: [u16; 2]) {
@@ -193,11 +198,6 @@ impl Use {
             Entry::Stale => {}
         }
     }
-}
-
-/// The backend that a service names, if it names one.
-fn backend_of(service: u16) -> Option<u16> {
-    (service & SERVICE_BACKEND != 0).then_some(service & !(SERVICE_BACKEND | SERVICE_WAY_THERE))
 }
 
 /// Forgets everything that names one of these numbers: they are somebody else's from now on.

@@ -17,11 +17,12 @@ use steer_common::shared::{
 
 use super::Pools;
 use crate::{
-    address::{endpoint, socket},
+    address::endpoint,
     agent::plan::{Numbers, purge},
-    config::{self, Config},
+    config::{self, Config, Health},
     crash::{Step, reached},
     plane::{Before, Plane},
+    service::Service,
 };
 
 impl Pools {
@@ -31,7 +32,7 @@ impl Pools {
     pub(in crate::agent) fn open(plane: Plane, config: &Config, mtu: u32) -> Result<Self> {
         let backends = plane.backends()?;
         Ok(Self {
-            vips: config.vips.clone(),
+            pools: config.pools.clone(),
             mtu,
             ids: backends.iter().map(|(id, backend)| (backend.endpoint, *id)).collect(),
             backends: backends.into_iter().collect(),
@@ -48,12 +49,13 @@ impl Pools {
         self.give_up_numbers(numbers)?;
         let ids = self.ids.iter().map(|(at, id)| (*at, *id)).collect::<Vec<_>>();
         self.plane.set_backend_ids(&ids)?;
-        for (vip, id) in self.vips.clone().iter().zip(&numbers.vips) {
-            self.apply_backends(vip, *id, &numbers.backends)?;
+        self.adopt_exempt(numbers)?;
+        for (pool, id) in self.pools.clone().iter().zip(&numbers.vips) {
+            self.apply_backends(pool, *id, &numbers.backends)?;
             reached(Step::BackendsWritten);
         }
-        for (vip, id) in self.vips.clone().iter().zip(&numbers.vips) {
-            self.write_vip(vip, *id)?;
+        for (pool, id) in self.pools.clone().iter().zip(&numbers.vips) {
+            self.write_vip(pool, *id)?;
         }
         self.adopt_names()?;
         self.remember()
@@ -63,7 +65,7 @@ impl Pools {
     fn give_up_numbers(&mut self, numbers: &Numbers) -> Result<()> {
         for (at, vip) in self.plane.vips()? {
             if numbers.reused_vips.contains(&vip.id) {
-                log::info!("VIP {} is not configured any more: removed", socket(&at));
+                tell_removed(&at);
                 self.plane.remove_vip(&at)?;
             }
         }
@@ -84,12 +86,12 @@ impl Pools {
 
     fn apply_backends(
         &mut self,
-        vip: &config::Vip,
+        pool: &config::Pool,
         id: u16,
         numbers: &HashMap<Endpoint, u32>,
     ) -> Result<()> {
-        let key = endpoint(vip.address);
-        for backend in &vip.backends {
+        let key = pool.service().endpoint();
+        for backend in &pool.backends {
             let at = endpoint(backend.address);
             let says = Configured { vip: key, weight: backend.weight.into() };
             if self.plane.configured.find(&at)? != Some(says) {
@@ -101,7 +103,7 @@ impl Pools {
             } else {
                 self.keep(backend.address, id)?;
             }
-            if !vip.health.enabled {
+            if pool.health == Health::Off {
                 self.mark_up(backend.address)?;
             }
         }
@@ -132,7 +134,7 @@ impl Pools {
         let asked = self.asked();
         let configured =
             self.plane.configured.entries()?.into_iter().map(|(at, _)| at).collect::<HashSet<_>>();
-        let vips = self.vips.iter().map(|vip| endpoint(vip.address)).collect::<HashSet<_>>();
+        let vips = self.endpoints().collect::<HashSet<_>>();
         let is_unasked = |backend: &Backend| {
             let unasked =
                 configured.contains(&backend.endpoint) && !asked.contains(&backend.endpoint);
@@ -146,11 +148,12 @@ impl Pools {
         Ok(())
     }
 
-    /// Removes the VIPs that the configuration leaves out.
+    /// Removes the VIPs and pools that the configuration leaves out, and whom they leave alone.
     pub(in crate::agent) fn remove_vips(&mut self) -> Result<()> {
+        self.remove_exempt()?;
         for (key, _) in self.plane.vips()? {
-            if !self.vips.iter().any(|vip| endpoint(vip.address) == key) {
-                log::info!("VIP {} is not configured any more: removed", socket(&key));
+            if !self.endpoints().any(|at| at == key) {
+                tell_removed(&key);
                 self.plane.remove_vip(&key)?;
             }
         }
@@ -160,14 +163,12 @@ impl Pools {
     /// Notes what the file says, for the next agent.
     fn remember(&mut self) -> Result<()> {
         let mut says = HashMap::new();
-        for vip in &self.vips {
+        for pool in &self.pools {
+            let vip = pool.service().endpoint();
             let of = |backend: &config::Backend| {
-                (
-                    endpoint(backend.address),
-                    Configured { vip: endpoint(vip.address), weight: backend.weight.into() },
-                )
+                (endpoint(backend.address), Configured { vip, weight: backend.weight.into() })
             };
-            says.extend(vip.backends.iter().map(of));
+            says.extend(pool.backends.iter().map(of));
         }
         self.set_configured(&says)
     }
@@ -183,8 +184,13 @@ impl Pools {
 
     /// Every backend of the file.
     fn asked(&self) -> HashSet<Endpoint> {
-        let backends = self.vips.iter().flat_map(|vip| &vip.backends);
+        let backends = self.pools.iter().flat_map(|pool| &pool.backends);
         backends.map(|backend| endpoint(backend.address)).collect()
+    }
+
+    /// What stands in the maps for every VIP and pool of the file.
+    fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
+        self.pools.iter().map(|pool| pool.service().endpoint())
     }
 
     /// Puts back what was there before a start changed it: records first, then the lookup tables
@@ -207,6 +213,8 @@ impl Pools {
             }
         }
         self.set_configured(&before.configured.iter().copied().collect())?;
+        self.plane.add_exempt(&before.exempt)?;
+        self.plane.retain_exempt(|key| before.exempt.contains(key))?;
         // The table in use is not written to: it is full of numbers that are being given back.
         let in_use = self.plane.vips()?.into_iter().collect::<HashMap<_, _>>();
         let with_table = |(at, vip): &(Endpoint, Vip)| {
@@ -224,4 +232,8 @@ impl Pools {
         )?;
         vips.iter().try_for_each(|(at, vip)| self.write_table(at, *vip))
     }
+}
+
+fn tell_removed(at: &Endpoint) {
+    log::info!("{} is not configured any more: removed", Service::of(at).titled());
 }

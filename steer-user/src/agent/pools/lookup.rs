@@ -3,16 +3,17 @@
 use anyhow::Result;
 use steer_common::shared::{
     BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_HALVES,
-    LOOKUP_SLOTS, VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, VIP_LEARN_WITHOUT_CERTIFICATE,
+    LOOKUP_SLOTS, VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, VIP_INLINE, VIP_LEARN_WITHOUT_CERTIFICATE,
     VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, VIP_TELL_TICKETS, Vip,
 };
 
 use super::{Pools, names};
 use crate::{
-    address::{endpoint, socket},
+    agent::checks::no_backend,
     clock,
-    config::{self, Fallback, Mode, ReturnPath},
+    config::{Fallback, Mode, Pool, ReturnPath, Shape},
     pool::{self, Member},
+    service::Service,
 };
 
 /// IP and TCP headers without options, which an MSS leaves out (RFC 9293 3.7.1).
@@ -20,10 +21,11 @@ const HEADERS_V4: u32 = 40;
 const HEADERS_V6: u32 = 60;
 
 impl Pools {
-    /// Writes a VIP as the file wants it, with its lookup table.
-    pub(super) fn write_vip(&mut self, vip: &config::Vip, id: u16) -> Result<()> {
-        let old = self.plane.vip(&endpoint(vip.address))?;
-        let (layout, origin) = names::layout(vip, old.as_ref());
+    /// Writes a VIP or pool as the file wants it, with its lookup table.
+    pub(super) fn write_vip(&mut self, pool: &Pool, id: u16) -> Result<()> {
+        let key = pool.service().endpoint();
+        let old = self.plane.vip(&key)?;
+        let (layout, origin) = names::layout(pool, old.as_ref());
         let searched = |flags: u16| flags & VIP_TELL_TICKETS != 0;
         if old.is_some_and(|old| {
             names::layout_of(&old) != layout || searched(old.flags) != searched(origin)
@@ -32,21 +34,21 @@ impl Pools {
         }
         let wanted = Vip {
             id,
-            flags: flags(vip) | found_fallback(vip, old.as_ref()) | origin,
+            flags: flags(pool) | found_fallback(pool, old.as_ref()) | origin,
             lookup_base: old.map_or_else(|| half(id, 1), |old| old.lookup_base),
-            session_timeout: vip.session_timeout.as_secs() as u32,
-            session_limit: vip.session_limit.as_secs() as u32,
-            flow_timeout: vip.flow_timeout.as_secs() as u32,
+            session_timeout: pool.session_timeout.as_secs() as u32,
+            session_limit: pool.session_limit.as_secs() as u32,
+            flow_timeout: pool.flow_timeout.as_secs() as u32,
             mss: old.map_or(0, |old| old.mss),
-            owner_tries: vip.owner_tries,
+            owner_tries: pool.owner_tries,
             name_at: layout.at,
             name_len: layout.len,
             zero: 0,
-            name_timeout: vip.key_name_timeout.as_secs() as u32,
-            sessions_per_source: vip.sessions_per_source,
+            name_timeout: pool.key_name_timeout.as_secs() as u32,
+            sessions_per_source: pool.sessions_per_source,
             since: old.map_or_else(clock::seconds, |old| old.since),
         };
-        self.write_table(&endpoint(vip.address), wanted)
+        self.write_table(&key, wanted)
     }
 
     /// Fills a VIP's lookup table anew after a change of its pool.
@@ -67,11 +69,8 @@ impl Pools {
         for (key, vip) in self.plane.vips()? {
             let mss = self.mss(&key)?;
             if mss != vip.mss {
-                log::info!(
-                    "VIP {}: clients are told an MSS of {mss}; it was {}",
-                    socket(&key),
-                    vip.mss
-                );
+                let of = Service::of(&key).titled();
+                log::info!("{of}: clients are told an MSS of {mss}; it was {}", vip.mss);
                 changed.push((key, Vip { mss, ..vip }));
             }
         }
@@ -93,7 +92,7 @@ impl Pools {
             .map(member)
             .collect::<Vec<_>>();
         if members.is_empty() {
-            log::warn!("VIP {}: no backend takes new flows", socket(key));
+            log::warn!("{}", no_backend(&Service::of(key)));
         }
         let lookup_base =
             if vip.lookup_base == half(vip.id, 0) { half(vip.id, 1) } else { half(vip.id, 0) };
@@ -103,7 +102,7 @@ impl Pools {
     }
 
     /// The backends that are in a VIP's pool.
-    fn pool(&self, key: &Endpoint) -> impl Iterator<Item = (u32, &Backend)> {
+    pub(super) fn pool(&self, key: &Endpoint) -> impl Iterator<Item = (u32, &Backend)> {
         let of = self
             .backends
             .iter()
@@ -114,7 +113,7 @@ impl Pools {
     /// What clients may be told: what the interfaces take, lowered by what each backend is known to
     /// take.
     fn mss(&self, key: &Endpoint) -> Result<u16> {
-        let headers = if key.address.is_v4() { HEADERS_V4 } else { HEADERS_V6 };
+        let headers = if self.is_v4(key) == Some(true) { HEADERS_V4 } else { HEADERS_V6 };
         let most = u16::try_from(self.mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
         let paths = self.plane.backend_paths()?;
         let known = self
@@ -125,22 +124,28 @@ impl Pools {
     }
 }
 
-fn flags(vip: &config::Vip) -> u16 {
+fn flags(pool: &Pool) -> u16 {
+    let of_shape = match &pool.shape {
+        Shape::Vip(vip) => [
+            (vip.fallback == Fallback::Flow, VIP_FALLBACK_FLOW),
+            (vip.return_path == ReturnPath::Route, VIP_RETURN_BY_ROUTE),
+        ],
+        Shape::Inline(_) => [(true, VIP_INLINE), (false, 0)],
+    };
+    let observe = pool.mode == Mode::Observe;
     let set = [
-        (vip.mode == Mode::Observe, VIP_OBSERVE),
-        (vip.fallback == Fallback::Flow, VIP_FALLBACK_FLOW),
+        (observe, VIP_OBSERVE),
         // Where nothing moves there is nothing to gain.
-        (vip.swallow && vip.mode != Mode::Observe, VIP_SWALLOW),
-        (vip.return_path == ReturnPath::Route, VIP_RETURN_BY_ROUTE),
-        (vip.learn_without_certificate, VIP_LEARN_WITHOUT_CERTIFICATE),
+        (pool.swallow && !observe, VIP_SWALLOW),
+        (pool.learn_without_certificate, VIP_LEARN_WITHOUT_CERTIFICATE),
     ];
-    set.iter().filter(|(on, _)| *on).fold(0, |flags, (_, flag)| flags | flag)
+    of_shape.iter().chain(&set).filter(|(on, _)| *on).fold(0, |flags, (_, flag)| flags | flag)
 }
 
 /// With `fallback = "auto"` what an agent before found out about the sources stays.
-fn found_fallback(vip: &config::Vip, old: Option<&Vip>) -> u16 {
-    let found = old
-        .is_some_and(|old| vip.fallback == Fallback::Auto && old.flags & VIP_FALLBACK_FOUND != 0);
+fn found_fallback(pool: &Pool, old: Option<&Vip>) -> u16 {
+    let auto = pool.vip().is_some_and(|vip| vip.fallback == Fallback::Auto);
+    let found = old.is_some_and(|old| auto && old.flags & VIP_FALLBACK_FOUND != 0);
     if found { VIP_FALLBACK_FLOW | VIP_FALLBACK_FOUND } else { 0 }
 }
 

@@ -1,11 +1,12 @@
 //! The pools as the maps hold them: who is in, who takes new flows, which lookup table follows.
 //!
-//! All changes of `backends`, `backend_ids`, `vips` and `lookup` are made here, and the names of
-//! ticket keys that the configuration has or the agent finds out are written. Nobody else writes
+//! All changes of `backends`, `backend_ids`, `vips`, `exempt` and `lookup` are made here, and the
+//! names of ticket keys that the configuration has or the agent finds out are written. Nobody else writes
 //! `backends`: its records are held in memory, too. A lookup table that a change of health leaves
 //! behind is made anew by [`Pools::flush`], once for all changes.
 
 mod adopt;
+mod exempt;
 mod lookup;
 mod names;
 
@@ -17,25 +18,28 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 use steer_common::shared::{
-    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, MAX_BACKENDS, backend_bit,
+    BACKEND_DIALLED, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint,
+    MAX_BACKENDS, backend_bit,
 };
 
 use crate::{
     address::{endpoint, socket, unusable},
     clock, config,
     plane::{Plane, half},
+    service::Service,
 };
 
 /// The pools of a gateway.
 pub struct Pools {
     plane: Plane,
-    vips: Vec<config::Vip>,
+    /// Those of the configuration.
+    pools: Vec<config::Pool>,
     mtu: u32,
     /// What `backends` holds.
     backends: BTreeMap<u32, Backend>,
     /// Their numbers, by address.
     ids: HashMap<Endpoint, u32>,
-    /// VIPs whose lookup table is behind.
+    /// VIPs and pools whose lookup table is behind.
     behind: HashSet<Endpoint>,
 }
 
@@ -50,16 +54,32 @@ impl Pools {
         &mut self.plane
     }
 
-    /// The health settings of a backend's VIP.
+    /// The health settings of a backend's pool.
     pub fn health(&self, backend: &Backend) -> Option<config::Health> {
-        self.vips.iter().find(|vip| endpoint(vip.address) == backend.vip).map(|vip| vip.health)
+        let of = |pool: &&config::Pool| pool.service().endpoint() == backend.vip;
+        self.pools.iter().find(of).map(|pool| pool.health)
     }
 
-    /// Adds a backend to a VIP's pool, or gives one that is there another weight.
-    pub fn add(&mut self, vip: SocketAddr, address: SocketAddr, weight: u16) -> Result<()> {
-        let key = endpoint(vip);
-        let Some(written) = self.plane.vip(&key)? else { bail!("there is no VIP {vip}") };
-        self.refuse_misplaced(vip, address)?;
+    /// Every backend that is or was in a pool, by number.
+    pub fn backends(&self) -> impl Iterator<Item = (u32, &Backend)> {
+        self.backends.iter().map(|(id, backend)| (*id, backend))
+    }
+
+    /// The number of the inline pool that a backend is of.
+    pub fn dialled(&self, id: u16) -> Option<u16> {
+        let backend = self.backends.get(&id.into())?;
+        (backend.flags & BACKEND_DIALLED != 0).then_some(backend.vip_id)
+    }
+
+    /// Adds a backend to a pool, or gives one that is there another weight, which only a VIP's
+    /// backends have.
+    pub fn add(&mut self, to: Service, address: SocketAddr, weight: u16) -> Result<()> {
+        let key = to.endpoint();
+        let Some(written) = self.plane.vip(&key)? else { bail!("there is no {}", to.titled()) };
+        if to.address().is_none() && weight != 1 {
+            bail!("{} has no weights: the balancer in front chooses", to.titled());
+        }
+        self.refuse_misplaced(to, address)?;
         self.refuse_crowd(address)?;
         let id = match self.ids.get(&endpoint(address)) {
             Some(id) => *id,
@@ -176,28 +196,38 @@ impl Pools {
         if self.ids.contains_key(&endpoint(address)) {
             return Ok(());
         }
-        let others = self.ids.iter().map(|(at, id)| (*at, *id));
-        half(&self.plane.vips()?, &others.chain([(endpoint(address), 0)]).collect::<Vec<_>>())
-            .map(drop)
+        let new = Backend { endpoint: endpoint(address), ..Backend::default() };
+        let others = self.backends.iter().map(|(id, backend)| (*id, *backend));
+        half(&self.plane.vips()?, &others.chain([(0, new)]).collect::<Vec<_>>()).map(drop)
     }
 
-    fn refuse_misplaced(&self, vip: SocketAddr, address: SocketAddr) -> Result<()> {
+    fn refuse_misplaced(&self, to: Service, address: SocketAddr) -> Result<()> {
         if let Some(why) = unusable(address) {
             bail!("{address}: {why}");
         }
-        if address.is_ipv4() != vip.is_ipv4() {
-            bail!("families do not mix: {address} cannot stand behind {vip}");
+        if self.is_v4(&to.endpoint()).is_some_and(|v4| v4 != address.is_ipv4()) {
+            bail!("families do not mix: {address} cannot stand behind {to}");
         }
         if self.plane.vip(&endpoint(address))?.is_some() {
             bail!("{address} is a VIP");
         }
         match self.find(address) {
             Some((_, other))
-                if other.flags & BACKEND_PRESENT != 0 && other.vip != endpoint(vip) =>
+                if other.flags & BACKEND_PRESENT != 0 && other.vip != to.endpoint() =>
             {
-                bail!("{address} is a backend of {} already", socket(&other.vip))
+                bail!("{address} is a backend of {} already", Service::of(&other.vip))
             }
             Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether a pool is of IPv4: as its VIP is, or its backends; `None` of one that has neither.
+    fn is_v4(&self, key: &Endpoint) -> Option<bool> {
+        match Service::of(key) {
+            Service::Vip(address) => Some(address.is_ipv4()),
+            Service::Pool(_) => {
+                self.pool(key).next().map(|(_, backend)| backend.endpoint.address.is_v4())
+            }
         }
     }
 
@@ -215,9 +245,9 @@ impl Pools {
         let old = self.backends.get(&id).copied().unwrap_or_default();
         let was_present = old.flags & BACKEND_PRESENT != 0;
         // A new weight is no end to a drain, and no news about health.
-        let states = BACKEND_DRAINING | BACKEND_UP;
-        let kept = if was_present { old.flags & states } else { BACKEND_UP };
-        let flags = (old.flags & !states) | BACKEND_PRESENT | kept;
+        let kept = if was_present { old.flags } else { BACKEND_UP };
+        let dialled = if vip.pool_name().is_some() { BACKEND_DIALLED } else { 0 };
+        let flags = (kept & (BACKEND_DRAINING | BACKEND_UP)) | BACKEND_PRESENT | dialled;
         let drain_until = if was_present { old.drain_until } else { 0 };
         let new = Backend { endpoint: key, vip: *vip, vip_id, flags, weight, drain_until, ..old };
         // The number first: a record without one would never be listed.

@@ -14,16 +14,17 @@ use steer_common::{
 
 use super::Pools;
 use crate::{
-    address::{endpoint, socket},
+    address::endpoint,
     agent::key_layout::Finding,
     clock,
     config::{self, LayoutWord, TicketKeyName},
+    service::Service,
 };
 
 /// Where a VIP's names stand, and the flags that say how that is known. `old` is its record so far.
-pub(super) fn layout(vip: &config::Vip, old: Option<&Vip>) -> (NameLayout, u16) {
+pub(super) fn layout(pool: &config::Pool, old: Option<&Vip>) -> (NameLayout, u16) {
     let found = old.filter(|old| old.flags & VIP_NAME_FOUND != 0);
-    match (vip.ticket_key_name, found) {
+    match (pool.ticket_key_name, found) {
         (TicketKeyName::At(layout), _) => (layout, 0),
         (TicketKeyName::Auto, Some(old)) => (layout_of(old), VIP_NAME_FOUND),
         (TicketKeyName::Auto, None) => (NameLayout::default(), VIP_TELL_TICKETS),
@@ -69,9 +70,9 @@ impl Pools {
     /// not in its pool.
     fn configured_names(&self) -> Result<HashMap<SessionKey, Option<u16>>> {
         if self
-            .vips
+            .pools
             .iter()
-            .all(|vip| vip.backends.iter().all(|backend| backend.key_names.is_empty()))
+            .all(|pool| pool.backends.iter().all(|backend| backend.key_names.is_empty()))
         {
             return Ok(HashMap::new());
         }
@@ -81,10 +82,10 @@ impl Pools {
             .map(|(id, backend)| ((backend.endpoint, backend.vip), *id as u16))
             .collect::<HashMap<_, _>>();
         let mut names = HashMap::new();
-        for vip in &self.vips {
-            let at = endpoint(vip.address);
+        for pool in &self.pools {
+            let at = pool.service().endpoint();
             let Some(Vip { id: vip_id, .. }) = self.plane.vip(&at)? else { continue };
-            for backend in &vip.backends {
+            for backend in &pool.backends {
                 let owner = ids.get(&(endpoint(backend.address), at)).copied();
                 let keys = backend
                     .key_names
@@ -119,7 +120,8 @@ impl Pools {
         let NameLayout { at: name_at, len: name_len } = finding.layout;
         let flags = (vip.flags & !VIP_TELL_TICKETS) | VIP_NAME_FOUND;
         self.plane.set_vip(&at, &Vip { flags, name_at, name_len, ..vip })?;
-        log::info!("VIP {}: ticket key names found: {}", socket(&at), LayoutWord(finding.layout));
+        let of = Service::of(&at).titled();
+        log::info!("{of}: ticket key names found: {}", LayoutWord(finding.layout));
         let now = clock::seconds();
         let mut named = HashSet::new();
         for seen in &finding.names {
@@ -219,7 +221,7 @@ mod tests {
     fn a_found_layout_is_kept_while_the_file_says_auto() {
         let file = "[[interface]]\nname = \"a\"\n[[vip]]\naddress = \"192.0.2.1:1\"\nticket_key_name = \"auto\"\n\
                     [[vip.backend]]\naddress = \"192.0.2.2:1\"\n";
-        let vip = |text: &str| config::Config::parse("t".as_ref(), text).unwrap().vips.remove(0);
+        let vip = |text: &str| config::Config::parse("t".as_ref(), text).unwrap().pools.remove(0);
         let found = Vip { flags: VIP_NAME_FOUND, name_len: 4, ..Vip::default() };
         let by_file = Vip { name_len: 16, ..Vip::default() };
         let short = NameLayout { at: 0, len: 4 };

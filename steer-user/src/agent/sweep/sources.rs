@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use steer_common::shared::{Address, Flow, FlowKey, SERVICE_BACKEND};
+use steer_common::shared::{Address, Flow, FlowKey};
 
 /// Flows of a VIP that are looked at: the first ones met. A hash table is walked in the order of
 /// hashes that a random number of the map decides, so these are as good as any.
@@ -27,12 +27,9 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Notes a flow that stays.
-    pub(super) fn note(&mut self, key: &FlowKey, flow: &Flow) {
-        if key.service & SERVICE_BACKEND != 0 {
-            return;
-        }
-        let (flows, sources) = self.vips.entry(key.service).or_default();
+    /// Notes a flow of a VIP or pool that stays.
+    pub(super) fn note(&mut self, vip: u16, key: &FlowKey, flow: &Flow) {
+        let (flows, sources) = self.vips.entry(vip).or_default();
         if *flows < SAMPLE {
             *flows += 1;
             *sources.entry(key.client).or_default() += 1;
@@ -57,18 +54,17 @@ impl Tally {
 mod tests {
     use super::*;
 
-    fn key(client: [u8; 4], service: u16) -> FlowKey {
-        FlowKey { client: Address::from_v4(client), service, ..FlowKey::default() }
+    fn key(client: [u8; 4]) -> FlowKey {
+        FlowKey { client: Address::from_v4(client), ..FlowKey::default() }
     }
 
     #[test]
-    fn whoever_makes_most_flows_of_a_vip_is_found_and_nothing_else_counts() {
+    fn whoever_makes_most_flows_of_a_vip_is_found() {
         let mut tally = Tally::default();
         for n in 0..10 {
-            tally.note(&key([10, 0, 0, 1], 0), &Flow::default());
-            tally.note(&key([10, 0, 1, n], 0), &Flow::default());
-            tally.note(&key([10, 0, 1, n], 1), &Flow::default());
-            tally.note(&key([10, 0, 0, 9], 1 | SERVICE_BACKEND), &Flow::default());
+            tally.note(0, &key([10, 0, 0, 1]), &Flow::default());
+            tally.note(0, &key([10, 0, 1, n]), &Flow::default());
+            tally.note(1, &key([10, 0, 1, n]), &Flow::default());
         }
         let (sources, _) = tally.finish();
         assert_eq!(
@@ -83,7 +79,7 @@ mod tests {
         let mut tally = Tally::default();
         for n in 0..SAMPLE + 500 {
             let [_, a, b, c] = n.to_be_bytes();
-            tally.note(&key([10, a, b, c], 0), &Flow::default());
+            tally.note(0, &key([10, a, b, c]), &Flow::default());
         }
         assert_eq!((tally.vips[&0].1.len(), tally.finish().0[&0].flows), (1024, SAMPLE));
     }

@@ -232,9 +232,10 @@ impl Tables {
         };
         self.table::<Endpoint, Vip>("vips")?.insert(endpoint(ends.vip), vip, 0)?;
         let backends = [(ends.first_id, ends.first), (ends.owner_id, ends.owner)];
+        let record = |at| Backend { endpoint: endpoint(at), ..Backend::default() };
         let (listed, seed) = half(
             &[(endpoint(ends.vip), vip)],
-            &backends.map(|(id, at)| (endpoint(at), u32::from(id))),
+            &backends.map(|(id, at)| (u32::from(id), record(at))),
         )?;
         let mut directory = self.array::<EndpointEntry>("directory")?;
         directory.set(

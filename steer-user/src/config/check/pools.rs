@@ -1,0 +1,293 @@
+//! `[[vip]]` and `[[pool]]`.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use steer_common::shared::{MAX_BACKENDS, MAX_EXEMPT, MAX_VIPS};
+use toml::Spanned;
+
+use super::Result;
+use crate::{
+    address::unusable,
+    config::{
+        Backend, Health, Inline, KeyName, Mode, Pool, Prefix, Probes, Shape, Vip,
+        error::Source,
+        key_name,
+        raw::{self, Socket},
+    },
+    service::{PoolName, Service},
+};
+
+/// Sessions last as long as the usual server cache keeps them.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(600);
+/// Idle flows last as long as TCP keepalive needs to find out (RFC 5382 REQ-5: not less than 2 h 4
+/// min).
+const FLOW_TIMEOUT: Duration = Duration::from_secs(2 * 3600 + 11 * 60);
+/// Learned key names outlast the usual lifetime of a key.
+const KEY_NAME_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// No backend is checked more seldom.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// The pools of the file: those of VIPs, then the others.
+pub(super) fn pools(
+    vips: Vec<Spanned<raw::Pool>>,
+    pools: Vec<Spanned<raw::Pool>>,
+    source: &Source<'_>,
+) -> Result<Vec<Pool>> {
+    let n = vips.len() + pools.len();
+    if n == 0 {
+        return Err(source.whole(
+            "no [[vip]] and no [[pool]]; expected at least one, as [[vip]] with `address` and \
+             [[vip.backend]]",
+        ));
+    }
+    if n > MAX_VIPS as usize {
+        return Err(source.whole(format!("{n} VIPs and pools; expected at most {MAX_VIPS}")));
+    }
+    let vips = vips.into_iter().map(|raw| vip_shape(raw, source)).collect::<Result<Vec<_>>>()?;
+    let mut taken = Taken { source, by: HashMap::new() };
+    for (raw, _) in &vips {
+        if let Some(address) = &raw.address {
+            taken.take(address, "a VIP".into())?;
+        }
+    }
+    let pools =
+        pools.into_iter().map(|raw| inline_shape(raw, source)).collect::<Result<Vec<_>>>()?;
+    refuse_twice(&pools, source)?;
+    let all = vips.into_iter().chain(pools);
+    let all = all.map(|(raw, shape)| pool(raw, shape, &mut taken)).collect::<Result<Vec<_>>>()?;
+    refuse_many(&all, source)?;
+    Ok(all)
+}
+
+/// What the maps have no room for.
+fn refuse_many(pools: &[Pool], source: &Source<'_>) -> Result<()> {
+    let backends = pools.iter().map(|pool| pool.backends.len()).sum::<usize>();
+    if backends > MAX_BACKENDS as usize {
+        return Err(source.whole(format!("{backends} backends; expected at most {MAX_BACKENDS}")));
+    }
+    let exempt = pools.iter().filter_map(Pool::inline).map(|inline| inline.exempt.len());
+    let exempt = exempt.sum::<usize>();
+    if exempt > MAX_EXEMPT as usize {
+        return Err(source.whole(format!("{exempt} in exempt; expected at most {MAX_EXEMPT}")));
+    }
+    Ok(())
+}
+
+/// Who claimed which address: every one belongs to one VIP or one pool.
+struct Taken<'a> {
+    source: &'a Source<'a>,
+    by: HashMap<SocketAddr, String>,
+}
+
+impl Taken<'_> {
+    fn take(&mut self, address: &Spanned<Socket>, owner: String) -> Result<SocketAddr> {
+        let socket = usable(address, self.source)?;
+        match self.by.insert(socket, owner) {
+            None => Ok(socket),
+            Some(other) => {
+                let message = format!(
+                    "{socket} is already {other}; expected an address and port of one VIP or pool \
+                     only"
+                );
+                Err(self.source.error(&address.span(), message))
+            }
+        }
+    }
+}
+
+/// An address that can stand in a packet to or from us.
+fn usable(address: &Spanned<Socket>, source: &Source<'_>) -> Result<SocketAddr> {
+    let socket = address.get_ref().0;
+    match unusable(socket) {
+        Some(why) => Err(source.error(&address.span(), format!("{socket}: {why}"))),
+        None => Ok(socket),
+    }
+}
+
+/// What is said of `[[vip]]` alone.
+fn vip_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Pool, Shape)> {
+    let span = raw.span();
+    let raw = raw.into_inner();
+    let why = "of [[pool]] only; a VIP has an address that clients dial";
+    source.refuse("name", &raw.name, why)?;
+    source.refuse("shape", &raw.shape, why)?;
+    let why = "of [[pool]] only; expected no `exempt`: all that comes to a VIP goes through steer";
+    source.refuse("exempt", &raw.exempt, why)?;
+    let Some(address) = &raw.address else {
+        return Err(source.error(&span, "missing key; expected `address`"));
+    };
+    if raw.backend.is_empty() {
+        let message =
+            format!("{} has no [[vip.backend]]; expected at least one", address.get_ref().0);
+        return Err(source.error(&address.span(), message));
+    }
+    let shape = Shape::Vip(Vip {
+        address: address.get_ref().0,
+        fallback: raw.fallback.as_ref().map(|by| *by.get_ref()).unwrap_or_default(),
+        assign: raw.assign.as_ref().is_some_and(|assign| *assign.get_ref()),
+        return_path: raw.return_path.as_ref().map(|path| *path.get_ref()).unwrap_or_default(),
+    });
+    Ok((raw, shape))
+}
+
+/// What is said of `[[pool]]` alone.
+fn inline_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Pool, Shape)> {
+    let span = raw.span();
+    let raw = raw.into_inner();
+    let no_vip = "of [[vip]] only: the balancer in front has the addresses that clients dial";
+    source.refuse("address", &raw.address, no_vip)?;
+    source.refuse("assign", &raw.assign, no_vip)?;
+    let chosen = "of [[vip]] only: the balancer in front chooses the first backend";
+    source.refuse("fallback", &raw.fallback, chosen)?;
+    let back = "of [[vip]] only: answers take the way that they take without steer";
+    source.refuse("return_path", &raw.return_path, back)?;
+    for backend in &raw.backend {
+        source.refuse("weight", &backend.weight, chosen)?;
+    }
+    let Some(name) = &raw.name else {
+        return Err(source.error(&span, "missing key; expected `name`"));
+    };
+    let parsed = name.get_ref().parse::<PoolName>();
+    let parsed = parsed.map_err(|why| {
+        source.error(&name.span(), format!("{:?} is no name of a pool: {why}", name.get_ref()))
+    })?;
+    if raw.shape.is_none() {
+        return Err(source.error(&name.span(), "missing key; expected `shape = \"inline\"`"));
+    }
+    let Some(first) = raw.backend.first() else {
+        let message = format!("{parsed} has no [[pool.backend]]; expected at least one");
+        return Err(source.error(&name.span(), message));
+    };
+    let family = first.address.get_ref().0.ip();
+    let exempt = exempt(raw.exempt.as_ref(), family, source)?;
+    Ok((raw, Shape::Inline(Inline { name: parsed, exempt })))
+}
+
+/// The prefixes of clients that are left alone, each once; `family` is that of the pool.
+fn exempt(
+    raw: Option<&Spanned<Vec<Spanned<Prefix>>>>,
+    family: IpAddr,
+    source: &Source<'_>,
+) -> Result<Vec<Prefix>> {
+    let mut exempt = Vec::new();
+    for prefix in raw.iter().flat_map(|raw| raw.get_ref()) {
+        let (prefix, span) = (*prefix.get_ref(), prefix.span());
+        if prefix.address().is_ipv4() != family.is_ipv4() {
+            let message = format!(
+                "{prefix}: families do not mix; expected addresses of the pool's family, for its \
+                 clients have no others"
+            );
+            return Err(source.error(&span, message));
+        }
+        if exempt.contains(&prefix) {
+            let message = format!("{prefix} stands here twice; expected each once");
+            return Err(source.error(&span, message));
+        }
+        exempt.push(prefix);
+    }
+    Ok(exempt)
+}
+
+fn refuse_twice(pools: &[(raw::Pool, Shape)], source: &Source<'_>) -> Result<()> {
+    let mut seen = HashSet::new();
+    for name in pools.iter().filter_map(|(raw, _)| raw.name.as_ref()) {
+        if !seen.insert(name.get_ref()) {
+            let message =
+                format!("`{}` stands here twice; expected each pool once", name.get_ref());
+            return Err(source.error(&name.span(), message));
+        }
+    }
+    Ok(())
+}
+
+fn pool(raw: raw::Pool, shape: Shape, taken: &mut Taken<'_>) -> Result<Pool> {
+    let source = taken.source;
+    let (ticket_key_name, key_names) = key_name::names(&raw, source)?;
+    let of = shape.service();
+    let first = raw.backend.first().map(|first| first.address.get_ref().0);
+    let beside = of.address().or(first);
+    let named = raw.backend.iter().zip(key_names);
+    let backends =
+        named.map(|(raw, names)| backend(raw, names, of, beside, taken)).collect::<Result<_>>()?;
+    let (mode, health) = match &shape {
+        Shape::Vip(_) => (Mode::Steer, Health::Probes(Probes::default())),
+        Shape::Inline(_) => (Mode::Observe, Health::Seen),
+    };
+    Ok(Pool {
+        mode: raw.mode.unwrap_or(mode),
+        session_timeout: seconds(raw.session_timeout, SESSION_TIMEOUT, 1, source)?,
+        session_limit: seconds(raw.session_limit, Duration::ZERO, 0, source)?,
+        flow_timeout: seconds(raw.flow_timeout, FLOW_TIMEOUT, 1, source)?,
+        ticket_key_name,
+        key_name_timeout: seconds(raw.key_name_timeout, KEY_NAME_TIMEOUT, 1, source)?,
+        learn_without_certificate: raw.learn_without_certificate,
+        sessions_per_source: raw.sessions_per_source,
+        owner_tries: raw.owner_tries,
+        swallow: raw.swallow,
+        health: raw.health.map_or(Ok(health), |raw| self::health(&raw, &shape, source))?,
+        backends,
+        shape,
+    })
+}
+
+/// A duration that the maps can hold: whole seconds in 32 bits.
+fn seconds(
+    time: Option<Spanned<raw::Time>>,
+    default: Duration,
+    least: u64,
+    source: &Source<'_>,
+) -> Result<Duration> {
+    let Some(time) = time else { return Ok(default) };
+    let value = time.get_ref().0;
+    let fits =
+        (least..=u64::from(u32::MAX)).contains(&value.as_secs()) && value.subsec_nanos() == 0;
+    let (told, most) = (humantime::format_duration(value), u32::MAX);
+    let message = format!("{told}; expected whole seconds, {least}s to {most}s");
+    if fits { Ok(value) } else { Err(source.error(&time.span(), message)) }
+}
+
+fn health(raw: &Spanned<raw::Health>, shape: &Shape, source: &Source<'_>) -> Result<Health> {
+    let refuse = |message: &str| Err(source.error(&raw.span(), message));
+    match (*raw.get_ref(), shape) {
+        (raw::Health::Off, _) => Ok(Health::Off),
+        (raw::Health::Seen, Shape::Inline(_)) => Ok(Health::Seen),
+        (raw::Health::Seen, Shape::Vip(_)) => refuse(
+            "\"seen\" is of [[pool]] only: behind a VIP one that is down gets no SYN any more, \
+             whose answer would show that it is up; expected [vip.health] or \"off\"",
+        ),
+        (raw::Health::Probes(Probes { interval, timeout, .. }), _)
+            if interval.is_zero() || timeout.is_zero() =>
+        {
+            refuse("interval or timeout is 0; expected more")
+        }
+        (raw::Health::Probes(Probes { interval, timeout, .. }), _)
+            if interval > DAY || timeout > DAY =>
+        {
+            refuse("interval or timeout is longer than a day")
+        }
+        (raw::Health::Probes(probes), _) => Ok(Health::Probes(probes)),
+    }
+}
+
+/// `beside` is an address of the pool's family.
+fn backend(
+    raw: &raw::Backend,
+    key_names: Vec<KeyName>,
+    of: Service,
+    beside: Option<SocketAddr>,
+    taken: &mut Taken<'_>,
+) -> Result<Backend> {
+    let address = taken.take(&raw.address, format!("a backend of {of}"))?;
+    if let Some(beside) = beside.filter(|beside| beside.is_ipv4() != address.is_ipv4()) {
+        let message = format!(
+            "{address} beside {beside}: families do not mix; expected one family in a pool"
+        );
+        return Err(taken.source.error(&raw.address.span(), message));
+    }
+    let weight = raw.weight.as_ref().map_or(1, |weight| weight.get_ref().0);
+    Ok(Backend { address, weight, key_names })
+}
