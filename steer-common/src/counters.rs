@@ -231,6 +231,9 @@ counters! {
     OwnerIncompatible = "owner-incompatible",
     /// Fallback: the owner holds another connection on these addresses, which is left alone.
     OwnerChallenge = "owner-challenge",
+    /// Moves whose owner challenged the client's port, for another connection has it there, which
+    /// is left alone: the owner is opened with another port.
+    OwnerPortTaken = "owner-port-taken",
     /// The buffered hello was gone: the client repeats it to the first backend.
     PendingLost = "pending-lost",
     /// Buffered bytes given to the first backend.

@@ -226,14 +226,11 @@ pub enum ServerAct {
     Pass,
     /// The owner's SYN-ACK: splice if it is compatible, else fall back.
     Judge,
-    /// The owner is given up: the first backend gets what is buffered; with `reset` the owner is
-    /// reset.
-    GiveUp {
-        /// Why.
-        reason: Counter,
-        /// Whether the owner is reset.
-        reset: bool,
-    },
+    /// Another connection has the client's port at the owner: the owner is opened once more, with
+    /// another port.
+    AnotherPort,
+    /// The owner is given up for this reason: the first backend gets what is buffered.
+    GiveUp(Counter),
 }
 
 /// Judges a segment of backend `from` on a flow.
@@ -246,7 +243,9 @@ pub fn server(flow: &Flow, state: State, from: u16, segment: &Segment) -> Server
         State::Syn | State::SynAck | State::Established | State::Gather => {
             first_before_data(flow, state, from, segment)
         }
-        State::Wait if from == flow.owner => owner_while_waiting(segment, syn_ack, answers_syn),
+        State::Wait if from == flow.owner => {
+            owner_while_waiting(flow, segment, syn_ack, answers_syn)
+        }
         // A bare acknowledgement may be the challenge (RFC 5961 4) that a new connection of this
         // client from the same port gets: the client resets the old one then.
         State::Wait if from == flow.first && answers_syn && is_bare(segment) => ServerAct::Forward,
@@ -291,11 +290,16 @@ fn first_before_data(flow: &Flow, state: State, from: u16, segment: &Segment) ->
 }
 
 #[inline(always)]
-fn owner_while_waiting(segment: &Segment, syn_ack: bool, answers_syn: bool) -> ServerAct {
+fn owner_while_waiting(
+    flow: &Flow,
+    segment: &Segment,
+    syn_ack: bool,
+    answers_syn: bool,
+) -> ServerAct {
     if segment.any(flags::RST) {
         // RFC 9293 3.10.7.3: in SYN-SENT a reset counts only if it acknowledges the SYN.
         return if answers_syn {
-            ServerAct::GiveUp { reason: Counter::OwnerRefused, reset: false }
+            ServerAct::GiveUp(Counter::OwnerRefused)
         } else {
             ServerAct::Drop(Counter::ResetInvalid)
         };
@@ -306,7 +310,11 @@ fn owner_while_waiting(segment: &Segment, syn_ack: bool, answers_syn: bool) -> S
     if segment.any(flags::ACK) {
         // RFC 5961 4: a challenge for a connection that it holds on these addresses, or a segment
         // of that one. A reset with the number that it tells would end that connection.
-        return ServerAct::GiveUp { reason: Counter::OwnerChallenge, reset: false };
+        return if flow.owner_port == [0; 2] {
+            ServerAct::AnotherPort
+        } else {
+            ServerAct::GiveUp(Counter::OwnerChallenge)
+        };
     }
     ServerAct::Drop(Counter::WaitDropped)
 }

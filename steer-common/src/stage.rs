@@ -139,7 +139,7 @@ impl Stage {
                 Settled,
                 Flush,
                 Reset,
-                ResetThenFirst,
+                OpenOwner,
                 CompleteSplice,
             ],
             Direct => &[Pass, DirectPlain],

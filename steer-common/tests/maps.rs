@@ -52,6 +52,7 @@ fn kind_word(kind: Kind) -> &'static str {
         Kind::Array => "array",
         Kind::PerCpuArray => "per-CPU array",
         Kind::LruHash => "LRU hash",
+        Kind::LpmTrie => "LPM trie",
         Kind::RingBuf => "ring buffer",
     }
 }

@@ -172,7 +172,6 @@ impl Lab {
             let (number, mtu) = (OUTSIDE_LINK, plan.client_mtu);
             links::wire(Link::Veth, number, OUTSIDE, mtu, balancer, &self.client)
                 .context("wire the balancer")?;
-            balancer.ip(&format!("link set eth0 mtu {} up\n", plan.client_mtu))?;
         }
         for (number, (name, far)) in self.gateway_interfaces().iter().zip(ends).enumerate() {
             let kind = plan
@@ -199,7 +198,9 @@ impl Lab {
     }
 
     fn set_mtu_of_far_ends(&self, plan: &Plan) -> Result<()> {
-        self.client.ip(&format!("link set eth0 mtu {} up\n", plan.client_mtu))?;
+        for ns in [Some(&self.client), self.balancer.as_ref()].into_iter().flatten() {
+            ns.ip(&format!("link set eth0 mtu {} up\n", plan.client_mtu))?;
+        }
         for (index, backend) in self.backends.iter().enumerate() {
             let mtu =
                 plan.backend_mtu.iter().find(|(i, _)| *i == index).map_or(1500, |(_, mtu)| *mtu);

@@ -136,9 +136,16 @@ mod the_first_backend {
 mod the_owner {
     use super::*;
 
-    const REFUSED: ServerAct = ServerAct::GiveUp { reason: Counter::OwnerRefused, reset: false };
-    const CHALLENGE: ServerAct =
-        ServerAct::GiveUp { reason: Counter::OwnerChallenge, reset: false };
+    const REFUSED: ServerAct = ServerAct::GiveUp(Counter::OwnerRefused);
+    const CHALLENGE: ServerAct = ServerAct::AnotherPort;
+
+    /// The port that was tried instead is taken, too.
+    #[test]
+    fn a_second_challenge_gives_it_up() {
+        let moved = steer_common::shared::Flow { owner_port: [0x10, 0], ..flow(State::Wait) };
+        let act = rehome::server(&moved, State::Wait, OWNER, &wrong_ack(flags::ACK));
+        assert_eq!(act, ServerAct::GiveUp(Counter::OwnerChallenge));
+    }
 
     #[test]
     fn its_syn_ack_is_judged() {
@@ -167,13 +174,13 @@ mod the_owner {
     }
 
     #[test]
-    fn a_challenge_gives_it_up_and_resets_nobody() {
+    fn a_challenge_asks_for_another_port_and_resets_nobody() {
         server_does(State::Wait, OWNER, wrong_ack(flags::ACK), CHALLENGE);
         server_does(State::Wait, OWNER, server(flags::ACK, 0), CHALLENGE);
     }
 
     #[test]
-    fn data_of_another_connection_there_gives_it_up_and_resets_nobody() {
+    fn data_of_another_connection_there_asks_for_another_port_and_resets_nobody() {
         server_does(
             State::Wait,
             OWNER,
@@ -273,10 +280,7 @@ mod another_backend {
                     let segment =
                         Segment { ack: ISN.wrapping_add(1).wrapping_add(away), ..server(bits, 0) };
                     let act = rehome::server(&flow(state), state, from, &segment);
-                    let resets = matches!(
-                        act,
-                        ServerAct::ResetSender(_) | ServerAct::GiveUp { reset: true, .. }
-                    );
+                    let resets = matches!(act, ServerAct::ResetSender(_));
                     assert!(
                         !resets,
                         "{state:?} from {from}, flags {bits:#04x}, {away} ahead: {act:?}"

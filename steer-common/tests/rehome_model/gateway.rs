@@ -376,12 +376,16 @@ impl Gateway {
                 self.send(if from == FIRST { To::First } else { To::Owner }, back);
             }
             ServerAct::Judge => self.judge(packet),
-            ServerAct::GiveUp { reason, reset } => {
-                self.settle(reason);
-                if reset {
-                    self.count(Counter::OwnerReset);
-                    self.send(To::Owner, back);
+            // The owner of this model knows no ports: it challenges once more.
+            ServerAct::AnotherPort => {
+                self.count(Counter::OwnerPortTaken);
+                if let Some(flow) = &mut self.flow {
+                    flow.owner_port = [0x10, 0];
                 }
+                self.syn_to_owner();
+            }
+            ServerAct::GiveUp(reason) => {
+                self.settle(reason);
                 self.flush(To::First);
             }
         }

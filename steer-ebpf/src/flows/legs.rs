@@ -128,6 +128,14 @@ pub(crate) fn hold(scratch: &Scratch, id: u32) -> bool {
     LEGS.insert(&foreign::at_backend(scratch, id), &leg, ONLY_NEW).is_ok()
 }
 
+/// Undoes [`hold`]: another connection has the port there.
+#[inline(always)]
+pub(crate) fn release(scratch: &Scratch, id: u32) {
+    if scratch.key.dialled().is_some() {
+        let _ = LEGS.remove(&foreign::at_backend(scratch, id));
+    }
+}
+
 /// Whether the flow in `scratch.key` has the port of its client at a backend; what the key says was
 /// dialled is a VIP, or that backend.
 #[inline(always)]
@@ -138,7 +146,16 @@ pub(crate) fn is_a_flows(scratch: &Scratch, id: u32) -> bool {
         let at_first =
             flow.first as u32 == id && flow.first_port == [0; 2] && flow.holder() == flow.first;
         let at_owner = flow.owner as u32 == id && flow.owner_port == [0; 2];
-        let live = !flow.closing() && idle(flow, scratch.seconds) <= scratch.vip.flow_timeout;
+        // A backend that closed first keeps the port for TIME_WAIT (RFC 9293 3.6.1; Linux: 60 s). It
+        // may refuse another SYN there, so nobody is moved onto it; who dialled it anyhow is not
+        // kept from it.
+        const TIME_WAIT: u32 = 61;
+        let lasts = match (flow.closing(), scratch.key.dialled()) {
+            (false, _) => scratch.vip.flow_timeout,
+            (true, Some(_)) => TIME_WAIT,
+            (true, None) => 0,
+        };
+        let live = lasts != 0 && idle(flow, scratch.seconds) <= lasts;
         if live && (at_first || at_owner) {
             return true;
         }

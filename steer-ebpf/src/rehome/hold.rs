@@ -252,6 +252,8 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     if hop_to(skb, owner) != 0 {
         return give_up(flow, Counter::OwnerNoRoute as u32);
     }
+    // Its client's port was taken there.
+    let again = record.owner as u32 == owner;
     record.owner = owner as u16;
     record.owner_tries = 1;
     record.owner_syn_at = rehome::milliseconds(scratch.now);
@@ -273,8 +275,10 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
         return give_up(flow, Counter::SplicesFull as u32);
     }
     unlock(flow, State::Wait);
-    count(Counter::Rehome);
-    emit_event(scratch, Counter::Rehome);
+    if !again {
+        count(Counter::Rehome);
+        emit_event(scratch, Counter::Rehome);
+    }
     Stage::SynToOwner
 }
 

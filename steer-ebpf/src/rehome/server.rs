@@ -27,7 +27,9 @@ use crate::{
         unknown::{copy_flow, known},
         vouched::{has_another, no_flow},
     },
-    maps::{PENDING, SPLICES, backend, backend_path, count, count_backend, count_index, vip_of},
+    maps::{
+        PENDING, SPLICES, backend, backend_path, count, count_backend, count_index, now, vip_of,
+    },
     packet::options::read_options,
     scratch::{Reset, Scratch, scratch},
     stage::{Stage, direct_plain, drop, pass},
@@ -196,18 +198,16 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
             Stage::Reset
         }
         ServerAct::Judge => Stage::CompleteSplice,
-        ServerAct::GiveUp { reason, reset } => {
+        ServerAct::AnotherPort => {
+            count(Counter::OwnerPortTaken);
+            legs::release(scratch, id);
+            foreign::remember(&at_backend(scratch, id), scratch.seconds);
+            scratch.now = now();
+            Stage::OpenOwner
+        }
+        ServerAct::GiveUp(reason) => {
             settle(flow);
             count_index(reason as u32);
-            scratch.reset = Reset { backend: id, seq: scratch.segment.ack };
-            if reset {
-                count(Counter::OwnerReset);
-                return Stage::ResetThenFirst;
-            }
-            if reason as u32 == Counter::OwnerChallenge as u32 {
-                // The next move of this client there takes another port.
-                foreign::remember(&at_backend(scratch, id), scratch.seconds);
-            }
             Stage::Flush
         }
     }

@@ -68,6 +68,8 @@ pub struct Settings {
     pub sizes: Vec<String>,
     /// Lines of every `[[vip]]` or `[[pool]]`: `owner_tries = 2`.
     pub vip: Vec<String>,
+    /// `exempt` of every `[[pool]]`: addresses and prefixes, each in the pool of its family.
+    pub exempt: Vec<String>,
     /// A line of one backend, by its index: `key_names = [..]`.
     pub backend: Vec<(usize, String)>,
     /// Lines of every `[vip.health]`: `enabled = false`. An inline pool is judged by what passes.
@@ -81,8 +83,8 @@ impl Settings {
     pub fn new(hook: Hook) -> Self {
         let health = vec!["interval = \"200ms\"".to_owned(), "timeout = \"200ms\"".to_owned()];
         let (top, sizes, vip, backend) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let shape = Shape::Gateway;
-        Self { hook, shape, top, sizes, vip, backend, health, environment: Vec::new() }
+        let (shape, exempt, environment) = (Shape::Gateway, Vec::new(), Vec::new());
+        Self { hook, shape, top, sizes, vip, exempt, backend, health, environment }
     }
 }
 
@@ -124,6 +126,11 @@ fn pool_table(family: Family, n_backends: usize, settings: &Settings) -> String 
     // Where a source leads stays as the test found it, however many flows it makes.
     if settings.shape == Shape::Gateway && !says("fallback") {
         text += "fallback = \"source\"\n";
+    }
+    let of_family = |text: &&String| text.contains(':') == (family == Family::V6);
+    let exempt = settings.exempt.iter().filter(of_family).collect::<Vec<_>>();
+    if !exempt.is_empty() {
+        writeln!(text, "exempt = {exempt:?}").unwrap_or_default();
     }
     if settings.shape == Shape::Inline && !says("mode") {
         text += "mode = \"steer\"\n";

@@ -14,8 +14,9 @@ use steer_tests::{
 #[test]
 fn a_monitor_that_offers_a_session_elsewhere_is_not_moved_and_not_learned_from() -> Result<()> {
     in_settings(310, |setting| {
-        let exempt = "exempt = [\"10.3.0.2\", \"fd00:3::/64\"]";
-        let run = setting.scenario().vip_setting(exempt).inline(Snat::No).start()?;
+        let mut scenario = setting.scenario().inline(Snat::No);
+        scenario.steer.exempt = ["10.3.0.2", "fd00:3::/64"].map(str::to_owned).into();
+        let run = scenario.start()?;
         let case = Case::start(&run)?;
         let balancer = run.lab.balancer().expect("a balancer");
         let source = if setting.family == steer_tests::topology::Family::V4 {
