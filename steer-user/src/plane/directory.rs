@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result};
 use steer_common::{
     directory::{self, PROBES, SLOTS},
     shared::{
-        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, Address, BACKEND_DIALLED, Backend,
-        Endpoint, EndpointEntry, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_VIP, Vip,
+        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, Address, BACKEND_DIALLED, Backend, Endpoint,
+        EndpointEntry, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_VIP, Vip,
     },
 };
 

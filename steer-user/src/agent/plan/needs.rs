@@ -14,8 +14,8 @@ pub(super) fn needs(config: &Config) -> Vec<String> {
 fn of(pool: &Pool) -> impl Iterator<Item = String> + use<> {
     let title = pool.service().titled();
     let routes = format!(
-        "{title}: the network needs one route to {} by this gateway, where the balancer sends from, and the way back from \
-         there through it, too; nothing else changes",
+        "{title}: the network needs one route: the balancer's way to {} by this gateway, and the servers' way back by it, \
+         too; nothing else changes",
         backends(pool)
     );
     let observed = (pool.mode == Mode::Observe).then(|| {
@@ -55,9 +55,9 @@ mod tests {
     #[test]
     fn an_inline_pool_says_which_route_it_needs_and_that_it_only_observes() {
         let [route, observed] = &said(2, "observe")[..] else { panic!("two sentences") };
-        assert!(
-            route.starts_with("pool web: the network needs one route to 10.0.0.1, 10.0.0.2 by")
-        );
+        assert!(route.starts_with(
+            "pool web: the network needs one route: the balancer's way to 10.0.0.1, 10.0.0.2 by"
+        ));
         assert!(observed.starts_with("pool web: mode is \"observe\""), "{observed}");
         let [route] = &said(5, "steer")[..] else { panic!("one sentence") };
         assert!(route.contains("to 10.0.0.1, 10.0.0.2, 10.0.0.3 and 2 more by"), "{route}");
