@@ -147,9 +147,9 @@ fn status_text(status: &Status) -> String {
         (true, _) => "off (leave): new connections pass to the kernel's own rules",
         (false, true) => "off (bypass)",
         (false, false) if observed > 0 && observed == status.vips.len() => {
-            "off: every VIP is in observe mode"
+            "off: all is in observe mode"
         }
-        (false, false) if observed > 0 => "on, but for VIPs in observe mode",
+        (false, false) if observed > 0 => "on, but for what is in observe mode",
         (false, false) => "on",
     };
     let head =
@@ -246,8 +246,8 @@ mod tests {
     #[test]
     fn steering_is_not_called_on_where_every_vip_is_only_observed() -> Result<()> {
         assert_eq!(steering(&["steer", "steer"])?, "on");
-        assert_eq!(steering(&["steer", "observe"])?, "on, but for VIPs in observe mode");
-        assert_eq!(steering(&["observe", "observe"])?, "off: every VIP is in observe mode");
+        assert_eq!(steering(&["steer", "observe"])?, "on, but for what is in observe mode");
+        assert_eq!(steering(&["observe", "observe"])?, "off: all is in observe mode");
         Ok(())
     }
 }

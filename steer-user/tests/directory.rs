@@ -114,7 +114,7 @@ fn a_pool_has_no_entry_and_its_members_have_its_record() {
     let nobody = Vip::default();
     assert_eq!(found(&listed, pool), None);
     assert_eq!(found(&listed, member), Some((ROLE_MEMBER, 5, record)));
-    assert_eq!(found(&listed, left), Some((ROLE_BACKEND, 6, nobody)), "it is out of its pool");
+    assert_eq!(found(&listed, left), Some((ROLE_MEMBER, 6, record)), "its flows go on");
     assert_eq!(found(&listed, behind), Some((ROLE_BACKEND, 7, nobody)));
     assert_eq!(found(&listed, vip), Some((ROLE_VIP, 1, of_vip)));
     for backend in [member, left, behind] {

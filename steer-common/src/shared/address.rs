@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn a_pool_has_its_name_where_a_vip_has_its_address() {
         for name in ["web", "0123456789abcdef"] {
-            assert_eq!(Endpoint::of_pool(name).unwrap().pool_name(), Some(name));
+            assert_eq!(Endpoint::of_pool(name).expect("a name").pool_name(), Some(name));
         }
         for name in ["", "0123456789abcdefg", "a\0b"] {
             assert_eq!(Endpoint::of_pool(name), None, "{name:?}");
@@ -114,7 +114,7 @@ mod tests {
         for other in [
             Endpoint::default(),
             Endpoint::tcp(Address::from_v4([10, 0, 0, 1]), 443),
-            Endpoint { port: [1, 187], ..Endpoint::of_pool("web").unwrap() },
+            Endpoint { port: [1, 187], ..Endpoint::of_pool("web").expect("a name") },
             Endpoint { address: Address::from_v6([0xff; 16]), ..Endpoint::default() },
         ] {
             assert_eq!(other.pool_name(), None, "{other:?}");

@@ -5,6 +5,7 @@
 
 mod changes;
 mod named;
+mod needs;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -43,6 +44,8 @@ pub struct Judged {
     pub memory: Memory,
     /// What would be lost, as sentences: a start does it only with `--force`.
     pub destroys: Vec<String>,
+    /// What the network must do for inline pools, as sentences.
+    pub needs: Vec<String>,
     /// What deserves a look, as sentences.
     pub warnings: Vec<String>,
     pub(super) numbers: Numbers,
@@ -108,6 +111,7 @@ pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
         .concat(),
         memory,
         destroys,
+        needs: needs::needs(config),
         warnings: [
             not_carried.iter().filter(|lost| !lost.destroys).map(forgotten).collect(),
             raised_sizes(&config.sizes, plane::least_lru_entries()?),

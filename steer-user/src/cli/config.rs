@@ -7,7 +7,11 @@ use clap::Subcommand;
 
 use super::{Place, note};
 use crate::{
-    agent::{self, plan},
+    agent::{
+        self,
+        checks::{self, Kind, Machine},
+        plan,
+    },
     config,
     plane::PinDir,
     show,
@@ -33,7 +37,11 @@ impl Config {
         for change in &judged.changes {
             note(format_args!("a start would change: {change}"));
         }
-        for warning in judged.warnings.iter().chain(&refused_interfaces(&config)?) {
+        for need in &judged.needs {
+            note(need);
+        }
+        let here = not_forwarding(&config).chain(refused_interfaces(&config)?);
+        for warning in judged.warnings.into_iter().chain(here) {
             note(format_args!("warning: {warning}"));
         }
         for lost in &judged.destroys {
@@ -43,6 +51,20 @@ impl Config {
         let done = format!("{}: good (interfaces {interfaces}, {counts})", file.display());
         show::outcome(place.format(), done)
     }
+}
+
+/// Settings of this machine without which nothing reaches the backends of inline pools, as warnings:
+/// the kernel forwards for them what steer does not.
+fn not_forwarding(config: &config::Config) -> impl Iterator<Item = String> + use<> {
+    let inline = config.pools.iter().filter(|pool| pool.inline().is_some());
+    let backends = inline.flat_map(|pool| &pool.backends);
+    let machine = Machine {
+        interfaces: config.interfaces.iter().map(|interface| interface.name.clone()).collect(),
+        both_sides: Vec::new(),
+        addresses: backends.map(|backend| backend.address.ip()).collect(),
+    };
+    let warnings = checks::machine(&machine).into_iter();
+    warnings.filter(|warning| warning.kind == Kind::Forwarding).map(|warning| warning.text)
 }
 
 /// Interfaces of this machine that would have it refuse a start, as warnings.

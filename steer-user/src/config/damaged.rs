@@ -37,7 +37,8 @@ proptest! {
     #[test]
     fn random_toml(lines in prop::collection::vec(
         prop::sample::select(vec![
-            "[[vip]]", "[[vip.backend]]", "[vip.health]", "[[interface]]", "[sizes]", "[vip]", "[", "]", "=", "'''",
+            "[[vip]]", "[[vip.backend]]", "[vip.health]", "[[interface]]", "[sizes]", "[vip]", "[[pool]]", "[[pool.backend]]",
+            "[pool.health]", "shape = \"inline\"", "exempt = [\"10.0.0.0/8\"]", "health = \"seen\"", "[", "]", "=", "'''",
             "name = \"eth0\"", "name = \"\u{1b}[31m\"", "address = \"10.0.0.1:443\"", "address = \"[::1]:1\"",
             "address = 7", "weight = -1", "weight = 65536", "sessions = 4294967296", "flows = 0",
             "interval = \"-1s\"", "fall = 99999999999999999999", "session_timeout = \"584554531y\"",

@@ -296,6 +296,7 @@ address = "10.0.2.1:443"
             "swallow = true",
             "assign = true",
             "return_path = \"route\"",
+            "health = \"off\"",
             "health = {enabled = false}",
             "health = {timeout = 2}",
             "health = {rise = 9}",
@@ -305,5 +306,31 @@ address = "10.0.2.1:443"
             let changed = NOW.replacen("10:443\"\n", &format!("10:443\"\n{line}\n"), 1);
             assert_eq!(differences(&config(NOW), &config(&changed)).len(), 1, "{line}");
         }
+    }
+
+    #[test]
+    fn pools_are_told_by_their_names() {
+        let pool = |name: &str, lines: &str| {
+            config(&format!(
+                "[[interface]]\nname = \"eth0\"\n[[pool]]\nname = \"{name}\"\nshape = \"inline\"\n\
+                 {lines}\n[[pool.backend]]\naddress = \"10.0.0.1:443\"\n"
+            ))
+        };
+        let now = pool("web", "");
+        for (lines, said) in [
+            ("mode = \"steer\"", "mode would be steer instead of observe"),
+            ("exempt = [\"10.9.0.0/16\"]", "exempt would be 10.9.0.0/16 instead of nobody"),
+            ("health = \"off\"", "health would be off instead of seen"),
+            ("health = {}", "health would be probes instead of seen"),
+        ] {
+            assert_eq!(differences(&now, &pool("web", lines)), [format!("pool web: {said}")]);
+        }
+        assert_eq!(
+            differences(&now, &pool("app", "")),
+            [
+                "pool app would be added, with 1 backend",
+                "pool web would be removed, with its backends and sessions"
+            ]
+        );
     }
 }

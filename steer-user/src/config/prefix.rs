@@ -18,7 +18,7 @@ impl Prefix {
     }
 
     /// Bits that count.
-    pub fn len(&self) -> u8 {
+    pub fn bits(&self) -> u8 {
         self.len
     }
 }
@@ -99,7 +99,7 @@ mod tests {
             assert_eq!(text.parse::<Prefix>().unwrap().to_string(), text);
         }
         let whole: Prefix = "10.0.0.2/32".parse().unwrap();
-        assert_eq!((whole.to_string(), whole.len()), ("10.0.0.2".to_owned(), 32));
+        assert_eq!((whole.to_string(), whole.bits()), ("10.0.0.2".to_owned(), 32));
     }
 
     #[test]

@@ -1,3 +1,5 @@
+mod pools;
+
 use steer_common::{
     maps::{MAPS, Size},
     session::NameLayout,

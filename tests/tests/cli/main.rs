@@ -3,6 +3,7 @@
 
 mod check;
 mod life;
+mod pools;
 mod verbs;
 
 use std::{env, path::PathBuf, process::Output};

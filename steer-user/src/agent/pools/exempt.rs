@@ -46,7 +46,7 @@ fn keys(pool: &Pool, id: u16) -> impl Iterator<Item = ExemptKey> {
 fn key(pool: u16, prefix: &Prefix) -> ExemptKey {
     let before = if prefix.address().is_ipv4() { MAPPED } else { 0 };
     ExemptKey {
-        prefix_len: u16::BITS + before + u32::from(prefix.len()),
+        prefix_len: u16::BITS + before + u32::from(prefix.bits()),
         vip: pool.to_be_bytes(),
         client: address(prefix.address()).octets(),
         zero: [0; 2],

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -158,36 +158,24 @@ fn inline_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Po
     if raw.shape.is_none() {
         return Err(source.error(&name.span(), "missing key; expected `shape = \"inline\"`"));
     }
-    let Some(first) = raw.backend.first() else {
+    if raw.backend.is_empty() {
         let message = format!("{parsed} has no [[pool.backend]]; expected at least one");
         return Err(source.error(&name.span(), message));
-    };
-    let family = first.address.get_ref().0.ip();
-    let exempt = exempt(raw.exempt.as_ref(), family, source)?;
+    }
+    let exempt = exempt(raw.exempt.as_ref(), source)?;
     Ok((raw, Shape::Inline(Inline { name: parsed, exempt })))
 }
 
-/// The prefixes of clients that are left alone, each once; `family` is that of the pool.
-fn exempt(
-    raw: Option<&Spanned<Vec<Spanned<Prefix>>>>,
-    family: IpAddr,
-    source: &Source<'_>,
-) -> Result<Vec<Prefix>> {
+/// The prefixes of clients that are left alone, each once, of either family: one list may serve
+/// several pools.
+fn exempt(raw: Option<&Spanned<Vec<Spanned<Prefix>>>>, source: &Source<'_>) -> Result<Vec<Prefix>> {
     let mut exempt = Vec::new();
     for prefix in raw.iter().flat_map(|raw| raw.get_ref()) {
-        let (prefix, span) = (*prefix.get_ref(), prefix.span());
-        if prefix.address().is_ipv4() != family.is_ipv4() {
-            let message = format!(
-                "{prefix}: families do not mix; expected addresses of the pool's family, for its \
-                 clients have no others"
-            );
-            return Err(source.error(&span, message));
+        if exempt.contains(prefix.get_ref()) {
+            let message = format!("{} stands here twice; expected each once", prefix.get_ref());
+            return Err(source.error(&prefix.span(), message));
         }
-        if exempt.contains(&prefix) {
-            let message = format!("{prefix} stands here twice; expected each once");
-            return Err(source.error(&span, message));
-        }
-        exempt.push(prefix);
+        exempt.push(*prefix.get_ref());
     }
     Ok(exempt)
 }

@@ -1,0 +1,65 @@
+//! What the network must do for inline pools, for `steer config check`: nothing is touched that
+//! could do it.
+
+use crate::config::{Config, Mode, Pool};
+
+/// Backends that are named one by one; the rest is counted.
+const NAMED: usize = 3;
+
+/// One sentence or two for each inline pool.
+pub(super) fn needs(config: &Config) -> Vec<String> {
+    config.pools.iter().filter(|pool| pool.inline().is_some()).flat_map(of).collect()
+}
+
+fn of(pool: &Pool) -> impl Iterator<Item = String> + use<> {
+    let title = pool.service().titled();
+    let routes = format!(
+        "{title}: the network needs one route: the balancer's way to {} by this gateway, and the servers' way back by it, \
+         too; nothing else changes",
+        backends(pool)
+    );
+    let observed = (pool.mode == Mode::Observe).then(|| {
+        format!(
+            "{title}: mode is \"observe\": sessions are learned and counted, and no connection is moved; \"steer\" moves them"
+        )
+    });
+    [Some(routes), observed].into_iter().flatten()
+}
+
+fn backends(pool: &Pool) -> String {
+    let addresses = pool.backends.iter().map(|backend| backend.address.ip().to_string());
+    let named = addresses.take(NAMED).collect::<Vec<_>>().join(", ");
+    match pool.backends.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn said(n_backends: u8, mode: &str) -> Vec<String> {
+        let backends = (1..=n_backends)
+            .map(|n| format!("[[pool.backend]]\naddress = \"10.0.0.{n}:443\"\n"))
+            .collect::<String>();
+        let text = format!(
+            "[[interface]]\nname = \"eth0\"\n[[vip]]\naddress = \"192.0.2.10:443\"\n[[vip.backend]]\n\
+             address = \"10.0.1.1:443\"\n[[pool]]\nname = \"web\"\nshape = \"inline\"\nmode = \"{mode}\"\n{backends}"
+        );
+        needs(&Config::parse(Path::new("steer.toml"), &text).unwrap())
+    }
+
+    #[test]
+    fn an_inline_pool_says_which_route_it_needs_and_that_it_only_observes() {
+        let [route, observed] = &said(2, "observe")[..] else { panic!("two sentences") };
+        assert!(route.starts_with(
+            "pool web: the network needs one route: the balancer's way to 10.0.0.1, 10.0.0.2 by"
+        ));
+        assert!(observed.starts_with("pool web: mode is \"observe\""), "{observed}");
+        let [route] = &said(5, "steer")[..] else { panic!("one sentence") };
+        assert!(route.contains("to 10.0.0.1, 10.0.0.2, 10.0.0.3 and 2 more by"), "{route}");
+    }
+}
