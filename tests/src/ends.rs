@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use steer_common::{
     flow::{State, StateWord},
-    shared::{Address, Endpoint, FLOW_LEARNED, Flow, FlowKey, SERVICE_BACKEND, options},
+    shared::{Address, Endpoint, FLOW_LEARNED, Flow, FlowKey, Leg, SERVICE_BACKEND, options},
     wire::tls::server_flight::Follow,
 };
 
@@ -137,6 +137,13 @@ impl Ends {
         let service = if self.is_inline() { SERVICE_BACKEND | self.first_id } else { self.vip_id };
         let client_port = self.client.port().to_be_bytes();
         FlowKey { client: address(self.client.ip()), client_port, service }
+    }
+
+    /// How the owner's packets tell a flow of an inline pool that was moved there.
+    pub fn leg(&self) -> (FlowKey, Leg) {
+        let key = self.key();
+        let leg = Leg { seen: 0, port: key.client_port, service: key.service };
+        (FlowKey { service: SERVICE_BACKEND | self.owner_id, ..key }, leg)
     }
 
     /// A segment of the client.

@@ -9,8 +9,7 @@ use steer_common::{
 use steer_tests::{pieces::fragments, programs::Program};
 
 use crate::world::{
-    CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, World, families, from_backend,
-    from_client,
+    CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, World, from_backend, from_client, shapes,
 };
 
 const ID: [u8; 32] = [0x1d; 32];
@@ -191,7 +190,7 @@ const COUNTED: [Counter; 3] =
 #[test]
 fn only_a_certificate_that_every_copy_has_is_learned_from() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         for spliced in [false, true] {
             for (what, pieces, counted) in answers() {
                 let talk = Talk::begin(&mut world, ends, spliced, 0)?;
@@ -208,7 +207,7 @@ fn only_a_certificate_that_every_copy_has_is_learned_from() -> Result<()> {
 fn neither_fragments_nor_copies_with_a_wrong_checksum_are_a_certificate() -> Result<()> {
     let mut world = World::new()?;
     let (with, without) = (second_flight(700), second_flight(0));
-    for ends in families() {
+    for ends in shapes() {
         let talk = Talk::begin(&mut world, ends, false, 0)?;
         let mut damaged = talk.frame(0, &with);
         *damaged.last_mut().expect("a byte") ^= 1;
@@ -240,7 +239,7 @@ fn whoever_is_not_asked_needs_none() -> Result<()> {
     let mut world = World::new()?;
     let key_exchange = [record(0x16, &message(16, &[0x41; 66])), finished()].concat();
     for pieces in [vec![(0, key_exchange.clone())], cut(&key_exchange, 5), vec![]] {
-        let talk = Talk::begin(&mut world, families()[0], false, 0)?;
+        let talk = Talk::begin(&mut world, shapes()[0], false, 0)?;
         assert_eq!(talk.handshake(false, &pieces)?, [Counter::Learned]);
     }
     Ok(())
@@ -250,7 +249,7 @@ fn whoever_is_not_asked_needs_none() -> Result<()> {
 fn where_the_operator_says_so_nobody_needs_one() -> Result<()> {
     let mut world = World::new()?;
     for (what, pieces, _) in answers() {
-        let talk = Talk::begin(&mut world, families()[0], false, VIP_LEARN_WITHOUT_CERTIFICATE)?;
+        let talk = Talk::begin(&mut world, shapes()[0], false, VIP_LEARN_WITHOUT_CERTIFICATE)?;
         assert_eq!(talk.handshake(true, &pieces)?, [Counter::Learned], "{what}");
     }
     Ok(())
@@ -282,7 +281,7 @@ fn what_a_client_says_before_it_is_asked_does_not_count() -> Result<()> {
             Counter::SessionCertificateUnseen,
         ),
     ] {
-        let ends = families()[0];
+        let ends = shapes()[0];
         world.prepare(&ends, &Given::flow(ends.established()))?;
         let talk = Talk { world: &mut world, ends, spliced: false };
         talk.client(-209, &first)?;
@@ -297,7 +296,7 @@ fn what_a_client_says_before_it_is_asked_does_not_count() -> Result<()> {
 #[test]
 fn a_certificate_is_seen_behind_a_hello_whose_pieces_stalled() -> Result<()> {
     let mut world = World::new()?;
-    let (ends, hello) = (families()[0], hello(0));
+    let (ends, hello) = (shapes()[0], hello(0));
     world.prepare(&ends, &Given::flow(ends.established()))?;
     let talk = Talk { world: &mut world, ends, spliced: false };
     talk.client(-209, &hello[..3])?;
@@ -315,7 +314,7 @@ fn a_certificate_is_seen_behind_a_hello_whose_pieces_stalled() -> Result<()> {
 fn a_client_that_talks_on_without_an_answer_is_not_read_for_ever() -> Result<()> {
     use steer_common::shared::FLOW_LEARNED;
     let mut world = World::new()?;
-    let ends = families()[0];
+    let ends = shapes()[0];
     let talk = Talk::begin(&mut world, ends, false, 0)?;
     talk.client(60_000, b"more")?;
     assert_eq!(talk.world.flow(&ends)?.flags & FLOW_LEARNED, 0);

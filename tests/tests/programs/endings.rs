@@ -11,7 +11,7 @@ use steer_tests::{packets::Segment, programs::Program};
 
 use crate::world::{
     CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, TC_NEXT, TC_REDIRECT, World, after,
-    families, family, from_backend, from_client, to_backend, to_client,
+    families, family, from_backend, from_client, shapes, to_backend, to_client,
 };
 
 /// MSS 1460.
@@ -29,7 +29,7 @@ fn rehomed(world: &mut World, ends: &Ends) -> Result<()> {
 #[test]
 fn a_splice_is_kept_until_both_sides_acknowledged_the_others_fin() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let (client, first, owner) = (after(CLIENT_ISN), after(FIRST_ISN), after(OWNER_ISN));
         let steps = [
             (
@@ -171,7 +171,7 @@ fn a_backends_reset_of_a_connection_that_is_not_its_reaches_the_client_as_the_vi
 fn a_challenge_reaches_the_client_while_an_owner_is_asked_and_its_reset_the_backend() -> Result<()>
 {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let (client, first) = (after(CLIENT_ISN), after(FIRST_ISN));
         let waits = || Flow {
             word: StateWord::new(State::Wait, CLIENT_ISN).0,

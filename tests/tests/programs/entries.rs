@@ -6,7 +6,7 @@ use steer_tests::packets::Segment;
 use crate::{
     flights::{message, record},
     surgery::hello,
-    world::{CLIENT_ISN, Ends, FIRST_ISN, Given, World, families, from_backend, from_client},
+    world::{CLIENT_ISN, Ends, FIRST_ISN, Given, World, from_backend, from_client, shapes},
 };
 use steer_tests::programs::Program;
 
@@ -44,7 +44,7 @@ fn inserted(world: &World, frame: &[u8]) -> Result<Vec<&'static str>> {
 fn a_connection_makes_one_entry_at_its_syn_one_when_it_is_established_and_one_for_a_new_session()
 -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         world.prepare(&ends, &Given::nothing())?;
         let stream = hello(&[0x42; 32], 300);
         let (up, down) = (up(&ends), down(&ends));

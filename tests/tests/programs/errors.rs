@@ -9,7 +9,7 @@ use steer_tests::packets::Segment;
 
 use crate::world::{
     BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, Case, Ends, FIRST_ISN, GATE_MAC, Given, INNER_MAC,
-    OWNER_ISN, Out, World, families,
+    OWNER_ISN, Out, World, shapes,
 };
 
 const MTU: u16 = 1400;
@@ -58,7 +58,7 @@ fn case(what: &'static str, frame: Vec<u8>, given: Given, left: Vec<u8>) -> Case
 #[test]
 fn an_error_about_a_backends_segment_reaches_it_in_its_own_numbers() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let (inwards, outwards) = ((CLIENT_MAC, GATE_MAC), (INNER_MAC, BACKEND_MAC));
         let error = |macs, to: SocketAddr, hop_limit, seq: u32| {
             too_big(
@@ -92,7 +92,7 @@ fn an_error_about_a_backends_segment_reaches_it_in_its_own_numbers() -> Result<(
 #[test]
 fn an_error_about_a_clients_segment_reaches_it_as_one_about_the_vip() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let (outwards, inwards) = ((BACKEND_MAC, INNER_MAC), (GATE_MAC, CLIENT_MAC));
         let error = |macs, hop_limit, to| {
             let about = Segment::new(ends.client, to, CLIENT_ISN.wrapping_add(1)).ack(1);
@@ -116,7 +116,7 @@ fn an_error_about_a_clients_segment_reaches_it_as_one_about_the_vip() -> Result<
 #[test]
 fn errors_about_no_flow_or_about_what_was_never_sent_pass_untouched() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let error = |seq| {
             too_big(
                 (CLIENT_MAC, GATE_MAC),

@@ -10,15 +10,15 @@ use steer_common::{
     },
 };
 use steer_tests::{
-    ends::{GATE_MAC, endpoint},
+    ends::GATE_MAC,
     packets::{Segment, judge_checksums},
     programs::Program,
 };
 use steer_user::config::Sizes;
 
 use crate::world::{
-    CLIENT_ISN, Ends, FIRST_ISN, Given, TC_REDIRECT, World, XDP_PASS, XDP_REDIRECT, families,
-    family, from_backend, from_client, to_backend, to_client,
+    CLIENT_ISN, Ends, FIRST_ISN, Given, TC_REDIRECT, World, XDP_PASS, XDP_REDIRECT, family,
+    from_backend, from_client, shapes, to_backend, to_client,
 };
 
 const HOOKS: [(Program, i32); 2] = [(Program::Tc, TC_REDIRECT), (Program::Xdp, XDP_REDIRECT)];
@@ -52,7 +52,7 @@ fn entered(
 #[test]
 fn packets_of_a_settled_flow_leave_by_its_slot_as_they_do_by_its_record() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         for flow in [ends.settled(), ends.spliced()] {
             for (program, redirect) in HOOKS {
                 let frames = |world: &World| -> Result<Vec<_>> {
@@ -101,7 +101,7 @@ fn packets_of_a_settled_flow_leave_by_its_slot_as_they_do_by_its_record() -> Res
 #[test]
 fn whoever_looks_at_the_record_takes_the_numbers_back() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         for (program, _) in HOOKS {
             entered(&mut world, program, &ends, ends.settled())?;
             for _ in 0..3 {
@@ -137,7 +137,7 @@ fn a_slot_that_is_written_old_or_of_something_else_is_not_used() -> Result<()> {
         ("of a hop that gave its place to another one", |_, hop| hop.version += 2),
     ];
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         for (program, redirect) in HOOKS {
             for (what, spoil) in SPOILED {
                 let (at, mut slot) = entered(&mut world, program, &ends, ends.settled())?;
@@ -164,7 +164,7 @@ fn a_clients_packet_that_comes_another_way_or_says_no_exact_number_goes_by_the_r
 {
     const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0d];
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         entered(&mut world, Program::Tc, &ends, ends.settled())?;
         let flow = world.flow(&ends)?;
         let more = says(&ends, &flow, b"more");
@@ -191,7 +191,7 @@ fn a_clients_packet_that_comes_another_way_or_says_no_exact_number_goes_by_the_r
 #[test]
 fn what_says_nothing_new_to_a_client_that_is_quiet_goes_by_the_record() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         for (program, redirect) in HOOKS {
             for quiet in [false, true] {
                 let (at, slot) = entered(&mut world, program, &ends, ends.settled())?;
@@ -213,7 +213,7 @@ fn what_says_nothing_new_to_a_client_that_is_quiet_goes_by_the_record() -> Resul
 #[test]
 fn the_record_gets_back_what_became_of_the_clients_hop() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let (_, slot) = entered(&mut world, Program::Tc, &ends, ends.settled())?;
         let mut hop = world.hop(slot.hop)?;
         hop.hop.mtu = 1400;
@@ -235,7 +235,7 @@ fn the_record_gets_back_what_became_of_the_clients_hop() -> Result<()> {
 #[test]
 fn what_xdp_may_not_send_leaves_the_slot_and_hears_of_the_hop() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let (_, slot) = entered(&mut world, Program::Xdp, &ends, ends.settled())?;
         let hop = world.hop(slot.hop)?;
         let old = Hop { flags: 0, asked: hop.hop.asked - 9, ..hop.hop };
@@ -264,7 +264,7 @@ fn what_xdp_may_not_send_leaves_the_slot_and_hears_of_the_hop() -> Result<()> {
 #[test]
 fn a_flow_whose_record_was_pushed_out_is_put_back_while_its_trace_is_fresh() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         for (program, _) in HOOKS {
             let (at, slot) = entered(&mut world, program, &ends, ends.settled())?;
             let flow = world.flow(&ends)?;
@@ -283,7 +283,7 @@ fn a_flow_whose_record_was_pushed_out_is_put_back_while_its_trace_is_fresh() -> 
 #[test]
 fn a_backend_of_another_pool_is_not_the_flows_any_more() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         entered(&mut world, Program::Tc, &ends, ends.settled())?;
         let flow = world.flow(&ends)?;
         let id = u32::from(ends.first_id);
@@ -300,7 +300,7 @@ fn a_backend_of_another_pool_is_not_the_flows_any_more() -> Result<()> {
 #[test]
 fn numbers_that_moved_far_are_the_records_again() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let edge = BEHIND.wrapping_sub(8);
         let flow = Flow { client_next: edge.wrapping_sub(5), ..ends.settled() };
         let (_, slot) = entered(&mut world, Program::Tc, &ends, flow)?;
@@ -320,7 +320,7 @@ fn numbers_that_moved_far_are_the_records_again() -> Result<()> {
 #[test]
 fn a_new_connection_does_not_go_by_the_slot_of_the_one_before_on_its_ports() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let isn = CLIENT_ISN ^ 0x5000_0000;
         entered(&mut world, Program::Tc, &ends, ends.spliced())?;
         world.loaded.plane.flows.remove(&ends.key())?;
@@ -345,7 +345,7 @@ fn a_new_connection_does_not_go_by_the_slot_of_the_one_before_on_its_ports() -> 
 #[test]
 fn what_is_watched_or_would_age_is_not_entered() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         for flags in [
             0,
             FLOW_LEARNED | FLOW_CLOSED,
@@ -359,8 +359,8 @@ fn what_is_watched_or_would_age_is_not_entered() -> Result<()> {
         }
         world.prepare(&ends, &Given::flow(ends.settled()))?;
         let plane = &mut world.loaded.plane;
-        let vip = plane.vip(&endpoint(ends.vip))?.context("the VIP")?;
-        plane.set_vip(&endpoint(ends.vip), &Vip { flow_timeout: 60, ..vip })?;
+        let vip = plane.vip(&ends.served())?.context("the VIP")?;
+        plane.set_vip(&ends.served(), &Vip { flow_timeout: 60, ..vip })?;
         world.run(Program::Tc, &from_client(&says(&ends, &ends.settled(), b"hello")))?;
         assert_eq!(world.slot(&ends)?, None);
     }
@@ -371,7 +371,7 @@ fn what_is_watched_or_would_age_is_not_entered() -> Result<()> {
 #[test]
 fn a_splice_gets_the_numbers_of_its_flows_slot() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let flow = ends.spliced();
         entered(&mut world, Program::Tc, &ends, flow)?;
         let record = world.record(&ends)?;
@@ -393,7 +393,7 @@ fn a_splice_gets_the_numbers_of_its_flows_slot() -> Result<()> {
 #[test]
 fn a_flow_with_another_port_at_its_backend_is_not_entered() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let flow = Flow { first_port: [0x77, 7], ..ends.settled() };
         world.prepare(&ends, &Given::flow(flow))?;
         let ran = world.run(Program::Tc, &from_client(&says(&ends, &flow, b"hello")))?;
@@ -409,7 +409,7 @@ fn a_flow_without_a_place_goes_by_its_record_and_takes_the_place_of_an_old_one()
     let sizes =
         Sizes { sessions: 64, flows: 1024, fast: 2, splices: 64, handshakes: 64, pending: 16 };
     let mut world = World::of(&sizes)?;
-    let ends = families().into_iter().next().context("a family")?;
+    let ends = shapes().into_iter().next().context("a family")?;
     world.prepare(&ends, &Given::flow(ends.settled()))?;
     let record = world.record(&ends)?;
     let others = [1u16, 2].map(|port| FlowKey { client_port: port.to_be_bytes(), ..ends.key() });
@@ -441,7 +441,7 @@ fn a_flow_without_a_place_goes_by_its_record_and_takes_the_place_of_an_old_one()
 #[test]
 fn flows_of_more_hops_than_there_is_room_for_go_by_their_records() -> Result<()> {
     let mut world = World::new()?;
-    let ends = families().into_iter().next().context("a family")?;
+    let ends = shapes().into_iter().next().context("a family")?;
     let (_, slot) = entered(&mut world, Program::Tc, &ends, ends.settled())?;
     let own = world.hop(slot.hop)?;
     world.prepare(&ends, &Given::flow(ends.settled()))?;

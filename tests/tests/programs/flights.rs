@@ -10,7 +10,7 @@ use steer_tests::programs::Program;
 
 use crate::{
     random::Random,
-    world::{CLIENT_ISN, FIRST_ISN, Given, World, families, from_backend, hex},
+    world::{CLIENT_ISN, FIRST_ISN, Given, World, from_backend, hex, shapes},
 };
 
 const FLIGHTS: usize = 10_000;
@@ -19,7 +19,7 @@ const FIRST: u32 = FIRST_ISN.wrapping_add(1);
 #[test]
 fn mutated_handshakes_of_backends_are_read_as_the_host_reads_them() -> Result<()> {
     let mut world = World::new()?;
-    let ends = families()[0];
+    let ends = shapes()[0];
     let fresh = Flow { flags: 0, follow: Follow::new(FIRST), ..ends.settled() };
     world.prepare(&ends, &Given::flow(fresh))?;
     let fresh = world.flow(&ends)?;

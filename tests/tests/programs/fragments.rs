@@ -23,7 +23,7 @@ use crate::{
     frames::{self, whole},
     world::{
         BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, FIRST_ISN, GATE_MAC, Given, INNER_MAC, STAMPS,
-        TC_DROP, TC_NEXT, TC_REDIRECT, World, XDP_PASS, after, families, family,
+        TC_DROP, TC_NEXT, TC_REDIRECT, World, XDP_PASS, after, families, family, shapes,
     },
 };
 
@@ -33,7 +33,7 @@ const ID: u16 = 77;
 #[test]
 fn fragments_follow_the_first_one_and_make_a_right_segment() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let pieces = fragments(&up(&ends).frame(CLIENT_MAC, GATE_MAC, &[])?, &[128], ID);
         for program in [Program::Tc, Program::TcComplete] {
             world.prepare(&ends, &Given::flow(ends.settled()))?;
@@ -204,7 +204,7 @@ fn fragments_of_others_pass_in_whatever_order_they_come() -> Result<()> {
     let mut world = World::new()?;
     let wire = Tap::open(&world.ns, "eth0")?;
     let mut id = ID;
-    for ends in families() {
+    for ends in shapes() {
         world.prepare(&ends, &Given::nothing())?;
         let mut other = up(&ends);
         other.destination.set_port(22);

@@ -17,7 +17,7 @@ use steer_tests::programs::Program;
 
 use crate::{
     random::Random,
-    world::{CLIENT_ISN, FIRST_ISN, Given, World, families, from_client, hex},
+    world::{CLIENT_ISN, FIRST_ISN, Given, World, from_client, hex, shapes},
 };
 
 const HELLOS: usize = 100_000;
@@ -27,7 +27,7 @@ const STAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0x20, 1, 0, 0, 0x30, 1];
 #[test]
 fn mutated_and_lying_hellos_are_read_as_the_host_reads_them() -> Result<()> {
     let mut world = World::new()?;
-    let ends = families()[0];
+    let ends = shapes()[0];
     world.prepare(&ends, &Given::flow(ends.established()))?;
     let established = world.flow(&ends)?;
     let mut random = Random(0x5eed_0002);

@@ -12,7 +12,7 @@ use crate::{
     random::Random,
     world::{
         CLIENT_ISN, Ends, FIRST_ISN, Given, TC_DROP, TC_REDIRECT, World, XDP_DROP, XDP_PASS,
-        XDP_REDIRECT, families, from_client, hex,
+        XDP_REDIRECT, from_client, hex, shapes,
     },
 };
 
@@ -24,7 +24,7 @@ fn random_layouts_become_what_the_hosts_walker_makes_of_them() -> Result<()> {
     let mut random = Random(0x5eed_0001);
     let (mut n_refused, mut n_unfinished) = (0, 0);
     for index in 0..LAYOUTS {
-        let ends = families()[index & 1];
+        let ends = shapes()[index & 1];
         let options = random.layout();
         let wanted = on_host(&ends, &options);
         n_refused += usize::from(wanted.is_none());

@@ -13,6 +13,7 @@ mod fragments;
 mod frames;
 mod handshakes;
 mod hellos;
+mod inline;
 mod layouts;
 mod leaving;
 mod legs;

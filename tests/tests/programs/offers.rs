@@ -14,14 +14,14 @@ use steer_common::{
     },
     wire::tls::server_flight::Follow,
 };
-use steer_tests::{ends::endpoint, programs::Program};
+use steer_tests::programs::Program;
 
 use crate::{
     flights::{message, record},
     surgery,
     world::{
-        CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, World, families, from_backend,
-        from_client,
+        CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, World, from_backend, from_client,
+        shapes,
     },
 };
 
@@ -47,7 +47,7 @@ impl Visits {
         let given = Given { vip_flags, ..Given::flow(ends.established()) };
         let mut world = World::new()?;
         world.prepare(&ends, &given)?;
-        let vip = world.loaded.plane.vip(&endpoint(ends.vip))?.context("the VIP")?;
+        let vip = world.loaded.plane.vip(&ends.served())?.context("the VIP")?;
         let mut table = [ends.owner_id; LOOKUP_SLOTS as usize];
         let key = ends.key();
         table[decide::slot(&vip, &key.client, key.client_port) as usize] = ends.first_id;
@@ -89,6 +89,7 @@ impl Visits {
             let flow =
                 Flow { word, owner_isn, delta, ts_delta, server_next, owner, follow, ..flow };
             self.world.loaded.plane.flows.insert(&self.ends.key(), &flow)?;
+            self.world.move_leg(&self.ends)?;
         }
         let frame = self
             .ends
@@ -183,7 +184,7 @@ fn ticket(name: &[u8], n: u64) -> Vec<u8> {
 
 #[test]
 fn a_ticket_no_longer_than_a_session_id_is_known_by_itself_and_leaves_no_key_name() -> Result<()> {
-    for ends in families() {
+    for ends in shapes() {
         for len in [16, 32] {
             let mut visits = Visits::new(ends, 0)?;
             let (own, others) = (&ticket(&[1; 16], 1)[..len], &ticket(&[1; 16], 2)[..len.max(33)]);
@@ -212,7 +213,7 @@ fn a_ticket_no_longer_than_a_session_id_is_known_by_itself_and_leaves_no_key_nam
 fn a_backend_that_accepts_no_session_of_its_own_gets_one_of_sixteen_until_it_accepts_one()
 -> Result<()> {
     const ID: [u8; 32] = [0x5a; 32];
-    for ends in families() {
+    for ends in shapes() {
         let mut visits = Visits::new(ends, 0)?;
         visits.given.session = Some(ID.to_vec());
         let mut round = |resumes: bool| -> Result<bool> {
@@ -238,7 +239,7 @@ fn a_backend_that_accepts_no_session_of_its_own_gets_one_of_sixteen_until_it_acc
 #[test]
 fn a_refusal_counts_against_nobody_but_the_owner() -> Result<()> {
     const ID: [u8; 32] = [0x5b; 32];
-    let ends = families()[0];
+    let ends = shapes()[0];
     let mut visits = Visits::new(ends, VIP_OBSERVE)?;
     visits.given.session = Some(ID.to_vec());
     // The first backend refuses what is another one's, for the gateway only looks.
@@ -286,7 +287,7 @@ fn rotating(ends: Ends) -> Result<Visits> {
 
 #[test]
 fn an_unknown_key_name_goes_to_the_backend_whose_newest_one_is_the_oldest() -> Result<()> {
-    for ends in families() {
+    for ends in shapes() {
         let mut visits = rotating(ends)?;
         assert!(visits.offers(&ticket(&[6; 16], 6), Backend::Other)?, "the other one is next");
         assert_eq!(visits.count(Counter::KeyNameDue)?, 2);
@@ -304,7 +305,7 @@ fn an_unknown_key_name_goes_to_the_backend_whose_newest_one_is_the_oldest() -> R
 #[test]
 fn a_backend_that_refuses_what_it_is_given_on_a_guess_is_guessed_no_more_and_keeps_its_own()
 -> Result<()> {
-    let mut visits = rotating(families()[0])?;
+    let mut visits = rotating(shapes()[0])?;
     let mut n_guessed = 0;
     for n in 20..60 {
         n_guessed += usize::from(visits.says(&hello13(&ticket(&[n; 16], n.into())))?);
@@ -323,7 +324,7 @@ fn a_backend_that_takes_no_new_sessions_is_no_guess() -> Result<()> {
         |backend: &mut Change| backend.flags &= !BACKEND_UP,
         |backend: &mut Change| backend.weight = 0,
     ] {
-        let mut visits = rotating(families()[0])?;
+        let mut visits = rotating(shapes()[0])?;
         visits.change_other = Some(change);
         assert!(!visits.says(&hello13(&ticket(&[6; 16], 6)))?);
     }
@@ -332,7 +333,7 @@ fn a_backend_that_takes_no_new_sessions_is_no_guess() -> Result<()> {
 
 #[test]
 fn tickets_without_names_move_nobody_under_the_usual_layout() -> Result<()> {
-    for ends in families() {
+    for ends in shapes() {
         let mut visits = Visits::new(ends, 0)?;
         for n in 0..10 {
             visits.learns_of_other(&ticket(&[], n))?;
@@ -350,7 +351,7 @@ fn tickets_without_names_move_nobody_under_the_usual_layout() -> Result<()> {
 /// Another copy of a hello says something else, and is judged by that alone.
 #[test]
 fn what_a_copy_with_a_wrong_checksum_offers_is_forgotten() -> Result<()> {
-    let ends = families()[0];
+    let ends = shapes()[0];
     let mut visits = Visits::new(ends, 0)?;
     visits.learns_of_other(&ticket(&[2; 16], 1))?;
     visits.world.prepare(&ends, &visits.given)?;
@@ -389,7 +390,7 @@ fn while_nobody_told_the_layout_names_of_every_layout_lead_to_their_owner() -> R
         ("16@1", s2n(b'1'), s2n(b'2')),
         ("16@0, which start alike", b"lab backend key0".to_vec(), b"lab backend key1".to_vec()),
     ];
-    for ends in families() {
+    for ends in shapes() {
         for (layout, first, other) in &layouts {
             let mut visits = Visits::new(ends, VIP_TELL_TICKETS)?;
             let n = misses(&mut visits, |i| ticket(first, i), |i| ticket(other, i))?;
@@ -402,7 +403,7 @@ fn while_nobody_told_the_layout_names_of_every_layout_lead_to_their_owner() -> R
 #[test]
 fn tickets_without_names_and_a_shared_key_are_led_nowhere_while_nobody_told_the_layout()
 -> Result<()> {
-    let ends = families()[0];
+    let ends = shapes()[0];
     for name in [&[][..], b"NSS!", &[7; 16]] {
         let mut visits = Visits::new(ends, VIP_TELL_TICKETS)?;
         visits.learns_of_other(&ticket(name, 1))?;

@@ -11,14 +11,14 @@ use crate::{
     frames,
     world::{
         CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, STAMPS, TC_REDIRECT, World, XDP_PASS, after,
-        families, from_backend, from_client, to_backend, to_client,
+        from_backend, from_client, shapes, to_backend, to_client,
     },
 };
 
 #[test]
 fn a_settled_flow_changes_addresses_only_both_ways_on_both_hooks() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let up = ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN));
         let down = ends.down(ends.first, after(FIRST_ISN)).ack(after(CLIENT_ISN));
         let mut marked = up.clone();
@@ -57,7 +57,7 @@ fn ip_options_and_extension_headers_are_carried_along() -> Result<()> {
     const DESTINATION_OPTIONS: u8 = 60;
     const PADDED: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
     let mut world = World::new()?;
-    let [v4, v6] = families();
+    let [v4, v6] = steer_tests::ends::families();
     let up = |ends: &Ends| {
         ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN)).options(&STAMPS).payload(b"data")
     };
@@ -76,10 +76,12 @@ fn ip_options_and_extension_headers_are_carried_along() -> Result<()> {
 fn the_end_of_the_hop_limit_is_dropped_towards_a_backend_and_left_to_the_stack_towards_a_client()
 -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let mut up = ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN));
         let mut down = ends.down(ends.first, after(FIRST_ISN)).ack(after(CLIENT_ISN));
         (up.hop_limit, down.hop_limit) = (1, 1);
+        // A VIP's the stack would deliver here; what dials a backend itself it answers as a router.
+        let late = if ends.is_inline() { Out::Untouched } else { Out::Dropped };
         let case = |what, frame, tc| Case {
             what,
             frame,
@@ -89,7 +91,7 @@ fn the_end_of_the_hop_limit_is_dropped_towards_a_backend_and_left_to_the_stack_t
             counts: Some(Counter::HopLimit),
         };
         let cases = [
-            case("towards a backend", from_client(&up), Out::Dropped),
+            case("towards a backend", from_client(&up), late.clone()),
             case("towards a client", from_backend(&down), Out::Untouched),
         ];
         world.judge(&ends, &cases)?;
@@ -100,7 +102,7 @@ fn the_end_of_the_hop_limit_is_dropped_towards_a_backend_and_left_to_the_stack_t
 #[test]
 fn xdp_leaves_an_unfinished_checksum_to_tc() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let mut frame =
             from_client(&ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN)).payload(b"data"));
         let tcp = if ends.client.is_ipv4() { 34 } else { 54 };
@@ -115,12 +117,10 @@ fn xdp_leaves_an_unfinished_checksum_to_tc() -> Result<()> {
         let sum = ((sum & 0xffff) + (sum >> 16)) as u16;
         frame[tcp + 16..tcp + 18].copy_from_slice(&sum.to_be_bytes());
         world.prepare_for(Program::Xdp, &ends, &Given::flow(ends.settled()))?;
+        let before = world.loaded.plane.counter(Counter::XdpUnfinishedChecksum)?;
         let ran = world.run(Program::Xdp, &frame)?;
         assert_eq!((ran.action, ran.frame == frame), (XDP_PASS, true));
-        assert_eq!(
-            world.loaded.plane.counter(Counter::XdpUnfinishedChecksum)?,
-            1 + u64::from(ends.client.is_ipv6())
-        );
+        assert_eq!(world.loaded.plane.counter(Counter::XdpUnfinishedChecksum)?, before + 1);
     }
     Ok(())
 }
@@ -128,7 +128,7 @@ fn xdp_leaves_an_unfinished_checksum_to_tc() -> Result<()> {
 #[test]
 fn ends_are_marked_only_at_the_exact_number_with_a_right_checksum() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let up = |seq| ends.up(seq).ack(after(FIRST_ISN));
         let down = |seq| ends.down(ends.first, seq).ack(after(CLIENT_ISN));
         let (client, server) = (after(CLIENT_ISN), after(FIRST_ISN));

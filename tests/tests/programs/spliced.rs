@@ -5,8 +5,8 @@ use steer_common::{counters::Counter, shared::Flow};
 use steer_tests::packets::Segment;
 
 use crate::world::{
-    CLIENT_ISN, Case, Ends, FIRST_ISN, Given, OWNER_ISN, Out, TS_DELTA, World, families,
-    from_backend, from_client, to_backend, to_client,
+    CLIENT_ISN, Case, Ends, FIRST_ISN, Given, OWNER_ISN, Out, TS_DELTA, World, from_backend,
+    from_client, shapes, to_backend, to_client,
 };
 
 /// What the client knows and what the owner knows of the same byte.
@@ -72,7 +72,7 @@ fn layouts_up() -> Vec<Layout> {
 #[test]
 fn the_clients_segments_reach_the_owner_in_its_own_numbers() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let segment = |ack, options: &[u8]| {
             ends.up(CLIENT).ack(ack).options(options).payload(b"from the client")
         };
@@ -97,7 +97,7 @@ fn the_clients_segments_reach_the_owner_in_its_own_numbers() -> Result<()> {
 #[test]
 fn the_owners_segments_reach_the_client_in_the_first_backends_numbers() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let segment = |seq, options: &[u8]| {
             ends.down(ends.owner, seq).ack(CLIENT).options(options).payload(b"from the owner")
         };
@@ -133,7 +133,7 @@ fn the_owners_segments_reach_the_client_in_the_first_backends_numbers() -> Resul
 #[test]
 fn the_owners_window_is_told_in_the_first_backends_scale() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let cases = [
             ("a larger scale", 10, 7, 100, 800),
             ("a larger scale, beyond the field", 10, 7, 60000, u16::MAX),
@@ -162,7 +162,7 @@ fn the_owners_window_is_told_in_the_first_backends_scale() -> Result<()> {
 #[test]
 fn a_segment_with_malformed_options_is_dropped() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let cases = [
             ("longer than the header", [8, 11, 1, 1]),
             ("of length 1", [8, 1, 1, 1]),
@@ -184,7 +184,7 @@ fn a_segment_with_malformed_options_is_dropped() -> Result<()> {
 #[test]
 fn the_first_backend_of_a_moved_flow_is_reset() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let stray = ends
             .down(ends.first, TOLD)
             .ack(CLIENT)

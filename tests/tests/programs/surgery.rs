@@ -17,7 +17,7 @@ use steer_tests::{
 
 use crate::world::{
     BACKEND_MAC, CLIENT_ISN, Case, Ends, FIRST_ISN, Given, INNER_MAC, OWNER_ISN, Out, TC_DROP,
-    TC_REDIRECT, World, families, from_backend, from_client, hex,
+    TC_REDIRECT, World, from_backend, from_client, hex, shapes,
 };
 
 const CLIENT: u32 = CLIENT_ISN.wrapping_add(1);
@@ -76,7 +76,7 @@ fn waiting(ends: &Ends) -> Flow {
 #[test]
 fn a_hello_whose_session_another_backend_holds_becomes_a_syn_to_it() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         for len in [120, 121, 517, 1400] {
             let data = hello(&[0x42; 32], len);
             assert_eq!(data.len(), len);
@@ -110,7 +110,7 @@ fn a_hello_behind_a_proxy_header_moves_with_its_header() -> Result<()> {
             .concat()
     };
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         for header in [v1.clone(), v2(1, 0x11, &[7; 12]), v2(1, 0x21, &[7; 36 + 90]), v2(0, 0, &[])]
         {
             let data = [header, hello(&ID, 300)].concat();
@@ -151,7 +151,7 @@ fn a_hello_in_pieces_is_decided_on_by_itself_whatever_came_between_them() -> Res
     /// In the middle of the session ID.
     const CUT: usize = 60;
     let mut world = World::new()?;
-    let [mut pieces, mut between] = families();
+    let [mut pieces, mut between] = steer_tests::ends::families();
     for _ in 0..2 {
         world.prepare(
             &pieces,
@@ -187,7 +187,7 @@ fn a_hello_in_pieces_is_decided_on_by_itself_whatever_came_between_them() -> Res
 #[test]
 fn a_hello_with_a_wrong_checksum_is_dropped() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let mut frame = from_client(
             &ends.up(CLIENT).ack(TOLD).options(&stamps(1, 2)).payload(&hello(&[0x42; 32], 300)),
         );
@@ -211,7 +211,7 @@ fn a_hello_with_a_wrong_checksum_is_dropped() -> Result<()> {
 fn another_copy_of_a_hello_that_was_decided_on_takes_its_offer_back() -> Result<()> {
     const OFFERED: u8 = 2;
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let first = hello(&[0x42; 32], 300);
         let copy = [hello(&[0x24; 32], 300), vec![20, 3, 3, 0, 1, 1]].concat();
         let offers = |flow| Flow { offered_kind: OFFERED, offered_len: 32, ..flow };
@@ -245,7 +245,7 @@ fn another_copy_of_a_hello_that_was_decided_on_takes_its_offer_back() -> Result<
 fn the_owners_syn_ack_becomes_a_reset_to_the_first_backend_and_the_hello_in_segments() -> Result<()>
 {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         for (len, advertised_mss) in [(200, 1460), (517, 1460), (2400, 1460), (517, 200)] {
             rehome(&mut world, &ends, len, advertised_mss)
                 .with_context(|| format!("{len} bytes, MSS {advertised_mss}, {}", ends.client))?;

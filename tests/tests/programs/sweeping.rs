@@ -5,10 +5,7 @@ use steer_common::{
     session::Kind,
     shared::{Session, SessionKey, Vip},
 };
-use steer_tests::{
-    ends::{endpoint, families},
-    programs::Loaded,
-};
+use steer_tests::{ends::shapes, programs::Loaded};
 use steer_user::{
     agent::sweep,
     clock,
@@ -67,7 +64,7 @@ fn sessions_are_removed_by_what_they_are_and_nothing_else() -> Result<()> {
 /// Sessions of backend 3, of so many seconds ago.
 fn fill(plane: &mut Plane, idle: impl Fn(u32) -> u32) -> Result<()> {
     let vip = Vip { id: 0, session_timeout: TIMEOUT, ..Vip::default() };
-    plane.set_vip(&endpoint(families()[0].vip), &vip)?;
+    plane.set_vip(&shapes()[0].served(), &vip)?;
     for number in 0..SESSIONS {
         let last_seen = clock::seconds().wrapping_sub(idle(number));
         let session = Session { owner: 3, first_seen: last_seen, last_seen, ..Session::default() };

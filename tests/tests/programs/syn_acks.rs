@@ -11,7 +11,7 @@ use steer_tests::{flood::LINUX, programs::Program};
 
 use crate::world::{
     CLIENT_ISN, Ends, FIRST_ISN, Given, TC_REDIRECT, World, after, families, from_backend,
-    from_client, to_backend,
+    from_client, shapes, to_backend,
 };
 
 /// Sequence number of the newer SYN.
@@ -44,7 +44,7 @@ fn answered(world: &mut World, ends: &Ends, isn: u32) -> Result<(bool, Option<St
 #[test]
 fn the_answer_to_the_newer_syn_ends_the_flow() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         assert_eq!(
             answered(&mut world, &ends, NEWER)?,
             (false, Some(State::SynAck), 1),
@@ -59,7 +59,7 @@ fn the_answer_to_the_newer_syn_ends_the_flow() -> Result<()> {
 #[test]
 fn a_late_or_forged_answer_leaves_the_flow_and_the_newer_syn_as_they_are() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         for isn in [CLIENT_ISN, NEWER.wrapping_sub(1), NEWER.wrapping_add(1), NEWER ^ 1 << 31] {
             assert_eq!(
                 answered(&mut world, &ends, isn)?,

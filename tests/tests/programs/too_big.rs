@@ -13,8 +13,8 @@ use steer_tests::{
 use crate::{
     frames,
     world::{
-        CLIENT_ISN, FIRST_ISN, Given, STAMPS, TC_REDIRECT, World, XDP_PASS, after, families,
-        from_backend, from_client,
+        CLIENT_ISN, FIRST_ISN, Given, STAMPS, TC_REDIRECT, World, XDP_PASS, after, from_backend,
+        from_client, shapes,
     },
 };
 
@@ -22,7 +22,7 @@ use crate::{
 fn a_packet_larger_than_its_way_is_answered_with_the_mtu() -> Result<()> {
     const MTU: u16 = 1300;
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let up = ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN)).payload(&[3; 1400]);
         let given = Given { mtu: Some(u32::from(MTU)), ..Given::flow(ends.settled()) };
         let down = from_backend(
@@ -104,7 +104,7 @@ fn judge_too_big([sender, receiver]: [SocketAddr; 2], frame: &[u8], mtu: u16) ->
 fn a_packet_larger_than_its_way_that_may_be_fragmented_is_cut() -> Result<()> {
     const MTU: u16 = 1300;
     let mut world = World::new()?;
-    let ends = families()[0];
+    let ends = shapes()[0];
     let payload: Vec<u8> = (0..1400u32).map(|n| n as u8).collect();
     let up = ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN)).options(&STAMPS).payload(&payload);
     let mut frame = from_client(&up);

@@ -12,9 +12,7 @@ use steer_tests::{
 };
 use steer_user::config::Sizes;
 
-use crate::world::{
-    CLIENT_ISN, Ends, FIRST_ISN, Given, World, families, from_backend, from_client,
-};
+use crate::world::{CLIENT_ISN, Ends, FIRST_ISN, Given, World, from_backend, from_client, shapes};
 
 const SMALL: u32 = 1024;
 /// SYNs between two looks.
@@ -24,7 +22,7 @@ const STEP: u32 = 32;
 fn a_handshake_outlives_about_as_many_answered_syns_as_its_table_has_entries() -> Result<()> {
     for (entries, trials) in [(SMALL, 10), (Sizes::default().handshakes, 2)] {
         let mut world = world(entries)?;
-        let (ends, mut strangers) = (families()[0], Strangers::new(Family::V4));
+        let (ends, mut strangers) = (shapes()[0], Strangers::new(Family::V4));
         let outlived = (0..trials)
             .map(|_| outlived(&mut world, &ends, &mut strangers, true, 2 * entries))
             .collect::<Result<Vec<_>>>()?;
@@ -40,7 +38,7 @@ fn a_handshake_outlives_about_as_many_answered_syns_as_its_table_has_entries() -
 /// What is asked for once more stays before what is not.
 #[test]
 fn syns_that_no_backend_answers_push_out_no_handshake_that_was_answered() -> Result<()> {
-    let (mut world, ends) = (world(SMALL)?, families()[0]);
+    let (mut world, ends) = (world(SMALL)?, shapes()[0]);
     let outlived = outlived(&mut world, &ends, &mut Strangers::new(Family::V4), false, 20 * SMALL)?;
     ensure!(outlived == 20 * SMALL, "only {outlived}");
     Ok(())

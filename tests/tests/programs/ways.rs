@@ -13,7 +13,7 @@ use steer_tests::{
 
 use crate::world::{
     Asked, CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, TC_REDIRECT, World, XDP_PASS,
-    XDP_REDIRECT, families, family, from_backend, from_client, to_client,
+    XDP_REDIRECT, family, from_backend, from_client, shapes, to_client,
 };
 
 /// Longer than the way to a client is taken for fresh, seconds.
@@ -55,7 +55,7 @@ fn asked(world: &World) -> Result<[u64; 2]> {
 #[test]
 fn the_first_packets_to_a_client_and_whatever_is_new_go_the_way_its_packets_came() -> Result<()> {
     let mut world = with_router()?;
-    for ends in families() {
+    for ends in shapes() {
         let handshake = || Given::handshake(ends.handshake());
         let flow = || Given::flow(ends.settled());
         let cases = [
@@ -85,7 +85,7 @@ fn the_first_packets_to_a_client_and_whatever_is_new_go_the_way_its_packets_came
 #[test]
 fn a_record_without_a_way_back_gets_it_from_its_clients_next_packet() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         for (ahead, acknowledged, noted) in [(0, 0, true), (1000, 1, false), (1000, 0, true)] {
             let flow = Flow { flags: FLOW_LEARNED | FLOW_HOP_WANTED, ..ends.settled() };
             world.prepare(&ends, &Given::flow(flow))?;
@@ -116,7 +116,7 @@ fn until_a_flow_is_settled_answers_follow_its_client_to_another_router() -> Resu
     const NEW_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0d];
     let mut world = World::new()?;
     let by_new = |segment: &Segment| segment.frame(NEW_MAC, GATE_MAC, &[]);
-    for ends in families() {
+    for ends in shapes() {
         let next = CLIENT_ISN.wrapping_add(1);
         let syn = ends.up(CLIENT_ISN).syn().options(&[2, 4, 5, 180]);
         let ack = ends.up(next).ack(FIRST_ISN.wrapping_add(1));
@@ -156,7 +156,7 @@ fn until_a_flow_is_settled_answers_follow_its_client_to_another_router() -> Resu
 #[test]
 fn a_syn_ack_that_nobody_acknowledged_asks_the_kernel_unless_the_syn_came_again() -> Result<()> {
     let mut world = with_router()?;
-    for ends in families() {
+    for ends in shapes() {
         let syn = ends.up(CLIENT_ISN).syn().options(&[2, 4, 5, 180]);
         for (comes_again, asks) in [(false, 1), (true, 0)] {
             let given =
@@ -177,7 +177,7 @@ fn a_syn_ack_that_nobody_acknowledged_asks_the_kernel_unless_the_syn_came_again(
 #[test]
 fn what_says_nothing_new_after_a_pause_asks_the_kernel_but_never_twice_in_a_row() -> Result<()> {
     let mut world = with_router()?;
-    for ends in families() {
+    for ends in shapes() {
         let given = Given { way_asked: Asked::Ago(STALE), ..Given::flow(ends.settled()) };
         let frame = from_backend(&nothing_new(&ends));
         for asks in [true, false, true] {
@@ -214,7 +214,7 @@ fn what_says_nothing_new_after_a_pause_asks_the_kernel_but_never_twice_in_a_row(
 #[test]
 fn a_client_that_the_forwarding_table_does_not_know_keeps_its_own_way() -> Result<()> {
     let mut world = World::new()?;
-    for ends in families() {
+    for ends in shapes() {
         let segment = nothing_new(&ends);
         let given = Given { way_asked: Asked::Ago(STALE), ..Given::flow(ends.settled()) };
         world.prepare(&ends, &given)?;

@@ -12,7 +12,8 @@ use steer_common::{
     shared::{
         BACKEND_DIALLED, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, FastSlot, Flow,
         FlowKey, HOP_TAKES_XDP, Hop, HopSlot, INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS,
-        NO_BACKEND, Pending, Range, Session, SessionKey, Settings, TraceLine, VIP_INLINE, Vip,
+        Leg, NO_BACKEND, Pending, Range, SWITCH_LEGS, Session, SessionKey, Settings, TraceLine,
+        VIP_INLINE, Vip,
     },
     trace,
 };
@@ -232,6 +233,7 @@ impl World {
             wanted.as_ref().map_or(Ok(()), |flow| table.insert(&key, &live(flow)))?;
         }
         plane.splices.remove(&key)?;
+        plane.legs.remove(&ends.leg().0)?;
         for at in 0..self.fast.len() {
             self.fast.set(at, FastSlot::default(), 0)?;
         }
@@ -239,6 +241,10 @@ impl World {
             let at = (fast::hop_place(&client_hop, 0) + probe) & (fast::HOPS - 1);
             self.hops.set(at, HopSlot::default(), 0)?;
         }
+        if given.flow.is_some_and(|flow| flow.owner == ends.owner_id) {
+            self.move_leg(ends)?;
+        }
+        let plane = &mut self.loaded.plane;
         let (inline, dialled) =
             if ends.is_inline() { (VIP_INLINE, BACKEND_DIALLED) } else { (0, 0) };
         for (id, at) in [(ends.first_id, ends.first), (ends.owner_id, ends.owner)] {
@@ -280,6 +286,17 @@ impl World {
         }
         drop(self.pending.remove(&key));
         given.pending.as_ref().map_or(Ok(()), |data| self.buffer(&key, data))
+    }
+
+    /// Leaves the leg of a flow that was moved, where the shape has one.
+    pub(crate) fn move_leg(&mut self, ends: &Ends) -> Result<()> {
+        if !ends.is_inline() {
+            return Ok(());
+        }
+        let (key, leg) = ends.leg();
+        let plane = &mut self.loaded.plane;
+        plane.legs.insert(&key, &Leg { seen: programs_seconds(), ..leg })?;
+        plane.set_switch(SWITCH_LEGS, true)
     }
 
     fn buffer(&mut self, key: &FlowKey, data: &[u8]) -> Result<()> {
