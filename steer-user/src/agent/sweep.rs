@@ -451,8 +451,8 @@ mod tests {
     fn a_connection_is_open_until_both_ends_closed_it_or_it_is_idle_too_long() {
         let key = FlowKey::default();
         assert!(
-            rules().is_open(&key, &flow(7860, FLOW_CLIENT_FIN))
-                && !rules().is_open(&key, &flow(7861, 0))
+            rules().is_open(&key, &flow(7868, FLOW_CLIENT_FIN))
+                && !rules().is_open(&key, &flow(7869, 0))
         );
         assert!(!rules().is_open(&key, &flow(0, FLOW_RESET)));
         let syn = |age| Flow { word: StateWord::new(State::Syn, 1).0, ..flow(age, 0) };

@@ -23,6 +23,7 @@ use steer_tests::{
 };
 use steer_user::{
     address::endpoint,
+    crash::{Step, VARIABLE},
     plane::{PinDir, Plane},
 };
 
@@ -208,6 +209,29 @@ fn another_file_takes_what_it_does_not_name_and_keeps_the_rest() -> Result<()> {
     assert_eq!((role, with), (ROLE_BACKEND, Vip::default()));
     let record = plane(&steer)?.backend(id.into())?.context("no record")?;
     assert_eq!(record.flags & BACKEND_DIALLED, 0);
+    Ok(())
+}
+
+#[test]
+fn a_start_that_does_not_get_through_leaves_those_exempt_who_were() -> Result<()> {
+    let run = Scenario::new(Hook::Tc, Family::V4)
+        .inline(Snat::No)
+        .backends(2)
+        .vip_setting("exempt = [\"10.9.0.2\"]")
+        .start()?;
+    let mut steer = run.agent()?;
+    let before = plane(&steer)?.exempt()?;
+    steer.end(Signal::SIGTERM)?;
+    let mut other = run.steer.clone();
+    other.vip = vec!["exempt = [\"10.9.0.3\"]".to_owned()];
+    steer.configure(&other)?;
+    steer.launch_to_end(&[], &[(VARIABLE, Step::PoolsWritten.word())])?;
+    assert_eq!(plane(&steer)?.exempt()?.len(), 2 * before.len(), "it died too early");
+    // More than any machine has: refused, once what the other one changed is put back.
+    other.sizes = vec!["pending = 134217728".to_owned()];
+    steer.configure(&other)?;
+    assert!(!steer.launch_to_end(&[], &[])?.success());
+    assert_eq!(plane(&steer)?.exempt()?, before);
     Ok(())
 }
 
