@@ -15,7 +15,7 @@
 use crate::{
     shared::{
         FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_LEARNED, FLOW_RIVALLED, FLOW_UNCONFIRMED, FastSlot,
-        Flow, FlowKey, Hop, HopSlot,
+        Flow, FlowKey, Hop, HopSlot, SERVICE_BACKEND,
     },
     trace,
 };
@@ -41,10 +41,12 @@ pub const HOPS: u32 = 1024;
 /// Slots that a hop may stand in, from its own on.
 pub const HOP_PROBES: u32 = 4;
 
-/// Index of the first slot of a flow's pair, of `slots` in all. `secret` is the gateway's own.
+/// Index of the first slot of a flow's pair, of `slots` in all. `secret` is the gateway's own. Which
+/// backend of an inline pool was dialled does not matter: the one that answers may be another.
 #[inline(always)]
 pub fn pair(key: &FlowKey, secret: u64, slots: u32) -> u32 {
-    let hash = trace::hash(key, secret.rotate_left(32)) >> 32;
+    let service = if key.dialled().is_some() { SERVICE_BACKEND } else { key.service };
+    let hash = trace::hash_as(key, service, secret.rotate_left(32)) >> 32;
     ((hash * (slots as u64 >> 1)) >> 32) as u32 * 2
 }
 
@@ -58,9 +60,24 @@ pub const fn is_used(slot: &FastSlot, now: u32) -> bool {
 /// Whether a slot is this flow's.
 #[inline(always)]
 pub fn is_of(slot: &FastSlot, key: &FlowKey) -> bool {
+    is_of_client(slot, key) && slot.key.service == key.service
+}
+
+/// As [`is_of`], of a packet that a backend sent whose number the key's service has: in an inline
+/// pool the slot may be that of a flow which dialled another one, and is held by this one. A port of
+/// a client at a backend belongs to one flow, and flows that have another one there have no slot.
+#[inline(always)]
+pub fn is_held(slot: &FastSlot, key: &FlowKey) -> bool {
+    let (dialled, held) = (slot.key.service, slot.holder | SERVICE_BACKEND);
+    is_of_client(slot, key)
+        && key.service == if dialled & SERVICE_BACKEND != 0 { held } else { dialled }
+}
+
+#[inline(always)]
+fn is_of_client(slot: &FastSlot, key: &FlowKey) -> bool {
     let (a, b) = (slot.key.client.words(), key.client.words());
     let differ = (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]);
-    differ == 0 && slot.key.client_port == key.client_port && slot.key.service == key.service
+    differ == 0 && slot.key.client_port == key.client_port
 }
 
 /// Whether a settled flow may be entered: nothing is to be learned or watched of it, the way back to

@@ -40,9 +40,15 @@ pub fn place(key: &FlowKey, secret: u64) -> Place {
 /// A hash of a flow's key under a secret.
 #[inline(always)]
 pub fn hash(key: &FlowKey, secret: u64) -> u64 {
+    hash_as(key, key.service, secret)
+}
+
+/// As [`hash`], with another service than the key's.
+#[inline(always)]
+pub fn hash_as(key: &FlowKey, service: u16, secret: u64) -> u64 {
     let w = key.client.words();
     let port = u16::from_ne_bytes(key.client_port) as u64;
-    let mut hash = secret ^ (port << 16 | key.service as u64);
+    let mut hash = secret ^ (port << 16 | service as u64);
     hash = mix(hash ^ (w[0] as u64 | (w[1] as u64) << 32));
     mix(hash ^ (w[2] as u64 | (w[3] as u64) << 32))
 }

@@ -6,7 +6,10 @@ use steer_common::{
     counters::Counter,
     fast::LEAST_TIMEOUT,
     flow::{Direction, State},
-    shared::{FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, HOP_TAKES_XDP, Hop, swapped},
+    shared::{
+        FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, HOP_TAKES_XDP, Hop, SERVICE_BACKEND,
+        swapped,
+    },
     wire::{
         Packet as _,
         ip::{PROTOCOL_TCP, Part},
@@ -35,7 +38,7 @@ use crate::{
         xdp::Xdp,
     },
     learn::server_flight,
-    maps::{HANDSHAKES, SETTINGS, backend, backend_path, count, is_filling},
+    maps::{HANDSHAKES, SETTINGS, backend, backend_path, count, is_filling, service_of},
     packet::{
         read::{self, Role, begins_hello, classify, make_headers_linear, read, set_key},
         sums,
@@ -351,7 +354,7 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, flow: &mut *mut Flow) 
         return drop(Counter::TablesFilling);
     }
     match role {
-        Role::Client(vip, _) => {
+        Role::Client(vip) => {
             // SAFETY: a map value, copied at once.
             scratch.vip = unsafe { *vip };
             if syn { Stage::Syn } else { Stage::Client }
@@ -457,14 +460,8 @@ fn settled_flow<H: Hook>(
     if fast_flow(hook, scratch, role) {
         return true;
     }
-    if let Role::Server(id) = role
-        && scratch.key.dialled().is_some()
-    {
-        let own = scratch.key.service;
+    if let Role::Server(id) = role {
         legs::resolve(scratch, *id);
-        if scratch.key.service != own && fast_flow(hook, scratch, role) {
-            return true;
-        }
     }
     *flow = table::find(scratch);
     if flow.is_null() {
@@ -481,7 +478,7 @@ fn settled_flow<H: Hook>(
     let (holder, port) = record.holding();
     scratch.way.id = holder as u32;
     let goes = match role {
-        Role::Client(vip, _) => {
+        Role::Client(vip) => {
             scratch.way.client_port = port;
             // SAFETY: as above.
             let timeout = unsafe { (**vip).flow_timeout };
@@ -521,26 +518,28 @@ fn is_stamped<H: Hook>(hook: &H, scratch: &Scratch) -> bool {
 /// As [`settled_flow`], of a flow that its record has lent to the cache. A client's segment that is
 /// at no exact number, and any that may show that its flow's way is another one by now, goes by the
 /// record.
-#[inline(always)]
+#[inline(never)]
 fn fast_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role) -> bool {
-    let Some(lent) = fast::find(&scratch.key, scratch.way.seconds) else { return false };
-    let segment = &scratch.segment;
     let to_client = matches!(role, Role::Server(_));
-    let Some(stamp) = fast::stamp(&lent, segment, to_client) else { return false };
+    let Some(lent) = fast::find(scratch, to_client) else { return false };
+    let Some(stamp) = fast::stamp(lent, scratch, to_client) else { return false };
+    let holder = scratch.lent.holder as u32;
     let ours = match role {
-        Role::Client(vip, _) => {
+        Role::Client(_) => {
             // SAFETY: an array's element; a lost race costs one packet's way.
             let hop = unsafe { &*lent.hop };
-            // SAFETY: a map value; an aligned half-word.
-            let vip = unsafe { (**vip).id };
-            // A backend's number may have been given to another pool's.
-            let its = backend(lent.holder as u32).is_some_and(|backend| backend.vip_id == vip);
-            its && fast::is_exact(&lent, segment) && comes_by_hop(hook, hop)
+            // A backend's number may have been given to another VIP's.
+            let dialled = scratch.key.service;
+            let its = backend(holder).is_some_and(|backend| {
+                let service = service_of(backend, holder);
+                service == dialled || service & dialled & SERVICE_BACKEND != 0
+            });
+            its && fast::is_exact(lent, scratch) && comes_by_hop(hook, hop)
         }
         Role::Server(from) => {
-            *from == lent.holder as u32
-                && u16::from_ne_bytes(lent.port) == 0
-                && (stamp.new || !fast::is_quiet(&lent, scratch.way.seconds))
+            *from == holder
+                && u16::from_ne_bytes(scratch.lent.port) == 0
+                && (stamp.new || !fast::is_quiet(lent, scratch.way.seconds))
                 && (!H::XDP || is_for_us(hook, *from))
         }
         Role::Direct(_) => false,
@@ -548,13 +547,14 @@ fn fast_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role) -> bool {
     if !ours {
         return false;
     }
-    scratch.way.id = lent.holder as u32;
+    scratch.way.id = holder;
+    scratch.key.service = scratch.lent.service;
     if to_client {
         (scratch.way.direction, scratch.way.from_vip) = (Direction::ToClient, true);
     } else {
-        scratch.way.client_port = lent.port;
+        scratch.way.client_port = scratch.lent.port;
     }
-    (scratch.way.translation, scratch.way.new) = (lent.translation, stamp.new);
+    (scratch.way.translation, scratch.way.new) = (scratch.lent.translation, stamp.new);
     if to_client {
         // SAFETY: an array's element; a lost race costs one question.
         go_back_by(hook, unsafe { &mut *lent.hop }, scratch);

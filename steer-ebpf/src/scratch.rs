@@ -44,6 +44,8 @@ pub(crate) struct Scratch {
     pub(crate) segment: Segment,
     pub(crate) direction: Direction,
     pub(crate) way: Way,
+    /// What the flow's slot in `fast` says.
+    pub(crate) lent: Facts,
     pub(crate) sum: Sum,
     /// When the client's data came, nanoseconds of CLOCK_MONOTONIC; only where it is held.
     pub(crate) now: u64,
@@ -128,6 +130,17 @@ pub(crate) struct Way {
     /// The flow may be entered into `fast`.
     pub(crate) enters: bool,
     pub(crate) zero: u8,
+}
+
+/// What a slot of `fast` says of its flow, as it was read.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Facts {
+    pub(crate) translation: Translation,
+    /// What the client dialled, as in the flow's key.
+    pub(crate) service: u16,
+    pub(crate) holder: u16,
+    pub(crate) port: [u8; 2],
 }
 
 impl Way {

@@ -9,26 +9,24 @@ use core::{
 use steer_common::{
     counters::Counter,
     fast::{
-        BEHIND, HOP_PROBES, HOPS, OLD, QUIET, hop_place, is_hop, is_of, is_used, may_be_entered,
-        pair, slot_of, take_back,
+        BEHIND, HOP_PROBES, HOPS, OLD, QUIET, hop_place, is_held, is_hop, is_of, is_used,
+        may_be_entered, pair, slot_of, take_back,
     },
-    shared::{FastSlot, Flow, FlowKey, Hop, HopSlot, Translation},
-    wire::tcp::{Segment, flags},
+    shared::{FastSlot, Flow, FlowKey, Hop, HopSlot},
+    wire::tcp::flags,
 };
 
 use crate::{
     flows::{lock, stamps::advanced},
     maps::{FAST, FAST_SLOTS, FLOWS, HOP_SLOTS, SETTINGS, SPLICES, count},
-    scratch::scratch,
+    scratch::{Facts, Scratch, scratch},
     verifier::barrier,
 };
 
-/// What a slot says of its flow, as it was read.
+/// A slot that was read; what it says of its flow is in `scratch.lent`.
+#[derive(Clone, Copy)]
 pub(crate) struct Lent {
     pub(crate) slot: *mut FastSlot,
-    pub(crate) holder: u16,
-    pub(crate) port: [u8; 2],
-    pub(crate) translation: Translation,
     /// In `hops`.
     pub(crate) hop: *mut Hop,
 }
@@ -43,51 +41,55 @@ pub(crate) struct Stamp {
     pub(crate) far: bool,
 }
 
-/// The slot of a flow that its record has lent.
+/// The slot of the flow in `scratch.key` that its record has lent, found by its client's packet or
+/// (`to_client`) by its backend's.
 #[inline(always)]
-pub(crate) fn find(key: &FlowKey, seconds: u32) -> Option<Lent> {
+pub(crate) fn find(scratch: &mut Scratch, to_client: bool) -> Option<Lent> {
     let slots = slots();
     if slots == 0 {
         return None;
     }
-    let first = pair(key, SETTINGS.get(0)?.secret, slots);
-    lent(FAST.get_ptr_mut(first)?, key, seconds)
-        .or_else(|| lent(FAST.get_ptr_mut(first + 1)?, key, seconds))
+    let first = pair(&scratch.key, SETTINGS.get(0)?.secret, slots);
+    lent(FAST.get_ptr_mut(first)?, scratch, to_client)
+        .or_else(|| lent(FAST.get_ptr_mut(first + 1)?, scratch, to_client))
 }
 
 /// What a slot says, if it is this flow's and nobody writes it meanwhile.
 #[inline(always)]
-fn lent(slot: *mut FastSlot, key: &FlowKey, seconds: u32) -> Option<Lent> {
+fn lent(slot: *mut FastSlot, scratch: &mut Scratch, to_client: bool) -> Option<Lent> {
     let version = version(slot);
     barrier();
     // SAFETY: array elements live as long as the program; what is read is used only where the
     // version says that nobody wrote it meanwhile.
     let read = unsafe { &*slot };
-    if version & 1 != 0 || !is_of(read, key) || !is_used(read, seconds) {
+    let key = &scratch.key;
+    let its = if to_client { is_held(read, key) } else { is_of(read, key) };
+    if version & 1 != 0 || !its || !is_used(read, scratch.way.seconds) {
         return None;
     }
     let hop = HOP_SLOTS.get_ptr_mut(read.hop as u32 & (HOPS - 1))?;
     // SAFETY: as above; an aligned word.
     let hop_version = unsafe { (&raw const (*hop).version).read_volatile() };
-    let lent = Lent {
-        slot,
+    scratch.lent = Facts {
+        translation: read.translation,
+        service: read.key.service,
         holder: read.holder,
         port: read.port,
-        translation: read.translation,
-        // SAFETY: a field of it.
-        hop: unsafe { &raw mut (*hop).hop },
     };
     let same_hop = hop_version as u16 == read.hop_version;
     barrier();
+    // SAFETY: a field of it.
+    let lent = Lent { slot, hop: unsafe { &raw mut (*hop).hop } };
     (same_hop && self::version(slot) == version).then_some(lent)
 }
 
 /// What a segment changes of its flow's numbers; `None` where it is nowhere near them.
 #[inline(always)]
-pub(crate) fn stamp(lent: &Lent, segment: &Segment, to_client: bool) -> Option<Stamp> {
+pub(crate) fn stamp(lent: Lent, scratch: &Scratch, to_client: bool) -> Option<Stamp> {
+    let segment = &scratch.segment;
     // SAFETY: as in `lent`; two aligned words.
     let (client, server) = unsafe { ((*lent.slot).client_next, (*lent.slot).server_next) };
-    let sent_to_client = server.wrapping_add(lent.translation.delta);
+    let sent_to_client = server.wrapping_add(scratch.lent.translation.delta);
     let (next, sent_by_other) = if to_client { (server, client) } else { (client, sent_to_client) };
     let end = advanced(next, sent_by_other, segment)?;
     let far = (next ^ end) & !(BEHIND - 1) != 0;
@@ -96,16 +98,18 @@ pub(crate) fn stamp(lent: &Lent, segment: &Segment, to_client: bool) -> Option<S
 
 /// As [`crate::flows::stamps::is_exact`].
 #[inline(always)]
-pub(crate) fn is_exact(lent: &Lent, segment: &Segment) -> bool {
+pub(crate) fn is_exact(lent: Lent, scratch: &Scratch) -> bool {
+    let segment = &scratch.segment;
     // SAFETY: as in `lent`; two aligned words.
     let (client, server) = unsafe { ((*lent.slot).client_next, (*lent.slot).server_next) };
     segment.seq == client
-        || (segment.any(flags::ACK) && segment.ack == server.wrapping_add(lent.translation.delta))
+        || (segment.any(flags::ACK)
+            && segment.ack == server.wrapping_add(scratch.lent.translation.delta))
 }
 
 /// Whether the client was not heard for some time.
 #[inline(always)]
-pub(crate) fn is_quiet(lent: &Lent, seconds: u32) -> bool {
+pub(crate) fn is_quiet(lent: Lent, seconds: u32) -> bool {
     // SAFETY: as in `lent`; an aligned word.
     seconds.wrapping_sub(unsafe { (*lent.slot).heard }) as i32 > QUIET as i32
 }

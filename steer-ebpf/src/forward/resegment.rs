@@ -24,7 +24,7 @@ use crate::{
         rebuild::rebuild,
         sums::{SEGMENT_MAX, load_old_headers, sum_payload},
     },
-    scratch::{Scratch, Sum, scratch, shifted},
+    scratch::{Sum, scratch, shifted},
     stage::{Stage, drop},
     verifier::{limit, size},
 };
@@ -86,8 +86,7 @@ extern "C" fn shrink(skb: *mut __sk_buff) -> Stage {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn cut(skb: *mut __sk_buff) -> Stage {
-    let Some(scratch) = scratch() else { return Stage::Drop };
-    if prepare(skb, scratch) != 0 {
+    if prepare(skb) != 0 {
         return drop(Counter::TooBigDropped);
     }
     for _ in 0..limit::<SEGMENTS_MAX>() {
@@ -100,9 +99,10 @@ extern "C" fn cut(skb: *mut __sk_buff) -> Stage {
 }
 
 /// Keeps the packet's payload, its addresses and its TCP header, as they are now. 0, or -1.
-#[inline(always)]
-fn prepare(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
-    let Some(text) = shifted() else { return -1 };
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn prepare(skb: *mut __sk_buff) -> i32 {
+    let (Some(scratch), Some(text)) = (scratch(), shifted()) else { return -1 };
     scratch.sum = Sum::default();
     if sum_payload(skb) != 0 || load_old_headers(skb) != 0 {
         return -1;

@@ -27,8 +27,8 @@ use crate::{
 /// What a packet is to us.
 pub(crate) enum Role {
     /// From a client to a VIP, or to a backend of an inline pool: the record of the VIP or the
-    /// pool, and what was dialled as a flow's key has it.
-    Client(*const Vip, u16),
+    /// pool.
+    Client(*const Vip),
     /// From a backend; its number.
     Server(u32),
     /// From anyone else to a backend itself; its number.
@@ -78,20 +78,20 @@ pub(crate) fn read<H: Hook>(hook: &H, scratch: &mut Scratch) -> Result<(), Count
 }
 
 /// Finds out by address alone what a packet is to us: one interface may carry both sides. What
-/// dials a backend itself is found where the packet's sender is no backend.
+/// dials a backend itself is found where the packet's sender is no backend. What a client dialled is
+/// entered into the flow's key.
 #[inline(always)]
-pub(crate) fn classify(scratch: &Scratch) -> Option<Role> {
+pub(crate) fn classify(scratch: &mut Scratch) -> Option<Role> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
     let head = directory_head()?;
     let (mut role, mut id) = (ROLE_NONE, 0);
     if let Some(dialled) = listed(head, &ip.destination, segment.destination_port) {
         (role, id) = (dialled.role, dialled.id);
         let vip = &raw const dialled.vip;
-        if role == ROLE_VIP {
-            return Some(Role::Client(vip, id));
-        }
-        if role == ROLE_MEMBER {
-            return Some(Role::Client(vip, SERVICE_BACKEND | id));
+        if role == ROLE_VIP || role == ROLE_MEMBER {
+            let bits = if role == ROLE_MEMBER { SERVICE_BACKEND } else { 0 };
+            scratch.key.service = bits | id;
+            return Some(Role::Client(vip));
         }
     }
     if let Some(sender) = listed(head, &ip.source, segment.source_port)
@@ -118,7 +118,7 @@ pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> Stage {
         scratch.segment.source_port = upper(ports).to_be_bytes();
         scratch.segment.destination_port = lower(ports).to_be_bytes();
         return match classify(scratch) {
-            Some(Role::Client(..) | Role::Server(_)) => drop(Counter::MalformedDropped),
+            Some(Role::Client(_) | Role::Server(_)) => drop(Counter::MalformedDropped),
             Some(Role::Direct(_)) | None => pass(Counter::Malformed),
         };
     }
@@ -141,7 +141,7 @@ pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> Stage {
 #[inline(always)]
 pub(crate) fn begins_hello<H: Hook>(hook: &H, scratch: &Scratch, role: &Role) -> bool {
     let segment = &scratch.segment;
-    matches!(role, Role::Client(..))
+    matches!(role, Role::Client(_))
         && segment.payload_len != 0
         && hook
             .window()
@@ -149,11 +149,11 @@ pub(crate) fn begins_hello<H: Hook>(hook: &H, scratch: &Scratch, role: &Role) ->
             .is_some_and(client_hello::begins)
 }
 
-/// Enters the flow's key into `scratch.key`; false where the backend has no record.
+/// Enters the rest of the flow's key into `scratch.key`; false where the backend has no record.
 #[inline(always)]
 pub(crate) fn set_key(scratch: &mut Scratch, role: &Role) -> bool {
     let (direction, service) = match role {
-        Role::Client(_, service) => (Direction::ToBackend, *service),
+        Role::Client(_) => (Direction::ToBackend, scratch.key.service),
         Role::Server(id) => match backend(*id) {
             Some(backend) => (Direction::ToClient, service_of(backend, *id)),
             None => return false,

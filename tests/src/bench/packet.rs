@@ -20,7 +20,10 @@ use self::{
     report::Measured,
     tables::{State, Tables},
 };
-use crate::{ends::families, netns::NetNs};
+use crate::{
+    ends::{self, families},
+    netns::NetNs,
+};
 
 /// Repetitions of the whole measurement; medians are printed.
 const ROUNDS: usize = 7;
@@ -35,19 +38,25 @@ enum Hook {
 }
 
 /// Measures every case, interleaved, and prints medians; `quick` leaves the filled tables out,
-/// `record` names a directory for the page.
+/// `inline` measures the packets of inline pools, `record` names a directory for the page.
 ///
 /// # Errors
 /// When the programs cannot be loaded or run, or a case did not take the way that it is named
 /// after.
-pub fn packet(object: &Path, quick: bool, json: bool, record: Option<&Path>) -> Result<()> {
+pub fn packet(
+    object: &Path,
+    quick: bool,
+    inline: bool,
+    json: bool,
+    record: Option<&Path>,
+) -> Result<()> {
     let object = std::fs::read(object).with_context(|| format!("read {}", object.display()))?;
     let mut page = report::page(quick)?;
     let ns = NetNs::create()?;
     tables::lay_link(&ns)?;
     let measured = ns.run(|| {
         let mut measured = Vec::new();
-        for ends in families() {
+        for ends in if inline { ends::inline() } else { families() } {
             let states: &[State] =
                 if quick { &[State::Hot] } else { &[State::Hot, State::Random1m] };
             for &state in states {

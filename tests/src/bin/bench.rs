@@ -71,6 +71,9 @@ enum What {
         /// Leave the filled tables out.
         #[arg(long)]
         quick: bool,
+        /// Packets of inline pools instead of VIPs.
+        #[arg(long)]
+        inline: bool,
         /// The programs built with the feature `bench`.
         #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
         object: PathBuf,
@@ -116,8 +119,8 @@ fn main() -> ExitCode {
         What::Scale { object, quick, json, record } => {
             bench::scale(&object, quick, json, record.as_deref())
         }
-        What::Packet { quick, object, json, record } => {
-            bench::packet(&object, quick, json, record.as_deref())
+        What::Packet { quick, inline, object, json, record } => {
+            bench::packet(&object, quick, inline, json, record.as_deref())
         }
         What::Parse { object, json } => bench::parse(&object, json),
     };

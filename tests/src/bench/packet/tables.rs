@@ -14,9 +14,10 @@ use steer_common::{
     directory, fast,
     flow::{State as FlowState, StateWord},
     shared::{
-        Address, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Bench, Endpoint, EndpointEntry,
-        FastSlot, Flow, FlowKey, HOP_TAKES_XDP, Hop, HopSlot, INTERFACE_TAKES_XDP, LOOKUP_HALVES,
-        LOOKUP_SLOTS, PATH_RETURN_SEEN, Session, SessionKey, Settings, Vip,
+        Address, BACKEND_DIALLED, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Bench,
+        Endpoint, EndpointEntry, FastSlot, Flow, FlowKey, HOP_TAKES_XDP, Hop, HopSlot,
+        INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS, Leg, PATH_RETURN_SEEN, SWITCH_LEGS,
+        Session, SessionKey, Settings, VIP_INLINE, Vip,
     },
 };
 use steer_user::{clock, plane::half};
@@ -26,7 +27,7 @@ use super::{
     cases::{Case, known_session},
 };
 use crate::{
-    ends::{BACKEND_MAC, CLIENT_MAC, Ends, GATE_MAC, INNER_MAC, OWNER_ISN, endpoint, families},
+    ends::{BACKEND_MAC, CLIENT_MAC, Ends, GATE_MAC, INNER_MAC, OWNER_ISN, endpoint, shapes},
     netns::NetNs,
 };
 
@@ -49,7 +50,7 @@ impl State {
 
     /// Entries of the tables; those of flows have room to spare, so that none that is measured is
     /// evicted.
-    fn sizes(self) -> [(&'static str, u32); 5] {
+    fn sizes(self) -> [(&'static str, u32); 6] {
         let small = 4096;
         match self {
             State::Hot => [
@@ -58,6 +59,7 @@ impl State {
                 ("splices", small),
                 ("handshakes", small),
                 ("sessions", small),
+                ("legs", small),
             ],
             State::Random1m => [
                 ("flows", MILLION + MILLION / 4),
@@ -65,6 +67,7 @@ impl State {
                 ("splices", MILLION / 2),
                 ("handshakes", MILLION),
                 ("sessions", MILLION),
+                ("legs", MILLION / 2),
             ],
         }
     }
@@ -221,22 +224,30 @@ impl Tables {
         for slot in 0..LOOKUP_SLOTS {
             lookup.set(lookup_base + slot, ends.first_id, 0)?;
         }
+        let (inline, dialled) =
+            if ends.is_inline() { (VIP_INLINE, BACKEND_DIALLED) } else { (0, 0) };
         let vip = Vip {
             id: ends.vip_id,
             lookup_base,
             session_timeout: 600,
             flow_timeout: 7860,
+            flags: inline,
             owner_tries: 3,
             name_len: 16,
             ..Vip::default()
         };
-        self.table::<Endpoint, Vip>("vips")?.insert(endpoint(ends.vip), vip, 0)?;
+        self.table::<Endpoint, Vip>("vips")?.insert(ends.served(), vip, 0)?;
         let backends = [(ends.first_id, ends.first), (ends.owner_id, ends.owner)];
-        let record = |at| Backend { endpoint: endpoint(at), ..Backend::default() };
-        let (listed, seed) = half(
-            &[(endpoint(ends.vip), vip)],
-            &backends.map(|(id, at)| (u32::from(id), record(at))),
-        )?;
+        let record = |at| Backend {
+            endpoint: endpoint(at),
+            vip: ends.served(),
+            vip_id: ends.vip_id,
+            flags: BACKEND_PRESENT | BACKEND_UP | dialled,
+            weight: 1,
+            ..Backend::default()
+        };
+        let (listed, seed) =
+            half(&[(ends.served(), vip)], &backends.map(|(id, at)| (u32::from(id), record(at))))?;
         let mut directory = self.array::<EndpointEntry>("directory")?;
         directory.set(
             0,
@@ -248,15 +259,7 @@ impl Tables {
         }
         for (id, at) in backends {
             self.table::<Endpoint, u32>("backend_ids")?.insert(endpoint(at), u32::from(id), 0)?;
-            let backend = Backend {
-                endpoint: endpoint(at),
-                vip: endpoint(ends.vip),
-                vip_id: ends.vip_id,
-                flags: BACKEND_PRESENT | BACKEND_UP,
-                weight: 1,
-                ..Backend::default()
-            };
-            self.array::<Backend>("backends")?.set(u32::from(id), backend, 0)?;
+            self.array::<Backend>("backends")?.set(u32::from(id), record(at), 0)?;
             let ethernet = Hop::mac_addresses(BACKEND_MAC, INNER_MAC);
             let hop = Hop { ifindex, ethernet, mtu: 1500, flags: HOP_TAKES_XDP, asked: 0 };
             let path = BackendPath { hop, flags: PATH_RETURN_SEEN, ..BackendPath::default() };
@@ -275,6 +278,7 @@ impl Tables {
             self.fill_flows("flows", case, live(&flow, link_index()?), state)?;
             if spliced {
                 self.fill_flows("splices", case, live(&flow, link_index()?), state)?;
+                self.fill_legs(case, state)?;
             }
         }
         let session = Session {
@@ -299,6 +303,22 @@ impl Tables {
             flows
                 .insert(key(&case.ends, client), flow, 0)
                 .with_context(|| format!("fill {table}"))?;
+        }
+        Ok(())
+    }
+
+    /// The leg of each client of a case, where the shape has legs.
+    fn fill_legs(&mut self, case: &Case, state: State) -> Result<()> {
+        if !case.ends.is_inline() {
+            return Ok(());
+        }
+        self.array::<u32>("switches")?.set(SWITCH_LEGS, 1, 0)?;
+        let (at, leg) = case.ends.leg();
+        let leg = Leg { seen: clock::seconds(), ..leg };
+        let mut legs = self.table::<FlowKey, Leg>("legs")?;
+        for client in case.clients(state) {
+            let client = key(&case.ends, client).client;
+            legs.insert(FlowKey { client, ..at }, leg, 0).context("fill legs")?;
         }
         Ok(())
     }
@@ -345,7 +365,7 @@ pub(super) fn link_index() -> Result<u32> {
 pub(super) fn lay_link(ns: &NetNs) -> Result<()> {
     let [mac, own] =
         [BACKEND_MAC, GATE_MAC].map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
-    let neighbours = families().iter().flat_map(|ends| [ends.first, ends.owner]).fold(String::new(), |all, at| {
+    let neighbours = shapes().iter().flat_map(|ends| [ends.first, ends.owner]).fold(String::new(), |all, at| {
         let (address, bits) = (at.ip(), if at.is_ipv4() { 32 } else { 128 });
         format!(
             "{all}route add {address}/{bits} dev {LINK}\nneigh add {address} lladdr {mac} nud permanent dev {LINK}\n"
