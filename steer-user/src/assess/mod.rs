@@ -1,0 +1,123 @@
+//! What steer would have kept: its decision replayed over captures of a network that it is not in.
+//!
+//! [`files`] is what `steer assess` calls. Packets come from captures in the order of
+//! their times ([`merge`]), are unwrapped by [`inspect`], and go to
+//! their connection ([`flows`], [`exchange`]) unless they were there a moment ago ([`duplicates`]).
+//! A hello that is read is decided on, a server's answer learned from ([`replay`]); what comes of it
+//! is counted for each member ([`members`], [`tally`]) and becomes a [`Report`].
+//!
+//! [`inspect`]: crate::inspect
+
+mod duplicates;
+mod exchange;
+mod flows;
+mod intake;
+mod judge;
+mod members;
+mod merge;
+mod monitors;
+mod replay;
+pub mod report;
+mod series;
+mod spread;
+mod tally;
+
+use std::{
+    fs::File,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+pub use intake::Intake;
+pub use merge::Source;
+pub use monitors::Monitor;
+pub use report::Report;
+pub use series::Slot;
+pub use tally::{Legs, Taken, Unreadable};
+
+use crate::inspect::{
+    Kind, Refused,
+    capture::{Item, Packet},
+    frame::{self, Frame},
+};
+use duplicates::Duplicates;
+use judge::Judge;
+
+/// What is to be assumed.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The members of the pool; none: all servers that answer TLS clients.
+    pub members: Vec<SocketAddr>,
+    /// How long steer would remember a session that is not used.
+    pub session_timeout: Duration,
+}
+
+/// A capture that is being assessed.
+pub(crate) struct Assessment {
+    intake: Intake,
+    duplicates: Duplicates,
+    judge: Judge,
+    options: Options,
+}
+
+/// Reads captures, merged by time, until they end or `stop` says so.
+///
+/// # Errors
+/// The name of the file that is no capture, and why.
+pub fn files(
+    files: Vec<(String, File)>,
+    options: Options,
+    stop: &AtomicBool,
+) -> Result<Report, (String, Refused)> {
+    let mut assessment = Assessment::new(options);
+    let sources = merge::read(files, |item| {
+        assessment.item(item);
+        if stop.load(Ordering::Relaxed) { Err(()) } else { Ok(()) }
+    })?;
+    Ok(assessment.finish(sources))
+}
+
+impl Assessment {
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            intake: Intake::default(),
+            duplicates: Duplicates::new(),
+            judge: Judge::new(&options),
+            options,
+        }
+    }
+
+    fn item(&mut self, item: Item<'_>) {
+        match item {
+            Item::Packet(packet) => self.packet(&packet),
+            Item::NoInterface => self.intake.unread(Kind::NoInterface),
+            Item::Block(number) => self.intake.blocks_not_read.count(Kind::Block(number)),
+            Item::Waiting => {}
+        }
+    }
+
+    /// Takes in a packet.
+    pub(crate) fn packet(&mut self, packet: &Packet<'_>) {
+        let now = self.intake.clock(packet.time);
+        match frame::parse(packet.link, packet.bytes) {
+            Frame::NoTcp(kind) => self.intake.no_tcp(kind),
+            Frame::Unread(kind) => self.intake.unread(kind),
+            Frame::Tcp(segment) => {
+                let cut = packet.wire_len as usize > packet.bytes.len();
+                self.intake.segment(cut);
+                if self.duplicates.has(&segment, now) {
+                    self.intake.duplicates += 1;
+                    return;
+                }
+                self.judge.segment(&segment, now, cut);
+            }
+        }
+    }
+
+    /// Judges what is left, and sums up.
+    pub(crate) fn finish(mut self, sources: Vec<Source>) -> Report {
+        self.judge.finish();
+        Report::new(self.judge, self.intake, &self.options, sources)
+    }
+}
