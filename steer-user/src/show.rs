@@ -54,6 +54,11 @@ pub fn assessment(format: Format, report: &Report) -> Result<()> {
     print(format, report, || assess::report(report))
 }
 
+/// The first lines of `steer assess`.
+pub fn assessment_lines(report: &Report) -> Vec<String> {
+    assess::summary(report)
+}
+
 /// Prints `steer status`.
 pub fn status(format: Format, status: &Status) -> Result<()> {
     print(format, status, || status_text(status))

@@ -24,6 +24,8 @@ pub(super) struct Exchange {
     pub(super) began: u64,
     /// Which ends were heard, in the order of the connection's.
     heard: [bool; 2],
+    /// Its client sent something.
+    pub(super) said: bool,
     /// Its SYN was seen.
     pub(super) opened: bool,
     /// Window of the SYN-ACK, bytes: it is never scaled (RFC 7323 2.2).
@@ -76,6 +78,7 @@ impl Exchange {
             connection: Connection::keeping_client(segment),
             began: now,
             heard: [false; 2],
+            said: false,
             opened: false,
             window: None,
             cut: false,
@@ -99,6 +102,7 @@ impl Exchange {
             self.opened = true;
         }
         self.connection.take(segment, room);
+        self.said |= !segment.payload.is_empty() && self.connection.client() == Some(side);
         if self.hello_at.is_none()
             && let Some((reader, half)) = self.connection.client_side()
             && reader.hello().is_some()

@@ -48,7 +48,7 @@ pub(super) struct Judge {
 impl Judge {
     pub(super) fn new(options: &Options) -> Self {
         let members = Members::new(&options.members);
-        let mut replay = Replay::new(options.session_timeout);
+        let mut replay = Replay::new(options.session_timeout, options.ticket_key_name);
         (0..members.len()).for_each(|_| replay.add());
         Self {
             flows: Flows::new(),
@@ -299,13 +299,9 @@ impl Judge {
             }
             return;
         }
-        let said = exchange
-            .connection
-            .client_side()
-            .is_some_and(|(_, half)| !half.is_empty() || half.is_closed());
         if !exchange.opened {
             self.n_midway += 1;
-        } else if said {
+        } else if exchange.said {
             self.n_no_tls += 1;
         } else {
             self.silent(exchange);

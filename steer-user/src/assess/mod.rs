@@ -1,16 +1,19 @@
 //! What steer would have kept: its decision replayed over captures of a network that it is not in.
 //!
-//! [`files`] is what `steer assess` calls. Packets come from captures in the order of
-//! their times ([`merge`]), are unwrapped by [`inspect`], and go to
+//! [`files`] and [`live`] are what `steer assess` calls. Packets come from captures in the order of
+//! their times ([`merge`]) or from a mirror port ([`ring`]), are unwrapped by [`inspect`], and go to
 //! their connection ([`flows`], [`exchange`]) unless they were there a moment ago ([`duplicates`]).
 //! A hello that is read is decided on, a server's answer learned from ([`replay`]); what comes of it
-//! is counted for each member ([`members`], [`tally`]) and becomes a [`Report`].
+//! is counted for each member ([`members`], [`tally`]) and becomes a [`Report`],
+//! which [`html`] shows as a page.
 //!
 //! [`inspect`]: crate::inspect
 
+mod chart;
 mod duplicates;
 mod exchange;
 mod flows;
+pub mod html;
 mod intake;
 mod judge;
 mod members;
@@ -18,6 +21,7 @@ mod merge;
 mod monitors;
 mod replay;
 pub mod report;
+mod ring;
 mod series;
 mod spread;
 mod tally;
@@ -26,8 +30,10 @@ use std::{
     fs::File,
     net::SocketAddr,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use anyhow::Result;
 
 pub use intake::Intake;
 pub use merge::Source;
@@ -36,10 +42,13 @@ pub use report::Report;
 pub use series::Slot;
 pub use tally::{Legs, Taken, Unreadable};
 
-use crate::inspect::{
-    Kind, Refused,
-    capture::{Item, Packet},
-    frame::{self, Frame},
+use crate::{
+    config::TicketKeyName,
+    inspect::{
+        Ending, Kind, Refused,
+        capture::{Item, Packet},
+        frame::{self, Frame},
+    },
 };
 use duplicates::Duplicates;
 use judge::Judge;
@@ -51,6 +60,8 @@ pub struct Options {
     pub members: Vec<SocketAddr>,
     /// How long steer would remember a session that is not used.
     pub session_timeout: Duration,
+    /// Where the names of ticket keys stand in tickets.
+    pub ticket_key_name: TicketKeyName,
 }
 
 /// A capture that is being assessed.
@@ -69,13 +80,37 @@ pub fn files(
     files: Vec<(String, File)>,
     options: Options,
     stop: &AtomicBool,
-) -> Result<Report, (String, Refused)> {
+) -> std::result::Result<Report, (String, Refused)> {
     let mut assessment = Assessment::new(options);
     let sources = merge::read(files, |item| {
         assessment.item(item);
         if stop.load(Ordering::Relaxed) { Err(()) } else { Ok(()) }
     })?;
     Ok(assessment.finish(sources))
+}
+
+/// Listens to an interface for so long, or until `stop` says so.
+///
+/// # Errors
+/// When it cannot be listened to.
+pub fn live(
+    interface: &str,
+    time: Option<Duration>,
+    options: Options,
+    stop: &AtomicBool,
+) -> Result<Report> {
+    /// How often it is looked whether the time is up.
+    const LOOK: Duration = Duration::from_millis(100);
+    let mut assessment = Assessment::new(options);
+    let mut ring = ring::Ring::open(interface)?;
+    let begin = Instant::now();
+    while !stop.load(Ordering::Relaxed) && time.is_none_or(|time| begin.elapsed() < time) {
+        ring.read(LOOK, |packet| assessment.packet(packet))?;
+    }
+    assessment.intake.dropped = ring.n_dropped();
+    drop(ring);
+    let name = format!("interface {interface}");
+    Ok(assessment.finish(vec![Source { name, ending: Ending::Whole }]))
 }
 
 impl Assessment {

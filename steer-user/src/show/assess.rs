@@ -26,7 +26,7 @@ pub(super) fn report(report: &Report) -> String {
 }
 
 /// The first lines.
-fn summary(report: &Report) -> Vec<String> {
+pub(super) fn summary(report: &Report) -> Vec<String> {
     let mut lines = vec![what_was_read(report)];
     if !report.cannot_say.is_empty() {
         lines.extend(report.cannot_say.iter().map(|why| format!("cannot say: {why}")));

@@ -21,7 +21,7 @@ use std::{net::IpAddr, time::Duration};
 use steer_common::{
     counters::Counter,
     maps::entries,
-    session::Kind,
+    session::{Kind, NameLayout},
     shared::{
         BACKEND_PRESENT, BACKEND_UP, Backend, Flow, KeyName, Refusals, Rotation, Session,
         SessionKey, VIP_OBSERVE, VIP_TELL_TICKETS, Vip,
@@ -29,7 +29,7 @@ use steer_common::{
     wire::tls::client_certificate::Answer,
 };
 
-use crate::{agent::key_layout::Search, inspect::hello::Offered};
+use crate::{agent::key_layout::Search, config::TicketKeyName, inspect::hello::Offered};
 use aged::Aged;
 
 /// The pool of all members.
@@ -119,14 +119,21 @@ impl Identifier {
 }
 
 impl Replay {
-    /// A pool that knows nothing. Where its key names stand is found out, as a gateway does by
-    /// default.
-    pub(super) fn new(session_timeout: Duration) -> Self {
-        let session_timeout = u32::try_from(session_timeout.as_secs()).unwrap_or(u32::MAX >> 1);
+    /// A pool that knows nothing.
+    pub(super) fn new(session_timeout: Duration, names: TicketKeyName) -> Self {
+        // What is compared with it is a signed difference.
+        const LONGEST: u32 = i32::MAX as u32;
+        let session_timeout = u32::try_from(session_timeout.as_secs()).unwrap_or(LONGEST);
+        let (layout, tells) = match names {
+            TicketKeyName::At(layout) => (layout, 0),
+            TicketKeyName::Auto => (NameLayout::default(), VIP_TELL_TICKETS),
+        };
         let vip = Vip {
             id: POOL,
-            flags: VIP_OBSERVE | VIP_TELL_TICKETS,
-            session_timeout,
+            flags: VIP_OBSERVE | tells,
+            session_timeout: session_timeout.min(LONGEST),
+            name_at: layout.at,
+            name_len: layout.len,
             name_timeout: NAME_TIMEOUT,
             ..Vip::default()
         };
@@ -179,9 +186,8 @@ impl Replay {
     }
 
     /// Where tickets have the names of their keys, as far as that is found.
-    pub(super) fn layout(&self) -> Option<steer_common::session::NameLayout> {
-        (self.vip.flags & VIP_TELL_TICKETS == 0)
-            .then(|| steer_common::session::NameLayout::of(&self.vip, 0))
+    pub(super) fn layout(&self) -> Option<NameLayout> {
+        (self.vip.flags & VIP_TELL_TICKETS == 0).then(|| NameLayout::of(&self.vip, 0))
     }
 
     /// Refused offers of a key name whose owner was known only afterwards.
