@@ -26,6 +26,8 @@ pub(super) struct Exchange {
     heard: [bool; 2],
     /// Its client sent something.
     pub(super) said: bool,
+    /// Its server sent something.
+    pub(super) answered: bool,
     /// Its SYN was seen.
     pub(super) opened: bool,
     /// Window of the SYN-ACK, bytes: it is never scaled (RFC 7323 2.2).
@@ -79,6 +81,7 @@ impl Exchange {
             began: now,
             heard: [false; 2],
             said: false,
+            answered: false,
             opened: false,
             window: None,
             cut: false,
@@ -102,7 +105,11 @@ impl Exchange {
             self.opened = true;
         }
         self.connection.take(segment, room);
-        self.said |= !segment.payload.is_empty() && self.connection.client() == Some(side);
+        if !segment.payload.is_empty() {
+            let is_client = self.connection.client().map(|client| client == side);
+            self.said |= is_client == Some(true);
+            self.answered |= is_client == Some(false);
+        }
         if self.hello_at.is_none()
             && let Some((reader, half)) = self.connection.client_side()
             && reader.hello().is_some()

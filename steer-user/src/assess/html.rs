@@ -22,12 +22,15 @@ const PARTS: [Part; 6] = [
 
 /// The whole page.
 pub fn page(report: &Report) -> String {
-    let mut lines = show::assessment_lines(report).into_iter();
-    let what = lines.next().unwrap_or_default();
+    /// Which of the first lines says the most.
+    const LEAD: usize = 2;
+    let mut lines = show::assessment_lines(report);
+    let what = lines.remove(0);
     let mut body = format!("<h1>What steer would keep</h1><p class=\"soft\">{}</p>", escape(&what));
     let can_say = report.cannot_say.is_empty();
     if can_say {
-        body.push_str(&tiles(report));
+        let lead = lines.remove(LEAD - 1);
+        let _ = write!(body, "<p class=\"lead\">{}</p>{}", escape(&lead), tiles(report));
     }
     body.push_str("<ul class=\"lines\">");
     for line in lines {
@@ -103,9 +106,11 @@ fn charts(report: &Report) -> String {
         );
     }
     if report.ages.iter().any(|age| age.taken.accepted + age.taken.refused != 0) {
+        let n = report.ages.iter().rposition(|age| age.taken.accepted + age.taken.refused != 0);
         let rows: Vec<_> = report
             .ages
             .iter()
+            .take(n.map_or(0, |last| last + 1))
             .map(|age| {
                 let label = age.up_to_seconds.map_or("older".to_owned(), |age| {
                     format!(

@@ -20,7 +20,7 @@ use super::{
     series::Series,
     tally::{AGES, Came, Cell, Tally, Unreadable},
 };
-use crate::inspect::{flight, frame::Segment, half::Half, known::Pair};
+use crate::inspect::{frame::Segment, half::Half, known::Pair};
 
 const SECOND: u64 = 1_000_000_000;
 /// What the programs' clock said at the first packet, seconds: nothing was before.
@@ -210,7 +210,7 @@ impl Judge {
         let version = flight.follow().version;
         let retried = flight.was_retried();
         if let Some(member) = self.members.get(decided.member) {
-            member.answered |= flight.is_server();
+            member.answered |= exchange.answered;
             member.tally.retried += u64::from(retried);
         }
         let version =
@@ -274,9 +274,8 @@ impl Judge {
     fn learn_nothing(&mut self, exchange: &Exchange, decided: &Decided) {
         let flight = exchange.connection.server_side().map(|(flight, _)| flight);
         let negotiated = flight.map_or(0, |flight| flight.follow().version);
-        let answered = flight.is_some_and(flight::Reader::is_server);
         if let Some(member) = self.members.get(decided.member) {
-            member.answered |= answered;
+            member.answered |= exchange.answered;
         }
         let offered = exchange.hello().map_or(0, |hello| hello.version);
         let version = if negotiated != 0 { negotiated } else { offered };
@@ -291,8 +290,7 @@ impl Judge {
             if let Some(number) = self.number(server)
                 && let Some(member) = self.members.get(number)
             {
-                let flight = exchange.connection.server_side().map(|(flight, _)| flight);
-                member.answered |= flight.is_some_and(flight::Reader::is_server);
+                member.answered |= exchange.answered;
                 member.tally.unreadable.join(&cause);
                 member.tally.unread_hellos += 1;
                 self.connected(exchange, false);

@@ -21,7 +21,7 @@ pub(super) struct Member {
     pub(super) address: SocketAddr,
     /// How often a hello was seen here before another server had it, less how often after.
     pub(super) ahead: i64,
-    /// It answered a ClientHello, or dialled one.
+    /// It answered a TLS client.
     pub(super) answered: bool,
     pub(super) tally: Tally,
 }
@@ -78,6 +78,12 @@ impl Members {
     pub(super) fn counted(&self) -> impl Iterator<Item = (u16, &Member)> {
         let counts = |member: &Member| self.given || member.answered && !member.is_front();
         (0..).zip(&self.list).filter(move |(_, member)| counts(member))
+    }
+
+    /// TLS connections to servers that never answered.
+    pub(super) fn n_unanswered(&self) -> u64 {
+        let silent = self.list.iter().filter(|member| !member.answered);
+        silent.map(|member| member.tally.tls).sum()
     }
 
     /// Those that hand their connections on.

@@ -159,6 +159,8 @@ pub struct Connections {
     pub no_tls: u64,
     /// TLS connections to servers that are no members.
     pub others: u64,
+    /// TLS connections to servers of which nothing is in the capture.
+    pub unanswered: u64,
 }
 
 /// Offers of known sessions of one age.
@@ -380,6 +382,7 @@ impl Report {
                 midway: judge.n_midway,
                 no_tls: judge.n_no_tls,
                 others: judge.members.n_others,
+                unanswered: judge.members.n_unanswered(),
             },
             ages: (0..=AGES.len())
                 .map(|index| Age {

@@ -121,6 +121,10 @@ fn headline(report: &Report) -> String {
 fn range(report: &Report) -> String {
     let total = &report.total;
     match report.side {
+        Side::Inside if total.kept == total.kept_at_most => {
+            "that number is whole: every hello was read, and the issuer of every session seen"
+                .to_owned()
+        }
         Side::Inside => format!(
             "what steer would have kept lies between {} and {}: the rest of the refused are of sessions whose issuer the capture does not show, or could not be read",
             count(total.kept),
@@ -177,7 +181,7 @@ fn legs(report: &Report) -> Option<String> {
     let legs = report.legs;
     (legs.moves != 0).then(|| {
         format!(
-            "of {} moves {} would have met another connection with the client's address and port at the owner, {} one closed within a minute: those get another port there",
+            "of {} moves {} would have met another connection with the client's address and port at the owner, {} one that was closed within a minute: those get another port there",
             count(legs.moves), count(legs.taken), count(legs.lingering)
         )
     })
@@ -273,7 +277,8 @@ fn by_word(first: &str, lines: &[Line]) -> String {
 fn ages(report: &Report) -> String {
     let mut table = table(&["AGE OF A KNOWN SESSION", "ACCEPTED", "REFUSED"]);
     let mut any = false;
-    for age in &report.ages {
+    let last = report.ages.iter().rposition(|age| age.taken.accepted + age.taken.refused != 0);
+    for age in report.ages.iter().take(last.map_or(0, |last| last + 1)) {
         let up_to =
             age.up_to_seconds.map_or("older".to_owned(), |age| format!("to {}", seconds(age)));
         any |= age.taken.accepted + age.taken.refused != 0;

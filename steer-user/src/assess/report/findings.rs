@@ -33,6 +33,12 @@ impl Report {
         if intake.segments == 0 {
             let what = if intake.packets == 0 { "no packets" } else { "no TCP segments" };
             reasons.push(format!("there are {what} in it"));
+        } else if connections.tls == 0 && connections.unanswered > 0 {
+            reasons.push(format!(
+                "of {} TLS connections only one direction is in it, the clients': let the mirror \
+                 port show both",
+                connections.unanswered
+            ));
         } else if connections.tls == 0 {
             reasons.push(format!(
                 "no TLS handshake{} is in it: {} connections began before it, {} are no TLS",
