@@ -4,7 +4,6 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -20,7 +19,6 @@ use steer_tests::{
     demo::{Load, Tally},
     l4::PlainL4,
     nginx,
-    process::eventually,
     recorder::{Recorder, header, packets},
     scenario::{Run, Scenario},
     topology::{CLIENT_SIDE, Family, backend_side},
@@ -298,17 +296,10 @@ fn an_interface_is_listened_to_until_it_is_enough() -> Result<()> {
     let mut line = String::new();
     said.read_line(&mut line)?;
     ensure!(line.starts_with("steer: listening to clients for 1h"), "{line}");
-    // It says so before it opens the interface.
-    let listens = || {
-        let table = run.lab.gateway().proc_net("packet").ok()?;
-        (table.lines().count() > 1).then_some(())
-    };
-    eventually(Duration::from_secs(5), listens).context("it does not listen")?;
     let seen = {
         let _balancer = PlainL4::start(&run.lab)?;
         LOAD.run(&run, "plain layer 4")?
     };
-    std::thread::sleep(Duration::from_millis(300));
     kill(Pid::from_raw(steer.id().cast_signed()), Signal::SIGINT)?;
     let output = steer.wait_with_output()?;
     ensure!(output.status.success(), "{output:?}");

@@ -1,6 +1,6 @@
 //! What steer would have kept: its decision replayed over captures of a network that it is not in.
 //!
-//! [`files`] and [`live`] are what `steer assess` calls. Packets come from captures in the order of
+//! [`files`] and [`Mirror`] are what `steer assess` calls. Packets come from captures in the order of
 //! their times ([`merge`]) or from a mirror port ([`ring`]), are unwrapped by [`inspect`], and go to
 //! their connection ([`flows`], [`exchange`]) unless they were there a moment ago ([`duplicates`]).
 //! A hello that is read is decided on, a server's answer learned from ([`replay`]); what comes of it
@@ -89,28 +89,44 @@ pub fn files(
     Ok(assessment.finish(sources))
 }
 
-/// Listens to an interface for so long, or until `stop` says so.
-///
-/// # Errors
-/// When it cannot be listened to.
-pub fn live(
-    interface: &str,
-    time: Option<Duration>,
-    options: Options,
-    stop: &AtomicBool,
-) -> Result<Report> {
-    /// How often it is looked whether the time is up.
-    const LOOK: Duration = Duration::from_millis(100);
-    let mut assessment = Assessment::new(options);
-    let mut ring = ring::Ring::open(interface)?;
-    let begin = Instant::now();
-    while !stop.load(Ordering::Relaxed) && time.is_none_or(|time| begin.elapsed() < time) {
-        ring.read(LOOK, |packet| assessment.packet(packet))?;
+/// An interface being listened to.
+pub struct Mirror {
+    name: String,
+    ring: ring::Ring,
+}
+
+impl Mirror {
+    /// Begins to listen: what passes from now on is read.
+    ///
+    /// # Errors
+    /// When there is no such interface, its frames are of a kind that is not read, or without
+    /// CAP_NET_RAW.
+    pub fn open(interface: &str) -> Result<Self> {
+        let ring = ring::Ring::open(interface)?;
+        Ok(Self { name: format!("interface {interface}"), ring })
     }
-    assessment.intake.dropped = ring.n_dropped();
-    drop(ring);
-    let name = format!("interface {interface}");
-    Ok(assessment.finish(vec![Source { name, ending: Ending::Whole }]))
+
+    /// Listens for so long, or until `stop` says so.
+    ///
+    /// # Errors
+    /// When the socket breaks.
+    pub fn assess(
+        mut self,
+        time: Option<Duration>,
+        options: Options,
+        stop: &AtomicBool,
+    ) -> Result<Report> {
+        /// How often it is looked whether the time is up.
+        const LOOK: Duration = Duration::from_millis(100);
+        let mut assessment = Assessment::new(options);
+        let begin = Instant::now();
+        while !stop.load(Ordering::Relaxed) && time.is_none_or(|time| begin.elapsed() < time) {
+            self.ring.read(LOOK, |packet| assessment.packet(packet))?;
+        }
+        self.ring.drain(|packet| assessment.packet(packet))?;
+        assessment.intake.dropped = self.ring.n_dropped();
+        Ok(assessment.finish(vec![Source { name: self.name, ending: Ending::Whole }]))
+    }
 }
 
 impl Assessment {

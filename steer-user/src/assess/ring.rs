@@ -147,6 +147,16 @@ impl Ring {
         Ok(())
     }
 
+    /// Hands over what has passed already.
+    ///
+    /// # Errors
+    /// As [`Ring::read`].
+    pub(super) fn drain(&mut self, mut take: impl FnMut(&Packet<'_>)) -> Result<()> {
+        // By then a block that is not full is handed over.
+        std::thread::sleep(Duration::from_millis(2 * u64::from(RETIRE)));
+        (0..BLOCKS).try_for_each(|_| self.read(Duration::ZERO, &mut take))
+    }
+
     /// Packets that the kernel dropped since this was asked last.
     pub(super) fn n_dropped(&self) -> u64 {
         // SAFETY: all zeros are a value of this type.

@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Place;
 use crate::{
-    assess::{Options, Report, files, html, live},
+    assess::{Mirror, Options, Report, files, html},
     clock::{parse_duration, parse_seconds},
     config::TicketKeyName,
     show,
@@ -39,7 +39,7 @@ pub(super) struct Assess {
     #[arg(long, value_name = "IF", conflicts_with = "files")]
     interface: Option<String>,
     /// Listen for so long [default: until Ctrl-C]
-    #[arg(long = "for", value_name = "DURATION", requires = "interface", value_parser = parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", requires = "interface", conflicts_with = "files", value_parser = parse_duration)]
     time: Option<Duration>,
     /// A member of the pool; repeat it for each one [default: every server that answers]
     #[arg(long = "member", value_name = "ADDRESS:PORT")]
@@ -92,11 +92,12 @@ impl Assess {
     fn read(&self, options: Options) -> Result<Report> {
         if let Some(interface) = &self.interface {
             let stop = on_signal()?;
+            let mirror = Mirror::open(interface)?;
             let time = self.time.map_or("until Ctrl-C".to_owned(), |time| {
                 format!("for {}, or until Ctrl-C", humantime::format_duration(time))
             });
             show::note(format_args!("listening to {interface} {time}"));
-            return live(interface, self.time, options, &stop);
+            return mirror.assess(self.time, options, &stop);
         }
         let open = self.files.iter().map(|file| open(file)).collect::<Result<Vec<_>>>()?;
         let stop = on_signal()?;

@@ -48,8 +48,8 @@ impl<K: Eq + Hash + Copy, V: Copy> Aged<K, V> {
     }
 
     /// All that is known.
-    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
-        self.young.values().chain(self.old.values())
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.young.iter().chain(&self.old)
     }
 
     /// How many entries were forgotten for want of room.
@@ -76,7 +76,7 @@ mod tests {
             table.insert(key, key);
             assert_eq!(table.get_mut(&0), Some(&mut 0), "used all the time");
         });
-        assert!(table.values().count() <= 100 && table.get_mut(&1).is_none());
+        assert!(table.iter().count() <= 100 && table.get_mut(&1).is_none());
         assert!((960..1000).all(|key| table.get_mut(&key).is_some()));
         assert!(table.n_forgotten() >= 900, "{}", table.n_forgotten());
     }

@@ -23,8 +23,8 @@ use steer_common::{
     maps::entries,
     session::{Kind, NameLayout},
     shared::{
-        BACKEND_PRESENT, BACKEND_UP, Backend, Flow, KeyName, Refusals, Rotation, Session,
-        SessionKey, VIP_OBSERVE, VIP_TELL_TICKETS, Vip,
+        BACKEND_PRESENT, BACKEND_UP, Backend, Flow, KEY_NAME_SHARED, KeyName, Refusals, Rotation,
+        Session, SessionKey, VIP_OBSERVE, VIP_TELL_TICKETS, Vip,
     },
     wire::tls::client_certificate::Answer,
 };
@@ -195,11 +195,14 @@ impl Replay {
         self.n_found_later
     }
 
-    /// Key names that several members use, and all that are known.
+    /// Key names that several members use, and all that are known. While the place of names is not
+    /// known those of 16 bytes count, which most stacks have.
     pub(super) fn n_names(&self) -> (u64, u64) {
-        let shared = |name: &KeyName| name.flags & steer_common::shared::KEY_NAME_SHARED != 0;
-        let n_shared = self.names.values().filter(|name| shared(name)).count();
-        (n_shared as u64, self.names.values().count() as u64)
+        const USUAL: u8 = 16;
+        let len = self.layout().map_or(USUAL, |layout| layout.len);
+        let names = || self.names.iter().filter(|(key, _)| key.len == len);
+        let n_shared = names().filter(|(_, name)| name.flags & KEY_NAME_SHARED != 0).count();
+        (n_shared as u64, names().count() as u64)
     }
 
     /// Sessions that were forgotten to bound memory.
