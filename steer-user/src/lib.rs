@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod agent;
+pub mod assess;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,6 +1,7 @@
 //! Prints: tables for people, JSON for programs; notes on standard error. Nothing else writes to
 //! either.
 
+mod assess;
 mod backends;
 mod keys;
 mod sessions;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use steer_common::counters::Counter;
 
 use crate::{
+    assess::Report,
     report::{Backends, FoundSessions, Keys, Stats, Status},
     ticket_keys::Generated,
 };
@@ -45,6 +47,16 @@ pub fn note(text: impl fmt::Display) {
 pub fn outcome(format: Format, done: impl Into<String>) -> Result<()> {
     let outcome = Outcome { done: done.into() };
     print(format, &outcome, || outcome.done.clone())
+}
+
+/// Prints `steer assess`.
+pub fn assessment(format: Format, report: &Report) -> Result<()> {
+    print(format, report, || assess::report(report))
+}
+
+/// The first lines of `steer assess`.
+pub fn assessment_lines(report: &Report) -> Vec<String> {
+    assess::summary(report)
 }
 
 /// Prints `steer status`.

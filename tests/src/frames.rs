@@ -1,8 +1,9 @@
 //! Frames on an interface as they are: what no kernel would send, and what really arrived.
 
 use std::{
-    io::{self, Read},
+    io::{self, IoSliceMut, Read},
     mem,
+    os::fd::AsRawFd as _,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,8 +15,10 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use nix::{
+    errno::Errno,
     net::if_::if_nametoindex,
     sched::{CpuSet, sched_setaffinity},
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt},
     unistd::Pid,
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -41,6 +44,45 @@ impl Tap {
             socket.bind(&link_address(index)?).context("bind a packet socket")?;
             Ok(Self { socket })
         })
+    }
+
+    /// Lets many frames wait to be received, each with the time at which the kernel saw it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn enlarge(&self) -> Result<()> {
+        const ROOM: usize = 64 << 20;
+        setsockopt(&self.socket, sockopt::RcvBufForce, &ROOM)
+            .context("enlarge the buffer of a packet socket")?;
+        setsockopt(&self.socket, sockopt::ReceiveTimestampns, &true).context("ask for times")
+    }
+
+    /// Receives a frame, after [`Tap::enlarge`], and how long after 1970 the kernel saw it; `None`
+    /// where none comes within `limit`.
+    ///
+    /// # Errors
+    /// When the socket breaks.
+    pub fn receive(&self, limit: Duration, buffer: &mut [u8]) -> Result<Option<(Duration, usize)>> {
+        self.socket.set_read_timeout(Some(limit))?;
+        let mut control = nix::cmsg_space!(libc::timespec);
+        let mut pieces = [IoSliceMut::new(buffer)];
+        let received = recvmsg::<()>(
+            self.socket.as_raw_fd(),
+            &mut pieces,
+            Some(&mut control),
+            MsgFlags::empty(),
+        );
+        let message = match received {
+            Ok(message) => message,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+            Err(error) => return Err(error).context("receive a frame"),
+        };
+        let at = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::ScmTimestampns(at) => Some(at),
+            _ => None,
+        });
+        let at = at.context("a frame without a time")?;
+        Ok(Some((Duration::new(at.tv_sec() as u64, at.tv_nsec() as u32), message.bytes)))
     }
 
     /// Sends one frame.

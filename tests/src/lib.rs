@@ -9,7 +9,7 @@
 //! packets through the loaded programs without any link, on flows of [`ends`]; [`detour`] reorders
 //! what clients send, [`weather`] and [`relay`] disturb both directions, [`traces`] tells what
 //! steer left on the machine. [`setting`] and [`case`] are what the tests of faults share,
-//! [`tables`] counts entries; [`talk`] holds both ends of plain TCP connections; [`demo`] is the
+//! [`tables`] counts entries, [`recorder`] makes captures; [`talk`] holds both ends of plain TCP connections; [`demo`] is the
 //! whole of it for people, [`soak`] for minutes under chaos, [`live`] in other kernels, [`matrix`]
 //! judges steer with other TLS stacks at both ends, [`rotation`] with servers that change their
 //! ticket keys, [`matrix::visits`] with clients that change their addresses.
@@ -38,6 +38,7 @@ pub mod pieces;
 pub mod pki;
 pub mod process;
 pub mod programs;
+pub mod recorder;
 pub mod relay;
 pub mod rotation;
 pub mod scenario;

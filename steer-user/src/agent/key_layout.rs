@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use steer_common::session::NameLayout;
 
 /// First bytes of a ticket that are told.
-pub(super) const TICKET_BYTES: usize = 32;
+const TICKET_BYTES: usize = 32;
 /// Different tickets of one backend with the same name that make a layout.
 const REPEATS: usize = 4;
 /// Different tickets of one backend without any name twice that make none.
@@ -26,35 +26,35 @@ const NONE: NameLayout = NameLayout { at: 0, len: 0 };
 
 /// What was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Finding {
+pub(crate) struct Finding {
     /// Where names stand; length 0: nowhere.
-    pub(super) layout: NameLayout,
+    pub(crate) layout: NameLayout,
     /// The names in the tickets seen so far.
-    pub(super) names: Vec<SeenName>,
+    pub(crate) names: Vec<SeenName>,
 }
 
 /// A name in the tickets seen so far.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct SeenName {
+pub(crate) struct SeenName {
     /// The name.
-    pub(super) name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     /// Who issued or accepted its tickets.
-    pub(super) backend: u16,
+    pub(crate) backend: u16,
     /// Whether another backend did, too.
-    pub(super) shared: bool,
+    pub(crate) shared: bool,
     /// Different tickets of it that this backend issued or accepted.
-    pub(super) tickets: u32,
+    pub(crate) tickets: u32,
 }
 
 /// The tickets that the backends of one VIP issued or accepted: at most [`TICKETS`] of each.
 #[derive(Clone, Default, Debug)]
-pub(super) struct Search {
+pub(crate) struct Search {
     seen: HashMap<u16, Vec<Ticket>>,
 }
 
 impl Search {
     /// A backend issued or accepted a ticket; says what is found once it is.
-    pub(super) fn told(&mut self, backend: u16, ticket: &Ticket) -> Option<Finding> {
+    pub(crate) fn told(&mut self, backend: u16, ticket: &Ticket) -> Option<Finding> {
         let own = self.seen.entry(backend).or_default();
         if own.contains(ticket) {
             return None;

@@ -7,7 +7,7 @@ pub mod checks;
 mod events;
 mod health;
 mod interfaces;
-mod key_layout;
+pub(crate) mod key_layout;
 mod links;
 mod neighbours;
 pub mod plan;

@@ -1,6 +1,7 @@
 //! The command line: one verb a file.
 
 mod agent;
+mod assess;
 mod backends;
 mod bypass;
 mod config;
@@ -75,6 +76,8 @@ enum Verb {
     /// Show what the handshakes in a capture (pcap, pcapng) offer to steer by, and whether they
     /// resumed
     Inspect(inspect::Inspect),
+    /// Tell from a capture of any network what steer would have kept in it
+    Assess(assess::Assess),
     /// Check configuration files
     #[command(subcommand)]
     Config(config::Config),
@@ -86,6 +89,7 @@ impl Cli {
         let place = self.place;
         let done = match self.verb {
             Verb::Agent(verb) => return verb.run(&place),
+            Verb::Assess(verb) => return verb.run(&place),
             Verb::Detach(verb) => verb.run(&place),
             Verb::Leave(verb) => verb.run(&place),
             Verb::Bypass(verb) => verb.run(&place),

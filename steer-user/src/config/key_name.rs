@@ -1,7 +1,7 @@
 //! `ticket_key_name` and `key_names`: where the names of ticket keys stand, and which ones the
 //! operator gave.
 
-use std::{collections::HashMap, fmt, net::SocketAddr};
+use std::{collections::HashMap, fmt, net::SocketAddr, str::FromStr};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 use steer_common::session::NameLayout;
@@ -37,14 +37,21 @@ impl Default for TicketKeyName {
     }
 }
 
-impl<'de> Deserialize<'de> for TicketKeyName {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let word = String::deserialize(from)?;
+impl FromStr for TicketKeyName {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
         let known =
             LAYOUTS.iter().find(|(other, _)| *other == word).map(|(_, layout)| Self::At(*layout));
         let form = "expected \"16@0\", \"4@0\", \"16@1\", \"none\" or \"auto\"";
-        let refusal = || D::Error::custom(format!("`{word}` is no place of a key name; {form}"));
+        let refusal = || format!("`{word}` is no place of a key name; {form}");
         known.or_else(|| (word == "auto").then_some(Self::Auto)).ok_or_else(refusal)
+    }
+}
+
+impl<'de> Deserialize<'de> for TicketKeyName {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
 

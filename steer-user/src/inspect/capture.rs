@@ -7,7 +7,10 @@ use pcap_parser::{
     traits::{PcapNGPacketBlock as _, PcapReaderIterator},
 };
 
-use super::source::{Failed, Failure, Source};
+use super::{
+    source::{Failed, Failure, Source},
+    stamp::Clock,
+};
 
 /// Room for a packet at first, bytes.
 const ROOM: usize = 1 << 16;
@@ -54,9 +57,9 @@ pub enum Ending {
 
 /// What a capture file holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Item<'a> {
-    /// A packet of this link type.
-    Packet(u16, &'a [u8]),
+pub(crate) enum Item<'a> {
+    /// A packet.
+    Packet(Packet<'a>),
     /// A packet of an interface that the file does not describe.
     NoInterface,
     /// A block of a type that is not read.
@@ -65,8 +68,30 @@ pub(super) enum Item<'a> {
     Waiting,
 }
 
+/// Why handing out packets stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// The next packet is later than asked for: when, nanoseconds since 1970.
+    Later(u64),
+    /// There is nothing more.
+    End(Ending),
+}
+
+/// A packet as it was captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Packet<'a> {
+    /// Link type of the interface.
+    pub(crate) link: u16,
+    /// When, nanoseconds since 1970; `None` where the file does not say.
+    pub(crate) time: Option<u64>,
+    /// Length on the wire, bytes; 0: the file does not say.
+    pub(crate) wire_len: u32,
+    /// What was captured of it.
+    pub(crate) bytes: &'a [u8],
+}
+
 /// A capture file being read.
-pub(super) struct Capture {
+pub(crate) struct Capture {
     reader: Box<dyn PcapReaderIterator + Send>,
     failed: Failed,
     room: usize,
@@ -85,17 +110,20 @@ struct Section {
 struct Interface {
     link: u16,
     snap_len: u32,
+    clock: Clock,
 }
 
 impl Interface {
     /// The upper bits of a pcap file's field are about frame check sequences.
-    fn new(link: Linktype, snap_len: u32) -> Self {
-        Self { link: link.0 as u16, snap_len }
+    fn new(link: Linktype, snap_len: u32, clock: Clock) -> Self {
+        Self { link: link.0 as u16, snap_len, clock }
     }
 }
 
 /// What to do before the next look.
 enum Next {
+    /// The packet at hand is later than asked for.
+    Later(u64),
     Consume(usize),
     Refill,
     Grow,
@@ -104,7 +132,7 @@ enum Next {
 
 impl Capture {
     /// Looks at the first bytes.
-    pub(super) fn open(file: impl Read + Send + 'static) -> Result<Self, Refused> {
+    pub(crate) fn open(file: impl Read + Send + 'static) -> Result<Self, Refused> {
         let (source, failed) = Source::open(file, ROOM_MAX);
         let room = ROOM.max(source.looked_at() + 1);
         match create_reader(room, source) {
@@ -117,32 +145,54 @@ impl Capture {
     /// Hands everything in it to `take`.
     pub(super) fn for_each<E>(
         &mut self,
-        mut take: impl FnMut(Item<'_>) -> Result<(), E>,
+        take: impl FnMut(Item<'_>) -> Result<(), E>,
     ) -> Result<Ending, E> {
+        match self.for_each_until(u64::MAX, take)? {
+            Until::Later(_) => Ok(Ending::Whole),
+            Until::End(ending) => Ok(ending),
+        }
+    }
+
+    /// Hands to `take` what comes before the first packet that is later than `last`, nanoseconds
+    /// since 1970. That one comes first the next time.
+    pub(crate) fn for_each_until<E>(
+        &mut self,
+        last: u64,
+        mut take: impl FnMut(Item<'_>) -> Result<(), E>,
+    ) -> Result<Until, E> {
         loop {
-            match self.step(&mut take)? {
+            match self.step(last, &mut take)? {
+                Next::Later(time) => return Ok(Until::Later(time)),
                 Next::Consume(len) => self.reader.consume(len),
                 Next::Refill => {
                     take(Item::Waiting)?;
                     if !self.refill() {
-                        return Ok(Ending::Damaged);
+                        return Ok(Until::End(Ending::Damaged));
                     }
                 }
                 Next::Grow if self.grow() && self.refill() => {}
-                Next::Grow => return Ok(Ending::Damaged),
-                Next::End(ending) => return Ok(self.ending(ending)),
+                Next::Grow => return Ok(Until::End(Ending::Damaged)),
+                Next::End(ending) => return Ok(Until::End(self.ending(ending))),
             }
         }
     }
 
-    fn step<E>(&mut self, take: &mut impl FnMut(Item<'_>) -> Result<(), E>) -> Result<Next, E> {
+    fn step<E>(
+        &mut self,
+        last: u64,
+        take: &mut impl FnMut(Item<'_>) -> Result<(), E>,
+    ) -> Result<Next, E> {
         let next = match self.reader.next() {
-            Ok((len, block)) => {
-                if let Some(item) = self.section.item(&block) {
-                    take(item)?;
+            Ok((len, block)) => match self.section.item(&block) {
+                Some(Item::Packet(Packet { time: Some(time), .. })) if time > last => {
+                    return Ok(Next::Later(time));
                 }
-                Next::Consume(len)
-            }
+                Some(item) => {
+                    take(item)?;
+                    Next::Consume(len)
+                }
+                None => Next::Consume(len),
+            },
             Err(PcapError::Eof) => Next::End(Ending::Whole),
             Err(PcapError::Incomplete(_)) => Next::Refill,
             Err(PcapError::BufferTooSmall) => Next::Grow,
@@ -193,22 +243,35 @@ impl Section {
     fn item<'a>(&mut self, block: &'a PcapBlockOwned<'_>) -> Option<Item<'a>> {
         match block {
             PcapBlockOwned::LegacyHeader(header) => {
-                self.interfaces = vec![Interface::new(header.network, header.snaplen)];
+                let clock = Clock::of_pcap(header.is_nanosecond_precision());
+                self.interfaces = vec![Interface::new(header.network, header.snaplen, clock)];
                 None
             }
-            PcapBlockOwned::Legacy(packet) => Some(self.packet(0, packet.data)),
+            PcapBlockOwned::Legacy(packet) => {
+                let stamp = |interface: &Interface| {
+                    interface.clock.split(packet.ts_sec.into(), packet.ts_usec.into())
+                };
+                Some(self.packet(0, stamp, packet.origlen, packet.data))
+            }
             PcapBlockOwned::NG(Block::SectionHeader(header)) => {
                 *self = Self { big_endian: header.big_endian(), interfaces: Vec::new() };
                 None
             }
             PcapBlockOwned::NG(Block::InterfaceDescription(interface)) => {
                 if self.interfaces.len() < INTERFACES_MAX {
-                    self.interfaces.push(Interface::new(interface.linktype, interface.snaplen));
+                    // The crate reads the offset little-endian whatever the section is.
+                    let offset = interface.if_tsoffset;
+                    let offset = if self.big_endian { offset.swap_bytes() } else { offset };
+                    let clock = Clock::of_pcapng(interface.if_tsresol, offset);
+                    let link = interface.linktype;
+                    self.interfaces.push(Interface::new(link, interface.snaplen, clock));
                 }
                 None
             }
             PcapBlockOwned::NG(Block::EnhancedPacket(packet)) => {
-                Some(self.packet(packet.if_id, packet.packet_data()))
+                let ticks = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
+                let stamp = |interface: &Interface| interface.clock.whole(ticks);
+                Some(self.packet(packet.if_id, stamp, packet.origlen, packet.packet_data()))
             }
             PcapBlockOwned::NG(Block::SimplePacket(packet)) => {
                 Some(self.simple_packet(packet.packet_data()))
@@ -235,10 +298,18 @@ impl Section {
         }
     }
 
-    fn packet<'a>(&self, interface: u32, bytes: &'a [u8]) -> Item<'a> {
-        self.interfaces
-            .get(interface as usize)
-            .map_or(Item::NoInterface, |interface| Item::Packet(interface.link, bytes))
+    fn packet<'a>(
+        &self,
+        interface: u32,
+        stamp: impl Fn(&Interface) -> Option<u64>,
+        wire_len: u32,
+        bytes: &'a [u8],
+    ) -> Item<'a> {
+        let Some(interface) = self.interfaces.get(interface as usize) else {
+            return Item::NoInterface;
+        };
+        let time = stamp(interface);
+        Item::Packet(Packet { link: interface.link, time, wire_len, bytes })
     }
 
     /// Its length is the original one; what is behind the snap length is padding.
@@ -249,7 +320,8 @@ impl Section {
         } else {
             bytes.len().min(interface.snap_len as usize)
         };
-        Item::Packet(interface.link, &bytes[..len])
+        let wire_len = bytes.len() as u32;
+        Item::Packet(Packet { link: interface.link, time: None, wire_len, bytes: &bytes[..len] })
     }
 
     /// Interface 2 bytes, drops 2, time 8, captured length 4, original length 4, the packet.
@@ -262,8 +334,12 @@ impl Section {
         } else {
             u16::from_le_bytes(interface)
         };
-        let len = self.number([header[12], header[13], header[14], header[15]]) as usize;
-        Some(self.packet(u32::from(interface), bytes.get(..len)?))
+        let number =
+            |at: usize| self.number([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let ticks = u64::from(number(4)) << 32 | u64::from(number(8));
+        let stamp = |interface: &Interface| interface.clock.whole(ticks);
+        let bytes = bytes.get(..number(12) as usize)?;
+        Some(self.packet(u32::from(interface), stamp, number(16), bytes))
     }
 
     /// A number as the section writes it.

@@ -14,14 +14,16 @@ use super::{
 };
 
 /// An end of a connection: 0 sent the packet that was seen first.
-pub(super) type Side = usize;
+pub(crate) type Side = usize;
 
 /// A connection being read.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     ends: [SocketAddr; 2],
     client: Option<Side>,
     sides: [Reading; 2],
+    /// The client's stream is read on behind its hello, until the server's handshake is over.
+    keeps_client: bool,
     /// It ended before its client sent anything.
     is_void: bool,
     /// The tags and tunnels that its first packet was found in.
@@ -38,18 +40,51 @@ struct Reading {
 
 impl Connection {
     /// Begins with the first segment that was seen.
-    pub(super) fn new(segment: &Segment<'_>) -> Self {
+    pub(crate) fn new(segment: &Segment<'_>) -> Self {
         let ends = [segment.source, segment.destination];
-        Self { ends, client: None, sides: Default::default(), is_void: false, path: segment.path }
+        Self {
+            ends,
+            client: None,
+            sides: Default::default(),
+            keeps_client: false,
+            is_void: false,
+            path: segment.path,
+        }
+    }
+
+    /// As [`Connection::new`]; what the client sends behind its hello is kept until the server's
+    /// handshake is over.
+    pub(crate) fn keeping_client(segment: &Segment<'_>) -> Self {
+        Self { keeps_client: true, ..Self::new(segment) }
+    }
+
+    /// Client and server; `None` while it is not known which is which.
+    pub(crate) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.client.map(|client| (self.ends[client], self.ends[1 - client]))
+    }
+
+    /// Which end is the client.
+    pub(crate) fn client(&self) -> Option<Side> {
+        self.client
+    }
+
+    /// The client's first hello, as far as it is read, and the client's stream.
+    pub(crate) fn client_side(&self) -> Option<(&hello::Reader, &Half)> {
+        self.client.map(|client| (&self.sides[client].hello, &self.sides[client].half))
+    }
+
+    /// The server's handshake, as far as it is read, and the server's stream.
+    pub(crate) fn server_side(&self) -> Option<(&flight::Reader, &Half)> {
+        self.client.map(|client| (&self.sides[1 - client].flight, &self.sides[1 - client].half))
     }
 
     /// The end that sent this segment.
-    fn side(&self, segment: &Segment<'_>) -> Side {
+    pub(crate) fn side(&self, segment: &Segment<'_>) -> Side {
         usize::from(self.ends[0] != segment.source)
     }
 
     /// Reads a segment.
-    pub(super) fn take(&mut self, segment: &Segment<'_>, room: &mut Room) {
+    pub(crate) fn take(&mut self, segment: &Segment<'_>, room: &mut Room) {
         let side = self.side(segment);
         if segment.has(flags::RST) {
             return self.reset(side, segment);
@@ -127,7 +162,7 @@ impl Connection {
         }
         self.is_void |= self.client == Some(side) && reading.half.is_void();
         let done = match self.client {
-            Some(client) if client == side => reading.hello.is_done(),
+            Some(client) if client == side => !self.keeps_client && reading.hello.is_done(),
             Some(_) => reading.flight.is_done(),
             None => false,
         };
@@ -154,20 +189,28 @@ impl Connection {
     }
 
     /// Whether nothing that may come would change the row.
-    pub(super) fn is_done(&self) -> bool {
-        self.is_void
-            || self.client.is_some() && self.sides.iter().all(|reading| reading.half.is_closed())
+    pub(crate) fn is_done(&self) -> bool {
+        let is_over = |side: Side| {
+            let Reading { half, hello, .. } = &self.sides[side];
+            half.is_closed() || self.keeps_client && self.client == Some(side) && hello.is_done()
+        };
+        self.is_void || self.client.is_some() && is_over(0) && is_over(1)
+    }
+
+    /// Reads what is there of both sides, since nothing is to come.
+    pub(crate) fn finish(&mut self) {
+        self.read_to_end(0);
+        self.read_to_end(1);
     }
 
     /// Bytes of memory held beside the connection itself, about.
-    pub(super) fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.sides.iter().map(|reading| reading.half.held() + reading.hello.held()).sum()
     }
 
     /// The row, of what is there.
     pub(super) fn into_row(mut self) -> Row {
-        self.read_to_end(0);
-        self.read_to_end(1);
+        self.finish();
         let client = self.client.unwrap_or(0);
         let [first, second] = self.sides;
         let (client_side, server_side) =

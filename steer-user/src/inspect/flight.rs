@@ -18,28 +18,54 @@ const SSL3: u16 = 0x0300;
 
 /// How far a server's stream was read. Sequence numbers in it are offsets from the first byte.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     follow: Follow,
     hello: Option<ServerHello>,
     ticket: Option<String>,
+    /// Whether the server asked for another hello.
+    retried: bool,
+    end: Option<End>,
     done: bool,
 }
 
 impl Default for Reader {
     fn default() -> Self {
-        Self { follow: Follow::new(0), hello: None, ticket: None, done: false }
+        Self {
+            follow: Follow::new(0),
+            hello: None,
+            ticket: None,
+            retried: false,
+            end: None,
+            done: false,
+        }
     }
 }
 
 impl Reader {
     /// Whether what was read so far can be nothing but a server's.
-    pub(super) fn is_server(&self) -> bool {
+    pub(crate) fn is_server(&self) -> bool {
         self.follow.seen & (seen::HELLO | seen::RETRY) != 0 || self.ticket.is_some()
     }
 
     /// Whether nothing more is to be read.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// How far the programs' own reader has come.
+    pub(crate) fn follow(&self) -> &Follow {
+        &self.follow
+    }
+
+    /// Whether the server asked for another hello (RFC 8446 4.1.4).
+    pub(crate) fn was_retried(&self) -> bool {
+        self.retried
+    }
+
+    /// Why nothing more is to be read; `None` while there may be more, and behind the ServerHello
+    /// of a version that nobody knows.
+    pub(crate) fn end(&self) -> Option<End> {
+        self.end
     }
 
     /// Reads on; `stream` is what there is from the first byte without a hole.
@@ -79,7 +105,8 @@ impl Reader {
                 return;
             }
             match self.follow.step(&mut segment, offset, piece.len() as u32) {
-                FlightEvent::More | FlightEvent::Retry => {}
+                FlightEvent::More => {}
+                FlightEvent::Retry => self.retried = true,
                 FlightEvent::NeedMore => return,
                 FlightEvent::ServerHello if self.is_retry_of_draft() => {
                     self.follow.seen &= !(seen::HELLO | seen::RETRY);
@@ -94,12 +121,12 @@ impl Reader {
                     let lesson = &self.follow.lesson[..usize::from(self.follow.lesson_len).min(32)];
                     self.ticket = self.ticket.take().or_else(|| hex(lesson));
                 }
-                FlightEvent::End(End::Tls13) => {
-                    self.hello = Some(self.server_hello());
+                FlightEvent::End(end) => {
+                    if end == End::Tls13 {
+                        self.hello = Some(self.server_hello());
+                    }
+                    self.end = Some(end);
                     self.done = true;
-                }
-                FlightEvent::End(End::ChangeCipherSpec | End::Alert | End::Other) => {
-                    self.done = true
                 }
             }
         }

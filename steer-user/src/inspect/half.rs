@@ -9,7 +9,7 @@ const BEHIND_MAX: u8 = 64;
 
 /// A sender's stream as far as it was captured. Offsets are bytes from its first one.
 #[derive(Debug, Default)]
-pub(super) struct Half {
+pub(crate) struct Half {
     /// Sequence number of the first byte.
     base: Option<u32>,
     /// Who said so.
@@ -53,8 +53,18 @@ pub(super) enum Change {
 
 impl Half {
     /// Whether any byte is there.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
+    }
+
+    /// Whether bytes are missing in front of others that are there.
+    pub(crate) fn has_hole(&self) -> bool {
+        self.ranges.len() > 1 || self.ranges.first().is_some_and(|range| range.0 != 0)
+    }
+
+    /// How many segments brought something new.
+    pub(crate) fn n_pieces(&self) -> usize {
+        self.segments.len()
     }
 
     /// Whether it is certain where the stream begins.
@@ -186,7 +196,7 @@ impl Half {
     }
 
     /// The bytes from the first one on without a hole.
-    pub(super) fn contiguous(&self) -> &[u8] {
+    pub(crate) fn contiguous(&self) -> &[u8] {
         match self.ranges.first() {
             Some(&(0, end)) => &self.data[..end as usize],
             _ => &[],
@@ -219,7 +229,7 @@ impl Half {
     }
 
     /// Whether nothing more is wanted.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed
     }
 

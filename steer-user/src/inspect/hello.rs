@@ -3,9 +3,14 @@
 
 use std::ops::Range;
 
-use steer_common::wire::{
-    proxy,
-    tls::client_hello::{Framing, Hello, Joined, STREAM, Span, Start, Stream, Walk, start},
+use steer_common::{
+    session::SESSION_ID_MAX,
+    wire::{
+        proxy,
+        tls::client_hello::{
+            Framing, Hello, Joined, PSK_IDENTITIES, STREAM, Span, Start, Stream, Walk, start,
+        },
+    },
 };
 
 use super::{
@@ -14,8 +19,6 @@ use super::{
     row::{ClientHello, hex, version_word},
 };
 
-/// Bytes of a ticket that are told.
-pub(super) const TICKET_PREFIX: usize = 32;
 /// Bytes of a PSK identity that are told.
 const PSK_PREFIX: usize = 16;
 /// Bytes that [`start`] looks at.
@@ -23,18 +26,53 @@ const LOOK: usize = 16;
 /// Where the message starts in the stream if the first record holds it.
 const IN_FIRST_RECORD: u32 = 5;
 
+/// Where the random stands in the message: header 4, version 2 (RFC 5246 7.4.1.2).
+const RANDOM_AT: u32 = 6;
+/// Its length, bytes.
+const RANDOM_LEN: u32 = 32;
+
 /// Room that readers share, one after the other.
-pub(super) struct Room(Box<Stream>);
+pub(crate) struct Room(Box<Stream>);
+
+/// An identifier as it stands on the wire, as much of it as is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identifier {
+    /// Length of the whole, bytes; 0: it is not there.
+    pub(crate) len: u32,
+    /// Its first bytes, zero behind its end.
+    pub(crate) bytes: [u8; SESSION_ID_MAX],
+}
+
+/// What a ClientHello offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Offered {
+    /// Highest version that the client speaks, as on the wire.
+    pub(crate) version: u16,
+    /// Length of the handshake message with its header, bytes.
+    pub(crate) len: u32,
+    /// Its random: no two hellos have one.
+    pub(crate) random: [u8; RANDOM_LEN as usize],
+    /// The session ID.
+    pub(crate) session_id: Identifier,
+    /// The ticket of TLS 1.2.
+    pub(crate) ticket: Identifier,
+    /// The first PSK identities.
+    pub(crate) psk: [Identifier; PSK_IDENTITIES],
+    /// The server name.
+    pub(crate) server_name: Option<String>,
+    /// Whether Encrypted Client Hello, or its grease, is there.
+    pub(crate) ech: bool,
+}
 
 impl Room {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Box::new([0; STREAM]))
     }
 }
 
 /// How far a client's stream was read.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     proxied: Option<Proxied>,
     state: State,
 }
@@ -53,9 +91,9 @@ enum State {
     Joining(Box<Joining>),
     /// No hello is to come.
     Nothing,
-    /// The hello, without its number of segments, and from where to where it and its record headers
-    /// stand.
-    Read(Box<ClientHello>, Range<u32>),
+    /// The hello, from where to where it and its record headers stand, and how many segments
+    /// brought it, once that is counted.
+    Read(Box<Offered>, Range<u32>, u32),
 }
 
 /// A message that is being joined.
@@ -71,7 +109,7 @@ pub(super) struct Joining {
 
 impl Reader {
     /// Whether what was read so far can be nothing but a client's.
-    pub(super) fn is_client(&self) -> bool {
+    pub(crate) fn is_client(&self) -> bool {
         self.proxied.is_some()
             || matches!(self.state, State::OneRecord(..) | State::Joining(_) | State::Read(..))
     }
@@ -88,19 +126,41 @@ impl Reader {
 
     /// Notes which segments brought the hello.
     pub(super) fn count_segments(&mut self, half: &Half) {
-        if let State::Read(hello, range) = &mut self.state {
-            hello.segments = half.n_segments(range.start, range.end);
+        if let State::Read(_, range, segments) = &mut self.state {
+            *segments = half.n_segments(range.start, range.end);
         }
+    }
+
+    /// The hello, once it is read, and the offset in the stream of the byte behind it.
+    pub(crate) fn hello(&self) -> Option<(&Offered, u32)> {
+        match &self.state {
+            State::Read(hello, range, _) => Some((hello, range.end)),
+            State::Start
+            | State::Hello(_)
+            | State::OneRecord(..)
+            | State::Joining(_)
+            | State::Nothing => None,
+        }
+    }
+
+    /// The header of a PROXY protocol in front of it.
+    pub(crate) fn proxied(&self) -> Option<&Proxied> {
+        self.proxied.as_ref()
+    }
+
+    /// Whether what was sent is no hello, or none that can be read.
+    pub(crate) fn is_nothing(&self) -> bool {
+        matches!(self.state, State::Nothing)
     }
 
     /// What the reading came to: the header of a PROXY protocol, the hello.
     pub(super) fn into_parts(self) -> (Option<Proxied>, Option<ClientHello>) {
-        let hello = if let State::Read(hello, _) = self.state { Some(*hello) } else { None };
-        (self.proxied, hello)
+        let State::Read(offered, _, segments) = self.state else { return (self.proxied, None) };
+        (self.proxied, Some(ClientHello::new(*offered, segments)))
     }
 
     /// Reads on; `stream` is what there is from the first byte without a hole.
-    pub(super) fn read(&mut self, stream: &[u8], room: &mut Room) {
+    pub(crate) fn read(&mut self, stream: &[u8], room: &mut Room) {
         if matches!(self.state, State::Start) {
             self.skip_proxy(stream);
         }
@@ -164,7 +224,7 @@ impl State {
             Self::Start | Self::Hello(_) | Self::Nothing | Self::Read(..) => return,
         };
         *self = found.map_or(Self::Nothing, |(hello, range)| {
-            Self::Read(Box::new(hello), range.start as u32..range.end as u32)
+            Self::Read(Box::new(hello), range.start as u32..range.end as u32, 0)
         });
     }
 }
@@ -206,31 +266,64 @@ impl Joining {
 }
 
 /// Walks over the message of `len` bytes at `base`, which is all there.
-fn walk(bytes: &Stream, base: u32, len: u32) -> Option<ClientHello> {
+fn walk(bytes: &Stream, base: u32, len: u32) -> Option<Offered> {
     let mut hello = Hello::default();
     hello.begin(base, len, base + len);
     // Every step but those that leave a list goes on by two bytes.
     let walk = (0..STREAM).map(|_| hello.step(bytes)).find(|walk| *walk != Walk::More);
-    (walk == Some(Walk::Done)).then(|| told(bytes, &hello, len))
+    (walk == Some(Walk::Done)).then(|| Offered::new(bytes, &hello, base, len))
 }
 
-fn told(bytes: &Stream, hello: &Hello, len: u32) -> ClientHello {
-    let prefix = |span: Span, n: usize| {
-        let at = span.at as usize;
-        bytes.get(at..at + n.min(span.len as usize)).unwrap_or_default()
-    };
-    let name = prefix(hello.server_name, STREAM);
-    ClientHello {
-        version: version_word(hello.version_offered()),
-        bytes: len,
-        segments: 0,
-        session_id: hex(prefix(hello.session_id, STREAM)),
-        ticket_prefix: hex(prefix(hello.ticket, TICKET_PREFIX)),
-        psk_prefix: hex(prefix(hello.psk[0], PSK_PREFIX)),
-        sni: (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned()),
-        ech: hello.ech != 0,
-        // A key's name stands in an identity that has bytes.
-        offers_psk: hello.psk.iter().any(|identity| identity.len != 0),
+impl Offered {
+    fn new(bytes: &Stream, hello: &Hello, base: u32, len: u32) -> Self {
+        let random = Identifier::new(bytes, Span { at: base + RANDOM_AT, len: RANDOM_LEN });
+        let name = slice(bytes, hello.server_name);
+        Self {
+            version: hello.version_offered(),
+            len,
+            random: random.bytes,
+            session_id: Identifier::new(bytes, hello.session_id),
+            ticket: Identifier::new(bytes, hello.ticket),
+            psk: hello.psk.map(|identity| Identifier::new(bytes, identity)),
+            server_name: (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned()),
+            ech: hello.ech != 0,
+        }
+    }
+}
+
+impl Identifier {
+    fn new(bytes: &Stream, span: Span) -> Self {
+        let mut identifier = Self { len: span.len, ..Self::default() };
+        for (to, from) in identifier.bytes.iter_mut().zip(slice(bytes, span)) {
+            *to = *from;
+        }
+        identifier
+    }
+
+    /// Its first bytes, at most `n` of them and of those that are kept.
+    pub(crate) fn prefix(&self, n: usize) -> &[u8] {
+        &self.bytes[..n.min(self.len as usize).min(SESSION_ID_MAX)]
+    }
+}
+
+fn slice(bytes: &Stream, span: Span) -> &[u8] {
+    bytes.get(span.at as usize..(span.at + span.len) as usize).unwrap_or_default()
+}
+
+impl ClientHello {
+    fn new(offered: Offered, segments: u32) -> Self {
+        Self {
+            version: version_word(offered.version),
+            bytes: offered.len,
+            segments,
+            session_id: hex(offered.session_id.prefix(SESSION_ID_MAX)),
+            ticket_prefix: hex(offered.ticket.prefix(SESSION_ID_MAX)),
+            psk_prefix: hex(offered.psk[0].prefix(PSK_PREFIX)),
+            ech: offered.ech,
+            // A key's name stands in an identity that has bytes.
+            offers_psk: offered.psk.iter().any(|identity| identity.len != 0),
+            sni: offered.server_name,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ const OF_A_PAIR: usize = 64;
 /// Both ends, the lower one first, so that both directions have one key. IPv4 addresses are mapped
 /// to IPv6 (RFC 4291 2.5.5.2), under which nobody sends.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Pair {
+pub(crate) struct Pair {
     addresses: [u128; 2],
     ports: [u16; 2],
 }
@@ -29,7 +29,7 @@ type Entries = SmallVec<[Entry; 1]>;
 /// Two generations of connections: what is used in the older one moves to the younger, and where
 /// the younger one is full the older one is forgotten.
 #[derive(Default)]
-pub(super) struct Known {
+pub(crate) struct Known {
     young: HashMap<Pair, Entries>,
     n_young: usize,
     old: HashMap<Pair, Entries>,
@@ -37,10 +37,19 @@ pub(super) struct Known {
 
 impl Pair {
     /// The pair of a segment, and which of its ends sent it.
-    pub(super) fn of(segment: &Segment<'_>) -> (Self, usize) {
+    pub(crate) fn of(segment: &Segment<'_>) -> (Self, usize) {
         let (from, to) = (end(segment.source), end(segment.destination));
         let (low, high, sender) = if from <= to { (from, to, 0) } else { (to, from, 1) };
         (Self { addresses: [low.0, high.0], ports: [low.1, high.1] }, sender)
+    }
+}
+
+impl Pair {
+    /// The pair of two ends.
+    pub(crate) fn between(one: SocketAddr, other: SocketAddr) -> Self {
+        let (from, to) = (end(one), end(other));
+        let (low, high) = if from <= to { (from, to) } else { (to, from) };
+        Self { addresses: [low.0, high.0], ports: [low.1, high.1] }
     }
 }
 
@@ -54,7 +63,7 @@ fn end(address: SocketAddr) -> (u128, u16) {
 
 impl Known {
     /// The connections of this pair.
-    pub(super) fn of(&mut self, pair: &Pair) -> &mut [Entry] {
+    pub(crate) fn of(&mut self, pair: &Pair) -> &mut [Entry] {
         if !self.old.is_empty()
             && !self.young.contains_key(pair)
             && let Some(entries) = self.old.remove(pair)
@@ -67,7 +76,7 @@ impl Known {
     }
 
     /// Remembers a connection of this pair.
-    pub(super) fn insert(&mut self, pair: Pair, entry: Entry) {
+    pub(crate) fn insert(&mut self, pair: Pair, entry: Entry) {
         self.make_room();
         let entries = self.young.entry(pair).or_default();
         if entries.len() < OF_A_PAIR {

@@ -7,18 +7,19 @@
 //! client's ([`hello`]) and the server's ([`flight`]), and becomes a [`row`]. What is not read is
 //! counted by kind ([`unread`]).
 
-mod capture;
-mod connection;
+pub(crate) mod capture;
+pub(crate) mod connection;
 mod connections;
-mod flight;
-mod frame;
-mod half;
-mod hello;
-mod known;
-mod proxied;
-mod row;
+pub(crate) mod flight;
+pub(crate) mod frame;
+pub(crate) mod half;
+pub(crate) mod hello;
+pub(crate) mod known;
+pub(crate) mod proxied;
+pub(crate) mod row;
 mod source;
-mod space;
+pub(crate) mod space;
+mod stamp;
 mod unread;
 
 use std::io::Read;
@@ -96,8 +97,8 @@ fn read<E>(
                 Item::Waiting => return emit(None),
                 Item::Block(number) => summary.blocks_not_read.count(Kind::Block(number)),
                 Item::NoInterface => summary.count(&Frame::Unread(Kind::NoInterface)),
-                Item::Packet(link, bytes) => {
-                    let frame = frame::parse(link, bytes);
+                Item::Packet(packet) => {
+                    let frame = frame::parse(packet.link, packet.bytes);
                     summary.count(&frame);
                     if let Frame::Tcp(segment) = &frame {
                         connections.segment(segment);

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// What a header announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Proxied {
+pub(crate) struct Proxied {
     /// Version of the protocol.
-    pub(super) version: &'static str,
+    pub(crate) version: &'static str,
     /// The client that the proxy speaks for; `None` where it speaks for itself or does not say.
-    pub(super) client: Option<SocketAddr>,
+    pub(crate) client: Option<SocketAddr>,
 }
 
 impl Proxied {

@@ -135,7 +135,7 @@ impl Key {
 }
 
 /// The word for a version on the wire; `None` for one that has none.
-pub(super) fn version_word(number: u16) -> Option<&'static str> {
+pub(crate) fn version_word(number: u16) -> Option<&'static str> {
     Version::from_wire(number).map(Version::word)
 }
 

@@ -20,9 +20,15 @@ const OTHER_PATH: u8 = 2;
 
 /// What is remembered of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Number of its row.
-    pub(super) number: u64,
+    pub(crate) number: u64,
+    /// When a packet of it was seen last; whoever reads it writes it, too.
+    pub(crate) seen: u64,
+    /// By a bit for each end in the order of its pair: it sent a FIN. A reset sets both.
+    pub(crate) ended: u8,
+    /// Nothing more is to be read of it; whoever reads it writes it, too.
+    pub(crate) is_read: bool,
     /// Both ends, in the order of their [`super::known::Pair`].
     ends: [End; 2],
 }
@@ -45,7 +51,7 @@ struct End {
 
 /// Which connection a segment belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Belongs {
+pub(crate) enum Belongs {
     /// The one at this index.
     To(usize),
     /// One that it begins.
@@ -56,7 +62,7 @@ pub(super) enum Belongs {
 
 /// Finds the segment's connection among those of its pair, in the order in which they began; `end`
 /// sent it.
-pub(super) fn find(entries: &[Entry], end: usize, segment: &Segment<'_>) -> Belongs {
+pub(crate) fn find(entries: &[Entry], end: usize, segment: &Segment<'_>) -> Belongs {
     let path = segment.path.digest();
     let candidates = entries.iter().enumerate().filter_map(|(index, entry)| {
         let rank = entry.rank(end, segment, path)?;
@@ -75,16 +81,23 @@ pub(super) fn find(entries: &[Entry], end: usize, segment: &Segment<'_>) -> Belo
 }
 
 /// Whether a segment opens a connection or answers one that does.
-pub(super) fn is_syn(segment: &Segment<'_>) -> bool {
+pub(crate) fn is_syn(segment: &Segment<'_>) -> bool {
     segment.has(flags::SYN) && !segment.has(flags::RST)
 }
 
 impl Entry {
     /// Begins with the first segment that was seen.
-    pub(super) fn new(number: u64, end: usize, segment: &Segment<'_>) -> Self {
-        let mut entry = Self { number, ends: Default::default() };
+    pub(crate) fn new(number: u64, end: usize, segment: &Segment<'_>) -> Self {
+        let mut entry =
+            Self { number, seen: 0, ended: 0, is_read: false, ends: Default::default() };
         entry.note(end, segment);
         entry
+    }
+
+    /// Whether both ends ended it.
+    pub(crate) fn is_over(&self) -> bool {
+        const BOTH: u8 = 3;
+        self.ended == BOTH
     }
 
     /// How well a segment fits, less is better; `None`: it is of another connection.
@@ -107,7 +120,13 @@ impl Entry {
     }
 
     /// Takes up what the segment says of both ends.
-    pub(super) fn note(&mut self, end: usize, segment: &Segment<'_>) {
+    pub(crate) fn note(&mut self, end: usize, segment: &Segment<'_>) {
+        const BOTH: u8 = 3;
+        if segment.has(flags::RST) {
+            self.ended = BOTH;
+        } else if segment.has(flags::FIN) {
+            self.ended |= 1 << end;
+        }
         let len = segment.payload.len() as u32;
         let first = segment.seq.wrapping_add(u32::from(segment.has(flags::SYN)));
         let from = &mut self.ends[end];

@@ -133,6 +133,7 @@ pub(super) fn segment<'a>(bytes: &'a [u8], addresses: &Addresses, path: Path) ->
         seq: number(4),
         ack: number(8),
         flags: h[13],
+        window: port(14),
         // The capture may end inside the options.
         payload: bytes.get(header_len..).unwrap_or_default(),
         path,

@@ -18,14 +18,14 @@ use std::net::SocketAddr;
 
 use super::unread::Kind;
 
-pub(super) use path::Path;
+pub(crate) use path::Path;
 
 /// Headers that are walked over; no network wraps as deep.
 const DEPTH_MAX: usize = 32;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Frame<'a> {
+pub(crate) enum Frame<'a> {
     /// A TCP segment.
     Tcp(Segment<'a>),
     /// Something that is read, and is no TCP.
@@ -36,21 +36,23 @@ pub(super) enum Frame<'a> {
 
 /// A TCP segment, as much of it as was captured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segment<'a> {
-    pub(super) source: SocketAddr,
-    pub(super) destination: SocketAddr,
-    pub(super) seq: u32,
-    pub(super) ack: u32,
+pub(crate) struct Segment<'a> {
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
     /// Any of [`steer_common::wire::tcp::flags`].
-    pub(super) flags: u8,
-    pub(super) payload: &'a [u8],
+    pub(crate) flags: u8,
+    /// The window as on the wire, not scaled.
+    pub(crate) window: u16,
+    pub(crate) payload: &'a [u8],
     /// The tags and tunnels it was found in.
-    pub(super) path: Path,
+    pub(crate) path: Path,
 }
 
 impl Segment<'_> {
     /// Whether all of `bits` are set.
-    pub(super) fn has(&self, bits: u8) -> bool {
+    pub(crate) fn has(&self, bits: u8) -> bool {
         self.flags & bits == bits
     }
 }
@@ -99,7 +101,7 @@ impl Next<'_> {
 }
 
 /// Reads a frame of this link type.
-pub(super) fn parse(link: u16, frame: &[u8]) -> Frame<'_> {
+pub(crate) fn parse(link: u16, frame: &[u8]) -> Frame<'_> {
     let mut path = Path::default();
     let mut addresses = ip::Addresses::default();
     let mut next = Next::Link(link, frame);

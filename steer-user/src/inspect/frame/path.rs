@@ -41,7 +41,7 @@ pub(super) enum Layer {
 
 /// Tags and tunnels, the outermost first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in super::super) struct Path {
+pub(crate) struct Path {
     layers: [(Layer, u32); LAYERS],
     n: u8,
 }
@@ -60,7 +60,7 @@ impl Path {
     }
 
     /// A number that is another for another path, but for a chance in 2^64; 0: no tags, no tunnels.
-    pub(in super::super) fn digest(&self) -> u64 {
+    pub(crate) fn digest(&self) -> u64 {
         /// 2^64 divided by the golden ratio: spreads what is alike.
         const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
         self.layers().iter().fold(0, |digest: u64, (layer, number)| {
@@ -70,7 +70,7 @@ impl Path {
     }
 
     /// Whether there are no tags and no tunnels.
-    pub(in super::super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.n == 0
     }
 }

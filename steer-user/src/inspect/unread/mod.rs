@@ -53,7 +53,7 @@ pub struct Tally {
 
 impl Tally {
     /// Counts one.
-    pub(super) fn count(&mut self, kind: Kind) {
+    pub(crate) fn count(&mut self, kind: Kind) {
         let is_new = self.counts.len() >= KINDS_MAX && !self.counts.contains_key(&kind);
         *self.counts.entry(if is_new { Kind::More } else { kind }).or_default() += 1;
     }
