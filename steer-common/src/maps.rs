@@ -118,7 +118,7 @@ pub const MAPS: &[Map] = &maps! {
     "held_fragments" LruHash<HeldKey, Held>               512,                   Fixed,     Programs;
     "foreign"        LruHash<FlowKey, Foreign>            65_536,                Fixed,     Both;
     // Two entries a connection at most.
-    "legs"           Hash<FlowKey, Leg>                   65_536,                Fixed,     Both;
+    "legs"           Hash<FlowKey, Leg>                   131_072,               Sizable,   Both;
     "traces"         Array<u32, TraceLine>                trace::LINES,          Fixed,     Programs;
     "syn_traces"     Array<u32, TraceLine>                trace::SYN_LINES,      Fixed,     Programs;
     "backends"       Array<u32, Backend>                  MAX_BACKENDS,          Fixed,     Agent;

@@ -8,7 +8,7 @@ use steer_common::{
     ranges::{self, Inserted},
     rehome::{self, DataAct, Progress},
     shared::{Flow, options},
-    wire::ETHERNET_LEN,
+    wire::{ETHERNET_LEN, upper},
 };
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     forward::next_hop::hop_to,
     handshake::unknown::copy_flow,
     learn::certificate::expect_unread,
-    maps::{PENDING, SPLICES, backend, count, count_index, now},
+    maps::{PENDING, SPLICES, backend, backend_path, count, count_index, now},
     packet::{options::read_options, sums::sum_payload},
     rehome::buffer::{new_buffer, store_in_buffer},
     scratch::{Scratch, StreamRange, scratch},
@@ -249,7 +249,7 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     if backend(owner).is_some_and(|owner| owner.endpoint.address == scratch.key.client) {
         return give_up(flow, Counter::OwnerIsClient as u32);
     }
-    if hop_to(skb, owner) != 0 {
+    if hop_to(skb, owner) != 0 || leads_back(record, owner) {
         return give_up(flow, Counter::OwnerNoRoute as u32);
     }
     // Its client's port was taken there.
@@ -280,6 +280,22 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
         emit_event(scratch, Counter::Rehome);
     }
     Stage::SynToOwner
+}
+
+/// Whether the way to an owner leads to the station that the client's packets come from, and the way
+/// to the first backend does not: what remains of the forwarding table once the owner's own way is
+/// gone is the default route, and a balancer there would send the SYN back.
+#[inline(always)]
+fn leads_back(flow: &Flow, owner: u32) -> bool {
+    let client = flow.client_hop.words();
+    let is_clients = |id: u32| {
+        backend_path(id).is_some_and(|path| {
+            let hop = path.hop.words();
+            let same = hop[0] == client[0] && upper(hop[1]) == upper(client[1]);
+            same && path.hop.ifindex == flow.client_hop.ifindex
+        })
+    };
+    flow.client_hop.ifindex != 0 && is_clients(owner) && !is_clients(flow.first as u32)
 }
 
 /// The first backend gets the flow because of `reason`, a counter's index.

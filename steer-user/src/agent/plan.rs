@@ -396,7 +396,7 @@ fn worth(table: &str) -> &'static str {
     match table {
         "sessions" => "their clients make a full handshake next time",
         "splices" => "their connections break",
-        "flows" | "handshakes" => "their connections may break",
+        "flows" | "handshakes" | "legs" => "their connections may break",
         "pending" => "their clients repeat what was buffered",
         _ => "they start at zero",
     }

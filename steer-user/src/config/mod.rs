@@ -81,6 +81,10 @@ pub struct Sizes {
     /// Re-homed flows at once; never evicted.
     #[serde(deserialize_with = "whole::<_, _, 1, SIZE_MAX>")]
     pub splices: u32,
+    /// Ports that are taken at backends: two entries a connection that has another port there than
+    /// its client's own, one a flow of an inline pool that was moved.
+    #[serde(deserialize_with = "whole::<_, _, 1, SIZE_MAX>")]
+    pub legs: u32,
     /// Handshakes remembered.
     #[serde(deserialize_with = "whole::<_, _, 1, SIZE_MAX>")]
     pub handshakes: u32,
@@ -97,6 +101,7 @@ impl Default for Sizes {
                 flows: entries("flows"),
                 fast: entries("fast"),
                 splices: entries("splices"),
+                legs: entries("legs"),
                 handshakes: entries("handshakes"),
                 pending: entries("pending"),
             }
@@ -106,13 +111,14 @@ impl Default for Sizes {
 
 impl Sizes {
     /// Every size with its key.
-    pub fn named(&self) -> [(&'static str, u32); 6] {
-        let Self { sessions, flows, fast, splices, handshakes, pending } = *self;
+    pub fn named(&self) -> [(&'static str, u32); 7] {
+        let Self { sessions, flows, fast, splices, legs, handshakes, pending } = *self;
         [
             ("sessions", sessions),
             ("flows", flows),
             ("fast", fast),
             ("splices", splices),
+            ("legs", legs),
             ("handshakes", handshakes),
             ("pending", pending),
         ]

@@ -36,6 +36,7 @@ impl Copier {
         match map.value.name {
             "Flow" => Some(Self::new::<FlowKey, Flow>()),
             "Pending" => Some(Self::new::<FlowKey, Pending>()),
+            "Leg" => Some(Self::new::<FlowKey, Leg>()),
             "Session" => Some(Self::new::<SessionKey, Session>()),
             _ => None,
         }

@@ -1,13 +1,13 @@
 //! What passes the gateway and is none of steer's business goes on, whatever happens to the agent.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use steer_common::counters::Counter;
 use steer_tests::{
     agent::{Agent, Settings, Shape},
-    case::Case,
+    case::{Case, OWNER},
     l4::{self, Snat},
     setting::{Setting, in_settings},
     talk::{Crowd, Peers},
@@ -88,6 +88,23 @@ fn the_default_is_to_look_on() -> Result<()> {
         let case = Case::start(&run)?;
         case.stays(&case.dial)?;
         case.expect(&[(Counter::Observed, 1), (Counter::Rehome, 0)])?;
+        case.unharmed(0)
+    })
+}
+
+/// The owner's link is down, and the default route leads to the balancer, which would send a SYN
+/// back: it is not sent there.
+#[test]
+fn a_flow_whose_owner_is_behind_a_link_that_is_down_stays_where_it_was_sent() -> Result<()> {
+    /// Longer than the way to a backend is taken for fresh.
+    const HOP_AGE: Duration = Duration::from_millis(2500);
+    in_settings(322, |setting| {
+        let run = setting.scenario().inline(Snat::No).start()?;
+        let case = Case::start(&run)?;
+        run.lab.link(OWNER, false)?;
+        thread::sleep(HOP_AGE);
+        case.stays(&case.dial)?;
+        case.expect(&[(Counter::OwnerNoRoute, 1), (Counter::SpliceOpened, 0), (Counter::Syn, 1)])?;
         case.unharmed(0)
     })
 }

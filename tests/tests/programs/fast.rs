@@ -406,8 +406,15 @@ fn a_flow_with_another_port_at_its_backend_is_not_entered() -> Result<()> {
 /// One pair of slots, and three flows: one of them goes by its record until a slot is old.
 #[test]
 fn a_flow_without_a_place_goes_by_its_record_and_takes_the_place_of_an_old_one() -> Result<()> {
-    let sizes =
-        Sizes { sessions: 64, flows: 1024, fast: 2, splices: 64, handshakes: 64, pending: 16 };
+    let sizes = Sizes {
+        sessions: 64,
+        flows: 1024,
+        fast: 2,
+        splices: 64,
+        legs: 64,
+        handshakes: 64,
+        pending: 16,
+    };
     let mut world = World::of(&sizes)?;
     let ends = shapes().into_iter().next().context("a family")?;
     world.prepare(&ends, &Given::flow(ends.settled()))?;

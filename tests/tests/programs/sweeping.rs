@@ -20,6 +20,7 @@ const SIZES: Sizes = Sizes {
     sessions: 1 << 15,
     flows: 1024,
     splices: 1024,
+    legs: 64,
     handshakes: 1024,
     pending: 16,
     fast: 64,

@@ -50,6 +50,7 @@ fn world(handshakes: u32) -> Result<World> {
         flows: SMALL,
         fast: SMALL,
         splices: SMALL,
+        legs: SMALL,
         handshakes,
         pending: 16,
     })

@@ -126,6 +126,7 @@ impl World {
             flows: 1024,
             fast: 64,
             splices: 1024,
+            legs: 4096,
             handshakes: 1024,
             pending: 16,
         })

@@ -126,8 +126,15 @@ pub(super) fn bytes_per_key_name() -> Result<f64> {
 
 /// This many slots for one table, few for all others.
 fn sizes(table: &str, slots: u32) -> Sizes {
-    let mut sizes =
-        Sizes { sessions: FEW, flows: FEW, splices: FEW, handshakes: FEW, pending: 16, fast: FEW };
+    let mut sizes = Sizes {
+        sessions: FEW,
+        flows: FEW,
+        splices: FEW,
+        handshakes: FEW,
+        pending: 16,
+        fast: FEW,
+        legs: FEW,
+    };
     match table {
         SESSIONS => sizes.sessions = slots,
         FLOWS => sizes.flows = slots,
