@@ -17,7 +17,7 @@ use self::report::Report;
 use crate::{
     agent::{Agent, Hook, Shape},
     l4::{PlainL4, Snat},
-    process,
+    nginx, process,
     scenario::{Run, Scenario},
     topology::Family,
 };
@@ -31,6 +31,8 @@ pub struct Options {
     pub shape: Shape,
     /// Whether the balancer in front hides the clients' addresses.
     pub snat: Snat,
+    /// Connections that are open and silent beside the clients', through the balancer in front.
+    pub open: usize,
     /// What clients dial.
     pub family: Family,
     /// The clients.
@@ -51,6 +53,10 @@ pub fn run(options: &Options) -> Result<bool> {
         options.snat == Snat::No || options.shape == Shape::Inline,
         "--snat is about the balancer in front, which --shape inline has"
     );
+    ensure!(
+        options.open == 0 || options.shape == Shape::Inline,
+        "--open is about the balancer in front, which --shape inline has"
+    );
     let start = Instant::now();
     progress(
         "lab: a client with 64 addresses, the gateway, three nginx (mutual TLS 1.2, session IDs, no tickets)",
@@ -63,7 +69,9 @@ pub fn run(options: &Options) -> Result<bool> {
             through_steer(&run, options, l4)?
         }
         Shape::Inline => {
-            let run = scenario.inline(options.snat).start()?;
+            let patient =
+                nginx::Settings { patience: "600s".to_owned(), ..nginx::Settings::default() };
+            let run = scenario.nginx(patient).inline(options.snat).start()?;
             progress(&format!(
                 "balancer in front: nftables DNAT by source address{}",
                 if options.snat == Snat::Yes { ", masquerade" } else { "" }
@@ -86,6 +94,10 @@ fn through_plain_l4(run: &Run, load: &Load) -> Result<Tally> {
 fn through_steer(run: &Run, options: &Options, l4: Tally) -> Result<Report> {
     progress(&format!("steer: loading programs on {}", options.hook.word()));
     let agent = run.agent()?;
+    let held = run.hold(options.open)?;
+    if !held.is_empty() {
+        progress(&format!("{} connections are open beside the clients'", held.len()));
+    }
     let steer = options.load.run(run, "steer")?;
     let hook = hook_used(&agent, options.hook)?;
     Ok(Report {
@@ -95,6 +107,7 @@ fn through_steer(run: &Run, options: &Options, l4: Tally) -> Result<Report> {
         snat: options.snat,
         rehomed: agent.count(Counter::SpliceOpened)?,
         leg_translated: agent.count(Counter::LegTranslated)?,
+        leg_collided: agent.count(Counter::LegCollided)?,
         hook,
         sessions_dump: dump(&agent)?,
         stats: agent.steer("stats")?,

@@ -27,6 +27,9 @@ struct Arguments {
     /// The balancer in front hides the clients' addresses behind its own.
     #[arg(long)]
     snat: bool,
+    /// Connections that are open and silent beside the clients', through the balancer in front.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    open: usize,
     /// Dial the IPv6 VIP.
     #[arg(long)]
     ipv6: bool,
@@ -59,8 +62,9 @@ fn main() -> ExitCode {
 }
 
 fn options(arguments: &Arguments) -> Options {
-    let Arguments { hook, shape, snat, ipv6, clients, reconnects, parallel, json } = *arguments;
+    let Arguments { hook, shape, snat, open, ipv6, clients, reconnects, parallel, json } =
+        *arguments;
     let family = if ipv6 { Family::V6 } else { Family::V4 };
     let snat = if snat { Snat::Yes } else { Snat::No };
-    Options { hook, shape, snat, family, load: Load { clients, reconnects, parallel }, json }
+    Options { hook, shape, snat, open, family, load: Load { clients, reconnects, parallel }, json }
 }

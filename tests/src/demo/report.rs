@@ -16,6 +16,8 @@ pub(super) struct Report {
     pub(super) rehomed: u64,
     /// Connections that got another port at their backend than their client's own.
     pub(super) leg_translated: u64,
+    /// Connections for which no other port was free.
+    pub(super) leg_collided: u64,
     pub(super) shape: Shape,
     pub(super) snat: Snat,
     pub(super) hook: String,
@@ -71,6 +73,7 @@ impl Report {
         let mut steer = seen(&self.steer);
         steer["rehomed"] = json!(self.rehomed);
         steer["leg_translated"] = json!(self.leg_translated);
+        steer["leg_collided"] = json!(self.leg_collided);
         json!({
             "l4": seen(&self.l4),
             "steer": steer,

@@ -1,7 +1,7 @@
 //! A lab with its backends up, and what tests do in it.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpStream},
     panic::resume_unwind,
     sync::Arc,
     thread,
@@ -127,6 +127,15 @@ impl Run {
                 .collect()
         });
         Ok(done.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
+    /// So many connections to the VIP that are open and silent, from all addresses in turn.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    pub fn hold(&self, n: usize) -> Result<Vec<TcpStream>> {
+        let dial = |number: usize| self.dial(number).say(b"").context("hold a connection");
+        self.lab.client().run(|| (0..n).map(dial).collect())
     }
 
     /// Index of the backend with this name.

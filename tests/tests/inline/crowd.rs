@@ -1,8 +1,6 @@
 //! Many clients through the balancer, with their own addresses and behind one.
 
-use std::net::TcpStream;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use steer_common::counters::Counter;
 use steer_tests::{
     agent::Hook,
@@ -26,7 +24,7 @@ fn run(hook: Hook, family: Family, snat: Snat) -> Result<Run> {
 fn everybody_resumes(hook: Hook, family: Family, snat: Snat, open: usize) -> Result<()> {
     let run = run(hook, family, snat)?;
     let steer = run.agent()?;
-    let _held = hold(&run, open)?;
+    let _held = run.hold(open)?;
     let load = Load { clients: 64, reconnects: 640, parallel: 32 };
     let seen = load.run(&run, "inline")?;
     assert_eq!(seen.errors, 0, "{:?}", seen.samples);
@@ -40,12 +38,6 @@ fn everybody_resumes(hook: Hook, family: Family, snat: Snat, open: usize) -> Res
         assert!(steer.count(Counter::XdpForwarded)? > 640, "XDP carried part of it");
     }
     Ok(())
-}
-
-/// Connections that say nothing.
-fn hold(run: &Run, n: usize) -> Result<Vec<TcpStream>> {
-    let dial = |number: usize| run.dial(number).say(b"").context("hold a connection");
-    run.lab.client().run(|| (0..n).map(dial).collect())
 }
 
 #[test]
