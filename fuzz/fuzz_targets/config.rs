@@ -12,6 +12,9 @@ mod address;
 mod clock;
 #[path = "../../steer-user/src/config/mod.rs"]
 mod config;
+#[expect(dead_code, reason = "only what `config` names of it is used")]
+#[path = "../../steer-user/src/service.rs"]
+mod service;
 #[path = "../src/user/config.rs"]
 mod target;
 

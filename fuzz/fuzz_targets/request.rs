@@ -1,8 +1,14 @@
 //! See `fuzz/src/user/request.rs`.
 #![no_main]
 
+#[expect(dead_code, reason = "only what `request` names of it is used")]
+#[path = "../../steer-user/src/address.rs"]
+mod address;
 #[path = "../../steer-user/src/control/request.rs"]
 mod request;
+#[expect(dead_code, reason = "only what `request` names of it is used")]
+#[path = "../../steer-user/src/service.rs"]
+mod service;
 #[path = "../src/user/request.rs"]
 mod target;
 #[expect(dead_code, reason = "only what `request` names of it is used")]

@@ -7,8 +7,7 @@ use steer_common::{
     fast::LEAST_TIMEOUT,
     flow::{Direction, State},
     shared::{
-        FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, HOP_TAKES_XDP, Hop, SERVICE_BACKEND,
-        swapped,
+        FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, HOP_TAKES_XDP, Hop, NO_BACKEND, swapped,
     },
     wire::{
         Packet as _,
@@ -38,7 +37,7 @@ use crate::{
         xdp::Xdp,
     },
     learn::server_flight,
-    maps::{HANDSHAKES, SETTINGS, backend, backend_path, count, is_filling, service_of},
+    maps::{HANDSHAKES, SETTINGS, backend, backend_path, count, is_filling},
     packet::{
         read::{self, Role, begins_hello, classify, make_headers_linear, read, set_key},
         sums,
@@ -528,12 +527,14 @@ fn fast_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role) -> bool {
         Role::Client(_) => {
             // SAFETY: an array's element; a lost race costs one packet's way.
             let hop = unsafe { &*lent.hop };
-            // A backend's number may have been given to another VIP's.
-            let dialled = scratch.key.service;
-            let its = backend(holder).is_some_and(|backend| {
-                let service = service_of(backend, holder);
-                service == dialled || service & dialled & SERVICE_BACKEND != 0
-            });
+            // A backend's number may have been given to another pool's.
+            let pool = match scratch.key.dialled() {
+                Some(dialled) => {
+                    backend(dialled as u32).map_or(NO_BACKEND, |backend| backend.vip_id)
+                }
+                None => scratch.key.service,
+            };
+            let its = backend(holder).is_some_and(|backend| backend.vip_id == pool);
             its && fast::is_exact(lent, scratch) && comes_by_hop(hook, hop)
         }
         Role::Server(from) => {

@@ -118,9 +118,9 @@ impl Sizes {
             ("flows", flows),
             ("fast", fast),
             ("splices", splices),
-            ("legs", legs),
             ("handshakes", handshakes),
             ("pending", pending),
+            ("legs", legs),
         ]
     }
 

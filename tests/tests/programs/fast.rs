@@ -17,8 +17,8 @@ use steer_tests::{
 use steer_user::config::Sizes;
 
 use crate::world::{
-    CLIENT_ISN, Ends, FIRST_ISN, Given, TC_REDIRECT, World, XDP_PASS, XDP_REDIRECT, family,
-    from_backend, from_client, shapes, to_backend, to_client,
+    CLIENT_ISN, Ends, FIRST_ISN, Given, TC_REDIRECT, World, XDP_PASS, XDP_REDIRECT, families,
+    family, from_backend, from_client, shapes, to_backend, to_client,
 };
 
 const HOOKS: [(Program, i32); 2] = [(Program::Tc, TC_REDIRECT), (Program::Xdp, XDP_REDIRECT)];
@@ -283,7 +283,7 @@ fn a_flow_whose_record_was_pushed_out_is_put_back_while_its_trace_is_fresh() -> 
 #[test]
 fn a_backend_of_another_pool_is_not_the_flows_any_more() -> Result<()> {
     let mut world = World::new()?;
-    for ends in shapes() {
+    for ends in families() {
         entered(&mut world, Program::Tc, &ends, ends.settled())?;
         let flow = world.flow(&ends)?;
         let id = u32::from(ends.first_id);
