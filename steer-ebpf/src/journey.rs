@@ -445,6 +445,7 @@ fn is_as_it_came(scratch: &Scratch) -> bool {
     let way = &scratch.way;
     scratch.key.dialled().is_some_and(|dialled| dialled as u32 == way.id)
         && u16::from_ne_bytes(way.client_port) == 0
+        && way.translation.spliced == 0
 }
 
 /// Enters the way of a packet of a flow that has a backend for good and from which nothing is to

@@ -4,9 +4,9 @@
 use steer_common::{
     directory::{PROBES, SLOTS},
     shared::{
-        ADDRESS_OF_BACKEND, Address, BACKEND_DIALLED, BACKEND_PRESENT, Backend, Endpoint,
-        EndpointEntry, MAX_BACKENDS, MAX_VIPS, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_NONE,
-        ROLE_VIP, Vip,
+        ADDRESS_OF_BACKEND, ADDRESS_OF_MEMBER, Address, BACKEND_DIALLED, BACKEND_PRESENT, Backend,
+        Endpoint, EndpointEntry, MAX_BACKENDS, MAX_VIPS, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER,
+        ROLE_NONE, ROLE_VIP, Vip,
     },
 };
 use steer_user::plane::half;
@@ -119,7 +119,9 @@ fn a_pool_has_no_entry_and_its_members_have_its_record() {
     assert_eq!(found(&listed, vip), Some((ROLE_VIP, 1, of_vip)));
     for backend in [member, left, behind] {
         let address = Endpoint { port: [0; 2], ..backend };
-        assert_eq!(found(&listed, address), Some((ROLE_ADDRESS, ADDRESS_OF_BACKEND, nobody)));
+        let of_pool = if backend == behind { 0 } else { ADDRESS_OF_MEMBER };
+        let is = (ROLE_ADDRESS, ADDRESS_OF_BACKEND | of_pool, nobody);
+        assert_eq!(found(&listed, address), Some(is));
     }
     assert_eq!(listed.iter().filter(|listed| listed.role != ROLE_NONE).count(), 8);
     let (listed, _) = half(&[], &backends).expect("room");

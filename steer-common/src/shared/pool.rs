@@ -180,6 +180,8 @@ pub const ROLE_MEMBER: u16 = 4;
 pub const ADDRESS_OF_VIP: u16 = 1;
 /// Bit of an address: a backend stands at it.
 pub const ADDRESS_OF_BACKEND: u16 = 2;
+/// Bit of an address: a backend of an inline pool stands at it.
+pub const ADDRESS_OF_MEMBER: u16 = 4;
 
 impl EndpointEntry {
     /// Whether it is this endpoint's entry.

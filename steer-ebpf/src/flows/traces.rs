@@ -6,7 +6,7 @@ use steer_common::{
 };
 
 use crate::{
-    maps::{SETTINGS, SYN_TRACES, TRACES, backend, service_of},
+    maps::{SETTINGS, SYN_TRACES, TRACES, backend},
     scratch::{Scratch, scratch},
 };
 
@@ -33,10 +33,11 @@ fn syn_place(scratch: &Scratch) -> Option<(&'static mut TraceLine, Place)> {
 /// A trace's backend, or [`NO_BACKEND`] where that number is another VIP's by now.
 #[inline(always)]
 fn of_its_vip(scratch: &Scratch, found: Option<u16>) -> i32 {
-    let service = scratch.key.service;
-    let its = |id: &u16| {
-        backend(*id as u32).is_some_and(|backend| service_of(backend, *id as u32) == service)
+    let pool = match scratch.key.dialled() {
+        Some(dialled) => backend(dialled as u32).map_or(NO_BACKEND, |backend| backend.vip_id),
+        None => scratch.key.service,
     };
+    let its = |id: &u16| backend(*id as u32).is_some_and(|backend| backend.vip_id == pool);
     found.filter(its).unwrap_or(NO_BACKEND) as i32
 }
 

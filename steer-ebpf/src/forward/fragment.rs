@@ -18,8 +18,9 @@ use steer_common::{
     counters::Counter,
     flow::Direction,
     shared::{
-        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, FRAGMENTS_FROM_BACKEND, FRAGMENTS_PASS, FRAGMENTS_WAIT,
-        FragmentKey, FragmentRoute, HELD_FRAGMENTS, HELD_MAX, Held, HeldKey, ROLE_ADDRESS,
+        ADDRESS_OF_BACKEND, ADDRESS_OF_MEMBER, ADDRESS_OF_VIP, FRAGMENTS_FROM_BACKEND,
+        FRAGMENTS_PASS, FRAGMENTS_WAIT, FragmentKey, FragmentRoute, HELD_FRAGMENTS, HELD_MAX, Held,
+        HeldKey, ROLE_ADDRESS,
     },
     wire::{
         ETHERNET_LEN,
@@ -209,7 +210,8 @@ fn hold(skb: *mut __sk_buff, scratch: &mut Scratch) -> i32 {
     -1
 }
 
-/// Whether a fragment may be of a steered flow, by its addresses: to a VIP's, or from a backend's.
+/// Whether a fragment may be of a steered flow, by its addresses: to a VIP's or an inline pool's, or
+/// from a backend's.
 #[inline(always)]
 fn may_be_ours(scratch: &Scratch) -> bool {
     let ip = &scratch.ip;
@@ -218,7 +220,8 @@ fn may_be_ours(scratch: &Scratch) -> bool {
         listed(head, address, [0; 2]).is_some_and(|at| at.role == ROLE_ADDRESS && at.id & bit != 0)
     };
     ip.protocol == PROTOCOL_TCP
-        && (stands(&ip.destination, ADDRESS_OF_VIP) || stands(&ip.source, ADDRESS_OF_BACKEND))
+        && (stands(&ip.destination, ADDRESS_OF_VIP | ADDRESS_OF_MEMBER)
+            || stands(&ip.source, ADDRESS_OF_BACKEND))
 }
 
 /// Where the first fragment of the datagram in `scratch.fragment` went, if it has gone.

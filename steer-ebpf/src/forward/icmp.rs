@@ -9,7 +9,7 @@ use steer_common::{
     checksum::{replaced16, replaced32, update},
     counters::Counter,
     flow::{State, StateWord},
-    shared::{Address, Endpoint, Flow, FlowKey, Hop, PROTOCOL_TCP},
+    shared::{Address, BACKEND_DIALLED, Endpoint, Flow, FlowKey, Hop, PROTOCOL_TCP},
     wire::{
         ETHERNET_LEN, byte,
         ip::{IPV4_LEN, IPV6_LEN, Ip, Part},
@@ -59,7 +59,8 @@ pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> Stage {
     let hop = match target {
         Target::Backend(id) => {
             if hop_to(skb, id) != 0 {
-                return drop(Counter::NoRoute);
+                let own = scratch.key.dialled().is_some_and(|dialled| dialled as u32 == id);
+                return if own { pass(Counter::LeftToStack) } else { drop(Counter::NoRoute) };
             }
             let Some(path) = backend_path(id) else { return Stage::Drop };
             path.hop
@@ -175,8 +176,10 @@ fn about_server(scratch: &mut Scratch) -> Option<Target> {
         Some(vip) => unsafe { (*vip).id },
         // SAFETY: one number is read.
         None => match unsafe { BACKEND_IDS.get(&scratch.endpoint) } {
-            Some(id) => service_of(backend(*id)?, *id),
-            None => return None,
+            Some(id) if backend(*id)?.flags & BACKEND_DIALLED != 0 => {
+                service_of(backend(*id)?, *id)
+            }
+            _ => return None,
         },
     };
     let client = address(&scratch.quote, v6, destination);

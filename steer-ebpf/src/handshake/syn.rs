@@ -43,15 +43,18 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
         count(Counter::SynKnownFlow);
         return on_known(skb, scratch, id);
     }
-    if switch(SWITCH_LEAVE) && !is_of_handshake(scratch) {
+    // Where another flow has the port at its backend nobody can have it untranslated.
+    let own = !legs::has(&scratch.key);
+    if own && switch(SWITCH_LEAVE) && !is_of_handshake(scratch) {
         forget_over(scratch);
         return pass(Counter::Left);
     }
-    if let Some(dialled) = scratch.key.dialled() {
+    if own && let Some(dialled) = scratch.key.dialled() {
         let there = |backend: &Backend| backend.flags & BACKEND_PRESENT != 0;
         if is_exempt(&scratch.vip, &scratch.key.client)
             || !backend(dialled as u32).is_some_and(there)
         {
+            forget_over(scratch);
             foreign::remember(&scratch.key, scratch.seconds);
             return pass(Counter::Exempt);
         }
@@ -166,7 +169,12 @@ fn repeated(scratch: &mut Scratch) -> Repeated {
     let (word, first, port, bits) =
         (StateWord(known.word), known.first, known.first_port, known.flags);
     let fresh = idle(known, scratch.seconds) <= PATIENCE;
-    let taken_at = if bits & FLOW_COLLIDED != 0 { first } else { NO_BACKEND };
+    // A flow that was moved there since may have the port.
+    let lost = word.state() == State::Syn
+        && port == [0; 2]
+        && scratch.key.dialled().is_some()
+        && legs::has(&scratch.key);
+    let taken_at = if lost || bits & FLOW_COLLIDED != 0 { first } else { NO_BACKEND };
     let answered = word.state() == State::SynAck && fresh;
     if taken_at != NO_BACKEND || !(is_up(first) || answered) {
         return Repeated::No { taken_at };

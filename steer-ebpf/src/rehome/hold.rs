@@ -249,7 +249,8 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     if backend(owner).is_some_and(|owner| owner.endpoint.address == scratch.key.client) {
         return give_up(flow, Counter::OwnerIsClient as u32);
     }
-    if hop_to(skb, owner) != 0 || leads_back(record, owner) {
+    let inline = scratch.key.dialled().is_some();
+    if hop_to(skb, owner) != 0 || inline && leads_back(record, owner) {
         return give_up(flow, Counter::OwnerNoRoute as u32);
     }
     // Its client's port was taken there.
@@ -282,7 +283,7 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     Stage::SynToOwner
 }
 
-/// Whether the way to an owner leads to the station that the client's packets come from, and the way
+/// Whether in an inline pool the way to an owner leads to the station that the client's packets come from, and the way
 /// to the first backend does not: what remains of the forwarding table once the owner's own way is
 /// gone is the default route, and a balancer there would send the SYN back.
 #[inline(always)]

@@ -48,7 +48,11 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     let was = flow;
     let mut flow = known(scratch, was);
     if let Some(dialled) = scratch.key.dialled() {
-        if dialled as u32 != id && (flow.is_null() || is_over(scratch, flow)) {
+        // The next connection of its client from the same port may have come there, too.
+        if dialled as u32 != id
+            && (flow.is_null() || is_over(scratch, flow))
+            && answered(scratch, flow).is_none()
+        {
             return drop(Counter::LegOver);
         }
     } else if (flow.is_null() || !knows_by(flow, id as u16, [0; 2]))

@@ -176,6 +176,12 @@ impl Rules {
     fn leg_is_stale(&self, key: &FlowKey, leg: &Leg, flow: Option<&Flow>) -> bool {
         let idle = clock::age(self.now, leg.seen);
         let direct = key.service & SERVICE_WAY_THERE != 0 || self.is_direct(key, leg);
+        // Answers that a slot in the cache carries do not stamp the leg: it lives as long as its
+        // flow.
+        if let Some(flow) = flow.filter(|flow| !direct && !flow.closing()) {
+            let of = FlowKey { client: key.client, client_port: leg.port, service: leg.service };
+            return self.flow_is_stale(&of, flow);
+        }
         let over = if direct {
             leg.service & LEG_ENDED == LEG_ENDED
         } else {
@@ -298,6 +304,8 @@ fn sweep_flows(
             kept += 1;
             backends.insert(flow.first);
             backends.insert(flow.owner);
+            // What its client dialled may be neither.
+            backend_of(key.service).into_iter().for_each(|id| backends.insert(id));
         }
         stale
     })?;
@@ -376,6 +384,9 @@ mod tests {
         assert!(inline.is_open(&key, &flow(50, 0)));
         let leg = |age| Leg { seen: NOW - age, port: [0; 2], service: key.service };
         assert!(!inline.leg_is_stale(&key, &leg(100), Some(&flow(50, 0))));
+        // Its answers went by their slot, which stamps the flow alone.
+        assert!(!inline.leg_is_stale(&key, &leg(5000), Some(&flow(50, 0))));
+        assert!(inline.leg_is_stale(&key, &leg(5000), Some(&flow(109, 0))));
         assert!(inline.leg_is_stale(&key, &leg(61), None), "its flow is over");
         // Beside a VIP there are no such flows.
         assert!(of(BACKEND_PRESENT).flow_is_stale(&key, &flow(1, 0)));

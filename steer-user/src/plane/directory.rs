@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result};
 use steer_common::{
     directory::{self, PROBES, SLOTS},
     shared::{
-        ADDRESS_OF_BACKEND, ADDRESS_OF_VIP, Address, BACKEND_DIALLED, Backend, Endpoint,
-        EndpointEntry, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_VIP, Vip,
+        ADDRESS_OF_BACKEND, ADDRESS_OF_MEMBER, ADDRESS_OF_VIP, Address, BACKEND_DIALLED, Backend,
+        Endpoint, EndpointEntry, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_VIP, Vip,
     },
 };
 
@@ -127,11 +127,12 @@ pub fn half(
 fn listed(vips: &[(Endpoint, Vip)], backends: &[(u32, Backend)]) -> Vec<EndpointEntry> {
     let dialled = vips.iter().filter(|(at, _)| at.pool_name().is_none());
     let mut addresses = BTreeMap::<[u8; 16], u16>::new();
-    for (at, bit) in dialled
-        .clone()
-        .map(|(at, _)| (at, ADDRESS_OF_VIP))
-        .chain(backends.iter().map(|(_, backend)| (&backend.endpoint, ADDRESS_OF_BACKEND)))
-    {
+    for (at, bit) in dialled.clone().map(|(at, _)| (at, ADDRESS_OF_VIP)).chain(backends.iter().map(
+        |(_, backend)| {
+            let member = if is_member(backend) { ADDRESS_OF_MEMBER } else { 0 };
+            (&backend.endpoint, ADDRESS_OF_BACKEND | member)
+        },
+    )) {
         *addresses.entry(at.address.octets()).or_default() |= bit;
     }
     let addresses = addresses.into_iter().map(|(address, id)| EndpointEntry {

@@ -23,7 +23,7 @@ use crate::{
     frames::{self, whole},
     world::{
         BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, FIRST_ISN, GATE_MAC, Given, INNER_MAC, STAMPS,
-        TC_DROP, TC_NEXT, TC_REDIRECT, World, XDP_PASS, after, families, family, shapes,
+        TC_DROP, TC_NEXT, TC_REDIRECT, World, XDP_PASS, after, family, shapes,
     },
 };
 
@@ -75,7 +75,7 @@ fn three_fragments_are_sent_on_once_each_in_whatever_order_they_come() -> Result
     let mut world = World::new()?;
     let wire = Tap::open(&world.ns, "eth0")?;
     let mut id = ID;
-    for ends in families() {
+    for ends in shapes() {
         let to_client =
             ends.down(ends.first, after(FIRST_ISN)).ack(after(CLIENT_ISN)).payload(&[0x5a; 501]);
         let ways = [
@@ -169,7 +169,7 @@ fn until_rest(world: &World, wire: &Tap, frames: [Vec<u8>; 3]) -> Result<Seen> {
 fn a_first_fragment_leads_no_later_one_that_comes_half_a_minute_after_it() -> Result<()> {
     let mut world = World::new()?;
     let mut routes = open::<FragmentKey, FragmentRoute>(&world, "fragments")?;
-    for ends in families() {
+    for ends in shapes() {
         let pieces = fragments(&up(&ends).frame(CLIENT_MAC, GATE_MAC, &[])?, &[128], ID);
         for (seconds, action) in [(25, TC_REDIRECT), (31, TC_DROP)] {
             world.prepare(&ends, &Given::flow(ends.settled()))?;

@@ -4,7 +4,11 @@
 use anyhow::{Context as _, Result};
 use steer_common::{
     counters::Counter,
-    shared::{BACKEND_PRESENT, Backend, BackendPath, ExemptKey, FLOW_RESET, Flow, SERVICE_BACKEND},
+    flow::{State, StateWord},
+    shared::{
+        BACKEND_PRESENT, Backend, BackendPath, ExemptKey, FLOW_RESET, Flow, SERVICE_BACKEND,
+        SWITCH_LEAVE,
+    },
 };
 use steer_tests::{
     ends::{Ends, inline},
@@ -196,6 +200,84 @@ fn a_syn_to_a_port_that_a_moved_flow_has_gets_another_one_and_so_do_its_answers(
             ..ends.key()
         })?;
         assert_eq!(second.context("a handshake")?.first_port, port.to_be_bytes());
+    }
+    Ok(())
+}
+
+/// The client reconnects from the same port, to the backend that a moved flow dialled, and the moved
+/// flow's owner takes the SYN: its answer is the new connection's.
+#[test]
+fn the_owners_answer_to_the_next_connection_from_a_moved_flows_port_reaches_the_client()
+-> Result<()> {
+    let mut world = World::new()?;
+    for ends in inline() {
+        let over = Flow { flags: ends.spliced().flags | FLOW_RESET, ..ends.spliced() };
+        let again = CLIENT_ISN.wrapping_add(0x0100_0000);
+        let handshake = Flow {
+            word: StateWord::new(State::Syn, again).0,
+            first: ends.owner_id,
+            owner: ends.owner_id,
+            ..ends.handshake()
+        };
+        let given = Given { handshake: Some(handshake), ..Given::flow(over) };
+        world.prepare(&ends, &given)?;
+        let before = world.loaded.plane.counter(Counter::LegOver)?;
+        let syn_ack = ends.down(ends.owner, 5).syn().ack(again.wrapping_add(1)).options(&MSS);
+        let ran = world.run(Program::Tc, &from_backend(&syn_ack))?;
+        assert_eq!(world.loaded.plane.counter(Counter::LegOver)?, before);
+        assert_eq!(ran.frame, to_client(syn_ack, ends.first), "as the backend that was dialled");
+    }
+    Ok(())
+}
+
+/// What passes untouched must not come where another flow has the port: not while the gateway is
+/// being left, nor for a client that is exempt.
+#[test]
+fn a_syn_to_a_port_that_a_moved_flow_has_never_passes_untranslated() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in inline() {
+        for leaving in [false, true] {
+            world.prepare(&ends, &Given::flow(ends.spliced()))?;
+            world.loaded.plane.set_switch(SWITCH_LEAVE, leaving)?;
+            let key = ExemptKey {
+                prefix_len: 16 + 128,
+                vip: ends.vip_id.to_be_bytes(),
+                client: ends.key().client.octets(),
+                ..ExemptKey::default()
+            };
+            world.loaded.plane.add_exempt(&[key])?;
+            let mut came = Segment { destination: ends.owner, ..syn(&ends) };
+            came.tcp.destination_port = ends.owner.port();
+            let ran = world.run(Program::Tc, &from_client(&came))?;
+            let at = if ends.client.is_ipv4() { 34 } else { 54 };
+            let port = u16::from_be_bytes([ran.frame[at], ran.frame[at + 1]]);
+            assert!(port != ends.client.port(), "another port; leaving: {leaving}");
+            world.loaded.plane.set_switch(SWITCH_LEAVE, false)?;
+            world.loaded.plane.retain_exempt(|_| false)?;
+        }
+    }
+    Ok(())
+}
+
+/// A closed flow's record says nothing of the connection that passes on its ports.
+#[test]
+fn what_an_exempt_client_says_on_the_ports_of_a_closed_flow_is_its_own() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in inline() {
+        let over = Flow { flags: ends.spliced().flags | FLOW_RESET, ..ends.spliced() };
+        world.prepare(&ends, &Given::flow(over))?;
+        let key = ExemptKey {
+            prefix_len: 16 + 128,
+            vip: ends.vip_id.to_be_bytes(),
+            client: ends.key().client.octets(),
+            ..ExemptKey::default()
+        };
+        world.loaded.plane.add_exempt(&[key])?;
+        for came in [syn(&ends), data(&ends)] {
+            let ran = world.run(Program::Tc, &from_client(&came))?;
+            assert_eq!((ran.action, ran.frame), (TC_NEXT, from_client(&came)));
+        }
+        world.loaded.plane.retain_exempt(|_| false)?;
     }
     Ok(())
 }
