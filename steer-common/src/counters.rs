@@ -29,9 +29,9 @@ macro_rules! counters {
 
 counters! {
     // ---- what came in
-    /// TCP packets from clients to a VIP.
+    /// TCP packets from clients to a VIP, or to a backend of an inline pool.
     FromClient = "from-client",
-    /// TCP packets from backends to clients of a VIP.
+    /// TCP packets from backends to clients of a VIP or of an inline pool.
     FromBackend = "from-backend",
     /// Packets passed untouched: neither to a VIP nor from a backend.
     NotOurs = "not-ours",
@@ -320,7 +320,7 @@ counters! {
     /// Packets left to the kernel's neighbour discovery.
     NeighbourAsked = "neighbour-asked",
     /// Packets at the end of their hop limit: dropped towards a backend, left to the stack towards
-    /// a client.
+    /// a client, and in both directions where an inline pool's flow was not moved.
     HopLimit = "hop-limit",
     /// Frag-Needed or Packet-Too-Big sent: the next hop's MTU is too small.
     TooBig = "too-big",

@@ -283,9 +283,9 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     Stage::SynToOwner
 }
 
-/// Whether in an inline pool the way to an owner leads to the station that the client's packets come from, and the way
-/// to the first backend does not: what remains of the forwarding table once the owner's own way is
-/// gone is the default route, and a balancer there would send the SYN back.
+/// Whether in an inline pool the way to an owner leads to the station that the client's packets come
+/// from, and the way to the first backend does not: what remains of the forwarding table once the
+/// owner's own way is gone is the default route, and a balancer there would send the SYN back.
 #[inline(always)]
 fn leads_back(flow: &Flow, owner: u32) -> bool {
     let client = flow.client_hop.words();

@@ -176,18 +176,18 @@ impl Rules {
     fn leg_is_stale(&self, key: &FlowKey, leg: &Leg, flow: Option<&Flow>) -> bool {
         let idle = clock::age(self.now, leg.seen);
         let direct = key.service & SERVICE_WAY_THERE != 0 || self.is_direct(key, leg);
-        // Answers that a slot in the cache carries do not stamp the leg: it lives as long as its
-        // flow.
-        if let Some(flow) = flow.filter(|flow| !direct && !flow.closing()) {
-            let of = FlowKey { client: key.client, client_port: leg.port, service: leg.service };
-            return self.flow_is_stale(&of, flow);
+        if direct {
+            let over = leg.service & LEG_ENDED == LEG_ENDED;
+            return idle > if over { LINGER } else { self.flow_timeout(leg.service) };
         }
-        let over = if direct {
-            leg.service & LEG_ENDED == LEG_ENDED
-        } else {
-            flow.is_none_or(Flow::closing)
+        // Answers that a slot in the cache carries do not stamp the leg: it lives as long as its
+        // flow is at that backend. One that was tried in vain has nothing but what is on its way.
+        let there = |flow: &&Flow| {
+            !flow.closing() && backend_of(key.service).is_some_and(|id| id == flow.holder())
         };
-        idle > if over { LINGER } else { self.flow_timeout(leg.service) }
+        let Some(flow) = flow.filter(there) else { return idle > LINGER };
+        let of = FlowKey { client: key.client, client_port: leg.port, service: leg.service };
+        self.flow_is_stale(&of, flow)
     }
 
     /// Whether a leg is of a connection that its client dialled to a backend itself, beside a VIP.
@@ -383,10 +383,11 @@ mod tests {
         assert!(inline.flow_is_stale(&key, &flow(109, 0)));
         assert!(inline.is_open(&key, &flow(50, 0)));
         let leg = |age| Leg { seen: NOW - age, port: [0; 2], service: key.service };
-        assert!(!inline.leg_is_stale(&key, &leg(100), Some(&flow(50, 0))));
+        let there = |age| Flow { first: 3, owner: 3, ..flow(age, 0) };
+        assert!(!inline.leg_is_stale(&key, &leg(100), Some(&there(50))));
         // Its answers went by their slot, which stamps the flow alone.
-        assert!(!inline.leg_is_stale(&key, &leg(5000), Some(&flow(50, 0))));
-        assert!(inline.leg_is_stale(&key, &leg(5000), Some(&flow(109, 0))));
+        assert!(!inline.leg_is_stale(&key, &leg(5000), Some(&there(50))));
+        assert!(inline.leg_is_stale(&key, &leg(5000), Some(&there(109))));
         assert!(inline.leg_is_stale(&key, &leg(61), None), "its flow is over");
         // Beside a VIP there are no such flows.
         assert!(of(BACKEND_PRESENT).flow_is_stale(&key, &flow(1, 0)));
@@ -448,8 +449,12 @@ mod tests {
         let key = FlowKey { service: SERVICE_BACKEND | 3, ..FlowKey::default() };
         let leg = |age, service| Leg { seen: NOW - age, port: [0; 2], service };
         let stale = |age, flow: Option<&Flow>| rules().leg_is_stale(&key, &leg(age, 0), flow);
+        let there = |age, flags| Flow { first: 3, owner: 3, ..flow(age, flags) };
         assert!(!stale(60, None) && stale(61, None));
-        assert!(!stale(7860, Some(&flow(0, 0))) && stale(61, Some(&flow(0, FLOW_RESET))));
+        assert!(!stale(7860, Some(&there(0, 0))) && stale(61, Some(&there(0, FLOW_RESET))));
+        // It was tried there, and went on at its first backend.
+        let elsewhere = Flow { first: 4, owner: 3, ..flow(0, 0) };
+        assert!(!stale(60, Some(&elsewhere)) && stale(61, Some(&elsewhere)));
         // A connection that dialled the backend itself has no flow.
         assert!(!rules().leg_is_stale(&key, &leg(7860, SERVICE_BACKEND | 3), None));
         assert!(rules().leg_is_stale(&key, &leg(7861, SERVICE_BACKEND | 3), None));

@@ -36,6 +36,16 @@ fn answer(ends: &Ends) -> Segment {
     ends.down(ends.first, after(FIRST_ISN)).ack(after(CLIENT_ISN)).payload(b"answer")
 }
 
+/// The client's network of so many bits, of its address in the mapped form, is left alone.
+fn exempt(ends: &Ends, bits: u32) -> ExemptKey {
+    ExemptKey {
+        prefix_len: 16 + bits,
+        vip: ends.vip_id.to_be_bytes(),
+        client: ends.key().client.octets(),
+        ..ExemptKey::default()
+    }
+}
+
 /// A connection that the gateway did not see begin is any router's.
 #[test]
 fn what_has_no_record_passes_untouched_in_both_directions() -> Result<()> {
@@ -86,13 +96,13 @@ fn a_settled_flow_keeps_its_addresses() -> Result<()> {
 fn connections_of_exempt_clients_pass_untouched() -> Result<()> {
     let mut world = World::new()?;
     for ends in inline() {
-        let client = ends.key().client.octets();
-        let vip = ends.vip_id.to_be_bytes();
         for bits in [128, 104] {
             for own in [true, false] {
                 world.prepare(&ends, &Given::nothing())?;
-                let vip = if own { vip } else { [0, 99] };
-                let key = ExemptKey { prefix_len: 16 + bits, vip, client, ..ExemptKey::default() };
+                let mut key = exempt(&ends, bits);
+                if !own {
+                    key.vip = [0, 99];
+                }
                 world.loaded.plane.add_exempt(&[key])?;
                 let before = world.loaded.plane.counter(Counter::Exempt)?;
                 let ran = world.run(Program::Tc, &from_client(&syn(&ends)))?;
@@ -239,13 +249,7 @@ fn a_syn_to_a_port_that_a_moved_flow_has_never_passes_untranslated() -> Result<(
         for leaving in [false, true] {
             world.prepare(&ends, &Given::flow(ends.spliced()))?;
             world.loaded.plane.set_switch(SWITCH_LEAVE, leaving)?;
-            let key = ExemptKey {
-                prefix_len: 16 + 128,
-                vip: ends.vip_id.to_be_bytes(),
-                client: ends.key().client.octets(),
-                ..ExemptKey::default()
-            };
-            world.loaded.plane.add_exempt(&[key])?;
+            world.loaded.plane.add_exempt(&[exempt(&ends, 128)])?;
             let mut came = Segment { destination: ends.owner, ..syn(&ends) };
             came.tcp.destination_port = ends.owner.port();
             let ran = world.run(Program::Tc, &from_client(&came))?;
@@ -266,13 +270,7 @@ fn what_an_exempt_client_says_on_the_ports_of_a_closed_flow_is_its_own() -> Resu
     for ends in inline() {
         let over = Flow { flags: ends.spliced().flags | FLOW_RESET, ..ends.spliced() };
         world.prepare(&ends, &Given::flow(over))?;
-        let key = ExemptKey {
-            prefix_len: 16 + 128,
-            vip: ends.vip_id.to_be_bytes(),
-            client: ends.key().client.octets(),
-            ..ExemptKey::default()
-        };
-        world.loaded.plane.add_exempt(&[key])?;
+        world.loaded.plane.add_exempt(&[exempt(&ends, 128)])?;
         for came in [syn(&ends), data(&ends)] {
             let ran = world.run(Program::Tc, &from_client(&came))?;
             assert_eq!((ran.action, ran.frame), (TC_NEXT, from_client(&came)));

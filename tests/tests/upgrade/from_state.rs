@@ -252,3 +252,30 @@ fn states_of_other_layouts_are_refused_and_nothing_is_touched() -> Result<()> {
     }
     Ok(())
 }
+
+/// A version of the same layout that did not have some of today's maps: they are made, and what was
+/// there goes on.
+#[test]
+fn maps_that_a_version_of_the_same_layout_did_not_have_are_made() -> Result<()> {
+    /// Those that came to the layout after its first version.
+    const LATER: [&str; 3] = ["fast", "hops", "exempt"];
+    let run = scenario(Hook::Tc).start()?;
+    let mut steer = run.agent()?;
+    let kept = visitor(&run, OFFERS[0], &run.dial(0))?;
+    steer.end(Signal::SIGKILL)?;
+    for map in LATER {
+        fs::remove_file(steer.map_pin(map)).with_context(|| format!("remove the pin of {map}"))?;
+    }
+    steer.steer("status")?;
+    steer.launch()?;
+    for map in LATER {
+        ensure!(steer.map_pin(map).exists(), "{map} is not made");
+    }
+    let (client, server) = kept;
+    for source in 1..8 {
+        let handshake = run.visit(&client, &run.dial(source))?;
+        ensure!(handshake.resumed && handshake.server == server, "{handshake:?}");
+    }
+    ensure!(steer.count(Counter::SpliceOpened)? > 0, "flows move");
+    Ok(())
+}
