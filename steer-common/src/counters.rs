@@ -126,6 +126,12 @@ counters! {
     /// Connections passed untouched that clients open whom an inline pool exempts (`exempt`), or to
     /// a backend that left its pool.
     Exempt = "exempt",
+    /// Frames at a port of a bridge, with the address of a backend, that came in on the other side
+    /// than its packets or its clients' do: passed untouched.
+    BridgeOtherSide = "bridge-other-side",
+    /// Fallback: frames to the owner, or to the first backend, come with the tags of two VLANs, and
+    /// nobody said which one is meant (`vlan`).
+    VlanAmbiguous = "vlan-ambiguous",
     /// Backend packets passed untouched: of no flow of ours (health checks, direct access).
     BackendPassed = "backend-passed",
     /// New connections on a live flow's addresses: the old flow was forgotten.
@@ -221,7 +227,8 @@ counters! {
     SpliceOpened = "splice-opened",
     /// Fallback: no slot free in the splice table.
     SplicesFull = "splices-full",
-    /// Fallback: the owner cannot be reached by route or neighbour.
+    /// Fallback: the owner cannot be reached by route or neighbour; at a bridge, no frames to it and
+    /// from it passed lately.
     OwnerNoRoute = "owner-no-route",
     /// Fallback: the owner refused the connection.
     OwnerRefused = "owner-refused",

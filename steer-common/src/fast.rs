@@ -149,7 +149,8 @@ pub const fn hop_place(hop: &Hop, secret: u64) -> u32 {
 #[inline(always)]
 pub fn is_hop(slot: &HopSlot, hop: &Hop) -> bool {
     let (a, b) = (slot.hop.words(), hop.words());
-    (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (slot.hop.ifindex ^ hop.ifindex) == 0
+    let vlan = (slot.hop.vlan() ^ hop.vlan()) as u32;
+    (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (slot.hop.ifindex ^ hop.ifindex) | vlan == 0
 }
 
 #[cfg(test)]

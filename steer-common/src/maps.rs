@@ -6,11 +6,11 @@ use crate::{
     counters::Counter,
     directory, fast,
     shared::{
-        Backend, BackendPath, BackendStats, Configured, Endpoint, EndpointEntry, ExemptKey,
-        FastSlot, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held, HeldKey, HopSlot,
-        KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_EXEMPT, MAX_INTERFACES, MAX_VIPS, Pending,
-        Refusals, Rotation, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine,
-        Vip,
+        Backend, BackendPath, BackendStats, BridgePath, Configured, Endpoint, EndpointEntry,
+        ExemptKey, FastSlot, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held, HeldKey,
+        HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_BRIDGES, MAX_EXEMPT,
+        MAX_INTERFACES, MAX_VIPS, Pending, Refusals, Rotation, SWITCHES, Session, SessionKey,
+        Settings, Source, SourceKey, TraceLine, VLAN_WORDS, Vip,
     },
     trace,
 };
@@ -123,6 +123,7 @@ pub const MAPS: &[Map] = &maps! {
     "syn_traces"     Array<u32, TraceLine>                trace::SYN_LINES,      Fixed,     Programs;
     "backends"       Array<u32, Backend>                  MAX_BACKENDS,          Fixed,     Agent;
     "backend_paths"  Array<u32, BackendPath>              MAX_BACKENDS,          Fixed,     Both;
+    "bridge_paths"   Array<u32, BridgePath>               MAX_BACKENDS,          Fixed,     Both;
     "backend_ids"    Hash<Endpoint, u32>                  MAX_BACKENDS,          Fixed,     Agent;
     "directory"      Array<u32, EndpointEntry>            directory::ENTRIES,    Fixed,     Agent;
     "vips"           Hash<Endpoint, Vip>                  MAX_VIPS,              Fixed,     Agent;
@@ -131,6 +132,7 @@ pub const MAPS: &[Map] = &maps! {
     "settings"       Array<u32, Settings>                 1,                     Fixed,     Agent;
     "switches"       Array<u32, u32>                      SWITCHES,              Fixed,     Both;
     "interfaces"     Hash<u32, u32>                       MAX_INTERFACES,        Fixed,     Agent;
+    "vlans"          Array<u32, u32>                      MAX_BRIDGES * VLAN_WORDS, Fixed,  Agent;
     "counters"       PerCpuArray<u32, u64>                Counter::COUNT as u32, Versioned, Programs;
     "backend_stats"  PerCpuArray<u32, BackendStats>       MAX_BACKENDS,          Fixed,     Both;
     "events"         RingBuf<(), ()>                      262_144,               Fixed,     Programs;

@@ -22,7 +22,9 @@ pub(crate) struct Change {
     pub(crate) port: [u8; 2],
     /// Replaces the port of the other side, the client's, big-endian; 0: it stays.
     pub(crate) client_port: [u8; 2],
-    pub(crate) zero: [u8; 2],
+    pub(crate) zero: u8,
+    /// Taken from the hop limit: 1, or 0 at a bridge.
+    pub(crate) hops: u8,
     /// Window scale that the sender uses.
     pub(crate) scale_from: u8,
     /// Window scale that the receiver goes by.
@@ -51,7 +53,8 @@ impl Change {
             edits: Edits { ts_value: 0, ts_echo: 0, sack: 0 },
             port: to.port,
             client_port,
-            zero: [0; 2],
+            zero: 0,
+            hops: 1,
             scale_from: 0,
             scale_to: 0,
             direction,

@@ -25,6 +25,7 @@ use crate::{
         table,
     },
     forward::{
+        bridge::{self, Port},
         deliver::{deliver, go_back_by, go_by},
         direct, fragment, icmp,
         next_hop::{Refused, unfinished},
@@ -77,7 +78,7 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
     }
     let now = seconds(scratch);
     set_way(scratch, now);
-    scratch.first_port = [0; 2];
+    (scratch.first_port, scratch.port) = ([0; 2], Port::NONE);
     let mut flow = null_mut();
     let slow = scratch.segment.any(SLOW) || begins_hello(hook, scratch, &role);
     if slow || !set_key(scratch, &role) || !settled_flow(hook, scratch, &role, &mut flow) {
@@ -302,13 +303,21 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, flow: &mut *mut Flow) 
     // only one, and what is called here looks the same memory up.
     let scratch = unsafe { &mut *scratch };
     (scratch.begun, scratch.fresh, scratch.way.enters) = (0, 0, false);
-    scratch.first_port = [0; 2];
+    (scratch.first_port, scratch.port) = ([0; 2], Port::NONE);
     let hook = &Tc(skb);
-    if hook.tagged() {
-        return pass(Counter::VlanPassed);
+    if hook.for_another() {
+        match bridge::port(hook) {
+            Ok(port) => scratch.port = port,
+            Err(reason) => return pass(reason),
+        }
     }
-    if hook.for_others() {
-        return pass(Counter::OtherStation);
+    if !scratch.port.is_bridges() {
+        if hook.tagged() {
+            return pass(Counter::VlanPassed);
+        }
+        if hook.for_others() {
+            return pass(Counter::OtherStation);
+        }
     }
     make_headers_linear(hook);
     match read(hook, scratch) {
@@ -332,6 +341,18 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, flow: &mut *mut Flow) 
     }
     let now = seconds(scratch);
     set_way(scratch, now);
+    if scratch.port.is_bridges() {
+        let side = match role {
+            Role::Client(_) => scratch.port.is_outside(),
+            Role::Server(_) | Role::Direct(_) => scratch.port.is_inside(),
+        };
+        if !side {
+            return pass(Counter::BridgeOtherSide);
+        }
+        if let Err(reason) = bridge::note(hook, scratch, &role) {
+            return pass(reason);
+        }
+    }
     if let Role::Direct(id) = role {
         set_packet(scratch, Direction::ToBackend);
         scratch.backend = id;
@@ -408,8 +429,14 @@ fn is_of_settled(flow: *const Flow) -> bool {
 fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch) -> Stage {
     // SAFETY: as in `tc_settled`.
     let scratch = unsafe { &mut *scratch };
+    if scratch.port.is_bridges() && is_between_its_stations(scratch) {
+        return bridge::go_on(skb);
+    }
     match deliver(&Tc(skb), scratch) {
         Ok(action) => {
+            if scratch.port.is_bridges() && bridge::set_tag(skb, scratch.vlan) != 0 {
+                return drop(Counter::EmitFailed);
+            }
             if scratch.ip.part == Part::First {
                 return fragment::sent(skb, action as u32 & 0xff);
             }
@@ -430,6 +457,8 @@ fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch) -> Stage {
             pass(Counter::HopLimit)
         }
         Err(Refused::HopLimit) => drop(Counter::HopLimit),
+        // A bridge says nothing about it, having no address.
+        Err(Refused::TooBig) if scratch.port.is_bridges() => drop(Counter::TooBigDropped),
         Err(Refused::TooBig) => {
             // A settled flow's packet comes here without having been entered.
             scratch.direction = scratch.way.direction;
@@ -438,14 +467,18 @@ fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch) -> Stage {
     }
 }
 
-/// Whether nothing of the packet at hand is to be changed but its hop: in an inline pool, between a
-/// client and the backend that it dialled.
+/// Whether the packet at hand is between a client and the backend that it dialled itself.
+#[inline(always)]
+fn is_between_its_stations(scratch: &Scratch) -> bool {
+    let way = &scratch.way;
+    way.translation.spliced == 0
+        && scratch.key.dialled().is_some_and(|dialled| dialled as u32 == way.id)
+}
+
+/// Whether nothing of it is to be changed but its hop.
 #[inline(always)]
 fn is_as_it_came(scratch: &Scratch) -> bool {
-    let way = &scratch.way;
-    scratch.key.dialled().is_some_and(|dialled| dialled as u32 == way.id)
-        && u16::from_ne_bytes(way.client_port) == 0
-        && way.translation.spliced == 0
+    is_between_its_stations(scratch) && u16::from_ne_bytes(scratch.way.client_port) == 0
 }
 
 /// Enters the way of a packet of a flow that has a backend for good and from which nothing is to

@@ -11,12 +11,12 @@ use steer_common::{
     directory, fast,
     maps::{MMAPABLE, entries},
     shared::{
-        Address, BACKEND_DIALLED, Backend, BackendPath, BackendStats, Endpoint, EndpointEntry,
-        Event, FastSlot, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held, HeldKey,
-        HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_EXEMPT, MAX_INTERFACES, MAX_VIPS,
-        Pending, ROLE_MEMBER, ROLE_VIP, Refusals, Rotation, SERVICE_BACKEND, SWITCH_ASKING,
-        SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine,
-        Vip,
+        Address, BACKEND_DIALLED, Backend, BackendPath, BackendStats, BridgePath, Endpoint,
+        EndpointEntry, Event, FastSlot, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held,
+        HeldKey, HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_BRIDGES, MAX_EXEMPT,
+        MAX_INTERFACES, MAX_VIPS, Pending, ROLE_BRIDGED, ROLE_MEMBER, ROLE_VIP, Refusals, Rotation,
+        SERVICE_BACKEND, SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings,
+        Source, SourceKey, TraceLine, VLAN_WORDS, Vip,
     },
     trace,
 };
@@ -108,6 +108,10 @@ static BACKENDS: Array<Backend, { MAX_BACKENDS as usize }> = Array::new();
 /// The ways to backends, by their number. Written here only, and emptied by the agent.
 #[btf_map(name = "backend_paths")]
 static BACKEND_PATHS: Array<BackendPath, { MAX_BACKENDS as usize }> = Array::new();
+/// What frames at the ports of a bridge say of the ways to backends, by their number. Written here
+/// only, and emptied by the agent.
+#[btf_map(name = "bridge_paths")]
+static BRIDGE_PATHS: Array<BridgePath, { MAX_BACKENDS as usize }> = Array::new();
 /// Address of a backend to its number. Written by the agent.
 #[btf_map(name = "backend_ids")]
 pub(crate) static BACKEND_IDS: HashMap<Endpoint, u32, { MAX_BACKENDS as usize }> = HashMap::new();
@@ -132,6 +136,9 @@ static SWITCH_STATES: Array<u32, { SWITCHES as usize }> = Array::new();
 /// What each interface takes (`INTERFACE_*`), by its index. Written by the agent.
 #[btf_map(name = "interfaces")]
 static INTERFACES: HashMap<u32, u32, { MAX_INTERFACES as usize }> = HashMap::new();
+/// Which VLANs' frames are looked at ([`VLAN_WORDS`] words a bridge). Written by the agent.
+#[btf_map(name = "vlans")]
+static VLANS: Array<u32, { (MAX_BRIDGES * VLAN_WORDS) as usize }> = Array::new();
 /// Counters, by [`Counter`].
 #[btf_map(name = "counters")]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::new();
@@ -193,13 +200,17 @@ pub(crate) fn listed(
 /// The record of the VIP, or of the inline pool, that a backend serves.
 #[inline(always)]
 pub(crate) fn vip_of(backend: &Backend) -> Option<*const Vip> {
-    let (at, role) = if backend.flags & BACKEND_DIALLED != 0 {
-        (&backend.endpoint, ROLE_MEMBER)
-    } else {
-        (&backend.vip, ROLE_VIP)
-    };
+    let dialled = backend.flags & BACKEND_DIALLED != 0;
+    let at = if dialled { &backend.endpoint } else { &backend.vip };
     let at = listed(directory_head()?, &at.address, at.port)?;
-    (at.role == role).then_some(&raw const at.vip)
+    let is_its = if dialled { is_member(at) } else { at.role == ROLE_VIP };
+    is_its.then_some(&raw const at.vip)
+}
+
+/// Whether a backend stands there that its clients dial themselves.
+#[inline(always)]
+pub(crate) fn is_member(at: &EndpointEntry) -> bool {
+    at.role == ROLE_MEMBER || at.role == ROLE_BRIDGED
 }
 
 /// What a client that is answered by a backend dialled, as [`FlowKey::service`] has it, where its
@@ -243,6 +254,13 @@ pub(crate) fn backend_path(id: u32) -> Option<&'static mut BackendPath> {
     // SAFETY: as above; other CPUs may write fields at the same time, a cache whose tearing costs
     // one packet.
     BACKEND_PATHS.get_ptr_mut(id).map(|p| unsafe { &mut *p })
+}
+
+/// What frames at a bridge say of the way to a backend.
+#[inline(always)]
+pub(crate) fn bridge_path(id: u32) -> Option<&'static mut BridgePath> {
+    // SAFETY: as above.
+    BRIDGE_PATHS.get_ptr_mut(id).map(|p| unsafe { &mut *p })
 }
 
 /// What a backend made of the offers that it was held to own.
@@ -297,6 +315,13 @@ pub(crate) fn set_switch(index: u32) {
 pub(crate) fn interface(ifindex: u32) -> u32 {
     // SAFETY: one number, copied at once.
     unsafe { INTERFACES.get(&ifindex) }.copied().unwrap_or(0)
+}
+
+/// Whether frames of a VLAN, 0 for those without a tag, are looked at in a bridge.
+#[inline(always)]
+pub(crate) fn takes_vlan(bridge: u32, vlan: u16) -> bool {
+    let word = VLANS.get(bridge * VLAN_WORDS + vlan as u32 / 32);
+    word.is_some_and(|word| word >> (vlan % 32) & 1 != 0)
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC, in steps of a timer tick.

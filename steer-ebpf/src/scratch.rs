@@ -19,7 +19,7 @@ use steer_common::{
     },
 };
 
-use crate::{change::Change, maps::now};
+use crate::{change::Change, forward::bridge::Port, maps::now};
 
 /// Working memory of the packet at hand.
 #[btf_map(name = "scratch")]
@@ -42,6 +42,8 @@ pub(crate) struct Scratch {
     /// The packet at hand, and its TCP header; as it is now where it was made into another one.
     pub(crate) ip: Ip,
     pub(crate) segment: Segment,
+    /// The port of a bridge that the packet came in by.
+    pub(crate) port: Port,
     pub(crate) direction: Direction,
     pub(crate) way: Way,
     /// What the flow's slot in `fast` says.
@@ -60,6 +62,8 @@ pub(crate) struct Scratch {
     pub(crate) redirect: u32,
     /// Backend of a packet of which nothing but the addresses is changed.
     pub(crate) plain: u32,
+    /// VLAN whose tag a packet that is redirected from port to port of a bridge is to have.
+    pub(crate) vlan: u32,
     /// Action that the slow path wants returned.
     pub(crate) action: u32,
     /// 1: the flow was made, or made anew, since it was looked up.

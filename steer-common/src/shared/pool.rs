@@ -14,7 +14,8 @@ pub struct Hop {
     pub ethernet: [u8; 12],
     /// Largest IP packet that this hop takes, bytes; 0: not known.
     pub mtu: u16,
-    /// Any of `HOP_*`.
+    /// Any of `HOP_*`, and from bit [`HOP_VLAN_AT`] on the number of the VLAN whose tag a frame to
+    /// this hop has; 0: no tag.
     pub flags: u16,
     /// When the forwarding table was asked last, seconds of CLOCK_MONOTONIC.
     pub asked: u32,
@@ -22,6 +23,8 @@ pub struct Hop {
 
 /// XDP may redirect to the interface: the kernel says that it takes such frames.
 pub const HOP_TAKES_XDP: u16 = 1;
+/// Where a VLAN's number stands in [`Hop::flags`].
+pub const HOP_VLAN_AT: u16 = 4;
 
 impl Hop {
     /// The start of a frame to this hop, as three words in memory order.
@@ -34,6 +37,18 @@ impl Hop {
     #[inline(always)]
     pub const fn set_words(&mut self, words: [u32; 3]) {
         self.ethernet = transmute!(words);
+    }
+
+    /// The VLAN whose tag (IEEE 802.1Q) a frame to this hop has; 0: none.
+    #[inline(always)]
+    pub const fn vlan(&self) -> u16 {
+        self.flags >> HOP_VLAN_AT
+    }
+
+    /// Enters what the hop's interface takes, any of `HOP_*`; its VLAN stays.
+    #[inline(always)]
+    pub const fn set_takes(&mut self, takes: u16) {
+        self.flags = self.vlan() << HOP_VLAN_AT | takes;
     }
 
     /// The start of a frame between two stations: what [`Hop::ethernet`] holds.
@@ -66,8 +81,9 @@ pub struct Backend {
     pub flags: u16,
     /// Relative share of new flows, 1..=65535; 0 takes none.
     pub weight: u16,
-    /// Always zero.
-    pub zero: u16,
+    /// The VLAN that it stands in, where frames at a bridge of other VLANs may name its address,
+    /// too; 0: whichever.
+    pub vlan: u16,
     /// A draining owner is honoured until then, seconds of CLOCK_MONOTONIC; 0: without end.
     pub drain_until: u32,
 }
@@ -112,6 +128,63 @@ pub const BACKEND_UP: u16 = 2;
 pub const BACKEND_DRAINING: u16 = 4;
 /// Its clients, or a balancer in front of the gateway, dial it itself (the inline shape).
 pub const BACKEND_DIALLED: u16 = 8;
+
+/// It is dialled itself, and its packets pass a bridge of this machine (the bridge shape); set with
+/// [`BACKEND_DIALLED`].
+pub const BACKEND_BRIDGED: u16 = 0x10;
+
+/// What frames at the ports of a bridge say of the way to one backend: value of `bridge_paths`,
+/// whose index is the `BackendId`. Nobody else writes it.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BridgePath {
+    /// The stations of the last frame to it that came in outside, as they start it.
+    pub ethernet: [u8; 12],
+    /// When that was, seconds of CLOCK_MONOTONIC; 0: never.
+    pub sent: u32,
+    /// The port of the bridge that its last frame came in by, inside.
+    pub ifindex: u32,
+    /// When that was, seconds of CLOCK_MONOTONIC; 0: never.
+    pub heard: u32,
+    /// When frames to it came with the tags of two VLANs, seconds of CLOCK_MONOTONIC; 0: never.
+    pub mixed: u32,
+    /// The VLAN of the last frame to it; 0: it had no tag.
+    pub vlan: u16,
+    /// Always zero.
+    pub zero: u16,
+}
+
+/// For how long what a frame said of the way to a backend is good enough to open a connection by
+/// it, seconds: as long as a bridge remembers a station (IEEE 802.1D 7.9.2).
+pub const BRIDGE_PATH_LIFE: u32 = 300;
+
+impl BridgePath {
+    /// Enters the start of a frame to it, three words in memory order.
+    #[inline(always)]
+    pub const fn set_words(&mut self, words: [u32; 3]) {
+        self.ethernet = transmute!(words);
+    }
+
+    /// Whether a connection may be opened to the backend at `now`, seconds: both sides were heard
+    /// of lately, and frames to it have one VLAN.
+    #[inline(always)]
+    pub const fn is_known(&self, now: u32) -> bool {
+        was_lately(self.sent, now) && was_lately(self.heard, now) && !self.is_mixed(now)
+    }
+
+    /// Whether frames to it came with the tags of two VLANs lately: which of them is meant, nobody
+    /// can say.
+    #[inline(always)]
+    pub const fn is_mixed(&self, now: u32) -> bool {
+        was_lately(self.mixed, now)
+    }
+}
+
+#[inline(always)]
+const fn was_lately(then: u32, now: u32) -> bool {
+    // Another CPU may be a second ahead.
+    then != 0 && now.wrapping_sub(then).wrapping_add(1) <= BRIDGE_PATH_LIFE + 1
+}
 
 /// Settings of one VIP and its pool, or of an inline pool: value of `vips`.
 #[repr(C)]
@@ -176,6 +249,8 @@ pub const ROLE_BACKEND: u16 = 2;
 pub const ROLE_ADDRESS: u16 = 3;
 /// A backend that its clients dial themselves: a member of an inline pool.
 pub const ROLE_MEMBER: u16 = 4;
+/// As [`ROLE_MEMBER`], of a pool whose packets pass a bridge of this machine.
+pub const ROLE_BRIDGED: u16 = 5;
 /// Bit of an address: a VIP stands at it.
 pub const ADDRESS_OF_VIP: u16 = 1;
 /// Bit of an address: a backend stands at it.
@@ -220,6 +295,10 @@ pub const VIP_FALLBACK_FOUND: u16 = 0x80;
 /// A flow's first backend is the one that it dialled, and what the gateway does not move it leaves
 /// as it is.
 pub const VIP_INLINE: u16 = 0x100;
+
+/// An inline pool whose packets pass a bridge of this machine (the bridge shape); set with
+/// [`VIP_INLINE`].
+pub const VIP_BRIDGED: u16 = 0x200;
 
 /// Clients of an inline pool whose connections are none of its flows, such as the monitors of the
 /// balancer in front: key of `exempt`, a table of prefixes. A prefix covers the pool's number and
@@ -293,6 +372,17 @@ pub const SWITCHES: u32 = 6;
 pub const INTERFACE_TAKES_XDP: u32 = 1;
 /// Bit of an interface in `interfaces`: it carries IP packets without a link-layer header.
 pub const INTERFACE_L3: u32 = 2;
+/// Bit of an interface in `interfaces`: a port of a bridge that forwards, on the clients' side.
+pub const INTERFACE_OUTSIDE: u32 = 4;
+/// Bit of an interface in `interfaces`: a port of a bridge that forwards, on the backends' side.
+pub const INTERFACE_INSIDE: u32 = 8;
+/// Where the number of its bridge stands in an interface's value in `interfaces`.
+pub const INTERFACE_BRIDGE_AT: u32 = 8;
+/// Bridges that a gateway can stand in.
+pub const MAX_BRIDGES: u32 = 16;
+/// Words of `vlans` that one bridge has: bit `n % 32` of word `n / 32` says whether frames of VLAN
+/// `n` are looked at; VLAN 0 are the frames without a tag.
+pub const VLAN_WORDS: u32 = 4096 / 32;
 /// Interfaces that `interfaces` can hold.
 pub const MAX_INTERFACES: u32 = 4096;
 

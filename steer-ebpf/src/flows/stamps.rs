@@ -6,7 +6,8 @@ use steer_common::{
     flow::{Direction, State, StateWord},
     shared::{
         FLOW_CLIENT_DONE, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_RESET,
-        FLOW_SERVER_DONE, FLOW_SERVER_FIN, FLOW_UNCONFIRMED, Flow, FlowKey, Hop, swapped,
+        FLOW_SERVER_DONE, FLOW_SERVER_FIN, FLOW_UNCONFIRMED, Flow, FlowKey, HOP_VLAN_AT, Hop,
+        swapped,
     },
     wire::{
         Packet,
@@ -42,7 +43,7 @@ pub(crate) fn comes_by_hop<H: Hook>(hook: &H, hop: &Hop) -> bool {
     let Some(ethernet) = hook.window().words::<3>(0) else { return false };
     let (known, back) = (hop.words(), swapped(ethernet));
     let differ = (known[0] ^ back[0]) | (known[1] ^ back[1]) | (known[2] ^ back[2]);
-    hop.ifindex == hook.ingress() && differ == 0
+    hop.ifindex == hook.ingress() && differ == 0 && hop.vlan() == hook.vlan()
 }
 
 /// Seconds since the flow's last packet.
@@ -208,10 +209,10 @@ pub(crate) fn follow_hop(skb: *mut __sk_buff, record: &mut Flow) {
 pub(crate) fn record_hop<H: Hook>(hook: &H, hop: &mut Hop) {
     let Some(ethernet) = hook.window().words::<3>(0) else { return };
     let back = swapped(ethernet);
-    let ifindex = hook.ingress();
-    if hop.ifindex != ifindex || hop.words() != back {
+    let (ifindex, vlan) = (hook.ingress(), hook.vlan());
+    if hop.ifindex != ifindex || hop.words() != back || hop.vlan() != vlan {
         hop.asked = 0;
-        hop.flags = 0;
+        hop.flags = vlan << HOP_VLAN_AT;
         hop.ifindex = ifindex;
         hop.set_words(back);
     }

@@ -13,8 +13,9 @@ use steer_common::{
 use crate::{
     change::Change,
     flows::stamps::record_packet,
-    forward::next_hop::{
-        HOP_SECONDS, Refused, fib, fib_lookup, hop_flags, refresh, send, unfinished,
+    forward::{
+        bridge,
+        next_hop::{HOP_SECONDS, Refused, fib, fib_lookup, hop_flags, refresh, send, unfinished},
     },
     hook::Hook,
     maps::{backend, backend_path, count, count_backend, shown},
@@ -32,7 +33,8 @@ pub(crate) fn go_by<H: Hook>(hook: &H, record: &mut Flow, scratch: &mut Scratch)
         way.translation = record.translation();
     }
     if way.direction == Direction::ToClient && record.client_hop.ifindex != 0 {
-        way.probe = is_probe_due(way, &record.client_hop, &scratch.segment);
+        way.probe =
+            !scratch.port.is_bridges() && is_probe_due(way, &record.client_hop, &scratch.segment);
         go_back_by(hook, &mut record.client_hop, scratch);
     }
 }
@@ -76,6 +78,7 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, scratch: &mut Scratch) -> Result
     }
     let to_client = scratch.way.direction == Direction::ToClient;
     scratch.route.hop.ifindex = 0;
+    scratch.change.hops = scratch.port.hops();
     if scratch.way.translation.spliced != 0 {
         scratch.change.splice(&scratch.way.translation);
     }
@@ -84,7 +87,15 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, scratch: &mut Scratch) -> Result
     let hop = unsafe { &mut *hop };
     let ip = &scratch.ip;
     let seconds = scratch.way.seconds;
-    let answer = if !to_client {
+    let answer = if scratch.port.is_bridges() {
+        let answer = if to_client {
+            bridge::way_back(hop)
+        } else {
+            bridge::way_to(hop, scratch.way.id, seconds)
+        };
+        scratch.vlan = hop.vlan() as u32;
+        answer
+    } else if !to_client {
         refresh(hook, hop, &ip.source, &backend.endpoint.address, seconds)
     } else if hop.ifindex == 0 {
         refresh(hook, hop, &to.address, &ip.destination, seconds)
@@ -103,7 +114,7 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, scratch: &mut Scratch) -> Result
     if H::XDP && hop.flags & HOP_TAKES_XDP == 0 {
         return Err(Refused::OtherHook(Counter::XdpEgress));
     }
-    count_packet(scratch);
+    count_packet(scratch, scratch.change.spliced);
     match answer {
         fib::SUCCESS => {
             if !H::XDP && ip.part == Part::First {
@@ -118,13 +129,13 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, scratch: &mut Scratch) -> Result
 
 /// Counts a packet that is about to be sent.
 #[inline(always)]
-fn count_packet(scratch: &Scratch) {
+pub(crate) fn count_packet(scratch: &Scratch, spliced: bool) {
     let way = &scratch.way;
     count(match way.direction {
         Direction::ToBackend => Counter::FromClient,
         Direction::ToClient => Counter::FromBackend,
     });
-    count(if scratch.change.spliced { Counter::Spliced } else { Counter::Forwarded });
+    count(if spliced { Counter::Spliced } else { Counter::Forwarded });
     let bytes = scratch.ip.l4_len as u64;
     count_backend(way.id, |stats| {
         stats.packets += 1;
@@ -158,7 +169,7 @@ fn is_old(hop: &Hop, seconds: u32) -> bool {
 fn refresh_mtu<H: Hook>(hook: &H, hop: &mut Hop, seconds: u32) {
     if is_old(hop, seconds) {
         hop.mtu = hook.mtu(hop.ifindex);
-        hop.flags = hop_flags(hop.ifindex);
+        hop.set_takes(hop_flags(hop.ifindex));
         hop.asked = seconds;
     }
 }

@@ -30,6 +30,7 @@ use steer_common::{
 };
 
 use crate::{
+    forward::bridge::set_tag_of,
     hook::{Hook, tc::Tc},
     maps::{FRAGMENTS, HELD, count, directory_head, listed},
     scratch::{Scratch, scratch, seconds, spare},
@@ -253,8 +254,12 @@ pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> Stage {
     if route.flags & FRAGMENTS_PASS != 0 {
         return pass(Counter::FragmentPassed);
     }
-    if scratch.ip.hop_limit <= 1 {
+    let hops = scratch.port.hops() as u16;
+    if hops != 0 && scratch.ip.hop_limit <= 1 {
         return drop(Counter::HopLimit);
+    }
+    if set_tag_of(skb, &route.hop) != 0 {
+        return drop(Counter::EmitFailed);
     }
     let hook = Tc(skb);
     let mut window = hook.window();
@@ -267,7 +272,7 @@ pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> Stage {
         let Some(h) = window.words_mut::<{ IPV6_LEN / 4 }>(ETHERNET_LEN) else {
             return drop(Counter::Malformed);
         };
-        let word = (u32::from_be(h[1]) - 1).to_be();
+        let word = (u32::from_be(h[1]) - hops as u32).to_be();
         let mut difference = replaced32(h[1], word);
         h[1] = word;
         let Some(h) = window.words_mut::<4>(ETHERNET_LEN + if source { 8 } else { 24 }) else {
@@ -289,7 +294,7 @@ pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> Stage {
             h[4] = new[3];
         }
         let (ttl, sum) = (upper(h[2]), lower(h[2]));
-        let less = ttl - 0x100;
+        let less = ttl - (hops << 8);
         let difference = replaced32(old, new[3]) + replaced16(ttl.to_be(), less.to_be());
         h[2] = ((less as u32) << 16 | u16::from_be(update(sum.to_be(), difference)) as u32).to_be();
     }

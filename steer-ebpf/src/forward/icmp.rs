@@ -9,7 +9,10 @@ use steer_common::{
     checksum::{replaced16, replaced32, update},
     counters::Counter,
     flow::{State, StateWord},
-    shared::{Address, BACKEND_DIALLED, Endpoint, Flow, FlowKey, Hop, PROTOCOL_TCP},
+    shared::{
+        Address, BACKEND_BRIDGED, BACKEND_DIALLED, Backend, Endpoint, Flow, FlowKey, Hop,
+        PROTOCOL_TCP,
+    },
     wire::{
         ETHERNET_LEN, byte,
         ip::{IPV4_LEN, IPV6_LEN, Ip, Part},
@@ -19,7 +22,10 @@ use steer_common::{
 
 use crate::{
     flows::{legs, stamps::AHEAD, table},
-    forward::next_hop::{fib, hop_to, refresh},
+    forward::{
+        bridge::{self, set_tag_of},
+        next_hop::{fib, hop_to, refresh},
+    },
     hook::tc::Tc,
     maps::{
         BACKEND_IDS, HANDSHAKES, SPLICES, VIPS, backend, backend_path, count, service_of, shown,
@@ -50,10 +56,21 @@ pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> Stage {
     if !load(skb, scratch) {
         return pass(Counter::IcmpPassed);
     }
-    let Some(target) = about_server(scratch).or_else(|| about_client(scratch)) else {
+    let port = scratch.port;
+    let target = if port.is_inside() && !port.is_outside() { None } else { about_server(scratch) };
+    let target = if port.is_outside() && !port.is_inside() {
+        target
+    } else {
+        target.or_else(|| about_client(scratch))
+    };
+    let Some(target) = target else {
         return pass(Counter::IcmpPassed);
     };
-    if scratch.ip.hop_limit <= 1 {
+    if port.is_bridges() {
+        if is_as_it_came(scratch) {
+            return pass(Counter::IcmpPassed);
+        }
+    } else if scratch.ip.hop_limit <= 1 {
         return drop(Counter::HopLimit);
     }
     let hop = match target {
@@ -66,7 +83,11 @@ pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> Stage {
             path.hop
         }
         Target::Client => {
-            if scratch.hop.ifindex == 0 {
+            if port.is_bridges() {
+                if bridge::way_back(&scratch.hop) != fib::SUCCESS {
+                    return drop(Counter::NoRoute);
+                }
+            } else if scratch.hop.ifindex == 0 {
                 let (ip, hop) = (&scratch.ip, &mut scratch.hop);
                 if refresh(&Tc(skb), hop, &ip.source, &ip.destination, scratch.seconds)
                     != fib::SUCCESS
@@ -113,6 +134,22 @@ fn load(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
                 && byte(inner[0], 0) == 0x45
                 && byte(inner[2], 1) == PROTOCOL_TCP
         }
+}
+
+/// Whether clients dial a backend itself where the packet at hand came in.
+#[inline(always)]
+fn is_dialled_here(scratch: &Scratch, backend: &Backend) -> bool {
+    let bridged = backend.flags & BACKEND_BRIDGED != 0;
+    backend.flags & BACKEND_DIALLED != 0 && bridged == scratch.port.is_bridges()
+}
+
+/// Whether the flow in `scratch.key` is with the backend that its client dialled, and with the
+/// client's own port: an error about it says what it is to say.
+#[inline(always)]
+fn is_as_it_came(scratch: &Scratch) -> bool {
+    flow(scratch).is_some_and(|flow| {
+        scratch.key.dialled() == Some(flow.holder()) && flow.port_at_holder() == [0; 2]
+    })
 }
 
 /// Who gets the error.
@@ -171,14 +208,13 @@ fn about_server(scratch: &mut Scratch) -> Option<Target> {
     let (source, destination, tcp) = places(v6);
     let ports = scratch.quote.message[tcp];
     scratch.endpoint = Endpoint::tcp(address(&scratch.quote, v6, source), upper(ports));
-    let service = match VIPS.get_ptr(&scratch.endpoint) {
+    let vip = if scratch.port.is_bridges() { None } else { VIPS.get_ptr(&scratch.endpoint) };
+    let service = match vip {
         // SAFETY: a map value; one aligned half-word.
         Some(vip) => unsafe { (*vip).id },
         // SAFETY: one number is read.
         None => match unsafe { BACKEND_IDS.get(&scratch.endpoint) } {
-            Some(id) if backend(*id)?.flags & BACKEND_DIALLED != 0 => {
-                service_of(backend(*id)?, *id)
-            }
+            Some(id) if is_dialled_here(scratch, backend(*id)?) => service_of(backend(*id)?, *id),
             _ => return None,
         },
     };
@@ -212,6 +248,9 @@ fn about_client(scratch: &mut Scratch) -> Option<Target> {
     // SAFETY: one number is read.
     let id = unsafe { *BACKEND_IDS.get(&scratch.endpoint)? };
     let backend = backend(id)?;
+    if scratch.port.is_bridges() != (backend.flags & BACKEND_BRIDGED != 0) {
+        return None;
+    }
     let (client, client_port) = (address(&scratch.quote, v6, source), upper(ports).to_be_bytes());
     scratch.key = FlowKey { client, client_port, service: service_of(backend, id) };
     let seq = u32::from_be(scratch.quote.message[tcp + 1]);
@@ -281,7 +320,9 @@ fn put_outer(scratch: &mut Scratch, source: bool, new: &Address) {
 fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> Stage {
     let ip: Ip = scratch.ip;
     let hops = scratch.quote.outer[1];
-    take_hop(scratch, ip.v6);
+    if !scratch.port.is_bridges() {
+        take_hop(scratch, ip.v6);
+    }
     if ip.v6 {
         Tc(skb).uncovered(replaced32(hops, scratch.quote.outer[1]));
     }
@@ -304,6 +345,7 @@ fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> Stage {
             }
     };
     let Some((pseudo, segment)) = differences else { return drop(Counter::EmitFailed) };
+    let stored = stored && set_tag_of(skb, hop) == 0;
     if !stored || !Tc(skb).replace_sums(ip.l4 + 2, ip.v6, pseudo, segment) {
         return drop(Counter::EmitFailed);
     }

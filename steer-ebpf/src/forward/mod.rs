@@ -1,5 +1,6 @@
 //! How a packet leaves: the next hop, fragments, errors, what is too large.
 
+pub(crate) mod bridge;
 pub(crate) mod deliver;
 pub(crate) mod direct;
 pub(crate) mod fragment;

@@ -22,6 +22,7 @@ use steer_common::{
 
 use crate::{
     change::Change,
+    forward::bridge,
     hook::{Difference, Hook, tc::Tc},
     maps::{backend, backend_path, count, interface},
     packet::{options::OptionsHook, sums::pseudo_sum},
@@ -51,7 +52,7 @@ pub(crate) fn send<H: OptionsHook>(
     change: &Change,
     hop: Option<&Hop>,
 ) -> Result<u16, Refused> {
-    if ip.hop_limit <= 1 {
+    if change.hops != 0 && ip.hop_limit <= 1 {
         return Err(Refused::HopLimit);
     }
     let headers = ip.header_on_wire() + segment.header_len;
@@ -97,7 +98,7 @@ pub(crate) fn rewrite<H: OptionsHook>(
     if ip.v6 {
         let h = window.words_mut::<{ IPV6_LEN / 4 }>(ETHERNET_LEN).ok_or(CUT)?;
         // Byte 7 of an IPv6 header: hop limit, the last of its word.
-        let word = (u32::from_be(h[1]) - 1).to_be();
+        let word = (u32::from_be(h[1]) - change.hops as u32).to_be();
         difference.uncovered += replaced32(h[1], word);
         h[1] = word;
         let new = change.address.words();
@@ -116,7 +117,7 @@ pub(crate) fn rewrite<H: OptionsHook>(
         // Bytes 8 to 11 of an IPv4 header: TTL, protocol, header checksum.
         let h = window.words_mut::<1>(ETHERNET_LEN + 8).ok_or(CUT)?;
         let (ttl, sum) = (upper(h[0]), lower(h[0]));
-        let less = ttl - 0x100;
+        let less = ttl - ((change.hops as u16) << 8);
         let changed = difference.pseudo + replaced16(ttl.to_be(), less.to_be());
         let sum = u16::from_be(update(sum.to_be(), changed));
         h[0] = ((less as u32) << 16 | sum as u32).to_be();
@@ -337,10 +338,13 @@ pub(crate) fn fib_lookup<H: Hook>(
 pub(crate) extern "C" fn hop_to(skb: *mut __sk_buff, id: u32) -> i32 {
     let (Some(scratch), Some(backend)) = (scratch(), backend(id)) else { return -1 };
     let Some(path) = backend_path(id) else { return -1 };
-    let (endpoint, hop) = (&backend.endpoint, &mut path.hop);
-    if refresh(&Tc(skb), hop, &scratch.key.client, &endpoint.address, scratch.seconds)
-        != fib::SUCCESS
-    {
+    let (endpoint, hop, seconds) = (&backend.endpoint, &mut path.hop, scratch.seconds);
+    let answer = if scratch.port.is_bridges() {
+        bridge::way_to(hop, id, seconds)
+    } else {
+        refresh(&Tc(skb), hop, &scratch.key.client, &endpoint.address, seconds)
+    };
+    if answer != fib::SUCCESS {
         return -1;
     }
     scratch.redirect = path.hop.ifindex;

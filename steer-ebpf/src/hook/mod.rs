@@ -109,6 +109,8 @@ pub(crate) trait Hook {
     fn window(&self) -> Window;
     /// Interface the packet came in by.
     fn ingress(&self) -> u32;
+    /// The VLAN whose tag the kernel took off the frame; 0: none.
+    fn vlan(&self) -> u16;
     /// Copies `len` (1..=40) bytes at `offset` to `to`; false where the packet is shorter.
     fn load_options(&self, offset: usize, to: *mut u8, len: u32) -> bool;
     /// Copies `len` (1..=40) bytes back.

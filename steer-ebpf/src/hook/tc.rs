@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{
         bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_skb_load_bytes,
-        bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_skb_store_bytes, bpf_skb_vlan_pop, bpf_skb_vlan_push,
     },
 };
 use steer_common::checksum::fold32;
@@ -17,6 +17,9 @@ use super::{Difference, Hook, Window};
 pub(crate) const NEXT: i32 = -1;
 /// Drop the packet (TC_ACT_SHOT).
 pub(crate) const DROP: i32 = 2;
+
+/// The bits of a VLAN tag that say which VLAN (IEEE 802.1Q 9.6).
+const VLAN_ID: u32 = 0xfff;
 
 /// `BPF_F_PSEUDO_HDR` of bpf_l4_csum_replace.
 const PSEUDO_HEADER: u64 = 0x10;
@@ -39,7 +42,6 @@ impl Tc {
     /// tag, IEEE 802.1Q 9.6) is taken away: the kernel hands such frames to the interface itself.
     #[inline(always)]
     pub(crate) fn tagged(&self) -> bool {
-        const VLAN_ID: u32 = 0xfff;
         // SAFETY: as above; a helper call on the program's context.
         unsafe {
             (*self.0).vlan_present != 0
@@ -53,6 +55,42 @@ impl Tc {
         const PACKET_HOST: u32 = 0;
         // SAFETY: as above.
         unsafe { (*self.0).pkt_type != PACKET_HOST }
+    }
+
+    /// Whether the frame is for one other station.
+    #[inline(always)]
+    pub(crate) fn for_another(&self) -> bool {
+        const PACKET_OTHERHOST: u32 = 3;
+        // SAFETY: as above.
+        unsafe { (*self.0).pkt_type == PACKET_OTHERHOST }
+    }
+
+    /// Whether the frame has a tag that names no VLAN (a priority tag), or one of a provider's
+    /// (IEEE 802.1ad), behind which there may be another.
+    #[inline(always)]
+    pub(crate) fn oddly_tagged(&self) -> bool {
+        const CUSTOMER: u32 = 0x8100_u16.to_be() as u32;
+        // SAFETY: as above.
+        unsafe {
+            (*self.0).vlan_present != 0
+                && ((*self.0).vlan_tci & VLAN_ID == 0 || (*self.0).vlan_proto != CUSTOMER)
+        }
+    }
+
+    /// Gives the frame the tag of a VLAN, 0 for none, in place of the one that it has; the priority
+    /// stays. False where that fails. The packet's bytes may have moved then.
+    #[inline(always)]
+    pub(crate) fn set_vlan(&self, vlan: u16) -> bool {
+        if self.vlan() == vlan {
+            return true;
+        }
+        const CUSTOMER: u16 = 0x8100_u16.to_be();
+        // SAFETY: as above; helper calls on the program's context.
+        unsafe {
+            let priority = (*self.0).vlan_tci as u16 & !(VLAN_ID as u16);
+            ((*self.0).vlan_present == 0 || bpf_skb_vlan_pop(self.0) == 0)
+                && (vlan == 0 || bpf_skb_vlan_push(self.0, CUSTOMER, priority | vlan) == 0)
+        }
     }
 
     /// Tells the kernel of a change to bytes that no checksum in the packet covers. Only
@@ -101,6 +139,13 @@ impl Hook for Tc {
     fn ingress(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.0).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn vlan(&self) -> u16 {
+        // SAFETY: as above.
+        let (present, tag) = unsafe { ((*self.0).vlan_present, (*self.0).vlan_tci) };
+        if present != 0 { (tag & VLAN_ID) as u16 } else { 0 }
     }
 
     #[inline(always)]

@@ -32,6 +32,12 @@ impl Hook for Xdp {
         unsafe { (*self.0).ingress_ifindex }
     }
 
+    /// XDP sees tags among the bytes, and passes such frames.
+    #[inline(always)]
+    fn vlan(&self) -> u16 {
+        0
+    }
+
     #[inline(always)]
     fn load_options(&self, offset: usize, to: *mut u8, len: u32) -> bool {
         // SAFETY: the caller owns 40 bytes at `to`; `len` is at most 40.

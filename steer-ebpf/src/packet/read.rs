@@ -5,8 +5,8 @@ use steer_common::{
     counters::Counter,
     flow::Direction,
     shared::{
-        ADDRESS_OF_VIP, Address, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_NONE, ROLE_VIP,
-        SERVICE_BACKEND, Vip,
+        ADDRESS_OF_VIP, Address, ROLE_ADDRESS, ROLE_BACKEND, ROLE_BRIDGED, ROLE_MEMBER, ROLE_NONE,
+        ROLE_VIP, SERVICE_BACKEND, Vip,
     },
     wire::{
         ETHERNET_LEN, ETHERTYPE_IPV6, Packet as _, byte,
@@ -79,27 +79,36 @@ pub(crate) fn read<H: Hook>(hook: &H, scratch: &mut Scratch) -> Result<(), Count
 
 /// Finds out by address alone what a packet is to us: one interface may carry both sides. What
 /// dials a backend itself is found where the packet's sender is no backend. What a client dialled is
-/// entered into the flow's key.
+/// entered into the flow's key. The ports of a bridge have pools of their own.
 #[inline(always)]
 pub(crate) fn classify(scratch: &mut Scratch) -> Option<Role> {
     let (ip, segment) = (&scratch.ip, &scratch.segment);
     let head = directory_head()?;
     let (mut role, mut id) = (ROLE_NONE, 0);
+    let bridges = scratch.port.is_bridges();
     if let Some(dialled) = listed(head, &ip.destination, segment.destination_port) {
         (role, id) = (dialled.role, dialled.id);
         let vip = &raw const dialled.vip;
-        if role == ROLE_VIP || role == ROLE_MEMBER {
-            let bits = if role == ROLE_MEMBER { SERVICE_BACKEND } else { 0 };
+        let its =
+            if bridges { role == ROLE_BRIDGED } else { role == ROLE_VIP || role == ROLE_MEMBER };
+        if its {
+            let bits = if role == ROLE_VIP { 0 } else { SERVICE_BACKEND };
             scratch.key.service = bits | id;
             return Some(Role::Client(vip));
         }
     }
-    if let Some(sender) = listed(head, &ip.source, segment.source_port)
-        && (sender.role == ROLE_BACKEND || sender.role == ROLE_MEMBER)
-    {
-        return Some(Role::Server(sender.id as u32));
+    if let Some(sender) = listed(head, &ip.source, segment.source_port) {
+        let role = sender.role;
+        let its = if bridges {
+            role == ROLE_BRIDGED
+        } else {
+            role == ROLE_BACKEND || role == ROLE_MEMBER
+        };
+        if its {
+            return Some(Role::Server(sender.id as u32));
+        }
     }
-    (role == ROLE_BACKEND).then_some(Role::Direct(id as u32))
+    (role == ROLE_BACKEND && !bridges).then_some(Role::Direct(id as u32))
 }
 
 /// A packet that cannot be read: dropped where it would reach the local stack, or a client, in the

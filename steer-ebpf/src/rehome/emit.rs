@@ -13,7 +13,7 @@ use steer_common::{
 
 use crate::{
     flows::table::forget,
-    forward::next_hop::hop_to,
+    forward::{bridge::set_tag_of, next_hop::hop_to},
     learn::certificate::expect_buffered,
     maps::{FLOWS, PENDING, backend, backend_path, count},
     packet::{rebuild::rebuild, sums::SEGMENT_MAX},
@@ -82,6 +82,9 @@ fn without_ecn(scratch: &Scratch, word: [u8; 4]) -> [u8; 4] {
 #[inline(always)]
 fn write_ethernet(skb: *mut __sk_buff, id: u32) -> i32 {
     let Some(path) = backend_path(id) else { return -1 };
+    if set_tag_of(skb, &path.hop) != 0 {
+        return -1;
+    }
     let hop = &raw const path.hop.ethernet;
     // SAFETY: 12 bytes of a map value.
     unsafe { bpf_skb_store_bytes(skb, 0, hop.cast(), 12, 0) as i32 }

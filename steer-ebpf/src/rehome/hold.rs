@@ -22,7 +22,7 @@ use crate::{
         lock::{self, unlock},
         table::{bypass, forget, settle},
     },
-    forward::next_hop::hop_to,
+    forward::{bridge, next_hop::hop_to},
     handshake::unknown::copy_flow,
     learn::certificate::expect_unread,
     maps::{PENDING, SPLICES, backend, backend_path, count, count_index, now},
@@ -248,6 +248,11 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     let record = unsafe { &mut *flow };
     if backend(owner).is_some_and(|owner| owner.endpoint.address == scratch.key.client) {
         return give_up(flow, Counter::OwnerIsClient as u32);
+    }
+    if scratch.port.is_bridges()
+        && let Some(reason) = bridge::refuses(record.first as u32, owner, scratch.seconds)
+    {
+        return give_up(flow, reason as u32);
     }
     let inline = scratch.key.dialled().is_some();
     if hop_to(skb, owner) != 0 || inline && leads_back(record, owner) {

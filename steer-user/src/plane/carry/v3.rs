@@ -61,7 +61,7 @@ impl Becomes<shared::Backend> for Backend {
     fn becomes(&self) -> Option<shared::Backend> {
         let Self { endpoint, vip, vip_id, flags, weight, drain_until, .. } = *self;
         let flags = flags & (BACKEND_PRESENT | BACKEND_UP | BACKEND_DRAINING);
-        v4::Backend { endpoint, vip, vip_id, flags, weight, zero: 0, drain_until }.becomes()
+        v4::Backend { endpoint, vip, vip_id, flags, weight, vlan: 0, drain_until }.becomes()
     }
 }
 

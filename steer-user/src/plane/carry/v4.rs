@@ -43,7 +43,7 @@ same! {
     Session { owner: u16, flags: u16, first_seen: u32, last_seen: u32, uses: u32, } 16
     Source { since: u32, n_sessions: u32, } 8
     Backend {
-        endpoint: Endpoint, vip: Endpoint, vip_id: u16, flags: u16, weight: u16, zero: u16, drain_until: u32,
+        endpoint: Endpoint, vip: Endpoint, vip_id: u16, flags: u16, weight: u16, vlan: u16, drain_until: u32,
     } 52
     BackendPath { hop: Hop, mss: u16, mss_before: u16, mss_since: u32, flags: u32, } 36
     Configured { vip: Endpoint, weight: u32, } 24

@@ -1,0 +1,202 @@
+//! Frames at the ports of a bridge (the bridge shape). The bridge forwards whatever is not moved,
+//! as if there were no program; only what goes to another backend than the one that was dialled, or
+//! comes from one, is redirected from port to port. The way there is what earlier frames showed: a
+//! bridge has no routes, and need not have addresses. TC only.
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_store_bytes};
+use steer_common::{
+    checksum::replaced16,
+    counters::Counter,
+    flow::Direction,
+    shared::{
+        BRIDGE_PATH_LIFE, HOP_VLAN_AT, Hop, INTERFACE_BRIDGE_AT, INTERFACE_INSIDE,
+        INTERFACE_OUTSIDE, MAX_BRIDGES, PATH_RETURN_SEEN,
+    },
+    wire::Packet as _,
+};
+
+use crate::{
+    forward::{
+        deliver::count_packet,
+        next_hop::{HOP_SECONDS, fib},
+    },
+    hook::{Hook, tc::Tc},
+    maps::{backend, backend_path, bridge_path, interface, takes_vlan},
+    packet::read::Role,
+    scratch::{Scratch, scratch},
+    stage::{Stage, drop},
+};
+
+/// What the interface that a packet came in by is to a bridge.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Port {
+    /// [`INTERFACE_OUTSIDE`] or [`INTERFACE_INSIDE`]; 0: no port of a bridge, or one that does not
+    /// forward.
+    sides: u32,
+}
+
+impl Port {
+    /// No port of a bridge.
+    pub(crate) const NONE: Self = Self { sides: 0 };
+
+    /// Whether it is a port of a bridge.
+    #[inline(always)]
+    pub(crate) fn is_bridges(self) -> bool {
+        self.sides != 0
+    }
+
+    /// Whether clients' packets come in by it.
+    #[inline(always)]
+    pub(crate) fn is_outside(self) -> bool {
+        self.sides & INTERFACE_OUTSIDE != 0
+    }
+
+    /// Whether backends' packets come in by it.
+    #[inline(always)]
+    pub(crate) fn is_inside(self) -> bool {
+        self.sides & INTERFACE_INSIDE != 0
+    }
+
+    /// What forwarding takes from a packet's hop limit: a bridge takes nothing.
+    #[inline(always)]
+    pub(crate) fn hops(self) -> u8 {
+        !self.is_bridges() as u8
+    }
+}
+
+/// The port that a frame for another station came in by; `Err` where the frame's tag is not one
+/// that is looked at.
+#[inline(always)]
+pub(crate) fn port(hook: &Tc) -> Result<Port, Counter> {
+    let flags = interface(hook.ingress());
+    let sides = flags & (INTERFACE_OUTSIDE | INTERFACE_INSIDE);
+    let bridge = flags >> INTERFACE_BRIDGE_AT & (MAX_BRIDGES - 1);
+    if sides != 0 && (hook.oddly_tagged() || !takes_vlan(bridge, hook.vlan())) {
+        return Err(Counter::VlanPassed);
+    }
+    Ok(Port { sides })
+}
+
+/// Notes what a frame at a port shows of the way to the backend that it goes to or comes from;
+/// `Err` where it is of another VLAN than the backend.
+#[inline(always)]
+pub(crate) fn note(hook: &Tc, scratch: &Scratch, role: &Role) -> Result<(), Counter> {
+    let (id, sent) = match role {
+        Role::Client(_) => (scratch.key.dialled().unwrap_or(0) as u32, true),
+        Role::Server(id) => (*id, false),
+        Role::Direct(_) => return Ok(()),
+    };
+    let (Some(backend), Some(path)) = (backend(id), bridge_path(id)) else { return Ok(()) };
+    let (vlan, seconds) = (hook.vlan(), scratch.way.seconds);
+    if backend.vlan != 0 && backend.vlan != vlan {
+        return Err(Counter::VlanPassed);
+    }
+    if !sent {
+        if path.heard != seconds || path.ifindex != hook.ingress() {
+            path.ifindex = hook.ingress();
+            path.heard = seconds;
+        }
+        return Ok(());
+    }
+    let other = path.vlan != vlan;
+    if other && path.sent != 0 && seconds.wrapping_sub(path.sent) <= BRIDGE_PATH_LIFE {
+        path.mixed = seconds;
+    }
+    if other || path.sent != seconds {
+        let Some(ethernet) = hook.window().words::<3>(0) else { return Ok(()) };
+        path.set_words(ethernet);
+        path.vlan = vlan;
+        path.sent = seconds;
+    }
+    Ok(())
+}
+
+/// Brings the hop to a backend up to date by what frames showed, as `refresh` does by the forwarding
+/// table; [`fib::SUCCESS`], or another answer where none is known or its port does not forward.
+#[inline(always)]
+pub(crate) fn way_to(hop: &mut Hop, id: u32, seconds: u32) -> i32 {
+    const NONE: i32 = fib::NOT_FORWARDED;
+    if hop.ifindex == 0 || seconds.wrapping_sub(hop.asked) > HOP_SECONDS {
+        let Some(path) = bridge_path(id) else { return NONE };
+        if path.sent == 0 || path.heard == 0 {
+            return NONE;
+        }
+        *hop = Hop {
+            ifindex: path.ifindex,
+            ethernet: path.ethernet,
+            mtu: 0,
+            flags: path.vlan << HOP_VLAN_AT,
+            asked: seconds,
+        };
+    }
+    if interface(hop.ifindex) & INTERFACE_INSIDE != 0 { fib::SUCCESS } else { NONE }
+}
+
+/// As [`way_to`], of the hop that a client's packets came from, which they alone keep up to date.
+#[inline(always)]
+pub(crate) fn way_back(hop: &Hop) -> i32 {
+    if interface(hop.ifindex) & INTERFACE_OUTSIDE != 0 { fib::SUCCESS } else { fib::NOT_FORWARDED }
+}
+
+/// Why a flow cannot be moved from its first backend to an owner: nobody knows the way there, or to
+/// whom of two its frames would go.
+#[inline(always)]
+pub(crate) fn refuses(first: u32, owner: u32, seconds: u32) -> Option<Counter> {
+    let (Some(first), Some(owner)) = (bridge_path(first), bridge_path(owner)) else {
+        return Some(Counter::OwnerNoRoute);
+    };
+    if first.is_mixed(seconds) || owner.is_mixed(seconds) {
+        return Some(Counter::VlanAmbiguous);
+    }
+    if owner.is_known(seconds) { None } else { Some(Counter::OwnerNoRoute) }
+}
+
+/// A packet between a client and the backend that it dialled: the bridge has it go on, if with
+/// another port of the client.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn go_on(skb: *mut __sk_buff) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
+    count_packet(scratch, false);
+    let (way, ip) = (&scratch.way, &scratch.ip);
+    if way.from_vip
+        && let Some(path) = backend_path(way.id)
+        && path.flags & PATH_RETURN_SEEN == 0
+    {
+        path.flags |= PATH_RETURN_SEEN;
+    }
+    let new = way.client_port;
+    if new == [0; 2] {
+        return Stage::Pass;
+    }
+    let (at, old) = match way.direction {
+        Direction::ToBackend => (0, scratch.segment.source_port),
+        Direction::ToClient => (2, scratch.segment.destination_port),
+    };
+    let difference = replaced16(u16::from_ne_bytes(old), u16::from_ne_bytes(new));
+    let place = scratch.l4() + at;
+    // SAFETY: two bytes of the stack.
+    let stored = unsafe { bpf_skb_store_bytes(skb, place, (&raw const new).cast(), 2, 0) == 0 };
+    if stored && Tc(skb).replace_sums(ip.l4 + 16, ip.v6, 0, difference) {
+        return Stage::Pass;
+    }
+    drop(Counter::EmitFailed)
+}
+
+/// Gives the packet at hand the tag that a hop's frames have; 0, or negative where that fails. Only
+/// at a bridge: elsewhere no packet has a tag.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn set_tag(skb: *mut __sk_buff, vlan: u32) -> i32 {
+    if Tc(skb).set_vlan(vlan as u16) { 0 } else { -1 }
+}
+
+/// As [`set_tag`], where the packet came to a bridge.
+#[inline(always)]
+pub(crate) fn set_tag_of(skb: *mut __sk_buff, hop: &Hop) -> i32 {
+    match scratch() {
+        Some(scratch) if scratch.port.is_bridges() => set_tag(skb, hop.vlan() as u32),
+        _ => 0,
+    }
+}
