@@ -1,5 +1,5 @@
 //! The main job for people: the same reconnecting clients, first through plain kernel layer 4, then
-//! through steer. In the inline shape that layer 4 is a balancer in front of the gateway, which
+//! through steer. In the inline and the bridge shape that layer 4 is a balancer in front of the gateway, which
 //! stays as it is while steer is switched on.
 //!
 //! [`run`] does it, `load` is the clients, `report` all that is printed on stdout.
@@ -50,12 +50,16 @@ pub fn run(options: &Options) -> Result<bool> {
     process::require_root()?;
     options.load.check()?;
     ensure!(
-        options.snat == Snat::No || options.shape == Shape::Inline,
-        "--snat is about the balancer in front, which --shape inline has"
+        options.snat == Snat::No || options.shape != Shape::Gateway,
+        "--snat is about the balancer in front, which --shape inline and bridge have"
     );
     ensure!(
-        options.open == 0 || options.shape == Shape::Inline,
-        "--open is about the balancer in front, which --shape inline has"
+        options.open == 0 || options.shape != Shape::Gateway,
+        "--open is about the balancer in front, which --shape inline and bridge have"
+    );
+    ensure!(
+        options.shape != Shape::Bridge || options.hook == Hook::Tc,
+        "the ports of a bridge have TC programs alone"
     );
     let start = Instant::now();
     progress(
@@ -68,10 +72,14 @@ pub fn run(options: &Options) -> Result<bool> {
             let l4 = through_plain_l4(&run, &options.load)?;
             through_steer(&run, options, l4)?
         }
-        Shape::Inline => {
+        Shape::Inline | Shape::Bridge => {
             let patient =
                 nginx::Settings { patience: "600s".to_owned(), ..nginx::Settings::default() };
-            let run = scenario.nginx(patient).inline(options.snat).start()?;
+            let scenario = scenario.nginx(patient);
+            let run = match options.shape {
+                Shape::Bridge => scenario.bridge(options.snat).start()?,
+                _ => scenario.inline(options.snat).start()?,
+            };
             progress(&format!(
                 "balancer in front: nftables DNAT by source address{}",
                 if options.snat == Snat::Yes { ", masquerade" } else { "" }

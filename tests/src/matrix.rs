@@ -69,7 +69,7 @@ impl Options {
         match self.shape {
             _ if self.layouts => &Column::LAYOUTS,
             Shape::Gateway => &Column::WAYS,
-            Shape::Inline => &Column::INLINE,
+            Shape::Inline | Shape::Bridge => &Column::INLINE,
         }
     }
 }
@@ -82,8 +82,9 @@ pub fn run(options: &Options) -> Result<bool> {
     process::require_root()?;
     let started = Instant::now();
     // Every packet is one of the wire's size: a long hello comes in segments.
-    let balancer = options.shape == Shape::Inline;
-    let plan = Plan { offloads: Offloads::Off, balancer, ..Plan::default() };
+    let balancer = options.shape != Shape::Gateway;
+    let bridge = options.shape == Shape::Bridge;
+    let plan = Plan { offloads: Offloads::Off, balancer, bridge, ..Plan::default() };
     let lab = Lab::build(&plan)?;
     if balancer {
         l4::set_up(&lab, Snat::No)?;

@@ -50,11 +50,12 @@ enum End {
 
 impl Scenario {
     /// Three backends; on XDP, links that finish their checksums as a wire does. Steer has the VIPs,
-    /// unless the environment variable `STEER_LAB_SHAPE` says `inline`.
+    /// unless the environment variable `STEER_LAB_SHAPE` says `inline` or `bridge`.
     pub fn new(hook: Hook, family: Family) -> Self {
         let gateway = Self::gateway(hook, family);
         match env::var_os("STEER_LAB_SHAPE") {
             Some(shape) if shape == "inline" => gateway.inline(Snat::No),
+            Some(shape) if shape == "bridge" => gateway.bridge(Snat::No),
             _ => gateway,
         }
     }
@@ -85,6 +86,15 @@ impl Scenario {
         self.balancer = snat;
         self.steer.shape = Shape::Inline;
         self
+    }
+
+    /// As [`Scenario::inline`], and the gateway is a bridge.
+    #[must_use]
+    pub fn bridge(self, snat: Snat) -> Self {
+        let mut inline = self.inline(snat);
+        inline.plan.bridge = true;
+        inline.steer.shape = Shape::Bridge;
+        inline
     }
 
     /// Offloads of all links.

@@ -17,6 +17,9 @@
 //! client eth0 ── outside │ balancer │ eth0 ── clients │ gateway │ b0 ── eth0 backend 0 ...
 //! ```
 
+//! With [`Plan::bridge`] the gateway behind that balancer is a bridge without addresses, and the
+//! backends are the balancer's neighbours.
+
 mod addresses;
 mod batches;
 mod links;
@@ -24,7 +27,7 @@ mod links;
 use anyhow::{Context, Result};
 
 pub use self::addresses::{
-    CLIENT_SIDE, Family, PORT, backend, backend_side, mac, mac_text, source, vip,
+    BRIDGE, CLIENT_SIDE, Family, PORT, backend, backend_side, mac, mac_text, source, vip,
 };
 use self::addresses::{OUTSIDE, OUTSIDE_LINK, backend_net};
 pub use self::links::Link;
@@ -74,6 +77,8 @@ pub struct Plan {
     pub neighbours_known: bool,
     /// Whether a balancer stands in front of the gateway.
     pub balancer: bool,
+    /// Whether the gateway is a bridge; only behind a balancer, with neighbours that are known.
+    pub bridge: bool,
 }
 
 impl Default for Plan {
@@ -86,6 +91,7 @@ impl Default for Plan {
             links: Vec::new(),
             neighbours_known: true,
             balancer: false,
+            bridge: false,
         }
     }
 }
@@ -96,6 +102,7 @@ pub struct Lab {
     client: NetNs,
     balancer: Option<NetNs>,
     gateway: NetNs,
+    bridge: bool,
     backends: Vec<NetNs>,
 }
 
@@ -110,7 +117,7 @@ impl Lab {
         let balancer = plan.balancer.then(router).transpose()?;
         let gateway = router()?;
         let backends = (0..plan.n_backends).map(|_| host()).collect::<Result<Vec<_>>>()?;
-        let lab = Self { client, balancer, gateway, backends };
+        let lab = Self { client, balancer, gateway, bridge: plan.bridge, backends };
         lab.wire(plan)?;
         lab.address(plan)?;
         Ok(lab)
@@ -129,6 +136,11 @@ impl Lab {
     /// The gateway's namespace.
     pub fn gateway(&self) -> &NetNs {
         &self.gateway
+    }
+
+    /// Whether the gateway is a bridge.
+    pub fn is_bridge(&self) -> bool {
+        self.bridge
     }
 
     /// A backend's namespace.
@@ -222,7 +234,11 @@ impl Lab {
     fn address(&self, plan: &Plan) -> Result<()> {
         self.client.ip(&batches::client(plan))?;
         self.balancer.as_ref().map_or(Ok(()), |ns| ns.ip(&batches::balancer(plan)))?;
-        self.gateway.ip(&batches::gateway(plan))?;
+        if plan.bridge {
+            self.gateway.ip(&batches::bridge(&self.gateway_interfaces()))?;
+        } else {
+            self.gateway.ip(&batches::gateway(plan))?;
+        }
         self.backends
             .iter()
             .enumerate()

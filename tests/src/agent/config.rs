@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::Path};
 
 use clap::ValueEnum;
 
-use crate::topology::{Family, Lab, Offloads, backend, vip};
+use crate::topology::{BRIDGE, Family, Lab, Offloads, backend, vip};
 
 /// Which programs the gateway's interfaces get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -43,6 +43,8 @@ pub enum Shape {
     Gateway,
     /// A balancer in front of it has them and dials the backends.
     Inline,
+    /// As [`Shape::Inline`], and it is a bridge.
+    Bridge,
 }
 
 impl Shape {
@@ -51,6 +53,7 @@ impl Shape {
         match self {
             Self::Gateway => "gateway",
             Self::Inline => "inline",
+            Self::Bridge => "bridge",
         }
     }
 }
@@ -74,6 +77,8 @@ pub struct Settings {
     pub backend: Vec<(usize, String)>,
     /// Lines of every `[vip.health]`: `enabled = false`. An inline pool is judged by what passes.
     pub health: Vec<String>,
+    /// Lines of `[[bridge]]`: `vlans = [100]`.
+    pub bridge: Vec<String>,
     /// Environment of the agent.
     pub environment: Vec<(String, String)>,
 }
@@ -84,7 +89,8 @@ impl Settings {
         let health = vec!["interval = \"200ms\"".to_owned(), "timeout = \"200ms\"".to_owned()];
         let (top, sizes, vip, backend) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (shape, exempt, environment) = (Shape::Gateway, Vec::new(), Vec::new());
-        Self { hook, shape, top, sizes, vip, exempt, backend, health, environment }
+        let bridge = Vec::new();
+        Self { hook, shape, top, sizes, vip, exempt, backend, health, bridge, environment }
     }
 }
 
@@ -95,9 +101,21 @@ pub(super) fn text(lab: &Lab, settings: &Settings, pin_dir: &Path, socket: &Path
     if !settings.sizes.is_empty() {
         writeln!(text, "\n[sizes]\n{}", settings.sizes.join("\n")).unwrap_or_default();
     }
-    for name in lab.gateway_interfaces() {
+    let interfaces = lab.gateway_interfaces();
+    if settings.shape == Shape::Bridge {
+        let (outside, inside) = interfaces.split_at(1);
+        let bridge = settings.bridge.join("\n");
+        writeln!(
+            text,
+            "\n[[bridge]]\nname = \"{BRIDGE}\"\noutside = {outside:?}\ninside = {inside:?}\n{bridge}"
+        )
+        .unwrap_or_default();
+    } else {
         let hook = settings.hook.word();
-        writeln!(text, "\n[[interface]]\nname = \"{name}\"\nhook = \"{hook}\"").unwrap_or_default();
+        for name in interfaces {
+            writeln!(text, "\n[[interface]]\nname = \"{name}\"\nhook = \"{hook}\"")
+                .unwrap_or_default();
+        }
     }
     for family in [Family::V4, Family::V6] {
         text += &pool_table(family, lab.n_backends(), settings);
@@ -118,10 +136,10 @@ fn pool_table(family: Family, n_backends: usize, settings: &Settings) -> String 
     let lines = settings.vip.join("\n");
     let (table, mut text) = match settings.shape {
         Shape::Gateway => ("vip", format!("\n[[vip]]\naddress = \"{}\"\n{lines}\n", vip(family))),
-        Shape::Inline => (
-            "pool",
-            format!("\n[[pool]]\nname = \"{}\"\nshape = \"inline\"\n{lines}\n", pool_name(family)),
-        ),
+        Shape::Inline | Shape::Bridge => {
+            let (name, shape) = (pool_name(family), settings.shape.word());
+            ("pool", format!("\n[[pool]]\nname = \"{name}\"\nshape = \"{shape}\"\n{lines}\n"))
+        }
     };
     // Where a source leads stays as the test found it, however many flows it makes.
     if settings.shape == Shape::Gateway && !says("fallback") {
@@ -132,7 +150,7 @@ fn pool_table(family: Family, n_backends: usize, settings: &Settings) -> String 
     if !exempt.is_empty() {
         writeln!(text, "exempt = {exempt:?}").unwrap_or_default();
     }
-    if settings.shape == Shape::Inline && !says("mode") {
+    if settings.shape != Shape::Gateway && !says("mode") {
         text += "mode = \"steer\"\n";
     }
     if settings.shape == Shape::Gateway {

@@ -21,7 +21,7 @@ struct Arguments {
     #[arg(long, value_enum, default_value = "tc")]
     hook: Hook,
     /// Where steer stands: it has the VIPs, or stands between a balancer that has them and the
-    /// servers.
+    /// servers, as a router (inline) or as a bridge.
     #[arg(long, value_enum, default_value = "gateway")]
     shape: Shape,
     /// The balancer in front hides the clients' addresses behind its own.

@@ -87,7 +87,7 @@ impl Report {
     fn rival(&self) -> &'static str {
         match self.shape {
             Shape::Gateway => "plain layer 4",
-            Shape::Inline => "balancer alone",
+            Shape::Inline | Shape::Bridge => "balancer alone",
         }
     }
 }

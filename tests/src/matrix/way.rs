@@ -46,9 +46,11 @@ impl<'a> Way<'a> {
             Column::Steer | Column::Auto => {
                 let key_name = if column == Column::Auto { "auto" } else { server.key_name };
                 let mut settings = steer(mode, key_name, key_names);
-                if lab.balancer().is_some() {
-                    settings.shape = Shape::Inline;
-                }
+                settings.shape = match lab.balancer() {
+                    Some(_) if lab.is_bridge() => Shape::Bridge,
+                    Some(_) => Shape::Inline,
+                    None => Shape::Gateway,
+                };
                 Self::Steer { _agent: Agent::start(lab, &settings)? }
             }
         })

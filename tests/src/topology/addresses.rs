@@ -7,6 +7,9 @@ pub const PORT: u16 = 443;
 /// Name of the client-side interface of the gateway.
 pub const CLIENT_SIDE: &str = "clients";
 
+/// Name of the bridge that the gateway is, with [`super::Plan::bridge`].
+pub const BRIDGE: &str = "br0";
+
 /// Name of the balancer's interface towards the clients; the one towards the gateway is `eth0`.
 pub(super) const OUTSIDE: &str = "outside";
 /// Number of the link between the clients and the balancer.

@@ -1,7 +1,7 @@
 //! The lab's links, addresses and routes as batches for `ip`.
 
 use super::{
-    CLIENT_SIDE, Plan,
+    BRIDGE, CLIENT_SIDE, Plan,
     addresses::{OUTSIDE, OUTSIDE_LINK, backend_net, backend_side, mac, mac_text},
 };
 
@@ -17,14 +17,31 @@ pub(super) fn client(plan: &Plan) -> String {
         + &neighbour(plan, "10.1.0.1", "fd00:1::1", mac(gate, 1), "eth0")
 }
 
-/// Towards the clients as the gateway is where no balancer stands in between.
+/// Towards the clients as the gateway is where no balancer stands in between. Behind a bridge the
+/// backends are its neighbours.
 pub(super) fn balancer(plan: &Plan) -> String {
-    towards_clients(plan, OUTSIDE, mac(OUTSIDE_LINK, 2))
+    let own = towards_clients(plan, OUTSIDE, mac(OUTSIDE_LINK, 2))
         + "addr add 10.3.0.2/24 dev eth0\n\
-           addr add fd00:3::2/64 dev eth0 nodad\n\
-           route add 10.2.0.0/16 via 10.3.0.1\n\
-           route add fd00:2::/32 via fd00:3::1\n"
-        + &neighbour(plan, "10.3.0.1", "fd00:3::1", mac(0, 1), "eth0")
+           addr add fd00:3::2/64 dev eth0 nodad\n";
+    if !plan.bridge {
+        return own
+            + "route add 10.2.0.0/16 via 10.3.0.1\n\
+               route add fd00:2::/32 via fd00:3::1\n"
+            + &neighbour(plan, "10.3.0.1", "fd00:3::1", mac(0, 1), "eth0");
+    }
+    (0..plan.n_backends).fold(own, |batch, index| {
+        let (v4, v6) = backend_net(index, 2);
+        let (mac, (v4, v6)) = (mac(index + 1, 2), (v4.to_string(), v6.to_string()));
+        batch
+            + &format!("route add {v4}/32 dev eth0\nroute add {v6}/128 dev eth0\n")
+            + &neighbour(plan, &v4, &v6, mac, "eth0")
+    })
+}
+
+/// The bridge that the gateway is: it has no addresses.
+pub(super) fn bridge(ports: &[String]) -> String {
+    let made = format!("link add {BRIDGE} type bridge\nlink set {BRIDGE} up\n");
+    ports.iter().fold(made, |batch, port| batch + &format!("link set {port} master {BRIDGE}\n"))
 }
 
 fn towards_clients(plan: &Plan, interface: &str, client: [u8; 6]) -> String {
@@ -57,11 +74,12 @@ pub(super) fn gateway(plan: &Plan) -> String {
 }
 
 pub(super) fn backend(index: usize, plan: &Plan) -> String {
+    let gate = if plan.bridge { mac(0, 2) } else { mac(index + 1, 1) };
     let ((near4, near6), (far4, far6)) = (backend_net(index, 1), backend_net(index, 2));
     format!(
         "addr add {far4}/24 dev eth0\naddr add {far6}/64 dev eth0 nodad\n\
          route add default via {near4}\nroute add ::/0 via {near6}\n"
-    ) + &neighbour(plan, &near4.to_string(), &near6.to_string(), mac(index + 1, 1), "eth0")
+    ) + &neighbour(plan, &near4.to_string(), &near6.to_string(), gate, "eth0")
 }
 
 fn neighbour(plan: &Plan, v4: &str, v6: &str, mac: [u8; 6], interface: &str) -> String {
