@@ -141,6 +141,76 @@ impl Tap {
     }
 }
 
+impl Tap {
+    /// As [`Tap::await_frame`], where frames have the tag of their VLAN (IEEE 802.1Q), which the
+    /// kernel takes off them: bytes 12 to 15.
+    ///
+    /// # Errors
+    /// As [`Tap::await_frame`].
+    pub fn await_tagged(
+        &self,
+        limit: Duration,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<Vec<u8>>> {
+        self.tell_tags()?;
+        let end = Instant::now() + limit;
+        let mut buffer = vec![0; 128 * 1024];
+        while let Some(left) =
+            end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        {
+            self.socket.set_read_timeout(Some(left))?;
+            if let Some(frame) = self.receive_tagged(&mut buffer)?.filter(|frame| wanted(frame)) {
+                return Ok(Some(frame));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Has the kernel tell of each frame which tag it took off (PACKET_AUXDATA of packet(7)).
+    fn tell_tags(&self) -> Result<()> {
+        let on: libc::c_int = 1;
+        // SAFETY: an open socket, and a number of which the kernel is told the size.
+        let set = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_AUXDATA,
+                (&raw const on).cast(),
+                size_of_val(&on) as libc::socklen_t,
+            )
+        };
+        if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()).context("ask for tags") }
+    }
+
+    fn receive_tagged(&self, buffer: &mut [u8]) -> Result<Option<Vec<u8>>> {
+        /// `TP_STATUS_VLAN_VALID` of linux/if_packet.h.
+        const HAS_TAG: u32 = 1 << 4;
+        let mut control = nix::cmsg_space!(libc::tpacket_auxdata);
+        let mut pieces = [IoSliceMut::new(buffer)];
+        let fd = self.socket.as_raw_fd();
+        let received = recvmsg::<()>(fd, &mut pieces, Some(&mut control), MsgFlags::empty());
+        let message = match received {
+            Ok(message) => message,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+            Err(error) => return Err(error).context("receive a frame"),
+        };
+        let told = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::Unknown(other) => Some(other.data_bytes),
+            _ => None,
+        });
+        let (told, len) = (told.context("a frame without what was asked for")?, message.bytes);
+        // `struct tpacket_auxdata`: three words, two half-words, tag and EtherType.
+        let word = |at: usize| u32::from_ne_bytes(told[at..at + 4].try_into().unwrap_or_default());
+        let half = |at: usize| u16::from_ne_bytes([told[at], told[at + 1]]);
+        let mut frame = buffer[..len].to_vec();
+        if word(0) & HAS_TAG != 0 {
+            let tag = [half(18).to_be_bytes(), half(16).to_be_bytes()].concat();
+            frame.splice(12..12, tag);
+        }
+        Ok(Some(frame))
+    }
+}
+
 /// Two threads, each on a CPU of its own, that send two frames at the same time: what the receiver
 /// does with them it does on two CPUs.
 pub struct Twins {

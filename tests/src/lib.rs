@@ -44,6 +44,7 @@ pub mod rotation;
 pub mod scenario;
 pub mod setting;
 pub mod soak;
+pub mod street;
 pub mod tables;
 pub mod talk;
 pub mod topology;

@@ -3,11 +3,12 @@
 use anyhow::{Context, Result, bail};
 use aya::{
     Pod,
-    maps::{HashMap, Map, MapData},
+    maps::{Array, HashMap, Map, MapData},
 };
 use steer_common::shared::{
-    Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, Pending, Session, SessionKey,
+    BridgePath, Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, Pending, Session, SessionKey,
 };
+use steer_user::plane::PinDir;
 
 use crate::agent::Agent;
 
@@ -36,4 +37,23 @@ fn count<K: Pod, V: Pod>(steer: &Agent<'_>, table: &str) -> Result<usize> {
         n += 1;
     }
     Ok(n)
+}
+
+/// The pins of a running steer.
+pub fn pins(steer: &Agent<'_>) -> PinDir {
+    PinDir::new(steer.pin_dir())
+}
+
+/// Forgets what frames at a bridge showed of the ways to backends.
+///
+/// # Errors
+/// When there is no such table.
+pub fn forget_bridge_paths(steer: &Agent<'_>) -> Result<()> {
+    let map = MapData::from_pin(steer.map_pin("bridge_paths")).and_then(Map::from_map_data);
+    let map: Result<Array<MapData, BridgePath>, _> = map.and_then(Array::try_from);
+    let mut paths = map.context("open bridge_paths")?;
+    for id in 0..paths.len() {
+        paths.set(id, BridgePath::default(), 0).context("write bridge_paths")?;
+    }
+    Ok(())
 }

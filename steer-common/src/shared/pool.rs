@@ -159,7 +159,13 @@ pub struct BridgePath {
 pub const BRIDGE_PATH_LIFE: u32 = 300;
 
 impl BridgePath {
-    /// Enters the start of a frame to it, three words in memory order.
+    /// The start of a frame to it, three words in memory order.
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 3] {
+        transmute!(self.ethernet)
+    }
+
+    /// Enters the start of a frame to it.
     #[inline(always)]
     pub const fn set_words(&mut self, words: [u32; 3]) {
         self.ethernet = transmute!(words);

@@ -122,13 +122,12 @@ pub(crate) fn way_to(hop: &mut Hop, id: u32, seconds: u32) -> i32 {
         if path.sent == 0 || path.heard == 0 {
             return NONE;
         }
-        *hop = Hop {
-            ifindex: path.ifindex,
-            ethernet: path.ethernet,
-            mtu: 0,
-            flags: path.vlan << HOP_VLAN_AT,
-            asked: seconds,
-        };
+        // Field by field: the stack has no room for another hop.
+        hop.set_words(path.words());
+        hop.ifindex = path.ifindex;
+        hop.mtu = 0;
+        hop.flags = path.vlan << HOP_VLAN_AT;
+        hop.asked = seconds;
     }
     if interface(hop.ifindex) & INTERFACE_INSIDE != 0 { fib::SUCCESS } else { NONE }
 }

@@ -10,8 +10,7 @@ use steer_common::{
     counters::Counter,
     flow::{State, StateWord},
     shared::{
-        Address, BACKEND_BRIDGED, BACKEND_DIALLED, Backend, Endpoint, Flow, FlowKey, Hop,
-        PROTOCOL_TCP,
+        Address, BACKEND_BRIDGED, BACKEND_DIALLED, Backend, Endpoint, Flow, FlowKey, PROTOCOL_TCP,
     },
     wire::{
         ETHERNET_LEN, byte,
@@ -73,14 +72,14 @@ pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> Stage {
     } else if scratch.ip.hop_limit <= 1 {
         return drop(Counter::HopLimit);
     }
-    let hop = match target {
+    match target {
         Target::Backend(id) => {
             if hop_to(skb, id) != 0 {
                 let own = scratch.key.dialled().is_some_and(|dialled| dialled as u32 == id);
                 return if own { pass(Counter::LeftToStack) } else { drop(Counter::NoRoute) };
             }
             let Some(path) = backend_path(id) else { return Stage::Drop };
-            path.hop
+            scratch.hop = path.hop;
         }
         Target::Client => {
             if port.is_bridges() {
@@ -95,10 +94,9 @@ pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> Stage {
                     return drop(Counter::NoRoute);
                 }
             }
-            scratch.hop
         }
-    };
-    send(skb, scratch, &hop)
+    }
+    send(skb, scratch)
 }
 
 /// Loads the error; false where it is none, quotes no TCP or is not plain.
@@ -315,9 +313,9 @@ fn put_outer(scratch: &mut Scratch, source: bool, new: &Address) {
 }
 
 /// Writes the changed error back, brings its checksum up to date by what changed and sends it to
-/// `hop`.
+/// `scratch.hop`.
 #[inline(always)]
-fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> Stage {
+fn send(skb: *mut __sk_buff, scratch: &mut Scratch) -> Stage {
     let ip: Ip = scratch.ip;
     let hops = scratch.quote.outer[1];
     if !scratch.port.is_bridges() {
@@ -328,14 +326,14 @@ fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> Stage {
     }
     let differences = sums(skb, scratch);
     let l4 = ip.l4 as u32;
-    let ethernet = hop.words();
+    let ethernet = &raw const scratch.hop.ethernet;
     let (outer, message) =
         ((&raw const scratch.quote.outer).cast(), (&raw const scratch.quote.message).cast());
     const V4: u32 = (ICMP_LEN + IPV4_LEN + QUOTED) as u32;
     const V6: u32 = (ICMP_LEN + IPV6_LEN + QUOTED) as u32;
     // SAFETY: the sizes are those of the arrays or below.
     let stored = unsafe {
-        bpf_skb_store_bytes(skb, 0, (&raw const ethernet).cast(), 12, 0) == 0
+        bpf_skb_store_bytes(skb, 0, ethernet.cast(), 12, 0) == 0
             && if ip.v6 {
                 bpf_skb_store_bytes(skb, ETHERNET_LEN as u32, outer, IPV6_LEN as u32, 0) == 0
                     && bpf_skb_store_bytes(skb, l4, message, V6, 0) == 0
@@ -345,12 +343,12 @@ fn send(skb: *mut __sk_buff, scratch: &mut Scratch, hop: &Hop) -> Stage {
             }
     };
     let Some((pseudo, segment)) = differences else { return drop(Counter::EmitFailed) };
-    let stored = stored && set_tag_of(skb, hop) == 0;
+    let stored = stored && set_tag_of(skb, &scratch.hop) == 0;
     if !stored || !Tc(skb).replace_sums(ip.l4 + 2, ip.v6, pseudo, segment) {
         return drop(Counter::EmitFailed);
     }
     count(Counter::IcmpTranslated);
-    scratch.redirect = hop.ifindex;
+    scratch.redirect = scratch.hop.ifindex;
     Stage::Redirect
 }
 

@@ -1,54 +1,17 @@
 //! What passes the gateway and is none of steer's business goes on, whatever happens to the agent.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use steer_common::counters::Counter;
 use steer_tests::{
-    agent::{Agent, Settings, Shape},
+    agent::Shape,
     case::{Case, OWNER},
-    l4::{self, Snat},
-    setting::{Setting, in_settings},
-    talk::{Crowd, Peers},
-    topology::{Family, Lab, Plan, source, vip},
+    l4::Snat,
+    setting::in_settings,
+    street::{CROWD, Street},
 };
-
-/// Transfers that have to be whole.
-const CROWD: usize = 24;
-
-/// Talkative servers behind the balancer.
-struct Street {
-    // Before the lab, whose namespaces the servers live in.
-    peers: Peers,
-    lab: Lab,
-    family: Family,
-    steer: Settings,
-}
-
-impl Street {
-    fn build(setting: Setting, snat: Snat) -> Result<Self> {
-        let plan = Plan { offloads: setting.offloads, balancer: true, ..Plan::default() };
-        let lab = Lab::build(&plan)?;
-        l4::set_up(&lab, snat)?;
-        let peers = Peers::start(&lab)?;
-        let steer = Settings { shape: Shape::Inline, ..Settings::new(setting.hook) };
-        Ok(Self { peers, lab, family: setting.family, steer })
-    }
-
-    fn agent(&self) -> Result<Agent<'_>> {
-        Agent::start(&self.lab, &self.steer)
-    }
-
-    /// Clients with these numbers dial the balancer and talk on.
-    fn talk(&self, from: usize) -> Result<Crowd> {
-        let dial = |client: usize| {
-            let source = SocketAddr::new(source(self.family, client), 0);
-            self.peers.dial(self.lab.client(), source, vip(self.family))
-        };
-        Ok(Crowd::of((from..from + CROWD).map(dial).collect::<Result<_>>()?))
-    }
-}
 
 /// Transfers through the balancer that are older than the gateway, and some that begin while it
 /// steers.
@@ -56,7 +19,7 @@ impl Street {
 fn transfers_go_on_while_the_agent_starts_is_killed_and_leaves() -> Result<()> {
     in_settings(320, |setting| {
         for snat in [Snat::No, Snat::Yes] {
-            let street = Street::build(setting, snat)?;
+            let street = Street::build(setting, Shape::Inline, snat)?;
             let older = street.talk(0)?;
             let mut steer = street.agent()?;
             older.goes_on();

@@ -15,7 +15,7 @@ use crate::world::{
 const MTU: u16 = 1400;
 
 /// Frag-Needed or Packet-Too-Big with the IP header and eight bytes of what it is about.
-fn too_big(
+pub(crate) fn too_big(
     macs: ([u8; 6], [u8; 6]),
     from: IpAddr,
     to: IpAddr,
@@ -45,7 +45,7 @@ fn too_big(
     frame
 }
 
-fn router(ends: &Ends) -> IpAddr {
+pub(crate) fn router(ends: &Ends) -> IpAddr {
     let name = if ends.client.is_ipv4() { "203.0.113.1" } else { "2001:db8:ffff::1" };
     name.parse().expect("an address")
 }

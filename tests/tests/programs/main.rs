@@ -4,6 +4,7 @@
 //! [`world`] is where fixtures run; the other files are the fixtures, and one property.
 
 mod answers;
+mod bridge;
 mod endings;
 mod entries;
 mod errors;
