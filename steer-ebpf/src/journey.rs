@@ -305,19 +305,15 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, flow: &mut *mut Flow) 
     (scratch.begun, scratch.fresh, scratch.way.enters) = (0, 0, false);
     (scratch.first_port, scratch.port) = ([0; 2], Port::NONE);
     let hook = &Tc(skb);
-    if hook.for_another() {
+    if hook.for_others() {
+        // Not touched, not even a tag that names no VLAN: at a bridge it goes on.
         match bridge::port(hook) {
-            Ok(port) => scratch.port = port,
+            Ok(port) if port.is_bridges() => scratch.port = port,
+            Ok(_) => return pass(Counter::OtherStation),
             Err(reason) => return pass(reason),
         }
-    }
-    if !scratch.port.is_bridges() {
-        if hook.tagged() {
-            return pass(Counter::VlanPassed);
-        }
-        if hook.for_others() {
-            return pass(Counter::OtherStation);
-        }
+    } else if hook.tagged() {
+        return pass(Counter::VlanPassed);
     }
     make_headers_linear(hook);
     match read(hook, scratch) {

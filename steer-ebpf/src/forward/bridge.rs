@@ -65,10 +65,13 @@ impl Port {
     }
 }
 
-/// The port that a frame for another station came in by; `Err` where the frame's tag is not one
-/// that is looked at.
+/// The port that a frame for another station came in by, not for many; `Err` where the frame's tag
+/// is not one that is looked at.
 #[inline(always)]
 pub(crate) fn port(hook: &Tc) -> Result<Port, Counter> {
+    if !hook.for_another() {
+        return Ok(Port::NONE);
+    }
     let flags = interface(hook.ingress());
     let sides = flags & (INTERFACE_OUTSIDE | INTERFACE_INSIDE);
     let bridge = flags >> INTERFACE_BRIDGE_AT & (MAX_BRIDGES - 1);
