@@ -11,8 +11,9 @@ use anyhow::{Context as _, Result};
 use steer_common::{
     directory::{self, PROBES, SLOTS},
     shared::{
-        ADDRESS_OF_BACKEND, ADDRESS_OF_MEMBER, ADDRESS_OF_VIP, Address, BACKEND_DIALLED, Backend,
-        Endpoint, EndpointEntry, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_VIP, Vip,
+        ADDRESS_OF_BACKEND, ADDRESS_OF_MEMBER, ADDRESS_OF_VIP, Address, BACKEND_BRIDGED,
+        BACKEND_DIALLED, Backend, Endpoint, EndpointEntry, ROLE_ADDRESS, ROLE_BACKEND,
+        ROLE_BRIDGED, ROLE_MEMBER, ROLE_VIP, Vip,
     },
 };
 
@@ -153,7 +154,11 @@ fn listed(vips: &[(Endpoint, Vip)], backends: &[(u32, Backend)]) -> Vec<Endpoint
         let pool = pools.get(&backend.vip).filter(|_| is_member(backend));
         EndpointEntry {
             endpoint: backend.endpoint,
-            role: if pool.is_some() { ROLE_MEMBER } else { ROLE_BACKEND },
+            role: match pool {
+                Some(_) if backend.flags & BACKEND_BRIDGED != 0 => ROLE_BRIDGED,
+                Some(_) => ROLE_MEMBER,
+                None => ROLE_BACKEND,
+            },
             id: *id as u16,
             head: 0,
             vip: pool.copied().unwrap_or_default(),
