@@ -1,11 +1,13 @@
 //! The managed interfaces as the kernel has them. Asked by netlink: /sys may show another network
 //! namespace.
 
+mod bridges;
 mod egress;
 mod foretold;
 mod netdev;
 
 use anyhow::{Context as _, Result, bail};
+pub(super) use bridges::refuse_bridges;
 pub use egress::fill_interfaces;
 pub(crate) use egress::takes_xdp;
 pub(super) use egress::{watch, xdp_rests};
@@ -14,7 +16,7 @@ use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 
 use crate::{
-    config::{Config, Hook, Interface},
+    config::{Hook, Interface},
     plane::{Target, Xdp},
 };
 
@@ -24,18 +26,18 @@ const ETHERNET_MTU: u32 = 1500;
 /// Where the programs go, and how much fits through.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Interfaces {
-    /// One per interface of the configuration.
+    /// One per interface.
     pub(super) targets: Vec<Target>,
     /// Smallest MTU, bytes.
     pub(super) mtu: u32,
 }
 
 impl Interfaces {
-    /// Finds every interface of the configuration, or refuses.
-    pub(super) async fn find(config: &Config) -> Result<Self> {
+    /// Finds every one of these interfaces, or refuses.
+    pub(super) async fn find(interfaces: &[Interface]) -> Result<Self> {
         let links = links().await?;
         let mut found = Self { targets: Vec::new(), mtu: u32::MAX };
-        for interface in &config.interfaces {
+        for interface in interfaces {
             let Some(link) = named(&links, &interface.name) else {
                 bail!("there is no interface {}", interface.name);
             };

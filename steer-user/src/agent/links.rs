@@ -103,7 +103,7 @@ impl Links {
     }
 
     async fn look(&mut self) {
-        for interface in self.config.interfaces.clone() {
+        for interface in self.config.attached() {
             self.look_at(&interface).await;
         }
         let xdp = self
@@ -160,8 +160,7 @@ impl Links {
     /// Attaches a program to an interface that is there; `false` where it is not asked for.
     async fn attach(&mut self, interface: &Interface, kind: Kind) -> Result<bool> {
         if kind == Kind::Xdp {
-            let one = Config { interfaces: vec![interface.clone()], ..self.config.clone() };
-            let found = Interfaces::find(&one).await?;
+            let found = Interfaces::find(std::slice::from_ref(interface)).await?;
             let asked = found.targets.iter().any(|target| target.xdp != Xdp::Never);
             self.tried.extend(
                 plane::ifindex(&interface.name).map(|index| (interface.name.clone(), index)),

@@ -155,8 +155,7 @@ async fn start(
     tasks.spawn(neighbours::run(Plane::open(dir)?));
     tasks.spawn(health::run(Arc::clone(&pools)));
     tasks.spawn(health::follow(Arc::clone(&pools)));
-    let managed = config.interfaces.iter().map(|interface| interface.name.clone()).collect();
-    tasks.spawn(interfaces::watch(Plane::open(dir)?, managed));
+    tasks.spawn(interfaces::watch(Plane::open(dir)?, config.clone()));
     // The programs know of it before the control socket answers: who asks whether the agent is there
     // may count on it.
     let asking = voice.map(|voice| {

@@ -236,10 +236,9 @@ fn forgotten(lost: &NotCarried) -> String {
 
 /// Refuses a VIP that another gateway on the same interfaces has.
 fn refuse_vips_of_others(config: &Config, dir: &PinDir) -> Result<()> {
-    let interfaces =
-        config.interfaces.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>();
+    let interfaces = config.attached();
     for other in plane::gateways(dir) {
-        if !other.interfaces.iter().any(|name| interfaces.contains(&name.as_str())) {
+        if !other.interfaces.iter().any(|name| interfaces.iter().any(|own| own.name == *name)) {
             continue;
         }
         let served = config.pools.iter().map(Pool::service);

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     clock,
-    config::Config,
+    config::{Config, Interface},
     crash::{Step, reached},
     plane::{self, Attachment, Before, Lock, Old, PinDir, Plane, Programs, Target, Xdp},
     service::Service,
@@ -80,6 +80,7 @@ pub(super) async fn judge(
     force: bool,
 ) -> Result<(Judged, Interfaces)> {
     let interfaces = present(config).await?;
+    interfaces::refuse_bridges(&config.bridges).await?;
     put_back(config, dir, interfaces.mtu).context("put back what a start left half done")?;
     let judged = plan::judge(config, dir)?;
     if !force {
@@ -102,11 +103,9 @@ pub(super) async fn judge(
 
 /// The interfaces of the configuration that are there; the others are waited for.
 pub(super) async fn present(config: &Config) -> Result<Interfaces> {
-    let there =
-        config.interfaces.iter().filter(|interface| plane::ifindex(&interface.name).is_some());
-    let mut found =
-        Interfaces::find(&Config { interfaces: there.cloned().collect(), ..config.clone() })
-            .await?;
+    let mut there = config.attached();
+    there.retain(|interface| plane::ifindex(&interface.name).is_some());
+    let mut found = Interfaces::find(&there).await?;
     if found.targets.is_empty() {
         found.mtu = ETHERNET_MTU;
     }
@@ -217,9 +216,10 @@ fn write(config: &Config, dir: &PinDir, judged: &Judged, pools: &mut Pools) -> R
         settings.takeover_until = takeover_until(config);
         pools.plane_mut().set_settings(&settings)?;
     }
-    let names =
-        config.interfaces.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>();
+    let interfaces = config.attached();
+    let names = interfaces.iter().map(|interface| interface.name.as_str()).collect::<Vec<_>>();
     dir.set_managed(&names)?;
+    dir.set_bridges(&config.bridges)?;
     dir.set_place(&config.socket)?;
     reached(Step::SettingsWritten);
     Ok(())
@@ -251,7 +251,8 @@ async fn switch(
         up.pools.plane_mut().set_filling(clock::seconds().saturating_add(FILLING))?;
     }
     up.attached = up.programs.switch(dir, reserved, &interfaces.targets);
-    logged(plane::detach_unasked(dir, &asked(config, &interfaces.targets, &up.attached)));
+    let wanted = config.attached();
+    logged(plane::detach_unasked(dir, &asked(&wanted, &interfaces.targets, &up.attached)));
     reached(Step::UnaskedDetached);
     if up.programs.finish_resize(dir)? {
         *up.pools.plane_mut() = Plane::open(dir)?;
@@ -266,7 +267,7 @@ async fn switch(
         reached(Step::LayoutRemoved);
     }
     up.pools.plane_mut().set_switch(SWITCH_RESIZING, false)?;
-    let filled = logged(interfaces::fill_interfaces(up.pools.plane_mut()).await);
+    let filled = logged(interfaces::fill_interfaces(up.pools.plane_mut(), &config.bridges).await);
     set_xdp(&mut up.pools, filled && up.attached.iter().any(|attachment| attachment.xdp))?;
     let vips = up.pools.plane().vips()?;
     let vips = vips.iter().filter_map(|(key, _)| Service::of(key).address());
@@ -295,7 +296,7 @@ fn logged(done: Result<()>) -> bool {
 /// Every interface of the configuration, and whether XDP is asked for there. An interface that is
 /// away keeps what it has.
 fn asked<'a>(
-    config: &'a Config,
+    interfaces: &'a [Interface],
     targets: &[Target],
     attached: &[Attachment],
 ) -> Vec<(&'a str, bool)> {
@@ -306,8 +307,7 @@ fn asked<'a>(
         }
         None => true,
     };
-    config
-        .interfaces
+    interfaces
         .iter()
         .map(|interface| (interface.name.as_str(), wants_xdp(&interface.name)))
         .collect()

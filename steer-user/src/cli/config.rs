@@ -56,7 +56,8 @@ impl Config {
 /// Settings of this machine without which nothing reaches the backends of inline pools, as warnings:
 /// the kernel forwards for them what steer does not.
 fn not_forwarding(config: &config::Config) -> impl Iterator<Item = String> + use<> {
-    let inline = config.pools.iter().filter(|pool| pool.inline().is_some());
+    let routed = |pool: &&config::Pool| pool.inline().is_some_and(|inline| !inline.bridged);
+    let inline = config.pools.iter().filter(routed);
     let backends = inline.flat_map(|pool| &pool.backends);
     let machine = Machine {
         interfaces: config.interfaces.iter().map(|interface| interface.name.clone()).collect(),

@@ -1,5 +1,6 @@
 //! What a file may not say: each rule refuses by name, at the place of the value.
 
+mod bridges;
 mod pools;
 
 use std::{
@@ -25,6 +26,13 @@ type Result<T> = std::result::Result<T, ConfigError>;
 
 /// Turns a file into a configuration.
 pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Result<Config> {
+    let interfaces = interfaces(raw.interface, source)?;
+    let bridges = bridges::bridges(&raw.bridge, &interfaces, source)?;
+    bridges::refuse_unused(&raw.bridge, &raw.pool, source)?;
+    let routed = raw.bridge.is_empty() || !raw.vip.is_empty() || raw.pool.iter().any(is_routed);
+    if interfaces.is_empty() && routed {
+        return Err(source.whole("no [[interface]]; expected at least one, with `name`"));
+    }
     Ok(Config {
         file: source.file.to_owned(),
         pin_dir: path(raw.pin_dir, PIN_DIR, source)?,
@@ -32,9 +40,16 @@ pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Result<Config> {
         metrics: raw.metrics.map(|at| metrics(&at, source)).transpose()?,
         sizes: raw.sizes,
         takeover: raw.takeover.map(|takeover| takeover_time(&takeover.time, source)).transpose()?,
-        interfaces: interfaces(raw.interface, source)?,
-        pools: pools::pools(raw.vip, raw.pool, source)?,
+        interfaces,
+        pools: pools::pools(raw.vip, raw.pool, &bridges, source)?,
+        bridges,
     })
+}
+
+/// Whether a pool's packets come by other interfaces than the ports of a bridge.
+fn is_routed(pool: &Spanned<raw::Pool>) -> bool {
+    let shape = pool.get_ref().shape.as_ref();
+    shape.is_none_or(|shape| *shape.get_ref() != raw::Shape::Bridge)
 }
 
 fn takeover_time(time: &Spanned<raw::Time>, source: &Source<'_>) -> Result<Duration> {
@@ -81,17 +96,10 @@ fn metrics(at: &Spanned<raw::Socket>, source: &Source<'_>) -> Result<SocketAddr>
 }
 
 fn interfaces(raw: Vec<raw::Interface>, source: &Source<'_>) -> Result<Vec<Interface>> {
-    if raw.is_empty() {
-        return Err(source.whole("no [[interface]]; expected at least one, with `name`"));
-    }
     let mut seen = HashSet::new();
     for interface in &raw {
         let (name, span) = (interface.name.get_ref(), interface.name.span());
-        if !may_name_an_interface(name) {
-            let expected =
-                "expected 1 to 15 bytes without `/`, `:` and white space, not `.` or `..`";
-            return Err(source.error(&span, format!("{name:?} is no interface name; {expected}")));
-        }
+        refuse_no_name(&interface.name, source)?;
         if !seen.insert(name.clone()) {
             return Err(source.error(
                 &span,
@@ -103,6 +111,15 @@ fn interfaces(raw: Vec<raw::Interface>, source: &Source<'_>) -> Result<Vec<Inter
         .into_iter()
         .map(|raw| Interface { name: raw.name.into_inner(), hook: raw.hook })
         .collect())
+}
+
+fn refuse_no_name(name: &Spanned<String>, source: &Source<'_>) -> Result<()> {
+    if may_name_an_interface(name.get_ref()) {
+        return Ok(());
+    }
+    let expected = "expected 1 to 15 bytes without `/`, `:` and white space, not `.` or `..`";
+    let message = format!("{:?} is no interface name; {expected}", name.get_ref());
+    Err(source.error(&name.span(), message))
 }
 
 /// As the kernel judges (`dev_valid_name` in net/core/dev.c).

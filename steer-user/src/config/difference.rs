@@ -3,8 +3,8 @@
 use std::{fmt::Display, time::Duration};
 
 use super::{
-    Backend, Config, Fallback, Health, Hook, Inline, Interface, Mode, Pool, Prefix, Probes,
-    ReturnPath, Shape, Sizes, TicketKeyName, Vip,
+    Backend, Bridge, Config, Fallback, Health, Hook, Inline, Interface, Mode, Pool, Prefix, Probes,
+    ReturnPath, Shape, Sizes, Stp, TicketKeyName, Vip, Vlans,
 };
 
 /// What applying `new` over `now` would change, one sentence a difference; none: nothing.
@@ -16,6 +16,7 @@ pub fn differences(now: &Config, new: &Config) -> Vec<String> {
     value(&mut said, "takeover.for", time(now.takeover), time(new.takeover));
     sizes(&mut said, &now.sizes, &new.sizes);
     interfaces(&mut said, &now.interfaces, &new.interfaces);
+    bridges(&mut said, &now.bridges, &new.bridges);
     pools(&mut said, &now.pools, &new.pools);
     said
 }
@@ -54,6 +55,29 @@ fn interfaces(said: &mut Vec<String>, now: &[Interface], new: &[Interface]) {
     }
     let gone = now.iter().filter(|interface| new.iter().all(|other| other.name != interface.name));
     said.extend(gone.map(|interface| format!("interface {} would be removed", interface.name)));
+}
+
+fn bridges(said: &mut Vec<String>, now: &[Bridge], new: &[Bridge]) {
+    for bridge in new {
+        let Bridge { name, outside, inside, vlans, stp } = bridge;
+        let Some(other) = now.iter().find(|other| other.name == *name) else {
+            said.push(format!(
+                "bridge {name} would be added (outside {}, inside {})",
+                outside.join(", "),
+                inside.join(", ")
+            ));
+            continue;
+        };
+        let mut differs = |key: &str, now: &dyn Display, new: &dyn Display| {
+            value(said, &format!("bridge {name}: {key}"), now, new)
+        };
+        differs("outside", &other.outside.join(", "), &outside.join(", "));
+        differs("inside", &other.inside.join(", "), &inside.join(", "));
+        differs("vlans", &other.vlans, vlans);
+        differs("stp", &other.stp.word(), &stp.word());
+    }
+    let gone = now.iter().filter(|bridge| new.iter().all(|other| other.name != bridge.name));
+    said.extend(gone.map(|bridge| format!("bridge {} would be removed", bridge.name)));
 }
 
 fn pools(said: &mut Vec<String>, now: &[Pool], new: &[Pool]) {
@@ -103,7 +127,9 @@ fn settings(said: &mut Vec<String>, now: &Pool, new: &Pool) {
             differs("return_path", &now.return_path.word(), &return_path.word());
         }
         (Shape::Inline(now), Shape::Inline(new)) => {
-            let Inline { name: _, exempt } = new;
+            let Inline { name: _, bridged, exempt } = new;
+            let word = |bridged: bool| if bridged { "bridge" } else { "inline" };
+            differs("shape", &word(now.bridged), &word(*bridged));
             differs("exempt", &prefixes(&now.exempt), &prefixes(exempt));
         }
         // What has an address is no pool with a name.
@@ -127,13 +153,15 @@ fn prefixes(prefixes: &[Prefix]) -> String {
 
 fn backends(said: &mut Vec<String>, at: &str, now: &[Backend], new: &[Backend]) {
     for backend in new {
-        let Backend { address, weight, key_names } = backend;
+        let Backend { address, weight, key_names, vlan } = backend;
         match now.iter().find(|other| other.address == *address) {
             None => {
                 said.push(format!("{at}backend {address} would be added, with weight {weight}"))
             }
             Some(other) => {
                 value(said, &format!("{at}backend {address}: weight"), other.weight, weight);
+                let word = |vlan: u16| if vlan == 0 { "any".to_owned() } else { vlan.to_string() };
+                value(said, &format!("{at}backend {address}: vlan"), word(other.vlan), word(*vlan));
                 if other.key_names != *key_names {
                     said.push(format!("{at}backend {address} would have other key_names"));
                 }
@@ -151,6 +179,26 @@ impl Hook {
             Self::Auto => "auto",
             Self::Xdp => "xdp",
             Self::Tc => "tc",
+        }
+    }
+}
+
+impl Stp {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Watched => "watched",
+        }
+    }
+}
+
+impl Display for Vlans {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::These(vlans) => {
+                f.write_str(&vlans.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+            }
         }
     }
 }

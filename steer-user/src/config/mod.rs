@@ -25,8 +25,11 @@ pub use difference::differences;
 pub use error::ConfigError;
 pub use key_name::{KeyName, LayoutWord, TicketKeyName};
 pub use prefix::Prefix;
-use serde::Deserialize;
-use steer_common::maps::{Map, entries};
+use serde::{Deserialize, Serialize};
+use steer_common::{
+    maps::{Map, entries},
+    shared::VLAN_WORDS,
+};
 use whole::whole;
 
 use crate::service::{PoolName, Service};
@@ -59,9 +62,11 @@ pub struct Config {
     pub sizes: Sizes,
     /// How long after its first start flows of another gateway are taken over; `None`: not at all.
     pub takeover: Option<Duration>,
-    /// Managed interfaces.
+    /// Managed interfaces, but for the ports of bridges.
     pub interfaces: Vec<Interface>,
-    /// What is served: VIPs with their pools, then inline pools.
+    /// Bridges whose ports are managed, in the order of their numbers.
+    pub bridges: Vec<Bridge>,
+    /// What is served: VIPs with their pools, then the other pools.
     pub pools: Vec<Pool>,
 }
 
@@ -140,6 +145,91 @@ pub struct Interface {
     pub hook: Hook,
 }
 
+/// A bridge of this machine that balancer and servers are at either side of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bridge {
+    /// Its name.
+    pub name: String,
+    /// Its ports towards the balancer.
+    pub outside: Vec<String>,
+    /// Its ports towards the servers.
+    pub inside: Vec<String>,
+    /// Which frames are looked at.
+    pub vlans: Vlans,
+    /// Whether the bridge may block ports.
+    pub stp: Stp,
+}
+
+impl Bridge {
+    /// Its ports, those outside first.
+    pub fn ports(&self) -> impl Iterator<Item = (&str, Side)> + Clone {
+        let outside = self.outside.iter().map(|port| (port.as_str(), Side::Outside));
+        outside.chain(self.inside.iter().map(|port| (port.as_str(), Side::Inside)))
+    }
+}
+
+/// The side of a bridge that a port is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// Towards the balancer.
+    Outside,
+    /// Towards the servers.
+    Inside,
+}
+
+impl Side {
+    /// The word in the file, in CLI and JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Outside => "outside",
+            Self::Inside => "inside",
+        }
+    }
+}
+
+/// VLANs of a bridge whose frames are looked at.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Vlans {
+    /// All, and frames without a tag.
+    #[default]
+    Any,
+    /// These, in order; 0 stands for frames without a tag.
+    These(Vec<u16>),
+}
+
+impl Vlans {
+    /// A bit for each VLAN, as the map `vlans` has them.
+    pub fn words(&self) -> [u32; VLAN_WORDS as usize] {
+        let Self::These(vlans) = self else { return [u32::MAX; VLAN_WORDS as usize] };
+        let mut words = [0; VLAN_WORDS as usize];
+        for vlan in vlans {
+            if let Some(word) = words.get_mut(usize::from(vlan / 32)) {
+                *word |= 1 << (vlan % 32);
+            }
+        }
+        words
+    }
+
+    fn has(&self, vlan: u16) -> bool {
+        match self {
+            Self::Any => true,
+            Self::These(vlans) => vlans.contains(&vlan),
+        }
+    }
+}
+
+/// What is to be done about a bridge that blocks ports by the spanning tree protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stp {
+    /// Its frames are not looked at.
+    #[default]
+    Refused,
+    /// The state of each port is followed.
+    Watched,
+}
+
 /// Which programs an interface gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -206,11 +296,14 @@ pub struct Vip {
     pub return_path: ReturnPath,
 }
 
-/// What only an inline pool has.
+/// What only a pool without a VIP has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Inline {
     /// By what it is known.
     pub name: PoolName,
+    /// Whether its packets pass a bridge of this machine, which is no router between its clients
+    /// and its backends then.
+    pub bridged: bool,
     /// Clients whose connections are left alone.
     pub exempt: Vec<Prefix>,
 }
@@ -239,12 +332,17 @@ impl Pool {
         }
     }
 
-    /// What it has as an inline pool; `None` of a VIP's.
+    /// What it has as an inline or bridged pool; `None` of a VIP's.
     pub fn inline(&self) -> Option<&Inline> {
         match &self.shape {
             Shape::Vip(_) => None,
             Shape::Inline(inline) => Some(inline),
         }
+    }
+
+    /// Whether its packets pass a bridge of this machine.
+    pub fn is_bridged(&self) -> bool {
+        self.inline().is_some_and(|inline| inline.bridged)
     }
 }
 
@@ -292,6 +390,8 @@ pub struct Backend {
     pub weight: u16,
     /// Names of its ticket keys, each as long as the pool's layout says.
     pub key_names: Vec<KeyName>,
+    /// The VLAN that it stands in, where a bridge has its address in several; 0: whichever.
+    pub vlan: u16,
 }
 
 /// How it is known whether the backends of a pool answer.
@@ -325,6 +425,19 @@ impl Default for Probes {
 }
 
 impl Config {
+    /// Every interface that gets programs, with those that it gets: the ports of bridges have TC
+    /// alone. In front of XDP a driver may have taken a frame's tag off, and put frames together.
+    pub fn attached(&self) -> Vec<Interface> {
+        let ports = self.bridges.iter().flat_map(Bridge::ports);
+        let ports = ports.map(|(port, _)| Interface { name: port.to_owned(), hook: Hook::Tc });
+        self.interfaces.iter().cloned().chain(ports).collect()
+    }
+
+    /// Its pools whose packets pass a bridge.
+    pub fn bridged(&self) -> impl Iterator<Item = &Pool> + Clone {
+        self.pools.iter().filter(|pool| pool.is_bridged())
+    }
+
     /// Its VIPs.
     pub fn vips(&self) -> impl Iterator<Item = &Vip> + Clone {
         self.pools.iter().filter_map(Pool::vip)

@@ -4,12 +4,15 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, Error as _, MapAccess, Unexpected, Visitor, value::MapAccessDeserializer},
+    de::{
+        self, Error as _, MapAccess, SeqAccess, Unexpected, Visitor, value::MapAccessDeserializer,
+    },
 };
 use toml::Spanned;
 
 use super::{
-    COUNT_MAX, Fallback, Hook, Mode, Prefix, Probes, ReturnPath, Sizes, TicketKeyName, whole::whole,
+    COUNT_MAX, Fallback, Hook, Mode, Prefix, Probes, ReturnPath, Sizes, Stp, TicketKeyName, Vlans,
+    whole::whole,
 };
 use crate::clock::deserialize_duration;
 
@@ -24,6 +27,8 @@ pub(super) struct File {
     pub(super) takeover: Option<Takeover>,
     #[serde(default)]
     pub(super) interface: Vec<Interface>,
+    #[serde(default)]
+    pub(super) bridge: Vec<Bridge>,
     #[serde(default)]
     pub(super) vip: Vec<Spanned<Pool>>,
     #[serde(default)]
@@ -44,6 +49,64 @@ pub(super) struct Interface {
     #[serde(default)]
     pub(super) hook: Hook,
 }
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bridge {
+    pub(super) name: Spanned<String>,
+    pub(super) outside: Spanned<Vec<Spanned<String>>>,
+    pub(super) inside: Spanned<Vec<Spanned<String>>>,
+    #[serde(default)]
+    pub(super) vlans: Vlans,
+    #[serde(default)]
+    pub(super) stp: Stp,
+}
+
+impl<'de> Deserialize<'de> for Vlans {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(VlansVisitor)
+    }
+}
+
+struct VlansVisitor;
+
+impl<'de> Visitor<'de> for VlansVisitor {
+    type Value = Vlans;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"any\" or a list of VLANs")
+    }
+
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<Vlans, E> {
+        match word {
+            "any" => Ok(Vlans::Any),
+            _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vlans, A::Error> {
+        let mut vlans = Vec::new();
+        while let Some(OrNone(vlan)) = list.next_element()? {
+            vlans.push(vlan);
+        }
+        if vlans.is_empty() {
+            return Err(A::Error::invalid_length(0, &self));
+        }
+        vlans.sort_unstable();
+        vlans.dedup();
+        Ok(Vlans::These(vlans))
+    }
+}
+
+/// The number of a VLAN (IEEE 802.1Q 9.6), or 0 for frames without a tag.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct OrNone(#[serde(deserialize_with = "whole::<_, _, 0, 4094>")] u16);
+
+/// The number of a VLAN.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct Vlan(#[serde(deserialize_with = "whole::<_, _, 1, 4094>")] pub(super) u16);
 
 /// `[[vip]]` and `[[pool]]`: the keys of both, so that one in the wrong table is told why.
 #[derive(Deserialize)]
@@ -66,8 +129,7 @@ pub(super) struct Pool {
     pub(super) fallback: Option<Spanned<Fallback>>,
     #[serde(default = "owner_tries", deserialize_with = "whole::<_, _, 1, 255>")]
     pub(super) owner_tries: u16,
-    #[serde(default)]
-    pub(super) swallow: bool,
+    pub(super) swallow: Option<Spanned<bool>>,
     pub(super) assign: Option<Spanned<bool>>,
     pub(super) return_path: Option<Spanned<ReturnPath>>,
     pub(super) exempt: Option<Spanned<Vec<Spanned<Prefix>>>>,
@@ -77,10 +139,11 @@ pub(super) struct Pool {
 }
 
 /// How clients come to a pool that has no VIP.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Shape {
     Inline,
+    Bridge,
 }
 
 /// A word, or a table of probes.
@@ -150,6 +213,7 @@ pub(super) struct Backend {
     pub(super) weight: Option<Spanned<Weight>>,
     #[serde(default)]
     pub(super) key_names: Vec<Spanned<String>>,
+    pub(super) vlan: Option<Spanned<Vlan>>,
 }
 
 /// A share of new flows.

@@ -2,10 +2,11 @@
 //! not types of the program.
 
 /// Every table with its brackets.
-const TABLES: [(&str, &str); 9] = [
+const TABLES: [(&str, &str); 10] = [
     ("sizes", "[sizes]"),
     ("takeover", "[takeover]"),
     ("interface", "[[interface]]"),
+    ("bridge", "[[bridge]]"),
     ("vip", "[[vip]]"),
     ("vip.backend", "[[vip.backend]]"),
     ("vip.health", "[vip.health]"),

@@ -4,6 +4,7 @@
 //! programs.
 
 mod attach;
+mod bridge;
 mod carry;
 mod clsact;
 mod cost;
@@ -84,6 +85,7 @@ pub struct Plane {
     vips: Table<Endpoint, Vip>,
     directory: Slots<EndpointEntry>,
     exempt: exempt::Exempt,
+    bridged: bridge::Bridged,
     /// Lookup tables.
     pub lookup: Slots<u16>,
     settings: Array<MapData, Settings>,
@@ -119,6 +121,7 @@ impl Plane {
             vips: Table::open(dir, "vips")?,
             directory: Slots::open(dir, "directory")?,
             exempt: exempt::Exempt::open(dir)?,
+            bridged: bridge::Bridged::open(dir)?,
             lookup: Slots::open(dir, "lookup")?,
             settings: open(dir, "settings")?,
             switches: open(dir, "switches")?,
@@ -183,6 +186,7 @@ impl Plane {
     pub fn clear_backend(&mut self, id: u32) -> Result<()> {
         self.set_backend(id, &Backend::default())?;
         self.set_backend_path(id, &BackendPath::default())?;
+        self.clear_bridge_path(id)?;
         self.refusals.set(id, &Refusals::default())?;
         for (vip, mut rotation) in (0..).zip(self.rotations.all()?) {
             if rotation::forget(&mut rotation, id as u16) {

@@ -7,8 +7,8 @@
 //! Beside maps and links it holds what other processes must know of the gateway, in the only forms
 //! that the BPF file system takes besides pins: a symbolic link `socket` to the agent's control
 //! socket, one `netns` that names the network namespace, one `made` to the topmost directory that
-//! was made to hold `PIN_DIR`, where any was, and a directory `managed_<interface>` for each
-//! interface of the configuration.
+//! was made to hold `PIN_DIR`, where any was, a directory `managed_<interface>` for each interface
+//! of the configuration, and one `bridge_of_<bridge>` for each of its bridges.
 
 use std::{
     ffi::CString,
@@ -25,6 +25,7 @@ use anyhow::{Context as _, Result, bail};
 use steer_common::shared::LAYOUT_VERSION;
 
 use super::{attach::Kind, carry};
+use crate::config::{Bridge, Side, Stp, Vlans};
 
 /// `f_type` of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -47,6 +48,10 @@ const NETNS: &str = "netns";
 const MADE: &str = "made";
 /// Marks an interface of the configuration, whether it is there or not.
 const MANAGED: &str = "managed_";
+/// Marks a bridge of the configuration; in it stands a marker `<side>_<port>` for each port.
+const BRIDGE: &str = "bridge_of_";
+/// Marks a bridge whose ports may be blocked (`stp = "watched"`).
+const WATCHED: &str = "stp_watched";
 /// Where the own network namespace is named, as `net:[4026531840]`.
 const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 
@@ -326,6 +331,62 @@ impl PinDir {
         managed
     }
 
+    /// Notes the bridges that the configuration names with their ports, and forgets others.
+    pub(crate) fn set_bridges(&self, bridges: &[Bridge]) -> Result<()> {
+        let there = self.bridges();
+        for gone in there.iter().filter(|bridge| bridges.iter().all(|now| now.name != bridge.name))
+        {
+            remove_all(&self.bridge(&gone.name))?;
+        }
+        for bridge in bridges {
+            let Bridge { name, outside, inside, vlans: _, stp } = bridge;
+            let known = there.iter().find(|known| known.name == *name);
+            let same =
+                |known: &Bridge| known.outside == sorted(outside) && known.inside == sorted(inside);
+            if !known.is_some_and(|known| same(known) && known.stp == *stp) {
+                remove_all(&self.bridge(name))?;
+            }
+            let marker = format!("{BRIDGE}{}", file_name(name));
+            self.mark(&marker)?;
+            for (port, side) in bridge.ports() {
+                self.mark(&format!("{marker}/{}_{}", side.word(), file_name(port)))?;
+            }
+            if *stp == Stp::Watched {
+                self.mark(&format!("{marker}/{WATCHED}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bridge(&self, name: &str) -> PathBuf {
+        self.map(&format!("{BRIDGE}{}", file_name(name)))
+    }
+
+    /// The bridges that the configuration names, and their ports on each side, in order. What VLANs
+    /// they take the map says.
+    pub fn bridges(&self) -> Vec<Bridge> {
+        let parse = |path: PathBuf| {
+            let name = interface_name(path.file_name()?.to_str()?.strip_prefix(BRIDGE)?);
+            let marks = children(&path).into_iter();
+            let marks = marks.filter_map(|mark| Some(mark.file_name()?.to_str()?.to_owned()));
+            let marks = marks.collect::<Vec<_>>();
+            let on = |side: Side| {
+                let of = |mark: &String| {
+                    let port = mark.strip_prefix(side.word())?.strip_prefix('_')?;
+                    Some(interface_name(port))
+                };
+                sorted(&marks.iter().filter_map(of).collect::<Vec<_>>())
+            };
+            let watched = marks.iter().any(|mark| mark == WATCHED);
+            let stp = if watched { Stp::Watched } else { Stp::Refused };
+            let (outside, inside) = (on(Side::Outside), on(Side::Inside));
+            Some(Bridge { name, outside, inside, vlans: Vlans::Any, stp })
+        };
+        let mut found = children(&self.state()).into_iter().filter_map(parse).collect::<Vec<_>>();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        found
+    }
+
     /// Moves pins and markers whose names begin with one of these to another state, each at once;
     /// what is there stays behind.
     pub(super) fn hand_over(&self, to: &Self, prefixes: &[&str]) -> Result<()> {
@@ -358,6 +419,19 @@ impl PinDir {
             Ok(()) | Err(_) => symlink(to, &aside).and_then(|()| fs::rename(&aside, &link)),
         }
         .with_context(|| format!("let {} point to {}", link.display(), to.display()))
+    }
+}
+
+fn sorted(names: &[String]) -> Vec<String> {
+    let mut names = names.to_vec();
+    names.sort();
+    names
+}
+
+fn remove_all(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.with_context(|| format!("remove {}", directory.display())),
     }
 }
 

@@ -15,11 +15,20 @@ use rtnetlink::{
     MulticastGroup,
     packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
 };
-use steer_common::shared::{INTERFACE_L3, INTERFACE_TAKES_XDP, MAX_INTERFACES};
+use steer_common::shared::{
+    INTERFACE_L3, INTERFACE_TAKES_XDP, MAX_BRIDGES, MAX_INTERFACES, VLAN_WORDS,
+};
 use tokio::time;
 
-use super::{has_ip_only, is_nic, links, netdev::Netdev};
-use crate::plane::{Plane, ifindex};
+use super::{
+    bridges::{PORT, Port},
+    has_ip_only, is_nic, links,
+    netdev::Netdev,
+};
+use crate::{
+    config::{Bridge, Config, Interface},
+    plane::{Plane, ifindex},
+};
 
 /// How often it is looked without any news: before Linux 6.3 nothing tells that a program was
 /// attached by a link.
@@ -39,20 +48,24 @@ pub(in crate::agent) fn xdp_rests() -> bool {
     until.is_some_and(|until| Instant::now() < until)
 }
 
-/// Fills the map `interfaces` with what the kernel says now. Takes [`REST`] where an interface
-/// stopped to take frames of XDP since the map was filled last, and XDP is on.
-pub async fn fill_interfaces(plane: &mut Plane) -> Result<()> {
-    let found = look(Netdev::find().await?.as_ref()).await?;
-    let pause = apply(plane, &found)?;
-    rest(plane, pause).await
+/// Fills the maps `interfaces` and `vlans` with what the kernel says now. Takes [`REST`] where an
+/// interface stopped to take frames of XDP since the map was filled last, and XDP is on.
+pub async fn fill_interfaces(plane: &mut Plane, bridges: &[Bridge]) -> Result<()> {
+    let (found, _) = look(Netdev::find().await?.as_ref(), bridges).await?;
+    apply_vlans(plane, bridges)?;
+    if apply(plane, &found)? == Pause::Needed {
+        time::sleep(REST).await;
+        set_xdp(plane, 1)?;
+    }
+    Ok(())
 }
 
-/// Keeps the map right for ever. `managed` are the names of the managed interfaces: of them it is
-/// told where XDP does not send.
-pub(in crate::agent) async fn watch(mut plane: Plane, managed: Vec<String>) -> Result<()> {
-    let mut told = HashSet::new();
+/// Keeps the maps right for ever. Of the managed interfaces it is told where XDP does not send, of
+/// the ports of bridges whether they are looked at.
+pub(in crate::agent) async fn watch(mut plane: Plane, config: Config) -> Result<()> {
+    let mut told = Told::default();
     loop {
-        match follow(&mut plane, &managed, &mut told).await {
+        match follow(&mut plane, &config, &mut told).await {
             Ok(()) => log::warn!("the kernel tells no more what interfaces can do; asking anew"),
             Err(error) => log::error!("follow what the interfaces can do: {error:#}"),
         }
@@ -60,17 +73,38 @@ pub(in crate::agent) async fn watch(mut plane: Plane, managed: Vec<String>) -> R
     }
 }
 
-/// Looks whenever there are news, and now and then, until nothing is told any more.
-async fn follow(plane: &mut Plane, managed: &[String], told: &mut HashSet<String>) -> Result<()> {
+/// What was said last.
+#[derive(Default)]
+struct Told {
+    /// Managed interfaces that XDP does not send to.
+    slow: HashSet<String>,
+    /// Why each port of a bridge is not looked at, if so.
+    ports: HashMap<String, Option<String>>,
+}
+
+/// Looks whenever there are news, and now and then, until nothing is told any more. While XDP rests
+/// ports are followed all the same.
+async fn follow(plane: &mut Plane, config: &Config, told: &mut Told) -> Result<()> {
     let netdev = Netdev::find().await?;
     let mut news = news(netdev.as_ref())?;
+    let mut rests = None;
     loop {
-        let found = look(netdev.as_ref()).await?;
-        let pause = apply(plane, &found)?;
-        rest(plane, pause).await?;
-        tell_slow(plane, managed, told)?;
+        let (found, ports) = look(netdev.as_ref(), &config.bridges).await?;
+        apply_vlans(plane, &config.bridges)?;
+        if apply(plane, &found)? == Pause::Needed {
+            rests = Some(Instant::now() + REST);
+        }
+        tell_ports(&ports, &mut told.ports);
+        if rests.is_some_and(|until| until <= Instant::now()) {
+            set_xdp(plane, 1)?;
+            rests = None;
+        }
+        if rests.is_none() {
+            tell_slow(plane, &config.interfaces, &mut told.slow)?;
+        }
         time::sleep(BREATH).await;
-        match time::timeout(LOOK, news.next()).await {
+        let left = rests.map(|until| until.saturating_duration_since(Instant::now()));
+        match time::timeout(left.map_or(LOOK, |left| left.min(LOOK)), news.next()).await {
             Ok(None) => return Ok(()),
             // What came meanwhile is seen by the same look.
             Ok(Some(())) => {
@@ -95,8 +129,12 @@ fn news(netdev: Option<&Netdev>) -> Result<impl Stream<Item = ()> + Unpin + use<
     Ok(stream::select(links, devices))
 }
 
-/// Any of `INTERFACE_*` for every interface that is there, by its index.
-async fn look(netdev: Option<&Netdev>) -> Result<HashMap<u32, u32>> {
+/// Any of `INTERFACE_*` for every interface that is there, by its index, and how it stands with the
+/// ports of bridges.
+async fn look(
+    netdev: Option<&Netdev>,
+    bridges: &[Bridge],
+) -> Result<(HashMap<u32, u32>, Vec<Port>)> {
     let links = links().await?;
     let takers = match netdev {
         Some(netdev) => {
@@ -109,7 +147,15 @@ async fn look(netdev: Option<&Netdev>) -> Result<HashMap<u32, u32>> {
             .map(|link| link.header.index)
             .collect(),
     };
-    Ok(links.iter().map(|link| (link.header.index, flags(link, &takers))).collect())
+    let mut found = links
+        .iter()
+        .map(|link| (link.header.index, flags(link, &takers)))
+        .collect::<HashMap<_, _>>();
+    let ports = Port::all(bridges, &links);
+    for (index, flags) in ports.iter().filter_map(Port::flags) {
+        *found.entry(index).or_default() |= flags;
+    }
+    Ok((found, ports))
 }
 
 fn flags(link: &LinkMessage, takers: &HashSet<u32>) -> u32 {
@@ -190,12 +236,38 @@ fn apply(plane: &mut Plane, found: &HashMap<u32, u32>) -> Result<Pause> {
     Ok(pause)
 }
 
-async fn rest(plane: &mut Plane, pause: Pause) -> Result<()> {
-    if pause == Pause::Needed {
-        time::sleep(REST).await;
-        set_xdp(plane, 1)?;
+/// Writes which VLANs each bridge takes. While a bridge's number may be another's no port has one.
+fn apply_vlans(plane: &mut Plane, bridges: &[Bridge]) -> Result<()> {
+    let mut wanted = bridges.iter().flat_map(|bridge| bridge.vlans.words()).collect::<Vec<_>>();
+    wanted.resize((MAX_BRIDGES * VLAN_WORDS) as usize, 0);
+    let known = plane.vlans()?;
+    if known == wanted || bridges.is_empty() && known.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    for (index, flags) in plane.interfaces.entries()? {
+        if flags & PORT != 0 {
+            plane.interfaces.insert(&index, &(flags & !PORT))?;
+        }
+    }
+    plane.set_vlans(&wanted)
+}
+
+/// Says of each port of a bridge, when it begins and when it ends, whether it is looked at.
+fn tell_ports(ports: &[Port], told: &mut HashMap<String, Option<String>>) {
+    for port in ports {
+        let why = port.trouble();
+        if told.insert(port.name.clone(), why.clone()).as_ref() == Some(&why) {
+            continue;
+        }
+        let (bridge, name, side) = (&port.bridge, &port.name, port.side.word());
+        match why {
+            None => log::info!("bridge {bridge}: port {name} ({side}) is looked at"),
+            Some(why) => log::warn!(
+                "bridge {bridge}: port {name} ({side}) is not looked at: {why}; all passes unread \
+                 there, and nothing is moved to it or from it"
+            ),
+        }
+    }
 }
 
 fn set_xdp(plane: &mut Plane, xdp: u32) -> Result<()> {
@@ -206,10 +278,10 @@ fn set_xdp(plane: &mut Plane, xdp: u32) -> Result<()> {
 
 /// Says of each managed interface once that packets to it take the slower way, where XDP runs on
 /// another.
-fn tell_slow(plane: &Plane, managed: &[String], told: &mut HashSet<String>) -> Result<()> {
+fn tell_slow(plane: &Plane, managed: &[Interface], told: &mut HashSet<String>) -> Result<()> {
     let mut slow = HashSet::new();
     if plane.settings()?.xdp != 0 {
-        for interface in managed {
+        for Interface { name: interface, .. } in managed {
             let Some(index) = ifindex(interface) else { continue };
             if plane.interfaces.find(&index)?.unwrap_or_default() & INTERFACE_TAKES_XDP == 0 {
                 slow.insert(interface.clone());

@@ -5,7 +5,7 @@ use anyhow::Result;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 
 use super::{
-    links, named,
+    bridges, links, named,
     netdev::{Device, Netdev},
     not_ethernet, target,
 };
@@ -28,7 +28,8 @@ pub(crate) async fn refusals(config: &Config) -> Result<Vec<String>> {
         not_ethernet(&interface.name, link)
             .or_else(|| without_xdp(interface, link, &links, devices.as_ref()?))
     };
-    Ok(config.interfaces.iter().filter_map(refused).collect())
+    let interfaces = config.interfaces.iter().filter_map(refused);
+    Ok(interfaces.chain(bridges::refusals(&config.bridges, &links)).collect())
 }
 
 /// Why an interface that must have XDP cannot have it.

@@ -1,23 +1,42 @@
-//! What the network must do for inline pools, for `steer config check`: nothing is touched that
-//! could do it.
+//! What the network must do for pools without a VIP, for `steer config check`: nothing is touched
+//! that could do it.
 
-use crate::config::{Config, Mode, Pool};
+use crate::config::{Bridge, Config, Mode, Pool};
 
 /// Backends that are named one by one; the rest is counted.
 const NAMED: usize = 3;
 
-/// One sentence or two for each inline pool.
+/// One sentence or two for each such pool, and one for each bridge.
 pub(super) fn needs(config: &Config) -> Vec<String> {
-    config.pools.iter().filter(|pool| pool.inline().is_some()).flat_map(of).collect()
+    let pools = config.pools.iter().filter(|pool| pool.inline().is_some()).flat_map(of);
+    pools.chain(config.bridges.iter().map(link_local)).collect()
+}
+
+/// A bridge keeps to itself what is sent to addresses that no bridge forwards (IEEE 802.1D 7.12.6);
+/// Linux lets LACP and LLDP pass a port that is told to.
+fn link_local(bridge: &Bridge) -> String {
+    let ports = bridge.ports().map(|(port, _)| port).collect::<Vec<_>>().join(", ");
+    format!(
+        "bridge {}: LACP and LLDP do not pass a bridge unless its ports are told so: where they are to pass, `ip link set PORT \
+         type bridge_slave group_fwd_mask 0x400c` for each of {ports}",
+        bridge.name
+    )
 }
 
 fn of(pool: &Pool) -> impl Iterator<Item = String> + use<> {
     let title = pool.service().titled();
-    let routes = format!(
-        "{title}: the network needs one route: the balancer's way to {} by this gateway, and the servers' way back by it, \
-         too; nothing else changes",
-        backends(pool)
-    );
+    let routes = match pool.is_bridged() {
+        false => format!(
+            "{title}: the network needs one route: the balancer's way to {} by this gateway, and the servers' way back by \
+             it, too; nothing else changes",
+            backends(pool)
+        ),
+        true => format!(
+            "{title}: the network needs nothing: balancer and servers keep their addresses and routes, if all frames between the \
+             balancer and {} pass the bridge",
+            backends(pool)
+        ),
+    };
     let observed = (pool.mode == Mode::Observe).then(|| {
         format!(
             "{title}: mode is \"observe\": sessions are learned and counted, and no connection is moved; \"steer\" moves them"

@@ -77,8 +77,11 @@ pub(super) fn lonely(config: &Config) -> Vec<String> {
 }
 
 pub(super) fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<String> {
-    let names = config.interfaces.iter().map(|interface| interface.name.as_str());
-    let missing = names.clone().filter(|name| plane::ifindex(name).is_none());
+    let interfaces = config.attached();
+    let names = interfaces.iter().map(|interface| interface.name.as_str());
+    // A start without the port of a bridge is refused.
+    let missing = config.interfaces.iter().map(|interface| interface.name.as_str());
+    let missing = missing.filter(|name| plane::ifindex(name).is_none());
     let mut warnings: Vec<_> =
         missing.map(|name| format!("there is no interface {name}: it is waited for")).collect();
     let vips = config.vips().map(|vip| vip.address).collect::<Vec<SocketAddr>>();

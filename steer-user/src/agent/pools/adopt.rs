@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use steer_common::shared::{
-    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Configured, Endpoint,
-    LOOKUP_SLOTS, Vip,
+    BACKEND_BRIDGED, BACKEND_DIALLED, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend,
+    BackendPath, Configured, Endpoint, LOOKUP_SLOTS, Vip,
 };
 
 use super::Pools;
@@ -110,14 +110,14 @@ impl Pools {
         Ok(())
     }
 
-    /// Keeps a backend as it is, but for the number of its VIP, which may be new.
+    /// Keeps a backend as it is, but for the number of its VIP, which may be new, its VLAN, and how
+    /// clients come to it: a pool may have another shape now.
     fn keep(&mut self, address: SocketAddr, vip_id: u16) -> Result<()> {
-        match self.find(address) {
-            Some((id, backend)) if backend.vip_id != vip_id => {
-                self.set(id, &Backend { vip_id, ..backend })
-            }
-            Some(_) | None => Ok(()),
-        }
+        let Some((id, backend)) = self.find(address) else { return Ok(()) };
+        let (shape, vlan) = self.shape(&backend.vip, address);
+        let flags = (backend.flags & !(BACKEND_DIALLED | BACKEND_BRIDGED)) | shape;
+        let kept = Backend { vip_id, flags, vlan, ..backend };
+        if kept == backend { Ok(()) } else { self.set(id, &kept) }
     }
 
     fn mark_up(&mut self, address: SocketAddr) -> Result<()> {

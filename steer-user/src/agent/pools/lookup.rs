@@ -3,8 +3,9 @@
 use anyhow::Result;
 use steer_common::shared::{
     BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_HALVES,
-    LOOKUP_SLOTS, VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, VIP_INLINE, VIP_LEARN_WITHOUT_CERTIFICATE,
-    VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, VIP_TELL_TICKETS, Vip,
+    LOOKUP_SLOTS, VIP_BRIDGED, VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, VIP_INLINE,
+    VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, VIP_TELL_TICKETS,
+    Vip,
 };
 
 use super::{Pools, names};
@@ -130,7 +131,7 @@ fn flags(pool: &Pool) -> u16 {
             (vip.fallback == Fallback::Flow, VIP_FALLBACK_FLOW),
             (vip.return_path == ReturnPath::Route, VIP_RETURN_BY_ROUTE),
         ],
-        Shape::Inline(_) => [(true, VIP_INLINE), (false, 0)],
+        Shape::Inline(inline) => [(true, VIP_INLINE), (inline.bridged, VIP_BRIDGED)],
     };
     let observe = pool.mode == Mode::Observe;
     let set = [

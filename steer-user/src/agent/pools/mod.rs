@@ -18,8 +18,8 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 use steer_common::shared::{
-    BACKEND_DIALLED, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint,
-    MAX_BACKENDS, backend_bit,
+    BACKEND_BRIDGED, BACKEND_DIALLED, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend,
+    Endpoint, MAX_BACKENDS, backend_bit,
 };
 
 use crate::{
@@ -246,13 +246,23 @@ impl Pools {
         let was_present = old.flags & BACKEND_PRESENT != 0;
         // A new weight is no end to a drain, and no news about health.
         let kept = if was_present { old.flags } else { BACKEND_UP };
-        let dialled = if vip.pool_name().is_some() { BACKEND_DIALLED } else { 0 };
-        let flags = (kept & (BACKEND_DRAINING | BACKEND_UP)) | BACKEND_PRESENT | dialled;
+        let (shape, vlan) = self.shape(vip, address);
+        let flags = (kept & (BACKEND_DRAINING | BACKEND_UP)) | BACKEND_PRESENT | shape;
         let drain_until = if was_present { old.drain_until } else { 0 };
-        let new = Backend { endpoint: key, vip: *vip, vip_id, flags, weight, drain_until, ..old };
+        let new = Backend { endpoint: key, vip: *vip, vip_id, flags, weight, vlan, drain_until };
         // The number first: a record without one would never be listed.
         self.plane.set_backend_id(&key, id)?;
         self.set(id, &new)
+    }
+
+    /// How a backend of this VIP or pool is come to, as flags, and its VLAN.
+    fn shape(&self, vip: &Endpoint, address: SocketAddr) -> (u16, u16) {
+        let pool = self.pools.iter().find(|pool| pool.service().endpoint() == *vip);
+        let dialled = if vip.pool_name().is_some() { BACKEND_DIALLED } else { 0 };
+        let bridged = if pool.is_some_and(config::Pool::is_bridged) { BACKEND_BRIDGED } else { 0 };
+        let mut backends = pool.into_iter().flat_map(|pool| &pool.backends);
+        let vlan = backends.find(|backend| backend.address == address).map(|backend| backend.vlan);
+        (dialled | bridged, vlan.unwrap_or(0))
     }
 
     fn free_backend_id(&self, vip: &Endpoint) -> Result<u32> {

@@ -13,12 +13,12 @@ use super::Result;
 use crate::{
     address::unusable,
     config::{
-        Backend, Health, Inline, KeyName, Mode, Pool, Prefix, Probes, Shape, Vip,
+        Backend, Bridge, Health, Inline, KeyName, Mode, Pool, Prefix, Probes, Shape, Vip,
         error::Source,
         key_name,
         raw::{self, Socket},
     },
-    service::{PoolName, Service},
+    service::PoolName,
 };
 
 /// Sessions last as long as the usual server cache keeps them.
@@ -35,6 +35,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(super) fn pools(
     vips: Vec<Spanned<raw::Pool>>,
     pools: Vec<Spanned<raw::Pool>>,
+    bridges: &[Bridge],
     source: &Source<'_>,
 ) -> Result<Vec<Pool>> {
     let n = vips.len() + pools.len();
@@ -48,7 +49,7 @@ pub(super) fn pools(
         return Err(source.whole(format!("{n} VIPs and pools; expected at most {MAX_VIPS}")));
     }
     let vips = vips.into_iter().map(|raw| vip_shape(raw, source)).collect::<Result<Vec<_>>>()?;
-    let mut taken = Taken { source, by: HashMap::new() };
+    let mut taken = Taken { source, bridges, by: HashMap::new() };
     for (raw, _) in &vips {
         if let Some(address) = &raw.address {
             taken.take(address, "a VIP".into())?;
@@ -80,6 +81,7 @@ fn refuse_many(pools: &[Pool], source: &Source<'_>) -> Result<()> {
 /// Who claimed which address: every one belongs to one VIP or one pool.
 struct Taken<'a> {
     source: &'a Source<'a>,
+    bridges: &'a [Bridge],
     by: HashMap<SocketAddr, String>,
 }
 
@@ -134,7 +136,7 @@ fn vip_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Pool,
     Ok((raw, shape))
 }
 
-/// What is said of `[[pool]]` alone.
+/// What is said of `[[pool]]` alone, in either shape.
 fn inline_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Pool, Shape)> {
     let span = raw.span();
     let raw = raw.into_inner();
@@ -155,15 +157,21 @@ fn inline_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Po
     let parsed = parsed.map_err(|why| {
         source.error(&name.span(), format!("{:?} is no name of a pool: {why}", name.get_ref()))
     })?;
-    if raw.shape.is_none() {
-        return Err(source.error(&name.span(), "missing key; expected `shape = \"inline\"`"));
+    let Some(shape) = &raw.shape else {
+        let message = "missing key; expected `shape = \"inline\"` or `shape = \"bridge\"`";
+        return Err(source.error(&name.span(), message));
+    };
+    let bridged = *shape.get_ref() == raw::Shape::Bridge;
+    if bridged {
+        let why = "not of `shape = \"bridge\"`: the bridge has the first packets go on by itself";
+        source.refuse("swallow", &raw.swallow, why)?;
     }
     if raw.backend.is_empty() {
         let message = format!("{parsed} has no [[pool.backend]]; expected at least one");
         return Err(source.error(&name.span(), message));
     }
     let exempt = exempt(raw.exempt.as_ref(), source)?;
-    Ok((raw, Shape::Inline(Inline { name: parsed, exempt })))
+    Ok((raw, Shape::Inline(Inline { name: parsed, bridged, exempt })))
 }
 
 /// The prefixes of clients that are left alone, each once, of either family: one list may serve
@@ -199,8 +207,9 @@ fn pool(raw: raw::Pool, shape: Shape, taken: &mut Taken<'_>) -> Result<Pool> {
     let first = raw.backend.first().map(|first| first.address.get_ref().0);
     let beside = of.address().or(first);
     let named = raw.backend.iter().zip(key_names);
-    let backends =
-        named.map(|(raw, names)| backend(raw, names, of, beside, taken)).collect::<Result<_>>()?;
+    let backends = named
+        .map(|(raw, names)| backend(raw, names, &shape, beside, taken))
+        .collect::<Result<_>>()?;
     let (mode, health) = match &shape {
         Shape::Vip(_) => (Mode::Steer, Health::Probes(Probes::default())),
         Shape::Inline(_) => (Mode::Observe, Health::Seen),
@@ -215,7 +224,7 @@ fn pool(raw: raw::Pool, shape: Shape, taken: &mut Taken<'_>) -> Result<Pool> {
         learn_without_certificate: raw.learn_without_certificate,
         sessions_per_source: raw.sessions_per_source,
         owner_tries: raw.owner_tries,
-        swallow: raw.swallow,
+        swallow: raw.swallow.is_some_and(|swallow| swallow.into_inner()),
         health: raw.health.map_or(Ok(health), |raw| self::health(&raw, &shape, source))?,
         backends,
         shape,
@@ -243,6 +252,10 @@ fn health(raw: &Spanned<raw::Health>, shape: &Shape, source: &Source<'_>) -> Res
     match (*raw.get_ref(), shape) {
         (raw::Health::Off, _) => Ok(Health::Off),
         (raw::Health::Seen, Shape::Inline(_)) => Ok(Health::Seen),
+        (raw::Health::Probes(_), Shape::Inline(Inline { bridged: true, .. })) => refuse(
+            "probes need an address of the gateway's own, and a bridge has none; expected \"seen\" \
+             or \"off\"",
+        ),
         (raw::Health::Seen, Shape::Vip(_)) => refuse(
             "\"seen\" is of [[pool]] only: behind a VIP one that is down gets no SYN any more, \
              whose answer would show that it is up; expected [vip.health] or \"off\"",
@@ -265,10 +278,11 @@ fn health(raw: &Spanned<raw::Health>, shape: &Shape, source: &Source<'_>) -> Res
 fn backend(
     raw: &raw::Backend,
     key_names: Vec<KeyName>,
-    of: Service,
+    shape: &Shape,
     beside: Option<SocketAddr>,
     taken: &mut Taken<'_>,
 ) -> Result<Backend> {
+    let of = shape.service();
     let address = taken.take(&raw.address, format!("a backend of {of}"))?;
     if let Some(beside) = beside.filter(|beside| beside.is_ipv4() != address.is_ipv4()) {
         let message = format!(
@@ -277,5 +291,21 @@ fn backend(
         return Err(taken.source.error(&raw.address.span(), message));
     }
     let weight = raw.weight.as_ref().map_or(1, |weight| weight.get_ref().0);
-    Ok(Backend { address, weight, key_names })
+    let vlan = vlan(raw, shape, taken)?;
+    Ok(Backend { address, weight, key_names, vlan })
+}
+
+/// The VLAN of a backend, 0 where nothing is said.
+fn vlan(raw: &raw::Backend, shape: &Shape, taken: &Taken<'_>) -> Result<u16> {
+    let Some(vlan) = &raw.vlan else { return Ok(0) };
+    if !matches!(shape, Shape::Inline(Inline { bridged: true, .. })) {
+        let why = "of pools with `shape = \"bridge\"` only: elsewhere frames with a tag are not looked at";
+        taken.source.refuse("vlan", &raw.vlan, why)?;
+    }
+    let number = vlan.get_ref().0;
+    if !taken.bridges.iter().any(|bridge| bridge.vlans.has(number)) {
+        let message = format!("{number} is not in `vlans` of any [[bridge]]; expected one that is");
+        return Err(taken.source.error(&vlan.span(), message));
+    }
+    Ok(number)
 }

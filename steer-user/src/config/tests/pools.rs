@@ -75,14 +75,10 @@ fn a_pool_needs_a_name_a_shape_and_backends() {
         &POOL.replace("shape = \"inline\"\n", ""),
         5,
         "pool.name",
-        "missing key; expected `shape = \"inline\"`",
+        "missing key; expected `shape = \"inline\"` or `shape = \"bridge\"`",
     );
-    refuses(
-        &POOL.replace("\"inline\"", "\"bridge\""),
-        6,
-        "pool.shape",
-        "`bridge`, expected `inline`",
-    );
+    let told = "`router`, expected `inline` or `bridge`";
+    refuses(&POOL.replace("\"inline\"", "\"router\""), 6, "pool.shape", told);
     let none = POOL.split("\n[[pool.backend]]").next().unwrap();
     refuses(none, 5, "pool.name", "web has no [[pool.backend]]; expected at least one");
 }
