@@ -52,11 +52,12 @@ fn a_session_is_resumed_at_its_owner_and_megabytes_go_both_ways() -> Result<()> 
 fn an_owner_of_whom_nothing_passed_is_not_asked_until_something_does() -> Result<()> {
     in_settings(341, |setting| {
         let run = scenario(setting).bridge(Snat::No).start()?;
-        let case = Case::start(&run)?;
+        let mut case = Case::start(&run)?;
         steer_tests::tables::forget_bridge_paths(&case.steer)?;
         case.stays(&case.dial)?;
         case.expect(&[(Counter::OwnerNoRoute, 1), (Counter::SpliceOpened, 0)])?;
         show_the_ways(&run)?;
+        case.renew()?;
         case.moves(&case.dial)?;
         case.unharmed(1)
     })

@@ -25,6 +25,9 @@ const LIMIT: Duration = Duration::from_secs(2);
 const MOMENT: Duration = Duration::from_millis(300);
 /// MSS 1460.
 const MSS: [u8; 4] = [2, 4, 5, 180];
+/// The client's port, and one of another connection that shows the way to the owner.
+const PORT: u16 = 40_000;
+const OTHER: u16 = 40_001;
 const CLIENT_ISN: u32 = 1000;
 const FIRST_ISN: u32 = 50_000;
 const OWNER_ISN: u32 = 90_000;
@@ -44,7 +47,15 @@ struct Wire<'a> {
 impl<'a> Wire<'a> {
     fn new(run: &'a Run) -> Result<Self> {
         let steer = run.agent()?;
-        let outside = Tap::open(run.lab.balancer().context("a balancer")?, "eth0")?;
+        let balancer = run.lab.balancer().context("a balancer")?;
+        // What has no tag is for the tests alone, too.
+        for ns in [balancer, run.lab.backend(OWNER), run.lab.backend(FIRST)] {
+            ns.nft(
+                "table ip quiet {\n chain pre {\n  type filter hook prerouting priority raw\n  \
+                 tcp sport 40000-40001 drop\n  tcp dport 40000-40001 drop\n }\n}\n",
+            )?;
+        }
+        let outside = Tap::open(balancer, "eth0")?;
         let inside = (0..2).map(|at| Tap::open(run.lab.backend(at), "eth0"));
         Ok(Self { run, steer, outside, inside: inside.collect::<Result<_>>()? })
     }
@@ -52,11 +63,12 @@ impl<'a> Wire<'a> {
     /// A segment from a client to a backend that it dials, with these tags.
     fn up(
         &self,
+        port: u16,
         backend: usize,
         vlans: &[u16],
         segment: impl Fn(Segment) -> Segment,
     ) -> Result<()> {
-        let client = (self.run.source(0), 40_000).into();
+        let client = (self.run.source(0), port).into();
         let to = self.run.backend_address(backend);
         let segment = segment(Segment::new(client, to, CLIENT_ISN));
         self.outside.send(&segment.frame(mac(0, 2), mac(backend + 1, 2), vlans)?)
@@ -65,21 +77,22 @@ impl<'a> Wire<'a> {
     /// A segment from a backend to the client.
     fn down(
         &self,
+        port: u16,
         backend: usize,
         vlans: &[u16],
         segment: impl Fn(Segment) -> Segment,
     ) -> Result<()> {
-        let client = (self.run.source(0), 40_000).into();
+        let client = (self.run.source(0), port).into();
         let from = self.run.backend_address(backend);
         let segment = segment(Segment::new(from, client, 0));
         self.inside[backend].send(&segment.frame(mac(backend + 1, 2), mac(0, 2), vlans)?)
     }
 
     /// A handshake with a backend, in a VLAN: what shows the way to it.
-    fn shake_hands(&self, backend: usize, vlans: &[u16], isn: u32) -> Result<()> {
-        self.up(backend, vlans, |segment| segment.syn().options(&MSS))?;
+    fn shake_hands(&self, port: u16, backend: usize, vlans: &[u16], isn: u32) -> Result<()> {
+        self.up(port, backend, vlans, |segment| segment.syn().options(&MSS))?;
         self.await_inside(backend, |tcp| tcp.flags == SYN)?;
-        self.down(backend, vlans, |mut segment| {
+        self.down(port, backend, vlans, |mut segment| {
             segment.tcp.sequence_number = isn;
             segment.syn().ack(CLIENT_ISN + 1).options(&MSS)
         })?;
@@ -88,7 +101,7 @@ impl<'a> Wire<'a> {
     }
 
     fn hello(&self, vlans: &[u16]) -> Result<()> {
-        self.up(FIRST, vlans, |mut segment| {
+        self.up(PORT, FIRST, vlans, |mut segment| {
             segment.tcp.sequence_number = CLIENT_ISN + 1;
             segment.ack(FIRST_ISN + 1).payload(&hello())
         })
@@ -217,19 +230,13 @@ fn a_flow_moves_to_an_owner_in_another_vlan_and_its_answers_have_the_dialled_one
         let run = run(&[], &[])?;
         let wire = Wire::new(&run)?;
         let tag = |vlans: &[u16]| vlans.first().copied();
-        wire.shake_hands(OWNER, &owner, 7)?;
-        // That connection ends: its port is free at the owner.
-        wire.up(OWNER, &owner, |mut segment| {
-            segment.tcp.sequence_number = CLIENT_ISN + 1;
-            segment.rst()
-        })?;
-        wire.await_inside(OWNER, |tcp| tcp.flags & RST != 0)?;
+        wire.shake_hands(OTHER, OWNER, &owner, 7)?;
         wire.learn()?;
-        wire.shake_hands(FIRST, &first, FIRST_ISN)?;
+        wire.shake_hands(PORT, FIRST, &first, FIRST_ISN)?;
         wire.hello(&first)?;
         let syn = wire.await_inside(OWNER, |tcp| tcp.flags == SYN)?;
         assert_eq!((syn.tag, syn.to, syn.from), (tag(&owner), mac(OWNER + 1, 2), mac(0, 2)));
-        wire.down(OWNER, &owner, |mut segment| {
+        wire.down(PORT, OWNER, &owner, |mut segment| {
             segment.tcp.sequence_number = OWNER_ISN;
             segment.syn().ack(CLIENT_ISN + 1).options(&MSS)
         })?;
@@ -237,7 +244,7 @@ fn a_flow_moves_to_an_owner_in_another_vlan_and_its_answers_have_the_dialled_one
         assert_eq!((said.tag, &said.payload), (tag(&owner), &hello()));
         let reset = wire.await_inside(FIRST, |tcp| tcp.flags & RST != 0)?;
         assert_eq!((reset.tag, reset.to), (tag(&first), mac(FIRST + 1, 2)));
-        wire.down(OWNER, &owner, |mut segment| {
+        wire.down(PORT, OWNER, &owner, |mut segment| {
             segment.tcp.sequence_number = OWNER_ISN + 1;
             segment.ack(CLIENT_ISN + 1 + hello().len() as u32).payload(b"answer")
         })?;
@@ -262,19 +269,19 @@ fn frames_of_other_vlans_and_with_other_tags_pass_unread() -> Result<()> {
     let run = run(&["vlans = [100]"], &[])?;
     let wire = Wire::new(&run)?;
     for vlans in [vec![], vec![101], vec![0], vec![100, 5]] {
-        wire.up(FIRST, &vlans, |segment| segment.syn().options(&MSS))?;
+        wire.up(PORT, FIRST, &vlans, |segment| segment.syn().options(&MSS))?;
         let came = wire.inside[FIRST].await_tagged(LIMIT, |frame| {
             let n_tags = vlans.len();
             frame[6..12] == mac(0, 2) && frame.len() > 14 + 4 * n_tags
         })?;
         let came = came.with_context(|| format!("{vlans:?} did not pass"))?;
         let segment =
-            Segment::new((run.source(0), 40_000).into(), run.backend_address(FIRST), CLIENT_ISN);
+            Segment::new((run.source(0), PORT).into(), run.backend_address(FIRST), CLIENT_ISN);
         let sent = segment.syn().options(&MSS).frame(mac(0, 2), mac(FIRST + 1, 2), &vlans)?;
         assert_eq!(came, sent, "{vlans:?}");
     }
     assert_eq!(wire.steer.count(Counter::Syn)?, 0);
-    wire.shake_hands(FIRST, &[100], FIRST_ISN)?;
+    wire.shake_hands(PORT, FIRST, &[100], FIRST_ISN)?;
     assert_eq!(wire.steer.count(Counter::Syn)?, 1);
     Ok(())
 }
@@ -285,15 +292,11 @@ fn an_address_in_two_vlans_is_not_moved_to_unless_the_file_says_which() -> Resul
     for told in [false, true] {
         let run = run(&[], if told { &["vlan = 102"] } else { &[] })?;
         let wire = Wire::new(&run)?;
-        wire.shake_hands(OWNER, &[102], 7)?;
-        wire.up(OWNER, &[102], |mut segment| {
-            segment.tcp.sequence_number = CLIENT_ISN + 1;
-            segment.rst()
-        })?;
-        wire.up(OWNER, &[103], |segment| segment.syn().options(&MSS))?;
+        wire.shake_hands(OTHER, OWNER, &[102], 7)?;
+        wire.up(OTHER, OWNER, &[103], |segment| segment.syn().options(&MSS))?;
         wire.await_inside(OWNER, |tcp| tcp.tag == Some(103))?;
         wire.learn()?;
-        wire.shake_hands(FIRST, &[101], FIRST_ISN)?;
+        wire.shake_hands(PORT, FIRST, &[101], FIRST_ISN)?;
         wire.hello(&[101])?;
         if told {
             let syn = wire.await_inside(OWNER, |tcp| tcp.flags == SYN)?;
