@@ -2,6 +2,7 @@
 //! lives through its states, and the gateway's interfaces are of every kind that a lab on this
 //! machine may not have.
 
+mod bridges;
 mod life;
 mod links;
 mod rehome;
@@ -41,7 +42,7 @@ impl Case {
 }
 
 /// All there is to try, the quick ones first.
-pub const CASES: [Case; 11] = [
+pub const CASES: [Case; 13] = [
     Case::new("re-home tc v4 session ID", || rehome::by(Hook::Tc, Family::V4, Offer::SessionId)),
     Case::new("re-home tc v6 ticket 1.2", || rehome::by(Hook::Tc, Family::V6, Offer::Ticket12)),
     Case::new("re-home xdp v4 session ID", || rehome::by(Hook::Xdp, Family::V4, Offer::SessionId)),
@@ -51,6 +52,8 @@ pub const CASES: [Case; 11] = [
     Case::new("links vlan-aware bridge", || links::over(Hook::Auto, Link::Bridge, Link::Bridge)),
     Case::new("links bond", || links::over(Hook::Auto, Link::Bond, Link::Bond)),
     Case::new("links macvlan", || links::over(Hook::Auto, Link::Macvlan, Link::Macvlan)),
+    Case::new("bridge, an owner in another VLAN", bridges::over_tags),
+    Case::new("bridge that tells VLANs apart", bridges::refused_where_vlans_are_filtered),
     Case::new("links nic, native xdp", links::over_nics_by_xdp),
     Case::new("links nic and vlan on a nic", || links::over(Hook::Auto, Link::Nic, Link::NicVlan)),
 ];

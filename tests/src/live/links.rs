@@ -54,7 +54,7 @@ fn start(hook: Hook, clients: Link, backends: Link) -> Result<Run> {
 
 /// Every step as a client of a good network sees it: no error, nothing changed, the session resumed
 /// by its owner.
-fn works(run: &Run, steer: &Agent<'_>) -> Result<()> {
+pub(super) fn works(run: &Run, steer: &Agent<'_>) -> Result<()> {
     let body = payload::bytes(FILE, 7);
     let sums =
         run.servers.iter().map(|server| server.put("file", &body)).collect::<Result<Vec<_>>>()?;

@@ -1,7 +1,7 @@
 //! The lab's links, addresses and routes as batches for `ip`.
 
 use super::{
-    BRIDGE, CLIENT_SIDE, Plan,
+    BRIDGE, CLIENT_SIDE, Link, Plan,
     addresses::{OUTSIDE, OUTSIDE_LINK, backend_net, backend_side, mac, mac_text},
 };
 
@@ -32,9 +32,19 @@ pub(super) fn balancer(plan: &Plan) -> String {
     (0..plan.n_backends).fold(own, |batch, index| {
         let (v4, v6) = backend_net(index, 2);
         let (mac, (v4, v6)) = (mac(index + 1, 2), (v4.to_string(), v6.to_string()));
+        let (made, out) = match plan.links.iter().find(|(link, _)| *link == index + 1) {
+            Some((_, Link::Tagged(vlan))) => (
+                format!(
+                    "link add link eth0 name vlan{vlan} type vlan id {vlan}\nlink set vlan{vlan} up\n"
+                ),
+                format!("vlan{vlan}"),
+            ),
+            _ => (String::new(), "eth0".to_owned()),
+        };
         batch
-            + &format!("route add {v4}/32 dev eth0\nroute add {v6}/128 dev eth0\n")
-            + &neighbour(plan, &v4, &v6, mac, "eth0")
+            + &made
+            + &format!("route add {v4}/32 dev {out}\nroute add {v6}/128 dev {out}\n")
+            + &neighbour(plan, &v4, &v6, mac, &out)
     })
 }
 

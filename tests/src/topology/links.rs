@@ -32,6 +32,9 @@ pub enum Link {
     Nic,
     /// A VLAN interface on a virtio NIC; the far end has one, too.
     NicVlan,
+    /// One end of a veth pair; the far end has an interface of this VLAN on its own: the port of a
+    /// bridge that passes tags.
+    Tagged(u16),
 }
 
 /// The VLAN of [`Link::Vlan`] and [`Link::NicVlan`].
@@ -48,12 +51,17 @@ pub(super) fn wire(
     gateway: &NetNs,
     far: &NetNs,
 ) -> Result<()> {
-    let near_wire = if matches!(kind, Link::Veth | Link::Nic) {
+    let near_wire = if matches!(kind, Link::Veth | Link::Nic | Link::Tagged(_)) {
         name.to_owned()
     } else {
         format!("{name}-wire")
     };
-    let far_wire = if matches!(kind, Link::Vlan | Link::NicVlan) { "wire" } else { "eth0" };
+    let far_vlan = match kind {
+        Link::Vlan | Link::NicVlan => Some(VLAN),
+        Link::Tagged(vlan) => Some(vlan),
+        _ => None,
+    };
+    let far_wire = if far_vlan.is_some() { "wire" } else { "eth0" };
     if matches!(kind, Link::Nic | Link::NicVlan) {
         nics(number, &near_wire, far_wire, mtu, gateway, far)?;
     } else {
@@ -62,7 +70,7 @@ pub(super) fn wire(
         gateway.ip(&veth(&near_wire, near_mac, far_wire, mac(number, 2), mtu, far))?;
     }
     gateway.ip(&upper(kind, &near_wire, name, number, mtu))?;
-    if far_wire == "wire" { far.ip(&vlan("wire", "eth0", mtu)) } else { Ok(()) }
+    far_vlan.map_or(Ok(()), |number| far.ip(&vlan("wire", "eth0", mtu, number)))
 }
 
 fn veth(
@@ -83,8 +91,8 @@ fn veth(
 /// What stands on the wire, if anything, and its state.
 fn upper(kind: Link, wire: &str, name: &str, number: usize, mtu: u32) -> String {
     match kind {
-        Link::Veth | Link::Nic => format!("link set {name} up\n"),
-        Link::Vlan | Link::NicVlan => vlan(wire, name, mtu),
+        Link::Veth | Link::Nic | Link::Tagged(_) => format!("link set {name} up\n"),
+        Link::Vlan | Link::NicVlan => vlan(wire, name, mtu, VLAN),
         Link::Bridge => format!(
             "link add {name} mtu {mtu} type bridge vlan_filtering 1 vlan_default_pvid {INNER_VLAN}\n\
              link set {wire} master {name} up\nlink set {name} up\n"
@@ -102,9 +110,9 @@ fn upper(kind: Link, wire: &str, name: &str, number: usize, mtu: u32) -> String 
     }
 }
 
-fn vlan(wire: &str, name: &str, mtu: u32) -> String {
+fn vlan(wire: &str, name: &str, mtu: u32, number: u16) -> String {
     format!(
-        "link set {wire} up\nlink add link {wire} name {name} mtu {mtu} type vlan id {VLAN}\nlink set {name} up\n"
+        "link set {wire} up\nlink add link {wire} name {name} mtu {mtu} type vlan id {number}\nlink set {name} up\n"
     )
 }
 
