@@ -172,9 +172,11 @@ fn status_text(status: &Status) -> String {
     let parts = [
         Some(head),
         Some(interfaces_table(status)),
+        bridges_table(status),
         Some(vips_table(status)),
         Some(tables_table(status)),
         section("drift", &status.drift),
+        section("not seen at a bridge", &status.unseen),
         section("warnings", &status.warnings),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n")
@@ -192,6 +194,25 @@ fn interfaces_table(status: &Status) -> String {
         ]);
     }
     text(&table)
+}
+
+fn bridges_table(status: &Status) -> Option<String> {
+    if status.bridges.is_empty() {
+        return None;
+    }
+    let mut table = table(&["BRIDGE", "PORT", "SIDE", "STATE", "LOOKED AT"]);
+    for bridge in &status.bridges {
+        for port in &bridge.ports {
+            table.add_row([
+                bridge.name.clone(),
+                port.name.clone(),
+                port.side.word().to_owned(),
+                port.state.clone(),
+                if port.looked_at { "yes" } else { "no" }.to_owned(),
+            ]);
+        }
+    }
+    Some(text(&table))
 }
 
 fn vips_table(status: &Status) -> String {
@@ -245,7 +266,7 @@ mod tests {
             "pin_dir": "/sys/fs/bpf/steer", "layout": 4, "bypass": false, "leave": false,
             "agent": { "running": true, "starting": false, "pid": 7, "version": "0.1.0" },
             "vips": modes.iter().map(vip).collect::<Vec<_>>(),
-            "interfaces": [], "tables": [], "drift": [], "warnings": []
+            "interfaces": [], "bridges": [], "tables": [], "drift": [], "unseen": [], "warnings": []
         }))?;
         let text = status_text(&status);
         Ok(text

@@ -4,9 +4,9 @@
 use steer_common::{
     directory::{PROBES, SLOTS},
     shared::{
-        ADDRESS_OF_BACKEND, ADDRESS_OF_MEMBER, Address, BACKEND_DIALLED, BACKEND_PRESENT, Backend,
-        Endpoint, EndpointEntry, MAX_BACKENDS, MAX_VIPS, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER,
-        ROLE_NONE, ROLE_VIP, Vip,
+        ADDRESS_OF_BACKEND, ADDRESS_OF_MEMBER, Address, BACKEND_BRIDGED, BACKEND_DIALLED,
+        BACKEND_PRESENT, Backend, Endpoint, EndpointEntry, MAX_BACKENDS, MAX_VIPS, ROLE_ADDRESS,
+        ROLE_BACKEND, ROLE_BRIDGED, ROLE_MEMBER, ROLE_NONE, ROLE_VIP, Vip,
     },
 };
 use steer_user::plane::half;
@@ -126,6 +126,16 @@ fn a_pool_has_no_entry_and_its_members_have_its_record() {
     assert_eq!(listed.iter().filter(|listed| listed.role != ROLE_NONE).count(), 8);
     let (listed, _) = half(&[], &backends).expect("room");
     assert_eq!(found(&listed, member), Some((ROLE_BACKEND, 5, nobody)), "its pool is gone");
+}
+
+#[test]
+fn members_at_a_bridge_have_a_role_of_their_own() {
+    let (pool, member) = (Endpoint::of_pool("web").expect("a name"), v4(0, 1, 443));
+    let record = Vip { id: 3, ..Vip::default() };
+    let flags = BACKEND_PRESENT | BACKEND_DIALLED | BACKEND_BRIDGED;
+    let backends = [(5, Backend { vip: pool, flags, ..at(member) })];
+    let (listed, _) = half(&[(pool, record)], &backends).expect("room");
+    assert_eq!(found(&listed, member), Some((ROLE_BRIDGED, 5, record)));
 }
 
 #[test]

@@ -175,7 +175,19 @@ impl BridgePath {
     /// of lately, and frames to it have one VLAN.
     #[inline(always)]
     pub const fn is_known(&self, now: u32) -> bool {
-        was_lately(self.sent, now) && was_lately(self.heard, now) && !self.is_mixed(now)
+        self.was_sent_to(now) && self.was_heard(now) && !self.is_mixed(now)
+    }
+
+    /// Whether a frame to it came in lately.
+    #[inline(always)]
+    pub const fn was_sent_to(&self, now: u32) -> bool {
+        was_lately(self.sent, now)
+    }
+
+    /// Whether a frame of it came in lately.
+    #[inline(always)]
+    pub const fn was_heard(&self, now: u32) -> bool {
+        was_lately(self.heard, now)
     }
 
     /// Whether frames to it came with the tags of two VLANs lately: which of them is meant, nobody

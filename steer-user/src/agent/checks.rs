@@ -6,6 +6,7 @@
 //! sentences.
 
 mod answers;
+mod bridges;
 mod ipsec;
 mod machine;
 mod source;
@@ -20,6 +21,7 @@ use std::{
     },
 };
 
+pub use bridges::{ambiguous, bridges, netfilter, unseen};
 pub use machine::{Machine, machine, programs};
 pub use warning::{Kind, Warning};
 pub(super) use watch::{Watched, run};

@@ -8,6 +8,7 @@ mod netdev;
 
 use anyhow::{Context as _, Result, bail};
 pub(super) use bridges::refuse_bridges;
+pub(crate) use bridges::{Port, calls_netfilter, trouble, unequal_mtu};
 pub use egress::fill_interfaces;
 pub(crate) use egress::takes_xdp;
 pub(super) use egress::{watch, xdp_rests};
@@ -131,9 +132,10 @@ fn mtu(link: &LinkMessage) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use rtnetlink::packet_route::link::InfoKind;
 
+    pub(crate) use super::bridges::tests::{bridge, bridge_link};
     use super::*;
 
     fn link(attributes: Vec<LinkAttribute>) -> LinkMessage {

@@ -29,7 +29,7 @@ use tokio::{task::JoinSet, time};
 pub(crate) use addresses::unassign;
 pub(crate) use health::not_made;
 pub use interfaces::fill_interfaces;
-pub(crate) use interfaces::{refusals, takes_xdp};
+pub(crate) use interfaces::{Port, refusals, takes_xdp};
 pub use pools::Pools;
 pub(crate) use qdiscs::remove_unused;
 pub use sweep::{Open, Swept, open, sweep};

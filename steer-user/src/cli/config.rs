@@ -13,7 +13,7 @@ use crate::{
         plan,
     },
     config,
-    plane::PinDir,
+    plane::{self, PinDir},
     show,
 };
 
@@ -41,6 +41,7 @@ impl Config {
             note(need);
         }
         let here = not_forwarding(&config).chain(refused_interfaces(&config)?);
+        let here = here.chain(netfilter(&config)?);
         for warning in judged.warnings.into_iter().chain(here) {
             note(format_args!("warning: {warning}"));
         }
@@ -48,7 +49,12 @@ impl Config {
             note(format_args!("warning: a start needs --force, for it would destroy {lost}"));
         }
         let (interfaces, counts) = (config.interfaces.len(), config.counts());
-        let done = format!("{}: good (interfaces {interfaces}, {counts})", file.display());
+        let bridges = match config.bridges.len() {
+            0 => String::new(),
+            n => format!("bridges {n}, "),
+        };
+        let file = file.display();
+        let done = format!("{file}: good (interfaces {interfaces}, {bridges}{counts})");
         show::outcome(place.format(), done)
     }
 }
@@ -66,6 +72,17 @@ fn not_forwarding(config: &config::Config) -> impl Iterator<Item = String> + use
     };
     let warnings = checks::machine(&machine).into_iter();
     warnings.filter(|warning| warning.kind == Kind::Forwarding).map(|warning| warning.text)
+}
+
+/// What of the packet filter of this machine meets what passes its bridges, as warnings.
+fn netfilter(config: &config::Config) -> Result<Vec<String>> {
+    if config.bridges.is_empty() {
+        return Ok(Vec::new());
+    }
+    let members = config.bridged().flat_map(|pool| &pool.backends);
+    let members = members.map(|backend| backend.address.ip()).collect::<Vec<_>>();
+    let found = checks::netfilter(&config.bridges, &plane::link_messages()?, &members);
+    Ok(found.into_iter().map(|warning| warning.text).collect())
 }
 
 /// Interfaces of this machine that would have it refuse a start, as warnings.

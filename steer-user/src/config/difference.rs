@@ -381,4 +381,43 @@ address = "10.0.2.1:443"
             ]
         );
     }
+    #[test]
+    fn bridges_are_told_by_their_names() {
+        let file = |bridge: &str, pool: &str, backend: &str| {
+            config(&format!(
+                "[[interface]]\nname = \"eth0\"\n{bridge}[[pool]]\nname = \"web\"\n{pool}\n[[pool.backend]]\n\
+                 address = \"10.0.0.1:443\"\n{backend}\n"
+            ))
+        };
+        let br0 = "[[bridge]]\nname = \"br0\"\noutside = [\"eth1\"]\ninside = [\"eth2\"]\n";
+        let bridged = "shape = \"bridge\"";
+        let now = file(br0, bridged, "");
+        assert_eq!(differences(&now, &now), [""; 0]);
+        for (from, to, said) in [
+            ("eth1\"", "eth1\", \"eth3\"", "outside would be eth1, eth3 instead of eth1"),
+            ("eth2", "eth4", "inside would be eth4 instead of eth2"),
+            ("name", "vlans = [200, 100]\nname", "vlans would be 100, 200 instead of any"),
+            ("name", "stp = \"watched\"\nname", "stp would be watched instead of refused"),
+        ] {
+            let new = file(&br0.replace(from, to), bridged, "");
+            assert_eq!(differences(&now, &new), [format!("bridge br0: {said}")]);
+        }
+        let other = file(&br0.replace("br0", "br1"), bridged, "vlan = 7");
+        assert_eq!(
+            differences(&now, &other),
+            [
+                "bridge br1 would be added (outside eth1, inside eth2)",
+                "bridge br0 would be removed",
+                "pool web: backend 10.0.0.1:443: vlan would be 7 instead of any",
+            ]
+        );
+        let inline = file("", "shape = \"inline\"", "");
+        assert_eq!(
+            differences(&inline, &now),
+            [
+                "bridge br0 would be added (outside eth1, inside eth2)",
+                "pool web: shape would be bridge instead of inline",
+            ]
+        );
+    }
 }

@@ -1,3 +1,4 @@
+mod bridges;
 mod pools;
 
 use steer_common::{
@@ -34,6 +35,13 @@ fn refuses(text: &str, line: usize, key: &str, expected: &str) {
     assert_eq!((error.line, error.key.as_str()), (line, key), "{error}");
     assert!(error.message.contains(expected), "{error}");
     assert!(error.to_string().starts_with(&format!("steer.toml:{line}: ")), "{error}");
+}
+
+/// A gateway that is a router for a VIP, and stands in a bridge.
+fn bridge_and_router() -> String {
+    let pool = "[[bridge]]\nname = \"br0\"\noutside = [\"eth1\"]\ninside = [\"eth2\", \"eth3\"]\n[[pool]]\n\
+                name = \"web\"\nshape = \"bridge\"\n[[pool.backend]]\naddress = \"10.0.9.1:443\"\n";
+    format!("{GOOD}{pool}")
 }
 
 #[test]

@@ -100,6 +100,8 @@ mod tests {
             ("[interface] # eth0", "[[interface]]"),
             ("[[ interfaces ]]", "[[interface]]"),
             ("[vip]", "[[vip]]"),
+            ("[bridge]", "[[bridge]]"),
+            ("[[bridges]]", "[[bridge]]"),
             ("[[backend]]", "[[vip.backend]]"),
             ("[vips.backend]", "[[vip.backend]]"),
             ("[[vip.backends]]", "[[vip.backend]]"),

@@ -47,6 +47,7 @@ pub use directory::half;
 use fast::Lent;
 pub use gateways::{Gateway, gateways, shared};
 pub use load::Programs;
+pub(crate) use netlink::links as link_messages;
 pub use others::{ForeignProgram, foreign_programs};
 pub use pin::{Lock, PinDir};
 pub use table::{Slots, Table};

@@ -41,6 +41,13 @@ pub(super) fn ingress_filters(index: u32) -> Result<Vec<Filter>> {
     })
 }
 
+/// Every interface of the network namespace.
+pub(crate) fn links() -> Result<Vec<LinkMessage>> {
+    ask(async |handle| {
+        handle.link().get().execute().try_collect().await.context("list the interfaces")
+    })
+}
+
 /// The XDP program of each interface that has one, by the interface's index.
 pub(super) fn xdp_programs() -> Result<HashMap<u32, u32>> {
     ask(async |handle| {

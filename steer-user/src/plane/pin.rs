@@ -298,7 +298,7 @@ impl PinDir {
     }
 
     /// Whether this gateway is in the network namespace of the calling thread.
-    pub(super) fn is_in_this_netns(&self) -> bool {
+    pub(crate) fn is_in_this_netns(&self) -> bool {
         let own = fs::read_link(OWN_NETNS).ok();
         own.is_some() && own == fs::read_link(self.map(NETNS)).ok()
     }
@@ -541,5 +541,33 @@ mod tests {
             Path::new(&format!("/sys/fs/bpf/steer/v{LAYOUT_VERSION}/link_eth0:100_tc"))
         );
         assert_eq!(interface_name("eth0:100"), "eth0.100");
+    }
+    /// As above, of any file system.
+    #[test]
+    fn bridges_are_noted_with_their_ports_and_forgotten() -> Result<()> {
+        let there = tempfile::tempdir()?;
+        let dir = PinDir::new(there.path().join("steer"));
+        dir.make()?;
+        let bridge = |name: &str, outside: &[&str], inside: &[&str], stp| Bridge {
+            name: name.into(),
+            outside: outside.iter().map(|&port| port.into()).collect(),
+            inside: inside.iter().map(|&port| port.into()).collect(),
+            vlans: Vlans::Any,
+            stp,
+        };
+        let first = [
+            bridge("br0", &["eth0.7"], &["inside_1", "stp_watched"], Stp::Refused),
+            bridge("br1.x", &["a"], &["b"], Stp::Watched),
+        ];
+        dir.set_bridges(&first)?;
+        assert_eq!(dir.bridges(), first);
+        dir.set_bridges(&first)?;
+        assert_eq!(dir.bridges(), first);
+        let second = [bridge("br1.x", &["a", "c"], &["d"], Stp::Refused)];
+        dir.set_bridges(&second)?;
+        assert_eq!(dir.bridges(), second);
+        dir.set_bridges(&[])?;
+        assert_eq!(dir.bridges(), []);
+        Ok(())
     }
 }

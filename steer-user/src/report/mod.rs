@@ -11,7 +11,9 @@ pub use backends::{BackendReport, BackendState, Backends, Resumptions};
 pub use keys::{KeyNameReport, Keys, LayoutOrigin, LayoutReport, NameOrigin};
 pub use sessions::{FoundSessions, Matcher, SessionReport, Sessions};
 pub use stats::Stats;
-pub use status::{AgentReport, InterfaceReport, Status, TableReport, VipReport};
+pub use status::{
+    AgentReport, BridgeReport, InterfaceReport, PortReport, Status, TableReport, VipReport,
+};
 
 #[cfg(test)]
 mod tests;

@@ -2,22 +2,28 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
+use rtnetlink::packet_route::link::LinkMessage;
 use serde::{Deserialize, Serialize};
 use steer_common::shared::{
-    BACKEND_PRESENT, LAYOUT_VERSION, SWITCH_BYPASS, SWITCH_LEAVE, VIP_OBSERVE,
+    BACKEND_BRIDGED, BACKEND_PRESENT, Backend, LAYOUT_VERSION, SWITCH_BYPASS, SWITCH_LEAVE,
+    VIP_OBSERVE,
 };
 
 use super::{BackendState, Backends, Keys};
 use crate::{
     address::socket,
     agent::{
+        Port,
         checks::{self, Kind, Machine, Warning},
         takes_xdp,
     },
+    clock,
+    config::{Bridge, Side},
     control,
     plane::{self, LinkReport, LinkState, PinDir, Plane},
     service::Service,
@@ -38,12 +44,17 @@ pub struct Status {
     pub leave: bool,
     /// Where its programs are attached.
     pub interfaces: Vec<InterfaceReport>,
+    /// The bridges whose ports it looks at.
+    pub bridges: Vec<BridgeReport>,
     /// Its VIPs.
     pub vips: Vec<VipReport>,
     /// How full its tables are.
     pub tables: Vec<TableReport>,
     /// Where the CLI changed what the configuration says, as sentences.
     pub drift: Vec<String>,
+    /// Backends at bridges to which nothing can be moved, for no frames showed the way lately, as
+    /// sentences.
+    pub unseen: Vec<String>,
     /// What needs attention, as sentences.
     pub warnings: Vec<String>,
 }
@@ -72,6 +83,29 @@ pub struct InterfaceReport {
     pub xdp: bool,
     /// Whether XDP programs send to it; else packets to it leave by TC.
     pub takes_xdp: bool,
+}
+
+/// A bridge.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BridgeReport {
+    /// Its name.
+    pub name: String,
+    /// Its ports, those outside first.
+    pub ports: Vec<PortReport>,
+}
+
+/// A port of a bridge.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PortReport {
+    /// Its name.
+    pub name: String,
+    /// The side that the configuration has it on.
+    pub side: Side,
+    /// What the bridge does with it, or `gone`, `no-port` of this bridge, `unfit` where the whole
+    /// bridge is not one to look at, `unknown` in another network namespace.
+    pub state: String,
+    /// Whether frames that come in by it are looked at.
+    pub looked_at: bool,
 }
 
 /// One VIP, or one inline pool.
@@ -117,8 +151,20 @@ impl Status {
         let vips = VipReport::read(&plane, &backends)?;
         let interfaces = interfaces(dir, &plane)?;
         let agent = agent(dir, socket, !vips.is_empty());
+        let bridges = dir.bridges();
+        let links = match bridges.is_empty() || !dir.is_in_this_netns() {
+            true => None,
+            false => Some(plane::link_messages()?),
+        };
+        let members = plane.backends()?;
+        let (paths, seconds) = (plane.bridge_paths()?, clock::seconds());
         let seen = if agent.pid.is_some() { control::ask_warnings(socket) } else { Vec::new() };
-        let now = warnings(dir, &interfaces, &vips, &backends, &Keys::read(&plane, None)?);
+        let mut now = around(dir, &interfaces, &vips, &routed(&backends, &members));
+        now.extend(checks::traffic(&vips, &backends, &Keys::read(&plane, None)?));
+        now.extend(checks::ambiguous(&members, &paths, seconds));
+        if let Some(links) = &links {
+            now.extend(checks::bridges(&bridges, links, &bridged(&members)));
+        }
         // The agent, which may not look at every program, has no names for those of others.
         let seen = seen.into_iter().filter(|warning| warning.kind != Kind::OtherProgram);
         let all = now.into_iter().chain(seen).collect::<BTreeSet<_>>();
@@ -129,6 +175,8 @@ impl Status {
             bypass: plane.switch(SWITCH_BYPASS)?,
             leave: plane.switch(SWITCH_LEAVE)?,
             warnings: all.into_iter().map(|warning| warning.text).collect(),
+            bridges: BridgeReport::read(&plane, &bridges, links.as_deref())?,
+            unseen: checks::unseen(&members, &paths, seconds),
             tables: tables(&plane)?,
             drift: drift(&plane, &backends)?,
             interfaces,
@@ -145,9 +193,11 @@ impl Status {
             bypass: false,
             leave: false,
             interfaces: Vec::new(),
+            bridges: Vec::new(),
             vips: Vec::new(),
             tables: Vec::new(),
             drift: Vec::new(),
+            unseen: Vec::new(),
             warnings: Vec::new(),
         }
     }
@@ -192,6 +242,38 @@ fn interfaces(dir: &PinDir, plane: &Plane) -> Result<Vec<InterfaceReport>> {
         }
     }
     Ok(found.into_values().collect())
+}
+
+impl BridgeReport {
+    /// The bridges of a gateway, as the interfaces of its network namespace tell.
+    fn read(plane: &Plane, bridges: &[Bridge], links: Option<&[LinkMessage]>) -> Result<Vec<Self>> {
+        let ports = Port::all(bridges, links.unwrap_or_default());
+        let report = |port: &Port| {
+            let (name, side) = (port.name.clone(), port.side);
+            let state = links.map_or("unknown", |_| port.word()).to_owned();
+            Ok(PortReport { name, side, state, looked_at: port.is_looked_at(plane)? })
+        };
+        let of = |bridge: &Bridge| {
+            let ports = ports.iter().filter(|port| port.bridge == bridge.name);
+            Ok(Self { name: bridge.name.clone(), ports: ports.map(report).collect::<Result<_>>()? })
+        };
+        bridges.iter().map(of).collect()
+    }
+}
+
+/// The backends whose packets are routed here.
+fn routed(backends: &Backends, members: &[(u32, Backend)]) -> Backends {
+    let is_routed = |id: u32| {
+        members.iter().any(|(of, backend)| *of == id && backend.flags & BACKEND_BRIDGED == 0)
+    };
+    let routed = backends.backends.iter().filter(|backend| is_routed(backend.id));
+    Backends { backends: routed.cloned().collect() }
+}
+
+/// The addresses of those that are not.
+fn bridged(members: &[(u32, Backend)]) -> Vec<IpAddr> {
+    let bridged = members.iter().filter(|(_, backend)| backend.flags & BACKEND_BRIDGED != 0);
+    bridged.map(|(_, backend)| socket(&backend.endpoint).ip()).collect()
 }
 
 impl VipReport {
@@ -267,21 +349,23 @@ fn drift(plane: &Plane, backends: &Backends) -> Result<Vec<String>> {
     Ok(sentences.into_iter().collect())
 }
 
-/// What is wrong at this moment; the agent sees what takes longer to see.
-fn warnings(
+/// What is wrong with the machine at this moment, `backends` being those that it routes to; the
+/// agent sees what takes longer to see.
+fn around(
     dir: &PinDir,
     interfaces: &[InterfaceReport],
     vips: &[VipReport],
     backends: &Backends,
-    keys: &Keys,
-) -> impl IntoIterator<Item = Warning> + use<> {
-    let names = interfaces.iter().map(|interface| interface.name.clone()).collect::<Vec<_>>();
+) -> Vec<Warning> {
+    let bridges = dir.bridges();
+    let is_port = |name: &str| bridges.iter().flat_map(Bridge::ports).any(|(port, _)| port == name);
+    let names = interfaces.iter().map(|interface| interface.name.clone());
+    let names = names.filter(|name| !is_port(name)).collect::<Vec<_>>();
     let both_sides = if names.len() == 1 { names.clone() } else { Vec::new() };
     let vips_of_ours = vips.iter().filter_map(|vip| vip.address.address()).collect::<Vec<_>>();
     let backends_at = backends.backends.iter().map(|backend| backend.address);
     let addresses = vips_of_ours.iter().copied().chain(backends_at).map(|at| at.ip()).collect();
     let mut warnings = checks::programs(dir, &vips_of_ours);
     warnings.extend(checks::machine(&Machine { interfaces: names, both_sides, addresses }));
-    warnings.extend(checks::traffic(vips, backends, keys));
     warnings
 }

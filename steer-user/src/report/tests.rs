@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::ticket_keys::Generated;
+use crate::{config::Side, ticket_keys::Generated};
 
 #[track_caller]
 fn keys(value: &Value) -> Vec<&str> {
@@ -155,12 +155,23 @@ fn status_has_the_documented_shape() {
             session_timeout_seconds: 600,
         }],
         tables: vec![TableReport { name: "sessions".into(), entries: 1, max_entries: 2 }],
+        bridges: vec![BridgeReport {
+            name: "br0".into(),
+            ports: vec![PortReport {
+                name: "eth1".into(),
+                side: Side::Outside,
+                state: "forwarding".into(),
+                looked_at: true,
+            }],
+        }],
         drift: Vec::new(),
+        unseen: Vec::new(),
         warnings: Vec::new(),
     };
     let value = serde_json::to_value(status).unwrap();
     let all = [
         "agent",
+        "bridges",
         "bypass",
         "drift",
         "interfaces",
@@ -168,11 +179,14 @@ fn status_has_the_documented_shape() {
         "leave",
         "pin_dir",
         "tables",
+        "unseen",
         "vips",
         "warnings",
     ];
     assert_eq!(keys(&value), all);
     assert_eq!(keys(&value["agent"]), ["pid", "running", "starting", "version"]);
+    let port = json!({"name": "eth1", "side": "outside", "state": "forwarding", "looked_at": true});
+    assert_eq!(value["bridges"][0], json!({"name": "br0", "ports": [port]}));
     assert_eq!(
         value["interfaces"][0],
         json!({"name": "eth0", "tc": true, "xdp": false, "takes_xdp": false})

@@ -1,6 +1,7 @@
 //! The command line and the agent's life on a live gateway: what docs/cli.md and docs/config.md
 //! promise.
 
+mod bridge;
 mod check;
 mod life;
 mod pools;

@@ -27,6 +27,12 @@ pub enum Kind {
     InterfaceGone,
     /// A managed interface carries no Ethernet header.
     NotEthernet,
+    /// A bridge, or a port of one, is not as the programs need it.
+    Bridge,
+    /// The kernel shows packets at a bridge to its packet filter.
+    BridgeNetfilter,
+    /// Frames to a backend come with the tags of two VLANs.
+    VlanAmbiguous,
     /// A program that should be attached is not.
     Detached,
     /// A program of somebody else sees packets before ours.
@@ -47,12 +53,15 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Forwarding,
         Self::ReversePath,
         Self::Redirects,
         Self::InterfaceGone,
         Self::NotEthernet,
+        Self::Bridge,
+        Self::BridgeNetfilter,
+        Self::VlanAmbiguous,
         Self::Detached,
         Self::OtherProgram,
         Self::OtherGateway,
@@ -71,6 +80,9 @@ impl Kind {
             Self::Redirects => "redirects",
             Self::InterfaceGone => "interface-gone",
             Self::NotEthernet => "not-ethernet",
+            Self::Bridge => "bridge",
+            Self::BridgeNetfilter => "bridge-netfilter",
+            Self::VlanAmbiguous => "vlan-ambiguous",
             Self::Detached => "detached",
             Self::OtherProgram => "other-program",
             Self::OtherGateway => "other-gateway",

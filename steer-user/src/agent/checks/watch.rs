@@ -12,13 +12,14 @@ use steer_common::shared::{VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, Vip};
 use tokio::{task, time};
 
 use super::{
-    Kind, Machine, Standing, Warning, answers::Answers, ipsec, machine, programs, source, takers,
-    traffic,
+    Kind, Machine, Standing, Warning, ambiguous, answers::Answers, bridges, ipsec, machine,
+    programs, source, takers, traffic,
 };
 use crate::{
     address,
     agent::{Pools, Swept, interfaces},
-    config::{Config, Fallback},
+    clock,
+    config::{Config, Fallback, Pool},
     plane::{self, PinDir, Plane},
     report::{Backends, Keys, VipReport},
     service::Service,
@@ -106,13 +107,35 @@ impl Watched {
             .collect::<Vec<_>>();
         let vips = self.config.vips().map(|vip| vip.address).collect::<Vec<_>>();
         let mut addresses = vips.iter().map(|vip| vip.ip()).collect::<BTreeSet<IpAddr>>();
-        addresses.extend(backends.backends.iter().map(|backend| backend.address.ip()));
+        let bridged = self.config.bridged().map(Pool::service).collect::<HashSet<_>>();
+        // Nothing is routed that passes a bridge.
+        let routed = backends.backends.iter().filter(|backend| !bridged.contains(&backend.vip));
+        addresses.extend(routed.map(|backend| backend.address.ip()));
         warnings.extend(programs(&self.dir, &vips));
         let addresses_here = addresses.iter().copied().collect();
         let here = Machine { interfaces, both_sides, addresses: addresses_here };
         warnings.extend(machine(&here));
         note(ipsec::policies(&addresses).await, warnings, failed);
         note(self.not_ethernet().await, warnings, failed);
+        if !self.config.bridges.is_empty() {
+            note(self.bridges(plane, backends, &bridged).await, warnings, failed);
+        }
+    }
+
+    /// What is wrong with bridges and what comes by them.
+    async fn bridges(
+        &self,
+        plane: &Plane,
+        backends: &Backends,
+        bridged: &HashSet<Service>,
+    ) -> Result<Vec<Warning>> {
+        let links = interfaces::links().await?;
+        let members = backends.backends.iter().filter(|backend| bridged.contains(&backend.vip));
+        let members = members.map(|backend| backend.address.ip()).collect::<Vec<_>>();
+        let mut warnings = bridges(&self.config.bridges, &links, &members);
+        let paths = plane.bridge_paths()?;
+        warnings.extend(ambiguous(&plane.backends()?, &paths, clock::seconds()));
+        Ok(warnings)
     }
 
     /// The managed interfaces that clients' packets come by and backends are behind.

@@ -12,7 +12,10 @@ use rtnetlink::packet_route::link::{
 use steer_common::shared::{INTERFACE_BRIDGE_AT, INTERFACE_INSIDE, INTERFACE_OUTSIDE, MAX_BRIDGES};
 
 use super::{links, mtu, named};
-use crate::config::{Bridge, Side, Stp};
+use crate::{
+    config::{Bridge, Side, Stp},
+    plane::Plane,
+};
 
 /// All bits of an interface in `interfaces` that say something of a port.
 pub(super) const PORT: u32 =
@@ -65,6 +68,23 @@ impl Port {
         };
         let looked_at = self.state == PortState::Forwarding;
         looked_at.then_some((self.index?, side | self.number << INTERFACE_BRIDGE_AT))
+    }
+
+    /// How it stands with it, in a word.
+    pub(crate) fn word(&self) -> &'static str {
+        match self.state {
+            PortState::Forwarding => "forwarding",
+            PortState::Not(state) => state,
+            PortState::Gone => "gone",
+            PortState::Elsewhere => "no-port",
+            PortState::Bridge(_) => "unfit",
+        }
+    }
+
+    /// Whether the map `interfaces` says that it is looked at.
+    pub(crate) fn is_looked_at(&self, plane: &Plane) -> Result<bool> {
+        let flags = self.index.map(|index| plane.interfaces.find(&index)).transpose()?.flatten();
+        Ok(flags.unwrap_or_default() & (INTERFACE_OUTSIDE | INTERFACE_INSIDE) != 0)
     }
 
     /// Why it is not looked at; `None` where it is.
@@ -133,11 +153,7 @@ pub(crate) fn trouble(bridge: &Bridge, links: &[LinkMessage]) -> Option<String> 
     if !infos(link).any(|info| *info == LinkInfo::Kind(InfoKind::Bridge)) {
         return Some(format!("{name} is no bridge"));
     }
-    let mut told = infos(link).flat_map(|info| match info {
-        LinkInfo::Data(InfoData::Bridge(told)) => &told[..],
-        _ => &[],
-    });
-    told.find_map(|told| match told {
+    settings(link).find_map(|told| match told {
         InfoBridge::StpState(stp)
             if *stp != BridgeStpState::Disabled && bridge.stp == Stp::Refused =>
         {
@@ -200,9 +216,166 @@ pub(in crate::agent) async fn refuse_bridges(bridges: &[Bridge]) -> Result<()> {
     }
 }
 
+/// Whether a bridge itself has its packets shown to the packet filter, of this family.
+pub(crate) fn calls_netfilter(bridge: &Bridge, links: &[LinkMessage], v6: bool) -> bool {
+    let called = |told: &InfoBridge| match told {
+        InfoBridge::NfCallIpTables(on) => *on && !v6,
+        InfoBridge::NfCallIp6Tables(on) => *on && v6,
+        _ => false,
+    };
+    named(links, &bridge.name).is_some_and(|link| settings(link).any(called))
+}
+
+/// What a bridge says of itself.
+fn settings(link: &LinkMessage) -> impl Iterator<Item = &InfoBridge> {
+    infos(link).flat_map(|info| match info {
+        LinkInfo::Data(InfoData::Bridge(told)) => &told[..],
+        _ => &[],
+    })
+}
+
 fn infos(link: &LinkMessage) -> impl Iterator<Item = &LinkInfo> {
     link.attributes.iter().flat_map(|attribute| match attribute {
         LinkAttribute::LinkInfo(infos) => &infos[..],
         _ => &[],
     })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use rtnetlink::packet_route::link::LinkLayerType;
+
+    use super::*;
+    use crate::config::Vlans;
+
+    pub(crate) fn bridge() -> Bridge {
+        Bridge {
+            name: "br0".into(),
+            outside: vec!["p0".into()],
+            inside: vec!["p1".into()],
+            vlans: Vlans::Any,
+            stp: Stp::Refused,
+        }
+    }
+
+    fn link(index: u32, name: &str, attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut link = LinkMessage::default();
+        (link.header.index, link.header.link_layer_type) = (index, LinkLayerType::Ether);
+        link.attributes = vec![LinkAttribute::IfName(name.into()), LinkAttribute::Mtu(1500)];
+        link.attributes.extend(attributes);
+        link
+    }
+
+    /// The bridge, as the kernel tells of it.
+    pub(crate) fn bridge_link(told: Vec<InfoBridge>) -> LinkMessage {
+        let infos = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(told))];
+        link(2, "br0", vec![LinkAttribute::LinkInfo(infos)])
+    }
+
+    fn port(index: u32, name: &str, state: BridgePortState) -> LinkMessage {
+        let data = InfoPortData::BridgePort(vec![InfoBridgePort::State(state)]);
+        let infos = LinkAttribute::LinkInfo(vec![LinkInfo::PortData(data)]);
+        link(index, name, vec![LinkAttribute::Controller(2), infos])
+    }
+
+    fn good() -> [LinkMessage; 3] {
+        [
+            bridge_link(vec![InfoBridge::StpState(BridgeStpState::Disabled)]),
+            port(3, "p0", BridgePortState::Forwarding),
+            port(4, "p1", BridgePortState::Forwarding),
+        ]
+    }
+
+    /// The bits of each port that has any, and why the others have none.
+    fn looked_at(bridges: &[Bridge], links: &[LinkMessage]) -> (Vec<(u32, u32)>, Vec<String>) {
+        let ports = Port::all(bridges, links);
+        let bits = ports.iter().filter_map(Port::flags).collect();
+        (bits, ports.iter().filter_map(Port::trouble).collect())
+    }
+
+    #[test]
+    fn ports_that_forward_have_their_side_and_the_number_of_their_bridge() {
+        let sides = vec![(3, INTERFACE_OUTSIDE), (4, INTERFACE_INSIDE)];
+        assert_eq!(looked_at(&[bridge()], &good()), (sides, vec![]));
+        let other = Bridge {
+            name: "br1".into(),
+            outside: vec!["p8".into()],
+            inside: vec!["p9".into()],
+            ..bridge()
+        };
+        let second = 1 << INTERFACE_BRIDGE_AT;
+        let sides = vec![(3, INTERFACE_OUTSIDE | second), (4, INTERFACE_INSIDE | second)];
+        assert_eq!(looked_at(&[other, bridge()], &good()).0, sides);
+    }
+
+    #[test]
+    fn a_port_that_does_not_forward_or_is_elsewhere_has_no_bits() {
+        let with = |changed: LinkMessage| {
+            let [br0, p0, _] = good();
+            looked_at(&[bridge()], &[br0, p0, changed])
+        };
+        let outside = vec![(3, INTERFACE_OUTSIDE)];
+        for (state, word) in [
+            (BridgePortState::Disabled, "disabled"),
+            (BridgePortState::Listening, "listening"),
+            (BridgePortState::Learning, "learning"),
+            (BridgePortState::Blocking, "blocking"),
+        ] {
+            let told = vec![format!("its state is {word}")];
+            assert_eq!(with(port(4, "p1", state)), (outside.clone(), told));
+        }
+        let mut left = port(4, "p1", BridgePortState::Forwarding);
+        left.attributes.retain(|attribute| !matches!(attribute, LinkAttribute::Controller(_)));
+        assert_eq!(with(left.clone()), (outside.clone(), vec!["p1 is no port of br0".into()]));
+        left.attributes.push(LinkAttribute::Controller(9));
+        assert_eq!(with(left), (outside.clone(), vec!["p1 is no port of br0".into()]));
+        let gone = link(4, "p2", vec![]);
+        assert_eq!(with(gone), (outside, vec!["there is no interface p1".into()]));
+    }
+
+    #[test]
+    fn no_port_of_a_bridge_has_bits_that_may_block_filters_vlans_or_is_none() {
+        let [br0, p0, p1] = good();
+        let with = |bridge: &Bridge, link: LinkMessage| {
+            let links = [link, p0.clone(), p1.clone()];
+            (
+                looked_at(std::slice::from_ref(bridge), &links).0.len(),
+                refusals(std::slice::from_ref(bridge), &links),
+            )
+        };
+        for (told, said) in [
+            (InfoBridge::StpState(BridgeStpState::KernelStp), "STP is on at br0"),
+            (InfoBridge::StpState(BridgeStpState::UserStp), "STP is on at br0"),
+            (InfoBridge::VlanFiltering(true), "br0 filters VLANs"),
+        ] {
+            let (n, refused) = with(&bridge(), bridge_link(vec![told]));
+            assert!(n == 0 && refused.len() == 1 && refused[0].starts_with(said), "{refused:?}");
+        }
+        let watched = Bridge { stp: Stp::Watched, ..bridge() };
+        let stp = bridge_link(vec![InfoBridge::StpState(BridgeStpState::KernelStp)]);
+        assert_eq!(with(&watched, stp), (2, vec![]));
+        assert_eq!(with(&bridge(), link(2, "br0", vec![])), (0, vec!["br0 is no bridge".into()]));
+        assert_eq!(
+            with(&bridge(), link(2, "br1", vec![])),
+            (0, vec!["there is no bridge br0".into()])
+        );
+        assert_eq!(with(&bridge(), br0), (2, vec![]));
+    }
+
+    #[test]
+    fn a_start_is_refused_for_wrong_ports_and_mtus_and_not_for_a_port_that_waits() {
+        let [br0, p0, _] = good();
+        let refused = |p1: LinkMessage| refusals(&[bridge()], &[br0.clone(), p0.clone(), p1]);
+        assert_eq!(refused(port(4, "p1", BridgePortState::Disabled)), [""; 0]);
+        assert_eq!(refused(link(4, "p1", vec![])), ["bridge br0: p1 is no port of br0"]);
+        assert_eq!(refused(link(4, "p2", vec![])), ["bridge br0: there is no interface p1"]);
+        let mut large = port(4, "p1", BridgePortState::Forwarding);
+        large.attributes.retain(|attribute| !matches!(attribute, LinkAttribute::Mtu(_)));
+        large.attributes.push(LinkAttribute::Mtu(9000));
+        let [told] = &refused(large)[..] else { panic!("one sentence") };
+        assert!(
+            told.starts_with("the ports of br0 have several MTUs (p0 1500, p1 9000)"),
+            "{told}"
+        );
+    }
 }

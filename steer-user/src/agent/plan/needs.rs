@@ -81,4 +81,13 @@ mod tests {
         let [route] = &said(5, "steer")[..] else { panic!("one sentence") };
         assert!(route.contains("to 10.0.0.1, 10.0.0.2, 10.0.0.3 and 2 more by"), "{route}");
     }
+    #[test]
+    fn a_bridged_pool_needs_nothing_and_its_bridge_says_how_lacp_passes() {
+        let text = "[[bridge]]\nname = \"br0\"\noutside = [\"p0\"]\ninside = [\"p1\"]\n[[pool]]\nname = \"web\"\n\
+                    shape = \"bridge\"\nmode = \"steer\"\n[[pool.backend]]\naddress = \"10.0.0.1:443\"\n";
+        let said = needs(&Config::parse(Path::new("steer.toml"), text).unwrap());
+        let [nothing, hint] = &said[..] else { panic!("two sentences: {said:?}") };
+        assert!(nothing.starts_with("pool web: the network needs nothing: "), "{nothing}");
+        assert!(hint.ends_with("group_fwd_mask 0x400c` for each of p0, p1"), "{hint}");
+    }
 }
