@@ -71,7 +71,7 @@ impl Core {
             for _ in 0..64 {
                 match self.ports[index].receive(buffer)? {
                     Received::Ours(packet) if packet.is_tcp() => self.carry(index, packet)?,
-                    Received::Ours(_) | Received::Sent => {}
+                    Received::Ours(_) | Received::Skipped => {}
                     Received::NotOurs => self.for_others += usize::from(index == 1),
                     Received::Nothing => break,
                 }
@@ -117,6 +117,8 @@ impl Core {
         let balanced = dialled == vip(family);
         let member = if balanced { self.choose(family, client) } else { dialled };
         let near = if self.snat == Snat::Yes { self.port_for(client, member) } else { client };
+        // As the member sees it, there is one of these ports.
+        self.connections.retain(|c| c.near != near || c.member != member);
         let mut connection = Connection::new(&syn, near, member);
         let out = match self.cookies {
             Some(cookies) if balanced => connection.answer(cookies)?,

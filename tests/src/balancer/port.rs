@@ -43,7 +43,7 @@ impl Port {
         self.socket.as_raw_fd()
     }
 
-    /// The next frame that waits, if it is for this station or for all.
+    /// The next frame that waits, and whom it is for.
     pub(super) fn receive(&self, buffer: &mut [u8]) -> Result<Received> {
         match (&self.socket).read(buffer) {
             Ok(n) if n >= HEADER + 14 => {
@@ -51,9 +51,10 @@ impl Port {
                 if to == self.own {
                     return Ok(Received::Ours(Packet::of(buffer[..n].to_vec())));
                 }
-                Ok(if to == self.far { Received::Sent } else { Received::NotOurs })
+                let for_many = to[0] & 1 != 0;
+                Ok(if for_many || to == self.far { Received::Skipped } else { Received::NotOurs })
             }
-            Ok(_) => Ok(Received::Sent),
+            Ok(_) => Ok(Received::Skipped),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Received::Nothing),
             Err(error) => Err(error).context("receive a frame"),
         }
@@ -70,9 +71,9 @@ impl Port {
 pub(super) enum Received {
     /// A frame for this station.
     Ours(Packet),
-    /// What this machine itself sent, by another socket.
-    Sent,
-    /// A frame for another station, or for many.
+    /// What this machine itself sent, by another socket, or what is for many.
+    Skipped,
+    /// A frame for another station.
     NotOurs,
     /// No more for now.
     Nothing,

@@ -2,6 +2,11 @@
 
 mod cookies;
 mod crowd;
+mod down;
 mod exempt;
+mod failover;
+mod killed;
 mod legs;
 mod passing;
+mod round;
+mod rules;
