@@ -40,7 +40,7 @@ fn moves_over_it(
     let run = run(setting)?;
     let balancer = Balancer::start(&run.lab, snat)?;
     let case = Case::start(&run)?;
-    let dial = dial(case.dial.clone());
+    let dial = dial(Dial { timeout: PATIENCE, ..case.dial.clone() });
     let waits = once == Counter::Rehome;
     let silence = waits.then(|| Loss::incoming(run.lab.backend(OWNER), "meta l4proto tcp"));
     thread::scope(|scope| {
