@@ -20,7 +20,7 @@ use crate::{
     frames::{Tap, Twins},
     pieces::fragments,
     scenario::Run,
-    topology::{Family, mac, mac_text, vip},
+    topology::{Family, Lab, mac_text, vip},
 };
 
 /// How long a thread waits before it looks whether it shall end, or lets go what nothing followed.
@@ -75,12 +75,13 @@ impl<'a> Detour<'a> {
     /// When `ip` or `ethtool` refuses.
     pub fn start(run: &'a Run, rule: impl FnMut(Seen) -> Fate + Send + 'static) -> Result<Self> {
         let client = run.lab.client();
-        client.ip(&links())?;
+        client.ip(&links(&run.lab))?;
         client.tool("ethtool -K detour0 tx off tso off gso off")?;
         let road = Road {
             from: Tap::open(client, "detour1")?,
             to: Tap::open(client, "eth0")?,
             twins: Twins::start(client, "eth0")?,
+            gate: run.lab.client_link().1,
             rule,
             n_frames: 0,
             n_data: 0,
@@ -93,7 +94,7 @@ impl<'a> Detour<'a> {
             let ends = ends.clone();
             move || road.serve(&ends)
         });
-        client.ip(&routes())?;
+        client.ip(&routes(&run.lab))?;
         Ok(Self { run, ends, thread: Some(thread) })
     }
 }
@@ -109,21 +110,21 @@ impl Drop for Detour<'_> {
 
 /// The far end has an address of its own, so that the clients' stack ignores what arrives there for
 /// the gateway.
-pub(crate) fn links() -> String {
-    let clients = mac_text(mac(0, 2));
+pub(crate) fn links(lab: &Lab) -> String {
+    let clients = mac_text(lab.client_link().0);
     format!(
         "link add detour0 address {clients} type veth peer name detour1\n\
          link set detour1 up\nlink set detour0 up\n"
     )
 }
 
-/// Clients' packets to a VIP leave by detour0, addressed to the gateway.
-pub(crate) fn routes() -> String {
-    let gateway = mac_text(mac(0, 1));
+/// Clients' packets to a VIP leave by detour0, addressed to the gateway or the balancer before it.
+pub(crate) fn routes(lab: &Lab) -> String {
+    let gate = mac_text(lab.client_link().1);
     let route = |family| {
         let vip = vip(family).ip();
         format!(
-            "neigh add {vip} lladdr {gateway} dev detour0 nud permanent\nroute add {vip} dev detour0\n"
+            "neigh add {vip} lladdr {gate} dev detour0 nud permanent\nroute add {vip} dev detour0\n"
         )
     };
     route(Family::V4) + &route(Family::V6)
@@ -133,6 +134,7 @@ struct Road<R> {
     from: Tap,
     to: Tap,
     twins: Twins,
+    gate: [u8; 6],
     rule: R,
     n_frames: usize,
     n_data: usize,
@@ -144,8 +146,8 @@ struct Road<R> {
 impl<R: FnMut(Seen) -> Fate> Road<R> {
     fn serve(mut self, ends: &AtomicBool) -> Result<()> {
         while !ends.load(Ordering::Relaxed) {
-            let for_gateway = |frame: &[u8]| frame.starts_with(&mac(0, 1));
-            match self.from.await_frame(TICK, for_gateway)? {
+            let for_gate = |frame: &[u8]| frame.starts_with(&self.gate);
+            match self.from.await_frame(TICK, for_gate)? {
                 Some(frame) => self.judge(frame)?,
                 None => {
                     self.held = self.held.take().or(self.beside.take());

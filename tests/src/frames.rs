@@ -278,9 +278,9 @@ pub fn meet(here: &AtomicUsize, round: usize) {
 }
 
 /// ETH_P_ALL: every frame, in and out.
-const ALL_PROTOCOLS: u16 = 0x0003;
+pub(crate) const ALL_PROTOCOLS: u16 = 0x0003;
 
-fn link_address(index: u32) -> Result<SockAddr> {
+pub(crate) fn link_address(index: u32) -> Result<SockAddr> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: ALL_PROTOCOLS.to_be(),

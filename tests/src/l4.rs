@@ -32,6 +32,8 @@ impl<'a> PlainL4<'a> {
 /// As [`PlainL4::start`], and where there is no balancer.
 pub fn set_up(lab: &Lab, snat: Snat) -> Result<()> {
     let balancer = lab.balancer().context("no balancer stands in front of the gateway")?;
+    // As one in hardware, it translates what it does not judge.
+    balancer.sysctl("netfilter/nf_conntrack_checksum", "0")?;
     set_up_in(balancer, lab.n_backends(), snat)
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Read it in the order a test uses it: [`scenario`] describes what is wanted and starts it;
 //! [`topology`] builds the namespaces and links, [`netns`] is one namespace; [`pki`], [`nginx`] and
-//! [`client`] are the TLS ends; [`agent`] runs steer, [`l4`] and [`haproxy`] its rivals;
+//! [`client`] are the TLS ends; [`agent`] runs steer, [`l4`] and [`haproxy`] its rivals, [`balancer`] one in front of it;
 //! [`kernel_counters`] and [`loss`] judge and disturb; [`packets`] and [`frames`] make and send
 //! segments that no kernel would, [`flood`] many of them, [`icmp_errors`] errors. [`programs`] runs
 //! packets through the loaded programs without any link, on flows of [`ends`]; [`detour`] reorders
@@ -15,6 +15,7 @@
 //! ticket keys, [`matrix::visits`] with clients that change their addresses.
 
 pub mod agent;
+pub mod balancer;
 pub mod bench;
 pub mod case;
 pub mod client;

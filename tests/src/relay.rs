@@ -23,7 +23,7 @@ use crate::{
     frames::Tap,
     loss::Loss,
     scenario::Run,
-    topology::{mac, mac_text},
+    topology::{Lab, mac_text},
 };
 
 /// How long a thread waits before it looks whether it shall end; packet sockets wait no shorter
@@ -56,7 +56,7 @@ impl<'a> Relay<'a> {
     /// When `ip`, `ethtool` or `nft` refuses.
     pub fn start(run: &'a Run, delay: Delay) -> Result<Self> {
         let client = run.lab.client();
-        client.ip(&(detour::links() + &links_back()))?;
+        client.ip(&(detour::links(&run.lab) + &links_back(&run.lab)))?;
         for interface in ["detour0", "back0", "back1"] {
             client.tool(&format!("ethtool -K {interface} tx off tso off gso off gro off"))?;
         }
@@ -67,9 +67,10 @@ impl<'a> Relay<'a> {
             let (ends, overtaken) = (ends.clone(), overtaken.clone());
             anyhow::Ok(std::thread::spawn(move || way.serve(&ends, &overtaken)))
         };
-        let threads = vec![way("detour1", "eth0", mac(0, 1))?, way("eth0", "back1", mac(0, 2))?];
+        let (clients, gate) = run.lab.client_link();
+        let threads = vec![way("detour1", "eth0", gate)?, way("eth0", "back1", clients)?];
         let silence = Loss::incoming(client, "meta l4proto tcp")?;
-        client.ip(&detour::routes())?;
+        client.ip(&detour::routes(&run.lab))?;
         Ok(Self { run, ends, overtaken, threads, _silence: silence })
     }
 
@@ -91,8 +92,8 @@ impl Drop for Relay<'_> {
 }
 
 /// What comes out of back1 arrives at back0, for the clients' own address.
-fn links_back() -> String {
-    let clients = mac_text(mac(0, 2));
+fn links_back(lab: &Lab) -> String {
+    let clients = mac_text(lab.client_link().0);
     format!(
         "link add back0 address {clients} type veth peer name back1\nlink set back1 up\nlink set back0 up\n"
     )

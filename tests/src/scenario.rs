@@ -37,8 +37,8 @@ pub struct Scenario {
     nginx: nginx::Settings,
     /// What steer's configuration says.
     pub steer: Settings,
-    /// What the balancer does with the clients' addresses, where there is one.
-    balancer: Snat,
+    /// What the balancer of nftables does with the clients' addresses, where there is one.
+    balancer: Option<Snat>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +68,7 @@ impl Scenario {
             announced_mss: Vec::new(),
             nginx: nginx::Settings::default(),
             steer: Settings::new(hook),
-            balancer: Snat::No,
+            balancer: None,
         }
     }
 
@@ -82,8 +82,20 @@ impl Scenario {
     /// A balancer stands in front of the gateway, which has pools without VIPs.
     #[must_use]
     pub fn inline(mut self, snat: Snat) -> Self {
+        self.balancer = Some(snat);
+        self.behind()
+    }
+
+    /// As [`Scenario::inline`], but the balancer's place is empty: it is for a
+    /// [`crate::balancer::Balancer`].
+    #[must_use]
+    pub fn behind_stand_in(mut self) -> Self {
+        self.balancer = None;
+        self.behind()
+    }
+
+    fn behind(mut self) -> Self {
         self.plan.balancer = true;
-        self.balancer = snat;
         self.steer.shape = Shape::Inline;
         self
     }
@@ -198,8 +210,8 @@ impl Scenario {
         for (index, mss) in &self.announced_mss {
             lab.announce_mss(*index, *mss)?;
         }
-        if lab.balancer().is_some() {
-            l4::set_up(&lab, self.balancer)?;
+        if let Some(snat) = self.balancer {
+            l4::set_up(&lab, snat)?;
         }
         let pki = Arc::new(Pki::make(self.plan.n_backends)?);
         let servers = (0..self.plan.n_backends)

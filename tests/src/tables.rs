@@ -6,7 +6,8 @@ use aya::{
     maps::{Array, HashMap, Map, MapData},
 };
 use steer_common::shared::{
-    BridgePath, Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, Pending, Session, SessionKey,
+    BridgePath, Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, Leg, Pending, Session,
+    SessionKey,
 };
 use steer_user::plane::PinDir;
 
@@ -21,6 +22,7 @@ pub fn entries(steer: &Agent<'_>, table: &str) -> Result<usize> {
         "sessions" => count::<SessionKey, Session>(steer, table),
         "key_names" | "key_name_tries" => count::<SessionKey, KeyName>(steer, table),
         "flows" | "splices" | "handshakes" => count::<FlowKey, Flow>(steer, table),
+        "legs" => count::<FlowKey, Leg>(steer, table),
         "pending" => count::<FlowKey, Pending>(steer, table),
         "fragments" => count::<FragmentKey, FragmentRoute>(steer, table),
         _ => bail!("no table is named {table}"),

