@@ -234,6 +234,8 @@ counters! {
     OwnerRefused = "owner-refused",
     /// Fallback: the owner did not answer.
     OwnerSilent = "owner-silent",
+    /// Fallback: the owner did not answer the last moves to it, and rests for some seconds.
+    OwnerResting = "owner-resting",
     /// Fallback: the owner agreed to other TCP options than the first backend.
     OwnerIncompatible = "owner-incompatible",
     /// Fallback: the owner holds another connection on these addresses, which is left alone.

@@ -21,6 +21,7 @@ pub mod maps;
 pub mod ranges;
 pub mod refusals;
 pub mod rehome;
+pub mod rest;
 pub mod rotation;
 pub mod session;
 pub mod shared;

@@ -9,7 +9,7 @@ use crate::{
         Backend, BackendPath, BackendStats, BridgePath, Configured, Endpoint, EndpointEntry,
         ExemptKey, FastSlot, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held, HeldKey,
         HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_BRIDGES, MAX_EXEMPT,
-        MAX_INTERFACES, MAX_VIPS, Pending, Refusals, Rotation, SWITCHES, Session, SessionKey,
+        MAX_INTERFACES, MAX_VIPS, Pending, Refusals, Rest, Rotation, SWITCHES, Session, SessionKey,
         Settings, Source, SourceKey, TraceLine, VLAN_WORDS, Vip,
     },
     trace,
@@ -106,6 +106,7 @@ pub const MAPS: &[Map] = &maps! {
     "key_names"      LruHash<SessionKey, KeyName>         16_384,                Fixed,     Both;
     "key_name_tries" LruHash<SessionKey, KeyName>         1024,                  Fixed,     Both;
     "refusals"       Array<u32, Refusals>                 MAX_BACKENDS,          Fixed,     Both;
+    "rests"          Array<u32, Rest>                     MAX_BACKENDS,          Fixed,     Both;
     "rotations"      Array<u32, Rotation>                 MAX_VIPS,              Fixed,     Both;
     "sources"        LruHash<SourceKey, Source>           16_384,                Fixed,     Both;
     "flows"          LruHash<FlowKey, Flow>               262_144,               Sizable,   Both;

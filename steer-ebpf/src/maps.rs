@@ -14,9 +14,9 @@ use steer_common::{
         Address, BACKEND_DIALLED, Backend, BackendPath, BackendStats, BridgePath, Endpoint,
         EndpointEntry, Event, FastSlot, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held,
         HeldKey, HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_BRIDGES, MAX_EXEMPT,
-        MAX_INTERFACES, MAX_VIPS, Pending, ROLE_BRIDGED, ROLE_MEMBER, ROLE_VIP, Refusals, Rotation,
-        SERVICE_BACKEND, SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings,
-        Source, SourceKey, TraceLine, VLAN_WORDS, Vip,
+        MAX_INTERFACES, MAX_VIPS, Pending, ROLE_BRIDGED, ROLE_MEMBER, ROLE_VIP, Refusals, Rest,
+        Rotation, SERVICE_BACKEND, SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey,
+        Settings, Source, SourceKey, TraceLine, VLAN_WORDS, Vip,
     },
     trace,
 };
@@ -41,6 +41,9 @@ pub(crate) static KEY_NAME_TRIES: LruHashMap<
 /// and emptied by the agent.
 #[btf_map(name = "refusals")]
 static REFUSALS: Array<Refusals, { MAX_BACKENDS as usize }> = Array::new();
+/// Whether moves to backends rest, by their number. Written here only, and emptied by the agent.
+#[btf_map(name = "rests")]
+static RESTS: Array<Rest, { MAX_BACKENDS as usize }> = Array::new();
 /// In which order the backends of each VIP came to their newest key names. Written here; the agent
 /// takes out who is gone.
 #[btf_map(name = "rotations")]
@@ -268,6 +271,13 @@ pub(crate) fn bridge_path(id: u32) -> Option<&'static mut BridgePath> {
 pub(crate) fn refusals(id: u32) -> Option<&'static mut Refusals> {
     // SAFETY: as above; a lost race costs one number.
     REFUSALS.get_ptr_mut(id).map(|p| unsafe { &mut *p })
+}
+
+/// Whether moves to a backend rest.
+#[inline(always)]
+pub(crate) fn rest(id: u32) -> Option<&'static mut Rest> {
+    // SAFETY: as above; a lost race costs one number.
+    RESTS.get_ptr_mut(id).map(|p| unsafe { &mut *p })
 }
 
 /// When the backends of a VIP came to new key names.

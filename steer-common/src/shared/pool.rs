@@ -106,6 +106,17 @@ pub struct BackendPath {
     pub flags: u32,
 }
 
+/// Whether moves to one backend rest: value of `rests`, whose index is the `BackendId`. Nobody but
+/// the programs writes it ([`crate::rest`]).
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rest {
+    /// They rest until then, seconds of CLOCK_MONOTONIC; 0: they do not.
+    pub until: u32,
+    /// Moves in a row that it did not answer.
+    pub silent: u32,
+}
+
 /// A packet of a steered flow came back from it: the return path leads through this gateway.
 pub const PATH_RETURN_SEEN: u32 = 1;
 /// It spoke before its client did: it waits for nobody's hello, and hears of every acknowledgement

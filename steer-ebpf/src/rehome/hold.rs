@@ -7,6 +7,7 @@ use steer_common::{
     flow::{State, StateWord},
     ranges::{self, Inserted},
     rehome::{self, DataAct, Progress},
+    rest,
     shared::{Flow, options},
     wire::{ETHERNET_LEN, upper},
 };
@@ -25,7 +26,7 @@ use crate::{
     forward::{bridge, next_hop::hop_to},
     handshake::unknown::copy_flow,
     learn::certificate::expect_unread,
-    maps::{PENDING, SPLICES, backend, backend_path, count, count_index, now},
+    maps::{PENDING, SPLICES, backend, backend_path, count, count_index, now, rest},
     packet::{options::read_options, sums::sum_payload},
     rehome::buffer::{new_buffer, store_in_buffer},
     scratch::{Scratch, StreamRange, scratch},
@@ -201,7 +202,14 @@ pub(crate) extern "C" fn on_buffered(flow: *mut Flow) -> Stage {
             scratch.range.reason = reason as u32;
             Stage::DecideLast
         }
-        DataAct::Flush(reason) => give_up(flow, reason as u32),
+        DataAct::Flush(reason) => {
+            if reason as u32 == Counter::OwnerSilent as u32
+                && let Some(rest) = rest(record.owner as u32)
+            {
+                rest::note_silence(rest, scratch.seconds);
+            }
+            give_up(flow, reason as u32)
+        }
         DataAct::OpenOwner(owner) => {
             scratch.backend = owner as u32;
             Stage::OpenOwner
@@ -248,6 +256,9 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     let record = unsafe { &mut *flow };
     if backend(owner).is_some_and(|owner| owner.endpoint.address == scratch.key.client) {
         return give_up(flow, Counter::OwnerIsClient as u32);
+    }
+    if rest(owner).is_some_and(|rest| rest::rests(rest, scratch.seconds)) {
+        return give_up(flow, Counter::OwnerResting as u32);
     }
     if scratch.port.is_bridges()
         && let Some(reason) = bridge::refuses(record.first as u32, owner, scratch.seconds)

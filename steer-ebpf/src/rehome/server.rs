@@ -7,6 +7,7 @@ use steer_common::{
     flow::{State, StateWord},
     ranges,
     rehome::{self, ServerAct},
+    rest,
     shared::{FLOW_LEARNED, FLOW_RIVALLED, Flow, PATH_SPEAKS_FIRST, SERVICE_BACKEND, options},
     splice,
     wire::{tcp::flags, tls::server_flight::Follow},
@@ -28,7 +29,8 @@ use crate::{
         vouched::{has_another, no_flow},
     },
     maps::{
-        PENDING, SPLICES, backend, backend_path, count, count_backend, count_index, now, vip_of,
+        PENDING, SPLICES, backend, backend_path, count, count_backend, count_index, now, rest,
+        vip_of,
     },
     packet::options::read_options,
     scratch::{Reset, Scratch, scratch},
@@ -259,6 +261,9 @@ pub(crate) extern "C" fn complete_splice(skb: *mut __sk_buff, flow: *mut Flow) -
     count(Counter::SpliceOpened);
     count(Counter::FirstReset);
     count_backend(id, |stats| stats.rehomed += 1);
+    if let Some(rest) = rest(id) {
+        rest::note_answer(rest);
+    }
     emit_event(scratch, Counter::SpliceOpened);
     scratch.reset.backend = record.first as u32;
     Stage::ResetThenOwner

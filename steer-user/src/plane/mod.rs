@@ -34,7 +34,7 @@ use steer_common::{
     rotation,
     shared::{
         Backend, BackendPath, BackendStats, Configured, Endpoint, EndpointEntry, Flow, FlowKey,
-        Foreign, KeyName, Leg, Outcomes, Refusals, Rotation, SWITCH_LEAVE, SWITCH_RESIZING,
+        Foreign, KeyName, Leg, Outcomes, Refusals, Rest, Rotation, SWITCH_LEAVE, SWITCH_RESIZING,
         Session, SessionKey, Settings, Source, SourceKey, Vip,
     },
 };
@@ -80,6 +80,8 @@ pub struct Plane {
     backends: Slots<Backend>,
     backend_paths: Slots<BackendPath>,
     refusals: Slots<Refusals>,
+    // Nothing where the gateway's version has none, which a start makes.
+    rests: Option<Slots<Rest>>,
     /// When backends came to their newest ticket keys, by the VIP's number.
     pub rotations: Slots<Rotation>,
     pub(crate) backend_ids: Table<Endpoint, u32>,
@@ -117,6 +119,7 @@ impl Plane {
             backends: Slots::open(dir, "backends")?,
             backend_paths: Slots::open(dir, "backend_paths")?,
             refusals: Slots::open(dir, "refusals")?,
+            rests: dir.map("rests").exists().then(|| Slots::open(dir, "rests")).transpose()?,
             rotations: Slots::open(dir, "rotations")?,
             backend_ids: Table::open(dir, "backend_ids")?,
             vips: Table::open(dir, "vips")?,
@@ -189,6 +192,7 @@ impl Plane {
         self.set_backend_path(id, &BackendPath::default())?;
         self.clear_bridge_path(id)?;
         self.refusals.set(id, &Refusals::default())?;
+        self.rests.as_mut().map_or(Ok(()), |rests| rests.set(id, &Rest::default()))?;
         for (vip, mut rotation) in (0..).zip(self.rotations.all()?) {
             if rotation::forget(&mut rotation, id as u16) {
                 self.rotations.set(vip, &rotation)?;

@@ -1,7 +1,10 @@
 //! Case 15: servers' answers that take another way than through the gateway (direct server return,
 //! or a second router).
 
-use std::time::Duration;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use steer_common::counters::Counter;
@@ -59,6 +62,43 @@ fn an_owner_whose_answers_go_round_the_gateway_is_silent_and_is_asked_no_more() 
         stays(&case, &clients[MOVES])?;
         case.expect(&[(Counter::Rehome, MOVES as u64), (Counter::OwnerDown, 1)])?;
         case.unharmed(0)
+    })
+}
+
+/// Nobody judges its health here, and the balancer sends nobody to it: after two moves in vain the
+/// others do not wait for it.
+#[test]
+fn an_owner_that_did_not_answer_two_moves_rests_and_is_asked_again_later() -> Result<()> {
+    const REST: Duration = Duration::from_secs(11);
+    in_settings(372, |setting| {
+        let scenario = setting.scenario().vip_setting("health = \"off\"");
+        let run = scenario.inline(Snat::No).start()?;
+        let mut case = Case::start(&run)?;
+        let clients = (0..4).map(|_| run.new_client()).collect::<Result<Vec<_>>>()?;
+        for client in &clients {
+            case.fetch_with(client, &case.home)?;
+        }
+        case.count_from_here()?;
+        run.lab.backend(OWNER).nft(
+            "table inet deaf {\n chain syns {\n  type filter hook prerouting priority raw\n  \
+             tcp flags syn / syn,ack drop\n }\n}\n",
+        )?;
+        stays(&case, &clients[0])?;
+        stays(&case, &clients[1])?;
+        let start = Instant::now();
+        stays(&case, &clients[2])?;
+        let took = start.elapsed();
+        case.expect(&[
+            (Counter::Rehome, 2),
+            (Counter::OwnerSilent, 2),
+            (Counter::OwnerResting, 1),
+        ])?;
+        run.lab.backend(OWNER).nft("delete table inet deaf\n")?;
+        thread::sleep(REST);
+        case.fetch_with(&clients[3], &case.dial)?;
+        case.expect(&[(Counter::SpliceOpened, 1)])?;
+        println!("a visit while the owner rests took {took:?}");
+        case.unharmed(1)
     })
 }
 
