@@ -4,6 +4,8 @@
 //! it would make a loop, and past a bridge that filters VLANs it would keep a tag that the bridge
 //! takes off. So a port is looked at only while its bridge says that it forwards.
 
+use std::collections::HashMap;
+
 use anyhow::{Result, bail};
 use rtnetlink::packet_route::link::{
     BridgePortState, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
@@ -35,7 +37,7 @@ pub(crate) struct Port {
     /// The number of its bridge.
     number: u32,
     /// Its index, where it is there.
-    index: Option<u32>,
+    pub(super) index: Option<u32>,
 }
 
 /// How it stands with a port.
@@ -56,7 +58,16 @@ pub(crate) enum PortState {
 impl Port {
     /// Every port of these bridges, as these interfaces tell.
     pub(crate) fn all(bridges: &[Bridge], links: &[LinkMessage]) -> Vec<Self> {
-        let of = |(number, bridge)| ports(number, bridge, links);
+        Self::known(bridges, links, &HashMap::new())
+    }
+
+    /// As [`Port::all`]; one that has another name by now is known by the index that it had before.
+    pub(super) fn known(
+        bridges: &[Bridge],
+        links: &[LinkMessage],
+        before: &HashMap<String, u32>,
+    ) -> Vec<Self> {
+        let of = |(number, bridge)| ports(number, bridge, links, before);
         (0..).zip(bridges).flat_map(of).collect()
     }
 
@@ -100,11 +111,17 @@ impl Port {
     }
 }
 
-fn ports(number: u32, bridge: &Bridge, links: &[LinkMessage]) -> Vec<Port> {
+fn ports(
+    number: u32,
+    bridge: &Bridge,
+    links: &[LinkMessage],
+    before: &HashMap<String, u32>,
+) -> Vec<Port> {
     let why = trouble(bridge, links);
     let controller = named(links, &bridge.name).map(|link| link.header.index);
     let port = |(name, side): (&str, Side)| {
-        let link = named(links, name);
+        let renamed = || links.iter().find(|link| Some(&link.header.index) == before.get(name));
+        let link = named(links, name).or_else(renamed);
         let state = match (&why, link) {
             (Some(why), _) => PortState::Bridge(why.clone()),
             (None, None) => PortState::Gone,
@@ -194,7 +211,7 @@ pub(super) fn refusals(bridges: &[Bridge], links: &[LinkMessage]) -> Vec<String>
             continue;
         }
         // A port that does not forward now is waited for.
-        let wrong = ports(0, bridge, links).into_iter();
+        let wrong = ports(0, bridge, links, &HashMap::new()).into_iter();
         let wrong =
             wrong.filter(|port| !matches!(port.state, PortState::Forwarding | PortState::Not(_)));
         said.extend(
@@ -306,6 +323,20 @@ pub(crate) mod tests {
         let second = 1 << INTERFACE_BRIDGE_AT;
         let sides = vec![(3, INTERFACE_OUTSIDE | second), (4, INTERFACE_INSIDE | second)];
         assert_eq!(looked_at(&[other, bridge()], &good()).0, sides);
+    }
+
+    #[test]
+    fn a_port_that_has_another_name_now_is_known_by_its_index() {
+        let [br0, p0, _] = good();
+        let links = [br0, p0, port(4, "renamed", BridgePortState::Forwarding)];
+        let bits = |before: HashMap<String, u32>| {
+            let ports = Port::known(&[bridge()], &links, &before);
+            ports.iter().filter_map(Port::flags).collect::<Vec<_>>()
+        };
+        let outside = (3, INTERFACE_OUTSIDE);
+        assert_eq!(bits(HashMap::new()), [outside]);
+        let before = HashMap::from([("p1".to_owned(), 4)]);
+        assert_eq!(bits(before), [outside, (4, INTERFACE_INSIDE)]);
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub(in crate::agent) fn xdp_rests() -> bool {
 /// Fills the maps `interfaces` and `vlans` with what the kernel says now. Takes [`REST`] where an
 /// interface stopped to take frames of XDP since the map was filled last, and XDP is on.
 pub async fn fill_interfaces(plane: &mut Plane, bridges: &[Bridge]) -> Result<()> {
-    let (found, _) = look(Netdev::find().await?.as_ref(), bridges).await?;
+    let netdev = Netdev::find().await?;
+    let (found, _) = look(netdev.as_ref(), bridges, &HashMap::new()).await?;
     apply_vlans(plane, bridges)?;
     if apply(plane, &found)? == Pause::Needed {
         time::sleep(REST).await;
@@ -80,6 +81,9 @@ struct Told {
     slow: HashSet<String>,
     /// Why each port of a bridge is not looked at, if so.
     ports: HashMap<String, Option<String>>,
+    /// The index that each port had when it was seen last: the programs stay there, whatever it is
+    /// called by then.
+    indices: HashMap<String, u32>,
 }
 
 /// Looks whenever there are news, and now and then, until nothing is told any more. While XDP rests
@@ -89,7 +93,8 @@ async fn follow(plane: &mut Plane, config: &Config, told: &mut Told) -> Result<(
     let mut news = news(netdev.as_ref())?;
     let mut rests = None;
     loop {
-        let (found, ports) = look(netdev.as_ref(), &config.bridges).await?;
+        let (found, ports) = look(netdev.as_ref(), &config.bridges, &told.indices).await?;
+        told.indices.extend(ports.iter().filter_map(|port| Some((port.name.clone(), port.index?))));
         apply_vlans(plane, &config.bridges)?;
         if apply(plane, &found)? == Pause::Needed {
             rests = Some(Instant::now() + REST);
@@ -130,10 +135,11 @@ fn news(netdev: Option<&Netdev>) -> Result<impl Stream<Item = ()> + Unpin + use<
 }
 
 /// Any of `INTERFACE_*` for every interface that is there, by its index, and how it stands with the
-/// ports of bridges.
+/// ports of bridges, which had these indices before.
 async fn look(
     netdev: Option<&Netdev>,
     bridges: &[Bridge],
+    before: &HashMap<String, u32>,
 ) -> Result<(HashMap<u32, u32>, Vec<Port>)> {
     let links = links().await?;
     let takers = match netdev {
@@ -151,7 +157,7 @@ async fn look(
         .iter()
         .map(|link| (link.header.index, flags(link, &takers)))
         .collect::<HashMap<_, _>>();
-    let ports = Port::all(bridges, &links);
+    let ports = Port::known(bridges, &links, before);
     for (index, flags) in ports.iter().filter_map(Port::flags) {
         *found.entry(index).or_default() |= flags;
     }
