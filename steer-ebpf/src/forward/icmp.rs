@@ -9,7 +9,9 @@ use steer_common::{
     checksum::{replaced16, replaced32, update},
     counters::Counter,
     flow::{State, StateWord},
-    shared::{Address, BACKEND_DIALLED, Endpoint, Flow, FlowKey, Hop, PROTOCOL_TCP},
+    shared::{
+        Address, Endpoint, Flow, FlowKey, Hop, PROTOCOL_TCP, ROLE_MEMBER, ROLE_VIP, SERVICE_BACKEND,
+    },
     wire::{
         ETHERNET_LEN, byte,
         ip::{IPV4_LEN, IPV6_LEN, Ip, Part},
@@ -22,7 +24,8 @@ use crate::{
     forward::next_hop::{fib, hop_to, refresh},
     hook::tc::Tc,
     maps::{
-        BACKEND_IDS, HANDSHAKES, SPLICES, VIPS, backend, backend_path, count, service_of, shown,
+        BACKEND_IDS, HANDSHAKES, SPLICES, backend, backend_path, count, directory_head, listed,
+        service_of, shown,
     },
     scratch::{Quote, Scratch, scratch, seconds},
     stage::{Stage, drop, pass},
@@ -171,20 +174,20 @@ fn about_server(scratch: &mut Scratch) -> Option<Target> {
     let (source, destination, tcp) = places(v6);
     let ports = scratch.quote.message[tcp];
     scratch.endpoint = Endpoint::tcp(address(&scratch.quote, v6, source), upper(ports));
-    let service = match VIPS.get_ptr(&scratch.endpoint) {
-        // SAFETY: a map value; one aligned half-word.
-        Some(vip) => unsafe { (*vip).id },
-        // SAFETY: one number is read.
-        None => match unsafe { BACKEND_IDS.get(&scratch.endpoint) } {
-            Some(id) if backend(*id)?.flags & BACKEND_DIALLED != 0 => {
-                service_of(backend(*id)?, *id)
-            }
-            _ => return None,
-        },
+    let at = listed(directory_head()?, &scratch.endpoint.address, scratch.endpoint.port)?;
+    let (service, entrance) = match at.role {
+        ROLE_VIP => at.pool_and_entrance(),
+        ROLE_MEMBER => (SERVICE_BACKEND | at.id, 0),
+        _ => return None,
     };
     let client = address(&scratch.quote, v6, destination);
     scratch.key = FlowKey { client, client_port: lower(ports).to_be_bytes(), service };
-    let flow = flow(scratch)?;
+    let mut found = flow(scratch);
+    if service & SERVICE_BACKEND == 0 && found.is_none_or(|flow| flow.entrance() != entrance) {
+        scratch.key.service = scratch.key.service_beside(entrance);
+        found = flow(scratch);
+    }
+    let flow = found?;
     let holder = flow.holder() as u32;
     let delta = if StateWord(flow.word).state() == State::Spliced { flow.delta } else { 0 };
     let seq = u32::from_be(scratch.quote.message[tcp + 1]).wrapping_sub(delta);
@@ -227,8 +230,9 @@ fn about_client(scratch: &mut Scratch) -> Option<Target> {
         legs::follow(scratch, &leg);
         found = its(flow(scratch));
     }
-    scratch.hop = found?.client_hop;
-    let shown = shown(&scratch.key, backend);
+    let found = found?;
+    scratch.hop = found.client_hop;
+    let shown = shown(&scratch.key, backend, found.entrance());
     put_address(scratch, destination, &shown.address);
     scratch.quote.message[tcp] = ((client_port as u32) << 16 | shown.port() as u32).to_be();
     // Whoever sent it stays its source, but for the backend itself, which clients know as what they

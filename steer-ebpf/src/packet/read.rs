@@ -5,8 +5,8 @@ use steer_common::{
     counters::Counter,
     flow::Direction,
     shared::{
-        ADDRESS_OF_VIP, Address, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_NONE, ROLE_VIP,
-        SERVICE_BACKEND, Vip,
+        ADDRESS_OF_VIP, Address, NO_ENTRANCE, ROLE_ADDRESS, ROLE_BACKEND, ROLE_MEMBER, ROLE_NONE,
+        ROLE_VIP, SERVICE_BACKEND, Vip,
     },
     wire::{
         ETHERNET_LEN, ETHERTYPE_IPV6, Packet as _, byte,
@@ -88,12 +88,16 @@ pub(crate) fn classify(scratch: &mut Scratch) -> Option<Role> {
     if let Some(dialled) = listed(head, &ip.destination, segment.destination_port) {
         (role, id) = (dialled.role, dialled.id);
         let vip = &raw const dialled.vip;
-        if role == ROLE_VIP || role == ROLE_MEMBER {
-            let bits = if role == ROLE_MEMBER { SERVICE_BACKEND } else { 0 };
-            scratch.key.service = bits | id;
+        if role == ROLE_VIP {
+            (scratch.key.service, scratch.entrance) = dialled.pool_and_entrance();
+            return Some(Role::Client(vip));
+        }
+        if role == ROLE_MEMBER {
+            (scratch.key.service, scratch.entrance) = (SERVICE_BACKEND | id, 0);
             return Some(Role::Client(vip));
         }
     }
+    scratch.entrance = NO_ENTRANCE;
     if let Some(sender) = listed(head, &ip.source, segment.source_port)
         && (sender.role == ROLE_BACKEND || sender.role == ROLE_MEMBER)
     {

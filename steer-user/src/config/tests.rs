@@ -1,3 +1,4 @@
+mod also;
 mod pools;
 
 use steer_common::{

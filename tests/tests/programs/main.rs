@@ -5,6 +5,7 @@
 
 mod answers;
 mod endings;
+mod entrances;
 mod entries;
 mod errors;
 mod fast;

@@ -104,7 +104,7 @@ impl Watched {
             .iter()
             .map(|interface| interface.name.clone())
             .collect::<Vec<_>>();
-        let vips = self.config.vips().map(|vip| vip.address).collect::<Vec<_>>();
+        let vips = self.config.addresses().collect::<Vec<_>>();
         let mut addresses = vips.iter().map(|vip| vip.ip()).collect::<BTreeSet<IpAddr>>();
         addresses.extend(backends.backends.iter().map(|backend| backend.address.ip()));
         warnings.extend(programs(&self.dir, &vips));
