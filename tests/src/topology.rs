@@ -24,7 +24,7 @@ mod links;
 use anyhow::{Context, Result};
 
 pub use self::addresses::{
-    CLIENT_SIDE, Family, PORT, backend, backend_side, mac, mac_text, source, vip,
+    CLIENT_SIDE, Family, PORT, backend, backend_side, mac, mac_text, second_vip, source, vip,
 };
 use self::addresses::{OUTSIDE, OUTSIDE_LINK, backend_net};
 pub use self::links::Link;
