@@ -105,6 +105,9 @@ counters! {
     /// Backend packets of no known flow that took the VIP's address by the lookup table, during a
     /// takeover.
     NoFlowTranslated = "no-flow-translated",
+    /// Backend packets of flows without a record, dropped in a takeover: several VIPs share the
+    /// pool, and which one their client dialled its own next packet says.
+    EntranceUnknown = "entrance-unknown",
     /// SYNs passed to a backend that the client dialled itself.
     DirectAccess = "direct-access",
     /// Connections whose client's port another live one has at the same backend: they have another

@@ -174,7 +174,7 @@ impl Flow {
     #[inline(always)]
     pub fn translation(&self) -> Translation {
         if !StateWord(self.word).is(State::Spliced) {
-            return Translation::default();
+            return Translation { entrance: self.entrance(), ..Translation::default() };
         }
         Translation {
             delta: self.delta,
@@ -182,7 +182,7 @@ impl Flow {
             first_scale: self.first_scale,
             owner_scale: self.owner_scale,
             spliced: 1,
-            zero: 0,
+            entrance: self.entrance(),
         }
     }
 

@@ -7,10 +7,10 @@ use crate::{
     directory, fast,
     shared::{
         Backend, BackendPath, BackendStats, BridgePath, Configured, Endpoint, EndpointEntry,
-        ExemptKey, FastSlot, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held, HeldKey,
-        HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_BRIDGES, MAX_EXEMPT,
-        MAX_INTERFACES, MAX_VIPS, Pending, Refusals, Rest, Rotation, SWITCHES, Session, SessionKey,
-        Settings, Source, SourceKey, TraceLine, VLAN_WORDS, Vip,
+        Entrance, ExemptKey, FastSlot, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held,
+        HeldKey, HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_BRIDGES, MAX_ENTRANCES,
+        MAX_EXEMPT, MAX_INTERFACES, MAX_VIPS, Pending, Refusals, Rest, Rotation, SWITCHES, Session,
+        SessionKey, Settings, Source, SourceKey, TraceLine, VLAN_WORDS, Vip,
     },
     trace,
 };
@@ -128,6 +128,7 @@ pub const MAPS: &[Map] = &maps! {
     "backend_ids"    Hash<Endpoint, u32>                  MAX_BACKENDS,          Fixed,     Agent;
     "directory"      Array<u32, EndpointEntry>            directory::ENTRIES,    Fixed,     Agent;
     "vips"           Hash<Endpoint, Vip>                  MAX_VIPS,              Fixed,     Agent;
+    "entrances"      Array<u32, Entrance>                 MAX_ENTRANCES,         Fixed,     Agent;
     "exempt"         LpmTrie<ExemptKey, u32>              MAX_EXEMPT,            Fixed,     Agent;
     "lookup"         Array<u32, u16>                      LOOKUP_ENTRIES,        Fixed,     Agent;
     "settings"       Array<u32, Settings>                 1,                     Fixed,     Agent;

@@ -6,7 +6,7 @@ use steer_common::{
     counters::Counter,
     directory,
     maps::{CONFIGURED, Kind, MAPS, Map, Size, UNPINNED, Writer},
-    shared::{LOOKUP_ENTRIES, MAX_BACKENDS, MAX_VIPS},
+    shared::{LOOKUP_ENTRIES, MAX_BACKENDS, MAX_ENTRANCES, MAX_VIPS},
 };
 
 const MAPS_PAGE: &str = include_str!("../../docs/maps.md");
@@ -39,6 +39,7 @@ fn number(cell: &str) -> u32 {
     match cell.split(' ').next().unwrap_or_default() {
         "`MAX_BACKENDS`" => MAX_BACKENDS,
         "`MAX_VIPS`" => MAX_VIPS,
+        "`MAX_ENTRANCES`" => MAX_ENTRANCES,
         "`LOOKUP_ENTRIES`" => LOOKUP_ENTRIES,
         "`directory::ENTRIES`" => directory::ENTRIES,
         "`Counter::COUNT`" => Counter::COUNT as u32,

@@ -7,7 +7,8 @@ use steer_common::{
     fast::LEAST_TIMEOUT,
     flow::{Direction, State},
     shared::{
-        FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, HOP_TAKES_XDP, Hop, NO_BACKEND, swapped,
+        FLOW_CLOSED, FLOW_LEARNED, FLOW_RIVALLED, Flow, HOP_TAKES_XDP, Hop, NO_BACKEND,
+        NO_ENTRANCE, VIP_SHARED, swapped,
     },
     wire::{
         Packet as _,
@@ -20,7 +21,7 @@ use steer_common::{
 use crate::{
     decide::hello,
     flows::{
-        fast, legs, lock,
+        entrances, fast, legs, lock,
         stamps::{comes_by, comes_by_hop, idle, is_exact, record_end},
         table,
     },
@@ -273,6 +274,9 @@ fn set_flow_way(skb: *mut __sk_buff, stage: Stage, flow: *mut Flow) -> Stage {
             // SAFETY: a map value; as in `settled_flow`.
             go_by(&Tc(skb), unsafe { &mut *handshake }, scratch);
         }
+        if scratch.entrance != NO_ENTRANCE {
+            scratch.way.translation.entrance = scratch.entrance;
+        }
         return Stage::Forward;
     }
     if flow.is_null() {
@@ -373,6 +377,10 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, flow: &mut *mut Flow) 
         Role::Client(vip) => {
             // SAFETY: a map value, copied at once.
             scratch.vip = unsafe { *vip };
+            if scratch.vip.flags & VIP_SHARED != 0 {
+                entrances::choose_key();
+                *flow = look_up();
+            }
             if syn { Stage::Syn } else { Stage::Client }
         }
         Role::Server(id) => {
@@ -499,6 +507,9 @@ fn settled_flow<H: Hook>(
     // SAFETY: a map value; each field is read and written as a word, and a lost race costs one
     // stamp.
     let record = unsafe { &mut **flow };
+    if matches!(role, Role::Client(_)) && record.entrance() != scratch.entrance {
+        return false;
+    }
     let word = lock::read(record);
     const WANTED: u32 = FLOW_LEARNED | FLOW_CLOSED | FLOW_RIVALLED;
     if !word.is_settled() || record.flags & WANTED != FLOW_LEARNED {
@@ -565,7 +576,10 @@ fn fast_flow<H: Hook>(hook: &H, scratch: &mut Scratch, role: &Role) -> bool {
                 None => scratch.key.service,
             };
             let its = backend(holder).is_some_and(|backend| backend.vip_id == pool);
-            its && fast::is_exact(lent, scratch) && comes_by_hop(hook, hop)
+            let entrance = scratch.lent.translation.entrance;
+            its && entrance == scratch.entrance
+                && fast::is_exact(lent, scratch)
+                && comes_by_hop(hook, hop)
         }
         Role::Server(from) => {
             *from == holder

@@ -12,11 +12,12 @@ use steer_common::{
     maps::{MMAPABLE, entries},
     shared::{
         Address, BACKEND_DIALLED, Backend, BackendPath, BackendStats, BridgePath, Endpoint,
-        EndpointEntry, Event, FastSlot, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held,
-        HeldKey, HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_BRIDGES, MAX_EXEMPT,
-        MAX_INTERFACES, MAX_VIPS, Pending, ROLE_BRIDGED, ROLE_MEMBER, ROLE_VIP, Refusals, Rest,
-        Rotation, SERVICE_BACKEND, SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey,
-        Settings, Source, SourceKey, TraceLine, VLAN_WORDS, Vip,
+        EndpointEntry, Entrance, Event, FastSlot, Flow, FlowKey, Foreign, FragmentKey,
+        FragmentRoute, Held, HeldKey, HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS,
+        MAX_BRIDGES, MAX_ENTRANCES, MAX_EXEMPT, MAX_INTERFACES, MAX_VIPS, Pending, ROLE_BRIDGED,
+        ROLE_MEMBER, ROLE_VIP, Refusals, Rest, Rotation, SERVICE_BACKEND, SWITCH_ASKING,
+        SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine,
+        VLAN_WORDS, Vip,
     },
     trace,
 };
@@ -121,9 +122,12 @@ pub(crate) static BACKEND_IDS: HashMap<Endpoint, u32, { MAX_BACKENDS as usize }>
 /// Who stands at an endpoint, as [`directory`] says. Written by the agent.
 #[btf_map(name = "directory")]
 static DIRECTORY: Array<EndpointEntry, { directory::ENTRIES as usize }> = Array::new();
-/// VIPs. Written by the agent.
+/// VIPs and inline pools. Written by the agent; the programs find their records in the directory.
 #[btf_map(name = "vips")]
 pub(crate) static VIPS: HashMap<Endpoint, Vip, { MAX_VIPS as usize }> = HashMap::new();
+/// VIPs that share the pool of another one, by their number. Written by the agent.
+#[btf_map(name = "entrances")]
+static ENTRANCES: Array<Entrance, { MAX_ENTRANCES as usize }> = Array::new();
 /// Clients of inline pools that are none of steer's ([`ExemptKey`]). Written by the agent.
 #[btf_map(name = "exempt")]
 static EXEMPT: LpmTrie<[u8; 20], u32, { MAX_EXEMPT as usize }> = LpmTrie::new();
@@ -223,13 +227,19 @@ pub(crate) fn service_of(backend: &Backend, id: u32) -> u16 {
     if backend.flags & BACKEND_DIALLED != 0 { SERVICE_BACKEND | id as u16 } else { backend.vip_id }
 }
 
-/// What a client dialled, and so is answered by: the VIP of a backend that has its flow, or the
-/// backend that it dialled itself.
+/// What a client dialled, and so is answered by: the VIP of a backend that has its flow, another one
+/// that shares the pool (`entrance`), or the backend that it dialled itself.
 #[inline(always)]
-pub(crate) fn shown(key: &FlowKey, holder: &'static Backend) -> &'static Endpoint {
+pub(crate) fn shown(key: &FlowKey, holder: &'static Backend, entrance: u8) -> &'static Endpoint {
     match key.dialled() {
         Some(id) => backend(id as u32).map_or(&holder.endpoint, |dialled| &dialled.endpoint),
-        None => &holder.vip,
+        None if entrance == 0 => &holder.vip,
+        None => {
+            // SAFETY: array elements live as long as the program; the agent gives a number to
+            // another VIP when no connection names it.
+            let at = |entrance: *const Entrance| unsafe { &(*entrance).endpoint };
+            ENTRANCES.get_ptr(entrance as u32).map_or(&holder.vip, at)
+        }
     }
 }
 

@@ -71,7 +71,10 @@ pub(crate) struct Scratch {
     /// The client's port at the first backend where the packet is of a handshake and that leg is
     /// taken, else 0.
     pub(crate) first_port: [u8; 2],
-    pub(crate) zero: [u8; 2],
+    /// The entrance that the client came by: of its own packet the one that it dialled, of a
+    /// backend's what vouches for it says, [`steer_common::shared::NO_ENTRANCE`] until then.
+    pub(crate) entrance: u8,
+    pub(crate) zero: u8,
     /// Where the client's data at hand lies in its stream and in the packet, for the stages that
     /// deal with it.
     pub(crate) range: StreamRange,
@@ -160,7 +163,7 @@ impl Way {
                 first_scale: 0,
                 owner_scale: 0,
                 spliced: 0,
-                zero: 0,
+                entrance: 0,
             },
             client_port: [0; 2],
             direction: Direction::ToBackend,

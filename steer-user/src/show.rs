@@ -225,6 +225,10 @@ fn vips_table(status: &Status) -> String {
             vip.backends_up.to_string(),
             seconds(vip.session_timeout_seconds),
         ]);
+        for also in &vip.also {
+            let same = "same pool".to_owned();
+            table.add_row([also.to_string(), same, String::new(), String::new(), String::new()]);
+        }
     }
     text(&table)
 }

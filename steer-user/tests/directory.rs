@@ -4,9 +4,9 @@
 use steer_common::{
     directory::{PROBES, SLOTS},
     shared::{
-        ADDRESS_OF_BACKEND, ADDRESS_OF_MEMBER, Address, BACKEND_BRIDGED, BACKEND_DIALLED,
-        BACKEND_PRESENT, Backend, Endpoint, EndpointEntry, MAX_BACKENDS, MAX_VIPS, ROLE_ADDRESS,
-        ROLE_BACKEND, ROLE_BRIDGED, ROLE_MEMBER, ROLE_NONE, ROLE_VIP, Vip,
+        ADDRESS_OF_BACKEND, ADDRESS_OF_MEMBER, ADDRESS_OF_VIP, Address, BACKEND_BRIDGED,
+        BACKEND_DIALLED, BACKEND_PRESENT, Backend, Endpoint, EndpointEntry, Entrance, MAX_BACKENDS,
+        MAX_VIPS, ROLE_ADDRESS, ROLE_BACKEND, ROLE_BRIDGED, ROLE_MEMBER, ROLE_NONE, ROLE_VIP, Vip,
     },
 };
 use steer_user::plane::half;
@@ -81,7 +81,7 @@ fn plans() -> Vec<Full> {
 fn vips_and_backends_are_listed_with_their_numbers() {
     let [vip, backend] = [443, 8443].map(|port| Endpoint::tcp(ADDRESS, port));
     let record = Vip { id: 7, session_timeout: 600, ..Vip::default() };
-    let (listed, _) = half(&[(vip, record)], &[(9, at(backend))]).expect("room for two");
+    let (listed, _) = half(&[(vip, record)], &[], &[(9, at(backend))]).expect("room for two");
     assert_eq!(listed.len(), (SLOTS + PROBES) as usize);
     let mut listed: Vec<_> = listed
         .into_iter()
@@ -100,6 +100,25 @@ fn found(half: &[EndpointEntry], at: Endpoint) -> Option<(u16, u16, Vip)> {
 }
 
 #[test]
+fn vips_that_share_a_pool_have_its_record_and_number_and_their_own() {
+    let [home, second, alone, gone] = [1, 2, 3, 4].map(|last| v4(9, last, 443));
+    let record = Vip { id: 7, flow_timeout: 9, since: 5, ..Vip::default() };
+    let own = Vip { id: 3, ..Vip::default() };
+    let entrance = |endpoint, pool| Entrance { endpoint, pool, zero: 0, since: 8 };
+    // One has a pool of its own still; the pool of another is gone.
+    let entrances = [(37, entrance(second, 7)), (38, entrance(alone, 7)), (39, entrance(gone, 60))];
+    let (listed, _) = half(&[(home, record), (alone, own)], &entrances, &[]).expect("room");
+    let entry = |at| listed.iter().find(|listed| listed.endpoint == at);
+    let told = |at| entry(at).map(|it| (it.role, it.pool_and_entrance(), it.vip));
+    assert_eq!(told(home), Some((ROLE_VIP, (7, 0), record)));
+    assert_eq!(told(second), Some((ROLE_VIP, (7, 37), Vip { since: 8, ..record })));
+    assert_eq!(told(alone), Some((ROLE_VIP, (3, 0), own)));
+    assert_eq!(told(gone), None);
+    let address = found(&listed, Endpoint { port: [0; 2], ..second });
+    assert_eq!(address, Some((ROLE_ADDRESS, ADDRESS_OF_VIP, Vip::default())));
+}
+
+#[test]
 fn a_pool_has_no_entry_and_its_members_have_its_record() {
     let pool = Endpoint::of_pool("web").expect("a name");
     let (vip, [member, left, behind]) = (v4(9, 1, 443), [1, 2, 3].map(|last| v4(0, last, 443)));
@@ -110,7 +129,7 @@ fn a_pool_has_no_entry_and_its_members_have_its_record() {
         (6, Backend { vip: pool, flags: BACKEND_DIALLED, ..at(left) }),
         (7, Backend { vip, flags: BACKEND_PRESENT, ..at(behind) }),
     ];
-    let (listed, _) = half(&[(pool, record), (vip, of_vip)], &backends).expect("room");
+    let (listed, _) = half(&[(pool, record), (vip, of_vip)], &[], &backends).expect("room");
     let nobody = Vip::default();
     assert_eq!(found(&listed, pool), None);
     assert_eq!(found(&listed, member), Some((ROLE_MEMBER, 5, record)));
@@ -124,7 +143,7 @@ fn a_pool_has_no_entry_and_its_members_have_its_record() {
         assert_eq!(found(&listed, address), Some(is));
     }
     assert_eq!(listed.iter().filter(|listed| listed.role != ROLE_NONE).count(), 8);
-    let (listed, _) = half(&[], &backends).expect("room");
+    let (listed, _) = half(&[], &[], &backends).expect("room");
     assert_eq!(found(&listed, member), Some((ROLE_BACKEND, 5, nobody)), "its pool is gone");
 }
 
@@ -134,14 +153,14 @@ fn members_at_a_bridge_have_a_role_of_their_own() {
     let record = Vip { id: 3, ..Vip::default() };
     let flags = BACKEND_PRESENT | BACKEND_DIALLED | BACKEND_BRIDGED;
     let backends = [(5, Backend { vip: pool, flags, ..at(member) })];
-    let (listed, _) = half(&[(pool, record)], &backends).expect("room");
+    let (listed, _) = half(&[(pool, record)], &[], &backends).expect("room");
     assert_eq!(found(&listed, member), Some((ROLE_BRIDGED, 5, record)));
 }
 
 #[test]
 fn as_many_vips_and_backends_as_there_may_be_always_have_a_place() {
     for (number, Full { vips, backends }) in plans().iter().enumerate() {
-        if let Err(error) = half(vips, backends) {
+        if let Err(error) = half(vips, &[], backends) {
             panic!("plan {number}: {error:#}");
         }
     }
@@ -150,10 +169,10 @@ fn as_many_vips_and_backends_as_there_may_be_always_have_a_place() {
 #[test]
 fn the_order_in_which_maps_are_read_does_not_matter() {
     for Full { mut vips, mut backends } in plans().into_iter().take(5) {
-        let told = half(&vips, &backends).expect("a place for each");
+        let told = half(&vips, &[], &backends).expect("a place for each");
         vips.reverse();
         backends.rotate_left(333);
-        let turned = half(&vips, &backends).expect("a place for each");
+        let turned = half(&vips, &[], &backends).expect("a place for each");
         assert!(told == turned, "another order makes another directory");
     }
 }

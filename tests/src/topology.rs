@@ -28,7 +28,8 @@ use anyhow::{Context, Result};
 
 pub(crate) use self::addresses::OUTSIDE;
 pub use self::addresses::{
-    BRIDGE, CLIENT_SIDE, Family, PORT, backend, backend_side, balancer, mac, mac_text, source, vip,
+    BRIDGE, CLIENT_SIDE, Family, PORT, backend, backend_side, balancer, mac, mac_text, second_vip,
+    source, vip,
 };
 use self::addresses::{OUTSIDE_LINK, backend_net};
 pub use self::links::Link;

@@ -48,8 +48,8 @@ pub struct Translation {
     pub owner_scale: u8,
     /// 1: the flow is re-homed; 0: nothing is translated.
     pub spliced: u8,
-    /// Always zero.
-    pub zero: u8,
+    /// As [`super::Flow::entrance`].
+    pub entrance: u8,
 }
 
 /// A hop of clients, once for all of them: value of `hops`.

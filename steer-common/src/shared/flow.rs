@@ -11,13 +11,24 @@ pub struct FlowKey {
     pub client: Address,
     /// The client's TCP port, big-endian.
     pub client_port: [u8; 2],
-    /// Index of what was dialled: a `VipId`; with [`SERVICE_BACKEND`] set, the `BackendId` of a
-    /// backend that the client (or a balancer in front) dialled itself (the inline shape).
+    /// Index of what was dialled: the `VipId` of the VIP's pool ([`SERVICE_BESIDE`] of a second
+    /// flow); with [`SERVICE_BACKEND`] set, the `BackendId` of a backend that the client (or a
+    /// balancer in front) dialled itself (the inline shape).
     pub service: u16,
 }
 
 /// Bit of [`FlowKey::service`]: the number is a `BackendId`, not a `VipId`.
 pub const SERVICE_BACKEND: u16 = 0x8000;
+/// Bits of [`FlowKey::service`] that are the `VipId` of the pool, where no backend was dialled.
+pub const SERVICE_POOL: u16 = 0x3f;
+/// Where the number of an entrance begins in a service that has one.
+pub const ENTRANCE_AT: u32 = 6;
+/// Bit of [`FlowKey::service`]: the client has another flow from the same port to another VIP of the
+/// pool, so that the key tells the entrance, too. At its backends such a flow has other ports than
+/// its client's own ([`Leg`]), always.
+pub const SERVICE_BESIDE: u16 = 0x1000;
+/// The number of no entrance: it is not known by which VIP the client came.
+pub const NO_ENTRANCE: u8 = u8::MAX;
 
 impl FlowKey {
     /// The `BackendId` of the backend that was dialled; `None` where that was a VIP.
@@ -27,6 +38,34 @@ impl FlowKey {
             Some(self.service & !SERVICE_BACKEND)
         } else {
             None
+        }
+    }
+
+    /// The `VipId` of the pool, where a VIP was dialled.
+    #[inline(always)]
+    pub const fn pool(&self) -> u16 {
+        self.service & SERVICE_POOL
+    }
+
+    /// The service of the flow that came by an entrance while another one has this key.
+    #[inline(always)]
+    pub const fn service_beside(&self, entrance: u8) -> u16 {
+        self.pool() | (entrance as u16) << ENTRANCE_AT | SERVICE_BESIDE
+    }
+
+    /// Whether another flow has the usual key ([`SERVICE_BESIDE`]).
+    #[inline(always)]
+    pub const fn is_beside(&self) -> bool {
+        self.service & (SERVICE_BACKEND | SERVICE_BESIDE) == SERVICE_BESIDE
+    }
+
+    /// The flow's service as a leg has it: with its entrance.
+    #[inline(always)]
+    pub const fn service_of_leg(&self, entrance: u8) -> u16 {
+        if self.service & SERVICE_BACKEND != 0 {
+            self.service
+        } else {
+            self.service | (entrance as u16) << ENTRANCE_AT
         }
     }
 }
@@ -196,6 +235,26 @@ pub const FLOW_CLIENT_DONE: u32 = 0x20_0000;
 /// The backend acknowledged the client's FIN, after both were seen.
 pub const FLOW_SERVER_DONE: u32 = 0x40_0000;
 
+/// Bits of [`Flow::flags`] that are the number of the entrance that the client came by; 0 is the VIP
+/// that the pool is known by.
+pub const FLOW_ENTRANCE: u32 = 0x3f00_0000;
+/// Where it begins.
+const FLOW_ENTRANCE_AT: u32 = 24;
+
+/// An entrance's number as [`Flow::flags`] have it.
+#[inline(always)]
+pub const fn flow_entrance(entrance: u8) -> u32 {
+    (entrance as u32) << FLOW_ENTRANCE_AT & FLOW_ENTRANCE
+}
+
+impl Flow {
+    /// The number of the entrance that the client came by.
+    #[inline(always)]
+    pub const fn entrance(&self) -> u8 {
+        ((self.flags & FLOW_ENTRANCE) >> FLOW_ENTRANCE_AT) as u8
+    }
+}
+
 /// A connection that is not steer's, known by a packet of its client: value of `foreign`. Its key
 /// is that of a flow; the service is the VIP whose address it dials (the kernel's own, older than
 /// the gateway) or, with [`SERVICE_BACKEND`], the backend that it dials itself.
@@ -231,8 +290,30 @@ pub struct Leg {
     /// The client's own port (in the entry of the way there: the port at the backend), big-endian.
     pub port: [u8; 2],
     /// What the client dialled, as in [`FlowKey::service`]; of a backend with [`LEG_ENDED`] as far
-    /// as it ended.
+    /// as it ended, of a VIP with its entrance.
     pub service: u16,
+}
+
+impl Leg {
+    /// The service in the key of its flow; of a connection to a backend itself what stands here.
+    #[inline(always)]
+    pub const fn flow_service(&self) -> u16 {
+        if self.service & (SERVICE_BACKEND | SERVICE_BESIDE) != 0 {
+            self.service
+        } else {
+            self.service & SERVICE_POOL
+        }
+    }
+
+    /// The entrance that its client came by.
+    #[inline(always)]
+    pub const fn entrance(&self) -> u8 {
+        if self.service & SERVICE_BACKEND != 0 {
+            0
+        } else {
+            (self.service >> ENTRANCE_AT) as u8 & SERVICE_POOL as u8
+        }
+    }
 }
 
 /// Flows of one [`TraceLine`].

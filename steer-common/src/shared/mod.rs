@@ -23,6 +23,8 @@ pub const LAYOUT_VERSION: u32 = 5;
 pub const MAX_BACKENDS: u32 = 1024;
 /// Most VIPs of one gateway; `VipId` is an index below it.
 pub const MAX_VIPS: u32 = 64;
+/// Numbers of entrances: of VIPs that share the pool of another one. 0 is no entrance's.
+pub const MAX_ENTRANCES: u32 = 64;
 /// Slots of one lookup table (a prime, as Maglev wants it: Eisenbud et al., NSDI 2016, section
 /// 3.4).
 pub const LOOKUP_SLOTS: u32 = 16381;
@@ -55,6 +57,7 @@ no_padding!(BridgePath, 12, 4, 4, 4, 4, 2, 2);
 no_padding!(Configured, 20, 4);
 no_padding!(KeyName, 2, 2, 4, 4, 4, 4, 2, 2, 8);
 no_padding!(Vip, 2, 2, 4, 4, 4, 4, 2, 2, 1, 1, 2, 4, 4, 4);
+no_padding!(Entrance, 20, 2, 2, 4);
 no_padding!(Refusals, 4 * OFFER_KINDS, 2 * OFFER_KINDS, 2 * OFFER_KINDS);
 no_padding!(Rotating, 2, 1, 1, 4, 4);
 no_padding!(Rotation, 12 * ROTATION_BACKENDS, 4);
@@ -109,6 +112,7 @@ mod pod {
         Rest,
         Configured,
         Vip,
+        Entrance,
         EndpointEntry,
         ExemptKey,
         Settings,

@@ -2,7 +2,7 @@
 
 use zerocopy::transmute;
 
-use super::{Address, Endpoint};
+use super::{Address, ENTRANCE_AT, Endpoint, SERVICE_POOL};
 
 /// A next hop on Ethernet: where a packet leaves and between which stations.
 #[repr(C)]
@@ -250,6 +250,21 @@ pub struct Vip {
     pub since: u32,
 }
 
+/// A VIP that shares the pool of another one: value of `entrances`, whose index is its number.
+/// Entry 0 is nobody's. The record of the VIP that a pool is known by stands in `vips`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Entrance {
+    /// What clients dial; all zero: the number is free.
+    pub endpoint: Endpoint,
+    /// `VipId` of the pool.
+    pub pool: u16,
+    /// Always zero.
+    pub zero: u16,
+    /// As [`Vip::since`].
+    pub since: u32,
+}
+
 /// Who stands at an endpoint: value of `directory` ([`crate::directory`]).
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -258,7 +273,8 @@ pub struct EndpointEntry {
     pub endpoint: Endpoint,
     /// Any of `ROLE_*`.
     pub role: u16,
-    /// `VipId` or `BackendId`.
+    /// `BackendId`; of a VIP the `VipId` of its pool and, from bit [`ENTRANCE_AT`] on, its number
+    /// among [`Entrance`]s.
     pub id: u16,
     /// In the first entry, the head: bit 0 is the half that is in use, the others are the seed of
     /// its places. Else zero.
@@ -297,6 +313,14 @@ impl EndpointEntry {
     }
 }
 
+impl EndpointEntry {
+    /// Of a VIP: the `VipId` of its pool, and its number among the entrances of pools, or 0.
+    #[inline(always)]
+    pub const fn pool_and_entrance(&self) -> (u16, u8) {
+        (self.id & SERVICE_POOL, (self.id >> ENTRANCE_AT) as u8)
+    }
+}
+
 /// Learn and decide, forward untouched.
 pub const VIP_OBSERVE: u16 = 1;
 /// Without a session, choose by the flow's 4-tuple instead of the source address.
@@ -328,6 +352,9 @@ pub const VIP_INLINE: u16 = 0x100;
 /// An inline pool whose packets pass a bridge of this machine (the bridge shape); set with
 /// [`VIP_INLINE`].
 pub const VIP_BRIDGED: u16 = 0x200;
+
+/// Several VIPs share the pool ([`Entrance`]).
+pub const VIP_SHARED: u16 = 0x400;
 
 /// Clients of an inline pool whose connections are none of its flows, such as the monitors of the
 /// balancer in front: key of `exempt`, a table of prefixes. A prefix covers the pool's number and

@@ -2,7 +2,7 @@
 //! to a VIP's address that are older than the gateway. They pass untouched; what is remembered of
 //! them is that their ports are taken.
 
-use steer_common::shared::{FlowKey, Foreign, SERVICE_BACKEND, SWITCH_FOREIGN};
+use steer_common::shared::{FlowKey, Foreign, SERVICE_BACKEND, SWITCH_FOREIGN, VIP_SHARED};
 
 use crate::{
     maps::{FOREIGN, set_switch, switch},
@@ -13,6 +13,16 @@ use crate::{
 #[inline(always)]
 pub(crate) fn at_backend(scratch: &Scratch, id: u32) -> FlowKey {
     FlowKey { service: SERVICE_BACKEND | id as u16, ..scratch.key }
+}
+
+/// The client in `scratch.key` at the VIP that it dialled: the key of no flow where several VIPs share
+/// the pool, for one of the client's may have the usual one.
+#[inline(always)]
+pub(crate) fn to_vip(scratch: &Scratch) -> FlowKey {
+    let shared = scratch.vip.flags & VIP_SHARED != 0 && scratch.key.dialled().is_none();
+    let service =
+        if shared { scratch.key.service_beside(scratch.entrance) } else { scratch.key.service };
+    FlowKey { service, ..scratch.key }
 }
 
 /// Remembers a connection.

@@ -38,7 +38,10 @@ pub(crate) fn way_there(scratch: &Scratch, id: u32, direct: bool) -> Option<Leg>
     }
     let mut key = foreign::at_backend(scratch, id);
     key.service |= SERVICE_WAY_THERE;
-    stamped(&key, scratch.seconds).filter(|leg| is_direct(scratch, leg) == direct)
+    stamped(&key, scratch.seconds).filter(|leg| {
+        // Another flow from the same port may have one, too, to another VIP of the pool.
+        is_direct(scratch, leg) == direct && (direct || leg.flow_service() == scratch.key.service)
+    })
 }
 
 /// A packet of backend `id` in an inline pool: where that is not what its flow's client dialled, or
@@ -67,8 +70,9 @@ pub(crate) fn is_direct(scratch: &Scratch, leg: &Leg) -> bool {
 #[inline(always)]
 pub(crate) fn follow(scratch: &mut Scratch, leg: &Leg) {
     scratch.key.client_port = leg.port;
-    if scratch.key.dialled().is_some() {
-        scratch.key.service = leg.service;
+    if !is_direct(scratch, leg) {
+        scratch.key.service = leg.flow_service();
+        scratch.entrance = leg.entrance();
     }
 }
 
@@ -103,6 +107,10 @@ pub(crate) fn is_taken(scratch: &mut Scratch, id: u32) -> bool {
     let service = scratch.key.service;
     if service == key.service {
         return false;
+    }
+    // Answers to the client's own port are looked for under the usual key.
+    if scratch.key.is_beside() {
+        return true;
     }
     if foreign::is_there(&key, seconds, timeout) {
         return true;
@@ -177,7 +185,7 @@ pub(crate) fn is_a_flows(scratch: &Scratch, id: u32) -> bool {
 }
 
 /// Gives a connection of the client in `scratch.key` a port at a backend. `service` is what the
-/// client dialled, `number` what tells its connections apart. The port as it stands in memory, or 0
+/// client dialled, with its entrance ([`service`]), `number` what tells its connections apart. The port as it stands in memory, or 0
 /// where none was free.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -191,7 +199,9 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
         key.client_port = candidate(&scratch.key, number, attempt);
         let of_flow = match scratch.key.dialled() {
             Some(_) => key,
-            None => FlowKey { client_port: key.client_port, ..scratch.key },
+            None => {
+                FlowKey { client_port: key.client_port, service: scratch.key.pool(), ..scratch.key }
+            }
         };
         // SAFETY: only asked whether they are there.
         let others = unsafe { FLOWS.get(&of_flow).is_some() || HANDSHAKES.get(&of_flow).is_some() };
@@ -203,7 +213,9 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
             // An inline pool's flow that is moved is never forgotten, so nobody asks for its way.
             if scratch.key.dialled().is_none_or(|dialled| dialled as u32 == id) {
                 there.service |= SERVICE_WAY_THERE;
-                let _ = LEGS.insert(&there, &Leg { port: key.client_port, ..leg }, 0);
+                // Of two that have other ports here it is the other's already.
+                let only_new = if scratch.key.is_beside() { ONLY_NEW } else { 0 };
+                let _ = LEGS.insert(&there, &Leg { port: key.client_port, ..leg }, only_new);
             }
             count(Counter::LegTranslated);
             return u16::from_ne_bytes(key.client_port) as u32;
@@ -211,6 +223,12 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
     }
     count(Counter::LegCollided);
     0
+}
+
+/// What the client in `scratch.key` dialled, as [`take_leg`] wants it.
+#[inline(always)]
+pub(crate) fn service(scratch: &Scratch) -> u32 {
+    scratch.key.service_of_leg(scratch.entrance) as u32
 }
 
 /// As [`take_leg`], for a connection that the client in `scratch.key` dials to a backend itself; 1

@@ -1,6 +1,7 @@
 //! What is known of flows: records, their cache, locks, traces, ports at backends, connections that are not
 //! ours.
 
+pub(crate) mod entrances;
 pub(crate) mod events;
 pub(crate) mod fast;
 pub(crate) mod foreign;

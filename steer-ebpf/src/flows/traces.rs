@@ -1,7 +1,8 @@
 //! What is left of flows that `flows` may have forgotten ([`steer_common::trace`]).
 
 use steer_common::{
-    shared::{NO_BACKEND, TraceLine},
+    flow::Direction,
+    shared::{MAX_BACKENDS, NO_BACKEND, NO_ENTRANCE, TraceLine},
     trace::{self, Place},
 };
 
@@ -30,15 +31,39 @@ fn syn_place(scratch: &Scratch) -> Option<(&'static mut TraceLine, Place)> {
     Some((line, place))
 }
 
-/// A trace's backend, or [`NO_BACKEND`] where that number is another VIP's by now.
+/// Where the entrance begins in what a trace has for a backend: above every `BackendId`.
+const ENTRANCE_AT: u32 = MAX_BACKENDS.ilog2();
+
+/// What a trace has: a backend, and by which entrance the client of the flow at hand came. (The last
+/// backend's and the last entrance's together are none, and cost a trace.)
 #[inline(always)]
-fn of_its_vip(scratch: &Scratch, found: Option<u16>) -> i32 {
+fn entry(scratch: &Scratch, backend: u32) -> u16 {
+    let entrance = if scratch.entrance == NO_ENTRANCE { 0 } else { scratch.entrance };
+    backend as u16 | (entrance as u16) << ENTRANCE_AT
+}
+
+/// A trace's backend, or [`NO_BACKEND`] where that number is another VIP's by now, or where the
+/// client at hand came by another entrance. To a backend's packet it tells the entrance.
+#[inline(always)]
+fn of_its_vip(scratch: &mut Scratch, found: u16) -> i32 {
+    const NONE: i32 = NO_BACKEND as i32;
     let pool = match scratch.key.dialled() {
         Some(dialled) => backend(dialled as u32).map_or(NO_BACKEND, |backend| backend.vip_id),
-        None => scratch.key.service,
+        None => scratch.key.pool(),
     };
-    let its = |id: &u16| backend(*id as u32).is_some_and(|backend| backend.vip_id == pool);
-    found.filter(its).unwrap_or(NO_BACKEND) as i32
+    if found == NO_BACKEND {
+        return NONE;
+    }
+    let (id, entrance) = (found & (MAX_BACKENDS - 1) as u16, (found >> ENTRANCE_AT) as u8);
+    if backend(id as u32).is_none_or(|backend| backend.vip_id != pool) {
+        return NONE;
+    }
+    if scratch.direction == Direction::ToClient {
+        scratch.entrance = entrance;
+    } else if scratch.entrance != entrance && scratch.entrance != NO_ENTRANCE {
+        return NONE;
+    }
+    id as i32
 }
 
 /// Leaves the handshake in `scratch.key`, which went to `backend`.
@@ -48,7 +73,7 @@ pub(crate) extern "C" fn set_syn_trace(backend: u32) -> i32 {
     let Some(scratch) = scratch() else { return 0 };
     let seconds = scratch.seconds;
     if let Some((line, place)) = syn_place(scratch) {
-        trace::enter(line, place.fingerprint, backend as u16, seconds);
+        trace::enter(line, place.fingerprint, entry(scratch, backend), seconds);
     }
     0
 }
@@ -71,8 +96,8 @@ pub(crate) extern "C" fn forget_syn_trace() -> i32 {
 pub(crate) extern "C" fn find_syn_trace() -> i32 {
     let Some(scratch) = scratch() else { return NO_BACKEND as i32 };
     let seconds = scratch.seconds;
-    let found =
-        syn_place(scratch).and_then(|(line, place)| trace::find(line, place.fingerprint, seconds));
+    let Some((line, place)) = syn_place(scratch) else { return NO_BACKEND as i32 };
+    let found = trace::find(line, place.fingerprint, seconds).unwrap_or(NO_BACKEND);
     of_its_vip(scratch, found)
 }
 
@@ -83,7 +108,7 @@ pub(crate) extern "C" fn set_trace(backend: u32) -> i32 {
     let Some(scratch) = scratch() else { return 0 };
     let seconds = scratch.seconds;
     if let Some((line, place)) = place(scratch) {
-        trace::enter(line, place.fingerprint, backend as u16, seconds);
+        trace::enter(line, place.fingerprint, entry(scratch, backend), seconds);
     }
     0
 }
@@ -105,7 +130,7 @@ pub(crate) extern "C" fn forget_trace() -> i32 {
 pub(crate) extern "C" fn find_trace() -> i32 {
     let Some(scratch) = scratch() else { return NO_BACKEND as i32 };
     let seconds = scratch.seconds;
-    let found =
-        place(scratch).and_then(|(line, place)| trace::find(line, place.fingerprint, seconds));
+    let Some((line, place)) = place(scratch) else { return NO_BACKEND as i32 };
+    let found = trace::find(line, place.fingerprint, seconds).unwrap_or(NO_BACKEND);
     of_its_vip(scratch, found)
 }

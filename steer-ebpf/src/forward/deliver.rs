@@ -29,6 +29,7 @@ use crate::{
 pub(crate) fn go_by<H: Hook>(hook: &H, record: &mut Flow, scratch: &mut Scratch) {
     let way = &mut scratch.way;
     way.new = record_packet(&scratch.key, record, &scratch.segment, way.direction, way.seconds);
+    way.translation.entrance = record.entrance();
     if record.owner as u32 == way.id {
         way.translation = record.translation();
     }
@@ -66,7 +67,12 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, scratch: &mut Scratch) -> Result
     if backend.endpoint.port() == 0 {
         return Err(Refused::Dropped(Counter::NoBackend));
     }
-    let to = if scratch.way.from_vip { shown(&scratch.key, backend) } else { &backend.endpoint };
+    let entrance = scratch.way.translation.entrance;
+    let to = if scratch.way.from_vip {
+        shown(&scratch.key, backend, entrance)
+    } else {
+        &backend.endpoint
+    };
     scratch.change = Change::of_addresses(
         to,
         scratch.way.direction,

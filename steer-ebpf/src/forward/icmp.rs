@@ -10,7 +10,8 @@ use steer_common::{
     counters::Counter,
     flow::{State, StateWord},
     shared::{
-        Address, BACKEND_BRIDGED, BACKEND_DIALLED, Backend, Endpoint, Flow, FlowKey, PROTOCOL_TCP,
+        Address, BACKEND_BRIDGED, Endpoint, Flow, FlowKey, PROTOCOL_TCP, ROLE_BRIDGED, ROLE_MEMBER,
+        ROLE_VIP, SERVICE_BACKEND,
     },
     wire::{
         ETHERNET_LEN, byte,
@@ -27,7 +28,8 @@ use crate::{
     },
     hook::tc::Tc,
     maps::{
-        BACKEND_IDS, HANDSHAKES, SPLICES, VIPS, backend, backend_path, count, service_of, shown,
+        BACKEND_IDS, HANDSHAKES, SPLICES, backend, backend_path, count, directory_head, listed,
+        service_of, shown,
     },
     scratch::{Quote, Scratch, scratch, seconds},
     stage::{Stage, drop, pass},
@@ -134,13 +136,6 @@ fn load(skb: *mut __sk_buff, scratch: &mut Scratch) -> bool {
         }
 }
 
-/// Whether clients dial a backend itself where the packet at hand came in.
-#[inline(always)]
-fn is_dialled_here(scratch: &Scratch, backend: &Backend) -> bool {
-    let bridged = backend.flags & BACKEND_BRIDGED != 0;
-    backend.flags & BACKEND_DIALLED != 0 && bridged == scratch.port.is_bridges()
-}
-
 /// Whether the flow in `scratch.key` is with the backend that its client dialled, and with the
 /// client's own port: an error about it says what it is to say.
 #[inline(always)]
@@ -206,19 +201,22 @@ fn about_server(scratch: &mut Scratch) -> Option<Target> {
     let (source, destination, tcp) = places(v6);
     let ports = scratch.quote.message[tcp];
     scratch.endpoint = Endpoint::tcp(address(&scratch.quote, v6, source), upper(ports));
-    let vip = if scratch.port.is_bridges() { None } else { VIPS.get_ptr(&scratch.endpoint) };
-    let service = match vip {
-        // SAFETY: a map value; one aligned half-word.
-        Some(vip) => unsafe { (*vip).id },
-        // SAFETY: one number is read.
-        None => match unsafe { BACKEND_IDS.get(&scratch.endpoint) } {
-            Some(id) if is_dialled_here(scratch, backend(*id)?) => service_of(backend(*id)?, *id),
-            _ => return None,
-        },
+    let at = listed(directory_head()?, &scratch.endpoint.address, scratch.endpoint.port)?;
+    let bridges = scratch.port.is_bridges();
+    let (service, entrance) = match at.role {
+        ROLE_VIP if !bridges => at.pool_and_entrance(),
+        ROLE_MEMBER if !bridges => (SERVICE_BACKEND | at.id, 0),
+        ROLE_BRIDGED if bridges => (SERVICE_BACKEND | at.id, 0),
+        _ => return None,
     };
     let client = address(&scratch.quote, v6, destination);
     scratch.key = FlowKey { client, client_port: lower(ports).to_be_bytes(), service };
-    let flow = flow(scratch)?;
+    let mut found = flow(scratch);
+    if service & SERVICE_BACKEND == 0 && found.is_none_or(|flow| flow.entrance() != entrance) {
+        scratch.key.service = scratch.key.service_beside(entrance);
+        found = flow(scratch);
+    }
+    let flow = found?;
     let holder = flow.holder() as u32;
     let delta = if StateWord(flow.word).state() == State::Spliced { flow.delta } else { 0 };
     let seq = u32::from_be(scratch.quote.message[tcp + 1]).wrapping_sub(delta);
@@ -264,8 +262,9 @@ fn about_client(scratch: &mut Scratch) -> Option<Target> {
         legs::follow(scratch, &leg);
         found = its(flow(scratch));
     }
-    scratch.hop = found?.client_hop;
-    let shown = shown(&scratch.key, backend);
+    let found = found?;
+    scratch.hop = found.client_hop;
+    let shown = shown(&scratch.key, backend, found.entrance());
     put_address(scratch, destination, &shown.address);
     scratch.quote.message[tcp] = ((client_port as u32) << 16 | shown.port() as u32).to_be();
     // Whoever sent it stays its source, but for the backend itself, which clients know as what they

@@ -9,7 +9,7 @@ use steer_common::{
     flow::{State, StateWord},
     shared::{
         BACKEND_PRESENT, Backend, FLOW_COLLIDED, FLOW_MADE, Flow, NO_BACKEND, SWITCH_LEAVE,
-        VIP_OBSERVE, VIP_RETURN_BY_ROUTE, options,
+        VIP_OBSERVE, VIP_RETURN_BY_ROUTE, flow_entrance, options,
     },
     wire::{ip::Ip, tcp::flags},
 };
@@ -22,7 +22,7 @@ use crate::{
         table::{is_up, lookup, remove},
         traces::{find_trace, forget_syn_trace, forget_trace, set_syn_trace},
     },
-    handshake::unknown::{leaves_syn_traces, no_flow},
+    handshake::unknown::{leaves_syn_traces, no_flow, port_there},
     hook::tc::Tc,
     maps::{FLOWS, HANDSHAKES, SPLICES, backend, count, count_backend, is_exempt, switch},
     packet::options::read_options,
@@ -89,7 +89,11 @@ pub(crate) extern "C" fn client_syn(skb: *mut __sk_buff) -> Stage {
     }
     if taken_at == first || legs::is_taken(scratch, first as u32) {
         // Where there is none its own has to do: whose record says that it is taken may be gone.
-        let port = take_leg(first as u32, scratch.key.service as u32, scratch.segment.seq) as u16;
+        let port = take_leg(first as u32, legs::service(scratch), scratch.segment.seq) as u16;
+        // Of two flows to one pool one must have another.
+        if port == 0 && scratch.key.is_beside() {
+            return Stage::Drop;
+        }
         scratch.first_port = port.to_ne_bytes();
     }
     count(Counter::Syn);
@@ -165,6 +169,7 @@ fn repeated(scratch: &mut Scratch) -> Repeated {
     const PATIENCE: u32 = 2;
     // SAFETY: the fields are read at once.
     let known = unsafe { HANDSHAKES.get(&scratch.key) };
+    let known = known.filter(|known| known.entrance() == scratch.entrance);
     let Some(known) = known else { return Repeated::No { taken_at: NO_BACKEND } };
     let (word, first, port, bits) =
         (StateWord(known.word), known.first, known.first_port, known.flags);
@@ -204,7 +209,8 @@ fn on_known(skb: *mut __sk_buff, scratch: &mut Scratch, id: u16) -> Stage {
     if let Repeated::No { .. } = repeated(scratch) {
         // SAFETY: the fields are read at once.
         let flow = unsafe { FLOWS.get(&scratch.key).or_else(|| SPLICES.get(&scratch.key)) };
-        scratch.first_port = flow.map_or([0; 2], |flow| flow.port_at_holder());
+        scratch.first_port =
+            flow.map_or_else(|| port_there(scratch, id), |flow| flow.port_at_holder());
         count(Counter::Syn);
         remember(skb, scratch, id);
     }
@@ -222,7 +228,11 @@ fn holder(scratch: &Scratch) -> Option<u16> {
             let live = !flow.closing() && idle(flow, scratch.seconds) <= scratch.vip.flow_timeout;
             if live { flow.holder() } else { NO_BACKEND }
         }
-        None => find_trace() as u16,
+        None => match find_trace() as u16 {
+            // Nobody knows its port there any more.
+            id if scratch.key.is_beside() && port_there(scratch, id) == [0; 2] => NO_BACKEND,
+            id => id,
+        },
     };
     (id != NO_BACKEND && is_up(id)).then_some(id)
 }
@@ -257,6 +267,7 @@ fn remember(skb: *mut __sk_buff, scratch: &mut Scratch, first: u16) {
     let flow = &mut scratch.flow;
     *flow = Flow::default();
     flow.word = StateWord::new(State::Syn, segment.seq).0;
+    flow.flags = flow_entrance(scratch.entrance);
     flow.first = first;
     flow.owner = first;
     flow.seen = scratch.seconds;

@@ -66,6 +66,7 @@ pub(crate) extern "C" fn first_syn_ack(
     let (segment, offer) = (&scratch.segment, &scratch.offer);
     // SAFETY: not null, a whole map value; a repeated SYN-ACK writes the same.
     let flow = unsafe { &mut *handshake };
+    scratch.entrance = flow.entrance();
     flow.first_isn = segment.seq;
     flow.first_ts = offer.ts;
     flow.first_scale = offer.scale;

@@ -7,9 +7,10 @@ use steer_common::{
     counters::Counter,
     flow::{Direction, State, StateWord},
     shared::{
-        FLOW_ACK_SWALLOWED, FLOW_HOP_WANTED, FLOW_LEARNED, FLOW_MADE, FLOW_RIVALLED,
-        FLOW_UNCONFIRMED, Flow, NO_BACKEND, PATH_SPEAKS_FIRST, SWITCH_BYPASS, SWITCH_LEAVE,
-        SWITCH_RESIZING, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, options,
+        FLOW_ACK_SWALLOWED, FLOW_ENTRANCE, FLOW_HOP_WANTED, FLOW_LEARNED, FLOW_MADE, FLOW_RIVALLED,
+        FLOW_UNCONFIRMED, Flow, NO_BACKEND, NO_ENTRANCE, PATH_SPEAKS_FIRST, SWITCH_BYPASS,
+        SWITCH_LEAVE, SWITCH_RESIZING, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW,
+        flow_entrance, options,
     },
     wire::{
         tcp::{Segment, flags},
@@ -44,7 +45,7 @@ pub(crate) fn no_flow(scratch: &mut Scratch) -> Stage {
     if !taking_over(scratch) {
         let older = is_young(scratch);
         if older && !opens_nothing {
-            foreign::remember(&scratch.key, scratch.seconds);
+            foreign::remember(&foreign::to_vip(scratch), scratch.seconds);
         }
         if older || scratch.vip.flags & VIP_OBSERVE != 0 || switch(SWITCH_LEAVE) {
             return pass(Counter::ForeignPassed);
@@ -57,6 +58,10 @@ pub(crate) fn no_flow(scratch: &mut Scratch) -> Stage {
     // It goes there anyway.
     if scratch.key.dialled().is_some() {
         return pass(Counter::ForeignPassed);
+    }
+    // Its port is another flow's, and nobody knows by which one its backend would know it.
+    if scratch.key.is_beside() {
+        return drop(Counter::LegCollided);
     }
     count(Counter::NoFlowForwarded);
     if !opens_nothing {
@@ -94,9 +99,10 @@ pub(crate) fn taking_over(scratch: &Scratch) -> bool {
 /// this flow may push out this record, too, before its backend answers, so that a trace is left.
 #[inline(always)]
 fn adopt(scratch: &mut Scratch, first: u16) {
-    let (seconds, flow) = (scratch.seconds, &mut scratch.flow);
+    let (seconds, entrance, flow) = (scratch.seconds, scratch.entrance, &mut scratch.flow);
     *flow = Flow::default();
     flow.word = StateWord::new(State::Adopted, 0).0;
+    flow.flags = flow_entrance(entrance);
     flow.first = first;
     flow.owner = first;
     flow.seen = seconds;
@@ -114,11 +120,14 @@ pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, Stage> {
     {
         return made;
     }
-    if foreign::is_known(&scratch.key, scratch.seconds, scratch.vip.flow_timeout) {
+    if foreign::is_known(&foreign::to_vip(scratch), scratch.seconds, scratch.vip.flow_timeout) {
         return Err(pass(Counter::ForeignPassed));
     }
     let first = find_trace() as u16;
     if first != NO_BACKEND {
+        if scratch.key.is_beside() && port_there(scratch, first) == [0; 2] {
+            return Err(drop(Counter::LegCollided));
+        }
         // Whether a reset is its client's its backend can tell.
         if scratch.segment.flags & flags::RST != 0 {
             scratch.first_port = port_there(scratch, first);
@@ -235,7 +244,7 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
     }
     let flow = &mut scratch.flow;
     // What a handshake was marked with is not the flow's: a refused SYN, say, ends no connection.
-    flow.flags = 0;
+    flow.flags &= FLOW_ENTRANCE;
     flow.word = StateWord::new(State::Established, isn).0;
     flow.seen = scratch.seconds;
     flow.client_next = isn.wrapping_add(1);
@@ -249,7 +258,7 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
         count(Counter::FlowEstablished);
         count_backend(first as u32, |stats| stats.flows += 1);
         set_trace(first as u32);
-        foreign::forget(&scratch.key);
+        foreign::forget(&foreign::to_vip(scratch));
         if leaves_syn_traces(scratch) {
             forget_syn_trace();
         }
@@ -327,6 +336,9 @@ pub(crate) fn restore(scratch: &mut Scratch, first: u16) -> Option<*mut Flow> {
     *flow = Flow::default();
     flow.word = StateWord::new(State::First, 0).0;
     flow.flags = FLOW_LEARNED | if by_route { 0 } else { FLOW_HOP_WANTED };
+    if scratch.entrance != NO_ENTRANCE {
+        flow.flags |= flow_entrance(scratch.entrance);
+    }
     if by_client {
         flow.flags |= FLOW_UNCONFIRMED;
     }

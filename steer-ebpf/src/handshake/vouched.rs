@@ -4,7 +4,7 @@ use aya_ebpf::bindings::__sk_buff;
 use steer_common::{
     counters::Counter,
     flow::{State, StateWord},
-    shared::{FLOW_ANSWERED_TWICE, FLOW_COLLIDED, FLOW_MADE, Flow, SWITCH_RESIZING},
+    shared::{FLOW_ANSWERED_TWICE, FLOW_COLLIDED, FLOW_MADE, Flow, SWITCH_RESIZING, VIP_SHARED},
     wire::tcp::flags,
 };
 
@@ -22,7 +22,7 @@ use crate::{
     hook::tc::Tc,
     maps::{HANDSHAKES, count, switch},
     scratch::{Scratch, scratch},
-    stage::{Stage, pass, plain},
+    stage::{Stage, drop, pass, plain},
 };
 
 /// A backend's packet whose flow has no record: of a handshake, or of a flow that left a trace, it
@@ -39,6 +39,7 @@ pub(crate) fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> St
         // What a flow was made of says nothing more, once the flow is over.
         && handshake.flags & FLOW_MADE == 0
     {
+        scratch.entrance = handshake.entrance();
         match of_handshake(scratch, handshake) {
             Whose::Its => {
                 // Its backend knows nothing of what was adopted: no connection is there.
@@ -80,6 +81,10 @@ pub(crate) fn no_flow(skb: *mut __sk_buff, scratch: &mut Scratch, id: u32) -> St
     let syn = scratch.segment.flags & flags::SYN != 0;
     if syn || !taking_over(scratch) || lookup(scratch) as u32 != id || is_local(skb) != 0 {
         return pass(Counter::BackendPassed);
+    }
+    // Which of its VIPs the client dialled nobody knows; its own next packet says it.
+    if scratch.vip.flags & VIP_SHARED != 0 {
+        return drop(Counter::EntranceUnknown);
     }
     count(Counter::NoFlowTranslated);
     plain(scratch, id)

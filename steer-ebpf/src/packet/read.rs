@@ -5,8 +5,8 @@ use steer_common::{
     counters::Counter,
     flow::Direction,
     shared::{
-        ADDRESS_OF_VIP, Address, ROLE_ADDRESS, ROLE_BACKEND, ROLE_BRIDGED, ROLE_MEMBER, ROLE_NONE,
-        ROLE_VIP, SERVICE_BACKEND, Vip,
+        ADDRESS_OF_VIP, Address, NO_ENTRANCE, ROLE_ADDRESS, ROLE_BACKEND, ROLE_BRIDGED,
+        ROLE_MEMBER, ROLE_NONE, ROLE_VIP, SERVICE_BACKEND, Vip,
     },
     wire::{
         ETHERNET_LEN, ETHERTYPE_IPV6, Packet as _, byte,
@@ -89,14 +89,17 @@ pub(crate) fn classify(scratch: &mut Scratch) -> Option<Role> {
     if let Some(dialled) = listed(head, &ip.destination, segment.destination_port) {
         (role, id) = (dialled.role, dialled.id);
         let vip = &raw const dialled.vip;
-        let its =
-            if bridges { role == ROLE_BRIDGED } else { role == ROLE_VIP || role == ROLE_MEMBER };
-        if its {
-            let bits = if role == ROLE_VIP { 0 } else { SERVICE_BACKEND };
-            scratch.key.service = bits | id;
+        let member = if bridges { ROLE_BRIDGED } else { ROLE_MEMBER };
+        if role == ROLE_VIP && !bridges {
+            (scratch.key.service, scratch.entrance) = dialled.pool_and_entrance();
+            return Some(Role::Client(vip));
+        }
+        if role == member {
+            (scratch.key.service, scratch.entrance) = (SERVICE_BACKEND | id, 0);
             return Some(Role::Client(vip));
         }
     }
+    scratch.entrance = NO_ENTRANCE;
     if let Some(sender) = listed(head, &ip.source, segment.source_port) {
         let role = sender.role;
         let its = if bridges {

@@ -276,7 +276,8 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     record.owner_syn_at = rehome::milliseconds(scratch.now);
     record.owner_port = [0; 2];
     if legs::is_taken(scratch, owner) {
-        let port = take_leg(owner, scratch.key.service as u32, StateWord(record.word).isn()) as u16;
+        let service = scratch.key.service_of_leg(record.entrance()) as u32;
+        let port = take_leg(owner, service, StateWord(record.word).isn()) as u16;
         if port == 0 {
             return give_up(flow, Counter::LegTaken as u32);
         }

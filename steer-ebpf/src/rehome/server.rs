@@ -62,7 +62,7 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     {
         // The client has another port here than its own.
         scratch.first_port = scratch.key.client_port;
-        scratch.key.client_port = leg.port;
+        legs::follow(scratch, &leg);
         if leg.service & SERVICE_BACKEND != 0 {
             if scratch.segment.flags & (flags::SYN | flags::FIN | flags::RST) != 0 {
                 let there = u16::from_ne_bytes(scratch.first_port);
@@ -75,6 +75,10 @@ pub(crate) extern "C" fn server_segment(skb: *mut __sk_buff, flow: *mut Flow) ->
     }
     if !flow.is_null() && is_elsewhere(flow, id as u16, scratch.first_port) {
         return pass(Counter::BackendPassed);
+    }
+    if !flow.is_null() {
+        // SAFETY: a map value; a word is read.
+        scratch.entrance = unsafe { (*flow).entrance() };
     }
     let syn_ack =
         scratch.segment.flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN | flags::ACK;

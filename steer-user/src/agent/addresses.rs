@@ -12,7 +12,10 @@ use rtnetlink::{
     packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol},
 };
 
-use crate::{config::Config, plane::ifindex};
+use crate::{
+    config::{Config, Vip},
+    plane::ifindex,
+};
 
 /// What `ip address` shows as `proto 0x53`.
 const OURS: AddressProtocol = AddressProtocol::Other(0x53);
@@ -77,7 +80,8 @@ pub(super) async fn withdraw(
 }
 
 fn asked(config: &Config) -> HashSet<IpAddr> {
-    config.vips().filter(|vip| vip.assign).map(|vip| vip.address.ip()).collect()
+    let assigned = config.vips().filter(|vip| vip.assign);
+    assigned.flat_map(Vip::addresses).map(|address| address.ip()).collect()
 }
 
 /// Takes every VIP in `known` that this program assigned off its interface; returns those it found.

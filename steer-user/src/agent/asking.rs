@@ -147,7 +147,7 @@ impl Asking {
                 let Some(flow) = self.plane.handshakes.find(&key)?.filter(is_unheard) else {
                     continue;
                 };
-                let Some(dialled) = self.dialled(&key)? else { continue };
+                let Some(dialled) = self.dialled(&key, &flow)? else { continue };
                 let frame = syn_ack(&key, &dialled, &flow);
                 if let Err(error) = self.voice.send(flow.client_hop.ifindex, &frame) {
                     log::debug!(
@@ -164,10 +164,15 @@ impl Asking {
     }
 
     /// What a client dialled: a VIP, or a backend of an inline pool.
-    fn dialled(&mut self, key: &FlowKey) -> Result<Option<Endpoint>> {
-        match key.dialled() {
-            Some(id) => Ok(self.plane.backend(id.into())?.map(|backend| backend.endpoint)),
-            None => self.vip(key.service),
+    fn dialled(&mut self, key: &FlowKey, flow: &Flow) -> Result<Option<Endpoint>> {
+        match (key.dialled(), flow.entrance()) {
+            (Some(id), _) => Ok(self.plane.backend(id.into())?.map(|backend| backend.endpoint)),
+            (None, 0) => self.vip(key.pool()),
+            (None, number) => {
+                let entrances = self.plane.entrances()?.into_iter();
+                let mut its = entrances.filter(|(other, _)| *other == u32::from(number));
+                Ok(its.next().map(|(_, entrance)| entrance.endpoint))
+            }
         }
     }
 

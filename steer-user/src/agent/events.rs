@@ -74,7 +74,7 @@ impl Searches {
         if event.what != Counter::TicketTold as u16 {
             return None;
         }
-        let vip = event.flow.dialled().map_or(Some(event.flow.service), pool_of)?;
+        let vip = event.flow.dialled().map_or(Some(event.flow.pool()), pool_of)?;
         let finding = self.0.entry(vip).or_default().told(event.first, &event.ticket)?;
         self.0.remove(&vip);
         Some((vip, finding))
@@ -95,7 +95,7 @@ fn describe(event: &Event) -> String {
     let port = u16::from_be_bytes(event.flow.client_port);
     let dialled = match event.flow.dialled() {
         Some(backend) => format!("backend {backend}"),
-        None => format!("VIP {}", event.flow.service),
+        None => format!("VIP {}", event.flow.pool()),
     };
     let Event { first, owner, .. } = event;
     format!("{what}: client {client} port {port}, {dialled}, first {first}, owner {owner}")

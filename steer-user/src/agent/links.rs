@@ -179,7 +179,7 @@ impl Links {
     }
 
     fn look_at_others(&mut self) {
-        let vips = self.config.vips().map(|vip| vip.address).collect::<Vec<_>>();
+        let vips = self.config.addresses().collect::<Vec<_>>();
         let sentences = plane::shared(&self.dir, &vips).into_iter().collect::<HashSet<_>>();
         for sentence in sentences.difference(&self.told) {
             log::warn!("{sentence}");

@@ -20,7 +20,7 @@ pub(crate) use warnings::refused_here;
 use warnings::{elsewhere, lonely, own_backends, raised_sizes, warnings};
 
 use crate::{
-    config::{Config, Pool},
+    config::Config,
     plane::{self, Before, Memory, NotCarried, Old, PinDir, Plane},
 };
 
@@ -170,7 +170,7 @@ fn refuse_crowd(config: &Config, found: &Found, numbers: &Numbers) -> Result<()>
     backends.extend(numbers.backends.iter().map(|(at, id)| (*at, *id)));
     let record = |(endpoint, id)| (id, Backend { endpoint, ..Backend::default() });
     let backends = backends.into_iter().map(record).collect::<Vec<_>>();
-    plane::half(&vips.collect::<Vec<_>>(), &backends).map(drop)
+    plane::half(&vips.collect::<Vec<_>>(), &numbers.entrances, &backends).map(drop)
 }
 
 fn refuse_cost(memory: &Memory) -> Result<()> {
@@ -241,10 +241,7 @@ fn refuse_vips_of_others(config: &Config, dir: &PinDir) -> Result<()> {
         if !other.interfaces.iter().any(|name| interfaces.iter().any(|own| own.name == *name)) {
             continue;
         }
-        let served = config.pools.iter().map(Pool::service);
-        if let Some(vip) =
-            served.filter_map(|service| service.address()).find(|at| other.vips.contains(at))
-        {
+        if let Some(vip) = config.addresses().find(|at| other.vips.contains(at)) {
             bail!(
                 "{vip} is a VIP of the gateway at {} already, which has interfaces in common with this one",
                 other.pin_dir.display()

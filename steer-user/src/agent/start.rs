@@ -25,6 +25,7 @@ use super::{
     sweep,
 };
 use crate::{
+    address::socket,
     clock,
     config::{Config, Interface},
     crash::{Step, reached},
@@ -271,6 +272,8 @@ async fn switch(
     set_xdp(&mut up.pools, filled && up.attached.iter().any(|attachment| attachment.xdp))?;
     let vips = up.pools.plane().vips()?;
     let vips = vips.iter().filter_map(|(key, _)| Service::of(key).address());
+    let sharing = up.pools.plane().entrances()?;
+    let vips = vips.chain(sharing.iter().map(|(_, entrance)| socket(&entrance.endpoint)));
     logged(addresses::withdraw(config, vips.map(|address| address.ip())).await);
     reached(Step::VipsWithdrawn);
     up.pools.remove_vips()?;

@@ -14,8 +14,8 @@ use steer_common::{
     flow::{State, StateWord},
     shared::{
         BACKEND_DIALLED, BACKEND_PRESENT, Backend, Endpoint, FLOW_MADE, Flow, FlowKey, Foreign,
-        LEG_ENDED, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE, Session, SessionKey, Source, SourceKey,
-        Vip, backend_bit,
+        LEG_ENDED, Leg, SERVICE_BACKEND, SERVICE_POOL, SERVICE_WAY_THERE, Session, SessionKey,
+        Source, SourceKey, Vip, backend_bit,
     },
 };
 
@@ -186,8 +186,7 @@ impl Rules {
             !flow.closing() && backend_of(key.service).is_some_and(|id| id == flow.holder())
         };
         let Some(flow) = flow.filter(there) else { return idle > LINGER };
-        let of = FlowKey { client: key.client, client_port: leg.port, service: leg.service };
-        self.flow_is_stale(&of, flow)
+        self.flow_is_stale(&flow_of(key, leg), flow)
     }
 
     /// Whether a leg is of a connection that its client dialled to a backend itself, beside a VIP.
@@ -198,7 +197,7 @@ impl Rules {
     /// The VIP or inline pool of which a service says that it was dialled; `None` of a backend that
     /// is in no inline pool.
     pub(super) fn vip_id(&self, service: u16) -> Option<u16> {
-        let Some(id) = backend_of(service) else { return Some(service) };
+        let Some(id) = backend_of(service) else { return Some(service & SERVICE_POOL) };
         let dialled = |backend: &&Backend| backend.flags & BACKEND_DIALLED != 0;
         self.backends.get(&id).filter(dialled).map(|backend| backend.vip_id)
     }
@@ -242,6 +241,11 @@ impl Rules {
         }
         clock::age(self.now, flow.seen) > HANDSHAKE
     }
+}
+
+/// The key of the flow that a leg belongs to.
+fn flow_of(key: &FlowKey, leg: &Leg) -> FlowKey {
+    FlowKey { client: key.client, client_port: leg.port, service: leg.flow_service() }
 }
 
 /// The backend that a service names, if it names one.
@@ -328,7 +332,7 @@ fn sweep_splices(plane: &mut Plane, rules: &Rules, swept: &mut Swept) -> Result<
 fn sweep_legs(plane: &mut Plane, rules: &Rules, named: &mut HashSet<u16>) -> Result<u64> {
     let Plane { flows, splices, legs, .. } = plane;
     let removed = legs.remove_stale(|key, leg| {
-        let of = FlowKey { client: key.client, client_port: leg.port, service: leg.service };
+        let of = flow_of(key, leg);
         let flow =
             [&*flows, &*splices].into_iter().find_map(|table| table.find(&of).ok().flatten());
         rules.leg_is_stale(key, leg, flow.as_ref())
@@ -461,6 +465,22 @@ mod tests {
         let ended =
             |bits, age| rules().leg_is_stale(&key, &leg(age, SERVICE_BACKEND | 3 | bits), None);
         assert!(ended(LEG_ENDED, 61) && !ended(LEG_ENDED, 60) && !ended(LEG_CLIENT_ENDED, 61));
+    }
+
+    /// Of a pool that several VIPs share: a flow beside another one, and its legs.
+    #[test]
+    fn a_leg_finds_its_flow_by_the_vip_that_its_client_dialled() {
+        let client = FlowKey { client_port: [0, 9], service: 0, ..FlowKey::default() };
+        let beside = FlowKey { service: client.service_beside(5), ..client };
+        let at = FlowKey { client_port: [8, 0], service: SERVICE_BACKEND | 3, ..client };
+        for of in [client, beside] {
+            let leg = Leg { seen: NOW, port: of.client_port, service: of.service_of_leg(5) };
+            assert_eq!((flow_of(&at, &leg), leg.entrance()), (of, 5));
+            assert!(!rules().flow_is_stale(&of, &flow(7868, 0)), "as its pool says");
+            assert!(rules().flow_is_stale(&of, &flow(7869, 0)));
+        }
+        let other = FlowKey { service: FlowKey::default().service_beside(5) | 9, ..client };
+        assert!(rules().flow_is_stale(&other, &flow(0, 0)), "its pool is gone");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What another file would change, as sentences.
 
-use std::{fmt::Display, time::Duration};
+use std::{fmt::Display, net::SocketAddr, time::Duration};
 
 use super::{
     Backend, Bridge, Config, Fallback, Health, Hook, Inline, Interface, Mode, Pool, Prefix, Probes,
@@ -121,7 +121,8 @@ fn settings(said: &mut Vec<String>, now: &Pool, new: &Pool) {
     differs("swallow", &now.swallow, &new.swallow);
     match (&now.shape, &new.shape) {
         (Shape::Vip(now), Shape::Vip(new)) => {
-            let Vip { address: _, fallback, assign, return_path } = new;
+            let Vip { address: _, also, fallback, assign, return_path } = new;
+            differs("also", &addresses(&now.also), &addresses(also));
             differs("fallback", &now.fallback.word(), &fallback.word());
             differs("assign", &now.assign, assign);
             differs("return_path", &now.return_path.word(), &return_path.word());
@@ -144,6 +145,11 @@ fn settings(said: &mut Vec<String>, now: &Pool, new: &Pool) {
         differs("health.fall", &now.fall, &fall);
     }
     backends(said, &at, &now.backends, &new.backends);
+}
+
+fn addresses(addresses: &[SocketAddr]) -> String {
+    let texts = addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    if texts.is_empty() { "nothing".to_owned() } else { texts.join(", ") }
 }
 
 fn prefixes(prefixes: &[Prefix]) -> String {
@@ -343,6 +349,7 @@ address = "10.0.2.1:443"
             "owner_tries = 9",
             "swallow = true",
             "assign = true",
+            "also = [\"198.51.100.20:443\"]",
             "return_path = \"route\"",
             "health = \"off\"",
             "health = {enabled = false}",

@@ -286,8 +286,10 @@ pub enum Shape {
 /// What only a pool behind a VIP has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Vip {
-    /// What clients dial.
+    /// What clients dial, and what the pool is known by.
     pub address: SocketAddr,
+    /// What clients dial as well: VIPs that share the pool.
+    pub also: Vec<SocketAddr>,
     /// By what a backend is chosen when no session decides.
     pub fallback: Fallback,
     /// Whether the agent puts the address on an interface.
@@ -306,6 +308,13 @@ pub struct Inline {
     pub bridged: bool,
     /// Clients whose connections are left alone.
     pub exempt: Vec<Prefix>,
+}
+
+impl Vip {
+    /// All that clients dial.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + Clone {
+        std::iter::once(self.address).chain(self.also.iter().copied())
+    }
 }
 
 impl Shape {
@@ -443,10 +452,15 @@ impl Config {
         self.pools.iter().filter_map(Pool::vip)
     }
 
+    /// The addresses of all of its VIPs.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + Clone {
+        self.vips().flat_map(Vip::addresses)
+    }
+
     /// How much it has, for the log and for `steer config check`.
     pub fn counts(&self) -> String {
-        let (vips, backends) = (self.vips().count(), self.backends().count());
-        match self.pools.len() - vips {
+        let (vips, backends) = (self.addresses().count(), self.backends().count());
+        match self.pools.len() - self.vips().count() {
             0 => format!("VIPs {vips}, backends {backends}"),
             pools => format!("VIPs {vips}, pools {pools}, backends {backends}"),
         }

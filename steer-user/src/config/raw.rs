@@ -113,6 +113,7 @@ pub(super) struct Vlan(#[serde(deserialize_with = "whole::<_, _, 1, 4094>")] pub
 #[serde(deny_unknown_fields)]
 pub(super) struct Pool {
     pub(super) address: Option<Spanned<Socket>>,
+    pub(super) also: Option<Spanned<Vec<Spanned<Socket>>>>,
     pub(super) name: Option<Spanned<String>>,
     pub(super) shape: Option<Spanned<Shape>>,
     pub(super) mode: Option<Mode>,

@@ -1,3 +1,4 @@
+mod also;
 mod bridges;
 mod pools;
 

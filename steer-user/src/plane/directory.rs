@@ -12,8 +12,8 @@ use steer_common::{
     directory::{self, PROBES, SLOTS},
     shared::{
         ADDRESS_OF_BACKEND, ADDRESS_OF_MEMBER, ADDRESS_OF_VIP, Address, BACKEND_BRIDGED,
-        BACKEND_DIALLED, Backend, Endpoint, EndpointEntry, ROLE_ADDRESS, ROLE_BACKEND,
-        ROLE_BRIDGED, ROLE_MEMBER, ROLE_VIP, Vip,
+        BACKEND_DIALLED, Backend, ENTRANCE_AT, Endpoint, EndpointEntry, Entrance, ROLE_ADDRESS,
+        ROLE_BACKEND, ROLE_BRIDGED, ROLE_MEMBER, ROLE_VIP, Vip,
     },
 };
 
@@ -91,13 +91,14 @@ impl Plane {
     }
 
     /// Fills the half of the directory that is not in use, then turns the programs to it.
-    fn list(&mut self) -> Result<()> {
+    pub(crate) fn list(&mut self) -> Result<()> {
         let records = self.backends.all()?;
         let numbered = self.backend_ids.entries()?.into_iter().map(|(endpoint, id)| {
             let record = records.get(id as usize).filter(|record| record.endpoint == endpoint);
             (id, record.map_or(Backend { endpoint, ..Backend::default() }, |record| *record))
         });
-        let (listed, seed) = half(&self.vips.entries()?, &numbered.collect::<Vec<_>>())?;
+        let (vips, entrances) = (self.vips.entries()?, self.entrances()?);
+        let (listed, seed) = half(&vips, &entrances, &numbered.collect::<Vec<_>>())?;
         let head = directory::head(self.directory.read(0)?.head ^ 1, seed);
         self.directory.write(directory::half(head), &listed)?;
         self.directory.write(0, &[EndpointEntry { head, ..EndpointEntry::default() }])
@@ -115,9 +116,10 @@ const SEEDS: u32 = 1000;
 /// When there is none.
 pub fn half(
     vips: &[(Endpoint, Vip)],
+    entrances: &[(u32, Entrance)],
     backends: &[(u32, Backend)],
 ) -> Result<(Vec<EndpointEntry>, u32)> {
-    let mut all = listed(vips, backends);
+    let mut all = listed(vips, entrances, backends);
     all.sort_by_key(|listed| (listed.endpoint.address.octets(), listed.endpoint.port));
     (0..SEEDS).find_map(|seed| place(&all, seed).map(|half| (half, seed))).with_context(|| {
         format!("find a place in the directory for each of {} addresses and ports", all.len())
@@ -125,15 +127,23 @@ pub fn half(
 }
 
 /// Every entry: VIPs, backends, and the addresses of both without a port.
-fn listed(vips: &[(Endpoint, Vip)], backends: &[(u32, Backend)]) -> Vec<EndpointEntry> {
-    let dialled = vips.iter().filter(|(at, _)| at.pool_name().is_none());
+fn listed(
+    vips: &[(Endpoint, Vip)],
+    entrances: &[(u32, Entrance)],
+    backends: &[(u32, Backend)],
+) -> Vec<EndpointEntry> {
+    let mut dialled = vips
+        .iter()
+        .filter(|(at, _)| at.pool_name().is_none())
+        .map(|(at, vip)| dialled_at(*at, 0, *vip))
+        .collect::<Vec<_>>();
+    dialled.extend(sharing(vips, entrances));
     let mut addresses = BTreeMap::<[u8; 16], u16>::new();
-    for (at, bit) in dialled.clone().map(|(at, _)| (at, ADDRESS_OF_VIP)).chain(backends.iter().map(
-        |(_, backend)| {
-            let member = if is_member(backend) { ADDRESS_OF_MEMBER } else { 0 };
-            (&backend.endpoint, ADDRESS_OF_BACKEND | member)
-        },
-    )) {
+    let at_vips = dialled.iter().map(|listed| (&listed.endpoint, ADDRESS_OF_VIP));
+    for (at, bit) in at_vips.chain(backends.iter().map(|(_, backend)| {
+        let member = if is_member(backend) { ADDRESS_OF_MEMBER } else { 0 };
+        (&backend.endpoint, ADDRESS_OF_BACKEND | member)
+    })) {
         *addresses.entry(at.address.octets()).or_default() |= bit;
     }
     let addresses = addresses.into_iter().map(|(address, id)| EndpointEntry {
@@ -143,13 +153,6 @@ fn listed(vips: &[(Endpoint, Vip)], backends: &[(u32, Backend)]) -> Vec<Endpoint
         ..EndpointEntry::default()
     });
     let pools = vips.iter().copied().collect::<HashMap<_, _>>();
-    let dialled = dialled.map(|(at, vip)| EndpointEntry {
-        endpoint: *at,
-        role: ROLE_VIP,
-        id: vip.id,
-        head: 0,
-        vip: *vip,
-    });
     let backends = backends.iter().map(|(id, backend)| {
         let pool = pools.get(&backend.vip).filter(|_| is_member(backend));
         EndpointEntry {
@@ -164,7 +167,27 @@ fn listed(vips: &[(Endpoint, Vip)], backends: &[(u32, Backend)]) -> Vec<Endpoint
             vip: pool.copied().unwrap_or_default(),
         }
     });
-    dialled.chain(backends).chain(addresses).collect()
+    dialled.into_iter().chain(backends).chain(addresses).collect()
+}
+
+/// Those of VIPs that share a pool: each has its pool's record, but for when the gateway began with
+/// it. One that has a pool of its own still, or whose pool is gone, is none yet, or no more.
+fn sharing<'a>(
+    vips: &'a [(Endpoint, Vip)],
+    entrances: &'a [(u32, Entrance)],
+) -> impl Iterator<Item = EndpointEntry> + 'a {
+    let alone = |at: &Endpoint| vips.iter().any(|(other, _)| other == at);
+    entrances.iter().filter(move |(_, entrance)| !alone(&entrance.endpoint)).filter_map(
+        |(number, Entrance { endpoint, pool, since, .. })| {
+            let (_, record) = vips.iter().find(|(_, vip)| vip.id == *pool)?;
+            Some(dialled_at(*endpoint, *number, Vip { since: *since, ..*record }))
+        },
+    )
+}
+
+fn dialled_at(endpoint: Endpoint, entrance: u32, vip: Vip) -> EndpointEntry {
+    let id = vip.id | (entrance as u16) << ENTRANCE_AT;
+    EndpointEntry { endpoint, role: ROLE_VIP, id, head: 0, vip }
 }
 
 /// Whether what is sent to a backend's address is a flow of its pool. One that left the pool keeps

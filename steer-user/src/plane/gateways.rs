@@ -10,8 +10,8 @@ use std::{
 
 use steer_common::shared::{Endpoint, LAYOUT_VERSION, Vip};
 
-use super::{PinDir, Table, pin::children};
-use crate::service::Service;
+use super::{PinDir, Table, entrances::Entrances, pin::children};
+use crate::{address::socket, service::Service};
 
 /// How deep below a BPF file system a pin directory is looked for.
 const DEPTH: usize = 4;
@@ -81,6 +81,10 @@ fn read(dir: &PinDir) -> Gateway {
         }
         _ => Ok(Vec::new()),
     };
+    let sharing = match dir.layout() {
+        LAYOUT_VERSION => Entrances::open(dir).and_then(|map| map.all()),
+        _ => Ok(Vec::new()),
+    };
     Gateway {
         pin_dir: dir.root().to_owned(),
         interfaces: dir.managed(),
@@ -88,6 +92,7 @@ fn read(dir: &PinDir) -> Gateway {
             .unwrap_or_default()
             .iter()
             .filter_map(|(at, _)| Service::of(at).address())
+            .chain(sharing.unwrap_or_default().iter().map(|(_, also)| socket(&also.endpoint)))
             .collect(),
     }
 }

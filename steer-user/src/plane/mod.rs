@@ -9,6 +9,7 @@ mod carry;
 mod clsact;
 mod cost;
 mod directory;
+mod entrances;
 mod exempt;
 mod fast;
 mod gateways;
@@ -33,9 +34,9 @@ use steer_common::{
     maps::CONFIGURED,
     rotation,
     shared::{
-        Backend, BackendPath, BackendStats, Configured, Endpoint, EndpointEntry, Flow, FlowKey,
-        Foreign, KeyName, Leg, Outcomes, Refusals, Rest, Rotation, SWITCH_LEAVE, SWITCH_RESIZING,
-        Session, SessionKey, Settings, Source, SourceKey, Vip,
+        Backend, BackendPath, BackendStats, Configured, Endpoint, EndpointEntry, Entrance, Flow,
+        FlowKey, Foreign, KeyName, Leg, Outcomes, Refusals, Rest, Rotation, SWITCH_LEAVE,
+        SWITCH_RESIZING, Session, SessionKey, Settings, Source, SourceKey, Vip,
     },
 };
 
@@ -54,7 +55,7 @@ pub use table::{Slots, Table};
 pub(crate) use undo::Before;
 pub(crate) use wanted::least_lru_entries;
 
-use crate::{clock, service::Service};
+use crate::{address::socket, clock, service::Service};
 
 /// Every pinned map.
 pub struct Plane {
@@ -87,6 +88,7 @@ pub struct Plane {
     pub(crate) backend_ids: Table<Endpoint, u32>,
     vips: Table<Endpoint, Vip>,
     directory: Slots<EndpointEntry>,
+    entrances: entrances::Entrances,
     exempt: exempt::Exempt,
     bridged: bridge::Bridged,
     /// Lookup tables.
@@ -124,6 +126,7 @@ impl Plane {
             backend_ids: Table::open(dir, "backend_ids")?,
             vips: Table::open(dir, "vips")?,
             directory: Slots::open(dir, "directory")?,
+            entrances: entrances::Entrances::open(dir)?,
             exempt: exempt::Exempt::open(dir)?,
             bridged: bridge::Bridged::open(dir)?,
             lookup: Slots::open(dir, "lookup")?,
@@ -229,6 +232,9 @@ impl Plane {
     /// gateway's, then takes new ones again.
     pub fn end_leave(&mut self) -> Result<()> {
         let since = clock::seconds();
+        for (number, entrance) in self.entrances()? {
+            self.set_entrance(number, &Entrance { since, ..entrance })?;
+        }
         let vips = self.vips()?.into_iter().map(|(at, vip)| (at, Vip { since, ..vip }));
         self.set_vips(&vips.collect::<Vec<_>>())?;
         self.set_switch(SWITCH_LEAVE, false)
@@ -276,7 +282,7 @@ pub fn detach(dir: &PinDir) -> Result<Detached> {
 }
 
 /// The addresses of the VIPs of every layout that is pinned here. Each has them as keys of its map
-/// `vips`.
+/// `vips`, and those that share a pool in `entrances`.
 pub fn vip_addresses(dir: &PinDir) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for layout in dir.layouts() {
@@ -287,6 +293,9 @@ pub fn vip_addresses(dir: &PinDir) -> Vec<IpAddr> {
         });
         let vips = keys.unwrap_or_default().into_iter().map(|at| Service::of(&at));
         found.extend(vips.filter_map(|vip| vip.address()).map(|address| address.ip()));
+        let entrances = entrances::Entrances::open(&layout).and_then(|map| map.all());
+        let sharing = entrances.unwrap_or_default();
+        found.extend(sharing.iter().map(|(_, entrance)| socket(&entrance.endpoint).ip()));
     }
     found
 }

@@ -16,7 +16,7 @@ use aya::{
     Pod,
     maps::{HashMap, MapData},
 };
-use steer_common::shared::{Backend, Configured, Endpoint, ExemptKey, Vip};
+use steer_common::shared::{Backend, Configured, Endpoint, Entrance, ExemptKey, Vip};
 
 use super::{PinDir, Plane, Table};
 
@@ -39,6 +39,7 @@ pub(crate) struct Before {
     pub(crate) backends: Vec<(u32, Backend)>,
     pub(crate) configured: Vec<(Endpoint, Configured)>,
     pub(crate) exempt: Vec<ExemptKey>,
+    pub(crate) entrances: Vec<(u32, Entrance)>,
 }
 
 impl Before {
@@ -49,6 +50,7 @@ impl Before {
             backends: plane.backends()?,
             configured: plane.configured.entries()?,
             exempt: plane.exempt()?,
+            entrances: plane.entrances()?,
         })
     }
 
@@ -63,6 +65,7 @@ impl Before {
         write(&unfinished.join("configured"), &self.configured)?;
         let exempt = self.exempt.iter().map(|key| (*key, 1_u32)).collect::<Vec<_>>();
         write(&unfinished.join("exempt"), &exempt)?;
+        write(&unfinished.join("entrances"), &self.entrances)?;
         fs::rename(&unfinished, &kept).with_context(|| format!("keep {}", kept.display()))
     }
 
@@ -73,7 +76,14 @@ impl Before {
             return Ok(None);
         }
         let exempt = Table::<ExemptKey, u32>::open_pin(&kept.join("exempt"))?.entries()?;
+        // A start of an older version kept none.
+        let entrances = kept.join("entrances");
+        let entrances = match entrances.exists() {
+            true => Table::open_pin(&entrances)?.entries()?,
+            false => Vec::new(),
+        };
         Ok(Some(Self {
+            entrances,
             vips: Table::open_pin(&kept.join("vips"))?.entries()?,
             backends: Table::open_pin(&kept.join("backends"))?.entries()?,
             configured: Table::open_pin(&kept.join("configured"))?.entries()?,

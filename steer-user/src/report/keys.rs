@@ -109,6 +109,8 @@ impl NameOrigin {
 impl Keys {
     /// Reads the maps; of one VIP, if one is named.
     pub fn read(plane: &Plane, only: Option<Service>) -> Result<Self> {
+        let known_by = |vip: Service| plane.known_by(&vip.endpoint()).map(|at| Service::of(&at));
+        let only = only.map(known_by).transpose()?;
         let backends = plane.backends()?.into_iter();
         let backends =
             backends.map(|(id, backend)| (id as u16, socket(&backend.endpoint))).collect();

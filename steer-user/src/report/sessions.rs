@@ -77,6 +77,8 @@ impl Matcher {
         vip: Option<Service>,
     ) -> Result<Self> {
         let names = Names::read(plane)?;
+        let known_by = |vip: Service| plane.known_by(&vip.endpoint()).map(|at| Service::of(&at));
+        let vip = vip.map(known_by).transpose()?;
         if let Some(owner) = owner
             .filter(|owner| !names.backends.iter().any(|(_, b)| b.endpoint == endpoint(*owner)))
         {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -115,6 +115,9 @@ pub struct VipReport {
     pub id: u16,
     /// What clients dial; of an inline pool its name.
     pub address: Service,
+    /// Other VIPs that share its pool.
+    #[serde(default)]
+    pub also: Vec<SocketAddr>,
     /// `steer` or `observe`.
     pub mode: String,
     /// Backends in its pool.
@@ -279,6 +282,7 @@ fn bridged(members: &[(u32, Backend)]) -> Vec<IpAddr> {
 impl VipReport {
     /// Every VIP, by number.
     pub fn read(plane: &Plane, backends: &Backends) -> Result<Vec<Self>> {
+        let entrances = plane.entrances()?;
         let report = |(key, vip): (_, steer_common::shared::Vip)| {
             let address = Service::of(&key);
             let pool = backends
@@ -288,6 +292,11 @@ impl VipReport {
             Self {
                 id: vip.id,
                 address,
+                also: entrances
+                    .iter()
+                    .filter(|(_, entrance)| entrance.pool == vip.id)
+                    .map(|(_, entrance)| socket(&entrance.endpoint))
+                    .collect(),
                 mode: if vip.flags & VIP_OBSERVE == 0 { "steer" } else { "observe" }.to_owned(),
                 backends: pool.clone().count() as u32,
                 backends_up: pool.filter(|b| b.state == BackendState::Up && b.weight > 0).count()
@@ -362,7 +371,10 @@ fn around(
     let names = interfaces.iter().map(|interface| interface.name.clone());
     let names = names.filter(|name| !is_port(name)).collect::<Vec<_>>();
     let both_sides = if names.len() == 1 { names.clone() } else { Vec::new() };
-    let vips_of_ours = vips.iter().filter_map(|vip| vip.address.address()).collect::<Vec<_>>();
+    let vips_of_ours = vips
+        .iter()
+        .flat_map(|vip| vip.address.address().into_iter().chain(vip.also.iter().copied()))
+        .collect::<Vec<_>>();
     let backends_at = backends.backends.iter().map(|backend| backend.address);
     let addresses = vips_of_ours.iter().copied().chain(backends_at).map(|at| at.ip()).collect();
     let mut warnings = checks::programs(dir, &vips_of_ours);

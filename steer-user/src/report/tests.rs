@@ -149,6 +149,7 @@ fn status_has_the_documented_shape() {
         vips: vec![VipReport {
             id: 0,
             address: "[2001:db8::10]:443".parse().unwrap(),
+            also: vec!["[2001:db8::11]:443".parse().unwrap()],
             mode: "steer".into(),
             backends: 3,
             backends_up: 2,
@@ -193,8 +194,8 @@ fn status_has_the_documented_shape() {
     );
     assert_eq!(
         value["vips"][0],
-        json!({"id": 0, "address": "[2001:db8::10]:443", "mode": "steer", "backends": 3, "backends_up": 2,
-               "session_timeout_seconds": 600})
+        json!({"id": 0, "address": "[2001:db8::10]:443", "also": ["[2001:db8::11]:443"], "mode": "steer",
+               "backends": 3, "backends_up": 2, "session_timeout_seconds": 600})
     );
     assert_eq!(value["tables"][0], json!({"name": "sessions", "entries": 1, "max_entries": 2}));
 }

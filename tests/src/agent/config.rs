@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::Path};
 
 use clap::ValueEnum;
 
-use crate::topology::{BRIDGE, Family, Lab, Offloads, backend, vip};
+use crate::topology::{BRIDGE, Family, Lab, Offloads, backend, second_vip, vip};
 
 /// Which programs the gateway's interfaces get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -73,6 +73,8 @@ pub struct Settings {
     pub vip: Vec<String>,
     /// `exempt` of every `[[pool]]`: addresses and prefixes, each in the pool of its family.
     pub exempt: Vec<String>,
+    /// Whether each `[[vip]]` has a second address.
+    pub second_vips: bool,
     /// A line of one backend, by its index: `key_names = [..]`.
     pub backend: Vec<(usize, String)>,
     /// Lines of every `[vip.health]`: `enabled = false`. An inline pool is judged by what passes.
@@ -89,8 +91,20 @@ impl Settings {
         let health = vec!["interval = \"200ms\"".to_owned(), "timeout = \"200ms\"".to_owned()];
         let (top, sizes, vip, backend) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (shape, exempt, environment) = (Shape::Gateway, Vec::new(), Vec::new());
-        let bridge = Vec::new();
-        Self { hook, shape, top, sizes, vip, exempt, backend, health, bridge, environment }
+        let (bridge, second_vips) = (Vec::new(), false);
+        Self {
+            hook,
+            shape,
+            top,
+            sizes,
+            vip,
+            exempt,
+            second_vips,
+            backend,
+            health,
+            bridge,
+            environment,
+        }
     }
 }
 
@@ -144,6 +158,9 @@ fn pool_table(family: Family, n_backends: usize, settings: &Settings) -> String 
     // Where a source leads stays as the test found it, however many flows it makes.
     if settings.shape == Shape::Gateway && !says("fallback") {
         text += "fallback = \"source\"\n";
+    }
+    if settings.shape == Shape::Gateway && settings.second_vips {
+        writeln!(text, "also = [\"{}\"]", second_vip(family)).unwrap_or_default();
     }
     let of_family = |text: &&String| text.contains(':') == (family == Family::V6);
     let exempt = settings.exempt.iter().filter(of_family).collect::<Vec<_>>();

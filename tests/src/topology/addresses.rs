@@ -41,6 +41,15 @@ pub fn balancer(family: Family) -> IpAddr {
     }
 }
 
+/// What clients dial as well, where VIPs share a pool.
+pub fn second_vip(family: Family) -> SocketAddr {
+    let address = match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(198, 51, 100, 11)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 0x11)),
+    };
+    SocketAddr::new(address, PORT)
+}
+
 /// A client's source address; `index` below 250.
 pub fn source(family: Family, index: usize) -> IpAddr {
     let number = u8::try_from(index + 1).unwrap_or(u8::MAX);

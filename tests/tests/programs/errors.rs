@@ -4,12 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4};
-use steer_common::counters::Counter;
-use steer_tests::packets::Segment;
+use steer_common::{
+    counters::Counter,
+    shared::{Entrance, Flow, VIP_SHARED, flow_entrance},
+};
+use steer_tests::{ends::endpoint, packets::Segment};
 
 use crate::world::{
     BACKEND_MAC, CLIENT_ISN, CLIENT_MAC, Case, Ends, FIRST_ISN, GATE_MAC, Given, INNER_MAC,
-    OWNER_ISN, Out, World, shapes,
+    OWNER_ISN, Out, World, families, shapes,
 };
 
 const MTU: u16 = 1400;
@@ -107,6 +110,55 @@ fn an_error_about_a_clients_segment_reaches_it_as_one_about_the_vip() -> Result<
                 left.clone(),
             ),
             case("settled", error(outwards, 64, ends.first), Given::flow(ends.settled()), left),
+        ];
+        world.judge(&ends, &cases)?;
+    }
+    Ok(())
+}
+
+/// The errors name the VIP that the client dialled, where several share the pool.
+#[test]
+fn errors_about_a_flow_by_another_vip_of_the_pool_are_translated_in_its_name() -> Result<()> {
+    const NUMBER: u8 = 9;
+    let mut world = World::new()?;
+    for ends in families() {
+        let second = if ends.client.is_ipv4() { "198.51.100.11:443" } else { "[2001:db8::11]:443" };
+        let second = second.parse::<SocketAddr>()?;
+        let entrance =
+            Entrance { endpoint: endpoint(second), pool: ends.vip_id, ..Entrance::default() };
+        world.loaded.plane.set_entrance(u32::from(NUMBER), &entrance)?;
+        let flow = ends.settled();
+        let flow = Flow { flags: flow.flags | flow_entrance(NUMBER), ..flow };
+        let given = Given { vip_flags: VIP_SHARED, ..Given::flow(flow) };
+        let about_server = |macs, to: SocketAddr, hop_limit| {
+            let about = ends.down(to, FIRST_ISN.wrapping_add(1)).ack(1);
+            too_big(macs, router(&ends), to.ip(), hop_limit, &about)
+        };
+        let about_client = |macs, hop_limit, to| {
+            let about = Segment::new(ends.client, to, CLIENT_ISN.wrapping_add(1)).ack(1);
+            too_big(macs, router(&ends), ends.client.ip(), hop_limit, &about)
+        };
+        let cases = [
+            case(
+                "about a backend's segment",
+                about_server((CLIENT_MAC, GATE_MAC), second, 64),
+                given.clone(),
+                about_server((INNER_MAC, BACKEND_MAC), ends.first, 63),
+            ),
+            case(
+                "about a client's segment",
+                about_client((BACKEND_MAC, INNER_MAC), 64, ends.first),
+                given.clone(),
+                about_client((GATE_MAC, CLIENT_MAC), 63, second),
+            ),
+            Case {
+                what: "about a segment that the first VIP did not send",
+                frame: about_server((CLIENT_MAC, GATE_MAC), ends.vip, 64),
+                given,
+                tc: Out::Untouched,
+                xdp: Out::Untouched,
+                counts: Some(Counter::IcmpPassed),
+            },
         ];
         world.judge(&ends, &cases)?;
     }

@@ -6,6 +6,7 @@
 mod answers;
 mod bridge;
 mod endings;
+mod entrances;
 mod entries;
 mod errors;
 mod fast;

@@ -197,6 +197,17 @@ impl World {
         Ok(self.syn_traces.set(line, TraceLine::default(), 0)?)
     }
 
+    /// Forgets what is left of the flow of these ends, and of its handshake.
+    pub(crate) fn forget_flow_trace(&mut self, ends: &Ends) -> Result<()> {
+        let line = trace::place(&ends.key(), 0).line;
+        let mut traces = MapData::from_pin(self.loaded.pin("traces"))
+            .and_then(Map::from_map_data)
+            .and_then(Array::<_, TraceLine>::try_from)
+            .context("open the map traces")?;
+        traces.set(line, TraceLine::default(), 0)?;
+        self.forget_trace(ends)
+    }
+
     /// Fills the maps for a run of the TC program.
     pub(crate) fn prepare(&mut self, ends: &Ends, given: &Given) -> Result<()> {
         self.prepare_for(Program::Tc, ends, given)

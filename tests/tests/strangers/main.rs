@@ -6,6 +6,7 @@
 //! an agent which dies in the middle of a start breaks nothing is shown by `tests/faults/crash.rs`,
 //! what single packets do by `tests/programs`.
 
+mod entrances;
 mod evicted;
 mod gateway;
 mod handshakes;

@@ -258,7 +258,8 @@ fn states_of_other_layouts_are_refused_and_nothing_is_touched() -> Result<()> {
 #[test]
 fn maps_that_a_version_of_the_same_layout_did_not_have_are_made() -> Result<()> {
     /// Those that came to the layout after its first version.
-    const LATER: [&str; 6] = ["fast", "hops", "exempt", "bridge_paths", "vlans", "rests"];
+    const LATER: [&str; 7] =
+        ["fast", "hops", "exempt", "bridge_paths", "vlans", "rests", "entrances"];
     let run = scenario(Hook::Tc).start()?;
     let mut steer = run.agent()?;
     let kept = visitor(&run, OFFERS[0], &run.dial(0))?;

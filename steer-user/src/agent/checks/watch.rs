@@ -105,7 +105,7 @@ impl Watched {
             .iter()
             .map(|interface| interface.name.clone())
             .collect::<Vec<_>>();
-        let vips = self.config.vips().map(|vip| vip.address).collect::<Vec<_>>();
+        let vips = self.config.addresses().collect::<Vec<_>>();
         let mut addresses = vips.iter().map(|vip| vip.ip()).collect::<BTreeSet<IpAddr>>();
         let bridged = self.config.bridged().map(Pool::service).collect::<HashSet<_>>();
         // Nothing is routed that passes a bridge.

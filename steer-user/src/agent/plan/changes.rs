@@ -21,6 +21,18 @@ pub(super) fn changes(config: &Config, before: &Before) -> Vec<String> {
     let gone = before.vips.iter().map(|(at, _)| at).filter(|at| !vips.contains(at));
     let mut said = new.map(|at| format!("the {} is new", titled(at))).collect::<Vec<_>>();
     said.extend(gone.map(|at| format!("the {} is not configured any more", titled(at))));
+    let sharing =
+        |at: &Endpoint| before.entrances.iter().any(|(_, entrance)| entrance.endpoint == *at);
+    for pool in &config.pools {
+        let also = pool.vip().into_iter().flat_map(|vip| &vip.also);
+        said.extend(also.filter(|at| !sharing(&endpoint(**at))).map(|at| {
+            format!("the VIP {at} shares the pool of {}: it is new there", pool.service())
+        }));
+    }
+    let addresses = config.addresses().map(endpoint).collect::<Vec<_>>();
+    let left = before.entrances.iter().map(|(_, entrance)| entrance.endpoint);
+    let left = left.filter(|at| !addresses.contains(at));
+    said.extend(left.map(|at| format!("the {} is not configured any more", titled(&at))));
     said.extend(backends(&wanted(config), &before.configured.iter().copied().collect()));
     said
 }

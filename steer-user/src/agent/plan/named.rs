@@ -29,6 +29,8 @@ pub(in crate::agent) struct Use {
 pub(in crate::agent) struct Named {
     vips: HashMap<u16, Use>,
     backends: HashMap<u16, Use>,
+    /// Numbers of VIPs that share a pool, of open connections.
+    entrances: HashSet<u8>,
     entries: HashMap<&'static str, u64>,
 }
 
@@ -133,6 +135,7 @@ impl Named {
                     rules.is_open(&key, &flow)
                 };
                 let is = if open { Entry::Connection } else { Entry::Stale };
+                named.entrances.extend(open.then_some(flow.entrance()));
                 named.note_flow(name, is, &key, &rules, [flow.first, flow.owner]);
             })?;
         }
@@ -183,6 +186,11 @@ impl Named {
         self.backends.get(&number).copied().unwrap_or_default()
     }
 
+    /// Whether an open connection came by this one of several VIPs that share a pool.
+    pub(in crate::agent) fn names_entrance(&self, number: u8) -> bool {
+        self.entrances.contains(&number)
+    }
+
     /// Entries of a table that are not stale.
     pub(in crate::agent) fn entries(&self, table: &str) -> u64 {
         self.entries.get(table).copied().unwrap_or_default()
@@ -212,7 +220,7 @@ pub(in crate::agent) fn purge(
     let of_vip = |key: &SessionKey| vips.contains(&key.vip);
     let of_flow = |key: &FlowKey| match backend_of(key.service) {
         Some(backend) => backends.contains(&backend),
-        None => vips.contains(&key.service),
+        None => vips.contains(&key.pool()),
     };
     let mut removed = plane
         .sessions

@@ -5,12 +5,14 @@ use std::collections::{HashMap, HashSet};
 
 use anyhow::{Result, bail};
 use steer_common::shared::{
-    BACKEND_PRESENT, Backend, Endpoint, MAX_BACKENDS, MAX_VIPS, backend_bit,
+    BACKEND_PRESENT, Backend, Endpoint, Entrance, MAX_BACKENDS, MAX_ENTRANCES, MAX_VIPS,
+    backend_bit,
 };
 
 use super::Found;
 use crate::{
     address::endpoint,
+    clock,
     config::{Config, Pool},
 };
 
@@ -19,6 +21,8 @@ use crate::{
 pub(in crate::agent) struct Numbers {
     /// Of each VIP of the configuration, in its order.
     pub(in crate::agent) vips: Vec<u16>,
+    /// Of each VIP that shares the pool of another one, with what is to be written of it.
+    pub(in crate::agent) entrances: Vec<(u32, Entrance)>,
     /// Of backends that have none yet.
     pub(in crate::agent) backends: HashMap<Endpoint, u32>,
     /// Given to another VIP or backend than they belonged to: what tables say of them is to be
@@ -64,8 +68,11 @@ pub(super) fn number(
     }
     let known = |at: &Endpoint| found.vip(at).map(|vip| vip.id);
     let mut fresh = vips.given.iter().map(|number| *number as u16);
+    let vips_given =
+        served(config).filter_map(|at| known(&at).or_else(|| fresh.next())).collect::<Vec<_>>();
     Ok(Numbers {
-        vips: served(config).filter_map(|at| known(&at).or_else(|| fresh.next())).collect(),
+        entrances: number_entrances(config, found, &vips_given),
+        vips: vips_given,
         backends: new_backends(config, found).into_iter().zip(backends.given).collect(),
         reused_vips: vips.reused.iter().map(|number| *number as u16).collect(),
         reused_backends: backends.reused.iter().map(|number| *number as u16).collect(),
@@ -156,6 +163,41 @@ fn number_vips(config: &Config, found: &Found) -> Result<Given> {
         });
     }
     give("VIPs", wanted, candidates, in_use, MAX_VIPS, |_, _| true)
+}
+
+/// VIPs that share a pool keep their numbers. New ones get those that no open connection names, as
+/// far as there are such, and the lowest of them: what such a connection is shown follows from its
+/// number.
+fn number_entrances(config: &Config, found: &Found, vips: &[u16]) -> Vec<(u32, Entrance)> {
+    let before = &found.before.entrances;
+    let number = |at: &Endpoint| before.iter().find(|(_, known)| known.endpoint == *at);
+    let also = config.pools.iter().zip(vips).flat_map(|(pool, id)| {
+        let also = pool.vip().into_iter().flat_map(|vip| &vip.also);
+        also.map(|at| (endpoint(*at), *id))
+    });
+    let (known, new) = also.partition::<Vec<_>, _>(|(at, _)| number(at).is_some());
+    let mut given = known
+        .iter()
+        .filter_map(|(at, pool)| {
+            let (number, was) = number(at)?;
+            let since = if was.pool == *pool { was.since } else { clock::seconds() };
+            Some((*number, Entrance { pool: *pool, since, ..*was }))
+        })
+        .collect::<Vec<_>>();
+    let is_kept = |number: &u32| given.iter().any(|(kept, _)| kept == number);
+    let mut free = (1..MAX_ENTRANCES).filter(|number| !is_kept(number)).collect::<Vec<_>>();
+    free.sort_by_key(|number| {
+        let owned = before.iter().any(|(other, _)| other == number);
+        (found.named.names_entrance(*number as u8), owned, *number)
+    });
+    let since = clock::seconds();
+    let fresh = new.into_iter().zip(free);
+    given.extend(
+        fresh.map(|((endpoint, pool), number)| {
+            (number, Entrance { endpoint, pool, zero: 0, since })
+        }),
+    );
+    given
 }
 
 /// Backends of the configuration that have no number.
@@ -263,6 +305,28 @@ mod tests {
         let before = Before { backends, ..Before::default() };
         let found = Found { there: true, old: None, before, named: Named::default() };
         assert_eq!(number_backends(&config, &found).unwrap().given, [65, 66]);
+    }
+
+    /// The numbers of VIPs that share a pool: kept, else such as no connection names.
+    #[test]
+    fn vips_that_share_a_pool_keep_their_numbers_and_new_ones_get_free_ones() {
+        let at = |last: u8| endpoint(SocketAddr::from(([192, 0, 2, last], 443)));
+        let text = "[[interface]]\nname = \"eth0\"\n[[vip]]\naddress = \"192.0.2.1:443\"\n\
+                    also = [\"192.0.2.2:443\", \"192.0.2.3:443\", \"192.0.2.4:443\"]\n\
+                    [[vip.backend]]\naddress = \"10.0.0.1:443\"\n";
+        let config = Config::parse(std::path::Path::new("steer.toml"), text).unwrap();
+        let entrance = |last, pool| Entrance { endpoint: at(last), pool, zero: 0, since: 7 };
+        // 1 was that of a VIP that is gone and has no connections, 2 is kept by its pool, 5 was of
+        // another pool.
+        let entrances = vec![(1, entrance(9, 4)), (2, entrance(3, 4)), (5, entrance(4, 6))];
+        let before = Before { entrances, ..Before::default() };
+        let found = Found { there: true, old: None, before, named: Named::default() };
+        let given = number_entrances(&config, &found, &[4]);
+        let numbers = given.iter().map(|(number, it)| (*number, it.endpoint, it.pool));
+        let wanted = [(2, at(3), 4), (5, at(4), 4), (3, at(2), 4)];
+        assert_eq!(numbers.collect::<Vec<_>>(), wanted);
+        let since = given.iter().map(|(_, it)| it.since == 7).collect::<Vec<_>>();
+        assert_eq!(since, [true, false, false], "new to the pool");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use steer_common::maps::{Kind, MAPS};
 use super::{Found, numbers::served};
 use crate::{
     address::is_own,
-    config::{Config, Pool, Sizes},
+    config::{Config, Pool, Sizes, Vip},
     control::refuse_file_in_place,
     plane::{self, PinDir},
     service::Service,
@@ -53,7 +53,10 @@ pub(crate) fn refused_here(why: fmt::Arguments<'_>) -> String {
 
 /// Backends whose address this machine has itself, or is going to have as a VIP.
 pub(super) fn own_backends(config: &Config) -> Vec<String> {
-    let assigned = |ip| config.vips().any(|vip| vip.assign && vip.address.ip() == ip);
+    let assigned = |ip| {
+        let mut assigned = config.vips().filter(|vip| vip.assign).flat_map(Vip::addresses);
+        assigned.any(|at| at.ip() == ip)
+    };
     let backends = config.backends().map(|backend| backend.address);
     let own = backends.filter(|at| assigned(at.ip()) || is_own(at.ip()));
     let warning = |at| {
@@ -84,7 +87,7 @@ pub(super) fn warnings(config: &Config, dir: &PinDir, found: &Found) -> Vec<Stri
     let missing = missing.filter(|name| plane::ifindex(name).is_none());
     let mut warnings: Vec<_> =
         missing.map(|name| format!("there is no interface {name}: it is waited for")).collect();
-    let vips = config.vips().map(|vip| vip.address).collect::<Vec<SocketAddr>>();
+    let vips = config.addresses().collect::<Vec<SocketAddr>>();
     for other in plane::gateways(dir) {
         let both =
             other.interfaces.iter().filter(|name| names.clone().any(|own| own == name.as_str()));

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use steer_common::shared::{
     BACKEND_BRIDGED, BACKEND_DIALLED, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend,
-    BackendPath, Configured, Endpoint, LOOKUP_SLOTS, Vip,
+    BackendPath, Configured, Endpoint, Entrance, LOOKUP_SLOTS, Vip,
 };
 
 use super::Pools;
@@ -50,6 +50,9 @@ impl Pools {
         let ids = self.ids.iter().map(|(at, id)| (*at, *id)).collect::<Vec<_>>();
         self.plane.set_backend_ids(&ids)?;
         self.adopt_exempt(numbers)?;
+        for (number, entrance) in &numbers.entrances {
+            self.plane.set_entrance(*number, entrance)?;
+        }
         for (pool, id) in self.pools.clone().iter().zip(&numbers.vips) {
             self.apply_backends(pool, *id, &numbers.backends)?;
             reached(Step::BackendsWritten);
@@ -151,6 +154,7 @@ impl Pools {
     /// Removes the VIPs and pools that the configuration leaves out, and whom they leave alone.
     pub(in crate::agent) fn remove_vips(&mut self) -> Result<()> {
         self.remove_exempt()?;
+        self.remove_entrances()?;
         for (key, _) in self.plane.vips()? {
             if !self.endpoints().any(|at| at == key) {
                 tell_removed(&key);
@@ -158,6 +162,19 @@ impl Pools {
             }
         }
         Ok(())
+    }
+
+    /// Removes the VIPs that shared a pool and are none any more.
+    fn remove_entrances(&mut self) -> Result<()> {
+        let also = self.pools.iter().filter_map(config::Pool::vip).flat_map(|vip| &vip.also);
+        let wanted = also.map(|at| endpoint(*at)).collect::<HashSet<_>>();
+        let there = self.plane.entrances()?;
+        let gone = there.iter().filter(|(_, entrance)| !wanted.contains(&entrance.endpoint));
+        for (number, entrance) in gone {
+            tell_removed(&entrance.endpoint);
+            self.plane.set_entrance(*number, &Entrance::default())?;
+        }
+        self.plane.list()
     }
 
     /// Notes what the file says, for the next agent.
@@ -215,6 +232,7 @@ impl Pools {
         self.set_configured(&before.configured.iter().copied().collect())?;
         self.plane.add_exempt(&before.exempt)?;
         self.plane.retain_exempt(|key| before.exempt.contains(key))?;
+        self.restore_entrances(&before.entrances)?;
         // The table in use is not written to: it is full of numbers that are being given back.
         let in_use = self.plane.vips()?.into_iter().collect::<HashMap<_, _>>();
         let with_table = |(at, vip): &(Endpoint, Vip)| {
@@ -231,6 +249,17 @@ impl Pools {
             &was.iter().map(|(id, backend)| (backend.endpoint, *id)).collect::<Vec<_>>(),
         )?;
         vips.iter().try_for_each(|(at, vip)| self.write_table(at, *vip))
+    }
+}
+
+impl Pools {
+    fn restore_entrances(&mut self, before: &[(u32, Entrance)]) -> Result<()> {
+        for (number, _) in self.plane.entrances()? {
+            if !before.iter().any(|(kept, _)| *kept == number) {
+                self.plane.set_entrance(number, &Entrance::default())?;
+            }
+        }
+        before.iter().try_for_each(|(number, entrance)| self.plane.set_entrance(*number, entrance))
     }
 }
 

@@ -4,8 +4,8 @@ use anyhow::Result;
 use steer_common::shared::{
     BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_HALVES,
     LOOKUP_SLOTS, VIP_BRIDGED, VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, VIP_INLINE,
-    VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SWALLOW, VIP_TELL_TICKETS,
-    Vip,
+    VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SHARED, VIP_SWALLOW,
+    VIP_TELL_TICKETS, Vip,
 };
 
 use super::{Pools, names};
@@ -35,7 +35,10 @@ impl Pools {
         }
         let wanted = Vip {
             id,
-            flags: flags(pool) | found_fallback(pool, old.as_ref()) | origin,
+            flags: flags(pool)
+                | found_fallback(pool, old.as_ref())
+                | origin
+                | shared(pool, old.as_ref()),
             lookup_base: old.map_or_else(|| half(id, 1), |old| old.lookup_base),
             session_timeout: pool.session_timeout.as_secs() as u32,
             session_limit: pool.session_limit.as_secs() as u32,
@@ -148,6 +151,12 @@ fn found_fallback(pool: &Pool, old: Option<&Vip>) -> u16 {
     let auto = pool.vip().is_some_and(|vip| vip.fallback == Fallback::Auto);
     let found = old.is_some_and(|old| auto && old.flags & VIP_FALLBACK_FOUND != 0);
     if found { VIP_FALLBACK_FLOW | VIP_FALLBACK_FOUND } else { 0 }
+}
+
+/// Connections by VIPs that shared the pool outlive that.
+fn shared(pool: &Pool, old: Option<&Vip>) -> u16 {
+    let was = old.map_or(0, |old| old.flags & VIP_SHARED);
+    if pool.vip().is_some_and(|vip| !vip.also.is_empty()) { VIP_SHARED } else { was }
 }
 
 /// First slot of one of a VIP's two tables.

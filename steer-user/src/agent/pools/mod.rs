@@ -74,7 +74,8 @@ impl Pools {
     /// Adds a backend to a pool, or gives one that is there another weight, which only a VIP's
     /// backends have.
     pub fn add(&mut self, to: Service, address: SocketAddr, weight: u16) -> Result<()> {
-        let key = to.endpoint();
+        let key = self.plane.known_by(&to.endpoint())?;
+        let to = Service::of(&key);
         let Some(written) = self.plane.vip(&key)? else { bail!("there is no {}", to.titled()) };
         if to.address().is_none() && weight != 1 {
             bail!("{} has no weights: the balancer in front chooses", to.titled());
@@ -198,7 +199,8 @@ impl Pools {
         }
         let new = Backend { endpoint: endpoint(address), ..Backend::default() };
         let others = self.backends.iter().map(|(id, backend)| (*id, *backend));
-        half(&self.plane.vips()?, &others.chain([(0, new)]).collect::<Vec<_>>()).map(drop)
+        let (vips, entrances) = (self.plane.vips()?, self.plane.entrances()?);
+        half(&vips, &entrances, &others.chain([(0, new)]).collect::<Vec<_>>()).map(drop)
     }
 
     fn refuse_misplaced(&self, to: Service, address: SocketAddr) -> Result<()> {
@@ -208,7 +210,8 @@ impl Pools {
         if self.is_v4(&to.endpoint()).is_some_and(|v4| v4 != address.is_ipv4()) {
             bail!("families do not mix: {address} cannot stand behind {to}");
         }
-        if self.plane.vip(&endpoint(address))?.is_some() {
+        let at = endpoint(address);
+        if self.plane.vip(&self.plane.known_by(&at)?)?.is_some() {
             bail!("{address} is a VIP");
         }
         match self.find(address) {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use steer_common::shared::{MAX_BACKENDS, MAX_EXEMPT, MAX_VIPS};
+use steer_common::shared::{MAX_BACKENDS, MAX_ENTRANCES, MAX_EXEMPT, MAX_VIPS};
 use toml::Spanned;
 
 use super::Result;
@@ -54,6 +54,9 @@ pub(super) fn pools(
         if let Some(address) = &raw.address {
             taken.take(address, "a VIP".into())?;
         }
+        for also in raw.also.iter().flat_map(Spanned::get_ref) {
+            taken.take(also, "a VIP".into())?;
+        }
     }
     let pools =
         pools.into_iter().map(|raw| inline_shape(raw, source)).collect::<Result<Vec<_>>>()?;
@@ -69,6 +72,11 @@ fn refuse_many(pools: &[Pool], source: &Source<'_>) -> Result<()> {
     let backends = pools.iter().map(|pool| pool.backends.len()).sum::<usize>();
     if backends > MAX_BACKENDS as usize {
         return Err(source.whole(format!("{backends} backends; expected at most {MAX_BACKENDS}")));
+    }
+    let also = pools.iter().filter_map(Pool::vip).map(|vip| vip.also.len()).sum::<usize>();
+    if also >= MAX_ENTRANCES as usize {
+        let most = MAX_ENTRANCES - 1;
+        return Err(source.whole(format!("{also} in also; expected at most {most} in all VIPs")));
     }
     let exempt = pools.iter().filter_map(Pool::inline).map(|inline| inline.exempt.len());
     let exempt = exempt.sum::<usize>();
@@ -129,11 +137,31 @@ fn vip_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Pool,
     }
     let shape = Shape::Vip(Vip {
         address: address.get_ref().0,
+        also: also(address, raw.also.as_ref(), source)?,
         fallback: raw.fallback.as_ref().map(|by| *by.get_ref()).unwrap_or_default(),
         assign: raw.assign.as_ref().is_some_and(|assign| *assign.get_ref()),
         return_path: raw.return_path.as_ref().map(|path| *path.get_ref()).unwrap_or_default(),
     });
     Ok((raw, shape))
+}
+
+/// The other VIPs that share the pool; of its family, for so are its backends.
+fn also(
+    address: &Spanned<Socket>,
+    raw: Option<&Spanned<Vec<Spanned<Socket>>>>,
+    source: &Source<'_>,
+) -> Result<Vec<SocketAddr>> {
+    let first = address.get_ref().0;
+    let one = |also: &Spanned<Socket>| {
+        let at = also.get_ref().0;
+        if at.is_ipv4() == first.is_ipv4() {
+            return Ok(at);
+        }
+        let message =
+            format!("{at} beside {first}: families do not mix; expected one family in a pool");
+        Err(source.error(&also.span(), message))
+    };
+    raw.into_iter().flat_map(Spanned::get_ref).map(one).collect()
 }
 
 /// What is said of `[[pool]]` alone, in either shape.
@@ -142,6 +170,7 @@ fn inline_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Po
     let raw = raw.into_inner();
     let no_vip = "of [[vip]] only: the balancer in front has the addresses that clients dial";
     source.refuse("address", &raw.address, no_vip)?;
+    source.refuse("also", &raw.also, no_vip)?;
     source.refuse("assign", &raw.assign, no_vip)?;
     let chosen = "of [[vip]] only: the balancer in front chooses the first backend";
     source.refuse("fallback", &raw.fallback, chosen)?;

@@ -106,6 +106,8 @@ fn what_only_a_vip_has_is_refused_with_the_reason() {
     refuses(&with("fallback = \"flow\""), 7, "pool.fallback", chooses);
     let address = "`address` is of [[vip]] only: the balancer in front has the addresses";
     refuses(&with("address = \"198.51.100.10:443\""), 7, "pool.address", address);
+    let also = "`also` is of [[vip]] only: the balancer in front has the addresses";
+    refuses(&with("also = []"), 7, "pool.also", also);
     refuses(&with("assign = false"), 7, "pool.assign", "`assign` is of [[vip]] only: the balancer");
     let back = "`return_path` is of [[vip]] only: answers take the way";
     refuses(&with("return_path = \"route\""), 7, "pool.return_path", back);

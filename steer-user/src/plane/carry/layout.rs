@@ -104,8 +104,9 @@ impl<V: Version + Sync> Carrier for V {
                 .filter(|(_, backend)| backend.endpoint != Endpoint::default())
                 .collect(),
             configured: entries::<_, V::Configured, _>(dir, CONFIGURED.name)?,
-            // Pools that leave anybody alone are newer.
+            // Pools that leave anybody alone, or that VIPs share, are newer.
             exempt: Vec::new(),
+            entrances: Vec::new(),
         })
     }
 

@@ -246,8 +246,11 @@ impl Tables {
             weight: 1,
             ..Backend::default()
         };
-        let (listed, seed) =
-            half(&[(ends.served(), vip)], &backends.map(|(id, at)| (u32::from(id), record(at))))?;
+        let (listed, seed) = half(
+            &[(ends.served(), vip)],
+            &[],
+            &backends.map(|(id, at)| (u32::from(id), record(at))),
+        )?;
         let mut directory = self.array::<EndpointEntry>("directory")?;
         directory.set(
             0,
