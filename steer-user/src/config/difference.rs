@@ -122,7 +122,7 @@ fn settings(said: &mut Vec<String>, now: &Pool, new: &Pool) {
     match (&now.shape, &new.shape) {
         (Shape::Vip(now), Shape::Vip(new)) => {
             let Vip { address: _, also, fallback, assign, return_path } = new;
-            differs("also", &addresses(&now.also), &addresses(also));
+            differs("the other VIPs of its pool", &addresses(&now.also), &addresses(also));
             differs("fallback", &now.fallback.word(), &fallback.word());
             differs("assign", &now.assign, assign);
             differs("return_path", &now.return_path.word(), &return_path.word());
@@ -349,7 +349,6 @@ address = "10.0.2.1:443"
             "owner_tries = 9",
             "swallow = true",
             "assign = true",
-            "also = [\"198.51.100.20:443\"]",
             "return_path = \"route\"",
             "health = \"off\"",
             "health = {enabled = false}",
@@ -361,6 +360,24 @@ address = "10.0.2.1:443"
             let changed = NOW.replacen("10:443\"\n", &format!("10:443\"\n{line}\n"), 1);
             assert_eq!(differences(&config(NOW), &config(&changed)).len(), 1, "{line}");
         }
+    }
+
+    #[test]
+    fn vips_that_come_to_a_pool_or_go_are_told() {
+        let file = |vips: &[u8]| {
+            let vip = |n| format!("[[vip]]\naddress = \"192.0.2.{n}:443\"\npool = \"web\"\n");
+            config(&format!(
+                "[[interface]]\nname = \"eth0\"\n[[pool]]\nname = \"web\"\n[[pool.backend]]\n\
+                 address = \"10.0.0.1:443\"\n{}",
+                vips.iter().map(vip).collect::<String>()
+            ))
+        };
+        assert_eq!(differences(&file(&[1, 2]), &file(&[1, 2])), [""; 0]);
+        assert_eq!(
+            differences(&file(&[1, 2]), &file(&[1, 3, 4])),
+            ["VIP 192.0.2.1:443: the other VIPs of its pool would be 192.0.2.3:443, \
+              192.0.2.4:443 instead of 192.0.2.2:443"]
+        );
     }
 
     #[test]

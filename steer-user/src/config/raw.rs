@@ -113,7 +113,7 @@ pub(super) struct Vlan(#[serde(deserialize_with = "whole::<_, _, 1, 4094>")] pub
 #[serde(deny_unknown_fields)]
 pub(super) struct Pool {
     pub(super) address: Option<Spanned<Socket>>,
-    pub(super) also: Option<Spanned<Vec<Spanned<Socket>>>>,
+    pub(super) pool: Option<Spanned<String>>,
     pub(super) name: Option<Spanned<String>>,
     pub(super) shape: Option<Spanned<Shape>>,
     pub(super) mode: Option<Mode>,
@@ -139,10 +139,23 @@ pub(super) struct Pool {
     pub(super) backend: Vec<Backend>,
 }
 
-/// How clients come to a pool that has no VIP.
+impl Pool {
+    /// Whether it says anything but its address and its pool, of what has a default.
+    pub(super) fn says_more(&self) -> bool {
+        self.mode.is_some()
+            || self.ticket_key_name != TicketKeyName::default()
+            || self.learn_without_certificate
+            || self.sessions_per_source != 0
+            || self.owner_tries != owner_tries()
+            || !self.backend.is_empty()
+    }
+}
+
+/// How clients come to a pool: by VIPs that name it, or to its backends themselves.
 #[derive(Clone, Copy, PartialEq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Shape {
+    Gateway,
     Inline,
     Bridge,
 }

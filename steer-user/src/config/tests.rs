@@ -1,6 +1,6 @@
-mod also;
 mod bridges;
 mod pools;
+mod shared;
 
 use steer_common::{
     maps::{MAPS, Size},

@@ -149,6 +149,12 @@ fn pool_table(family: Family, n_backends: usize, settings: &Settings) -> String 
     let says = |word: &str| settings.vip.iter().any(|line| line.starts_with(word));
     let lines = settings.vip.join("\n");
     let (table, mut text) = match settings.shape {
+        Shape::Gateway if settings.second_vips => {
+            let name = pool_name(family);
+            let entrance = |at| format!("\n[[vip]]\naddress = \"{at}\"\npool = \"{name}\"\n");
+            let vips = entrance(vip(family)) + &entrance(second_vip(family));
+            ("pool", format!("{vips}\n[[pool]]\nname = \"{name}\"\n{lines}\n"))
+        }
         Shape::Gateway => ("vip", format!("\n[[vip]]\naddress = \"{}\"\n{lines}\n", vip(family))),
         Shape::Inline | Shape::Bridge => {
             let (name, shape) = (pool_name(family), settings.shape.word());
@@ -158,9 +164,6 @@ fn pool_table(family: Family, n_backends: usize, settings: &Settings) -> String 
     // Where a source leads stays as the test found it, however many flows it makes.
     if settings.shape == Shape::Gateway && !says("fallback") {
         text += "fallback = \"source\"\n";
-    }
-    if settings.shape == Shape::Gateway && settings.second_vips {
-        writeln!(text, "also = [\"{}\"]", second_vip(family)).unwrap_or_default();
     }
     let of_family = |text: &&String| text.contains(':') == (family == Family::V6);
     let exempt = settings.exempt.iter().filter(of_family).collect::<Vec<_>>();

@@ -311,10 +311,13 @@ mod tests {
     #[test]
     fn vips_that_share_a_pool_keep_their_numbers_and_new_ones_get_free_ones() {
         let at = |last: u8| endpoint(SocketAddr::from(([192, 0, 2, last], 443)));
-        let text = "[[interface]]\nname = \"eth0\"\n[[vip]]\naddress = \"192.0.2.1:443\"\n\
-                    also = [\"192.0.2.2:443\", \"192.0.2.3:443\", \"192.0.2.4:443\"]\n\
-                    [[vip.backend]]\naddress = \"10.0.0.1:443\"\n";
-        let config = Config::parse(std::path::Path::new("steer.toml"), text).unwrap();
+        let vips =
+            (1..=4).map(|n| format!("[[vip]]\naddress = \"192.0.2.{n}:443\"\npool = \"web\"\n"));
+        let text = "[[interface]]\nname = \"eth0\"\n[[pool]]\nname = \"web\"\n[[pool.backend]]\n\
+                    address = \"10.0.0.1:443\"\n"
+            .to_owned()
+            + &vips.collect::<String>();
+        let config = Config::parse(std::path::Path::new("steer.toml"), &text).unwrap();
         let entrance = |last, pool| Entrance { endpoint: at(last), pool, zero: 0, since: 7 };
         // 1 was that of a VIP that is gone and has no connections, 2 is kept by its pool, 5 was of
         // another pool.

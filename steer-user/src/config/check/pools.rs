@@ -38,7 +38,8 @@ pub(super) fn pools(
     bridges: &[Bridge],
     source: &Source<'_>,
 ) -> Result<Vec<Pool>> {
-    let n = vips.len() + pools.len();
+    let own = vips.iter().filter(|raw| raw.get_ref().pool.is_none());
+    let n = own.count() + pools.len();
     if n == 0 {
         return Err(source.whole(
             "no [[vip]] and no [[pool]]; expected at least one, as [[vip]] with `address` and \
@@ -48,19 +49,20 @@ pub(super) fn pools(
     if n > MAX_VIPS as usize {
         return Err(source.whole(format!("{n} VIPs and pools; expected at most {MAX_VIPS}")));
     }
-    let vips = vips.into_iter().map(|raw| vip_shape(raw, source)).collect::<Result<Vec<_>>>()?;
-    let mut taken = Taken { source, bridges, by: HashMap::new() };
-    for (raw, _) in &vips {
-        if let Some(address) = &raw.address {
-            taken.take(address, "a VIP".into())?;
-        }
-        for also in raw.also.iter().flat_map(Spanned::get_ref) {
-            taken.take(also, "a VIP".into())?;
-        }
-    }
-    let pools =
-        pools.into_iter().map(|raw| inline_shape(raw, source)).collect::<Result<Vec<_>>>()?;
     refuse_twice(&pools, source)?;
+    let mut taken = Taken { source, bridges, by: HashMap::new() };
+    for address in vips.iter().filter_map(|raw| raw.get_ref().address.as_ref()) {
+        taken.take(address, "a VIP".into())?;
+    }
+    let (mut entrances, vips): (Vec<_>, Vec<_>) =
+        vips.into_iter().partition(|raw| raw.get_ref().pool.is_some());
+    let vips = vips.into_iter().map(|raw| vip_shape(raw, source)).collect::<Result<Vec<_>>>()?;
+    let shape = |raw: Spanned<raw::Pool>| match raw.get_ref().shape.as_ref().map(Spanned::get_ref) {
+        None | Some(raw::Shape::Gateway) => shared_shape(raw, &mut entrances, source),
+        Some(raw::Shape::Inline | raw::Shape::Bridge) => inline_shape(raw, source),
+    };
+    let pools = pools.into_iter().map(shape).collect::<Result<Vec<_>>>()?;
+    refuse_unknown(&entrances, &pools, source)?;
     let all = vips.into_iter().chain(pools);
     let all = all.map(|(raw, shape)| pool(raw, shape, &mut taken)).collect::<Result<Vec<_>>>()?;
     refuse_many(&all, source)?;
@@ -76,7 +78,10 @@ fn refuse_many(pools: &[Pool], source: &Source<'_>) -> Result<()> {
     let also = pools.iter().filter_map(Pool::vip).map(|vip| vip.also.len()).sum::<usize>();
     if also >= MAX_ENTRANCES as usize {
         let most = MAX_ENTRANCES - 1;
-        return Err(source.whole(format!("{also} in also; expected at most {most} in all VIPs")));
+        let message = format!(
+            "{also} VIPs beside the first of their pools; expected at most {most} in all pools"
+        );
+        return Err(source.whole(message));
     }
     let exempt = pools.iter().filter_map(Pool::inline).map(|inline| inline.exempt.len());
     let exempt = exempt.sum::<usize>();
@@ -131,46 +136,145 @@ fn vip_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Pool,
         return Err(source.error(&span, "missing key; expected `address`"));
     };
     if raw.backend.is_empty() {
-        let message =
-            format!("{} has no [[vip.backend]]; expected at least one", address.get_ref().0);
+        let message = format!(
+            "{} has no [[vip.backend]]; expected at least one, or `pool` with the name of a \
+             [[pool]] that has them",
+            address.get_ref().0
+        );
         return Err(source.error(&address.span(), message));
     }
-    let shape = Shape::Vip(Vip {
-        address: address.get_ref().0,
-        also: also(address, raw.also.as_ref(), source)?,
-        fallback: raw.fallback.as_ref().map(|by| *by.get_ref()).unwrap_or_default(),
-        assign: raw.assign.as_ref().is_some_and(|assign| *assign.get_ref()),
-        return_path: raw.return_path.as_ref().map(|path| *path.get_ref()).unwrap_or_default(),
-    });
+    let shape = Shape::Vip(vip(&raw, address.get_ref().0, Vec::new()));
     Ok((raw, shape))
 }
 
-/// The other VIPs that share the pool; of its family, for so are its backends.
-fn also(
-    address: &Spanned<Socket>,
-    raw: Option<&Spanned<Vec<Spanned<Socket>>>>,
-    source: &Source<'_>,
-) -> Result<Vec<SocketAddr>> {
-    let first = address.get_ref().0;
-    let one = |also: &Spanned<Socket>| {
-        let at = also.get_ref().0;
-        if at.is_ipv4() == first.is_ipv4() {
-            return Ok(at);
-        }
-        let message =
-            format!("{at} beside {first}: families do not mix; expected one family in a pool");
-        Err(source.error(&also.span(), message))
-    };
-    raw.into_iter().flat_map(Spanned::get_ref).map(one).collect()
+/// What VIPs have beside their pool's settings.
+fn vip(raw: &raw::Pool, address: SocketAddr, also: Vec<SocketAddr>) -> Vip {
+    Vip {
+        address,
+        also,
+        fallback: raw.fallback.as_ref().map(|by| *by.get_ref()).unwrap_or_default(),
+        assign: raw.assign.as_ref().is_some_and(|assign| *assign.get_ref()),
+        return_path: raw.return_path.as_ref().map(|path| *path.get_ref()).unwrap_or_default(),
+    }
 }
 
-/// What is said of `[[pool]]` alone, in either shape.
+/// What is said of a `[[pool]]` that VIPs share; they are taken out of `entrances`. All are of one
+/// family, for so are the backends.
+fn shared_shape(
+    raw: Spanned<raw::Pool>,
+    entrances: &mut Vec<Spanned<raw::Pool>>,
+    source: &Source<'_>,
+) -> Result<(raw::Pool, Shape)> {
+    let span = raw.span();
+    let raw = raw.into_inner();
+    let why = "of [[vip]] only: VIPs name the pool";
+    source.refuse("address", &raw.address, why)?;
+    source.refuse("pool", &raw.pool, why)?;
+    let why = "of an inline pool only; expected no `exempt`: all that comes to a VIP goes through \
+               steer";
+    source.refuse("exempt", &raw.exempt, why)?;
+    let (name, parsed) = name(&raw, &span, source)?;
+    if raw.backend.is_empty() {
+        let message = format!("{parsed} has no [[pool.backend]]; expected at least one");
+        return Err(source.error(&name.span(), message));
+    }
+    let is_its = |vip: &mut Spanned<raw::Pool>| {
+        vip.get_ref().pool.as_ref().is_some_and(|pool| pool.get_ref() == name.get_ref())
+    };
+    let its = entrances.extract_if(.., is_its).map(|vip| entrance(vip, source));
+    let addresses = its.collect::<Result<Vec<_>>>()?;
+    let Some((first, also)) = addresses.split_first() else {
+        let message = format!(
+            "no [[vip]] has `pool = \"{parsed}\"`; expected one, or `shape = \"inline\"` or \
+             `shape = \"bridge\"` for servers that a balancer in front dials"
+        );
+        return Err(source.error(&name.span(), message));
+    };
+    let (first, also) = (first.get_ref().0, also);
+    if let Some(other) = also.iter().find(|at| at.get_ref().0.is_ipv4() != first.is_ipv4()) {
+        let at = other.get_ref().0;
+        let message =
+            format!("{at} beside {first}: families do not mix; expected one family in a pool");
+        return Err(source.error(&other.span(), message));
+    }
+    let shape = vip(&raw, first, also.iter().map(|at| at.get_ref().0).collect());
+    Ok((raw, Shape::Vip(shape)))
+}
+
+/// The address of a `[[vip]]` that names a pool, which has all else.
+fn entrance(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<Spanned<Socket>> {
+    let span = raw.span();
+    let raw = raw.into_inner();
+    let why = "of the [[pool]] that this VIP names; expected it there";
+    source.refuse("name", &raw.name, why)?;
+    source.refuse("shape", &raw.shape, why)?;
+    source.refuse("session_timeout", &raw.session_timeout, why)?;
+    source.refuse("session_limit", &raw.session_limit, why)?;
+    source.refuse("flow_timeout", &raw.flow_timeout, why)?;
+    source.refuse("key_name_timeout", &raw.key_name_timeout, why)?;
+    source.refuse("fallback", &raw.fallback, why)?;
+    source.refuse("swallow", &raw.swallow, why)?;
+    source.refuse("assign", &raw.assign, why)?;
+    source.refuse("return_path", &raw.return_path, why)?;
+    source.refuse("exempt", &raw.exempt, why)?;
+    source.refuse("health", &raw.health, why)?;
+    let more = raw.says_more();
+    let Some(address) = raw.address else {
+        return Err(source.error(&span, "missing key; expected `address`"));
+    };
+    if more {
+        let message = "it names a `pool`; expected no key beside but `address`: all else is of \
+                       the [[pool]]";
+        return Err(source.error(&address.span(), message));
+    }
+    Ok(address)
+}
+
+/// Refuses VIPs whose pool is none that VIPs share.
+fn refuse_unknown(
+    entrances: &[Spanned<raw::Pool>],
+    pools: &[(raw::Pool, Shape)],
+    source: &Source<'_>,
+) -> Result<()> {
+    let Some(pool) = entrances.iter().find_map(|raw| raw.get_ref().pool.as_ref()) else {
+        return Ok(());
+    };
+    let name = pool.get_ref();
+    let is_it = |(raw, _): &&(raw::Pool, Shape)| {
+        raw.name.as_ref().is_some_and(|other| other.get_ref() == name)
+    };
+    let message = match pools.iter().find(is_it) {
+        Some(_) => format!(
+            "`{name}` has a `shape` in which no VIP leads to it; expected a [[pool]] without one"
+        ),
+        None => format!("there is no [[pool]] named `{name}`"),
+    };
+    Err(source.error(&pool.span(), message))
+}
+
+/// The name of a `[[pool]]`.
+fn name<'a>(
+    raw: &'a raw::Pool,
+    span: &std::ops::Range<usize>,
+    source: &Source<'_>,
+) -> Result<(&'a Spanned<String>, PoolName)> {
+    let Some(name) = &raw.name else {
+        return Err(source.error(span, "missing key; expected `name`"));
+    };
+    let parsed = name.get_ref().parse::<PoolName>();
+    let parsed = parsed.map_err(|why| {
+        source.error(&name.span(), format!("{:?} is no name of a pool: {why}", name.get_ref()))
+    })?;
+    Ok((name, parsed))
+}
+
+/// What is said of a `[[pool]]` whose backends are dialled themselves, in either shape.
 fn inline_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Pool, Shape)> {
     let span = raw.span();
     let raw = raw.into_inner();
     let no_vip = "of [[vip]] only: the balancer in front has the addresses that clients dial";
     source.refuse("address", &raw.address, no_vip)?;
-    source.refuse("also", &raw.also, no_vip)?;
+    source.refuse("pool", &raw.pool, no_vip)?;
     source.refuse("assign", &raw.assign, no_vip)?;
     let chosen = "of [[vip]] only: the balancer in front chooses the first backend";
     source.refuse("fallback", &raw.fallback, chosen)?;
@@ -179,18 +283,8 @@ fn inline_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Po
     for backend in &raw.backend {
         source.refuse("weight", &backend.weight, chosen)?;
     }
-    let Some(name) = &raw.name else {
-        return Err(source.error(&span, "missing key; expected `name`"));
-    };
-    let parsed = name.get_ref().parse::<PoolName>();
-    let parsed = parsed.map_err(|why| {
-        source.error(&name.span(), format!("{:?} is no name of a pool: {why}", name.get_ref()))
-    })?;
-    let Some(shape) = &raw.shape else {
-        let message = "missing key; expected `shape = \"inline\"` or `shape = \"bridge\"`";
-        return Err(source.error(&name.span(), message));
-    };
-    let bridged = *shape.get_ref() == raw::Shape::Bridge;
+    let (name, parsed) = name(&raw, &span, source)?;
+    let bridged = raw.shape.as_ref().is_some_and(|shape| *shape.get_ref() == raw::Shape::Bridge);
     if bridged {
         let why = "not of `shape = \"bridge\"`: the bridge has the first packets go on by itself";
         source.refuse("swallow", &raw.swallow, why)?;
@@ -217,9 +311,9 @@ fn exempt(raw: Option<&Spanned<Vec<Spanned<Prefix>>>>, source: &Source<'_>) -> R
     Ok(exempt)
 }
 
-fn refuse_twice(pools: &[(raw::Pool, Shape)], source: &Source<'_>) -> Result<()> {
+fn refuse_twice(pools: &[Spanned<raw::Pool>], source: &Source<'_>) -> Result<()> {
     let mut seen = HashSet::new();
-    for name in pools.iter().filter_map(|(raw, _)| raw.name.as_ref()) {
+    for name in pools.iter().filter_map(|raw| raw.get_ref().name.as_ref()) {
         if !seen.insert(name.get_ref()) {
             let message =
                 format!("`{}` stands here twice; expected each pool once", name.get_ref());

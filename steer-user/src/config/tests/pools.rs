@@ -75,9 +75,9 @@ fn a_pool_needs_a_name_a_shape_and_backends() {
         &POOL.replace("shape = \"inline\"\n", ""),
         5,
         "pool.name",
-        "missing key; expected `shape = \"inline\"` or `shape = \"bridge\"`",
+        "no [[vip]] has `pool = \"web\"`; expected one, or `shape = \"inline\"` or `shape = \"bridge\"`",
     );
-    let told = "`router`, expected `inline` or `bridge`";
+    let told = "`router`, expected one of `gateway`, `inline`, `bridge`";
     refuses(&POOL.replace("\"inline\"", "\"router\""), 6, "pool.shape", told);
     let none = POOL.split("\n[[pool.backend]]").next().unwrap();
     refuses(none, 5, "pool.name", "web has no [[pool.backend]]; expected at least one");
@@ -106,8 +106,8 @@ fn what_only_a_vip_has_is_refused_with_the_reason() {
     refuses(&with("fallback = \"flow\""), 7, "pool.fallback", chooses);
     let address = "`address` is of [[vip]] only: the balancer in front has the addresses";
     refuses(&with("address = \"198.51.100.10:443\""), 7, "pool.address", address);
-    let also = "`also` is of [[vip]] only: the balancer in front has the addresses";
-    refuses(&with("also = []"), 7, "pool.also", also);
+    let named = "`pool` is of [[vip]] only: the balancer in front has the addresses";
+    refuses(&with("pool = \"web\""), 7, "pool.pool", named);
     refuses(&with("assign = false"), 7, "pool.assign", "`assign` is of [[vip]] only: the balancer");
     let back = "`return_path` is of [[vip]] only: answers take the way";
     refuses(&with("return_path = \"route\""), 7, "pool.return_path", back);
