@@ -47,6 +47,8 @@ pub struct Ends {
     pub first: SocketAddr,
     /// The owner.
     pub owner: SocketAddr,
+    /// Whether their frames pass a bridge.
+    pub bridged: bool,
 }
 
 /// Such ends in both families.
@@ -64,6 +66,7 @@ pub fn families() -> [Ends; 2] {
             vip: at("198.51.100.10:443"),
             first: at("10.0.0.1:8443"),
             owner: at("10.0.0.2:9443"),
+            bridged: false,
         },
         Ends {
             vip_id: 2,
@@ -73,6 +76,7 @@ pub fn families() -> [Ends; 2] {
             vip: at("[2001:db8:1::10]:443"),
             first: at("[fd00::1]:8443"),
             owner: at("[fd00::2]:9443"),
+            bridged: false,
         },
     ]
 }
@@ -92,6 +96,7 @@ pub fn inline() -> [Ends; 2] {
             vip: at("10.0.3.1:8443"),
             first: at("10.0.3.1:8443"),
             owner: at("10.0.3.2:9443"),
+            bridged: false,
         },
         Ends {
             vip_id: 4,
@@ -101,8 +106,17 @@ pub fn inline() -> [Ends; 2] {
             vip: at("[fd00:3::1]:8443"),
             first: at("[fd00:3::1]:8443"),
             owner: at("[fd00:3::2]:9443"),
+            bridged: false,
         },
     ]
+}
+
+/// As [`inline`], at the ports of a bridge.
+///
+/// # Panics
+/// Never.
+pub fn bridged() -> [Ends; 2] {
+    inline().map(|ends| Ends { bridged: true, ..ends })
 }
 
 /// Such ends of both shapes, in both families.

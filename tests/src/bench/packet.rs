@@ -21,6 +21,7 @@ use self::{
     tables::{State, Tables},
 };
 use crate::{
+    agent::Shape,
     ends::{self, families},
     netns::NetNs,
 };
@@ -38,7 +39,7 @@ enum Hook {
 }
 
 /// Measures every case, interleaved, and prints medians; `quick` leaves the filled tables out,
-/// `inline` measures the packets of inline pools, `record` names a directory for the page.
+/// `shape` says whose packets, `record` names a directory for the page.
 ///
 /// # Errors
 /// When the programs cannot be loaded or run, or a case did not take the way that it is named
@@ -46,7 +47,7 @@ enum Hook {
 pub fn packet(
     object: &Path,
     quick: bool,
-    inline: bool,
+    shape: Shape,
     json: bool,
     record: Option<&Path>,
 ) -> Result<()> {
@@ -56,7 +57,12 @@ pub fn packet(
     tables::lay_link(&ns)?;
     let measured = ns.run(|| {
         let mut measured = Vec::new();
-        for ends in if inline { ends::inline() } else { families() } {
+        let families = match shape {
+            Shape::Gateway => families(),
+            Shape::Inline => ends::inline(),
+            Shape::Bridge => ends::bridged(),
+        };
+        for ends in families {
             let states: &[State] =
                 if quick { &[State::Hot] } else { &[State::Hot, State::Random1m] };
             for &state in states {
@@ -72,7 +78,12 @@ pub fn packet(
 
 /// All cases on both hooks, one after the other, over and over.
 fn rounds(tables: &mut Tables, cases: &[Case], state: State) -> Result<Vec<Measured>> {
-    let kinds = || cases.iter().flat_map(|case| [Hook::Xdp, Hook::Tc].map(|hook| (case, hook)));
+    // XDP passes all that comes to a bridge.
+    let hooks = |case: &Case| {
+        if case.ends.bridged { vec![Hook::Tc] } else { vec![Hook::Xdp, Hook::Tc] }
+    };
+    let kinds =
+        || cases.iter().flat_map(|case| hooks(case).into_iter().map(move |hook| (case, hook)));
     let mut times = vec![(Vec::new(), Vec::new()); kinds().count()];
     for _ in 0..ROUNDS {
         for ((case, hook), (raw, floor)) in kinds().zip(&mut times) {

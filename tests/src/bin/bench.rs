@@ -3,7 +3,11 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use steer_tests::{agent::Hook, bench, topology::Family};
+use steer_tests::{
+    agent::{Hook, Shape},
+    bench,
+    topology::Family,
+};
 
 /// Measures steer. Figures are medians of one run; on a shared machine only their ratios and
 /// differences tell.
@@ -71,9 +75,9 @@ enum What {
         /// Leave the filled tables out.
         #[arg(long)]
         quick: bool,
-        /// Packets of inline pools instead of VIPs.
-        #[arg(long)]
-        inline: bool,
+        /// Whose packets: of VIPs, of inline pools, or at the ports of a bridge.
+        #[arg(long, value_enum, default_value = "gateway")]
+        shape: Shape,
         /// The programs built with the feature `bench`.
         #[arg(long, value_name = "FILE", env = "STEER_BENCH_OBJECT")]
         object: PathBuf,
@@ -119,8 +123,8 @@ fn main() -> ExitCode {
         What::Scale { object, quick, json, record } => {
             bench::scale(&object, quick, json, record.as_deref())
         }
-        What::Packet { quick, inline, object, json, record } => {
-            bench::packet(&object, quick, inline, json, record.as_deref())
+        What::Packet { quick, shape, object, json, record } => {
+            bench::packet(&object, quick, shape, json, record.as_deref())
         }
         What::Parse { object, json } => bench::parse(&object, json),
     };

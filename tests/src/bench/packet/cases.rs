@@ -233,7 +233,12 @@ impl Case {
             (Some(_), _) => CLIENTS | 3 << CLIENT_BITS,
         };
         let to_client = segment.destination.ip() == ends.client.ip();
-        let (from, to) = if to_client { (BACKEND_MAC, INNER_MAC) } else { (CLIENT_MAC, GATE_MAC) };
+        let (from, to) = match (to_client, ends.bridged) {
+            (true, false) => (BACKEND_MAC, INNER_MAC),
+            (false, false) => (CLIENT_MAC, GATE_MAC),
+            (true, true) => (BACKEND_MAC, CLIENT_MAC),
+            (false, true) => (CLIENT_MAC, BACKEND_MAC),
+        };
         let frame = segment.frame(from, to, &[]).expect("a frame");
         Self { name, frame, ends: *ends, client: kind, to_client, flow, id_at: 0, reset, counters }
     }

@@ -14,10 +14,11 @@ use steer_common::{
     directory, fast,
     flow::{State as FlowState, StateWord},
     shared::{
-        Address, BACKEND_DIALLED, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Bench,
-        Endpoint, EndpointEntry, FastSlot, Flow, FlowKey, HOP_TAKES_XDP, Hop, HopSlot,
-        INTERFACE_TAKES_XDP, LOOKUP_HALVES, LOOKUP_SLOTS, Leg, PATH_RETURN_SEEN, SWITCH_LEGS,
-        Session, SessionKey, Settings, VIP_INLINE, Vip,
+        Address, BACKEND_BRIDGED, BACKEND_DIALLED, BACKEND_PRESENT, BACKEND_UP, Backend,
+        BackendPath, Bench, BridgePath, Endpoint, EndpointEntry, FastSlot, Flow, FlowKey,
+        HOP_TAKES_XDP, Hop, HopSlot, INTERFACE_INSIDE, INTERFACE_OUTSIDE, INTERFACE_TAKES_XDP,
+        LOOKUP_HALVES, LOOKUP_SLOTS, Leg, PATH_RETURN_SEEN, SWITCH_LEGS, Session, SessionKey,
+        Settings, VIP_BRIDGED, VIP_INLINE, Vip,
     },
 };
 use steer_user::{clock, plane::half};
@@ -131,7 +132,7 @@ impl Tables {
         hook: Hook,
         steer: bool,
     ) -> Result<()> {
-        let flow = live(&bench.flow, link_index()?);
+        let flow = live(&case.ends, &bench.flow, link_index()?);
         if steer && case.flow.is_some() {
             self.enter(case, state, &flow)?;
         }
@@ -218,14 +219,19 @@ impl Tables {
             Settings { xdp: 1, ..Settings::default() },
             0,
         )?;
-        self.table::<u32, u32>("interfaces")?.insert(ifindex, INTERFACE_TAKES_XDP, 0)?;
+        let port = if ends.bridged { INTERFACE_OUTSIDE | INTERFACE_INSIDE } else { 0 };
+        self.table::<u32, u32>("interfaces")?.insert(ifindex, INTERFACE_TAKES_XDP | port, 0)?;
+        self.array::<u32>("vlans")?.set(0, u32::MAX, 0)?;
         let lookup_base = u32::from(ends.vip_id) * LOOKUP_HALVES * LOOKUP_SLOTS;
         let mut lookup = self.array::<u16>("lookup")?;
         for slot in 0..LOOKUP_SLOTS {
             lookup.set(lookup_base + slot, ends.first_id, 0)?;
         }
-        let (inline, dialled) =
-            if ends.is_inline() { (VIP_INLINE, BACKEND_DIALLED) } else { (0, 0) };
+        let (inline, dialled) = match (ends.is_inline(), ends.bridged) {
+            (_, true) => (VIP_INLINE | VIP_BRIDGED, BACKEND_DIALLED | BACKEND_BRIDGED),
+            (true, false) => (VIP_INLINE, BACKEND_DIALLED),
+            (false, false) => (0, 0),
+        };
         let vip = Vip {
             id: ends.vip_id,
             lookup_base,
@@ -267,6 +273,11 @@ impl Tables {
             let hop = Hop { ifindex, ethernet, mtu: 1500, flags: HOP_TAKES_XDP, asked: 0 };
             let path = BackendPath { hop, flags: PATH_RETURN_SEEN, ..BackendPath::default() };
             self.array::<BackendPath>("backend_paths")?.set(u32::from(id), path, 0)?;
+            let now = clock::seconds();
+            let ethernet = Hop::mac_addresses(BACKEND_MAC, CLIENT_MAC);
+            let seen =
+                BridgePath { ethernet, sent: now, ifindex, heard: now, ..BridgePath::default() };
+            self.array::<BridgePath>("bridge_paths")?.set(u32::from(id), seen, 0)?;
         }
         Ok(())
     }
@@ -278,9 +289,9 @@ impl Tables {
         for case in cases {
             let Some(flow) = case.flow else { continue };
             let spliced = StateWord(flow.word).state() == FlowState::Spliced;
-            self.fill_flows("flows", case, live(&flow, link_index()?), state)?;
+            self.fill_flows("flows", case, live(ends, &flow, link_index()?), state)?;
             if spliced {
-                self.fill_flows("splices", case, live(&flow, link_index()?), state)?;
+                self.fill_flows("splices", case, live(ends, &flow, link_index()?), state)?;
                 self.fill_legs(case, state)?;
             }
         }
@@ -351,8 +362,9 @@ fn key(ends: &Ends, client: u32) -> FlowKey {
 }
 
 /// A record as a packet a moment ago left it.
-fn live(flow: &Flow, ifindex: u32) -> Flow {
-    let ethernet = Hop::mac_addresses(CLIENT_MAC, GATE_MAC);
+fn live(ends: &Ends, flow: &Flow, ifindex: u32) -> Flow {
+    let station = if ends.bridged { BACKEND_MAC } else { GATE_MAC };
+    let ethernet = Hop::mac_addresses(CLIENT_MAC, station);
     let hop = Hop { ifindex, ethernet, mtu: 1500, flags: HOP_TAKES_XDP, asked: clock::seconds() };
     Flow { seen: clock::seconds(), client_hop: hop, ..*flow }
 }
