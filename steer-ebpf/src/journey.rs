@@ -341,6 +341,9 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, flow: &mut *mut Flow) 
     }
     let now = seconds(scratch);
     set_way(scratch, now);
+    if scratch.port.waits() {
+        return bridge::wait(matches!(role, Role::Server(_)) as u32);
+    }
     if scratch.port.is_bridges() {
         let side = match role {
             Role::Client(_) => scratch.port.is_outside(),

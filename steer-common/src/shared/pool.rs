@@ -432,6 +432,9 @@ pub const INTERFACE_L3: u32 = 2;
 pub const INTERFACE_OUTSIDE: u32 = 4;
 /// Bit of an interface in `interfaces`: a port of a bridge that forwards, on the backends' side.
 pub const INTERFACE_INSIDE: u32 = 8;
+/// Bit of an interface in `interfaces`: a port of a bridge that does not forward now, or whose bridge
+/// is being made anew. What passes there is none of ours, but for flows that were moved: those wait.
+pub const INTERFACE_WAITS: u32 = 0x10;
 /// Where the number of its bridge stands in an interface's value in `interfaces`.
 pub const INTERFACE_BRIDGE_AT: u32 = 8;
 /// Bridges that a gateway can stand in.

@@ -10,7 +10,7 @@ use steer_common::{
     flow::Direction,
     shared::{
         BRIDGE_PATH_LIFE, HOP_VLAN_AT, Hop, INTERFACE_BRIDGE_AT, INTERFACE_INSIDE,
-        INTERFACE_OUTSIDE, MAX_BRIDGES, PATH_RETURN_SEEN,
+        INTERFACE_OUTSIDE, INTERFACE_WAITS, MAX_BRIDGES, PATH_RETURN_SEEN,
     },
     wire::Packet as _,
 };
@@ -21,18 +21,17 @@ use crate::{
         next_hop::{HOP_SECONDS, fib},
     },
     hook::{Hook, tc::Tc},
-    maps::{backend, backend_path, bridge_path, interface, takes_vlan},
+    maps::{LEGS, SPLICES, backend, backend_path, bridge_path, interface, takes_vlan},
     packet::read::Role,
     scratch::{Scratch, scratch},
-    stage::{Stage, drop},
+    stage::{Stage, drop, pass},
 };
 
 /// What the interface that a packet came in by is to a bridge.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Port {
-    /// [`INTERFACE_OUTSIDE`] or [`INTERFACE_INSIDE`]; 0: no port of a bridge, or one that does not
-    /// forward.
+    /// [`INTERFACE_OUTSIDE`], [`INTERFACE_INSIDE`] or [`INTERFACE_WAITS`]; 0: no port of a bridge.
     sides: u32,
 }
 
@@ -58,6 +57,12 @@ impl Port {
         self.sides & INTERFACE_INSIDE != 0
     }
 
+    /// Whether it does not forward now.
+    #[inline(always)]
+    pub(crate) fn waits(self) -> bool {
+        self.sides & (INTERFACE_OUTSIDE | INTERFACE_INSIDE) == 0 && self.is_bridges()
+    }
+
     /// What forwarding takes from a packet's hop limit: a bridge takes nothing.
     #[inline(always)]
     pub(crate) fn hops(self) -> u8 {
@@ -75,10 +80,31 @@ pub(crate) fn port(hook: &Tc) -> Result<Port, Counter> {
     let flags = interface(hook.ingress());
     let sides = flags & (INTERFACE_OUTSIDE | INTERFACE_INSIDE);
     let bridge = flags >> INTERFACE_BRIDGE_AT & (MAX_BRIDGES - 1);
-    if sides != 0 && (hook.oddly_tagged() || !takes_vlan(bridge, hook.vlan())) {
+    if sides == 0 {
+        return Ok(Port { sides: flags & INTERFACE_WAITS });
+    }
+    if hook.oddly_tagged() || !takes_vlan(bridge, hook.vlan()) {
         return Err(Counter::VlanPassed);
     }
     Ok(Port { sides })
+}
+
+/// A frame at a port that does not forward, or whose bridge is not there: of a flow that was moved
+/// it must not go on to the backend that was dialled, which would reset it. Its sender repeats it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn wait(from_backend: u32) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Pass };
+    // Every moved flow has a leg at its owner.
+    // SAFETY: only asked whether they are there.
+    let moved = unsafe {
+        if from_backend != 0 {
+            LEGS.get(&scratch.key).is_some()
+        } else {
+            SPLICES.get(&scratch.key).is_some()
+        }
+    };
+    if moved { drop(Counter::NoRoute) } else { pass(Counter::OtherStation) }
 }
 
 /// Notes what a frame at a port shows of the way to the backend that it goes to or comes from;

@@ -9,7 +9,7 @@ use steer_common::{
     counters::Counter,
     shared::{
         BACKEND_BRIDGED, Backend, BackendPath, BridgePath, FLOW_RESET, Flow, Hop, INTERFACE_INSIDE,
-        INTERFACE_OUTSIDE, MAX_BRIDGES, VIP_BRIDGED, VLAN_WORDS, Vip,
+        INTERFACE_OUTSIDE, INTERFACE_WAITS, MAX_BRIDGES, VIP_BRIDGED, VLAN_WORDS, Vip,
     },
 };
 use steer_tests::{
@@ -122,6 +122,12 @@ impl Bridge {
     }
 }
 
+/// A port does not forward any more.
+fn set_waits(bridge: &mut Bridge, side: Side) -> Result<()> {
+    let port = if side == Side::Outside { bridge.world.ifindex } else { bridge.inside };
+    bridge.world.loaded.plane.interfaces.insert(&port, &INTERFACE_WAITS)
+}
+
 fn map<V: aya::Pod>(world: &World, name: &str) -> Result<Array<MapData, V>> {
     let map = MapData::from_pin(world.loaded.pin(name)).and_then(Map::from_map_data)?;
     map.try_into().context("open a map")
@@ -229,10 +235,27 @@ fn a_port_that_does_not_forward_is_neither_looked_at_nor_sent_to() -> Result<()>
         let (outside, inside) = (bridge.world.ifindex, bridge.inside);
         let mut set =
             |port: u32, bits: u32| bridge.world.loaded.plane.interfaces.insert(&port, &bits);
-        set(inside, 0)?;
-        let plane_data = up(&data(&ends));
-        let ran = bridge.run(Side::Outside, &plane_data)?;
+        set(inside, INTERFACE_WAITS)?;
+        bridge.world.loaded.plane.splices.insert(&ends.key(), &ends.spliced())?;
+        let moved = up(&data(&ends));
+        let ran = bridge.run(Side::Outside, &moved)?;
         assert_eq!(ran.action, TC_DROP, "its owner is behind a port that does not forward");
+        // What would reach the backend that was dialled, which does not have the flow any more, waits.
+        set_waits(&mut bridge, Side::Outside)?;
+        assert_eq!(bridge.run(Side::Outside, &moved)?.action, TC_DROP);
+        let answered = down(OWNER, &answer(&ends, ends.owner, OWNER_ISN));
+        assert_eq!(bridge.run(Side::Inside, &answered)?.action, TC_DROP);
+        bridge.prepare(&ends, &Given::flow(ends.settled()))?;
+        let before = bridge.path(ends.first_id)?;
+        let plain = down(FIRST, &answer(&ends, ends.first, FIRST_ISN));
+        passed(&bridge.run(Side::Outside, &moved)?, &moved);
+        passed(&bridge.run(Side::Inside, &plain)?, &plain);
+        assert_eq!(bridge.path(ends.first_id)?, before, "and shows no way");
+        bridge.prepare(&ends, &Given::flow(ends.spliced()))?;
+        let mut set =
+            |port: u32, bits: u32| bridge.world.loaded.plane.interfaces.insert(&port, &bits);
+        set(outside, INTERFACE_OUTSIDE)?;
+        set(inside, 0)?;
         let frame = down(OWNER, &answer(&ends, ends.owner, OWNER_ISN));
         let (ran, n) = bridge.counted(Side::Inside, &frame, Counter::OtherStation)?;
         passed(&ran, &frame);

@@ -11,7 +11,9 @@ use rtnetlink::packet_route::link::{
     BridgePortState, BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
     LinkAttribute, LinkInfo, LinkMessage,
 };
-use steer_common::shared::{INTERFACE_BRIDGE_AT, INTERFACE_INSIDE, INTERFACE_OUTSIDE, MAX_BRIDGES};
+use steer_common::shared::{
+    INTERFACE_BRIDGE_AT, INTERFACE_INSIDE, INTERFACE_OUTSIDE, INTERFACE_WAITS, MAX_BRIDGES,
+};
 
 use super::{links, mtu, named};
 use crate::{
@@ -20,8 +22,10 @@ use crate::{
 };
 
 /// All bits of an interface in `interfaces` that say something of a port.
-pub(super) const PORT: u32 =
-    INTERFACE_OUTSIDE | INTERFACE_INSIDE | (MAX_BRIDGES - 1) << INTERFACE_BRIDGE_AT;
+pub(super) const PORT: u32 = INTERFACE_OUTSIDE
+    | INTERFACE_INSIDE
+    | INTERFACE_WAITS
+    | (MAX_BRIDGES - 1) << INTERFACE_BRIDGE_AT;
 
 /// A port of a bridge of the configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +55,8 @@ pub(crate) enum PortState {
     Gone,
     /// It is no port of the bridge.
     Elsewhere,
+    /// The bridge is not there.
+    NoBridge(String),
     /// The bridge is not one to look at, whatever its ports do.
     Bridge(String),
 }
@@ -77,8 +83,12 @@ impl Port {
             Side::Outside => INTERFACE_OUTSIDE,
             Side::Inside => INTERFACE_INSIDE,
         };
-        let looked_at = self.state == PortState::Forwarding;
-        looked_at.then_some((self.index?, side | self.number << INTERFACE_BRIDGE_AT))
+        let bits = match self.state {
+            PortState::Forwarding => side | self.number << INTERFACE_BRIDGE_AT,
+            PortState::Not(_) | PortState::Elsewhere | PortState::NoBridge(_) => INTERFACE_WAITS,
+            PortState::Gone | PortState::Bridge(_) => return None,
+        };
+        Some((self.index?, bits))
     }
 
     /// How it stands with it, in a word.
@@ -87,7 +97,7 @@ impl Port {
             PortState::Forwarding => "forwarding",
             PortState::Not(state) => state,
             PortState::Gone => "gone",
-            PortState::Elsewhere => "no-port",
+            PortState::Elsewhere | PortState::NoBridge(_) => "no-port",
             PortState::Bridge(_) => "unfit",
         }
     }
@@ -106,7 +116,7 @@ impl Port {
             PortState::Not(state) => Some(format!("its state is {state}")),
             PortState::Gone => Some(format!("there is no interface {name}")),
             PortState::Elsewhere => Some(format!("{name} is no port of {bridge}")),
-            PortState::Bridge(why) => Some(why.clone()),
+            PortState::NoBridge(why) | PortState::Bridge(why) => Some(why.clone()),
         }
     }
 }
@@ -123,6 +133,7 @@ fn ports(
         let renamed = || links.iter().find(|link| Some(&link.header.index) == before.get(name));
         let link = named(links, name).or_else(renamed);
         let state = match (&why, link) {
+            (Some(why), _) if controller.is_none() => PortState::NoBridge(why.clone()),
             (Some(why), _) => PortState::Bridge(why.clone()),
             (None, None) => PortState::Gone,
             (None, Some(link)) => state(link, controller),
@@ -340,12 +351,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_port_that_does_not_forward_or_is_elsewhere_has_no_bits() {
+    fn at_a_port_that_does_not_forward_or_is_elsewhere_moved_flows_wait() {
         let with = |changed: LinkMessage| {
             let [br0, p0, _] = good();
             looked_at(&[bridge()], &[br0, p0, changed])
         };
         let outside = vec![(3, INTERFACE_OUTSIDE)];
+        let waits = vec![(3, INTERFACE_OUTSIDE), (4, INTERFACE_WAITS)];
         for (state, word) in [
             (BridgePortState::Disabled, "disabled"),
             (BridgePortState::Listening, "listening"),
@@ -353,13 +365,13 @@ pub(crate) mod tests {
             (BridgePortState::Blocking, "blocking"),
         ] {
             let told = vec![format!("its state is {word}")];
-            assert_eq!(with(port(4, "p1", state)), (outside.clone(), told));
+            assert_eq!(with(port(4, "p1", state)), (waits.clone(), told));
         }
         let mut left = port(4, "p1", BridgePortState::Forwarding);
         left.attributes.retain(|attribute| !matches!(attribute, LinkAttribute::Controller(_)));
-        assert_eq!(with(left.clone()), (outside.clone(), vec!["p1 is no port of br0".into()]));
+        assert_eq!(with(left.clone()), (waits.clone(), vec!["p1 is no port of br0".into()]));
         left.attributes.push(LinkAttribute::Controller(9));
-        assert_eq!(with(left), (outside.clone(), vec!["p1 is no port of br0".into()]));
+        assert_eq!(with(left), (waits, vec!["p1 is no port of br0".into()]));
         let gone = link(4, "p2", vec![]);
         assert_eq!(with(gone), (outside, vec!["there is no interface p1".into()]));
     }
@@ -370,7 +382,11 @@ pub(crate) mod tests {
         let with = |bridge: &Bridge, link: LinkMessage| {
             let links = [link, p0.clone(), p1.clone()];
             (
-                looked_at(std::slice::from_ref(bridge), &links).0.len(),
+                looked_at(std::slice::from_ref(bridge), &links)
+                    .0
+                    .iter()
+                    .filter(|(_, bits)| *bits != INTERFACE_WAITS)
+                    .count(),
                 refusals(std::slice::from_ref(bridge), &links),
             )
         };
