@@ -139,7 +139,8 @@ pub fn take_back(slot: &FastSlot, flow: &mut Flow, hop: &HopSlot) {
 #[inline(always)]
 pub const fn hop_place(hop: &Hop, secret: u64) -> u32 {
     let w = hop.words();
-    let hash = (w[0] ^ w[2].rotate_left(16)) as u64 | ((w[1] ^ hop.ifindex) as u64) << 32;
+    let of = hop.ifindex ^ (hop.vlan() as u32) << 20;
+    let hash = (w[0] ^ w[2].rotate_left(16)) as u64 | ((w[1] ^ of) as u64) << 32;
     // Two rounds of a multiply-xorshift hash (constant of splitmix64, public domain).
     let hash = (hash ^ secret).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     ((hash ^ hash >> 32).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as u32 & (HOPS - 1)

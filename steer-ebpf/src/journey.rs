@@ -73,13 +73,13 @@ pub(crate) fn xdp(hook: &Xdp) -> Outcome {
     // What XDP passes on is counted by TC, which sees it next.
     let Some(scratch) = scratch() else { return ON };
     let Ok(()) = read(hook, scratch) else { return ON };
+    (scratch.first_port, scratch.port) = ([0; 2], Port::NONE);
     let Some(role) = classify(scratch) else { return ON };
     if matches!(role, Role::Direct(_)) {
         return Outcome::Pass(Counter::XdpToTc);
     }
     let now = seconds(scratch);
     set_way(scratch, now);
-    (scratch.first_port, scratch.port) = ([0; 2], Port::NONE);
     let mut flow = null_mut();
     let slow = scratch.segment.any(SLOW) || begins_hello(hook, scratch, &role);
     if slow || !set_key(scratch, &role) || !settled_flow(hook, scratch, &role, &mut flow) {

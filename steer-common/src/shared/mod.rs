@@ -52,7 +52,7 @@ no_padding!(Session, 2, 2, 4, 4, 4);
 no_padding!(Hop, 4, 12, 2, 2, 4);
 no_padding!(Backend, 20, 20, 2, 2, 2, 2, 4);
 no_padding!(BackendPath, 24, 2, 2, 4, 4);
-no_padding!(Rest, 4, 4);
+no_padding!(Rest, 4, 2, 2);
 no_padding!(BridgePath, 12, 4, 4, 4, 4, 2, 2);
 no_padding!(Configured, 20, 4);
 no_padding!(KeyName, 2, 2, 4, 4, 4, 4, 2, 2, 8);

@@ -114,7 +114,10 @@ pub struct Rest {
     /// They rest until then, seconds of CLOCK_MONOTONIC; 0: they do not.
     pub until: u32,
     /// Moves in a row that it did not answer.
-    pub silent: u32,
+    pub silent: u16,
+    /// Whom and when the last one: eight bits of a hash of the client's address, and eight of the
+    /// second.
+    pub last: u16,
 }
 
 /// A packet of a steered flow came back from it: the return path leads through this gateway.

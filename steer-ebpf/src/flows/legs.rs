@@ -209,13 +209,19 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
             continue;
         }
         if LEGS.insert(&key, &leg, ONLY_NEW).is_ok() {
-            let mut there = foreign::at_backend(scratch, id);
-            // An inline pool's flow that is moved is never forgotten, so nobody asks for its way.
-            if scratch.key.dialled().is_none_or(|dialled| dialled as u32 == id) {
-                there.service |= SERVICE_WAY_THERE;
-                // Of two that have other ports here it is the other's already.
-                let only_new = if scratch.key.is_beside() { ONLY_NEW } else { 0 };
-                let _ = LEGS.insert(&there, &Leg { port: key.client_port, ..leg }, only_new);
+            // An inline pool's flow that is moved is never forgotten, so nobody asks for its way; of
+            // a VIP's the way is entered when its client completed the handshake, so that SYNs alone
+            // leave nothing that lasts.
+            let lasts = match scratch.key.dialled() {
+                Some(dialled) => dialled as u32 == id,
+                // SAFETY: only asked whether it is there.
+                None => {
+                    leg.service & SERVICE_BACKEND != 0
+                        || unsafe { FLOWS.get(&scratch.key) }.is_some()
+                }
+            };
+            if lasts {
+                enter_way(scratch, id, &Leg { port: key.client_port, ..leg });
             }
             count(Counter::LegTranslated);
             return u16::from_ne_bytes(key.client_port) as u32;
@@ -223,6 +229,31 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
     }
     count(Counter::LegCollided);
     0
+}
+
+/// Enters which port the flow in `scratch.key`, which its client has made, has at its first backend,
+/// where that is another one than its own.
+#[inline(always)]
+pub(crate) fn enter_way_of_first(scratch: &Scratch, id: u32, port: [u8; 2]) {
+    if port != [0; 2] && scratch.key.dialled().is_none() {
+        let service = service(scratch) as u16;
+        enter_way(scratch, id, &Leg { seen: scratch.seconds, port, service });
+    }
+}
+
+/// Enters the way there of a connection: its port at the backend, found by its own.
+#[inline(always)]
+fn enter_way(scratch: &Scratch, id: u32, leg: &Leg) {
+    let mut there = foreign::at_backend(scratch, id);
+    there.service |= SERVICE_WAY_THERE;
+    // Of two that have other ports here it may be the other's already.
+    // SAFETY: fields are read as half-words.
+    let others = scratch.key.is_beside()
+        && unsafe { LEGS.get(&there) }
+            .is_some_and(|known| known.flow_service() != leg.flow_service());
+    if !others {
+        let _ = LEGS.insert(&there, leg, 0);
+    }
 }
 
 /// What the client in `scratch.key` dialled, as [`take_leg`] wants it.

@@ -10,7 +10,7 @@ use steer_common::{
     flow::Direction,
     shared::{
         BRIDGE_PATH_LIFE, HOP_VLAN_AT, Hop, INTERFACE_BRIDGE_AT, INTERFACE_INSIDE,
-        INTERFACE_OUTSIDE, INTERFACE_WAITS, MAX_BRIDGES, PATH_RETURN_SEEN,
+        INTERFACE_OUTSIDE, INTERFACE_WAITS, MAX_BRIDGES, PATH_RETURN_SEEN, swapped,
     },
     wire::Packet as _,
 };
@@ -21,7 +21,7 @@ use crate::{
         next_hop::{HOP_SECONDS, fib},
     },
     hook::{Hook, tc::Tc},
-    maps::{LEGS, SPLICES, backend, backend_path, bridge_path, interface, takes_vlan},
+    maps::{FLOWS, LEGS, SPLICES, backend, backend_path, bridge_path, interface, takes_vlan},
     packet::read::Role,
     scratch::{Scratch, scratch},
     stage::{Stage, drop, pass},
@@ -129,8 +129,10 @@ pub(crate) fn note(hook: &Tc, scratch: &Scratch, role: &Role) -> Result<(), Coun
         return Ok(());
     }
     let other = path.vlan != vlan;
+    // What goes by this path stays where it goes: whoever else speaks of that address may be anybody.
     if other && path.sent != 0 && seconds.wrapping_sub(path.sent) <= BRIDGE_PATH_LIFE {
         path.mixed = seconds;
+        return Ok(());
     }
     if other || path.sent != seconds {
         let Some(ethernet) = hook.window().words::<3>(0) else { return Ok(()) };
@@ -144,7 +146,7 @@ pub(crate) fn note(hook: &Tc, scratch: &Scratch, role: &Role) -> Result<(), Coun
 /// Brings the hop to a backend up to date by what frames showed, as `refresh` does by the forwarding
 /// table; [`fib::SUCCESS`], or another answer where none is known or its port does not forward.
 #[inline(always)]
-pub(crate) fn way_to(hop: &mut Hop, id: u32, seconds: u32) -> i32 {
+pub(crate) fn way_to<H: Hook>(hook: &H, hop: &mut Hop, id: u32, seconds: u32) -> i32 {
     const NONE: i32 = fib::NOT_FORWARDED;
     if hop.ifindex == 0 || seconds.wrapping_sub(hop.asked) > HOP_SECONDS {
         let Some(path) = bridge_path(id) else { return NONE };
@@ -154,7 +156,7 @@ pub(crate) fn way_to(hop: &mut Hop, id: u32, seconds: u32) -> i32 {
         // Field by field: the stack has no room for another hop.
         hop.set_words(path.words());
         hop.ifindex = path.ifindex;
-        hop.mtu = 0;
+        hop.mtu = hook.mtu(path.ifindex);
         hop.flags = path.vlan << HOP_VLAN_AT;
         hop.asked = seconds;
     }
@@ -210,6 +212,25 @@ pub(crate) extern "C" fn go_on(skb: *mut __sk_buff) -> Stage {
         return Stage::Pass;
     }
     drop(Counter::EmitFailed)
+}
+
+/// Writes stations and tag of the packet at hand, which is made of a client's, to the backend that
+/// the client dialled: those that the client's own packets have, whoever else speaks of that backend.
+/// False where the flow is with another one, or its client's hop is not known.
+#[inline(always)]
+pub(crate) fn write_as_client(skb: *mut __sk_buff, scratch: &Scratch, id: u32) -> bool {
+    // SAFETY: fields are read as words.
+    let Some(flow) = (unsafe { FLOWS.get(&scratch.key) }) else { return false };
+    let hop = &flow.client_hop;
+    if !scratch.port.is_bridges() || flow.first as u32 != id || hop.ifindex == 0 {
+        return false;
+    }
+    if set_tag(skb, hop.vlan() as u32) != 0 {
+        return false;
+    }
+    let ethernet = swapped(hop.words());
+    // SAFETY: 12 bytes of the stack.
+    unsafe { bpf_skb_store_bytes(skb, 0, (&raw const ethernet).cast(), 12, 0) == 0 }
 }
 
 /// Gives the packet at hand the tag that a hop's frames have; 0, or negative where that fails. Only

@@ -97,7 +97,7 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, scratch: &mut Scratch) -> Result
         let answer = if to_client {
             bridge::way_back(hop)
         } else {
-            bridge::way_to(hop, scratch.way.id, seconds)
+            bridge::way_to(hook, hop, scratch.way.id, seconds)
         };
         scratch.vlan = hop.vlan() as u32;
         answer

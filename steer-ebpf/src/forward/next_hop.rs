@@ -340,7 +340,7 @@ pub(crate) extern "C" fn hop_to(skb: *mut __sk_buff, id: u32) -> i32 {
     let Some(path) = backend_path(id) else { return -1 };
     let (endpoint, hop, seconds) = (&backend.endpoint, &mut path.hop, scratch.seconds);
     let answer = if scratch.port.is_bridges() {
-        bridge::way_to(hop, id, seconds)
+        bridge::way_to(&Tc(skb), hop, id, seconds)
     } else {
         refresh(&Tc(skb), hop, &scratch.key.client, &endpoint.address, seconds)
     };

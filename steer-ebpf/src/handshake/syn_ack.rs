@@ -60,13 +60,14 @@ pub(crate) extern "C" fn first_syn_ack(
     if replaces != 0 {
         replace(scratch);
     }
+    // SAFETY: not null; one word is read.
+    scratch.entrance = unsafe { &*handshake }.entrance();
     if read_options(skb, 0) != 0 {
         return plain(scratch, id);
     }
     let (segment, offer) = (&scratch.segment, &scratch.offer);
     // SAFETY: not null, a whole map value; a repeated SYN-ACK writes the same.
     let flow = unsafe { &mut *handshake };
-    scratch.entrance = flow.entrance();
     flow.first_isn = segment.seq;
     flow.first_ts = offer.ts;
     flow.first_scale = offer.scale;

@@ -250,7 +250,7 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
     flow.client_next = isn.wrapping_add(1);
     flow.server_next = flow.first_isn.wrapping_add(1);
     flow.follow = Follow::new(flow.server_next);
-    let first = flow.first;
+    let (first, first_port) = (flow.first, flow.first_port);
     // Where two CPUs race, one inserts and both go on with what is there.
     const ONLY_NEW: u64 = 1;
     if FLOWS.insert(&scratch.key, &*flow, ONLY_NEW).is_ok() {
@@ -258,6 +258,7 @@ fn establish(scratch: &mut Scratch, known: *mut Flow) -> Option<Result<*mut Flow
         count(Counter::FlowEstablished);
         count_backend(first as u32, |stats| stats.flows += 1);
         set_trace(first as u32);
+        legs::enter_way_of_first(scratch, first as u32, first_port);
         foreign::forget(&foreign::to_vip(scratch));
         if leaves_syn_traces(scratch) {
             forget_syn_trace();

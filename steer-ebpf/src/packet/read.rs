@@ -120,6 +120,9 @@ pub(crate) fn classify(scratch: &mut Scratch) -> Option<Role> {
 #[inline(never)]
 pub(crate) extern "C" fn unreadable(skb: *mut __sk_buff) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
+    if scratch.port.is_bridges() {
+        return pass(Counter::Malformed);
+    }
     let window = Tc(skb).window();
     if scratch.ip.protocol == PROTOCOL_TCP {
         // The TCP header is cut short or its length lies; its ports can be read, or nobody reads

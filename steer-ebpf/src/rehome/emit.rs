@@ -13,7 +13,10 @@ use steer_common::{
 
 use crate::{
     flows::table::forget,
-    forward::{bridge::set_tag_of, next_hop::hop_to},
+    forward::{
+        bridge::{set_tag_of, write_as_client},
+        next_hop::hop_to,
+    },
     learn::certificate::expect_buffered,
     maps::{FLOWS, PENDING, backend, backend_path, count},
     packet::{rebuild::rebuild, sums::SEGMENT_MAX},
@@ -81,6 +84,9 @@ fn without_ecn(scratch: &Scratch, word: [u8; 4]) -> [u8; 4] {
 /// Writes the Ethernet header towards a backend whose hop is known.
 #[inline(always)]
 fn write_ethernet(skb: *mut __sk_buff, id: u32) -> i32 {
+    if scratch().is_some_and(|scratch| write_as_client(skb, scratch, id)) {
+        return 0;
+    }
     let Some(path) = backend_path(id) else { return -1 };
     if set_tag_of(skb, &path.hop) != 0 {
         return -1;

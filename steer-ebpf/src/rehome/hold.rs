@@ -4,11 +4,12 @@
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use steer_common::{
     counters::Counter,
+    decide::hash_address,
     flow::{State, StateWord},
     ranges::{self, Inserted},
     rehome::{self, DataAct, Progress},
     rest,
-    shared::{Flow, options},
+    shared::{Address, Flow, options},
     wire::{ETHERNET_LEN, upper},
 };
 
@@ -206,7 +207,7 @@ pub(crate) extern "C" fn on_buffered(flow: *mut Flow) -> Stage {
             if reason as u32 == Counter::OwnerSilent as u32
                 && let Some(rest) = rest(record.owner as u32)
             {
-                rest::note_silence(rest, scratch.seconds);
+                rest::note_silence(rest, source_of(&scratch.key.client), scratch.seconds);
             }
             give_up(flow, reason as u32)
         }
@@ -222,6 +223,14 @@ pub(crate) extern "C" fn on_buffered(flow: *mut Flow) -> Stage {
             Stage::SynToOwner
         }
     }
+}
+
+/// A hash of who a client is: of IPv6 its network of 64 bits, for a host may have all of that.
+#[inline(always)]
+fn source_of(client: &Address) -> u32 {
+    let [a, b, ..] = client.words();
+    let source = if client.is_v4() { *client } else { Address::from_words([a, b, 0, 0]) };
+    hash_address(&source)
 }
 
 /// Gathering ends, and a last look was taken: where even that found no owner, the reason to end it

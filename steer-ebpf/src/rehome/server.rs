@@ -209,6 +209,7 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
         }
         ServerAct::Judge => Stage::CompleteSplice,
         ServerAct::AnotherPort => {
+            note_answer(id);
             count(Counter::OwnerPortTaken);
             legs::release(scratch, id);
             foreign::remember(&at_backend(scratch, id), scratch.seconds);
@@ -216,10 +217,19 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
             Stage::OpenOwner
         }
         ServerAct::GiveUp(reason) => {
+            note_answer(id);
             settle(flow);
             count_index(reason as u32);
             Stage::Flush
         }
+    }
+}
+
+/// An owner answered a move, whatever it said.
+#[inline(always)]
+fn note_answer(id: u32) {
+    if let Some(rest) = rest(id) {
+        rest::note_answer(rest);
     }
 }
 
@@ -232,6 +242,7 @@ pub(crate) extern "C" fn complete_splice(skb: *mut __sk_buff, flow: *mut Flow) -
         return drop(Counter::FlowBusy);
     }
     let id = scratch.backend;
+    note_answer(id);
     // SAFETY: a whole map value that this CPU has locked.
     let record = unsafe { &mut *flow };
     let expected = StateWord(record.word).isn().wrapping_add(1);
@@ -265,9 +276,6 @@ pub(crate) extern "C" fn complete_splice(skb: *mut __sk_buff, flow: *mut Flow) -
     count(Counter::SpliceOpened);
     count(Counter::FirstReset);
     count_backend(id, |stats| stats.rehomed += 1);
-    if let Some(rest) = rest(id) {
-        rest::note_answer(rest);
-    }
     emit_event(scratch, Counter::SpliceOpened);
     scratch.reset.backend = record.first as u32;
     Stage::ResetThenOwner

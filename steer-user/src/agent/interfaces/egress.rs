@@ -16,7 +16,7 @@ use rtnetlink::{
     packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
 };
 use steer_common::shared::{
-    INTERFACE_L3, INTERFACE_TAKES_XDP, MAX_BRIDGES, MAX_INTERFACES, VLAN_WORDS,
+    INTERFACE_L3, INTERFACE_TAKES_XDP, INTERFACE_WAITS, MAX_BRIDGES, MAX_INTERFACES, VLAN_WORDS,
 };
 use tokio::time;
 
@@ -252,7 +252,8 @@ fn apply_vlans(plane: &mut Plane, bridges: &[Bridge]) -> Result<()> {
     }
     for (index, flags) in plane.interfaces.entries()? {
         if flags & PORT != 0 {
-            plane.interfaces.insert(&index, &(flags & !PORT))?;
+            // Flows that were moved wait meanwhile.
+            plane.interfaces.insert(&index, &(flags & !PORT | INTERFACE_WAITS))?;
         }
     }
     plane.set_vlans(&wanted)
