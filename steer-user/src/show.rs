@@ -164,8 +164,15 @@ fn status_text(status: &Status) -> String {
         (false, false) if observed > 0 => "on, but for what is in observe mode",
         (false, false) => "on",
     };
-    let head =
-        format!("agent     {agent}\nsteering  {steering}\npins      {}", status.pin_dir.display());
+    let because = status.health.because.join("; ");
+    let health = match because.as_str() {
+        "" => status.health.state.word().to_owned(),
+        _ => format!("{}: {because}", status.health.state.word()),
+    };
+    let head = format!(
+        "agent     {agent}\nhealth    {health}\nsteering  {steering}\npins      {}",
+        status.pin_dir.display()
+    );
     if status.agent.starting && status.tables.is_empty() {
         return head;
     }
@@ -265,6 +272,7 @@ mod tests {
         let status = serde_json::from_value(json!({
             "pin_dir": "/sys/fs/bpf/steer", "layout": 4, "bypass": false, "leave": false,
             "agent": { "running": true, "starting": false, "pid": 7, "version": "0.1.0" },
+            "health": { "state": "healthy", "because": [] },
             "vips": modes.iter().map(vip).collect::<Vec<_>>(),
             "interfaces": [], "bridges": [], "tables": [], "drift": [], "unseen": [], "warnings": []
         }))?;

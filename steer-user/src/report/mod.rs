@@ -12,7 +12,8 @@ pub use keys::{KeyNameReport, Keys, LayoutOrigin, LayoutReport, NameOrigin};
 pub use sessions::{FoundSessions, Matcher, SessionReport, Sessions};
 pub use stats::Stats;
 pub use status::{
-    AgentReport, BridgeReport, InterfaceReport, PortReport, Status, TableReport, VipReport,
+    AgentReport, BridgeReport, Health, HealthState, InterfaceReport, PortReport, Status,
+    TableReport, VipReport,
 };
 
 #[cfg(test)]

@@ -138,6 +138,7 @@ fn status_has_the_documented_shape() {
         pin_dir: "/sys/fs/bpf/steer".into(),
         layout: 1,
         agent: AgentReport { running: false, starting: false, pid: None, version: None },
+        health: Health { state: HealthState::Down, because: vec!["no agent runs".into()] },
         bypass: false,
         leave: false,
         interfaces: vec![InterfaceReport {
@@ -174,6 +175,7 @@ fn status_has_the_documented_shape() {
         "bridges",
         "bypass",
         "drift",
+        "health",
         "interfaces",
         "layout",
         "leave",
@@ -185,6 +187,7 @@ fn status_has_the_documented_shape() {
     ];
     assert_eq!(keys(&value), all);
     assert_eq!(keys(&value["agent"]), ["pid", "running", "starting", "version"]);
+    assert_eq!(value["health"], json!({"state": "down", "because": ["no agent runs"]}));
     let port = json!({"name": "eth1", "side": "outside", "state": "forwarding", "looked_at": true});
     assert_eq!(value["bridges"][0], json!({"name": "br0", "ports": [port]}));
     assert_eq!(
