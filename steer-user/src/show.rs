@@ -3,6 +3,7 @@
 
 mod assess;
 mod backends;
+mod flows;
 mod keys;
 mod sessions;
 
@@ -18,7 +19,7 @@ use steer_common::counters::Counter;
 
 use crate::{
     assess::Report,
-    report::{Backends, FoundSessions, Keys, Stats, Status},
+    report::{Backends, Flows, FoundSessions, Keys, Stats, Status, Why},
     ticket_keys::Generated,
 };
 
@@ -77,6 +78,16 @@ pub fn sessions(format: Format, found: &FoundSessions) -> Result<()> {
 /// Prints `steer sessions show`.
 pub fn session(format: Format, found: &FoundSessions) -> Result<()> {
     sessions::show(format, found)
+}
+
+/// Prints `steer flows list`, at most `limit` of them (0: all), as they are read.
+pub fn flows(format: Format, flows: &Flows<'_>, limit: u64) -> Result<()> {
+    flows::list(format, flows, limit)
+}
+
+/// Prints `steer why`.
+pub fn why(format: Format, why: &Why) -> Result<()> {
+    print(format, why, || flows::why(why))
 }
 
 /// Prints `steer keys list`.

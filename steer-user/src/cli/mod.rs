@@ -6,12 +6,14 @@ mod backends;
 mod bypass;
 mod config;
 mod detach;
+mod flows;
 mod inspect;
 mod keys;
 mod leave;
 mod sessions;
 mod stats;
 mod status;
+mod why;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -73,6 +75,12 @@ enum Verb {
     /// Show and remove sessions
     #[command(subcommand)]
     Sessions(sessions::Sessions),
+    /// Show the flows
+    #[command(subcommand)]
+    Flows(flows::Flows),
+    /// Tell in sentences why a client's flows went where they went, or what a session is, and what
+    /// the next hello gets
+    Why(why::Why),
     /// Show the names of ticket keys; make keys with names of their own
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -101,6 +109,8 @@ impl Cli {
             Verb::Status => return status::run(&place),
             Verb::Backends(verb) => verb.run(&place),
             Verb::Sessions(verb) => verb.run(&place),
+            Verb::Flows(verb) => verb.run(&place),
+            Verb::Why(verb) => verb.run(&place),
             Verb::Keys(verb) => verb.run(&place),
             Verb::Stats(verb) => verb.run(&place),
             Verb::Inspect(verb) => verb.run(&place),

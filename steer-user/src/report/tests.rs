@@ -212,6 +212,13 @@ fn example<T: serde::Serialize + serde::de::DeserializeOwned>(heading: &str) -> 
     (serde_json::from_str(text).unwrap(), serde_json::to_value(read).unwrap())
 }
 
+/// `steer flows list`, which is printed flow by flow.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Listed {
+    flows: Vec<FlowReport>,
+    total: u64,
+}
+
 #[test]
 fn the_examples_in_the_documentation_are_what_the_program_prints() {
     let (documented, printed) = example::<Status>("`status`");
@@ -219,6 +226,10 @@ fn the_examples_in_the_documentation_are_what_the_program_prints() {
     let (documented, printed) = example::<Backends>("`backends list`");
     assert_eq!(documented, printed);
     let (documented, printed) = example::<Sessions>("`sessions list`");
+    assert_eq!(documented, printed);
+    let (documented, printed) = example::<Listed>("`flows list`");
+    assert_eq!(documented, printed);
+    let (documented, printed) = example::<Why>("`why`");
     assert_eq!(documented, printed);
     let (documented, printed) = example::<Keys>("`keys list`");
     assert_eq!(documented, printed);

@@ -30,7 +30,7 @@ fn without_an_agent_verbs_that_read_work_and_say_so_and_a_new_one_adopts_everyth
     let sessions = steer.json("sessions list")?["total"].clone();
     steer.end(Signal::SIGKILL)?;
     for words in
-        ["backends list", "sessions list", "keys list", "stats", "bypass off"]
+        ["backends list", "sessions list", "flows list", "keys list", "stats", "bypass off"]
     {
         let mut command = Command::new(binary()?);
         let output =
