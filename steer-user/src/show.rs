@@ -3,6 +3,7 @@
 
 mod assess;
 mod backends;
+mod flows;
 mod keys;
 mod sessions;
 
@@ -18,7 +19,7 @@ use steer_common::counters::Counter;
 
 use crate::{
     assess::Report,
-    report::{Backends, FoundSessions, Keys, Stats, Status},
+    report::{Backends, Flows, FoundSessions, Keys, Stats, Status, Why},
     ticket_keys::Generated,
 };
 
@@ -77,6 +78,16 @@ pub fn sessions(format: Format, found: &FoundSessions) -> Result<()> {
 /// Prints `steer sessions show`.
 pub fn session(format: Format, found: &FoundSessions) -> Result<()> {
     sessions::show(format, found)
+}
+
+/// Prints `steer flows list`, at most `limit` of them (0: all), as they are read.
+pub fn flows(format: Format, flows: &Flows<'_>, limit: u64) -> Result<()> {
+    flows::list(format, flows, limit)
+}
+
+/// Prints `steer why`.
+pub fn why(format: Format, why: &Why) -> Result<()> {
+    print(format, why, || flows::why(why))
 }
 
 /// Prints `steer keys list`.
@@ -164,8 +175,15 @@ fn status_text(status: &Status) -> String {
         (false, false) if observed > 0 => "on, but for what is in observe mode",
         (false, false) => "on",
     };
-    let head =
-        format!("agent     {agent}\nsteering  {steering}\npins      {}", status.pin_dir.display());
+    let because = status.health.because.join("; ");
+    let health = match because.as_str() {
+        "" => status.health.state.word().to_owned(),
+        _ => format!("{}: {because}", status.health.state.word()),
+    };
+    let head = format!(
+        "agent     {agent}\nhealth    {health}\nsteering  {steering}\npins      {}",
+        status.pin_dir.display()
+    );
     if status.agent.starting && status.tables.is_empty() {
         return head;
     }
@@ -269,6 +287,7 @@ mod tests {
         let status = serde_json::from_value(json!({
             "pin_dir": "/sys/fs/bpf/steer", "layout": 4, "bypass": false, "leave": false,
             "agent": { "running": true, "starting": false, "pid": 7, "version": "0.1.0" },
+            "health": { "state": "healthy", "because": [] },
             "vips": modes.iter().map(vip).collect::<Vec<_>>(),
             "interfaces": [], "bridges": [], "tables": [], "drift": [], "unseen": [], "warnings": []
         }))?;

@@ -218,10 +218,15 @@ impl<'a> Agent<'a> {
     /// Runs `steer` with these words on this agent's pins, and returns what it printed.
     ///
     /// # Errors
-    /// With its own words when its exit code is not 0.
+    /// With its own words when its exit code is not 0; of `status`, whose exit code tells of the
+    /// gateway's health, when it printed nothing.
     pub fn steer(&self, words: &str) -> Result<String> {
         let mut command = self.command(words);
-        self.lab.gateway().run(|| process::run(&mut command))
+        let is_status = words.split_whitespace().any(|word| word == "status");
+        self.lab.gateway().run(|| match is_status {
+            true => process::run_telling(&mut command),
+            false => process::run(&mut command),
+        })
     }
 
     /// `steer` with these words on this agent's pins, to be run in the gateway.

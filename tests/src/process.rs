@@ -37,6 +37,21 @@ pub fn run(command: &mut Command) -> Result<String> {
     printed(command, &output)
 }
 
+/// As [`run`], where what is printed is the answer whatever the exit code says.
+///
+/// # Errors
+/// When it cannot be started, or printed nothing and did not end well.
+pub fn run_telling(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {}", words(command)))?;
+    if output.stdout.is_empty() {
+        return printed(command, &output);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Runs a tool with `input` on its stdin.
 ///
 /// # Errors

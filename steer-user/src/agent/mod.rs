@@ -32,6 +32,7 @@ pub use interfaces::fill_interfaces;
 pub(crate) use interfaces::{Port, refusals, takes_xdp};
 pub use pools::Pools;
 pub(crate) use qdiscs::remove_unused;
+pub(crate) use sweep::Rules;
 pub use sweep::{Open, Swept, open, sweep};
 
 use self::asking::{Asking, Voice};

@@ -125,7 +125,7 @@ pub fn open(plane: &Plane) -> Result<Open> {
 }
 
 /// When an entry of any table is too old.
-pub(super) struct Rules {
+pub(crate) struct Rules {
     now: u32,
     vips: HashMap<u16, Vip>,
     backends: HashMap<u16, Backend>,
@@ -134,13 +134,13 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub(super) fn new(vips: &[(Endpoint, Vip)], backends: &[(u32, Backend)]) -> Self {
+    pub(crate) fn new(vips: &[(Endpoint, Vip)], backends: &[(u32, Backend)]) -> Self {
         let vips = vips.iter().map(|(_, vip)| (vip.id, *vip)).collect();
         let backends = backends.iter().map(|(id, backend)| (*id as u16, *backend)).collect();
         Self::at(clock::seconds(), vips, backends)
     }
 
-    fn at(now: u32, vips: HashMap<u16, Vip>, backends: HashMap<u16, Backend>) -> Self {
+    pub(crate) fn at(now: u32, vips: HashMap<u16, Vip>, backends: HashMap<u16, Backend>) -> Self {
         let mut pools = HashMap::new();
         for (id, backend) in
             backends.iter().filter(|(_, backend)| backend.flags & BACKEND_PRESENT != 0)
@@ -151,13 +151,13 @@ impl Rules {
     }
 
     /// Whether a connection is not over.
-    pub(super) fn is_open(&self, key: &FlowKey, flow: &Flow) -> bool {
+    pub(crate) fn is_open(&self, key: &FlowKey, flow: &Flow) -> bool {
         !flow.closing() && !self.flow_is_stale(key, flow)
     }
 
     /// Whether a connection is being made, or goes on and is known by its handshake's entry alone.
     /// One of which a flow was made is known by that.
-    pub(super) fn is_opening(&self, key: &FlowKey, flow: &Flow) -> bool {
+    pub(crate) fn is_opening(&self, key: &FlowKey, flow: &Flow) -> bool {
         match StateWord(flow.word).state() {
             State::Adopted => self.is_open(key, flow),
             _ => {
@@ -196,7 +196,7 @@ impl Rules {
 
     /// The VIP or inline pool of which a service says that it was dialled; `None` of a backend that
     /// is in no inline pool.
-    pub(super) fn vip_id(&self, service: u16) -> Option<u16> {
+    pub(crate) fn vip_id(&self, service: u16) -> Option<u16> {
         let Some(id) = backend_of(service) else { return Some(service & SERVICE_POOL) };
         let dialled = |backend: &&Backend| backend.flags & BACKEND_DIALLED != 0;
         self.backends.get(&id).filter(dialled).map(|backend| backend.vip_id)
@@ -224,7 +224,7 @@ impl Rules {
         vip.sessions_per_source == 0 || clock::age(self.now, source.since) > vip.session_timeout
     }
 
-    pub(super) fn flow_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
+    pub(crate) fn flow_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
         let Some(vip) = self.vip(key.service) else { return true };
         // A flow waits for its owner for some retransmissions of its client; one that waits longer
         // was given up.
@@ -234,7 +234,7 @@ impl Rules {
         clock::age(self.now, flow.seen) > if waits || flow.closing() { LINGER } else { timeout }
     }
 
-    pub(super) fn handshake_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
+    pub(crate) fn handshake_is_stale(&self, key: &FlowKey, flow: &Flow) -> bool {
         // A flow that was adopted is known by this entry alone.
         if StateWord(flow.word).state() == State::Adopted {
             return self.flow_is_stale(key, flow);

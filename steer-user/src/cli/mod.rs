@@ -6,12 +6,14 @@ mod backends;
 mod bypass;
 mod config;
 mod detach;
+mod flows;
 mod inspect;
 mod keys;
 mod leave;
 mod sessions;
 mod stats;
 mod status;
+mod why;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -60,7 +62,12 @@ enum Verb {
     Leave(leave::Leave),
     /// Turn steering off or on; re-homed flows go on
     Bypass(bypass::Bypass),
-    /// Show the gateway at a glance
+    /// Show the gateway at a glance; the exit code says how it is
+    ///
+    /// Exit code 0: healthy; 1: degraded (there are warnings, a backend is down, the agent is
+    /// starting or does not answer), or it cannot be told (no rights, hidden pins); 2: down (no
+    /// agent runs, nothing is pinned, or an interface is there without its program). Drains, drift,
+    /// bypass and leave are an operator's own doing, and count for nothing.
     Status,
     /// Show and change the pools
     #[command(subcommand)]
@@ -68,6 +75,12 @@ enum Verb {
     /// Show and remove sessions
     #[command(subcommand)]
     Sessions(sessions::Sessions),
+    /// Show the flows
+    #[command(subcommand)]
+    Flows(flows::Flows),
+    /// Tell in sentences why a client's flows went where they went, or what a session is, and what
+    /// the next hello gets
+    Why(why::Why),
     /// Show the names of ticket keys; make keys with names of their own
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -93,9 +106,11 @@ impl Cli {
             Verb::Detach(verb) => verb.run(&place),
             Verb::Leave(verb) => verb.run(&place),
             Verb::Bypass(verb) => verb.run(&place),
-            Verb::Status => status::run(&place),
+            Verb::Status => return status::run(&place),
             Verb::Backends(verb) => verb.run(&place),
             Verb::Sessions(verb) => verb.run(&place),
+            Verb::Flows(verb) => verb.run(&place),
+            Verb::Why(verb) => verb.run(&place),
             Verb::Keys(verb) => verb.run(&place),
             Verb::Stats(verb) => verb.run(&place),
             Verb::Inspect(verb) => verb.run(&place),
@@ -125,6 +140,11 @@ impl Place {
         self.refuse_hidden(&dir)?;
         dir.require()?;
         Ok(dir)
+    }
+
+    /// Whether this process may look at a gateway, and what it sees of it is all that there is.
+    fn may_look(&self) -> bool {
+        rights::require().is_ok() && self.refuse_hidden(&self.dir()).is_ok()
     }
 
     /// Refuses to call a gateway absent whose agent answers.

@@ -21,6 +21,11 @@ impl Prefix {
     pub fn bits(&self) -> u8 {
         self.len
     }
+
+    /// Whether an address begins with it.
+    pub fn covers(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4() && first(address, self.len) == self.address
+    }
 }
 
 impl fmt::Display for Prefix {
@@ -100,6 +105,23 @@ mod tests {
         }
         let whole: Prefix = "10.0.0.2/32".parse().unwrap();
         assert_eq!((whole.to_string(), whole.bits()), ("10.0.0.2".to_owned(), 32));
+    }
+
+    #[test]
+    fn a_prefix_covers_what_begins_with_it_in_its_own_family() {
+        for (prefix, address, covered) in [
+            ("10.0.0.0/24", "10.0.0.255", true),
+            ("10.0.0.0/24", "10.0.1.0", false),
+            ("10.0.0.2", "10.0.0.2", true),
+            ("10.0.0.2", "10.0.0.3", false),
+            ("0.0.0.0/0", "192.0.2.1", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("2001:db8::/33", "2001:db8:7fff::1", true),
+            ("2001:db8::/33", "2001:db8:8000::1", false),
+        ] {
+            let prefix: Prefix = prefix.parse().unwrap();
+            assert_eq!(prefix.covers(address.parse().unwrap()), covered, "{prefix} {address}");
+        }
     }
 
     #[test]

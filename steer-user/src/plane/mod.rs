@@ -184,6 +184,17 @@ impl Plane {
         self.backend_paths.all()
     }
 
+    /// What all backends made of the offers that they were held to own, by their numbers.
+    pub fn refusals(&self) -> Result<Vec<Refusals>> {
+        self.refusals.all()
+    }
+
+    /// Which backends moves rest from, by their numbers; nothing where the gateway's version has no
+    /// such map.
+    pub fn rests(&self) -> Result<Vec<Rest>> {
+        self.rests.as_ref().map_or_else(|| Ok(Vec::new()), Slots::all)
+    }
+
     /// Writes what is known of the way to a backend; the programs write it too.
     pub fn set_backend_path(&mut self, id: u32, path: &BackendPath) -> Result<()> {
         self.backend_paths.set(id, path)

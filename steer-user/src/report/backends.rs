@@ -108,7 +108,7 @@ impl BackendState {
         }
     }
 
-    fn of(backend: &Backend) -> Self {
+    pub(super) fn of(backend: &Backend) -> Self {
         let has = |flag| backend.flags & flag != 0;
         match () {
             () if !has(BACKEND_PRESENT) => Self::Removed,

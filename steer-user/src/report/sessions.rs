@@ -91,7 +91,7 @@ impl Matcher {
         Ok(Self { owner, vip, ..Self::of_prefix(prefix.unwrap_or_default())? })
     }
 
-    fn of_prefix(prefix: &str) -> Result<Self> {
+    pub(super) fn of_prefix(prefix: &str) -> Result<Self> {
         let digits = prefix.chars().map(|digit| digit.to_digit(16).map(|value| value as u8));
         let Some(digits) = digits.collect::<Option<Vec<_>>>() else {
             bail!("{prefix} is no identifier; expected hexadecimal digits");
@@ -109,11 +109,19 @@ impl Matcher {
         Self { kind, ..self }
     }
 
-    fn matches(&self, key: &SessionKey, session: &Session, names: &Names) -> bool {
-        let id = key.bytes.get(..usize::from(key.len)).unwrap_or_default();
+    /// Whether an identifier starts with the digits.
+    pub(super) fn starts(&self, id: &[u8]) -> bool {
         let nibble = |nibble: u8| id.get(self.prefix.len()).is_some_and(|byte| byte >> 4 == nibble);
-        id.starts_with(&self.prefix)
-            && self.nibble.is_none_or(nibble)
+        id.starts_with(&self.prefix) && self.nibble.is_none_or(nibble)
+    }
+
+    /// The digits, as far as they make bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.prefix
+    }
+
+    fn matches(&self, key: &SessionKey, session: &Session, names: &Names) -> bool {
+        self.starts(key.bytes.get(..usize::from(key.len)).unwrap_or_default())
             && self.kind.is_none_or(|kind| key.kind == kind as u8)
             && self.owner.is_none_or(|owner| {
                 names.owner(session.owner).is_some_and(|b| b.endpoint == endpoint(owner))

@@ -38,6 +38,8 @@ pub struct Status {
     pub layout: u32,
     /// Its agent.
     pub agent: AgentReport,
+    /// How it is, for monitoring.
+    pub health: Health,
     /// Whether steering is off.
     pub bypass: bool,
     /// New connections pass to the kernel's own rules.
@@ -57,6 +59,88 @@ pub struct Status {
     pub unseen: Vec<String>,
     /// What needs attention, as sentences.
     pub warnings: Vec<String>,
+}
+
+/// How a gateway is, with the reasons.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Health {
+    /// In one word.
+    pub state: HealthState,
+    /// What keeps it from being healthy, as sentences; of a gateway that is down also what else
+    /// is wrong.
+    pub because: Vec<String>,
+}
+
+/// How a gateway is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthState {
+    /// Nothing is wrong.
+    Healthy,
+    /// Something needs attention.
+    Degraded,
+    /// No agent runs, or a program is not attached where it should be.
+    Down,
+}
+
+impl HealthState {
+    /// The word in CLI and JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+        }
+    }
+
+    /// The exit code of `steer status`.
+    pub const fn exit_code(self) -> u8 {
+        self as u8
+    }
+}
+
+impl Health {
+    /// Judges what was found: interfaces that are there without their TC program, backends that do
+    /// not answer, and how many warnings there are.
+    fn new(
+        agent: &AgentReport,
+        detached: &[String],
+        interfaces: &[InterfaceReport],
+        backends: &Backends,
+        n_warnings: usize,
+    ) -> Self {
+        let mut found = Vec::new();
+        match agent {
+            AgentReport { running: false, .. } => {
+                found.push((HealthState::Down, "no agent runs".to_owned()));
+            }
+            AgentReport { starting: true, .. } => {
+                found.push((HealthState::Degraded, "the agent is starting".to_owned()));
+            }
+            AgentReport { pid: None, .. } => {
+                let why = "the agent does not answer at this --socket";
+                found.push((HealthState::Degraded, why.to_owned()));
+            }
+            _ => {}
+        }
+        let detached = detached.iter().map(|name| format!("no program is attached at {name}"));
+        found.extend(detached.map(|why| (HealthState::Down, why)));
+        if !agent.starting && interfaces.iter().all(|interface| !interface.tc) {
+            found.push((HealthState::Down, "no program is attached anywhere".to_owned()));
+        }
+        let down = backends.backends.iter().filter(|b| b.state == BackendState::Down);
+        let down = down.map(|b| format!("backend {} of {} is down", b.address, b.vip.titled()));
+        found.extend(down.map(|why| (HealthState::Degraded, why)));
+        match n_warnings {
+            0 => {}
+            1 => found.push((HealthState::Degraded, "there is a warning".to_owned())),
+            n => found.push((HealthState::Degraded, format!("there are {n} warnings"))),
+        }
+        Self {
+            state: found.iter().map(|(state, _)| *state).max().unwrap_or(HealthState::Healthy),
+            because: found.into_iter().map(|(_, why)| why).collect(),
+        }
+    }
 }
 
 /// The agent, if one runs.
@@ -174,6 +258,7 @@ impl Status {
         Ok(Self {
             pin_dir: dir.root().to_owned(),
             layout: LAYOUT_VERSION,
+            health: Health::new(&agent, &detached(dir), &interfaces, &backends, all.len()),
             agent,
             bypass: plane.switch(SWITCH_BYPASS)?,
             leave: plane.switch(SWITCH_LEAVE)?,
@@ -189,10 +274,13 @@ impl Status {
 
     /// All that can be said while an agent makes its maps.
     fn starting(dir: &PinDir) -> Self {
+        let agent = AgentReport { running: true, starting: true, pid: None, version: None };
+        let nothing = Backends { backends: Vec::new() };
         Self {
             pin_dir: dir.root().to_owned(),
             layout: LAYOUT_VERSION,
-            agent: AgentReport { running: true, starting: true, pid: None, version: None },
+            health: Health::new(&agent, &[], &[], &nothing, 0),
+            agent,
             bypass: false,
             leave: false,
             interfaces: Vec::new(),
@@ -225,6 +313,15 @@ fn agent(dir: &PinDir, socket: &Path, has_vips: bool) -> AgentReport {
         pid,
         version,
     }
+}
+
+/// Interfaces that are there without the TC program that they should have.
+fn detached(dir: &PinDir) -> Vec<String> {
+    let links = plane::links(dir).into_iter();
+    let without = links.filter(|link| {
+        matches!(link.kind, plane::Kind::Tc) && matches!(link.state, LinkState::Detached)
+    });
+    without.map(|link| link.interface).collect()
 }
 
 /// A program counts where it is attached, whatever is pinned.
@@ -380,4 +477,41 @@ fn around(
     let mut warnings = checks::programs(dir, &vips_of_ours);
     warnings.extend(checks::machine(&Machine { interfaces: names, both_sides, addresses }));
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::BackendReport;
+
+    #[test]
+    fn health_is_the_worst_of_what_is_wrong_and_names_all_of_it() {
+        let agent = |running, pid| AgentReport { running, starting: false, pid, version: None };
+        let at = |tc| InterfaceReport { name: "eth0".into(), tc, xdp: false, takes_xdp: false };
+        let in_state =
+            |state| Backends { backends: vec![BackendReport { state, ..BackendReport::idle() }] };
+        let judge = |agent: &AgentReport, detached: &[&str], tc, state, n_warnings| {
+            let detached = detached.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+            let health = Health::new(agent, &detached, &[at(tc)], &in_state(state), n_warnings);
+            (health.state.exit_code(), health.because.join("; "))
+        };
+        let (runs, silent, none) = (agent(true, Some(7)), agent(true, None), agent(false, None));
+        let up = BackendState::Up;
+        assert_eq!(judge(&runs, &[], true, up, 0), (0, String::new()));
+        for unharmed in [BackendState::Draining, BackendState::Removed] {
+            assert_eq!(judge(&runs, &[], true, unharmed, 0).0, 0);
+        }
+        let told = judge(&runs, &[], true, BackendState::Down, 2);
+        let why = "backend 10.0.0.1:443 of VIP 198.51.100.10:443 is down; there are 2 warnings";
+        assert_eq!(told, (1, why.to_owned()));
+        assert_eq!(judge(&runs, &[], true, up, 1), (1, "there is a warning".to_owned()));
+        assert_eq!(judge(&silent, &[], true, up, 0).0, 1);
+        let told = judge(&none, &[], true, up, 1);
+        assert_eq!(told, (2, "no agent runs; there is a warning".to_owned()));
+        let told = judge(&runs, &["eth1"], true, up, 1);
+        assert_eq!(told, (2, "no program is attached at eth1; there is a warning".to_owned()));
+        assert_eq!(judge(&runs, &[], false, up, 0).0, 2);
+        let starting = AgentReport { starting: true, ..agent(true, None) };
+        assert_eq!(judge(&starting, &[], false, up, 0), (1, "the agent is starting".to_owned()));
+    }
 }

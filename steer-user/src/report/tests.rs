@@ -138,6 +138,7 @@ fn status_has_the_documented_shape() {
         pin_dir: "/sys/fs/bpf/steer".into(),
         layout: 1,
         agent: AgentReport { running: false, starting: false, pid: None, version: None },
+        health: Health { state: HealthState::Down, because: vec!["no agent runs".into()] },
         bypass: false,
         leave: false,
         interfaces: vec![InterfaceReport {
@@ -175,6 +176,7 @@ fn status_has_the_documented_shape() {
         "bridges",
         "bypass",
         "drift",
+        "health",
         "interfaces",
         "layout",
         "leave",
@@ -186,6 +188,7 @@ fn status_has_the_documented_shape() {
     ];
     assert_eq!(keys(&value), all);
     assert_eq!(keys(&value["agent"]), ["pid", "running", "starting", "version"]);
+    assert_eq!(value["health"], json!({"state": "down", "because": ["no agent runs"]}));
     let port = json!({"name": "eth1", "side": "outside", "state": "forwarding", "looked_at": true});
     assert_eq!(value["bridges"][0], json!({"name": "br0", "ports": [port]}));
     assert_eq!(
@@ -210,6 +213,13 @@ fn example<T: serde::Serialize + serde::de::DeserializeOwned>(heading: &str) -> 
     (serde_json::from_str(text).unwrap(), serde_json::to_value(read).unwrap())
 }
 
+/// `steer flows list`, which is printed flow by flow.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Listed {
+    flows: Vec<FlowReport>,
+    total: u64,
+}
+
 #[test]
 fn the_examples_in_the_documentation_are_what_the_program_prints() {
     let (documented, printed) = example::<Status>("`status`");
@@ -217,6 +227,10 @@ fn the_examples_in_the_documentation_are_what_the_program_prints() {
     let (documented, printed) = example::<Backends>("`backends list`");
     assert_eq!(documented, printed);
     let (documented, printed) = example::<Sessions>("`sessions list`");
+    assert_eq!(documented, printed);
+    let (documented, printed) = example::<Listed>("`flows list`");
+    assert_eq!(documented, printed);
+    let (documented, printed) = example::<Why>("`why`");
     assert_eq!(documented, printed);
     let (documented, printed) = example::<Keys>("`keys list`");
     assert_eq!(documented, printed);

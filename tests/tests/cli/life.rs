@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use steer_common::counters::Counter;
 use steer_tests::{
     agent::{Agent, Hook},
@@ -29,7 +29,9 @@ fn without_an_agent_verbs_that_read_work_and_say_so_and_a_new_one_adopts_everyth
     steer.steer(&format!("backends add --vip {} --weight 3 {other}", run.vip()))?;
     let sessions = steer.json("sessions list")?["total"].clone();
     steer.end(Signal::SIGKILL)?;
-    for words in ["backends list", "sessions list", "keys list", "stats", "bypass off"] {
+    for words in
+        ["backends list", "sessions list", "flows list", "keys list", "stats", "bypass off"]
+    {
         let mut command = Command::new(binary()?);
         let output =
             command.args(words.split(' ')).arg("--pin-dir").arg(steer.pin_dir()).output()?;
@@ -186,4 +188,33 @@ fn wire_again(run: &Run) -> Result<()> {
     );
     gateway.ip(&format!("{link}addr add 10.2.1.1/24 dev {near}\n"))?;
     far.ip("link set eth0 up\naddr add 10.2.1.2/24 dev eth0\nroute add default via 10.2.1.1\n")
+}
+
+#[test]
+fn the_exit_code_of_status_says_how_the_gateway_is() -> Result<()> {
+    let run = two_backends()?;
+    let mut steer = run.agent()?;
+    let status = |steer: &Agent<'_>| {
+        let output = run.lab.gateway().run(|| Ok(steer.command("status --json").output()?))?;
+        let told = serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default();
+        anyhow::Ok((output.status.code(), told["health"].clone(), said(&output)))
+    };
+    let (code, health, _) = status(&steer)?;
+    assert_eq!((code, health), (Some(0), json!({"state": "healthy", "because": []})));
+    run.servers[1].stop()?;
+    let why = format!("backend {} of VIP {} is down", run.backend_address(1), run.vip());
+    let degraded = || {
+        let (code, health, _) = status(&steer).ok()?;
+        let told = health["because"].to_string().contains(&why);
+        (code == Some(1) && health["state"] == "degraded" && told).then_some(())
+    };
+    eventually(TEN_SECONDS, degraded).with_context(|| format!("{:?}", status(&steer)))?;
+    steer.end(Signal::SIGKILL)?;
+    let (code, health, _) = status(&steer)?;
+    assert_eq!((code, &health["state"]), (Some(2), &json!("down")), "{health}");
+    assert!(health["because"].to_string().contains("no agent runs"), "{health}");
+    steer.steer("detach")?;
+    let (code, _, told) = status(&steer)?;
+    assert!(code == Some(2) && told.contains("no gateway runs here"), "{code:?} {told}");
+    Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod bridge;
 mod check;
+mod flows;
 mod life;
 mod pools;
 mod verbs;

@@ -20,7 +20,17 @@ use crate::{GOOD, backend, binary, error, said, two_backends};
 const DOCUMENTATION: &str = include_str!("../../../docs/cli.md");
 
 /// Keys that are null where there is nothing to name.
-const MAY_BE_NULL: [&str; 5] = ["pid", "version", "drain_seconds", "vip", "owner_address"];
+const MAY_BE_NULL: [&str; 9] = [
+    "pid",
+    "version",
+    "drain_seconds",
+    "vip",
+    "owner",
+    "owner_address",
+    "port_at_holder",
+    "offered",
+    "identity",
+];
 
 #[test]
 fn json_has_the_documented_shapes_on_a_live_gateway() -> Result<()> {
@@ -44,6 +54,15 @@ fn json_has_the_documented_shapes_on_a_live_gateway() -> Result<()> {
         &steer.json(&format!("sessions show {prefix}"))?,
     );
     same_shape("bypass", &json!({"done": "a sentence"}), &steer.json("bypass off")?);
+    let flows = steer.json("flows list --ended")?;
+    assert!(flows["total"].as_u64() > Some(1), "{flows}");
+    same_shape("flows list", &documented("flows list")?, &flows);
+    let client = flows["flows"][0]["client"].as_str().context("a flow without client")?;
+    let whys = documented("why")?;
+    for words in [client, prefix] {
+        let why = steer.json(&format!("why {words}"))?;
+        same_shape("why", &whys, &why);
+    }
     let stats = steer.json("stats")?;
     assert_eq!(
         keys(&stats["counters"]),
@@ -163,7 +182,7 @@ fn two_gateways_do_not_get_into_each_others_way() -> Result<()> {
 fn a_gateway_whose_pins_are_hidden_is_not_called_absent() -> Result<()> {
     let run = two_backends()?;
     let steer = run.agent()?;
-    for words in ["status", "stats", "sessions list", "detach"] {
+    for words in ["status", "stats", "sessions list", "flows list", "why 192.0.2.1", "detach"] {
         let verb = steer.command(words);
         let mut hidden = Command::new("unshare");
         hidden.args([
@@ -229,6 +248,8 @@ fn without_root_one_sentence_says_what_is_needed() -> Result<()> {
         "status",
         "backends list",
         "sessions list",
+        "flows list",
+        "why 192.0.2.1",
         "stats",
         "bypass on",
         "detach",

@@ -122,6 +122,8 @@ fn output_that_nobody_reads_ends_neither_verb_nor_agent() -> Result<()> {
         "backends list",
         "sessions list",
         "sessions list --json",
+        "flows list --ended",
+        "flows list --ended --json",
         "keys list",
         "stats --all",
     ] {

@@ -21,13 +21,15 @@ const TOO_MANY: usize = 5;
 /// same.
 const KEY_NAME: usize = 16;
 /// Everything that the command line shows of a running gateway.
-const VERBS: [&str; 12] = [
+const VERBS: [&str; 14] = [
     "status",
     "status --json",
     "backends list",
     "backends list --json",
     "sessions list --limit 1000",
     "sessions list --limit 1000 --json",
+    "flows list --ended --limit 0",
+    "flows list --ended --limit 0 --json",
     "keys list",
     "keys list --json",
     "stats --all",
@@ -148,7 +150,15 @@ fn everything(run: &Run, steer: &Agent<'_>) -> Result<Vec<u8>> {
         .to_owned();
     let mut said = run.lab.gateway().tool("curl -s http://127.0.0.1:9464/metrics")?.into_bytes();
     ensure!(String::from_utf8_lossy(&said).contains("steer_packets_total"), "no metrics");
-    for words in VERBS.into_iter().chain([format!("sessions show {id}").as_str()]) {
+    let client = run.source(run.source_not_of(0)?);
+    let of_one = [
+        format!("sessions show {id}"),
+        format!("why {id}"),
+        format!("why {id} --json"),
+        format!("why {client}"),
+        format!("why {client} --json"),
+    ];
+    for words in VERBS.into_iter().chain(of_one.iter().map(String::as_str)) {
         let mut command = Command::new(binary()?);
         command
             .args(words.split(' '))
