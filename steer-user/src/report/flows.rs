@@ -402,7 +402,7 @@ impl FlowReport {
         Self {
             client: client(key),
             vip: world.service(key),
-            dialled: world.dialled(key),
+            dialled: world.dialled(key, flow),
             state: StateWord(flow.word).state(),
             ended: flow.closing(),
             first: flow.first,

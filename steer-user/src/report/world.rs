@@ -14,8 +14,8 @@ use steer_common::{
     rest,
     session::{Kind, LAYOUTS, LONGEST, NameLayout},
     shared::{
-        Backend, BridgePath, FlowKey, KEY_NAME_PROVEN, KEY_NAME_SHARED, KeyName, NO_BACKEND,
-        Refusals, Rest, SWITCH_BYPASS, SWITCH_LEAVE, Session, SessionKey, VIP_BRIDGED,
+        Backend, BridgePath, Entrance, Flow, FlowKey, KEY_NAME_PROVEN, KEY_NAME_SHARED, KeyName,
+        NO_BACKEND, Refusals, Rest, SWITCH_BYPASS, SWITCH_LEAVE, Session, SessionKey, VIP_BRIDGED,
         VIP_FALLBACK_FLOW, VIP_INLINE, VIP_OBSERVE, VIP_TELL_TICKETS, Vip, backend_bit,
     },
 };
@@ -70,6 +70,8 @@ pub(super) struct World {
     pub(super) rules: Rules,
     backends: HashMap<u16, Backend>,
     vips: HashMap<u16, (Service, Vip)>,
+    /// VIPs that share the pool of another one, by their numbers.
+    entrances: HashMap<u32, Entrance>,
     refusals: Vec<Refusals>,
     rests: Vec<Rest>,
     paths: Vec<BridgePath>,
@@ -85,6 +87,7 @@ impl World {
             rules: Rules::new(&vips, &backends),
             backends: backends.into_iter().map(|(id, backend)| (id as u16, backend)).collect(),
             vips: vips.into_iter().map(|(at, vip)| (vip.id, (Service::of(&at), vip))).collect(),
+            entrances: plane.entrances()?.into_iter().collect(),
             refusals: plane.refusals()?,
             rests: plane.rests()?,
             paths: plane.bridge_paths()?,
@@ -124,11 +127,14 @@ impl World {
         self.service_of(self.rules.vip_id(key.service)?)
     }
 
-    /// What a flow's client dialled.
-    pub(super) fn dialled(&self, key: &FlowKey) -> Option<SocketAddr> {
-        match key.dialled() {
-            Some(backend) => self.backend_address(backend),
-            None => self.service(key)?.address(),
+    /// What a flow's client dialled: of several VIPs that share a pool the one that it came by.
+    pub(super) fn dialled(&self, key: &FlowKey, flow: &Flow) -> Option<SocketAddr> {
+        match (key.dialled(), flow.entrance()) {
+            (Some(backend), _) => self.backend_address(backend),
+            (None, 0) => self.service(key)?.address(),
+            (None, entrance) => {
+                self.entrances.get(&u32::from(entrance)).map(|at| socket(&at.endpoint))
+            }
         }
     }
 
@@ -313,6 +319,7 @@ pub(super) mod tests {
     pub(in crate::report) struct Build {
         pub(in crate::report) vips: Vec<(Endpoint, Vip)>,
         pub(in crate::report) backends: Vec<(u16, Backend)>,
+        pub(in crate::report) entrances: Vec<(u32, Entrance)>,
         pub(in crate::report) refusals: Vec<Refusals>,
         pub(in crate::report) rests: Vec<Rest>,
         pub(in crate::report) paths: Vec<BridgePath>,
@@ -333,6 +340,7 @@ pub(super) mod tests {
                     .into_iter()
                     .map(|(at, vip)| (vip.id, (Service::of(&at), vip)))
                     .collect(),
+                entrances: self.entrances.into_iter().collect(),
                 refusals: self.refusals,
                 rests: self.rests,
                 paths: self.paths,
@@ -406,7 +414,10 @@ pub(super) mod tests {
                 OwnerDrained,
             ),
             (|build| build.refusals = vec![refusing(); 3], OwnerRefuses),
-            (|build| build.rests = vec![Rest { until: NOW + 5, silent: 2, last: 0 }; 3], OwnerResting),
+            (
+                |build| build.rests = vec![Rest { until: NOW + 5, silent: 2, last: 0 }; 3],
+                OwnerResting,
+            ),
             (|build| build.vips[0].1.flags = VIP_INLINE | VIP_BRIDGED, OwnerNoRoute),
             (
                 |build| {

@@ -1,6 +1,8 @@
 //! Filters, and what a record tells.
 
-use steer_common::shared::{Address, Backend, Endpoint, SERVICE_BACKEND, Vip};
+use steer_common::shared::{
+    Address, Backend, Endpoint, Entrance, SERVICE_BACKEND, Vip, flow_entrance,
+};
 
 use super::*;
 use crate::{
@@ -37,6 +39,10 @@ fn world() -> World {
             (3, backend("10.0.1.3:443", 1, pool)),
             (4, backend("10.0.1.4:443", 1, pool)),
         ],
+        entrances: vec![(
+            5,
+            Entrance { endpoint: endpoint(at("198.51.100.11:443")), ..Entrance::default() },
+        )],
         ..Build::default()
     }
     .build()
@@ -191,6 +197,20 @@ fn flows_list_has_the_documented_shape_and_shows_four_bytes_of_an_identifier() {
         })
     );
     assert!(!value.to_string().contains("ababababab"));
+}
+
+#[test]
+fn of_vips_that_share_a_pool_the_one_that_was_dialled_is_named() {
+    let dialled = |entrance: u8| {
+        let flow = flow(State::First, 1, 1, FLOW_HELLO | flow_entrance(entrance));
+        let report = FlowReport::new(&world(), &key(1, 0), &flow);
+        let vip = report.vip.map(|vip| vip.to_string());
+        (vip, report.dialled.map(|at| at.to_string()))
+    };
+    let pool = Some("198.51.100.10:443".to_owned());
+    assert_eq!(dialled(0), (pool.clone(), pool.clone()));
+    assert_eq!(dialled(5), (pool.clone(), Some("198.51.100.11:443".to_owned())));
+    assert_eq!(dialled(6), (pool, None), "a VIP that is gone");
 }
 
 #[test]
