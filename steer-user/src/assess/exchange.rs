@@ -4,7 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use steer_common::wire::tls::client_certificate::{ANSWER_LEN, Answer};
 
-use super::replay::{Decision, Handshake};
+use super::{
+    agreement::Opening,
+    replay::{Decision, Handshake},
+};
 use crate::inspect::{
     connection::Connection,
     frame::Segment,
@@ -32,6 +35,8 @@ pub(super) struct Exchange {
     pub(super) opened: bool,
     /// Window of the SYN-ACK, bytes: it is never scaled (RFC 7323 2.2).
     pub(super) window: Option<u16>,
+    /// The TCP options of its SYN and of the answer.
+    pub(super) opening: Opening,
     /// Some packet was captured in part.
     pub(super) cut: bool,
     /// Segments of the client before its hello was whole.
@@ -62,6 +67,8 @@ pub(super) struct Decided {
     pub(super) member: u16,
     pub(super) handshake: Handshake,
     pub(super) decision: Decision,
+    /// The TCP options that its owner lacks, where it would not have moved for them.
+    pub(super) lacks: Option<u8>,
 }
 
 /// How long a handshake took.
@@ -84,6 +91,7 @@ impl Exchange {
             answered: false,
             opened: false,
             window: None,
+            opening: Opening::default(),
             cut: false,
             n_segments: 0,
             hello_at: None,
@@ -99,6 +107,7 @@ impl Exchange {
         use steer_common::wire::tcp::flags;
         let side = self.connection.side(segment);
         self.heard[side] = true;
+        self.opening.take(segment);
         if is_syn(segment) && segment.has(flags::ACK) {
             self.window = Some(segment.window);
         } else if is_syn(segment) {

@@ -12,6 +12,7 @@ use steer_common::{
 
 use super::{
     Options,
+    agreement::{Opening, Pairs},
     exchange::{Decided, Exchange, Judged, Took},
     flows::{Flows, Leg},
     members::Members,
@@ -35,6 +36,8 @@ pub(super) struct Judge {
     pub(super) replay: Replay,
     pub(super) monitors: Monitors,
     pub(super) series: Series,
+    /// Between which members flows would not have moved for their TCP options.
+    pub(super) pairs: Pairs,
     pub(super) n_copies: u64,
     /// Connections whose beginning is not there and of which nothing tells what they are.
     pub(super) n_midway: u64,
@@ -56,6 +59,7 @@ impl Judge {
             replay,
             monitors: Monitors::default(),
             series: Series::new(),
+            pairs: Pairs::default(),
             n_copies: 0,
             n_midway: 0,
             n_no_tls: 0,
@@ -126,7 +130,11 @@ impl Judge {
             return Judged::Aside;
         }
         let seconds = self.seconds();
-        let (handshake, decision) = self.replay.decide(hello, member, source, seconds);
+        let (handshake, mut decision) = self.replay.decide(hello, member, source, seconds);
+        let lacks = self.lacks(member, &decision, &exchange.opening);
+        if lacks.is_some() {
+            decision.reason = Counter::OwnerIncompatible;
+        }
         let hello_len = hello.len;
         let leg = decision.owner.filter(|_| decision.reason == Counter::Rehome);
         let leg = leg.and_then(|owner| self.members.get(owner)).map(|owner| owner.address);
@@ -143,7 +151,17 @@ impl Judge {
             tally.legs.taken += u64::from(leg == Leg::Taken);
             tally.legs.lingering += u64::from(leg == Leg::Lingering);
         }
-        Judged::Decided(Box::new(Decided { member, handshake, decision }))
+        Judged::Decided(Box::new(Decided { member, handshake, decision, lacks }))
+    }
+
+    /// Notes what a member agreed to, and says what the owner of what is offered lacks of it, where
+    /// that keeps the flow from moving there.
+    fn lacks(&mut self, first: u16, decision: &Decision, opening: &Opening) -> Option<u8> {
+        let first = self.members.get(first)?;
+        first.habit.note(opening);
+        let first = first.habit;
+        let owner = decision.owner.filter(|_| decision.reason == Counter::Rehome)?;
+        self.members.get(owner)?.habit.lacks(&first, opening)
     }
 
     /// The number of the member at this address, perhaps a new one.
@@ -220,7 +238,7 @@ impl Judge {
 
     /// Counts a handshake.
     fn count(&mut self, exchange: &Exchange, decided: &Decided, version: u16, came: Came) {
-        let Decided { member, decision, .. } = decided;
+        let Decided { member, decision, lacks, .. } = decided;
         let took = exchange.took();
         let mut cell = cell(decision, version, came);
         if came == Came::Resumed && cell.identifier == Identifier::None {
@@ -233,6 +251,9 @@ impl Judge {
             slot.offered += 1;
             slot.refused += u64::from(came == Came::Full);
             slot.kept += u64::from(cell.is_kept());
+        }
+        if let (Came::Full, Some(owner), Some(bits)) = (came, decision.owner, lacks) {
+            self.pairs.note(*member, owner, *bits);
         }
         if cell.is_kept()
             && let Some(owner) = decision.owner.and_then(|owner| self.members.get(owner))

@@ -9,6 +9,7 @@
 //!
 //! [`inspect`]: crate::inspect
 
+mod agreement;
 mod chart;
 mod duplicates;
 mod exchange;

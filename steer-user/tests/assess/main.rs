@@ -7,6 +7,7 @@ mod garbage;
 mod messages;
 mod mirror;
 mod network;
+mod options;
 
 use std::{io::Write as _, time::Duration};
 
@@ -19,7 +20,7 @@ use steer_user::{
 use capture::Capture;
 
 /// Ten minutes, and every server that answers.
-fn options() -> Options {
+fn defaults() -> Options {
     Options {
         members: Vec::new(),
         session_timeout: Duration::from_secs(600),
@@ -41,7 +42,7 @@ fn assess_files(bytes: &[Vec<u8>], options: Options) -> Value {
 
 /// What is said of one capture.
 fn assess(capture: &Capture) -> Value {
-    assess_files(&[capture.pcap()], options())
+    assess_files(&[capture.pcap()], defaults())
 }
 
 #[track_caller]
