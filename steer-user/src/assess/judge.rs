@@ -404,3 +404,90 @@ fn note_time(tally: &mut Tally, took: Took, came: Came) {
     whole.add(took.whole / MICROSECOND);
     own.add(took.own / MICROSECOND);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{config::TicketKeyName, inspect::frame::Path};
+    use steer_common::wire::tcp::flags;
+
+    /// Bytes that a hello begins with, of one that is longer.
+    const HELLO: [u8; 60] = {
+        let mut hello = [0; 60];
+        [hello[0], hello[1], hello[2], hello[4]] = [22, 3, 1, 200];
+        [hello[5], hello[8], hello[9], hello[10]] = [1, 196, 3, 3];
+        hello
+    };
+
+    #[test]
+    fn tables_stay_within_their_bounds_whatever_passes() {
+        const CONNECTIONS: u32 = 150_000;
+        let mut judge = Judge::new(&Options {
+            members: Vec::new(),
+            session_timeout: Duration::from_secs(600),
+            ticket_key_name: TicketKeyName::Auto,
+        });
+        let mut most = Sizes::default();
+        for n in 0..CONNECTIONS {
+            let source = SocketAddr::new(IpAddr::from((0x0a00_0000 + n).to_be_bytes()), 40_000);
+            let server = [192, 0, ((n % 2000) >> 8) as u8, (n % 2000) as u8];
+            let mut segment = Segment {
+                source,
+                destination: SocketAddr::from((server, 443)),
+                seq: n,
+                ack: 0,
+                flags: flags::SYN,
+                window: 500,
+                accurate_ecn: false,
+                options: Some(&[]),
+                payload: &[],
+                path: Path::default(),
+            };
+            judge.segment(&segment, u64::from(n) * 10_000, false);
+            (segment.seq, segment.flags, segment.payload) = (n + 1, flags::ACK, &HELLO);
+            judge.segment(&segment, u64::from(n) * 10_000, false);
+            if n % 1000 == 0 {
+                most = most.max(judge.sizes());
+            }
+        }
+        most = most.max(judge.sizes());
+        let Sizes { known, exchanges, order, members, monitors } = most;
+        assert!((65_536..=131_072).contains(&known), "{known} connections");
+        assert!((8192..=16_384).contains(&exchanges), "{exchanges} handshakes");
+        assert!(order <= 4 * 16_384, "{order} in a queue");
+        assert!(members <= 1024, "{members} servers");
+        assert!(monitors <= 16_384, "{monitors} pairs");
+    }
+
+    /// Entries of tables.
+    #[derive(Clone, Copy, Debug, Default)]
+    struct Sizes {
+        known: usize,
+        exchanges: usize,
+        order: usize,
+        members: usize,
+        monitors: usize,
+    }
+
+    impl Sizes {
+        fn max(self, other: Self) -> Self {
+            Self {
+                known: self.known.max(other.known),
+                exchanges: self.exchanges.max(other.exchanges),
+                order: self.order.max(other.order),
+                members: self.members.max(other.members),
+                monitors: self.monitors.max(other.monitors),
+            }
+        }
+    }
+
+    impl Judge {
+        fn sizes(&self) -> Sizes {
+            let (known, exchanges, order) = self.flows.sizes();
+            let (members, monitors) = (self.members.len(), self.monitors.len());
+            Sizes { known, exchanges, order, members, monitors }
+        }
+    }
+}

@@ -4,6 +4,7 @@ mod capture;
 mod command;
 mod decisions;
 mod garbage;
+mod memory;
 mod messages;
 mod mirror;
 mod network;
