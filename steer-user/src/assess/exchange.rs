@@ -11,6 +11,7 @@ use super::{
 use crate::inspect::{
     connection::Connection,
     frame::Segment,
+    half::Half,
     hello::{Offered, Reader, Room},
     space::is_syn,
 };
@@ -165,6 +166,13 @@ impl Exchange {
         self.hello().is_some()
             || self.connection.client_side().is_some_and(|(hello, _)| hello.is_client())
             || self.connection.server_side().is_some_and(|(flight, _)| flight.is_server())
+    }
+
+    /// Whether the first bytes of both streams are missing.
+    pub(super) fn is_headless(&self) -> bool {
+        let is_missing = |half: &Half| half.contiguous().is_empty() && !half.is_closed();
+        self.connection.client_side().is_some_and(|(_, half)| is_missing(half))
+            && self.connection.server_side().is_some_and(|(_, half)| is_missing(half))
     }
 
     /// Whether both ends were heard.

@@ -305,7 +305,7 @@ impl Judge {
 
     /// Counts a connection whose hello was not read.
     fn unread(&mut self, exchange: &Exchange) {
-        if exchange.is_tls() {
+        if exchange.is_tls() || self.may_be_tls(exchange) {
             let Some((_, _, server)) = exchange.ends() else { return };
             let cause = cause(exchange);
             if let Some(number) = self.number(server)
@@ -325,6 +325,14 @@ impl Judge {
         } else {
             self.silent(exchange);
         }
+    }
+
+    /// Whether nothing is there of how either end of a member's connection began: what is lost of it
+    /// may be TLS, and most is.
+    fn may_be_tls(&self, exchange: &Exchange) -> bool {
+        let is_member = exchange.ends().is_some_and(|ends| self.members.known(ends.2).is_some());
+        let is_begun = exchange.opened || exchange.window.is_some();
+        is_member && is_begun && (exchange.said || exchange.answered) && exchange.is_headless()
     }
 
     /// A connection on which the client said nothing: monitors make such.

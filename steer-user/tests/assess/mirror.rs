@@ -142,6 +142,30 @@ fn a_lost_hello_is_a_handshake_that_could_not_be_read() {
 }
 
 #[test]
+fn a_members_connection_of_which_both_ends_beginnings_are_lost_may_have_been_a_handshake() {
+    let mut lost = two_visits();
+    let (before, ends) = (lost.frames.len(), ("192.0.2.3:40002", B));
+    lost.visit(2 * SECOND, ends, Hello::offering(&OTHER), Answer::Issues(&ID));
+    // Behind SYN and SYN-ACK.
+    lost.frames.drain(before + 2..before + 4);
+    let mut syn_too = lost.clone();
+    syn_too.frames.remove(before);
+    for (lost, cause) in [(lost, "lost"), (syn_too, "outside")] {
+        let report = assess(&lost);
+        assert_numbers(
+            &report,
+            &[
+                ("/total/offered", 1),
+                ("/total/offered_at_most", 2),
+                (&format!("/connections/unreadable/{cause}"), 1),
+                ("/connections/no_tls", 0),
+                ("/connections/midway", 0),
+            ],
+        );
+    }
+}
+
+#[test]
 fn a_handshake_without_its_syn_is_read() {
     let mut midway = two_visits();
     midway.frames.retain(|(_, frame, _)| frame[47] & 2 == 0);
