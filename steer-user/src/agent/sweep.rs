@@ -9,8 +9,6 @@ mod sources;
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
-#[cfg(test)]
-pub(super) use opened::Agreed;
 pub(super) use opened::{Answers, Opened};
 pub(super) use sources::Sources;
 use steer_common::{
@@ -56,8 +54,8 @@ pub struct Swept {
     pub named: HashSet<u16>,
     /// Who makes the flows of each VIP, by `VipId`; of a sample.
     pub sources: HashMap<u16, Sources>,
-    /// What was opened lately of each VIP and pool, by `VipId`.
-    pub opened: HashMap<u16, Opened>,
+    /// What was opened lately.
+    pub opened: Opened,
     /// Interfaces that packets of clients came by, by index; of a sample.
     pub client_interfaces: HashSet<u32>,
 }
@@ -76,7 +74,7 @@ pub fn sweep(plane: &mut Plane) -> Result<Swept> {
         let stale = rules.flow_is_stale(key, flow);
         if let Some(vip) = rules.vip_id(key.service).filter(|_| !stale) {
             tally.note(vip, key, flow);
-            opened.flow(vip, flow);
+            opened.flow(flow);
         }
         stale
     })?;

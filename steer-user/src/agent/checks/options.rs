@@ -1,8 +1,6 @@
 //! Backends of one pool that agree to different TCP options: a flow moves only to an owner that
 //! agrees to all that the first backend agreed to.
 
-use std::collections::HashMap;
-
 use steer_common::shared::options;
 
 use super::{Kind, Warning};
@@ -23,17 +21,11 @@ const ANSWERS: u32 = 32;
 /// cookies, it agrees to with others. Where nothing is moved AccECN stays in the SYNs
 /// (`mode = "observe"`), which servers of several kernels answer differently: there ECN does not
 /// count.
-pub(super) fn warnings(
-    vips: &[VipReport],
-    backends: &Backends,
-    opened: &HashMap<u16, Opened>,
-) -> Vec<Warning> {
+pub(super) fn warnings(vips: &[VipReport], backends: &Backends, opened: &Opened) -> Vec<Warning> {
     let of_pool = |vip: &VipReport| {
-        let opened = opened.get(&vip.id)?;
         let members = backends.backends.iter().filter(|backend| backend.vip == vip.address);
-        let answers = |backend: &BackendReport| opened.agreed.get(&(backend.id as u16)).copied();
         let told: Vec<_> =
-            members.filter_map(|b| Some((b, answers(b)?.answers().map(always)))).collect();
+            members.map(|b| (b, opened.agreed(b.id).answers().map(always))).collect();
         let lacking = told.iter().filter_map(|(backend, habits)| {
             let lacks = |at: &usize| habits[*at] == Some(false);
             let counts =
@@ -45,9 +37,9 @@ pub(super) fn warnings(
             let words: Vec<_> = bits.iter().map(|at| options::WORDS[*at].1).collect();
             Some(warning(vip.address, backend, &words, other))
         });
-        Some(lacking.collect::<Vec<_>>())
+        lacking.collect::<Vec<_>>()
     };
-    vips.iter().filter_map(of_pool).flatten().collect()
+    vips.iter().flat_map(of_pool).collect()
 }
 
 /// What a backend always says, where it is known and always the same.
@@ -81,7 +73,6 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::agent::sweep::Agreed;
 
     const ALL: u8 = options::SACK | options::TIMESTAMPS | options::WINDOW_SCALE | options::ECN;
 
@@ -104,13 +95,13 @@ mod tests {
         };
         let mut opened = Opened::default();
         for (id, answers) in (0..).zip(of_each) {
-            let of = opened.agreed.entry(id).or_insert_with(Agreed::default);
+            let of = opened.agreed_mut(id);
             for (agreed, n) in answers {
                 (0..*n).for_each(|_| of.note(ALL, *agreed));
             }
         }
         let backends = Backends { backends: vec![backend(0), backend(1)] };
-        warnings(&[vip], &backends, &HashMap::from([(3, opened)]))
+        warnings(&[vip], &backends, &opened)
     }
 
     #[test]

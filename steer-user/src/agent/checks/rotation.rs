@@ -71,13 +71,12 @@ impl Rotation {
         &mut self,
         vips: &[VipReport],
         backends: &Backends,
-        opened: &HashMap<u16, Opened>,
+        opened: &Opened,
         now: Instant,
     ) -> Vec<Warning> {
         let there = |at: &SocketAddr| backends.backends.iter().any(|b| b.address == *at);
         self.0.retain(|address, _| there(address));
         let mut warnings = Vec::new();
-        let nothing = Opened::default();
         for vip in vips.iter().filter(|vip| matches!(vip.address, Service::Pool(_))) {
             let is_member =
                 |b: &&BackendReport| b.vip == vip.address && b.state != BackendState::Removed;
@@ -85,8 +84,9 @@ impl Rotation {
             for member in &members {
                 self.0.entry(member.address).or_default().look(now, member.flows);
             }
-            let opened = opened.get(&vip.id).unwrap_or(&nothing);
-            warnings.extend(self.of_pool(&members, opened, now));
+            let sources = opened.sources.get(&vip.id).copied().unwrap_or_default();
+            let open = |member: &BackendReport| opened.open(member.id);
+            warnings.extend(self.of_pool(&members, sources, open, now));
         }
         warnings
     }
@@ -94,7 +94,8 @@ impl Rotation {
     fn of_pool(
         &mut self,
         members: &[&BackendReport],
-        opened: &Opened,
+        sources: usize,
+        open: impl Fn(&BackendReport) -> u64,
         now: Instant,
     ) -> Vec<Warning> {
         let got =
@@ -108,9 +109,6 @@ impl Rotation {
                 known.served |= known.got() >= SHARE;
             }
         }
-        let open = |member: &BackendReport| {
-            opened.open.get(&(member.id as u16)).copied().unwrap_or_default()
-        };
         let served = members.iter().filter(|member| got(self, member) != 0);
         let Some(most) = served.map(|member| open(member)).max() else { return Vec::new() };
         let is_out = |member: &&&BackendReport| {
@@ -119,7 +117,7 @@ impl Rotation {
                 && known.is_some_and(|known| {
                     known.served && known.got() == 0 && known.is_followed_for_long(now)
                 })
-                && opened.sources >= SOURCES * members.len()
+                && sources >= SOURCES * members.len()
                 && open(member) <= most
         };
         members.iter().filter(is_out).map(|member| warning(member)).collect()
@@ -154,11 +152,13 @@ mod tests {
 
     impl Pool {
         fn new() -> Self {
-            let open = (0..3).map(|id| (id, 50)).collect();
+            let mut opened = Opened::default();
+            opened.sources.insert(0, 48);
+            (0..3).for_each(|id| *opened.open_mut(id) = 50);
             Self {
                 rotation: Rotation::default(),
                 flows: [0; 3],
-                opened: Opened { sources: 48, open, ..Opened::default() },
+                opened,
                 state: BackendState::Up,
                 now: Instant::now(),
                 service: "web".parse().unwrap(),
@@ -187,8 +187,7 @@ mod tests {
                     backends_up: 3,
                     session_timeout_seconds: 600,
                 };
-                let opened = HashMap::from([(0, self.opened.clone())]);
-                said = self.rotation.look(&[vip], &backends, &opened, self.now);
+                said = self.rotation.look(&[vip], &backends, &self.opened, self.now);
                 self.now += LOOK;
             }
             said
@@ -220,8 +219,9 @@ mod tests {
         assert_eq!(quiet(|_| (), all, two).len(), 1);
         assert_eq!(quiet(|_| (), all, [1, 0, 0]), [], "few connections");
         assert_eq!(quiet(|_| (), two, two), [], "it stood by all the time");
-        assert_eq!(quiet(|pool| pool.opened.sources = 47, all, two), [], "few sources");
-        let busy = |pool: &mut Pool| pool.opened.open.extend([(2, 51)]);
+        let few = |pool: &mut Pool| pool.opened.sources.extend([(0, 47)]);
+        assert_eq!(quiet(few, all, two), [], "few sources");
+        let busy = |pool: &mut Pool| *pool.opened.open_mut(2) = 51;
         assert_eq!(quiet(busy, all, two), [], "the others have fewer connections");
         assert_eq!(quiet(|pool| pool.state = BackendState::Draining, all, two), []);
         let vip = |pool: &mut Pool| pool.service = "198.51.100.10:443".parse().unwrap();

@@ -1,7 +1,7 @@
 //! Looks around every few seconds for as long as the agent runs.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashSet},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -95,7 +95,7 @@ fn read(plane: &Plane) -> Result<(Vec<VipReport>, Backends, Keys)> {
 
 impl Watched {
     /// What was opened lately, as the last sweep found it.
-    fn opened(&self) -> HashMap<u16, Opened> {
+    fn opened(&self) -> Opened {
         self.swept.lock().unwrap_or_else(PoisonError::into_inner).opened.clone()
     }
 

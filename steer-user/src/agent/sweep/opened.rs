@@ -11,15 +11,47 @@ use steer_common::{
 /// Sources of a pool that are told apart.
 const SOURCES: usize = 4096;
 
-/// What is told of one VIP or pool.
+/// What is told.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Opened {
-    /// How many sources opened connections; more than [`SOURCES`] count as that many.
-    pub sources: usize,
-    /// What its backends answered, by `BackendId`.
-    pub agreed: HashMap<u16, Agreed>,
+    /// How many sources opened connections to each VIP or pool, by `VipId`; more than [`SOURCES`]
+    /// count as that many.
+    pub sources: HashMap<u16, usize>,
+    /// What backends answered, by `BackendId`.
+    agreed: Vec<Agreed>,
     /// Connections that are open, by the `BackendId` of the first backend.
-    pub open: HashMap<u16, u64>,
+    open: Vec<u64>,
+}
+
+impl Opened {
+    /// What a backend answered.
+    pub fn agreed(&self, backend: u32) -> Agreed {
+        self.agreed.get(backend as usize).copied().unwrap_or_default()
+    }
+
+    /// Connections that are open and had this first backend.
+    pub fn open(&self, backend: u32) -> u64 {
+        self.open.get(backend as usize).copied().unwrap_or_default()
+    }
+
+    /// Where the answers of a backend are counted.
+    pub(in crate::agent) fn agreed_mut(&mut self, backend: u16) -> &mut Agreed {
+        at(&mut self.agreed, backend)
+    }
+
+    /// Where a backend's connections are counted.
+    pub(in crate::agent) fn open_mut(&mut self, backend: u16) -> &mut u64 {
+        at(&mut self.open, backend)
+    }
+}
+
+/// Millions of entries name a few backends: nothing is hashed.
+fn at<T: Clone + Default>(of: &mut Vec<T>, backend: u16) -> &mut T {
+    let at = usize::from(backend);
+    if of.len() <= at {
+        of.resize(at + 1, T::default());
+    }
+    &mut of[at]
 }
 
 /// How often one backend agreed to what SYNs offered.
@@ -52,7 +84,10 @@ impl Agreed {
 
 /// What a walk has seen so far.
 #[derive(Default)]
-pub(super) struct Tally(HashMap<u16, (HashSet<Address>, Opened)>);
+pub(super) struct Tally {
+    sources: HashMap<u16, HashSet<Address>>,
+    opened: Opened,
+}
 
 impl Tally {
     /// Notes a handshake of a VIP or pool of which not enough time has passed to forget it.
@@ -60,26 +95,22 @@ impl Tally {
         if StateWord(flow.word).state() != State::SynAck {
             return;
         }
-        let (sources, opened) = self.0.entry(vip).or_default();
+        let sources = self.sources.entry(vip).or_default();
         if sources.len() < SOURCES {
             sources.insert(key.client);
         }
-        opened.agreed.entry(flow.first).or_default().note(flow.offered, flow.agreed);
+        self.opened.agreed_mut(flow.first).note(flow.offered, flow.agreed);
     }
 
     /// Notes a flow of a VIP or pool that stays.
-    pub(super) fn flow(&mut self, vip: u16, flow: &Flow) {
-        if !flow.closing() {
-            *self.0.entry(vip).or_default().1.open.entry(flow.first).or_default() += 1;
-        }
+    pub(super) fn flow(&mut self, flow: &Flow) {
+        *self.opened.open_mut(flow.first) += u64::from(!flow.closing());
     }
 
-    /// All of it, by `VipId`.
-    pub(super) fn finish(self) -> HashMap<u16, Opened> {
-        let of = |(vip, (sources, opened)): (u16, (HashSet<Address>, Opened))| {
-            (vip, Opened { sources: sources.len(), ..opened })
-        };
-        self.0.into_iter().map(of).collect()
+    /// All of it.
+    pub(super) fn finish(self) -> Opened {
+        let sources = self.sources.into_iter().map(|(vip, sources)| (vip, sources.len()));
+        Opened { sources: sources.collect(), ..self.opened }
     }
 }
 
@@ -102,11 +133,12 @@ mod tests {
         for last in [1, 2, 2] {
             tally.handshake(7, &key(last), &flow(State::SynAck, 3));
             tally.handshake(7, &key(9), &flow(State::Syn, 4));
-            tally.flow(7, &flow(State::Established, 3));
+            tally.flow(&flow(State::Established, 3));
         }
-        let told = tally.finish().remove(&7).unwrap();
-        assert_eq!((told.sources, told.open[&3], told.agreed.len()), (2, 3, 1));
-        let answers: Vec<_> = told.agreed[&3].answers().iter().map(|a| (a.yes, a.no)).collect();
+        let told = tally.finish();
+        assert_eq!((told.sources[&7], told.open(3), told.open(4)), (2, 3, 0));
+        let answers: Vec<_> = told.agreed(3).answers().iter().map(|a| (a.yes, a.no)).collect();
         assert_eq!(answers, [(3, 0), (0, 0), (0, 0), (0, 3)]);
+        assert_eq!(told.agreed(4), Agreed::default(), "nobody answered");
     }
 }
