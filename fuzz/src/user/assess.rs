@@ -36,7 +36,8 @@ pub fn run(bytes: &[u8]) {
     report.members.iter().for_each(|member| agree(&member.offers, &report));
     agree(&report.total, &report);
     let kept_for: u64 = report.members.iter().map(|member| member.kept_for).sum();
-    assert!(kept_for <= report.total.kept, "{report:?}");
+    // What refused a session before it turned out to be no member is in no total.
+    assert!(kept_for <= report.total.kept || !report.fronts.is_empty(), "{report:?}");
     serde_json::to_string(&report).expect("JSON");
 }
 
