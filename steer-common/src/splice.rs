@@ -5,9 +5,12 @@
 //! owner has its own.
 
 use crate::{
-    shared::{Flow, Translation},
-    wire::tcp::{Edits, Offer},
+    shared::{Flow, Translation, options},
+    wire::tcp::{Edits, Offer, flags},
 };
+
+/// Bits of [`options`] that ends agree to by options of their SYNs.
+pub const AGREED: u8 = options::SACK | options::TIMESTAMPS | options::WINDOW_SCALE;
 
 /// Option edits for segments from the client to the owner.
 #[inline(always)]
@@ -31,6 +34,19 @@ pub fn rescale_window(window: u16, owner_scale: u8, first_scale: u8) -> u16 {
         return 1;
     }
     if scaled > u16::MAX as u32 { u16::MAX } else { scaled as u16 }
+}
+
+/// The bit of ECN where a SYN with these flags asks for it (RFC 3168 6.1.1).
+#[inline(always)]
+pub fn ecn_offered(bits: u8) -> u8 {
+    const ECN_SETUP: u8 = flags::ECE | flags::CWR;
+    if bits & ECN_SETUP == ECN_SETUP { options::ECN } else { 0 }
+}
+
+/// ECN is agreed on where the SYN-ACK sets ECE and not CWR (RFC 3168 6.1.1).
+#[inline(always)]
+pub fn ecn_agreed(bits: u8, offered: u8) -> u8 {
+    if bits & (flags::ECE | flags::CWR) == flags::ECE { offered & options::ECN } else { 0 }
 }
 
 /// Whether the owner's SYN-ACK lets it take the flow: it agreed to exactly what the first backend

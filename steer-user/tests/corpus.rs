@@ -1,8 +1,11 @@
 //! The fuzz targets of this crate over their committed corpora, without a fuzzer.
 
 use replay::replay;
-use steer_user::{config, control as request, inspect};
+use steer_user::{assess, config, control as request, inspect};
 
+#[expect(unreachable_pub, reason = "part of a fuzz target")]
+#[path = "../../fuzz/src/user/assess.rs"]
+mod assess_target;
 #[expect(unreachable_pub, reason = "part of a fuzz target")]
 #[path = "../../fuzz/src/user/capture.rs"]
 mod capture_target;
@@ -28,4 +31,9 @@ fn lines_are_requests_or_refused_with_a_reason() {
 #[test]
 fn captures_give_rows_within_bounds() {
     replay("capture", capture_target::run);
+}
+
+#[test]
+fn frames_give_numbers_that_agree() {
+    replay("assess", assess_target::run);
 }

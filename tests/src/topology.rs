@@ -26,10 +26,9 @@ mod links;
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::addresses::OUTSIDE;
 pub use self::addresses::{
-    BRIDGE, CLIENT_SIDE, Family, PORT, backend, backend_side, balancer, mac, mac_text, second_vip,
-    source, vip,
+    BRIDGE, CLIENT_SIDE, Family, OUTSIDE, PORT, backend, backend_side, balancer, mac, mac_text,
+    second_vip, source, vip,
 };
 use self::addresses::{OUTSIDE_LINK, backend_net};
 pub use self::links::Link;

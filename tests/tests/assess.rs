@@ -4,9 +4,10 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -17,11 +18,12 @@ use steer_tests::{
     agent::Hook,
     client::Offer,
     demo::{Load, Tally},
-    l4::PlainL4,
+    l4::{PlainL4, Snat},
     nginx,
+    process::eventually,
     recorder::{Recorder, header, packets},
     scenario::{Run, Scenario},
-    topology::{CLIENT_SIDE, Family, backend_side},
+    topology::{CLIENT_SIDE, Family, OUTSIDE, backend_side},
 };
 use tempfile::TempDir;
 
@@ -36,7 +38,8 @@ impl Recorded {
     fn new<T>(run: &Run, work: impl FnOnce() -> Result<T>) -> Result<(Self, T)> {
         let recorded = Self { directory: TempDir::new()?, n_backends: run.lab.n_backends() };
         let gateway = run.lab.gateway();
-        let mut recorders = vec![Recorder::start(gateway, CLIENT_SIDE, &recorded.outside())?];
+        let outside = run.lab.balancer().map_or((gateway, CLIENT_SIDE), |ns| (ns, OUTSIDE));
+        let mut recorders = vec![Recorder::start(outside.0, outside.1, &recorded.outside())?];
         for index in 0..recorded.n_backends {
             recorders.push(Recorder::start(gateway, &backend_side(index), &recorded.at(index))?);
         }
@@ -256,31 +259,139 @@ fn it_decides_as_the_programs_do() -> Result<()> {
 
 #[test]
 fn with_one_packet_in_a_hundred_lost_the_truth_is_where_it_says() -> Result<()> {
-    const SEEDS: u64 = 5;
     let run = Scenario::new(Hook::Tc, Family::V4).start()?;
     let (recorded, seen) = through_plain_l4(&run, &LOAD)?;
-    let (offered, refused) = (seen.reconnects as u64, (seen.reconnects - seen.resumed) as u64);
-    for seed in 0..SEEDS {
-        let mut dice = Dice::new(seed);
-        let mut files = Vec::new();
-        for file in recorded.inside() {
-            let kept = packets(&file)?.into_iter().filter(|_| !dice.one_in(100));
-            let thinned = file.with_extension(format!("{seed}.pcap"));
-            std::fs::write(&thinned, [header(), kept.collect::<Vec<_>>().concat()].concat())?;
-            files.push(thinned);
+    let refused = (seen.reconnects - seen.resumed) as u64;
+    Truth { offered: seen.reconnects as u64, refused, kept: Some(refused) }
+        .is_told_of_most_of(&recorded.inside())
+}
+
+/// What the ends saw, or steer reached.
+struct Truth {
+    offered: u64,
+    refused: u64,
+    /// `None` where a capture cannot say.
+    kept: Option<u64>,
+}
+
+impl Truth {
+    /// With one packet in a hundred gone from the captures it lies where the report says.
+    fn is_told_of_most_of(&self, files: &[PathBuf]) -> Result<()> {
+        const SEEDS: u64 = 5;
+        for seed in 0..SEEDS {
+            let mut dice = Dice::new(seed);
+            let mut thinned = Vec::new();
+            for file in files {
+                let kept = packets(file)?.into_iter().filter(|_| !dice.one_in(100));
+                let path = file.with_extension(format!("{seed}.pcap"));
+                std::fs::write(&path, [header(), kept.collect::<Vec<_>>().concat()].concat())?;
+                thinned.push(path);
+            }
+            let report = assess(&thinned, &[])?;
+            let share = report["connections"]["unreadable_percent"].as_f64().context("no share")?;
+            ensure!(share > 0.0 && share < 20.0, "seed {seed}: {report}");
+            for (truth, least, most) in [
+                (Some(self.offered), "/total/offered", "/total/offered_at_most"),
+                (Some(self.refused), "/total/refused", "/total/refused_at_most"),
+                (self.kept, "/total/kept", "/total/kept_at_most"),
+            ] {
+                let Some(truth) = truth else { continue };
+                let (least, most) = (number(&report, least)?, number(&report, most)?);
+                ensure!(
+                    (least..=most).contains(&truth),
+                    "seed {seed}: {truth} in {least}..={most}: {report}"
+                );
+                ensure!(most - least <= self.offered / 5, "seed {seed}: says nothing: {report}");
+            }
         }
-        let report = assess(&files, &[])?;
-        let share = report["connections"]["unreadable_percent"].as_f64().context("no share")?;
-        ensure!(share > 0.0 && share < 20.0, "seed {seed}: {report}");
-        for (truth, least, most) in [
-            (offered, "/total/offered", "/total/offered_at_most"),
-            (refused, "/total/refused", "/total/refused_at_most"),
-            (refused, "/total/kept", "/total/kept_at_most"),
+        Ok(())
+    }
+}
+
+/// A balancer in front of a gateway that is not there yet: members may go on with what they hold.
+fn behind_a_balancer(snat: Snat) -> Scenario {
+    let patient = nginx::Settings { patience: "600s".to_owned(), ..nginx::Settings::default() };
+    Scenario::new(Hook::Tc, Family::V4).nginx(patient).inline(snat)
+}
+
+/// The oracle: steer itself, switched on behind the same balancer, with the same clients.
+#[test]
+fn what_it_says_of_both_sides_of_a_balancer_is_what_steer_then_reaches() -> Result<()> {
+    for snat in [Snat::No, Snat::Yes] {
+        let run = behind_a_balancer(snat).start()?;
+        let (recorded, before) = Recorded::new(&run, || LOAD.run(&run, "the balancer alone"))?;
+        let steer = run.agent()?;
+        let after = LOAD.run(&run, "steer")?;
+        ensure!(before.errors + after.errors == 0, "{before:?} {after:?}");
+        ensure!(before.reconnects == after.reconnects && before.resumed < after.resumed);
+        let offered = before.reconnects as u64;
+        let (accepted, reached) = (before.resumed as u64, after.resumed as u64);
+
+        let report = assess(&recorded.inside(), &[])?;
+        ensure!(report["side"] == "inside", "{snat:?}: {report}");
+        for (pointer, truth) in [
+            ("/total/offered", offered),
+            ("/total/accepted", accepted),
+            ("/total/refused", offered - accepted),
+            ("/total/kept", reached - accepted),
+            ("/total/kept_at_most", reached - accepted),
+            ("/total/incompatible", 0),
         ] {
-            let (least, most) = (number(&report, least)?, number(&report, most)?);
-            ensure!((least..=most).contains(&truth), "seed {seed}: {least}..={most}: {report}");
-            ensure!(most - least <= offered / 5, "seed {seed}: that says nothing: {report}");
+            ensure!(number(&report, pointer)? == truth, "{snat:?}: {pointer}, {truth}: {report}");
         }
+        ensure!(report["incompatible"] == serde_json::json!([]), "{snat:?}: {report}");
+
+        let outside = assess(&[recorded.outside()], &[])?;
+        ensure!(outside["side"] == "outside", "{snat:?}: {outside}");
+        ensure!(number(&outside, "/total/offered")? == offered, "{snat:?}: {outside}");
+        ensure!(number(&outside, "/total/accepted")? == accepted, "{snat:?}: {outside}");
+        ensure!(number(&outside, "/total/refused_by_owner")? == reached - accepted, "{outside}");
+
+        let both = [vec![recorded.outside()], recorded.inside()].concat();
+        let report = assess(&both, &[])?;
+        ensure!(report["fronts"] == serde_json::json!([run.vip().to_string()]), "{report}");
+        ensure!(number(&report, "/total/offered")? == offered, "{snat:?}: {report}");
+        ensure!(number(&report, "/total/kept")? == reached - accepted, "{snat:?}: {report}");
+
+        let (refused, kept) = (offered - accepted, reached - accepted);
+        Truth { offered, refused, kept: Some(kept) }.is_told_of_most_of(&recorded.inside())?;
+        let outside = [recorded.outside()];
+        Truth { offered, refused, kept: None }.is_told_of_most_of(&outside)?;
+        drop(steer);
+    }
+    Ok(())
+}
+
+/// What is said of members whose TCP options differ is what steer then counts.
+#[test]
+fn between_members_that_agree_to_different_options_it_says_that_nothing_would_move() -> Result<()> {
+    for snat in [Snat::No, Snat::Yes] {
+        let scenario = behind_a_balancer(snat).backends(2);
+        let run = scenario.backend_sysctl(0, "ipv4/tcp_timestamps", "0").start()?;
+        let (recorded, before) = Recorded::new(&run, || LOAD.run(&run, "the balancer alone"))?;
+        let report = assess(&recorded.inside(), &[])?;
+        let (refused, kept) = (number(&report, "/total/refused")?, number(&report, "/total/kept")?);
+        let incompatible = number(&report, "/total/incompatible")?;
+        ensure!(incompatible > 0 && kept > 0 && kept + incompatible == refused, "{report}");
+        let [pair] = &report["incompatible"].as_array().context("pairs")?[..] else {
+            bail!("not one pair: {report}");
+        };
+        let [lacking, other] = [0, 1].map(|index| run.backend_address(index).to_string());
+        ensure!(pair["owner"] == lacking && pair["first"] == other, "{report}");
+        ensure!(pair["options"] == serde_json::json!(["timestamps"]), "{report}");
+        ensure!(pair["refused"] == incompatible, "{report}");
+
+        let steer = run.agent()?;
+        let after = LOAD.run(&run, "steer")?;
+        ensure!(before.errors + after.errors == 0, "{before:?} {after:?}");
+        // What is not moved is issued anew by the other one, from which all moves.
+        let missed = (after.reconnects - after.resumed) as u64;
+        ensure!(steer.count(Counter::OwnerIncompatible)? == missed && missed > 0, "{after:?}");
+        ensure!(after.resumed >= before.resumed + kept as usize, "{before:?} {after:?} {report}");
+        // The agent finds the same.
+        let words = format!("{lacking} does not agree to the TCP options timestamps where {other}");
+        let named = || steer.steer("status").is_ok_and(|text| text.contains(&words)).then_some(());
+        eventually(Duration::from_secs(20), named).context("status does not say so")?;
     }
     Ok(())
 }

@@ -11,8 +11,16 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use crate::{command, tree::Tree};
 
 /// The targets in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 7] =
-    ["client_hello", "server_flight", "gather", "segment", "config", "request", "capture"];
+const TARGETS: [&str; 8] = [
+    "client_hello",
+    "server_flight",
+    "gather",
+    "segment",
+    "config",
+    "request",
+    "capture",
+    "assess",
+];
 
 /// What each target gets in `cargo xtask ci`: a minute in all.
 const SMOKE_SECONDS: u32 = 8;

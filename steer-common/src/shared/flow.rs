@@ -80,6 +80,9 @@ pub mod options {
     pub const WINDOW_SCALE: u8 = 4;
     /// Explicit congestion notification (RFC 3168).
     pub const ECN: u8 = 8;
+    /// Those that a first backend and an owner have to agree to alike, with their names.
+    pub const WORDS: [(u8, &str); 4] =
+        [(SACK, "sack"), (TIMESTAMPS, "timestamps"), (WINDOW_SCALE, "window-scale"), (ECN, "ecn")];
     /// An option that must not be touched (TCP-AO RFC 5925, MD5 RFC 2385): the flow is never
     /// re-homed.
     pub const SIGNED: u8 = 0x10;

@@ -11,6 +11,7 @@ use steer_common::{
         BACKEND_PRESENT, Backend, FLOW_COLLIDED, FLOW_MADE, Flow, NO_BACKEND, SWITCH_LEAVE,
         VIP_OBSERVE, VIP_RETURN_BY_ROUTE, flow_entrance, options,
     },
+    splice,
     wire::{ip::Ip, tcp::flags},
 };
 
@@ -261,9 +262,8 @@ fn clear_accurate_ecn(skb: *mut __sk_buff, ip: &Ip) {
 /// Remembers what the SYN offers.
 #[inline(always)]
 fn remember(skb: *mut __sk_buff, scratch: &mut Scratch, first: u16) {
-    const ECN_SETUP: u8 = flags::ECE | flags::CWR;
     let (segment, offer) = (&scratch.segment, &scratch.offer);
-    let ecn = if segment.flags & ECN_SETUP == ECN_SETUP { options::ECN } else { 0 };
+    let ecn = splice::ecn_offered(segment.flags);
     let flow = &mut scratch.flow;
     *flow = Flow::default();
     flow.word = StateWord::new(State::Syn, segment.seq).0;

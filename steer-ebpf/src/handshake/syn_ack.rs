@@ -6,7 +6,8 @@ use steer_common::{
     counters::Counter,
     flow::{State, StateWord},
     shared::{Flow, VIP_OBSERVE, options},
-    wire::tcp::{TCP_LEN, flags},
+    splice::{AGREED, ecn_agreed},
+    wire::tcp::TCP_LEN,
 };
 
 use crate::{
@@ -21,9 +22,6 @@ use crate::{
     scratch::{Scratch, scratch},
     stage::{Stage, plain},
 };
-
-/// Bits of [`options`] that a hello's agreement is about.
-pub(crate) const AGREED: u8 = options::SACK | options::TIMESTAMPS | options::WINDOW_SCALE;
 
 /// The handshake that the SYN-ACK at hand answers, unless the flow it opened is known already.
 #[inline(always)]
@@ -90,12 +88,6 @@ pub(crate) fn replace(scratch: &Scratch) {
     forget(scratch);
     forget_trace();
     count(Counter::FlowReplaced);
-}
-
-/// ECN is agreed on where the SYN-ACK sets ECE and not CWR (RFC 3168 6.1.1).
-#[inline(always)]
-pub(crate) fn ecn_agreed(bits: u8, offered: u8) -> u8 {
-    if bits & (flags::ECE | flags::CWR) == flags::ECE { offered & options::ECN } else { 0 }
 }
 
 /// Notes the MSS of a SYN-ACK. A backend derives it from what it knows of the path to this one

@@ -24,7 +24,7 @@ use crate::{
         traces::forget_trace,
     },
     handshake::{
-        syn_ack::{AGREED, answered, ecn_agreed, first_syn_ack, note_mss},
+        syn_ack::{answered, first_syn_ack, note_mss},
         unknown::{copy_flow, known},
         vouched::{has_another, no_flow},
     },
@@ -248,8 +248,8 @@ pub(crate) extern "C" fn complete_splice(skb: *mut __sk_buff, flow: *mut Flow) -
     let expected = StateWord(record.word).isn().wrapping_add(1);
     scratch.reset = Reset { backend: id, seq: expected };
     let read = read_options(skb, 0);
-    let agreed = (scratch.offer.options & (AGREED | options::SIGNED))
-        | ecn_agreed(scratch.segment.flags, options::ECN);
+    let agreed = (scratch.offer.options & (splice::AGREED | options::SIGNED))
+        | splice::ecn_agreed(scratch.segment.flags, options::ECN);
     note_mss(scratch, id);
     let largest = backend_path(id).map_or(0, |path| path.largest_mss());
     if read != 0 || !splice::compatible(record, agreed, scratch.offer.mss, largest) {

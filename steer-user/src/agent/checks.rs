@@ -9,6 +9,8 @@ mod answers;
 mod bridges;
 mod ipsec;
 mod machine;
+mod options;
+mod rotation;
 mod source;
 mod warning;
 mod watch;

@@ -3,11 +3,13 @@
 //! moment before.
 
 mod names;
+mod opened;
 mod sources;
 
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
+pub(super) use opened::{Answers, Opened};
 pub(super) use sources::Sources;
 use steer_common::{
     fast,
@@ -52,6 +54,8 @@ pub struct Swept {
     pub named: HashSet<u16>,
     /// Who makes the flows of each VIP, by `VipId`; of a sample.
     pub sources: HashMap<u16, Sources>,
+    /// What was opened lately.
+    pub opened: Opened,
     /// Interfaces that packets of clients came by, by index; of a sample.
     pub client_interfaces: HashSet<u32>,
 }
@@ -65,18 +69,24 @@ pub fn sweep(plane: &mut Plane) -> Result<Swept> {
     swept.key_names = names::sweep_names(plane, &rules, &mut swept)?;
     // Splices first: a flow's entry says what its splice's does not, and goes with it.
     swept.splices = sweep_splices(plane, &rules, &mut swept)?;
-    let mut tally = sources::Tally::default();
+    let (mut tally, mut opened) = (sources::Tally::default(), opened::Tally::default());
     swept.flows = sweep_flows(&mut plane.flows, &mut swept, |key, flow| {
         let stale = rules.flow_is_stale(key, flow);
         if let Some(vip) = rules.vip_id(key.service).filter(|_| !stale) {
             tally.note(vip, key, flow);
+            opened.flow(flow);
         }
         stale
     })?;
     (swept.sources, swept.client_interfaces) = tally.finish();
     sweep_flows(&mut plane.handshakes, &mut swept, |key, flow| {
-        rules.handshake_is_stale(key, flow)
+        let stale = rules.handshake_is_stale(key, flow);
+        if let Some(vip) = rules.vip_id(key.service).filter(|_| !stale) {
+            opened.handshake(vip, key, flow);
+        }
+        stale
     })?;
+    swept.opened = opened.finish();
     swept.removed +=
         plane.foreign.remove_stale(|key, foreign| rules.foreign_is_stale(key, foreign))?;
     swept.removed += sweep_legs(plane, &rules, &mut swept.named)?;

@@ -66,6 +66,8 @@ mod tests {
             ack: 7,
             flags: flags::ACK,
             window: 500,
+            accurate_ecn: false,
+            options: Some(&[]),
             payload,
             path: Path::default(),
         }

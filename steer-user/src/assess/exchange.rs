@@ -4,10 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use steer_common::wire::tls::client_certificate::{ANSWER_LEN, Answer};
 
-use super::replay::{Decision, Handshake};
+use super::{
+    agreement::Opening,
+    replay::{Decision, Handshake},
+};
 use crate::inspect::{
     connection::Connection,
     frame::Segment,
+    half::Half,
     hello::{Offered, Reader, Room},
     space::is_syn,
 };
@@ -32,6 +36,8 @@ pub(super) struct Exchange {
     pub(super) opened: bool,
     /// Window of the SYN-ACK, bytes: it is never scaled (RFC 7323 2.2).
     pub(super) window: Option<u16>,
+    /// The TCP options of its SYN and of the answer.
+    pub(super) opening: Opening,
     /// Some packet was captured in part.
     pub(super) cut: bool,
     /// Segments of the client before its hello was whole.
@@ -62,6 +68,8 @@ pub(super) struct Decided {
     pub(super) member: u16,
     pub(super) handshake: Handshake,
     pub(super) decision: Decision,
+    /// The TCP options that its owner lacks, where it would not have moved for them.
+    pub(super) lacks: Option<u8>,
 }
 
 /// How long a handshake took.
@@ -84,6 +92,7 @@ impl Exchange {
             answered: false,
             opened: false,
             window: None,
+            opening: Opening::default(),
             cut: false,
             n_segments: 0,
             hello_at: None,
@@ -99,6 +108,7 @@ impl Exchange {
         use steer_common::wire::tcp::flags;
         let side = self.connection.side(segment);
         self.heard[side] = true;
+        self.opening.take(segment);
         if is_syn(segment) && segment.has(flags::ACK) {
             self.window = Some(segment.window);
         } else if is_syn(segment) {
@@ -156,6 +166,13 @@ impl Exchange {
         self.hello().is_some()
             || self.connection.client_side().is_some_and(|(hello, _)| hello.is_client())
             || self.connection.server_side().is_some_and(|(flight, _)| flight.is_server())
+    }
+
+    /// Whether the first bytes of both streams are missing.
+    pub(super) fn is_headless(&self) -> bool {
+        let is_missing = |half: &Half| half.contiguous().is_empty() && !half.is_closed();
+        self.connection.client_side().is_some_and(|(_, half)| is_missing(half))
+            && self.connection.server_side().is_some_and(|(_, half)| is_missing(half))
     }
 
     /// Whether both ends were heard.

@@ -157,6 +157,12 @@ impl Flows {
         if lingers { Leg::Lingering } else { Leg::Free }
     }
 
+    /// Connections that are remembered, handshakes that are read, and their numbers that wait.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (usize, usize, usize) {
+        (self.known.len(), self.exchanges.len(), self.order.len())
+    }
+
     /// Handshakes that were judged before their end, to bound memory.
     pub(super) fn n_cut_short(&self) -> u64 {
         self.n_cut_short

@@ -11,9 +11,10 @@ use crate::show;
 const STYLE: &str = include_str!("page.css");
 
 /// What becomes of offers.
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("accepted", "accepted"),
     ("refused; held by another server: steer keeps them", "kept"),
+    ("refused; held by another server with other TCP options", "options"),
     ("refused; issued by nobody known", "unknown"),
     ("refused by the server that held it", "own"),
     ("refused; older than steer remembers", "expired"),
@@ -135,6 +136,7 @@ fn parts(offers: &Offers) -> Vec<u64> {
     let known = [
         offers.accepted,
         offers.kept,
+        offers.incompatible,
         offers.owner_unknown,
         offers.refused_by_owner,
         offers.expired,

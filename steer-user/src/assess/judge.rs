@@ -12,6 +12,7 @@ use steer_common::{
 
 use super::{
     Options,
+    agreement::{Opening, Pairs},
     exchange::{Decided, Exchange, Judged, Took},
     flows::{Flows, Leg},
     members::Members,
@@ -35,6 +36,8 @@ pub(super) struct Judge {
     pub(super) replay: Replay,
     pub(super) monitors: Monitors,
     pub(super) series: Series,
+    /// Between which members flows would not have moved for their TCP options.
+    pub(super) pairs: Pairs,
     pub(super) n_copies: u64,
     /// Connections whose beginning is not there and of which nothing tells what they are.
     pub(super) n_midway: u64,
@@ -56,6 +59,7 @@ impl Judge {
             replay,
             monitors: Monitors::default(),
             series: Series::new(),
+            pairs: Pairs::default(),
             n_copies: 0,
             n_midway: 0,
             n_no_tls: 0,
@@ -126,7 +130,11 @@ impl Judge {
             return Judged::Aside;
         }
         let seconds = self.seconds();
-        let (handshake, decision) = self.replay.decide(hello, member, source, seconds);
+        let (handshake, mut decision) = self.replay.decide(hello, member, source, seconds);
+        let lacks = self.lacks(member, &decision, &exchange.opening);
+        if lacks.is_some() {
+            decision.reason = Counter::OwnerIncompatible;
+        }
         let hello_len = hello.len;
         let leg = decision.owner.filter(|_| decision.reason == Counter::Rehome);
         let leg = leg.and_then(|owner| self.members.get(owner)).map(|owner| owner.address);
@@ -143,7 +151,17 @@ impl Judge {
             tally.legs.taken += u64::from(leg == Leg::Taken);
             tally.legs.lingering += u64::from(leg == Leg::Lingering);
         }
-        Judged::Decided(Box::new(Decided { member, handshake, decision }))
+        Judged::Decided(Box::new(Decided { member, handshake, decision, lacks }))
+    }
+
+    /// Notes what a member agreed to, and says what the owner of what is offered lacks of it, where
+    /// that keeps the flow from moving there.
+    fn lacks(&mut self, first: u16, decision: &Decision, opening: &Opening) -> Option<u8> {
+        let first = self.members.get(first)?;
+        first.habit.note(opening);
+        let first = first.habit;
+        let owner = decision.owner.filter(|_| decision.reason == Counter::Rehome)?;
+        self.members.get(owner)?.habit.lacks(&first, opening)
     }
 
     /// The number of the member at this address, perhaps a new one.
@@ -220,7 +238,7 @@ impl Judge {
 
     /// Counts a handshake.
     fn count(&mut self, exchange: &Exchange, decided: &Decided, version: u16, came: Came) {
-        let Decided { member, decision, .. } = decided;
+        let Decided { member, decision, lacks, .. } = decided;
         let took = exchange.took();
         let mut cell = cell(decision, version, came);
         if came == Came::Resumed && cell.identifier == Identifier::None {
@@ -233,6 +251,9 @@ impl Judge {
             slot.offered += 1;
             slot.refused += u64::from(came == Came::Full);
             slot.kept += u64::from(cell.is_kept());
+        }
+        if let (Came::Full, Some(owner), Some(bits)) = (came, decision.owner, lacks) {
+            self.pairs.note(*member, owner, *bits);
         }
         if cell.is_kept()
             && let Some(owner) = decision.owner.and_then(|owner| self.members.get(owner))
@@ -284,7 +305,7 @@ impl Judge {
 
     /// Counts a connection whose hello was not read.
     fn unread(&mut self, exchange: &Exchange) {
-        if exchange.is_tls() {
+        if exchange.is_tls() || self.may_be_tls(exchange) {
             let Some((_, _, server)) = exchange.ends() else { return };
             let cause = cause(exchange);
             if let Some(number) = self.number(server)
@@ -304,6 +325,14 @@ impl Judge {
         } else {
             self.silent(exchange);
         }
+    }
+
+    /// Whether nothing is there of how either end of a member's connection began: what is lost of it
+    /// may be TLS, and most is.
+    fn may_be_tls(&self, exchange: &Exchange) -> bool {
+        let is_member = exchange.ends().is_some_and(|ends| self.members.known(ends.2).is_some());
+        let is_begun = exchange.opened || exchange.window.is_some();
+        is_member && is_begun && (exchange.said || exchange.answered) && exchange.is_headless()
     }
 
     /// A connection on which the client said nothing: monitors make such.
@@ -382,4 +411,91 @@ fn note_time(tally: &mut Tally, took: Took, came: Came) {
     };
     whole.add(took.whole / MICROSECOND);
     own.add(took.own / MICROSECOND);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{config::TicketKeyName, inspect::frame::Path};
+    use steer_common::wire::tcp::flags;
+
+    /// Bytes that a hello begins with, of one that is longer.
+    const HELLO: [u8; 60] = {
+        let mut hello = [0; 60];
+        [hello[0], hello[1], hello[2], hello[4]] = [22, 3, 1, 200];
+        [hello[5], hello[8], hello[9], hello[10]] = [1, 196, 3, 3];
+        hello
+    };
+
+    #[test]
+    fn tables_stay_within_their_bounds_whatever_passes() {
+        const CONNECTIONS: u32 = 150_000;
+        let mut judge = Judge::new(&Options {
+            members: Vec::new(),
+            session_timeout: Duration::from_secs(600),
+            ticket_key_name: TicketKeyName::Auto,
+        });
+        let mut most = Sizes::default();
+        for n in 0..CONNECTIONS {
+            let source = SocketAddr::new(IpAddr::from((0x0a00_0000 + n).to_be_bytes()), 40_000);
+            let server = [192, 0, ((n % 2000) >> 8) as u8, (n % 2000) as u8];
+            let mut segment = Segment {
+                source,
+                destination: SocketAddr::from((server, 443)),
+                seq: n,
+                ack: 0,
+                flags: flags::SYN,
+                window: 500,
+                accurate_ecn: false,
+                options: Some(&[]),
+                payload: &[],
+                path: Path::default(),
+            };
+            judge.segment(&segment, u64::from(n) * 10_000, false);
+            (segment.seq, segment.flags, segment.payload) = (n + 1, flags::ACK, &HELLO);
+            judge.segment(&segment, u64::from(n) * 10_000, false);
+            if n % 1000 == 0 {
+                most = most.max(judge.sizes());
+            }
+        }
+        most = most.max(judge.sizes());
+        let Sizes { known, exchanges, order, members, monitors } = most;
+        assert!((65_536..=131_072).contains(&known), "{known} connections");
+        assert!((8192..=16_384).contains(&exchanges), "{exchanges} handshakes");
+        assert!(order <= 4 * 16_384, "{order} in a queue");
+        assert!(members <= 1024, "{members} servers");
+        assert!(monitors <= 16_384, "{monitors} pairs");
+    }
+
+    /// Entries of tables.
+    #[derive(Clone, Copy, Debug, Default)]
+    struct Sizes {
+        known: usize,
+        exchanges: usize,
+        order: usize,
+        members: usize,
+        monitors: usize,
+    }
+
+    impl Sizes {
+        fn max(self, other: Self) -> Self {
+            Self {
+                known: self.known.max(other.known),
+                exchanges: self.exchanges.max(other.exchanges),
+                order: self.order.max(other.order),
+                members: self.members.max(other.members),
+                monitors: self.monitors.max(other.monitors),
+            }
+        }
+    }
+
+    impl Judge {
+        fn sizes(&self) -> Sizes {
+            let (known, exchanges, order) = self.flows.sizes();
+            let (members, monitors) = (self.members.len(), self.monitors.len());
+            Sizes { known, exchanges, order, members, monitors }
+        }
+    }
 }

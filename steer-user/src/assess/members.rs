@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
-use super::tally::Tally;
+use super::{agreement::Habit, tally::Tally};
 
 /// Servers that are told apart where none was named.
 const SERVERS_MAX: usize = 1024;
@@ -23,6 +23,8 @@ pub(super) struct Member {
     pub(super) ahead: i64,
     /// It answered a TLS client.
     pub(super) answered: bool,
+    /// The TCP options that it agrees to.
+    pub(super) habit: Habit,
     pub(super) tally: Tally,
 }
 
@@ -38,8 +40,8 @@ impl Members {
     fn add(&mut self, address: SocketAddr) {
         let number = self.list.len() as u16;
         if *self.numbers.entry(address).or_insert(number) == number {
-            let tally = Tally::default();
-            self.list.push(Member { address, ahead: 0, answered: false, tally });
+            let (habit, tally) = Default::default();
+            self.list.push(Member { address, ahead: 0, answered: false, habit, tally });
         }
     }
 

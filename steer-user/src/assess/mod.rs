@@ -9,6 +9,7 @@
 //!
 //! [`inspect`]: crate::inspect
 
+mod agreement;
 mod chart;
 mod duplicates;
 mod exchange;
@@ -87,6 +88,28 @@ pub fn files(
         if stop.load(Ordering::Relaxed) { Err(()) } else { Ok(()) }
     })?;
     Ok(assessment.finish(sources))
+}
+
+/// A frame that is at hand.
+#[derive(Clone, Copy, Debug)]
+pub struct AtHand<'a> {
+    /// The link type that captures have for it.
+    pub link: u16,
+    /// When it passed, nanoseconds since 1970.
+    pub time: Option<u64>,
+    /// Its length on the wire, bytes.
+    pub wire_len: u32,
+    /// What was captured of it.
+    pub bytes: &'a [u8],
+}
+
+/// Reads frames that are at hand, in their order.
+pub fn frames<'a>(frames: impl IntoIterator<Item = AtHand<'a>>, options: Options) -> Report {
+    let mut assessment = Assessment::new(options);
+    for AtHand { link, time, wire_len, bytes } in frames {
+        assessment.packet(&Packet { link, time, wire_len, bytes });
+    }
+    assessment.finish(vec![Source { name: "frames".to_owned(), ending: Ending::Whole }])
 }
 
 /// An interface being listened to.

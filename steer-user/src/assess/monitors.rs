@@ -81,6 +81,12 @@ impl Monitors {
         found
     }
 
+    /// Sources and members that are told apart so far.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
     /// Whether there were more sources than are told apart.
     pub(super) fn is_full(&self) -> bool {
         self.is_full

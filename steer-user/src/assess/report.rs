@@ -50,6 +50,8 @@ pub struct Report {
     pub other_address: Taken,
     /// What the moves would have met at the owners.
     pub legs: Legs,
+    /// Pairs of members between which nothing moves, for they agree to different TCP options.
+    pub incompatible: Vec<Incompatible>,
     /// ClientHellos.
     pub hellos: Hellos,
     /// How long handshakes took.
@@ -93,6 +95,9 @@ pub struct Offers {
     pub unknown: u64,
     /// Of the refused, with their session at another member: steer would have kept them.
     pub kept: u64,
+    /// Of the refused, with their session at another member, which agrees to other TCP options: the
+    /// flow would not have moved there.
+    pub incompatible: u64,
     /// Of the refused, with their session at the very server that refused it.
     pub refused_by_owner: u64,
     /// Of the refused, with a session that steer would have forgotten.
@@ -129,6 +134,19 @@ pub struct MemberLine {
     pub offers: Offers,
     /// Its sessions that other members refused: steer would have kept them here.
     pub kept_for: u64,
+}
+
+/// Two members that agree to different TCP options for SYNs that offer the same.
+#[derive(Clone, Debug, Serialize)]
+pub struct Incompatible {
+    /// The one that was dialled.
+    pub first: SocketAddr,
+    /// The one that flows of the other one would not move to.
+    pub owner: SocketAddr,
+    /// What it declines, and the other one agrees to.
+    pub options: Vec<&'static str>,
+    /// Refused resumptions that steer would not have kept for it.
+    pub refused: u64,
 }
 
 /// Connections and handshakes.

@@ -87,6 +87,12 @@ impl Known {
         entries.push(entry);
     }
 
+    /// How many connections are remembered.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.young.values().chain(self.old.values()).map(|entries| entries.len()).sum()
+    }
+
     fn make_room(&mut self) {
         if self.n_young >= REMEMBERED {
             self.old = mem::take(&mut self.young);

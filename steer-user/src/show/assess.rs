@@ -43,6 +43,7 @@ pub(super) fn summary(report: &Report) -> Vec<String> {
         lines.push(headline(report));
         lines.push(range(report));
         lines.push(why_refused(total));
+        lines.extend(options(report));
         lines.extend(addresses(report));
         lines.extend(later(report));
     }
@@ -142,6 +143,7 @@ fn why_refused(total: &Offers) -> String {
     let mut parts = Vec::new();
     for (n, what) in [
         (total.kept, "held by another server"),
+        (total.incompatible, "held by another server that agrees to other TCP options"),
         (total.owner_unknown, "issued by nobody known"),
         (total.refused_by_owner, "refused by the server that held it"),
         (total.expired, "older than steer remembers"),
@@ -154,6 +156,24 @@ fn why_refused(total: &Offers) -> String {
         return format!("{} were accepted", count(total.accepted));
     }
     format!("{} were accepted; refused: {}", count(total.accepted), parts.join(", "))
+}
+
+/// The pair that costs the most, and how many others there are.
+fn options(report: &Report) -> Option<String> {
+    let pair = report.incompatible.first()?;
+    let others = match report.incompatible.len() - 1 {
+        0 => String::new(),
+        1 => "; so for another pair".to_owned(),
+        n => format!("; so for {n} other pairs"),
+    };
+    Some(format!(
+        "steer would not have moved {} of the refused, for their owners agree to other TCP options (owner-incompatible): {} does \
+         not agree to {} where {} does{others}: set the same on all members",
+        count(report.total.incompatible),
+        pair.owner,
+        pair.options.join(", "),
+        pair.first,
+    ))
 }
 
 fn addresses(report: &Report) -> Option<String> {

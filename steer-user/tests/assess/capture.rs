@@ -47,6 +47,14 @@ pub(crate) struct Hello<'a> {
     pub(crate) preamble: &'a [u8],
 }
 
+/// What a SYN offers, or its answer agrees to.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Syn<'a> {
+    /// The options.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) ecn: bool,
+}
+
 /// What a server does with it.
 #[derive(Clone, Copy)]
 pub(crate) enum Answer<'a> {
@@ -71,6 +79,18 @@ impl Capture {
         from: From,
         kind: Kind,
         offset: usize,
+        payload: &[u8],
+    ) {
+        self.segment_with(after, ends, (from, kind), offset, Syn::default(), payload);
+    }
+
+    fn segment_with(
+        &mut self,
+        after: u64,
+        ends: (&str, &str),
+        (from, kind): (From, Kind),
+        offset: usize,
+        options: Syn<'_>,
         payload: &[u8],
     ) {
         let (client, server): (SocketAddr, SocketAddr) =
@@ -100,6 +120,9 @@ impl Capture {
             (Kind::Data, _) => tcp.ack(ack),
             (Kind::Fin, _) => tcp.fin().ack(ack),
         };
+        let tcp = if options.ecn { tcp.ece() } else { tcp };
+        let tcp = if options.ecn && is_client { tcp.cwr() } else { tcp };
+        let tcp = tcp.options_raw(options.bytes).expect("as many options as fit");
         let mut frame = Vec::new();
         tcp.write(&mut frame, payload).expect("a frame");
         let len = frame.len();
@@ -108,8 +131,22 @@ impl Capture {
 
     /// Adds a connection that is opened.
     pub(crate) fn open(&mut self, after: u64, ends: (&str, &str)) {
-        self.segment(after, ends, From::Client, Kind::Syn, 0, &[]);
-        self.segment(after + 10_000, ends, From::Server, Kind::Syn, 0, &[]);
+        self.open_with(after, ends, Syn::default(), Some(Syn::default()));
+    }
+
+    /// Adds a connection that is opened with these options; without an answer it is lost.
+    pub(crate) fn open_with(
+        &mut self,
+        after: u64,
+        ends: (&str, &str),
+        offers: Syn<'_>,
+        agrees: Option<Syn<'_>>,
+    ) {
+        self.segment_with(after, ends, (From::Client, Kind::Syn), 0, offers, &[]);
+        if let Some(agrees) = agrees {
+            let answer = (From::Server, Kind::Syn);
+            self.segment_with(after + 10_000, ends, answer, 0, agrees, &[]);
+        }
     }
 
     /// Adds both ends' FIN.
@@ -127,6 +164,17 @@ impl Capture {
         answer: Answer<'_>,
     ) {
         self.open(after, ends);
+        self.handshake(after, ends, hello, answer);
+    }
+
+    /// Adds the handshake of a connection that was opened then.
+    pub(crate) fn handshake(
+        &mut self,
+        after: u64,
+        ends: (&str, &str),
+        hello: Hello<'_>,
+        answer: Answer<'_>,
+    ) {
         // No two hellos have one random.
         let mut random = [0x5a; 32];
         random[..8].copy_from_slice(&(after + self.frames.len() as u64).to_be_bytes());

@@ -7,7 +7,7 @@ use steer_user::assess::Options;
 use crate::{
     assert_numbers, assess, assess_files,
     capture::{A, Answer, B, Capture, Hello, MS, SECOND},
-    options,
+    defaults,
 };
 
 const ID: [u8; 32] = [7; 32];
@@ -53,7 +53,7 @@ fn what_steer_would_have_forgotten_is_not_kept() {
     let capture = offered_elsewhere(602 * SECOND);
     let report = assess(&capture);
     assert_numbers(&report, &[("/total/refused", 1), ("/total/kept", 0), ("/total/expired", 1)]);
-    let longer = Options { session_timeout: Duration::from_secs(3600), ..options() };
+    let longer = Options { session_timeout: Duration::from_secs(3600), ..defaults() };
     let report = assess_files(&[capture.pcap()], longer);
     assert_numbers(&report, &[("/total/kept", 1), ("/total/expired", 0)]);
 }
@@ -89,7 +89,7 @@ fn one_address_is_taken_for_a_vip_and_its_refusals_for_the_most_that_may_be_kept
 #[test]
 fn members_that_are_named_are_all_there_are() {
     let capture = offered_elsewhere(SECOND);
-    let named = Options { members: vec![A.parse().expect("an address")], ..options() };
+    let named = Options { members: vec![A.parse().expect("an address")], ..defaults() };
     let report = assess_files(&[capture.pcap()], named);
     assert_numbers(&report, &[("/total/handshakes", 1), ("/connections/others", 1)]);
     assert_eq!(report["members_named"], true);

@@ -7,14 +7,14 @@ use steer_user::assess::{files, html};
 
 use crate::{
     capture::{A, Answer, Capture, Hello},
-    options,
+    defaults,
 };
 
 fn survives(bytes: &[u8]) {
     use std::io::{Seek as _, Write as _};
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(bytes).and_then(|()| file.rewind()).expect("room");
-    if let Ok(report) = files(vec![("test".to_owned(), file)], options(), &false.into()) {
+    if let Ok(report) = files(vec![("test".to_owned(), file)], defaults(), &false.into()) {
         serde_json::to_string(&report).expect("JSON");
         assert!(html::page(&report).ends_with("</html>\n"));
     }

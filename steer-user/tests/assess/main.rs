@@ -4,9 +4,11 @@ mod capture;
 mod command;
 mod decisions;
 mod garbage;
+mod memory;
 mod messages;
 mod mirror;
 mod network;
+mod options;
 
 use std::{io::Write as _, time::Duration};
 
@@ -19,7 +21,7 @@ use steer_user::{
 use capture::Capture;
 
 /// Ten minutes, and every server that answers.
-fn options() -> Options {
+fn defaults() -> Options {
     Options {
         members: Vec::new(),
         session_timeout: Duration::from_secs(600),
@@ -41,7 +43,7 @@ fn assess_files(bytes: &[Vec<u8>], options: Options) -> Value {
 
 /// What is said of one capture.
 fn assess(capture: &Capture) -> Value {
-    assess_files(&[capture.pcap()], options())
+    assess_files(&[capture.pcap()], defaults())
 }
 
 #[track_caller]

@@ -3,7 +3,7 @@
 use crate::{
     assert_numbers, assess, assess_files,
     capture::{A, Answer, B, Capture, From, Hello, MS, SECOND},
-    number, options,
+    defaults, number,
 };
 
 const ID: [u8; 32] = [7; 32];
@@ -68,7 +68,7 @@ fn the_order_of_files_does_not_matter() {
     }
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
         let files = order.map(|index: usize| parts[index].pcap());
-        let merged = assess_files(&files, options());
+        let merged = assess_files(&files, defaults());
         for part in ["total", "members", "connections", "times", "legs"] {
             assert_eq!(merged[part], whole[part], "{part}, {order:?}");
         }
@@ -89,7 +89,7 @@ fn every_kind_of_stamp_is_the_same_time() {
         last.pcapng(3, 1000),
         last.pcapng(0x80 | 20, 1 << 20),
     ] {
-        let report = assess_files(&[file], options());
+        let report = assess_files(&[file], defaults());
         assert_eq!(report["ages"], whole["ages"]);
         assert_eq!(report["intake"]["seconds"], whole["intake"]["seconds"]);
         assert_eq!(report["intake"]["without_time"], 0);
@@ -139,6 +139,30 @@ fn a_lost_hello_is_a_handshake_that_could_not_be_read() {
         ],
     );
     assert_eq!(report["connections"]["unreadable_percent"], 50.0);
+}
+
+#[test]
+fn a_members_connection_of_which_both_ends_beginnings_are_lost_may_have_been_a_handshake() {
+    let mut lost = two_visits();
+    let (before, ends) = (lost.frames.len(), ("192.0.2.3:40002", B));
+    lost.visit(2 * SECOND, ends, Hello::offering(&OTHER), Answer::Issues(&ID));
+    // Behind SYN and SYN-ACK.
+    lost.frames.drain(before + 2..before + 4);
+    let mut syn_too = lost.clone();
+    syn_too.frames.remove(before);
+    for (lost, cause) in [(lost, "lost"), (syn_too, "outside")] {
+        let report = assess(&lost);
+        assert_numbers(
+            &report,
+            &[
+                ("/total/offered", 1),
+                ("/total/offered_at_most", 2),
+                (&format!("/connections/unreadable/{cause}"), 1),
+                ("/connections/no_tls", 0),
+                ("/connections/midway", 0),
+            ],
+        );
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ pub const CLIENT_SIDE: &str = "clients";
 pub const BRIDGE: &str = "br0";
 
 /// Name of the balancer's interface towards the clients; the one towards the gateway is `eth0`.
-pub(crate) const OUTSIDE: &str = "outside";
+pub const OUTSIDE: &str = "outside";
 /// Number of the link between the clients and the balancer.
 pub(super) const OUTSIDE_LINK: usize = 200;
 

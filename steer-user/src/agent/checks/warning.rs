@@ -49,11 +49,15 @@ pub enum Kind {
     NoBackend,
     /// Several backends use one ticket key.
     SharedKeyName,
+    /// Backends of one pool agree to different TCP options.
+    OptionsDiffer,
+    /// A balancer gives a member of an inline pool nothing any more.
+    OutOfRotation,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Forwarding,
         Self::ReversePath,
         Self::Redirects,
@@ -70,6 +74,8 @@ impl Kind {
         Self::OneSource,
         Self::NoBackend,
         Self::SharedKeyName,
+        Self::OptionsDiffer,
+        Self::OutOfRotation,
     ];
 
     /// The word in metric and JSON.
@@ -91,6 +97,8 @@ impl Kind {
             Self::OneSource => "one-source",
             Self::NoBackend => "no-backend",
             Self::SharedKeyName => "shared-key-name",
+            Self::OptionsDiffer => "options-differ",
+            Self::OutOfRotation => "out-of-rotation",
         }
     }
 }

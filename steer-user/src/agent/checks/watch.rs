@@ -13,11 +13,11 @@ use tokio::{task, time};
 
 use super::{
     Kind, Machine, Standing, Warning, ambiguous, answers::Answers, bridges, ipsec, machine,
-    programs, source, takers, traffic,
+    options, programs, rotation::Rotation, source, takers, traffic,
 };
 use crate::{
     address,
-    agent::{Pools, Swept, interfaces},
+    agent::{Pools, Swept, interfaces, sweep::Opened},
     clock,
     config::{Config, Fallback, Pool},
     plane::{self, PinDir, Plane},
@@ -46,6 +46,7 @@ pub(in crate::agent) struct Watched {
 pub(in crate::agent) async fn run(watched: Watched) -> Result<()> {
     let mut plane = Plane::open(&watched.dir)?;
     let (mut answers, mut choices) = (Answers::default(), source::Choices::default());
+    let mut rotation = Rotation::default();
     let mut failures = BTreeSet::new();
     loop {
         let look = move || (read(&plane), plane);
@@ -56,6 +57,9 @@ pub(in crate::agent) async fn run(watched: Watched) -> Result<()> {
             Ok((vips, backends, keys)) => {
                 warnings.extend(traffic(&vips, &backends, &keys));
                 warnings.extend(answers.look(&backends));
+                let opened = watched.opened();
+                warnings.extend(options::warnings(&vips, &backends, &opened));
+                warnings.extend(rotation.look(&vips, &backends, &opened, Instant::now()));
                 note(watched.sources(&backends, &mut choices), &mut warnings, &mut failed);
                 watched.around(&plane, &backends, &mut warnings, &mut failed).await;
             }
@@ -90,6 +94,11 @@ fn read(plane: &Plane) -> Result<(Vec<VipReport>, Backends, Keys)> {
 }
 
 impl Watched {
+    /// What was opened lately, as the last sweep found it.
+    fn opened(&self) -> Opened {
+        self.swept.lock().unwrap_or_else(PoisonError::into_inner).opened.clone()
+    }
+
     /// What is wrong with the machine.
     async fn around(
         &self,

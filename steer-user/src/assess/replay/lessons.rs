@@ -152,3 +152,27 @@ fn of(kind: u8, len: u8, bytes: &[u8; 32]) -> Option<SessionKey> {
 
 /// The index of what is no PSK identity never names one.
 const _: () = assert!(NO_PSK as usize > steer_common::wire::tls::client_hello::PSK_IDENTITIES);
+
+#[cfg(test)]
+mod tests {
+    use std::{net::Ipv4Addr, time::Duration};
+
+    use steer_common::maps::entries;
+
+    use super::*;
+    use crate::config::TicketKeyName;
+
+    #[test]
+    fn as_many_sessions_are_remembered_as_the_gateway_does_and_no_more() {
+        const BOUND: usize = entries("sessions") as usize;
+        let mut replay = Replay::new(Duration::from_secs(600), TicketKeyName::Auto);
+        replay.add();
+        for n in 0..BOUND as u32 + BOUND as u32 / 4 {
+            let key = key(Kind::SessionId, &n.to_be_bytes());
+            replay.insert(key, 0, Ipv4Addr::LOCALHOST.into(), 1);
+        }
+        let held = replay.sessions.iter().count();
+        assert!((BOUND / 2..=BOUND).contains(&held), "{held}");
+        assert_eq!(held as u64 + replay.n_forgotten(), u64::from(BOUND as u32 + BOUND as u32 / 4));
+    }
+}

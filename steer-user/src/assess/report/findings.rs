@@ -1,6 +1,8 @@
 //! What the numbers mean: which side a capture is of, whether it can say anything, and what about
 //! it deserves a look.
 
+use steer_common::counters::Counter;
+
 use super::{super::judge::Judge, Report, Side};
 use crate::inspect::Ending;
 
@@ -18,7 +20,9 @@ impl Report {
     /// Where no member was named, several servers that never see each other's sessions, and refuse
     /// their own, are no members but VIPs.
     fn found_side(&self) -> Side {
-        let crosses = self.reasons.iter().any(|line| line.word == "rehome");
+        let crosses = self.reasons.iter().any(|line| {
+            [Counter::Rehome, Counter::OwnerIncompatible].iter().any(|by| line.word == by.word())
+        });
         let refuse_their_own = self.total.refused_by_owner > 0;
         match self.members.len() {
             0 | 1 => Side::Outside,

@@ -1,10 +1,12 @@
 //! How the numbers come from what was counted.
 
+use std::cmp::Reverse;
+
 use steer_common::{counters::Counter, shared::PENDING_MAX};
 
 use super::{
     super::{
-        Options,
+        Options, agreement,
         intake::Intake,
         judge::Judge,
         merge::Source,
@@ -12,8 +14,8 @@ use super::{
         spread::Spread,
         tally::{AGES, Came, Cell, Tally},
     },
-    Age, Connections, Hellos, KeyNames, Line, MemberLine, Offers, Report, Side, Time, Timeline,
-    Times,
+    Age, Connections, Hellos, Incompatible, KeyNames, Line, MemberLine, Offers, Report, Side, Time,
+    Timeline, Times,
 };
 use crate::{config::LayoutWord, inspect::row::version_word};
 
@@ -37,6 +39,7 @@ impl Offers {
             failed,
             unknown,
             kept,
+            incompatible: refused(&|reason| reason == Counter::OwnerIncompatible),
             refused_by_owner: refused(&|reason| reason == Counter::SessionHit),
             expired: refused(&|reason| reason == Counter::SessionExpired),
             owner_unknown,
@@ -167,6 +170,7 @@ impl Report {
             same_address: all.same_address,
             other_address: all.other_address,
             legs: all.legs,
+            incompatible: incompatible(&judge),
             hellos: Hellos {
                 read: all.hellos,
                 in_pieces: all.in_pieces,
@@ -196,6 +200,30 @@ impl Report {
         report.find(&judge);
         report
     }
+}
+
+/// The pairs between which nothing moves, those first that cost the most.
+fn incompatible(judge: &Judge) -> Vec<Incompatible> {
+    /// Pairs that are told.
+    const TOLD: usize = 256;
+    let mut pairs = Vec::new();
+    for (first, at) in judge.members.counted() {
+        for (owner, to) in judge.members.counted().filter(|(owner, _)| *owner != first) {
+            let (bits, refused) = judge.pairs.between((first, &at.habit), (owner, &to.habit));
+            if bits != 0 {
+                pairs.push((refused, at.address, to.address, bits));
+            }
+        }
+    }
+    pairs.sort_by_key(|(refused, first, owner, _)| (Reverse(*refused), *first, *owner));
+    pairs.truncate(TOLD);
+    let told = |(refused, first, owner, bits)| Incompatible {
+        first,
+        owner,
+        options: agreement::words(bits),
+        refused,
+    };
+    pairs.into_iter().map(told).collect()
 }
 
 /// A line for each value of a property, where it has offers or handshakes.

@@ -134,6 +134,8 @@ pub(super) fn segment<'a>(bytes: &'a [u8], addresses: &Addresses, path: Path) ->
         ack: number(8),
         flags: h[13],
         window: port(14),
+        accurate_ecn: h[12] & 1 != 0,
+        options: bytes.get(TCP_LEN..header_len),
         // The capture may end inside the options.
         payload: bytes.get(header_len..).unwrap_or_default(),
         path,

@@ -45,6 +45,10 @@ pub(crate) struct Segment<'a> {
     pub(crate) flags: u8,
     /// The window as on the wire, not scaled.
     pub(crate) window: u16,
+    /// The AE bit, which asks for AccECN in a SYN (RFC 9768).
+    pub(crate) accurate_ecn: bool,
+    /// The options, unless the capture ends inside them.
+    pub(crate) options: Option<&'a [u8]>,
     pub(crate) payload: &'a [u8],
     /// The tags and tunnels it was found in.
     pub(crate) path: Path,
