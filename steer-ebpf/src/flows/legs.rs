@@ -212,13 +212,11 @@ pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
             // An inline pool's flow that is moved is never forgotten, so nobody asks for its way; of
             // a VIP's the way is entered when its client completed the handshake, so that SYNs alone
             // leave nothing that lasts.
+            // SAFETY: only asked whether it is there.
+            let made = unsafe { FLOWS.get(&scratch.key) }.is_some();
             let lasts = match scratch.key.dialled() {
                 Some(dialled) => dialled as u32 == id,
-                // SAFETY: only asked whether it is there.
-                None => {
-                    leg.service & SERVICE_BACKEND != 0
-                        || unsafe { FLOWS.get(&scratch.key) }.is_some()
-                }
+                None => made || leg.service & SERVICE_BACKEND != 0,
             };
             if lasts {
                 enter_way(scratch, id, &Leg { port: key.client_port, ..leg });
