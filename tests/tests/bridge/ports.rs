@@ -2,7 +2,7 @@
 
 use std::{thread, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use steer_common::counters::Counter;
 use steer_tests::{
     case::{Case, OWNER},
@@ -10,6 +10,7 @@ use steer_tests::{
     frames::Tap,
     l4::Snat,
     nginx, payload,
+    process::eventually,
     scenario::Run,
     setting::{Setting, in_settings},
     topology::{BRIDGE, backend_side, mac},
@@ -88,6 +89,13 @@ fn a_moved_flow_goes_on_when_the_bridge_is_made_anew() -> Result<()> {
             talk(connection)
         })?;
         assert!(shaken.resumed, "{shaken:?}");
+        // The last port may not be looked at yet.
+        let looked_at = || {
+            let status = case.steer.json("status").ok()?;
+            let ports = status["bridges"][0]["ports"].as_array()?;
+            ports.iter().all(|port| port["looked_at"] == true).then_some(())
+        };
+        eventually(10 * SEEN, looked_at).context("its ports are not looked at again")?;
         show_the_ways(&run)?;
         case.moves(&case.dial).map(drop)
     })
