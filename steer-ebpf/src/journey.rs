@@ -26,8 +26,8 @@ use crate::{
         table,
     },
     forward::{
-        bridge::{self, Port},
-        deliver::{deliver, go_back_by, go_by},
+        bridge,
+        deliver::{deliver, go_back_by, go_by, go_on},
         direct, fragment, icmp,
         next_hop::{Refused, unfinished},
         resegment, too_big,
@@ -44,6 +44,7 @@ use crate::{
         read::{self, Role, begins_hello, classify, make_headers_linear, read, set_key},
         sums,
     },
+    port::Port,
     rehome::{client, emit, hold, server},
     scratch::{Input, Scratch, Sum, Way, scratch, seconds},
     stage::{Stage, act, drop, pass},
@@ -437,7 +438,7 @@ fn tc_deliver(skb: *mut __sk_buff, scratch: *mut Scratch) -> Stage {
     // SAFETY: as in `tc_settled`.
     let scratch = unsafe { &mut *scratch };
     if scratch.port.is_bridges() && is_between_its_stations(scratch) {
-        return bridge::go_on(skb);
+        return go_on(skb);
     }
     match deliver(&Tc(skb), scratch) {
         Ok(action) => {

@@ -41,6 +41,7 @@ mod journey;
 mod learn;
 mod maps;
 mod packet;
+mod port;
 mod rehome;
 mod scratch;
 mod stage;

@@ -19,7 +19,7 @@ use steer_common::{
     },
 };
 
-use crate::{change::Change, forward::bridge::Port, maps::now};
+use crate::{change::Change, maps::now, port::Port};
 
 /// Working memory of the packet at hand.
 #[btf_map(name = "scratch")]

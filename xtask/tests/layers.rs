@@ -8,10 +8,11 @@ use std::{
 };
 
 /// From the ground up. What may be imported stands before who imports it.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 16] = [
     "verifier",
     "hook",
     "change",
+    "port",
     "maps",
     "scratch",
     "stage",

@@ -21,6 +21,8 @@ pub struct Hop {
     pub asked: u32,
 }
 
+/// Seconds for which what is known of a next hop is used without asking again.
+pub const HOP_SECONDS: u32 = 1;
 /// XDP may redirect to the interface: the kernel says that it takes such frames.
 pub const HOP_TAKES_XDP: u16 = 1;
 /// Where a VLAN's number stands in [`Hop::flags`].

@@ -5,70 +5,22 @@
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_store_bytes};
 use steer_common::{
-    checksum::replaced16,
     counters::Counter,
-    flow::Direction,
     shared::{
-        BRIDGE_PATH_LIFE, HOP_VLAN_AT, Hop, INTERFACE_BRIDGE_AT, INTERFACE_INSIDE,
-        INTERFACE_OUTSIDE, INTERFACE_WAITS, MAX_BRIDGES, PATH_RETURN_SEEN, swapped,
+        BRIDGE_PATH_LIFE, HOP_SECONDS, HOP_VLAN_AT, Hop, INTERFACE_BRIDGE_AT, INTERFACE_INSIDE,
+        INTERFACE_OUTSIDE, INTERFACE_WAITS, MAX_BRIDGES, swapped,
     },
     wire::Packet as _,
 };
 
 use crate::{
-    forward::{
-        deliver::count_packet,
-        next_hop::{HOP_SECONDS, fib},
-    },
     hook::{Hook, tc::Tc},
-    maps::{FLOWS, LEGS, SPLICES, backend, backend_path, bridge_path, interface, takes_vlan},
+    maps::{FLOWS, LEGS, SPLICES, backend, bridge_path, interface, takes_vlan},
     packet::read::Role,
+    port::Port,
     scratch::{Scratch, scratch},
     stage::{Stage, drop, pass},
 };
-
-/// What the interface that a packet came in by is to a bridge.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Port {
-    /// [`INTERFACE_OUTSIDE`], [`INTERFACE_INSIDE`] or [`INTERFACE_WAITS`]; 0: no port of a bridge.
-    sides: u32,
-}
-
-impl Port {
-    /// No port of a bridge.
-    pub(crate) const NONE: Self = Self { sides: 0 };
-
-    /// Whether it is a port of a bridge.
-    #[inline(always)]
-    pub(crate) fn is_bridges(self) -> bool {
-        self.sides != 0
-    }
-
-    /// Whether clients' packets come in by it.
-    #[inline(always)]
-    pub(crate) fn is_outside(self) -> bool {
-        self.sides & INTERFACE_OUTSIDE != 0
-    }
-
-    /// Whether backends' packets come in by it.
-    #[inline(always)]
-    pub(crate) fn is_inside(self) -> bool {
-        self.sides & INTERFACE_INSIDE != 0
-    }
-
-    /// Whether it does not forward now.
-    #[inline(always)]
-    pub(crate) fn waits(self) -> bool {
-        self.sides & (INTERFACE_OUTSIDE | INTERFACE_INSIDE) == 0 && self.is_bridges()
-    }
-
-    /// What forwarding takes from a packet's hop limit: a bridge takes nothing.
-    #[inline(always)]
-    pub(crate) fn hops(self) -> u8 {
-        !self.is_bridges() as u8
-    }
-}
 
 /// The port that a frame for another station came in by, not for many; `Err` where the frame's tag
 /// is not one that is looked at.
@@ -144,14 +96,13 @@ pub(crate) fn note(hook: &Tc, scratch: &Scratch, role: &Role) -> Result<(), Coun
 }
 
 /// Brings the hop to a backend up to date by what frames showed, as `refresh` does by the forwarding
-/// table; [`fib::SUCCESS`], or another answer where none is known or its port does not forward.
+/// table; false where none is known or its port does not forward.
 #[inline(always)]
-pub(crate) fn way_to<H: Hook>(hook: &H, hop: &mut Hop, id: u32, seconds: u32) -> i32 {
-    const NONE: i32 = fib::NOT_FORWARDED;
+pub(crate) fn way_to<H: Hook>(hook: &H, hop: &mut Hop, id: u32, seconds: u32) -> bool {
     if hop.ifindex == 0 || seconds.wrapping_sub(hop.asked) > HOP_SECONDS {
-        let Some(path) = bridge_path(id) else { return NONE };
+        let Some(path) = bridge_path(id) else { return false };
         if path.sent == 0 || path.heard == 0 {
-            return NONE;
+            return false;
         }
         // Field by field: the stack has no room for another hop.
         hop.set_words(path.words());
@@ -160,13 +111,13 @@ pub(crate) fn way_to<H: Hook>(hook: &H, hop: &mut Hop, id: u32, seconds: u32) ->
         hop.flags = path.vlan << HOP_VLAN_AT;
         hop.asked = seconds;
     }
-    if interface(hop.ifindex) & INTERFACE_INSIDE != 0 { fib::SUCCESS } else { NONE }
+    interface(hop.ifindex) & INTERFACE_INSIDE != 0
 }
 
 /// As [`way_to`], of the hop that a client's packets came from, which they alone keep up to date.
 #[inline(always)]
-pub(crate) fn way_back(hop: &Hop) -> i32 {
-    if interface(hop.ifindex) & INTERFACE_OUTSIDE != 0 { fib::SUCCESS } else { fib::NOT_FORWARDED }
+pub(crate) fn way_back(hop: &Hop) -> bool {
+    interface(hop.ifindex) & INTERFACE_OUTSIDE != 0
 }
 
 /// Why a flow cannot be moved from its first backend to an owner: nobody knows the way there, or to
@@ -180,38 +131,6 @@ pub(crate) fn refuses(first: u32, owner: u32, seconds: u32) -> Option<Counter> {
         return Some(Counter::VlanAmbiguous);
     }
     if owner.is_known(seconds) { None } else { Some(Counter::OwnerNoRoute) }
-}
-
-/// A packet between a client and the backend that it dialled: the bridge has it go on, if with
-/// another port of the client.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn go_on(skb: *mut __sk_buff) -> Stage {
-    let Some(scratch) = scratch() else { return Stage::Drop };
-    count_packet(scratch, false);
-    let (way, ip) = (&scratch.way, &scratch.ip);
-    if way.from_vip
-        && let Some(path) = backend_path(way.id)
-        && path.flags & PATH_RETURN_SEEN == 0
-    {
-        path.flags |= PATH_RETURN_SEEN;
-    }
-    let new = way.client_port;
-    if new == [0; 2] {
-        return Stage::Pass;
-    }
-    let (at, old) = match way.direction {
-        Direction::ToBackend => (0, scratch.segment.source_port),
-        Direction::ToClient => (2, scratch.segment.destination_port),
-    };
-    let difference = replaced16(u16::from_ne_bytes(old), u16::from_ne_bytes(new));
-    let place = scratch.l4() + at;
-    // SAFETY: two bytes of the stack.
-    let stored = unsafe { bpf_skb_store_bytes(skb, place, (&raw const new).cast(), 2, 0) == 0 };
-    if stored && Tc(skb).replace_sums(ip.l4 + 16, ip.v6, 0, difference) {
-        return Stage::Pass;
-    }
-    drop(Counter::EmitFailed)
 }
 
 /// Writes stations and tag of the packet at hand, which is made of a client's, to the backend that

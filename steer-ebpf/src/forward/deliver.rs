@@ -1,9 +1,11 @@
 //! A packet whose backend is known goes on: stamped into its flow, counted, its way chosen, sent.
 
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_store_bytes};
 use steer_common::{
+    checksum::replaced16,
     counters::Counter,
     flow::Direction,
-    shared::{Address, Flow, HOP_TAKES_XDP, Hop, PATH_RETURN_SEEN},
+    shared::{Address, Flow, HOP_SECONDS, HOP_TAKES_XDP, Hop, PATH_RETURN_SEEN},
     wire::{
         ip::Part,
         tcp::{Segment, flags},
@@ -15,12 +17,13 @@ use crate::{
     flows::stamps::record_packet,
     forward::{
         bridge,
-        next_hop::{HOP_SECONDS, Refused, fib, fib_lookup, hop_flags, refresh, send, unfinished},
+        next_hop::{Refused, fib, fib_lookup, hop_flags, refresh, send, unfinished},
     },
-    hook::Hook,
+    hook::{Hook, tc::Tc},
     maps::{backend, backend_path, count, count_backend, shown},
     packet::options::OptionsHook,
     scratch::{Scratch, Way, scratch},
+    stage::{Stage, drop},
 };
 
 /// Enters into the packet's [`Way`] what the record of its flow, or of the handshake that will be
@@ -94,13 +97,13 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, scratch: &mut Scratch) -> Result
     let ip = &scratch.ip;
     let seconds = scratch.way.seconds;
     let answer = if scratch.port.is_bridges() {
-        let answer = if to_client {
+        let known = if to_client {
             bridge::way_back(hop)
         } else {
             bridge::way_to(hook, hop, scratch.way.id, seconds)
         };
         scratch.vlan = hop.vlan() as u32;
-        answer
+        if known { fib::SUCCESS } else { fib::NOT_FORWARDED }
     } else if !to_client {
         refresh(hook, hop, &ip.source, &backend.endpoint.address, seconds)
     } else if hop.ifindex == 0 {
@@ -133,9 +136,41 @@ pub(crate) fn deliver<H: OptionsHook>(hook: &H, scratch: &mut Scratch) -> Result
     }
 }
 
+/// A packet between a client and the backend that it dialled: the bridge has it go on, if with
+/// another port of the client.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn go_on(skb: *mut __sk_buff) -> Stage {
+    let Some(scratch) = scratch() else { return Stage::Drop };
+    count_packet(scratch, false);
+    let (way, ip) = (&scratch.way, &scratch.ip);
+    if way.from_vip
+        && let Some(path) = backend_path(way.id)
+        && path.flags & PATH_RETURN_SEEN == 0
+    {
+        path.flags |= PATH_RETURN_SEEN;
+    }
+    let new = way.client_port;
+    if new == [0; 2] {
+        return Stage::Pass;
+    }
+    let (at, old) = match way.direction {
+        Direction::ToBackend => (0, scratch.segment.source_port),
+        Direction::ToClient => (2, scratch.segment.destination_port),
+    };
+    let difference = replaced16(u16::from_ne_bytes(old), u16::from_ne_bytes(new));
+    let place = scratch.l4() + at;
+    // SAFETY: two bytes of the stack.
+    let stored = unsafe { bpf_skb_store_bytes(skb, place, (&raw const new).cast(), 2, 0) == 0 };
+    if stored && Tc(skb).replace_sums(ip.l4 + 16, ip.v6, 0, difference) {
+        return Stage::Pass;
+    }
+    drop(Counter::EmitFailed)
+}
+
 /// Counts a packet that is about to be sent.
 #[inline(always)]
-pub(crate) fn count_packet(scratch: &Scratch, spliced: bool) {
+fn count_packet(scratch: &Scratch, spliced: bool) {
     let way = &scratch.way;
     count(match way.direction {
         Direction::ToBackend => Counter::FromClient,

@@ -85,7 +85,7 @@ pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> Stage {
         }
         Target::Client => {
             if port.is_bridges() {
-                if bridge::way_back(&scratch.hop) != fib::SUCCESS {
+                if !bridge::way_back(&scratch.hop) {
                     return drop(Counter::NoRoute);
                 }
             } else if scratch.hop.ifindex == 0 {

@@ -9,7 +9,7 @@ use steer_common::{
     checksum::{fold, replaced16, replaced32, update},
     counters::Counter,
     flow::Direction,
-    shared::{Address, HOP_TAKES_XDP, Hop, INTERFACE_TAKES_XDP},
+    shared::{Address, HOP_SECONDS, HOP_TAKES_XDP, Hop, INTERFACE_TAKES_XDP},
     splice::rescale_window,
     wire::{
         ETHERNET_LEN, Packet,
@@ -251,9 +251,6 @@ pub(crate) fn unfinished<H: Hook>(hook: &H, ip: &Ip) -> bool {
         .is_some_and(|field| zero(fold(pseudo_sum(ip))) == zero(field.to_be()))
 }
 
-/// Seconds for which an answer of the forwarding table is used again.
-pub(crate) const HOP_SECONDS: u32 = 1;
-
 /// Answers of the forwarding table (`BPF_FIB_LKUP_RET_*`).
 pub(crate) mod fib {
     /// A next hop with its neighbour.
@@ -339,12 +336,12 @@ pub(crate) extern "C" fn hop_to(skb: *mut __sk_buff, id: u32) -> i32 {
     let (Some(scratch), Some(backend)) = (scratch(), backend(id)) else { return -1 };
     let Some(path) = backend_path(id) else { return -1 };
     let (endpoint, hop, seconds) = (&backend.endpoint, &mut path.hop, scratch.seconds);
-    let answer = if scratch.port.is_bridges() {
+    let known = if scratch.port.is_bridges() {
         bridge::way_to(&Tc(skb), hop, id, seconds)
     } else {
-        refresh(&Tc(skb), hop, &scratch.key.client, &endpoint.address, seconds)
+        refresh(&Tc(skb), hop, &scratch.key.client, &endpoint.address, seconds) == fib::SUCCESS
     };
-    if answer != fib::SUCCESS {
+    if !known {
         return -1;
     }
     scratch.redirect = path.hop.ifindex;
