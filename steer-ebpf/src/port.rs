@@ -1,12 +1,12 @@
 //! The ports of bridges.
 
-use steer_common::shared::{INTERFACE_INSIDE, INTERFACE_OUTSIDE, INTERFACE_WAITS};
+use steer_common::shared::{INTERFACE_INSIDE, INTERFACE_OUTSIDE};
 
 /// What the interface that a packet came in by is to a bridge.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Port {
-    /// [`INTERFACE_OUTSIDE`], [`INTERFACE_INSIDE`] or [`INTERFACE_WAITS`]; 0: no port of a bridge.
+    /// [`INTERFACE_OUTSIDE`], [`INTERFACE_INSIDE`] or `INTERFACE_WAITS`; 0: no port of a bridge.
     pub(crate) sides: u32,
 }
 
