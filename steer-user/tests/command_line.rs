@@ -97,7 +97,6 @@ fn what_is_no_command_line_is_explained_with_exit_code_2() {
 #[test]
 fn what_cannot_be_done_is_one_sentence_with_exit_code_1() {
     for words in [
-        "status",
         "stats",
         "backends list",
         "backends drain 10.0.0.1:443 --for 4294967297s",
@@ -127,6 +126,16 @@ fn what_cannot_be_done_is_one_sentence_with_exit_code_1() {
         let output = steer(words).output().expect("it runs");
         refused(&output, 1, words);
     }
+}
+
+/// Exit codes of `status` are for monitoring: where there is no gateway it is down.
+#[test]
+fn status_without_a_gateway_is_one_sentence_with_exit_code_2() {
+    let output = steer("status").output().expect("it runs");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.starts_with("steer: nothing is pinned") && said.lines().count() == 1, "{said}");
+    assert!(output.stdout.is_empty());
 }
 
 #[test]
