@@ -1,6 +1,6 @@
 //! Frames with tags. No kernel here takes them: both sides are played frame by frame.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use steer_common::{
@@ -259,6 +259,18 @@ fn a_flow_moves_to_an_owner_in_another_vlan_and_its_answers_have_the_dialled_one
         };
         assert_eq!(answer, shown);
         assert_eq!(wire.steer.count(Counter::SpliceOpened)?, 1);
+        // Somebody else speaks of the owner's address in a third VLAN: who was moved stays where it is,
+        // also when the way there is looked up again.
+        for _ in 0..3 {
+            wire.up(OTHER, OWNER, &[103], |segment| segment.syn().options(&MSS))?;
+            thread::sleep(Duration::from_millis(1100));
+        }
+        wire.up(PORT, FIRST, &first, |mut segment| {
+            segment.tcp.sequence_number = CLIENT_ISN + 1 + hello().len() as u32;
+            segment.ack(FIRST_ISN + 7).payload(b"more")
+        })?;
+        let more = wire.await_inside(OWNER, |tcp| tcp.payload == b"more")?;
+        assert_eq!((more.tag, more.to), (tag(&owner), mac(OWNER + 1, 2)));
     }
     Ok(())
 }

@@ -364,6 +364,58 @@ fn a_flow_is_moved_only_where_the_way_is_known_and_not_ambiguous() -> Result<()>
     Ok(())
 }
 
+/// What is made for the backend that was dialled goes between the stations of the client's own
+/// packets, whatever others' frames to it said since.
+#[test]
+fn a_held_hello_goes_on_between_its_own_stations() -> Result<()> {
+    const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 0x5e];
+    let mut bridge = Bridge::new()?;
+    let id = [7; 32];
+    for ends in inline() {
+        let given = Given { session: Some(id.to_vec()), ..Given::flow(ends.established()) };
+        bridge.prepare(&ends, &given)?;
+        let owner = bridge.path(ends.owner_id)?;
+        bridge.set_path(ends.owner_id, BridgePath { heard: 0, ..owner })?;
+        let said = ends
+            .up(after(CLIENT_ISN))
+            .ack(after(FIRST_ISN))
+            .options(&crate::world::STAMPS)
+            .payload(&hello(&id, 300));
+        let first = bridge.path(ends.first_id)?;
+        let ethernet = Hop::mac_addresses(STRANGER, STRANGER);
+        // Seen in this second: the client's own frame does not replace it.
+        let sent = clock::seconds() + 1;
+        bridge.set_path(ends.first_id, BridgePath { ethernet, sent, ..first })?;
+        let ran = bridge.run(Side::Outside, &up(&said))?;
+        assert_eq!(ran.action, TC_REDIRECT);
+        assert_eq!((&ran.frame[..6], &ran.frame[6..12]), (&FIRST[..], &BALANCER[..]));
+    }
+    Ok(())
+}
+
+/// Both programs of a CPU have the same working memory.
+#[test]
+fn xdp_elsewhere_does_not_go_by_the_port_of_the_packet_before() -> Result<()> {
+    let mut bridge = Bridge::new()?;
+    steer_tests::frames::pin_to(0)?;
+    for (bridged, ends) in inline().into_iter().zip(crate::world::families()) {
+        bridge.prepare(&bridged, &Given::flow(bridged.settled()))?;
+        bridge.world.prepare_for(Program::Xdp, &ends, &Given::flow(ends.settled()))?;
+        let frame = up(&data(&bridged));
+        let segment = ends.up(after(CLIENT_ISN)).ack(after(FIRST_ISN)).payload(b"data");
+        let wanted = crate::world::to_backend(segment.clone(), ends.first);
+        // The namespace's thread is one of its own: both runs on one.
+        let ran = bridge.world.ns.run(|| {
+            steer_tests::frames::pin_to(0)?;
+            let loaded = &bridge.world.loaded;
+            loaded.run(Program::Tc, &frame, bridge.world.ifindex)?;
+            loaded.run(Program::Xdp, &crate::world::from_client(&segment), bridge.world.ifindex)
+        })?;
+        assert_eq!((ran.action, ran.frame), (crate::world::XDP_REDIRECT, wanted));
+    }
+    Ok(())
+}
+
 #[test]
 fn a_packet_too_large_for_its_port_is_dropped_as_a_bridge_drops_it() -> Result<()> {
     let mut bridge = Bridge::new()?;

@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result};
 use steer_common::{
     counters::Counter,
     shared::{
-        Entrance, FLOW_RESET, Flow, FlowKey, SERVICE_BACKEND, Settings, VIP_SHARED, flow_entrance,
+        Entrance, FLOW_RESET, Flow, FlowKey, SERVICE_BACKEND, SERVICE_WAY_THERE, Settings,
+        VIP_SHARED, flow_entrance,
     },
 };
 use steer_tests::{ends::endpoint, packets::Segment, programs::Program};
@@ -234,6 +235,29 @@ fn the_second_flow_from_one_port_has_another_one_at_its_backend_and_both_go_on()
             world.forget_flow_trace(&ends)?;
             talk(&world, &ends, other, OTHER_ISN, port)?;
         }
+    }
+    Ok(())
+}
+
+/// Anybody can send SYNs: what lasts for as long as a connection is left by who completes one.
+#[test]
+fn the_way_of_a_second_flow_is_remembered_when_its_client_made_it() -> Result<()> {
+    const OTHER_ISN: u32 = CLIENT_ISN + 0x0100_0000;
+    let mut world = World::new()?;
+    for ends in families() {
+        prepare(&mut world, &ends, Given::nothing())?;
+        connect(&world, &ends, ends.vip, CLIENT_ISN)?;
+        let n_ways = |world: &World| -> Result<usize> {
+            let legs = world.loaded.plane.legs.entries()?;
+            Ok(legs.iter().filter(|(key, _)| key.service & SERVICE_WAY_THERE != 0).count())
+        };
+        let syn = up(&ends, second(&ends), OTHER_ISN).syn().options(&MSS);
+        let ran = world.run(Program::Tc, &from_client(&syn))?;
+        assert_eq!(ran.action, TC_REDIRECT);
+        assert_ne!(port_in(&ends, &ran.frame), ends.client.port(), "it has a leg");
+        assert_eq!(n_ways(&world)?, 0, "a SYN leaves no way");
+        connect(&world, &ends, second(&ends), OTHER_ISN)?;
+        assert_eq!(n_ways(&world)?, 1, "its acknowledgement does");
     }
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! Judges the backends of inline pools by what passes: SYNs that are sent to them, and the SYN-ACKs
 //! that come back. Nothing is sent, and no address of ours is needed.
+//!
+//! It is looked once a second, and an answer speaks for every SYN that came before that look: one that
+//! falls silent in the same second is known by the SYNs of the next, which clients repeat.
 
 use std::{
     collections::HashMap,
