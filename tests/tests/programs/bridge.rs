@@ -383,9 +383,8 @@ fn a_held_hello_goes_on_between_its_own_stations() -> Result<()> {
             .payload(&hello(&id, 300));
         let first = bridge.path(ends.first_id)?;
         let ethernet = Hop::mac_addresses(STRANGER, STRANGER);
-        // Seen in this second: the client's own frame does not replace it.
-        let sent = clock::seconds() + 1;
-        bridge.set_path(ends.first_id, BridgePath { ethernet, sent, ..first })?;
+        // Of another VLAN, a moment ago: the client's own frame does not replace it.
+        bridge.set_path(ends.first_id, BridgePath { ethernet, vlan: 5, ..first })?;
         let ran = bridge.run(Side::Outside, &up(&said))?;
         assert_eq!(ran.action, TC_REDIRECT);
         assert_eq!((&ran.frame[..6], &ran.frame[6..12]), (&FIRST[..], &BALANCER[..]));
@@ -428,6 +427,11 @@ fn a_packet_too_large_for_its_port_is_dropped_as_a_bridge_drops_it() -> Result<(
         let large = answer(&ends, ends.owner, OWNER_ISN).payload(&[1; 1200]);
         let (ran, n) =
             bridge.counted(Side::Inside, &down(OWNER, &large), Counter::TooBigDropped)?;
+        assert_eq!((ran.action, n), (TC_DROP, 1));
+        // Towards the owner its port's own MTU counts, 1500.
+        bridge.prepare(&ends, &Given::flow(ends.spliced()))?;
+        let large = up(&data(&ends).payload(&[1; 1600]));
+        let (ran, n) = bridge.counted(Side::Outside, &large, Counter::TooBigDropped)?;
         assert_eq!((ran.action, n), (TC_DROP, 1));
     }
     Ok(())
