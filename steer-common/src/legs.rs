@@ -6,8 +6,9 @@
 
 use crate::shared::{Address, FlowKey};
 
-/// Ports that are tried for one leg.
-pub const TRIES: u32 = 4;
+/// Ports that are tried for one leg: where a balancer hides all clients behind one address, a third of
+/// them may be in use, or wait for the servers' TIME_WAIT.
+pub const TRIES: u32 = 16;
 /// The lowest port that is given.
 const LOWEST: u32 = 1024;
 /// How many there are from there on: what lies above is what Linux gives to clients of its own.

@@ -286,7 +286,8 @@ impl<'a> Case<'a> {
     }
 
     /// Every counter that grew, for the message of a failure.
-    fn grown(&self, now: &Counts) -> String {
+    #[must_use]
+    pub fn grown(&self, now: &Counts) -> String {
         let grown = |counter: &Counter| {
             let growth = now.of(*counter)? - self.counts.of(*counter).unwrap_or_default();
             (growth != 0).then(|| format!("{} {growth}", counter.word()))

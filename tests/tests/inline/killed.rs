@@ -203,7 +203,7 @@ fn agents_that_die_at_any_step_while_flows_move_harm_none_of_them() -> Result<()
         goes_on(tally, true)
     })?;
     let failed = [&tally.reset, &tally.silent, &tally.stayed].map(of);
-    assert_eq!(failed, [0, 0, 0], "moves that failed");
+    assert_eq!(failed, [0, 0, 0], "moves that failed: {}", case.grown(&case.steer.counts()?));
     case.expect(&[(Counter::LegCollided, 0), (Counter::OwnerSilent, 0)])
 }
 

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use steer_common::{
     counters::Counter,
+    legs::candidate,
     shared::{FlowKey, LEG_CLIENT_ENDED, LEG_ENDED, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE},
 };
 use steer_tests::{packets::Segment, programs::Program};
@@ -73,6 +74,25 @@ fn where_no_leg_is_free_the_syn_goes_with_its_own_port() -> Result<()> {
         let left = both(&mut world, &ends)?;
         assert!(left == to_backend(syn(&ends), ends.first), "the SYN as it was");
         assert_eq!(world.loaded.plane.counter(Counter::LegCollided)? - before, 1);
+    }
+    Ok(())
+}
+
+/// A third of a backend's ports may be in use where all clients have one address: many in a row.
+#[test]
+fn many_ports_in_a_row_may_be_taken() -> Result<()> {
+    const TAKEN: u32 = 14;
+    let mut world = World::new()?;
+    for ends in families() {
+        world.prepare(&ends, &Given::nothing())?;
+        let port = |number| candidate(&ends.key(), CLIENT_ISN, number);
+        for client_port in (0..TAKEN).map(port) {
+            let service = SERVICE_BACKEND | ends.first_id;
+            let taken = FlowKey { service, client_port, ..ends.key() };
+            world.loaded.plane.legs.insert(&taken, &Leg::default())?;
+        }
+        let left = both(&mut world, &ends)?;
+        assert_eq!(port_in(&left)?, u16::from_be_bytes(port(TAKEN)));
     }
     Ok(())
 }
