@@ -1,9 +1,12 @@
 //! What almost every test of a fault does: a client has a session at one backend, offers it where
 //! its flows go to another, data flows, and steer's counters and those of all kernels are judged.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::ErrorKind,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use steer_common::counters::Counter;
 
 use crate::{
@@ -168,6 +171,28 @@ impl<'a> Case<'a> {
         Ok(handshake)
     }
 
+    /// Detaches steer in the middle of a download on a re-homed flow, whose client only listens, and
+    /// expects that client to be reset.
+    ///
+    /// # Errors
+    /// When the flow does not move, or its client hears of something else, or of nothing.
+    pub fn detach_in_a_download(&self) -> Result<()> {
+        let dial = Dial { timeout: Duration::from_secs(5), ..self.dial.clone() };
+        let mut detached = None;
+        let fetched = self.run.connect(&self.client, &dial, |connection| {
+            ensure!(connection.handshake.resumed, "not resumed");
+            connection.get_watched("/slow/file", |read| {
+                if read > 50_000 && detached.is_none() {
+                    detached = Some(self.steer.steer("detach"));
+                }
+            })
+        });
+        detached.context("it was over before")??;
+        let error = fetched.err().context("it was whole")?;
+        ensure!(is_any(&error, &[ErrorKind::ConnectionReset]), "{error:#}");
+        Ok(())
+    }
+
     /// Visits `/` so many times at once, every time with the session the client has now.
     ///
     /// # Errors
@@ -294,4 +319,11 @@ impl<'a> Case<'a> {
         };
         Counter::ALL.iter().filter_map(grown).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// Whether a client's error is one of these.
+#[must_use]
+pub fn is_any(error: &anyhow::Error, kinds: &[ErrorKind]) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|error| kinds.contains(&error.kind()))
 }

@@ -5,6 +5,7 @@ mod addresses;
 mod asking;
 pub mod checks;
 mod events;
+mod farewell;
 mod health;
 mod interfaces;
 pub(crate) mod key_layout;
@@ -15,6 +16,7 @@ mod pools;
 mod qdiscs;
 mod start;
 mod sweep;
+mod voice;
 
 use std::{
     future::Future,
@@ -27,6 +29,7 @@ use anyhow::{Context as _, Result, anyhow};
 use tokio::{task::JoinSet, time};
 
 pub(crate) use addresses::unassign;
+pub(crate) use farewell::Farewell;
 pub(crate) use health::not_made;
 pub use interfaces::fill_interfaces;
 pub(crate) use interfaces::{Port, refusals, takes_xdp};
@@ -35,7 +38,7 @@ pub(crate) use qdiscs::remove_unused;
 pub(crate) use sweep::Rules;
 pub use sweep::{Open, Swept, open, sweep};
 
-use self::asking::{Asking, Voice};
+use self::{asking::Asking, voice::Voice};
 use crate::{
     config::Config,
     control,

@@ -13,7 +13,7 @@ use steer_common::shared::SWITCH_LEAVE;
 
 use super::Place;
 use crate::{
-    agent::{self, Open},
+    agent::{self, Farewell, Open},
     clock::parse_seconds,
     control,
     plane::{self, Detached, PinDir, Plane},
@@ -55,12 +55,14 @@ impl Detach {
         for layout in dir.layouts() {
             stop_agent(&layout, sockets.first().cloned().unwrap_or_else(|| place.socket()))?;
         }
+        let farewell = farewell(&dir);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("start the runtime")?;
         let (detached, addresses) = runtime.block_on(detach(&dir))?;
         sockets.iter().for_each(|socket| control::remove_dead_socket(socket));
+        say(farewell);
         let programs = detached
             .programs
             .iter()
@@ -121,6 +123,26 @@ async fn detach(dir: &PinDir) -> Result<(Detached, Vec<IpAddr>)> {
     let detached = plane::detach(dir)?;
     agent::remove_unused(&detached.qdiscs).await?;
     Ok((detached, addresses))
+}
+
+/// Whom it concerns that the programs go. What cannot be read keeps nobody from removing it.
+fn farewell(dir: &PinDir) -> Farewell {
+    let of = |layout: &PinDir| Plane::open(layout).and_then(|plane| Farewell::prepare(&plane));
+    of(dir).unwrap_or_else(|error| {
+        log::debug!("find the clients whose connections end: {error:#}");
+        Farewell::default()
+    })
+}
+
+fn say(farewell: Farewell) {
+    match farewell.say() {
+        Ok(0) => {}
+        Ok(untold) => show::note(format_args!(
+            "{untold} clients could not be told that their connections are over: those that only listen wait for their own \
+             timeouts"
+        )),
+        Err(error) => show::note(format_args!("{error:#}")),
+    }
 }
 
 /// Ends the agent, which would attach again what is detached: at its socket, or else the process

@@ -116,3 +116,12 @@ fn sessions_are_kept_behind_one_address_with_many_connections_open() -> Result<(
         Ok(())
     })
 }
+
+/// Nothing comes back of a download whose client only listens: it is asked by the way of the bridge.
+#[test]
+fn a_moved_download_is_reset_at_once_when_steer_is_detached() -> Result<()> {
+    in_settings(355, |setting| {
+        let run = scenario(setting).bridge(Snat::Yes).start()?;
+        Case::start(&run)?.detach_in_a_download()
+    })
+}
