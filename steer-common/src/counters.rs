@@ -347,6 +347,8 @@ counters! {
     IcmpPassed = "icmp-passed",
     /// Events lost because the agent did not read the ring in time.
     EventsLost = "events-lost",
+    /// What became of flows, not told to who watches: the ring was full.
+    WatchLost = "watch-lost",
 }
 
 impl Counter {

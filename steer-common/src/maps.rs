@@ -138,6 +138,8 @@ pub const MAPS: &[Map] = &maps! {
     "counters"       PerCpuArray<u32, u64>                Counter::COUNT as u32, Versioned, Programs;
     "backend_stats"  PerCpuArray<u32, BackendStats>       MAX_BACKENDS,          Fixed,     Both;
     "events"         RingBuf<(), ()>                      262_144,               Fixed,     Programs;
+    "watch"          Array<u32, u32>                      1,                     Fixed,     Agent;
+    "watched"        RingBuf<(), ()>                      1_048_576,             Fixed,     Programs;
 };
 
 /// The kernel's flag of an array that user space may map, whose first entry starts a page

@@ -25,7 +25,7 @@ use steer_common::{
 
 use crate::{
     decide::hello,
-    handshake::unknown::copy_flow,
+    flows::events::copy_flow,
     maps::{FLOWS, HANDSHAKES, SESSIONS},
     scratch::StreamRange,
     verifier::{mask, size},

@@ -17,7 +17,7 @@ use steer_common::{
         MAX_BRIDGES, MAX_ENTRANCES, MAX_EXEMPT, MAX_INTERFACES, MAX_VIPS, Pending, ROLE_BRIDGED,
         ROLE_MEMBER, ROLE_VIP, Refusals, Rest, Rotation, SERVICE_BACKEND, SWITCH_ASKING,
         SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine,
-        VLAN_WORDS, Vip,
+        VLAN_WORDS, Vip, Watched,
     },
     trace,
 };
@@ -159,6 +159,13 @@ pub(crate) const WAKE: u64 = BPF_RB_NO_WAKEUP as u64;
 /// Events for the agent.
 #[btf_map(name = "events")]
 pub(crate) static EVENTS: RingBuf<Event, { entries("events") as usize }> = RingBuf::new();
+
+/// Until when, seconds of CLOCK_MONOTONIC, somebody watches; 0: nobody does. Written by the CLI.
+#[btf_map(name = "watch")]
+pub(crate) static WATCH: Array<u32, 1> = Array::new();
+/// What watchers are told.
+#[btf_map(name = "watched")]
+pub(crate) static WATCHED: RingBuf<Watched, { entries("watched") as usize }> = RingBuf::new();
 
 /// Counts one.
 #[inline(always)]

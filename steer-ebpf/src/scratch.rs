@@ -7,7 +7,7 @@ use steer_common::{
     flow::{Direction, State},
     shared::{
         Address, Endpoint, Event, Flow, FlowKey, FragmentKey, FragmentRoute, Hop, KeyName, Pending,
-        SessionKey, Translation, Vip,
+        SessionKey, Translation, Vip, Watched,
     },
     wire::{
         ip::Ip,
@@ -100,6 +100,8 @@ pub(crate) struct Scratch {
     pub(crate) resync: [u8; RESYNC_BYTES],
     pub(crate) flow: Flow,
     pub(crate) event: Event,
+    /// What a watcher is told.
+    pub(crate) watched: Watched,
     pub(crate) framing: Framing,
     pub(crate) hello: Hello,
     /// Contiguous bytes of the client's stream without which the next look at its hello finds

@@ -6,6 +6,7 @@ mod backends;
 mod flows;
 mod keys;
 mod sessions;
+mod watch;
 
 use std::{
     fmt,
@@ -16,6 +17,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use steer_common::counters::Counter;
+pub use watch::Decisions;
 
 use crate::{
     assess::Report,

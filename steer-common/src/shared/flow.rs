@@ -422,6 +422,22 @@ pub const FRAGMENTS_PASS: u32 = 2;
 /// The first fragment came, and what becomes of it is not known yet: the others wait.
 pub const FRAGMENTS_WAIT: u32 = 4;
 
+/// What the programs tell who watches: record of the `watched` ring.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Watched {
+    /// When, nanoseconds of CLOCK_MONOTONIC.
+    pub at: u64,
+    /// The flow.
+    pub key: FlowKey,
+    /// What became of it: a [`crate::counters::Counter`] as its number.
+    pub what: u16,
+    /// `BackendId` of the backend that the verdict names: where the flow goes, or would have gone.
+    pub backend: u16,
+    /// Its record at that moment.
+    pub flow: Flow,
+}
+
 /// What the programs tell the agent: record of the `events` ring.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -28,8 +28,9 @@ use crate::{
         verdict::{code, first},
     },
     flows::{
+        events::tell_watchers,
         lock::{self, mark, unmark},
-        table::{bypass, nothing_to_learn, settle},
+        table::{bypass, nothing_to_learn, settle, settle_for},
     },
     hook::{Hook as _, Window, tc::Tc},
     learn::certificate::{
@@ -315,8 +316,13 @@ pub(crate) fn decided(scratch: &Scratch, flow: *mut Flow) -> Stage {
     } else {
         Counter::Observed as u32
     };
-    settle(flow);
-    count_index(reason);
+    if reason == Counter::Observed as u32 {
+        settle(flow);
+        count_index(reason);
+        tell_watchers(flow, reason, verdict as u32);
+        return Stage::Forward;
+    }
+    settle_for(flow, reason);
     if reason == Counter::NotTls as u32 {
         nothing_to_learn(flow);
     }

@@ -34,15 +34,20 @@ enum Whose {
 pub(crate) extern "C" fn choose_key() -> i32 {
     let Some(scratch) = scratch() else { return 0 };
     let beside = FlowKey { service: scratch.key.service_beside(scratch.entrance), ..scratch.key };
+    let usual = scratch.key.service;
     let takes = match whose(scratch) {
         Whose::Its => false,
         Whose::Others => true,
         // The other one is gone; a flow that began beside it stays where it is.
-        Whose::Nobodys => switch(SWITCH_LEGS) && is_known(&beside),
+        Whose::Nobodys if switch(SWITCH_LEGS) => {
+            is_known(&beside) || {
+                scratch.key.service = beside.service;
+                find_trace() as u16 != NO_BACKEND
+            }
+        }
+        Whose::Nobodys => false,
     };
-    if takes {
-        scratch.key.service = beside.service;
-    }
+    scratch.key.service = if takes { beside.service } else { usual };
     takes as i32
 }
 

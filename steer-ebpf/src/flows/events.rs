@@ -1,11 +1,31 @@
-//! What the agent is told.
+//! What the agent and watchers are told.
 
-use steer_common::{counters::Counter, shared::Event};
+use steer_common::{
+    counters::Counter,
+    shared::{Event, Flow},
+};
 
 use crate::{
-    maps::{EVENTS, WAKE, count, now},
-    scratch::Scratch,
+    maps::{EVENTS, WAKE, WATCH, WATCHED, count, now},
+    scratch::{Scratch, scratch},
 };
+
+/// Copies a flow's record word by word: as one assignment it would pass through the stack.
+///
+/// # Safety
+///
+/// Both point to whole records.
+#[inline(always)]
+pub(crate) unsafe fn copy_flow(to: *mut Flow, from: *const Flow) {
+    const WORDS: usize = size_of::<Flow>() / 8;
+    // SAFETY: the caller vouches for both; the type is a multiple of eight bytes and so aligned.
+    unsafe {
+        let (to, from) = (to.cast::<u64>(), from.cast::<u64>());
+        for i in 0..WORDS {
+            to.add(i).write_volatile(from.add(i).read_volatile());
+        }
+    }
+}
 
 /// Tells the agent what happened to the flow in `scratch.flow`; false where it could not be told.
 #[inline(always)]
@@ -25,4 +45,27 @@ pub(crate) fn emit_event(scratch: &mut Scratch, what: Counter) -> bool {
         count(Counter::EventsLost);
     }
     told
+}
+
+/// Tells who watches (`steer watch`) what became of a flow, and which backend that names; one look
+/// into a map where nobody does.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn tell_watchers(flow: *mut Flow, what: u32, backend: u32) -> i32 {
+    let (Some(scratch), false) = (scratch(), flow.is_null()) else { return 0 };
+    let until = WATCH.get(0).copied().unwrap_or(0);
+    if (until.wrapping_sub(scratch.seconds) as i32) <= 0 {
+        return 0;
+    }
+    let watched = &mut scratch.watched;
+    watched.at = now();
+    watched.key = scratch.key;
+    watched.what = what as u16;
+    watched.backend = backend as u16;
+    // SAFETY: whole records.
+    unsafe { copy_flow(&mut watched.flow, flow) };
+    if WATCHED.output(&scratch.watched, WAKE).is_err() {
+        count(Counter::WatchLost);
+    }
+    0
 }

@@ -11,10 +11,11 @@ use steer_common::{
 
 use crate::{
     flows::{
+        events::tell_watchers,
         fast::{is_on, take_back_fast},
         lock::{mark, unlock},
     },
-    maps::{FLOWS, LOOKUP, PENDING, SPLICES, backend, switch},
+    maps::{FLOWS, LOOKUP, PENDING, SPLICES, backend, count_index, switch},
     scratch::Scratch,
 };
 
@@ -65,6 +66,15 @@ pub(crate) fn forget(scratch: &Scratch) {
 #[inline(always)]
 pub(crate) fn settle(flow: *mut Flow) {
     unlock(flow, State::First);
+}
+
+/// As [`settle`], for this reason, a counter's index: counts it, and tells who watches.
+#[inline(always)]
+pub(crate) fn settle_for(flow: *mut Flow, reason: u32) {
+    settle(flow);
+    count_index(reason);
+    // SAFETY: callers hold a pointer to a whole map value; a half-word is read.
+    tell_watchers(flow, reason, unsafe { (*flow).owner } as u32);
 }
 
 /// Marks a settled flow as one from which nothing is learned.

@@ -20,7 +20,7 @@ use steer_common::{
 
 use crate::{
     flows::{
-        events::emit_event,
+        events::{copy_flow, emit_event},
         foreign, legs,
         lock::{mark, unmark},
         stamps::idle,
@@ -301,23 +301,6 @@ extern "C" fn swallow(handshake: *mut Flow) -> i32 {
     set_trace(scratch.flow.first as u32);
     count(Counter::AckSwallowed);
     1
-}
-
-/// Copies a flow's record word by word: as one assignment it would pass through the stack.
-///
-/// # Safety
-///
-/// Both point to whole records.
-#[inline(always)]
-pub(crate) unsafe fn copy_flow(to: *mut Flow, from: *const Flow) {
-    const WORDS: usize = size_of::<Flow>() / 8;
-    // SAFETY: the caller vouches for both; the type is a multiple of eight bytes and so aligned.
-    unsafe {
-        let (to, from) = (to.cast::<u64>(), from.cast::<u64>());
-        for i in 0..WORDS {
-            to.add(i).write_volatile(from.add(i).read_volatile());
-        }
-    }
 }
 
 /// The client's port at a backend: its own (0), or that of its leg.

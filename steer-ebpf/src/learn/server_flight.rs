@@ -25,7 +25,10 @@ use steer_common::{
 };
 
 use crate::{
-    flows::lock::{mark, unmark},
+    flows::{
+        events::tell_watchers,
+        lock::{mark, unmark},
+    },
     learn::{
         key_names::{LESSON, OFFERED, Turn, rejected, rotate, ticket},
         sources::admit_session,
@@ -263,6 +266,7 @@ fn count_outcome(
     let (backend, seconds) = (scratch.backend, scratch.seconds);
     let offered = flow.flags & FLOW_OFFERED != 0;
     let accepted = outcome as u32 == Outcome::Resumed as u32;
+    let told = core::ptr::from_ref(flow).cast_mut();
     if let (Some(offer), Some(refusals)) = (offer(flow, accepted), refusals(backend))
         && outcome as u32 != Outcome::Unknown as u32
     {
@@ -271,10 +275,12 @@ fn count_outcome(
     match outcome {
         Outcome::Resumed => {
             count(Counter::Resumed);
+            tell_watchers(told, Counter::Resumed as u32, backend);
             count_backend(backend, |stats| of(stats).accepted += 1);
         }
         Outcome::Full if offered => {
             count(Counter::ResumptionRejected);
+            tell_watchers(told, Counter::ResumptionRejected as u32, backend);
             count_backend(backend, |stats| of(stats).rejected += 1);
         }
         Outcome::Full => count_backend(backend, |stats| of(stats).not_offered += 1),

@@ -14,7 +14,7 @@ use crate::{
     flows::{
         lock::{self, mark, unlock},
         stamps::{comes_by, follow_hop, is_exact, record_end, record_hop},
-        table::{forget, settle},
+        table::{forget, settle, settle_for},
         traces::forget_trace,
     },
     handshake::{
@@ -23,7 +23,7 @@ use crate::{
     },
     hook::tc::Tc,
     learn::certificate::read_client_certificate,
-    maps::{FLOWS, PENDING, count, count_index},
+    maps::{FLOWS, PENDING, count},
     packet::sums::is_sound,
     rehome::hold::first_data,
     scratch::{Reset, Scratch, StreamRange, scratch},
@@ -114,8 +114,7 @@ fn unsettled(scratch: *mut Scratch, skb: *mut __sk_buff, flow: *mut Flow, state:
             drop(reason)
         }
         ClientAct::Settle(reason) => {
-            settle(flow);
-            count_index(reason as u32);
+            settle_for(flow, reason as u32);
             if state == State::Established { Stage::Settled } else { Stage::Flush }
         }
         ClientAct::Reset => {

@@ -19,13 +19,12 @@ use crate::{
         verdict::{code, from_code},
     },
     flows::{
-        events::emit_event,
+        events::{copy_flow, emit_event, tell_watchers},
         legs::{self, take_leg},
         lock::{self, unlock},
-        table::{bypass, forget, settle},
+        table::{bypass, forget, settle, settle_for},
     },
     forward::{bridge, next_hop::hop_to},
-    handshake::unknown::copy_flow,
     learn::certificate::expect_unread,
     maps::{PENDING, SPLICES, backend, backend_path, count, count_index, now, rest},
     packet::{options::read_options, sums::sum_payload},
@@ -74,8 +73,7 @@ pub(crate) extern "C" fn client_data(skb: *mut __sk_buff, flow: *mut Flow) -> St
             _ => Some(Counter::NotMovable),
         };
         if let Some(reason) = reason {
-            settle(flow);
-            count(reason);
+            settle_for(flow, reason as u32);
             return Stage::Forward;
         }
     }
@@ -305,6 +303,7 @@ pub(crate) extern "C" fn open_owner(skb: *mut __sk_buff, flow: *mut Flow) -> Sta
     if !again {
         count(Counter::Rehome);
         emit_event(scratch, Counter::Rehome);
+        tell_watchers(flow, Counter::Rehome as u32, owner);
     }
     Stage::SynToOwner
 }
@@ -328,7 +327,6 @@ fn leads_back(flow: &Flow, owner: u32) -> bool {
 /// The first backend gets the flow because of `reason`, a counter's index.
 #[inline(always)]
 fn give_up(flow: *mut Flow, reason: u32) -> Stage {
-    settle(flow);
-    count_index(reason);
+    settle_for(flow, reason);
     Stage::Flush
 }

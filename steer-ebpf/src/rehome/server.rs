@@ -15,17 +15,17 @@ use steer_common::{
 
 use crate::{
     flows::{
-        events::emit_event,
+        events::{copy_flow, emit_event, tell_watchers},
         foreign::{self, at_backend},
         legs,
         lock::{self, mark, unlock},
         stamps::{AHEAD, idle},
-        table::{self, forget, nothing_to_learn, settle},
+        table::{self, forget, nothing_to_learn, settle_for},
         traces::forget_trace,
     },
     handshake::{
         syn_ack::{answered, first_syn_ack, note_mss},
-        unknown::{copy_flow, known},
+        unknown::known,
         vouched::{has_another, no_flow},
     },
     maps::{
@@ -191,10 +191,9 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
             if segment.payload_len != 0 && idle(record, scratch.seconds) <= PROMPT {
                 note_speaks_first(id);
             }
-            settle(flow);
+            settle_for(flow, reason as u32);
             nothing_to_learn(flow);
             forget(scratch);
-            count_index(reason as u32);
             Stage::Settled
         }
         ServerAct::Drop(reason) => {
@@ -218,8 +217,7 @@ fn act(scratch: &mut Scratch, flow: *mut Flow, state: State) -> Stage {
         }
         ServerAct::GiveUp(reason) => {
             note_answer(id);
-            settle(flow);
-            count_index(reason as u32);
+            settle_for(flow, reason as u32);
             Stage::Flush
         }
     }
@@ -277,6 +275,7 @@ pub(crate) extern "C" fn complete_splice(skb: *mut __sk_buff, flow: *mut Flow) -
     count(Counter::FirstReset);
     count_backend(id, |stats| stats.rehomed += 1);
     emit_event(scratch, Counter::SpliceOpened);
+    tell_watchers(flow, Counter::SpliceOpened as u32, id);
     scratch.reset.backend = record.first as u32;
     Stage::ResetThenOwner
 }
@@ -284,8 +283,7 @@ pub(crate) extern "C" fn complete_splice(skb: *mut __sk_buff, flow: *mut Flow) -
 /// The owner cannot take the flow: it is reset, and the first backend gets what is buffered.
 #[inline(always)]
 fn abandon(flow: *mut Flow, reason: Counter) -> Stage {
-    settle(flow);
-    count_index(reason as u32);
+    settle_for(flow, reason as u32);
     count(Counter::OwnerReset);
     Stage::ResetThenFirst
 }

@@ -13,6 +13,7 @@ mod leave;
 mod sessions;
 mod stats;
 mod status;
+mod watch;
 mod why;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -81,6 +82,12 @@ enum Verb {
     /// Tell in sentences why a client's flows went where they went, or what a session is, and what
     /// the next hello gets
     Why(why::Why),
+    /// Show what becomes of flows, as it happens
+    ///
+    /// A line for each hello that was decided on, each flow that moved or did not, and each offered
+    /// session that its backend resumed or refused. The programs tell nothing while nobody watches,
+    /// and one can watch at a time.
+    Watch(watch::Watch),
     /// Show the names of ticket keys; make keys with names of their own
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -111,6 +118,7 @@ impl Cli {
             Verb::Sessions(verb) => verb.run(&place),
             Verb::Flows(verb) => verb.run(&place),
             Verb::Why(verb) => verb.run(&place),
+            Verb::Watch(verb) => verb.run(&place),
             Verb::Keys(verb) => verb.run(&place),
             Verb::Stats(verb) => verb.run(&place),
             Verb::Inspect(verb) => verb.run(&place),

@@ -50,7 +50,7 @@ pub use gateways::{Gateway, gateways, shared};
 pub use load::Programs;
 pub(crate) use netlink::links as link_messages;
 pub use others::{ForeignProgram, foreign_programs};
-pub use pin::{Lock, PinDir};
+pub use pin::{Lock, PinDir, WatchLock};
 pub use table::{Slots, Table};
 pub(crate) use undo::Before;
 pub(crate) use wanted::least_lru_entries;
@@ -83,6 +83,7 @@ pub struct Plane {
     refusals: Slots<Refusals>,
     // Nothing where the gateway's version has none, which a start makes.
     rests: Option<Slots<Rest>>,
+    watch: Option<Slots<u32>>,
     /// When backends came to their newest ticket keys, by the VIP's number.
     pub rotations: Slots<Rotation>,
     pub(crate) backend_ids: Table<Endpoint, u32>,
@@ -122,6 +123,7 @@ impl Plane {
             backend_paths: Slots::open(dir, "backend_paths")?,
             refusals: Slots::open(dir, "refusals")?,
             rests: dir.map("rests").exists().then(|| Slots::open(dir, "rests")).transpose()?,
+            watch: dir.map("watch").exists().then(|| Slots::open(dir, "watch")).transpose()?,
             rotations: Slots::open(dir, "rotations")?,
             backend_ids: Table::open(dir, "backend_ids")?,
             vips: Table::open(dir, "vips")?,
@@ -142,6 +144,20 @@ impl Plane {
     /// The ring of events.
     pub fn events(dir: &PinDir) -> Result<RingBuf<MapData>> {
         open(dir, "events")
+    }
+
+    /// The ring of what watchers are told.
+    pub fn watched(dir: &PinDir) -> Result<RingBuf<MapData>> {
+        open(dir, "watched")
+    }
+
+    /// Has the programs tell watchers until then, seconds of CLOCK_MONOTONIC; 0: no more.
+    pub fn set_watch(&mut self, until: u32) -> Result<()> {
+        let watch = self
+            .watch
+            .as_mut()
+            .context("these programs tell no watcher: start this version's agent")?;
+        watch.set(0, &until)
     }
 
     /// A counter, summed over all CPUs.

@@ -70,6 +70,12 @@ pub struct Lock {
     _directory: File,
 }
 
+/// Held by the one `steer watch` of a pin directory; the kernel releases it when that ends.
+#[derive(Debug)]
+pub struct WatchLock {
+    _directory: File,
+}
+
 impl PinDir {
     /// The state below `root` (`PIN_DIR`).
     pub fn new(root: impl Into<PathBuf>) -> Self {
@@ -224,6 +230,23 @@ impl PinDir {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("lock {}", self.state().display()))
+            }
+        }
+    }
+
+    /// Locks it for who watches; `None` where somebody does.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened or locked.
+    pub fn lock_watch(&self) -> Result<Option<WatchLock>> {
+        // The agent's lock is on the state below it.
+        let directory =
+            File::open(&self.root).with_context(|| format!("open {}", self.root.display()))?;
+        match directory.try_lock() {
+            Ok(()) => Ok(Some(WatchLock { _directory: directory })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("lock {}", self.root.display()))
             }
         }
     }

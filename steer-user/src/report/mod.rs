@@ -7,6 +7,7 @@ mod keys;
 mod sessions;
 mod stats;
 mod status;
+mod watched;
 mod why;
 mod world;
 
@@ -19,6 +20,7 @@ pub use status::{
     AgentReport, BridgeReport, Health, HealthState, InterfaceReport, PortReport, Status,
     TableReport, VipReport,
 };
+pub use watched::{Decision, Watch, WatchFilter};
 pub use why::{FlowStory, IdentifierStory, What, Why};
 
 #[cfg(test)]

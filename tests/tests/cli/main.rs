@@ -7,6 +7,7 @@ mod flows;
 mod life;
 mod pools;
 mod verbs;
+mod watch;
 
 use std::{env, path::PathBuf, process::Output};
 

@@ -360,6 +360,26 @@ fn either_of_two_flows_from_one_port_outlives_its_record() -> Result<()> {
     Ok(())
 }
 
+/// The first one is over and forgotten, and of the second one no record is left either.
+#[test]
+fn the_second_flow_outlives_the_first_one_and_its_own_record() -> Result<()> {
+    const OTHER_ISN: u32 = CLIENT_ISN + 0x0100_0000;
+    let mut world = World::new()?;
+    for ends in families() {
+        let [home, second] = vips(&ends);
+        prepare(&mut world, &ends, Given::nothing())?;
+        connect(&world, &ends, home, CLIENT_ISN)?;
+        let port = connect(&world, &ends, second, OTHER_ISN)?;
+        for gone in [ends.key(), beside(&ends, second)] {
+            world.loaded.plane.flows.remove(&gone)?;
+            world.loaded.plane.handshakes.remove(&gone)?;
+        }
+        world.forget_flow_trace(&ends)?;
+        talk(&world, &ends, second, OTHER_ISN, port)?;
+    }
+    Ok(())
+}
+
 /// What has no record to one VIP is not the flow's that the client has with another one.
 #[test]
 fn what_has_no_record_reaches_no_flow_of_another_vip() -> Result<()> {
