@@ -1,19 +1,22 @@
 //! `watch` tells what becomes of flows while it runs, of those that are meant.
 
-use std::{thread, time::Duration};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Stdio},
+    thread,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use steer_common::counters::Counter;
 use steer_tests::{
-    agent::{Agent, Hook},
+    agent::Hook,
     case::{Case, FIRST, OWNER},
-    process::eventually,
     scenario::Scenario,
     topology::Family,
 };
 
-use crate::{TEN_SECONDS, error, two_backends};
+use crate::{error, two_backends};
 
 /// What a watcher with these words is told while `happens` happens, again and again, until it has
 /// enough.
@@ -33,9 +36,14 @@ fn verdicts(told: &[Value]) -> Vec<&str> {
     told.iter().filter_map(|line| line["verdict"].as_str()).collect()
 }
 
-fn is_watched(steer: &Agent<'_>) -> bool {
-    let refused = steer.steer("watch --count 1 --for 1ms").err();
-    refused.is_some_and(|error| format!("{error:#}").contains("another `steer watch` runs"))
+/// A process that ends with its test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
@@ -92,13 +100,16 @@ fn one_watches_at_a_time_and_wrong_words_are_refused() -> Result<()> {
         let said = error(steer.steer(words));
         ensure!(said.contains(why), "{said}");
     }
-    thread::scope(|scope| {
-        let one = scope.spawn(|| steer.steer("watch --for 3s"));
-        let seen = eventually(Duration::from_secs(3), || is_watched(&steer).then_some(()));
-        one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        seen.context("two watched at once")
-    })?;
-    eventually(TEN_SECONDS, || steer.steer("watch --for 1ms").ok()).context("nobody can")?;
+    let mut command = steer.command("watch --for 1m");
+    let one = run.lab.gateway().run(|| Ok(command.stdout(Stdio::piped()).spawn()?))?;
+    let mut one = Ended(one);
+    let mut head = String::new();
+    BufReader::new(one.0.stdout.take().context("no output")?).read_line(&mut head)?;
+    ensure!(head.starts_with("TIME "), "{head:?}");
+    let said = error(steer.steer("watch --for 1ms"));
+    ensure!(said.contains("another `steer watch` runs"), "{said}");
+    drop(one);
+    steer.steer("watch --for 1ms")?;
     Ok(())
 }
 
