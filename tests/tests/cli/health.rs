@@ -1,7 +1,7 @@
 //! How it is known whether backends answer: by TLS handshakes, by what passes; and who gets new
 //! connections where few are up, or nobody.
 
-use std::{fs, io::ErrorKind, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -166,19 +166,18 @@ fn where_all_are_down_new_connections_are_sent_all_the_same_if_the_file_says_so(
         run.servers.iter().try_for_each(|server| server.stop())?;
         is(&run, &steer, 0, "down")?;
         is(&run, &steer, 1, "down")?;
-        // Lookup tables follow a moment later. A closed port answers by a reset.
-        let answered = || {
-            let before = steer.count(Counter::NoBackend).ok()?;
-            let seen = run.lab.client().run(|| dial.say(b"")).err()?;
-            let refused = seen.chain().any(|cause| {
-                cause
-                    .downcast_ref::<std::io::Error>()
-                    .is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-            });
-            let dropped = steer.count(Counter::NoBackend).ok()? > before;
-            (refused == sent && dropped != sent).then_some(())
-        };
-        eventually(TEN_SECONDS, answered).with_context(|| format!("{setting}: {}", steer.log()))?;
+        // Who writes the lookup table says so when it is done.
+        let told = format!("pools::lookup] VIP {}: no backend takes new flows", run.vip());
+        let written = || steer.log().contains(&told).then_some(());
+        eventually(TEN_SECONDS, written).with_context(|| steer.log())?;
+        // A closed port answers by a reset.
+        let before = steer.count(Counter::NoBackend)?;
+        let seen = error(run.lab.client().run(|| dial.say(b"")));
+        let dropped = steer.count(Counter::NoBackend)? > before;
+        ensure!(
+            seen.contains("refused") == sent && dropped != sent,
+            "{setting}: {seen}, dropped: {dropped}"
+        );
         let warned = steer.json("status")?["warnings"].to_string();
         ensure!(warned.contains("no backend takes new flows"), "{warned}");
         // Where one is back, everybody goes there.

@@ -92,14 +92,15 @@ impl Pools {
     pub(super) fn write_table(&mut self, key: &Endpoint, vip: Vip) -> Result<()> {
         let pool = self.pool(key).map(|(id, backend)| (id, *backend)).collect::<Vec<_>>();
         let members = members(&pool, self.on_all_down(key));
-        if !pool.iter().any(|(_, backend)| takes_new_flows(backend)) {
-            log::warn!("{}", no_backend(&Service::of(key)));
-        }
         let lookup_base =
             if vip.lookup_base == half(vip.id, 0) { half(vip.id, 1) } else { half(vip.id, 0) };
         self.plane.lookup.write(lookup_base, &pool::table(&members, LOOKUP_SLOTS))?;
         let mss = self.mss(key)?;
-        self.plane.set_vip(key, &Vip { lookup_base, mss, ..vip })
+        self.plane.set_vip(key, &Vip { lookup_base, mss, ..vip })?;
+        if !pool.iter().any(|(_, backend)| takes_new_flows(backend)) {
+            log::warn!("{}", no_backend(&Service::of(key)));
+        }
+        Ok(())
     }
 
     fn on_all_down(&self, key: &Endpoint) -> OnAllDown {
