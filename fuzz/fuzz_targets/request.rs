@@ -4,6 +4,12 @@
 #[expect(dead_code, reason = "only what `request` names of it is used")]
 #[path = "../../steer-user/src/address.rs"]
 mod address;
+#[expect(dead_code, reason = "only what `request` names of it is used")]
+#[path = "../../steer-user/src/clock.rs"]
+mod clock;
+#[expect(dead_code, reason = "only what `request` names of it is used")]
+#[path = "../../steer-user/src/agent/sweep/held.rs"]
+mod held;
 #[path = "../../steer-user/src/control/request.rs"]
 mod request;
 #[expect(dead_code, reason = "only what `request` names of it is used")]
@@ -17,6 +23,8 @@ mod warning;
 
 /// Where `request` looks for it.
 mod agent {
+    pub use crate::held::Held;
+
     pub mod checks {
         pub use crate::warning::Warning;
     }

@@ -40,6 +40,7 @@ use crate::{
         checks::{Kind, Standing},
         not_made,
     },
+    clock,
     connection_limit::ConnectionLimit,
     plane::Plane,
     report::{
@@ -143,11 +144,14 @@ impl Collector for Maps {
             fmt::Error
         };
         packets(&mut encoder, &Stats::read(&self.plane).map_err(unreadable)?)?;
+        let swept = self.gauges.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let report = Backends::read(&self.plane).map_err(unreadable)?;
+        let counted = swept.held.began != 0;
+        let report =
+            if counted { report.counted(&swept.held, clock::nanoseconds()) } else { report };
         backends(&mut encoder, &report)?;
         resumptions(&mut encoder, &report)?;
         key_names(&mut encoder, &Keys::read(&self.plane, None).map_err(unreadable)?)?;
-        let swept = self.gauges.lock().unwrap_or_else(PoisonError::into_inner).clone();
         tables(&mut encoder, &swept)?;
         capacities(&mut encoder, &room(&self.plane).map_err(unreadable)?)?;
         self.gateway(&mut encoder).map_err(unreadable)?;
@@ -269,12 +273,46 @@ const BACKEND_FAMILIES: [BackendFamily; 7] = [
     ("backend_bytes", "Bytes to it and from it", |backend| backend.bytes),
 ];
 
+/// As [`BackendFamily`], counted by sweeps.
+type BackendGauge = (&'static str, &'static str, fn(&BackendReport) -> Option<u64>);
+
+const BACKEND_GAUGES: [BackendGauge; 3] = [
+    ("backend_open_flows", "Connections open there at the last sweep", |backend| {
+        backend.open_flows
+    }),
+    ("backend_sessions", "Sessions that led to it at the last sweep", |backend| backend.sessions),
+    ("backend_key_names", "Names of ticket keys that led to it at the last sweep", |backend| {
+        backend.key_names
+    }),
+];
+
 fn backends(encoder: &mut DescriptorEncoder<'_>, report: &Backends) -> fmt::Result {
     for (name, help, value) in BACKEND_FAMILIES {
         let kind = ConstCounter::new(0_u64).metric_type();
         let mut family = encoder.encode_descriptor(name, help, None, kind)?;
         for backend in &report.backends {
             ConstCounter::new(value(backend)).encode(family.encode_family(&labels(backend))?)?;
+        }
+    }
+    for (name, help, value) in BACKEND_GAUGES {
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+        for backend in &report.backends {
+            if let Some(value) = value(backend) {
+                let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+                value.encode(family.encode_family(&labels(backend))?)?;
+            }
+        }
+    }
+    let kind = ConstGauge::new(0_i64).metric_type();
+    let help = "1 for the state that a backend is in";
+    let mut family = encoder.encode_descriptor("backend_state", help, None, kind)?;
+    for backend in &report.backends {
+        for state in BackendState::ALL {
+            let is = ConstGauge::new(i64::from(backend.state == state));
+            let [address, vip] = labels(backend);
+            let labels = [address, vip, ("state", state.word().to_owned())];
+            is.encode(family.encode_family(&labels)?)?;
         }
     }
     let kind = ConstGauge::new(0_i64).metric_type();

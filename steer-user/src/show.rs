@@ -10,7 +10,7 @@ mod watch;
 
 use std::{
     fmt,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
 };
 
 use anyhow::{Context as _, Result};
@@ -44,6 +44,37 @@ pub struct Outcome {
 /// Tells people something beside the result; where nobody listens, that is no error.
 pub fn note(text: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "steer: {text}");
+}
+
+/// How something goes that takes long, on standard error: a terminal has one line that changes, others
+/// a line for each change.
+#[derive(Debug, Default)]
+pub struct Progress {
+    told: String,
+    is_open: bool,
+}
+
+impl Progress {
+    /// Tells how it goes; where there is no terminal only what is `new`.
+    pub fn tell(&mut self, text: impl fmt::Display, new: &str) {
+        let mut out = io::stderr().lock();
+        if out.is_terminal() {
+            // Back to the start of the line; what stood there is erased.
+            let _ = write!(out, "\r\x1b[Ksteer: {text}");
+            let _ = out.flush();
+            self.is_open = true;
+        } else if self.told != new {
+            let _ = writeln!(out, "steer: {new}");
+        }
+        new.clone_into(&mut self.told);
+    }
+
+    /// Leaves the line.
+    pub fn end(&mut self) {
+        if std::mem::take(&mut self.is_open) {
+            let _ = writeln!(io::stderr());
+        }
+    }
 }
 
 /// Prints what was done.
@@ -236,18 +267,19 @@ fn bridges_table(status: &Status) -> Option<String> {
 }
 
 fn vips_table(status: &Status) -> String {
-    let mut table = table(&["VIP", "MODE", "BACKENDS", "UP", "SESSION TIMEOUT"]);
+    let mut table = table(&["VIP", "MODE", "BACKENDS", "UP", "OPEN FLOWS", "SESSION TIMEOUT"]);
     for vip in &status.vips {
         table.add_row([
             vip.address.to_string(),
             vip.mode.clone(),
             vip.backends.to_string(),
             vip.backends_up.to_string(),
+            vip.open_flows.map_or("-".to_owned(), |n| n.to_string()),
             seconds(vip.session_timeout_seconds),
         ]);
         for also in &vip.also {
-            let same = "same pool".to_owned();
-            table.add_row([also.to_string(), same, String::new(), String::new(), String::new()]);
+            let row = [also.to_string(), "same pool".to_owned()];
+            table.add_row(row.into_iter().chain(std::iter::repeat_n(String::new(), 4)));
         }
     }
     text(&table)

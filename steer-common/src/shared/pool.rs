@@ -148,6 +148,15 @@ pub const BACKEND_DIALLED: u16 = 8;
 /// It is dialled itself, and its packets pass a bridge of this machine (the bridge shape); set with
 /// [`BACKEND_DIALLED`].
 pub const BACKEND_BRIDGED: u16 = 0x10;
+/// An operator disabled it: it drains, and its deadline is over. The agent's own, as the following;
+/// programs go by [`BACKEND_DRAINING`] and [`BACKEND_UP`].
+pub const BACKEND_DISABLED: u16 = 0x20;
+/// An operator forced it off: [`BACKEND_UP`] is withheld, whatever health checks say.
+pub const BACKEND_OFF: u16 = 0x40;
+/// Of one that is forced off: health checks say it answers.
+pub const BACKEND_ANSWERS: u16 = 0x80;
+/// It gets new flows only while no other one of its pool takes any. The agent's own, too.
+pub const BACKEND_BACKUP: u16 = 0x100;
 
 /// What frames at the ports of a bridge say of the way to one backend: value of `bridge_paths`,
 /// whose index is the `BackendId`. Nobody else writes it.

@@ -28,9 +28,8 @@ use crate::{
         verdict::{code, first},
     },
     flows::{
-        events::tell_watchers,
         lock::{self, mark, unmark},
-        table::{bypass, nothing_to_learn, settle, settle_for},
+        table::{bypass, nothing_to_learn, settle_at, settle_for},
     },
     hook::{Hook as _, Window, tc::Tc},
     learn::certificate::{
@@ -317,12 +316,10 @@ pub(crate) fn decided(scratch: &Scratch, flow: *mut Flow) -> Stage {
         Counter::Observed as u32
     };
     if reason == Counter::Observed as u32 {
-        settle(flow);
-        count_index(reason);
-        tell_watchers(flow, reason, verdict as u32);
-        return Stage::Forward;
+        settle_at(flow, reason, verdict as u32);
+    } else {
+        settle_for(flow, reason);
     }
-    settle_for(flow, reason);
     if reason == Counter::NotTls as u32 {
         nothing_to_learn(flow);
     }

@@ -191,42 +191,55 @@ pub(crate) fn is_a_flows(scratch: &Scratch, id: u32) -> bool {
 #[inline(never)]
 pub(crate) extern "C" fn take_leg(id: u32, service: u32, number: u32) -> u32 {
     let Some(scratch) = scratch() else { return 0 };
-    const ONLY_NEW: u64 = 1;
     set_switch(SWITCH_LEGS);
-    let leg = Leg { seen: scratch.seconds, port: scratch.key.client_port, service: service as u16 };
     for attempt in 0..limit::<{ TRIES as i32 }>() {
-        let mut key = foreign::at_backend(scratch, id);
-        key.client_port = candidate(&scratch.key, number, attempt);
-        let of_flow = match scratch.key.dialled() {
-            Some(_) => key,
-            None => {
-                FlowKey { client_port: key.client_port, service: scratch.key.pool(), ..scratch.key }
-            }
-        };
-        // SAFETY: only asked whether they are there.
-        let others = unsafe { FLOWS.get(&of_flow).is_some() || HANDSHAKES.get(&of_flow).is_some() };
-        if others || foreign::is_there(&key, scratch.seconds, u32::MAX / 2) {
-            continue;
-        }
-        if LEGS.insert(&key, &leg, ONLY_NEW).is_ok() {
-            // An inline pool's flow that is moved is never forgotten, so nobody asks for its way; of
-            // a VIP's the way is entered when its client completed the handshake, so that SYNs alone
-            // leave nothing that lasts.
-            // SAFETY: only asked whether it is there.
-            let made = unsafe { FLOWS.get(&scratch.key) }.is_some();
-            let lasts = match scratch.key.dialled() {
-                Some(dialled) => dialled as u32 == id,
-                None => made || leg.service & SERVICE_BACKEND != 0,
-            };
-            if lasts {
-                enter_way(scratch, id, &Leg { port: key.client_port, ..leg });
-            }
+        let port = u16::from_ne_bytes(candidate(&scratch.key, number, attempt)) as u32;
+        if take_port(id, service, port) != 0 {
             count(Counter::LegTranslated);
-            return u16::from_ne_bytes(key.client_port) as u32;
+            return port;
         }
     }
     count(Counter::LegCollided);
     0
+}
+
+/// Gives a connection this port at a backend, as [`take_leg`] has it; 0 where it is not free. By
+/// itself, so that a try is verified once, not as often as is tried.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn take_port(id: u32, service: u32, port: u32) -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    const ONLY_NEW: u64 = 1;
+    let leg = Leg { seen: scratch.seconds, port: scratch.key.client_port, service: service as u16 };
+    let mut key = foreign::at_backend(scratch, id);
+    key.client_port = (port as u16).to_ne_bytes();
+    let of_flow = match scratch.key.dialled() {
+        Some(_) => key,
+        None => {
+            FlowKey { client_port: key.client_port, service: scratch.key.pool(), ..scratch.key }
+        }
+    };
+    // SAFETY: only asked whether they are there.
+    let others = unsafe { FLOWS.get(&of_flow).is_some() || HANDSHAKES.get(&of_flow).is_some() };
+    if others
+        || foreign::is_there(&key, scratch.seconds, u32::MAX / 2)
+        || LEGS.insert(&key, &leg, ONLY_NEW).is_err()
+    {
+        return 0;
+    }
+    // An inline pool's flow that is moved is never forgotten, so nobody asks for its way; of a VIP's
+    // the way is entered when its client completed the handshake, so that SYNs alone leave nothing
+    // that lasts.
+    // SAFETY: only asked whether it is there.
+    let made = unsafe { FLOWS.get(&scratch.key) }.is_some();
+    let lasts = match scratch.key.dialled() {
+        Some(dialled) => dialled as u32 == id,
+        None => made || leg.service & SERVICE_BACKEND != 0,
+    };
+    if lasts {
+        enter_way(scratch, id, &Leg { port: key.client_port, ..leg });
+    }
+    1
 }
 
 /// Enters which port the flow in `scratch.key`, which its client has made, has at its first backend,

@@ -71,10 +71,20 @@ pub(crate) fn settle(flow: *mut Flow) {
 /// As [`settle`], for this reason, a counter's index: counts it, and tells who watches.
 #[inline(always)]
 pub(crate) fn settle_for(flow: *mut Flow, reason: u32) {
+    // SAFETY: callers hold a pointer to a whole map value; a half-word is read.
+    settle_at(flow, reason, unsafe { (*flow).owner } as u32);
+}
+
+/// As [`settle_for`]; `backend` is the one that the reason names.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn settle_at(flow: *mut Flow, reason: u32, backend: u32) -> i32 {
+    if flow.is_null() {
+        return 0;
+    }
     settle(flow);
     count_index(reason);
-    // SAFETY: callers hold a pointer to a whole map value; a half-word is read.
-    tell_watchers(flow, reason, unsafe { (*flow).owner } as u32);
+    tell_watchers(flow, reason, backend)
 }
 
 /// Marks a settled flow as one from which nothing is learned.

@@ -1,11 +1,17 @@
 //! Whether backends answer: one that stops gets no new flow, one that answers again does. `probe`
-//! asks them by TCP connections, `seen` goes by what passes.
+//! asks them by TCP connections, with TLS handshakes or without, `seen` goes by what passes.
+//!
+//! What passes also makes a suspect of a backend that is probed ([`mod@suspicion`]): it is asked at
+//! once, and whether its process lives, not its kernel alone.
 //!
 //! The probes also keep the kernel's neighbour entries towards the backends fresh. What goes wrong
 //! on our own side says nothing about a backend: such a probe counts for nothing, and is told.
 
 mod probe;
 mod seen;
+mod suspicion;
+mod tls;
+mod unanswered;
 
 use std::{
     collections::HashMap,
@@ -16,12 +22,16 @@ use std::{
 
 use anyhow::Result;
 pub(crate) use probe::not_made;
-use probe::{Outcome, probe};
+use probe::{Ask, Outcome, probe};
 pub(super) use seen::follow;
-use steer_common::shared::{BACKEND_PRESENT, BACKEND_UP};
+use steer_common::shared::BACKEND_PRESENT;
+use steer_common::shared::BackendStats;
+use suspicion::Suspicion;
+use tls::Shakers;
+pub(crate) use tls::require;
 use tokio::{task::JoinSet, time};
 
-use super::pools::Pools;
+use super::pools::{Pools, answers};
 use crate::{
     address::socket,
     config::{Health, Probes},
@@ -52,8 +62,11 @@ pub(super) async fn run(pools: Arc<Mutex<Pools>>) -> Result<()> {
                 if let Err(error) = checker.refresh(&pools) {
                     log::error!("read the pools for health checks: {error:#}");
                 }
-                for (address, timeout) in checker.due(Instant::now(), AT_A_TIME.saturating_sub(probes.len())) {
-                    probes.spawn(probe(address, timeout));
+                for Probe { address, timeout, ask } in checker.due(Instant::now(), AT_A_TIME.saturating_sub(probes.len())) {
+                    probes.spawn(async move {
+                        let outcome = probe(address, timeout, &ask).await;
+                        Told { address, by_kernel: ask.is_of_kernel(), outcome }
+                    });
                 }
             }
             Some(ended) = probes.join_next() => {
@@ -68,6 +81,23 @@ pub(super) async fn run(pools: Arc<Mutex<Pools>>) -> Result<()> {
     }
 }
 
+/// A probe to be made.
+#[derive(Debug)]
+struct Probe {
+    address: SocketAddr,
+    timeout: Duration,
+    ask: Ask,
+}
+
+/// What came of a probe.
+#[derive(Debug)]
+struct Told {
+    address: SocketAddr,
+    /// Whether the backend's kernel may have answered for it.
+    by_kernel: bool,
+    outcome: Outcome,
+}
+
 /// What is known of one backend's probes.
 struct Watch {
     health: Probes,
@@ -75,17 +105,52 @@ struct Watch {
     running: u32,
     up: bool,
     tally: u32,
+    suspicion: Suspicion,
 }
 
 impl Watch {
     /// The first probes of many backends are spread over an interval.
-    fn new(health: Probes, up: bool, now: Instant) -> Self {
-        Self { health, due: now + part(health.interval, 1.0), running: 0, up, tally: 0 }
+    fn new(health: Probes, up: bool, stats: &BackendStats, now: Instant) -> Self {
+        let due = now + part(health.interval, 1.0);
+        Self { health, due, running: 0, up, tally: 0, suspicion: Suspicion::new(stats) }
+    }
+
+    /// Goes by what passed: what waits for an answer counts as probes that failed, but never as all of
+    /// them, and has the next one made at once.
+    fn hear(&mut self, stats: &BackendStats, now: Instant) {
+        let evidence = self.suspicion.hear(stats, now);
+        if self.up && evidence > 0 {
+            let most = self.health.fall.saturating_sub(1);
+            self.tally = self.tally.max(u32::try_from(evidence).unwrap_or(u32::MAX).min(most));
+            self.due = self.due.min(now);
+        }
+    }
+
+    /// What the backend is to be asked.
+    fn ask(&self, shakers: &mut Shakers) -> Ask {
+        match &self.health.tls {
+            Some(tls) => shakers.of(tls).map_or_else(Ask::Nothing, Ask::Tls),
+            None if self.suspicion.is_of_process() => shakers.any().map_or(Ask::Tcp, Ask::Sign),
+            None => Ask::Tcp,
+        }
+    }
+
+    /// Counts what a probe told; the new state if it changes.
+    fn judge(&mut self, answered: bool, by_kernel: bool) -> Option<bool> {
+        // A kernel does not speak for a process that is suspected to hang.
+        if answered && by_kernel && self.suspicion.is_of_process() {
+            return None;
+        }
+        let changed = self.count(answered);
+        if answered && self.up && self.suspicion.is_of_process() {
+            self.suspicion.end();
+        }
+        changed
     }
 
     /// Whether a probe is to be made now.
     fn is_due(&self, now: Instant) -> bool {
-        let Probes { interval, timeout, .. } = self.health;
+        let Probes { interval, timeout, .. } = &self.health;
         let overlapping = (timeout.as_nanos() / interval.as_nanos().max(1)).saturating_add(1);
         self.due <= now && u128::from(self.running) < overlapping.min(OF_ONE.into())
     }
@@ -127,6 +192,7 @@ fn part(time: Duration, share: f64) -> Duration {
 #[derive(Default)]
 struct Checker {
     watched: HashMap<SocketAddr, Watch>,
+    shakers: Shakers,
     refreshed: Option<Instant>,
     told: Option<Instant>,
 }
@@ -141,40 +207,40 @@ impl Checker {
         self.refreshed = Some(now);
         let pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
         let mut present = HashMap::new();
-        for (_, backend) in pools.plane().backends()? {
-            let has = |flag| backend.flags & flag != 0;
-            if let Some(Health::Probes(health)) =
-                pools.health(&backend).filter(|_| has(BACKEND_PRESENT))
-            {
-                present.insert(socket(&backend.endpoint), (health, has(BACKEND_UP)));
+        for (id, backend) in pools.plane().backends()? {
+            let is_present = backend.flags & BACKEND_PRESENT != 0;
+            if let Some(Health::Probes(health)) = pools.health(&backend).filter(|_| is_present) {
+                let stats = pools.plane().backend_stats(id)?;
+                present.insert(socket(&backend.endpoint), (health, answers(backend.flags), stats));
             }
         }
         self.watched.retain(|address, _| present.contains_key(address));
-        for (address, (health, up)) in present {
-            self.watched.entry(address).or_insert_with(|| Watch::new(health, up, now)).up = up;
+        for (address, (health, up, stats)) in present {
+            let known = self.watched.entry(address);
+            let new = || Watch::new(health.clone(), up, &stats, now);
+            let watch = known.or_insert_with(new);
+            (watch.health, watch.up) = (health, up);
+            watch.hear(&stats, now);
         }
         Ok(())
     }
 
     /// Starts up to `room` of the probes that are due, those that wait longest first.
-    fn due(&mut self, now: Instant, room: usize) -> Vec<(SocketAddr, Duration)> {
-        let mut due =
-            self.watched.iter_mut().filter(|(_, watch)| watch.is_due(now)).collect::<Vec<_>>();
+    fn due(&mut self, now: Instant, room: usize) -> Vec<Probe> {
+        let Self { watched, shakers, .. } = self;
+        let mut due = watched.iter_mut().filter(|(_, watch)| watch.is_due(now)).collect::<Vec<_>>();
         due.sort_by_key(|(_, watch)| watch.due);
         due.truncate(room);
         let start = |(address, watch): (&SocketAddr, &mut Watch)| {
             watch.start(now);
-            (*address, watch.health.timeout)
+            Probe { address: *address, timeout: watch.health.timeout, ask: watch.ask(shakers) }
         };
         due.into_iter().map(start).collect()
     }
 
     /// Counts what came of probes, and tells the pools which backends changed.
-    fn note(&mut self, pools: &Mutex<Pools>, outcomes: Vec<(SocketAddr, Outcome)>) {
-        let changed = outcomes
-            .into_iter()
-            .filter_map(|(address, outcome)| self.judge(address, outcome))
-            .collect::<Vec<_>>();
+    fn note(&mut self, pools: &Mutex<Pools>, outcomes: Vec<Told>) {
+        let changed = outcomes.into_iter().filter_map(|told| self.judge(told)).collect::<Vec<_>>();
         if changed.is_empty() {
             return;
         }
@@ -187,17 +253,18 @@ impl Checker {
     }
 
     /// The new state of a backend, if this outcome changes it.
-    fn judge(&mut self, address: SocketAddr, outcome: Outcome) -> Option<(SocketAddr, bool)> {
+    fn judge(&mut self, told: Told) -> Option<(SocketAddr, bool)> {
+        let Told { address, by_kernel, outcome } = told;
         // One that was removed while it was probed is watched no more.
         let watch = self.watched.get_mut(&address)?;
         watch.running = watch.running.saturating_sub(1);
         match outcome {
             Outcome::Answered => {
-                watch.count(true).map(|_| log::info!("backend {address} is up again"))?
+                watch.judge(true, by_kernel).map(|_| log::info!("backend {address} is up again"))?
             }
             Outcome::Failed(why) => {
                 let down = |_| log::warn!("backend {address} is down ({why}): it gets no new flow");
-                watch.count(false).map(down)?;
+                watch.judge(false, by_kernel).map(down)?;
             }
             Outcome::NotMade(why) => {
                 self.tell(address, &why);
@@ -232,14 +299,25 @@ mod tests {
         let mut checker = Checker::default();
         let now = Instant::now() + health.interval;
         for n in 0..n {
-            checker.watched.insert(address(n), Watch::new(health, true, now - health.interval));
+            let watch =
+                Watch::new(health.clone(), true, &BackendStats::default(), now - health.interval);
+            checker.watched.insert(address(n), watch);
         }
         (checker, now)
     }
 
+    fn watch(up: bool) -> Watch {
+        let probes = Probes { rise: 2, fall: 3, ..Probes::default() };
+        Watch::new(probes, up, &BackendStats::default(), Instant::now())
+    }
+
+    /// What a probe told of backend 0.
+    fn told(outcome: Outcome) -> Told {
+        Told { address: address(0), by_kernel: true, outcome }
+    }
+
     fn outcomes(up: bool, answers: &[bool]) -> Vec<Option<bool>> {
-        let mut watch =
-            Watch::new(Probes { rise: 2, fall: 3, ..Probes::default() }, up, Instant::now());
+        let mut watch = watch(up);
         answers.iter().map(|answered| watch.count(*answered)).collect()
     }
 
@@ -260,13 +338,11 @@ mod tests {
     fn probes_that_could_not_be_made_say_nothing_about_a_backend() {
         let (mut checker, _) = checker(1, Probes::default());
         for _ in 0..10 {
-            assert_eq!(
-                checker.judge(address(0), Outcome::NotMade("no descriptor".to_owned())),
-                None
-            );
+            let judged = checker.judge(told(Outcome::NotMade("no descriptor".to_owned())));
+            assert_eq!(judged, None);
         }
-        let failed = || Outcome::Failed("refused".to_owned());
-        let judged = (0..3).map(|_| checker.judge(address(0), failed())).collect::<Vec<_>>();
+        let failed = || told(Outcome::Failed("refused".to_owned()));
+        let judged = (0..3).map(|_| checker.judge(failed())).collect::<Vec<_>>();
         assert_eq!(judged, [None, None, Some((address(0), false))]);
     }
 
@@ -289,11 +365,59 @@ mod tests {
         for _ in 0..10 {
             let due = checker.due(now, 10);
             assert_eq!(due.len(), 10);
-            probed.extend(due.into_iter().map(|(address, _)| address));
+            probed.extend(due.into_iter().map(|probe| probe.address));
         }
         probed.sort();
         probed.dedup();
         assert_eq!((probed.len(), checker.due(now, 10).len()), (100, 0));
+    }
+
+    /// Re-homed hellos of which nobody heard anything for a while.
+    fn unanswered(watch: &mut Watch, n: u64) {
+        let (now, stats) = (Instant::now(), BackendStats { rehomed: n, ..BackendStats::default() });
+        watch.hear(&stats, now);
+        watch.hear(&stats, now + suspicion::PATIENCE);
+    }
+
+    #[test]
+    fn moved_hellos_without_an_answer_need_one_silent_probe_more_and_no_kernel_speaks_against_them()
+    {
+        let mut watch = watch(true);
+        unanswered(&mut watch, 3);
+        assert!(matches!(watch.ask(&mut Shakers::default()), Ask::Sign(_)));
+        assert_eq!(watch.judge(true, true), None, "its kernel says nothing of the process");
+        assert_eq!(watch.judge(false, false), Some(false));
+        assert_eq!((watch.judge(true, true), watch.judge(true, true)), (None, None));
+        assert!(matches!(watch.ask(&mut Shakers::default()), Ask::Sign(_)), "while it is down");
+        assert_eq!((watch.judge(true, false), watch.judge(true, false)), (None, Some(true)));
+        assert!(matches!(watch.ask(&mut Shakers::default()), Ask::Tcp));
+    }
+
+    #[test]
+    fn a_suspect_that_shows_a_sign_of_life_is_none_any_more() {
+        let mut watch = watch(true);
+        unanswered(&mut watch, 9);
+        assert_eq!(watch.judge(true, false), None);
+        assert!(matches!(watch.ask(&mut Shakers::default()), Ask::Tcp));
+        assert_eq!((watch.judge(false, true), watch.judge(false, true)), (None, None));
+        assert_eq!(watch.judge(false, true), Some(false), "it counts from the beginning");
+    }
+
+    #[test]
+    fn what_a_kernel_answers_meanwhile_is_no_answer_to_a_moved_hello() {
+        let mut watch = watch(true);
+        let (now, stats) = (Instant::now(), BackendStats { rehomed: 1, ..BackendStats::default() });
+        watch.hear(&stats, now);
+        assert_eq!(watch.judge(true, true), None);
+        watch.hear(&stats, now + suspicion::PATIENCE);
+        assert!(matches!(watch.ask(&mut Shakers::default()), Ask::Sign(_)));
+    }
+
+    #[test]
+    fn one_moved_hello_alone_takes_as_many_silent_probes_as_are_missing() {
+        let mut watch = watch(true);
+        unanswered(&mut watch, 1);
+        assert_eq!((watch.judge(false, false), watch.judge(false, false)), (None, Some(false)));
     }
 
     #[test]

@@ -30,13 +30,13 @@ use tokio::{task::JoinSet, time};
 
 pub(crate) use addresses::unassign;
 pub(crate) use farewell::Farewell;
-pub(crate) use health::not_made;
+pub(crate) use health::{not_made, require as require_probes};
 pub use interfaces::fill_interfaces;
 pub(crate) use interfaces::{Port, refusals, takes_xdp};
 pub use pools::Pools;
 pub(crate) use qdiscs::remove_unused;
 pub(crate) use sweep::Rules;
-pub use sweep::{Open, Swept, open, sweep};
+pub use sweep::{Held, Holding, Open, Swept, open, sweep};
 
 use self::{asking::Asking, voice::Voice};
 use crate::{
@@ -226,6 +226,7 @@ async fn keep(plane: Plane, pools: Arc<Mutex<Pools>>, gauges: Arc<Mutex<Swept>>)
 /// stand in their map.
 fn reconcile(pools: &Mutex<Pools>, swept: &Swept) -> Result<()> {
     let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+    pools.note_held(&swept.held);
     pools.release(&swept.named)?;
     pools.keep_names()
 }

@@ -19,6 +19,7 @@ use steer_common::shared::{BACKEND_DRAINING, Backend, Endpoint, LAYOUT_VERSION, 
 pub(crate) use warnings::refused_here;
 use warnings::{elsewhere, lonely, own_backends, raised_sizes, warnings};
 
+use super::require_probes;
 use crate::{
     config::Config,
     plane::{self, Before, Memory, NotCarried, Old, PinDir, Plane},
@@ -76,6 +77,7 @@ pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
         }
     }
     refuse_vips_of_others(config, dir)?;
+    require_probes(&config.pools)?;
     Ok(Judged {
         fresh: !found.there,
         changes: [

@@ -2,6 +2,7 @@
 //! only gives back memory, and tells which backends are still named. What is removed was judged the
 //! moment before.
 
+mod held;
 mod names;
 mod opened;
 mod sources;
@@ -9,6 +10,7 @@ mod sources;
 use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
+pub use held::{Held, Holding};
 pub(super) use opened::{Answers, Opened};
 pub(super) use sources::Sources;
 use steer_common::{
@@ -56,6 +58,8 @@ pub struct Swept {
     pub sources: HashMap<u16, Sources>,
     /// What was opened lately.
     pub opened: Opened,
+    /// What each backend holds.
+    pub held: Held,
     /// Interfaces that packets of clients came by, by index; of a sample.
     pub client_interfaces: HashSet<u32>,
 }
@@ -63,18 +67,21 @@ pub struct Swept {
 /// Walks every table once.
 pub fn sweep(plane: &mut Plane) -> Result<Swept> {
     let rules = Rules::new(&plane.vips()?, &plane.backends()?);
-    let mut swept = Swept::default();
-    swept.sessions = sweep_sessions(&mut plane.sessions, &rules, &mut swept)?;
+    let (mut swept, mut held) = (Swept::default(), held::Tally::new());
+    swept.sessions = sweep_sessions(&mut plane.sessions, &rules, &mut swept, &mut held)?;
     swept.removed += sweep_sources(&mut plane.sources, &rules)?;
-    swept.key_names = names::sweep_names(plane, &rules, &mut swept)?;
+    swept.key_names = names::sweep_names(plane, &rules, &mut swept, &mut held)?;
     // Splices first: a flow's entry says what its splice's does not, and goes with it.
-    swept.splices = sweep_splices(plane, &rules, &mut swept)?;
+    swept.splices = sweep_splices(plane, &rules, &mut swept, &mut held)?;
     let (mut tally, mut opened) = (sources::Tally::default(), opened::Tally::default());
     swept.flows = sweep_flows(&mut plane.flows, &mut swept, |key, flow| {
         let stale = rules.flow_is_stale(key, flow);
         if let Some(vip) = rules.vip_id(key.service).filter(|_| !stale) {
             tally.note(vip, key, flow);
             opened.flow(flow);
+        }
+        if !stale && !flow.closing() {
+            held.flow(flow);
         }
         stale
     })?;
@@ -84,9 +91,12 @@ pub fn sweep(plane: &mut Plane) -> Result<Swept> {
         if let Some(vip) = rules.vip_id(key.service).filter(|_| !stale) {
             opened.handshake(vip, key, flow);
         }
+        if !stale && rules.is_opening(key, flow) {
+            held.flow(flow);
+        }
         stale
     })?;
-    swept.opened = opened.finish();
+    (swept.opened, swept.held) = (opened.finish(), held.finish());
     swept.removed +=
         plane.foreign.remove_stale(|key, foreign| rules.foreign_is_stale(key, foreign))?;
     swept.removed += sweep_legs(plane, &rules, &mut swept.named)?;
@@ -288,6 +298,7 @@ fn sweep_sessions(
     table: &mut Table<SessionKey, Session>,
     rules: &Rules,
     swept: &mut Swept,
+    held: &mut held::Tally,
 ) -> Result<u64> {
     let (mut kept, mut owners) = (0, Numbers::none());
     swept.removed += table.remove_stale(|key, session| {
@@ -295,6 +306,7 @@ fn sweep_sessions(
         if !stale {
             kept += 1;
             owners.insert(session.owner);
+            held.session(session.owner);
         }
         stale
     })?;
@@ -329,11 +341,21 @@ fn sweep_flows(
 
 /// A splice lives as long as its flow, whose entry is stamped with every packet while it is not
 /// evicted.
-fn sweep_splices(plane: &mut Plane, rules: &Rules, swept: &mut Swept) -> Result<u64> {
+fn sweep_splices(
+    plane: &mut Plane,
+    rules: &Rules,
+    swept: &mut Swept,
+    held: &mut held::Tally,
+) -> Result<u64> {
     let Plane { flows, splices, .. } = plane;
     sweep_flows(splices, swept, |key, splice| {
         let flow = flows.find(key).ok().flatten();
-        rules.flow_is_stale(key, &flow.map_or(*splice, |flow| newest(splice, &flow)))
+        let stale = rules.flow_is_stale(key, &flow.map_or(*splice, |flow| newest(splice, &flow)));
+        // Else it is counted with its flow.
+        if flow.is_none() && !stale && !splice.closing() {
+            held.flow(splice);
+        }
+        stale
     })
 }
 

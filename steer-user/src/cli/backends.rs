@@ -1,22 +1,25 @@
 //! `steer backends`: listing reads the maps, changing asks the agent.
 
-use std::{net::SocketAddr, time::Duration};
+mod wait;
 
-use anyhow::Result;
-use clap::Subcommand;
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
 
 use super::Place;
 use crate::{
-    clock::parse_seconds,
+    clock::{self, parse_seconds},
     control::{self, Request},
-    report,
+    plane::Plane,
+    report::{self, BackendState},
     service::Service,
     show,
 };
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Backends {
-    /// Show every backend and what it did
+    /// Show every backend, what it holds and what it did
     List,
     /// Put a backend into a pool, or give it another weight
     Add {
@@ -34,49 +37,153 @@ pub(super) enum Backends {
         /// The backend, as ADDRESS:PORT
         address: SocketAddr,
     },
-    /// Give a backend no new sessions; those it owns persist
-    Drain {
-        /// The backend, as ADDRESS:PORT
-        address: SocketAddr,
-        /// After so long its sessions go elsewhere too, e.g. 10m
-        #[arg(long = "for", value_name = "DURATION", value_parser = parse_seconds)]
-        limit: Option<Duration>,
-    },
+    /// Give backends no new sessions; those they own persist
+    ///
+    /// With --wait it ends when the backends may be stopped: no connection is open at them. Exit code
+    /// 0: they may be stopped; 3: connections are still open after --timeout, and the drain goes on;
+    /// 1: something else went wrong.
+    Drain(Drain),
     /// End a drain
     Undrain {
         /// The backend, as ADDRESS:PORT
         address: SocketAddr,
     },
+    /// Give backends neither new sessions nor those they own; what runs there goes on
+    Disable(Several),
+    /// Treat backends as down, whatever their checks say: their sessions go to the fallback
+    Off(Several),
+    /// End drain, disable and off: a backend is what its checks say
+    Enable(Several),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Several {
+    /// The backends, as ADDRESS:PORT
+    #[arg(required = true, value_name = "BACKEND")]
+    addresses: Vec<SocketAddr>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct Drain {
+    /// The backends, as ADDRESS:PORT
+    #[arg(required = true, value_name = "BACKEND")]
+    addresses: Vec<SocketAddr>,
+    /// After so long their sessions go elsewhere too, e.g. 10m
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_seconds)]
+    limit: Option<Duration>,
+    /// End when the backends may be stopped: no connection is open at them any more
+    #[arg(long)]
+    wait: bool,
+    /// Wait at most so long, e.g. 10m; else without end
+    #[arg(long, value_name = "DURATION", value_parser = parse_seconds, requires = "wait")]
+    timeout: Option<Duration>,
 }
 
 impl Backends {
-    pub(super) fn run(self, place: &Place) -> Result<()> {
-        let (request, done) = match self {
+    pub(super) fn run(self, place: &Place) -> Result<ExitCode> {
+        let (requests, done) = match self {
             Self::List => {
-                return show::backends(place.format(), &report::Backends::read(&place.plane()?)?);
+                show::backends(place.format(), &list(place)?)?;
+                return Ok(ExitCode::SUCCESS);
             }
+            Self::Drain(drain) => return drain.run(place),
             Self::Add { vip, address, weight } => (
-                Request::AddBackend { vip, address, weight },
+                vec![Request::AddBackend { vip, address, weight }],
                 format!("{address} is in the pool of {vip}"),
             ),
             Self::Remove { address } => {
-                (Request::RemoveBackend { address }, format!("{address} is out of its pool"))
+                (vec![Request::RemoveBackend { address }], format!("{address} is out of its pool"))
             }
-            Self::Drain { address, limit } => (
-                Request::DrainBackend { address, seconds: limit.map(|limit| limit.as_secs()) },
-                drained(address, limit),
+            Self::Undrain { address } => (
+                vec![Request::UndrainBackend { address }],
+                format!("{address} takes new sessions again"),
             ),
-            Self::Undrain { address } => {
-                (Request::UndrainBackend { address }, format!("{address} takes new sessions again"))
-            }
+            Self::Disable(several) => several.requests(
+                place,
+                |address| Request::DisableBackend { address },
+                "no new sessions, and not those that it owns; what runs there goes on",
+            )?,
+            Self::Off(several) => several.requests(
+                place,
+                |address| Request::OffBackend { address },
+                "counts as down until it is enabled",
+            )?,
+            Self::Enable(several) => several.requests(
+                place,
+                |address| Request::EnableBackend { address },
+                "is what its checks say",
+            )?,
         };
-        control::ask(&place.gateway()?, &place.socket(), &request)?;
-        show::outcome(place.format(), done)
+        ask(place, &requests)?;
+        show::outcome(place.format(), done)?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-fn drained(address: SocketAddr, limit: Option<Duration>) -> String {
-    let until =
-        limit.map_or(String::new(), |limit| format!(" for {}", humantime::format_duration(limit)));
-    format!("{address} gets no new sessions; those it owns persist{until}")
+impl Several {
+    /// What to ask for each of them, and what is done then.
+    fn requests(
+        self,
+        place: &Place,
+        request: impl Fn(SocketAddr) -> Request,
+        done: &str,
+    ) -> Result<(Vec<Request>, String)> {
+        refuse_unknown(&place.plane()?, &self.addresses)?;
+        let requests = self.addresses.iter().map(|address| request(*address)).collect();
+        Ok((requests, format!("{}: {done}", names(&self.addresses))))
+    }
+}
+
+impl Drain {
+    fn run(self, place: &Place) -> Result<ExitCode> {
+        refuse_unknown(&place.plane()?, &self.addresses)?;
+        let seconds = self.limit.map(|limit| limit.as_secs());
+        let request = |address: &SocketAddr| Request::DrainBackend { address: *address, seconds };
+        ask(place, &self.addresses.iter().map(request).collect::<Vec<_>>())?;
+        if self.wait {
+            // Nothing that began before this moment is news.
+            return wait::wait(place, &self.addresses, self.timeout, clock::nanoseconds());
+        }
+        let until = self
+            .limit
+            .map_or(String::new(), |limit| format!(" for {}", humantime::format_duration(limit)));
+        let who = names(&self.addresses);
+        let done = match self.addresses.len() {
+            1 => format!("{who} gets no new sessions; those it owns persist{until}"),
+            _ => format!("{who} get no new sessions; those they own persist{until}"),
+        };
+        show::outcome(place.format(), done)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn ask(place: &Place, requests: &[Request]) -> Result<()> {
+    let (dir, socket) = (place.gateway()?, place.socket());
+    requests.iter().try_for_each(|request| control::ask(&dir, &socket, request))
+}
+
+/// Every backend, with what the agent counted, where one tells.
+fn list(place: &Place) -> Result<report::Backends> {
+    let backends = report::Backends::read(&place.plane()?)?;
+    Ok(match control::ask_held(&place.gateway()?, &place.socket()) {
+        Ok(Some(held)) => backends.counted(&held, clock::nanoseconds()),
+        Ok(None) | Err(_) => backends,
+    })
+}
+
+/// Refuses all of a command of which a part makes no sense.
+fn refuse_unknown(plane: &Plane, addresses: &[SocketAddr]) -> Result<()> {
+    let all = report::Backends::read(plane)?;
+    for address in addresses {
+        let found = all.backends.iter().find(|backend| backend.address == *address);
+        let found = found.with_context(|| format!("there is no backend {address}"))?;
+        if found.state == BackendState::Removed {
+            bail!("the backend {address} is removed");
+        }
+    }
+    Ok(())
+}
+
+fn names(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -114,7 +114,7 @@ impl Cli {
             Verb::Leave(verb) => verb.run(&place),
             Verb::Bypass(verb) => verb.run(&place),
             Verb::Status => return status::run(&place),
-            Verb::Backends(verb) => verb.run(&place),
+            Verb::Backends(verb) => return verb.run(&place),
             Verb::Sessions(verb) => verb.run(&place),
             Verb::Flows(verb) => verb.run(&place),
             Verb::Why(verb) => verb.run(&place),

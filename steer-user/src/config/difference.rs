@@ -1,10 +1,10 @@
 //! What another file would change, as sentences.
 
-use std::{fmt::Display, net::SocketAddr, time::Duration};
+use std::{fmt::Display, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    Backend, Bridge, Config, Fallback, Health, Hook, Inline, Interface, Mode, Pool, Prefix, Probes,
-    ReturnPath, Shape, Sizes, Stp, TicketKeyName, Vip, Vlans,
+    Backend, Bridge, Config, Fallback, Health, Hook, Inline, Interface, Mode, OnAllDown, Pool,
+    Prefix, Probes, ReturnPath, Shape, Sizes, Stp, TicketKeyName, Tls, TlsVersion, Vip, Vlans,
 };
 
 /// What applying `new` over `now` would change, one sentence a difference; none: nothing.
@@ -121,11 +121,12 @@ fn settings(said: &mut Vec<String>, now: &Pool, new: &Pool) {
     differs("swallow", &now.swallow, &new.swallow);
     match (&now.shape, &new.shape) {
         (Shape::Vip(now), Shape::Vip(new)) => {
-            let Vip { address: _, also, fallback, assign, return_path } = new;
+            let Vip { address: _, also, fallback, assign, return_path, on_all_down } = new;
             differs("the other VIPs of its pool", &addresses(&now.also), &addresses(also));
             differs("fallback", &now.fallback.word(), &fallback.word());
             differs("assign", &now.assign, assign);
             differs("return_path", &now.return_path.word(), &return_path.word());
+            differs("on_all_down", &now.on_all_down.word(), &on_all_down.word());
         }
         (Shape::Inline(now), Shape::Inline(new)) => {
             let Inline { name: _, bridged, exempt } = new;
@@ -137,12 +138,27 @@ fn settings(said: &mut Vec<String>, now: &Pool, new: &Pool) {
         (Shape::Vip(_), Shape::Inline(_)) | (Shape::Inline(_), Shape::Vip(_)) => {}
     }
     differs("health", &now.health.word(), &new.health.word());
-    if let (Health::Probes(now), Health::Probes(new)) = (now.health, new.health) {
-        let Probes { interval, timeout, rise, fall } = new;
-        differs("health.interval", &seconds(now.interval), &seconds(interval));
-        differs("health.timeout", &seconds(now.timeout), &seconds(timeout));
-        differs("health.rise", &now.rise, &rise);
-        differs("health.fall", &now.fall, &fall);
+    if let (Health::Probes(now), Health::Probes(new)) = (&now.health, &new.health) {
+        let Probes { interval, timeout, rise, fall, tls } = new;
+        differs("health.interval", &seconds(now.interval), &seconds(*interval));
+        differs("health.timeout", &seconds(now.timeout), &seconds(*timeout));
+        differs("health.rise", &now.rise, rise);
+        differs("health.fall", &now.fall, fall);
+        let word = |tls: bool| if tls { "tls" } else { "tcp" };
+        differs("health.type", &word(now.tls.is_some()), &word(tls.is_some()));
+        if let (Some(now), Some(new)) = (&now.tls, tls) {
+            let Tls { sni, ca, certificate, key, min_version, max_version } = &**new;
+            let name = |sni: &Option<String>| sni.clone().unwrap_or("nobody".to_owned());
+            let file = |path: &Option<PathBuf>| {
+                path.as_ref().map_or("none".to_owned(), |path| path.display().to_string())
+            };
+            differs("health.sni", &name(&now.sni), &name(sni));
+            differs("health.ca", &file(&now.ca), &file(ca));
+            differs("health.certificate", &file(&now.certificate), &file(certificate));
+            differs("health.key", &file(&now.key), &file(key));
+            differs("health.min_version", &now.min_version.word(), &min_version.word());
+            differs("health.max_version", &now.max_version.word(), &max_version.word());
+        }
     }
     backends(said, &at, &now.backends, &new.backends);
 }
@@ -159,7 +175,7 @@ fn prefixes(prefixes: &[Prefix]) -> String {
 
 fn backends(said: &mut Vec<String>, at: &str, now: &[Backend], new: &[Backend]) {
     for backend in new {
-        let Backend { address, weight, key_names, vlan } = backend;
+        let Backend { address, weight, key_names, vlan, backup } = backend;
         match now.iter().find(|other| other.address == *address) {
             None => {
                 said.push(format!("{at}backend {address} would be added, with weight {weight}"))
@@ -168,6 +184,7 @@ fn backends(said: &mut Vec<String>, at: &str, now: &[Backend], new: &[Backend]) 
                 value(said, &format!("{at}backend {address}: weight"), other.weight, weight);
                 let word = |vlan: u16| if vlan == 0 { "any".to_owned() } else { vlan.to_string() };
                 value(said, &format!("{at}backend {address}: vlan"), word(other.vlan), word(*vlan));
+                value(said, &format!("{at}backend {address}: backup"), other.backup, backup);
                 if other.key_names != *key_names {
                     said.push(format!("{at}backend {address} would have other key_names"));
                 }
@@ -229,11 +246,29 @@ impl Fallback {
 }
 
 impl Health {
-    const fn word(self) -> &'static str {
+    const fn word(&self) -> &'static str {
         match self {
             Self::Off => "off",
             Self::Seen => "seen",
             Self::Probes(_) => "probes",
+        }
+    }
+}
+
+impl TlsVersion {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::V1_2 => "1.2",
+            Self::V1_3 => "1.3",
+        }
+    }
+}
+
+impl OnAllDown {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Send => "send",
         }
     }
 }
@@ -355,11 +390,43 @@ address = "10.0.2.1:443"
             "health = {timeout = 2}",
             "health = {rise = 9}",
             "health = {fall = 9}",
+            "health = {type = \"tls\"}",
+            "on_all_down = \"send\"",
         ];
         for line in lines {
             let changed = NOW.replacen("10:443\"\n", &format!("10:443\"\n{line}\n"), 1);
             assert_eq!(differences(&config(NOW), &config(&changed)).len(), 1, "{line}");
         }
+    }
+
+    #[test]
+    fn what_differs_in_handshakes_of_probes_is_told() {
+        let with = |lines: &str| {
+            let line = format!("10:443\"\nhealth = {{type = \"tls\", {lines}}}\n");
+            config(&NOW.replacen("10:443\"\n", &line, 1))
+        };
+        let now = with("sni = \"a.example\"");
+        assert_eq!(differences(&now, &now), [""; 0]);
+        for (lines, told) in [
+            ("sni = \"b.example\"", "health.sni would be b.example instead of a.example"),
+            ("sni = \"a.example\", ca = \"/ca\"", "health.ca would be /ca instead of none"),
+            (
+                "sni = \"a.example\", min_version = \"1.3\"",
+                "health.min_version would be 1.3 instead of 1.2",
+            ),
+            (
+                "sni = \"a.example\", max_version = \"1.2\"",
+                "health.max_version would be 1.2 instead of 1.3",
+            ),
+        ] {
+            assert_eq!(differences(&now, &with(lines)), [format!("VIP 198.51.100.10:443: {told}")]);
+        }
+        let both = with("sni = \"a.example\", certificate = \"/c\", key = \"/k\"");
+        assert_eq!(differences(&now, &both).len(), 2);
+        let backup = config(&NOW.replacen("0.2:443\"\n", "0.2:443\"\nbackup = true\n", 1));
+        let told =
+            "VIP 198.51.100.10:443: backend 10.0.0.2:443: backup would be true instead of false";
+        assert_eq!(differences(&config(NOW), &backup), [told]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::{
     io::Read as _,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -296,6 +297,8 @@ pub struct Vip {
     pub assign: bool,
     /// How packets find the way back to clients.
     pub return_path: ReturnPath,
+    /// What new connections get while no backend is up.
+    pub on_all_down: OnAllDown,
 }
 
 /// What only a pool without a VIP has.
@@ -390,6 +393,17 @@ pub enum ReturnPath {
     Route,
 }
 
+/// What new connections get while no backend is up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnAllDown {
+    /// Nothing: their SYNs are dropped.
+    #[default]
+    Drop,
+    /// The backend that they would get if all were up.
+    Send,
+}
+
 /// One server of a pool.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backend {
@@ -401,21 +415,23 @@ pub struct Backend {
     pub key_names: Vec<KeyName>,
     /// The VLAN that it stands in, where a bridge has its address in several; 0: whichever.
     pub vlan: u16,
+    /// It gets new flows only while no other one takes any.
+    pub backup: bool,
 }
 
 /// How it is known whether the backends of a pool answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Health {
     /// It is not: every backend counts as up.
     Off,
     /// By the SYNs that pass to a backend and the answers that come back.
     Seen,
-    /// By TCP connections of the agent.
+    /// By connections of the agent.
     Probes(Probes),
 }
 
 /// How backends are probed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Probes {
     /// Time between two probes of one backend.
     pub interval: Duration,
@@ -425,11 +441,49 @@ pub struct Probes {
     pub rise: u32,
     /// Probes that must fail in a row before a backend counts as down.
     pub fall: u32,
+    /// The handshake that a probe makes; `None`: a TCP connection is enough.
+    pub tls: Option<Arc<Tls>>,
+}
+
+/// The TLS handshake of a probe.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Tls {
+    /// The server that is asked for; `None`: the backend's address, which is not sent.
+    pub sni: Option<String>,
+    /// The authorities that a certificate must be of, in PEM; `None`: any certificate will do.
+    pub ca: Option<PathBuf>,
+    /// The certificate that is shown, in PEM, with what leads to its authority; there where `key` is.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, in PEM.
+    pub key: Option<PathBuf>,
+    /// The lowest version that is offered.
+    pub min_version: TlsVersion,
+    /// The highest version that is offered.
+    pub max_version: TlsVersion,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        let (min_version, max_version) = (TlsVersion::V1_2, TlsVersion::V1_3);
+        Self { sni: None, ca: None, certificate: None, key: None, min_version, max_version }
+    }
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// RFC 8446.
+    #[serde(rename = "1.3")]
+    V1_3,
 }
 
 impl Default for Probes {
     fn default() -> Self {
-        Self { interval: Duration::from_secs(2), timeout: Duration::from_secs(1), rise: 2, fall: 3 }
+        let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
+        Self { interval, timeout, rise: 2, fall: 3, tls: None }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The file's shape, with the place of every value that `check` may have to point at.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{
     Deserialize, Deserializer,
@@ -11,8 +11,8 @@ use serde::{
 use toml::Spanned;
 
 use super::{
-    COUNT_MAX, Fallback, Hook, Mode, Prefix, Probes, ReturnPath, Sizes, Stp, TicketKeyName, Vlans,
-    whole::whole,
+    COUNT_MAX, Fallback, Hook, Mode, OnAllDown, Prefix, Probes, ReturnPath, Sizes, Stp,
+    TicketKeyName, Tls, TlsVersion, Vlans, whole::whole,
 };
 use crate::clock::deserialize_duration;
 
@@ -133,6 +133,7 @@ pub(super) struct Pool {
     pub(super) swallow: Option<Spanned<bool>>,
     pub(super) assign: Option<Spanned<bool>>,
     pub(super) return_path: Option<Spanned<ReturnPath>>,
+    pub(super) on_all_down: Option<Spanned<OnAllDown>>,
     pub(super) exempt: Option<Spanned<Vec<Spanned<Prefix>>>>,
     pub(super) health: Option<Spanned<Health>>,
     #[serde(default)]
@@ -161,11 +162,13 @@ pub(super) enum Shape {
 }
 
 /// A word, or a table of probes.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Health {
     Off,
     Seen,
     Probes(Probes),
+    /// Keys that do not go together; why.
+    Wrong(String),
 }
 
 impl<'de> Deserialize<'de> for Health {
@@ -192,9 +195,13 @@ impl<'de> Visitor<'de> for HealthVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<Health, A::Error> {
-        let HealthTable { enabled, interval, timeout, rise, fall } =
-            HealthTable::deserialize(MapAccessDeserializer::new(table))?;
-        let probes = Probes { interval, timeout, rise, fall };
+        let table = HealthTable::deserialize(MapAccessDeserializer::new(table))?;
+        let tls = match table.tls() {
+            Ok(tls) => tls.map(Arc::new),
+            Err(why) => return Ok(Health::Wrong(why)),
+        };
+        let HealthTable { enabled, interval, timeout, rise, fall, .. } = table;
+        let probes = Probes { interval, timeout, rise, fall, tls };
         Ok(if enabled { Health::Probes(probes) } else { Health::Off })
     }
 }
@@ -211,13 +218,99 @@ struct HealthTable {
     rise: u32,
     #[serde(deserialize_with = "whole::<_, _, 1, COUNT_MAX>")]
     fall: u32,
+    r#type: Type,
+    sni: Option<String>,
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    min_version: Option<TlsVersion>,
+    max_version: Option<TlsVersion>,
+}
+
+/// What a probe asks for.
+#[derive(Clone, Copy, PartialEq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Type {
+    Tcp,
+    Tls,
+}
+
+impl HealthTable {
+    /// The handshake of its probes, if they make one; an error is why there is none.
+    fn tls(&self) -> Result<Option<Tls>, String> {
+        let keys = [
+            ("sni", self.sni.is_some()),
+            ("ca", self.ca.is_some()),
+            ("certificate", self.certificate.is_some()),
+            ("key", self.key.is_some()),
+            ("min_version", self.min_version.is_some()),
+            ("max_version", self.max_version.is_some()),
+        ];
+        if self.r#type == Type::Tcp {
+            let of_tls = keys.iter().find(|(_, there)| *there);
+            let why = |(key, _): &(&str, bool)| {
+                format!("`{key}` says nothing of TCP; expected `type = \"tls\"` beside it")
+            };
+            return of_tls.map_or(Ok(None), |key| Err(why(key)));
+        }
+        if self.certificate.is_some() != self.key.is_some() {
+            return Err("expected both `certificate` and `key`, or neither".to_owned());
+        }
+        let tls = Tls {
+            sni: self.sni.clone(),
+            ca: self.ca.clone(),
+            certificate: self.certificate.clone(),
+            key: self.key.clone(),
+            min_version: self.min_version.unwrap_or(TlsVersion::V1_2),
+            max_version: self.max_version.unwrap_or(TlsVersion::V1_3),
+        };
+        if tls.min_version > tls.max_version {
+            return Err("`min_version` is above `max_version`".to_owned());
+        }
+        if let Some(sni) = &self.sni
+            && !is_host_name(sni)
+        {
+            return Err(format!(
+                "`sni`: {sni:?} is no host name; expected one such as \"www.example.com\""
+            ));
+        }
+        Ok(Some(tls))
+    }
 }
 
 impl Default for HealthTable {
     fn default() -> Self {
-        let Probes { interval, timeout, rise, fall } = Probes::default();
-        Self { enabled: true, interval, timeout, rise, fall }
+        let Probes { interval, timeout, rise, fall, .. } = Probes::default();
+        let (r#type, sni, ca, certificate, key) = (Type::Tcp, None, None, None, None);
+        let (min_version, max_version) = (None, None);
+        Self {
+            enabled: true,
+            interval,
+            timeout,
+            rise,
+            fall,
+            r#type,
+            sni,
+            ca,
+            certificate,
+            key,
+            min_version,
+            max_version,
+        }
     }
+}
+
+/// Whether a server may be asked for by this name (RFC 6066 3): no address, and no dot behind it.
+fn is_host_name(name: &str) -> bool {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(is_of_name)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253 && name.split('.').all(is_label) && !last.chars().all(|c| c.is_ascii_digit())
 }
 
 #[derive(Deserialize)]
@@ -228,6 +321,7 @@ pub(super) struct Backend {
     #[serde(default)]
     pub(super) key_names: Vec<Spanned<String>>,
     pub(super) vlan: Option<Spanned<Vlan>>,
+    pub(super) backup: Option<Spanned<bool>>,
 }
 
 /// A share of new flows.

@@ -415,3 +415,54 @@ fn the_sizes_that_can_be_said_and_their_defaults_are_those_of_the_list_of_maps()
         MAPS.iter().filter(|map| map.size == Size::Sizable).map(|map| (map.name, map.entries));
     assert_eq!(Sizes::default().named().to_vec(), sizable.collect::<Vec<_>>());
 }
+
+#[test]
+fn probes_shake_hands_as_the_file_says() {
+    let health = |lines: &str| {
+        let text = format!("{GOOD}[vip.health]\n{lines}\n");
+        parse(&text).map(|config| config.pools[0].health.clone())
+    };
+    let tls = |tls: Tls| Health::Probes(Probes { tls: Some(tls.into()), ..Probes::default() });
+    assert_eq!(health("type = \"tcp\""), Ok(Health::Probes(Probes::default())));
+    assert_eq!(health("type = \"tls\""), Ok(tls(Tls::default())));
+    let all = "type = \"tls\"\nsni = \"www.example.com\"\nca = \"/ca\"\ncertificate = \"/c\"\nkey = \"/k\"\n\
+               min_version = \"1.3\"\nmax_version = \"1.3\"";
+    let said = Tls {
+        sni: Some("www.example.com".to_owned()),
+        ca: Some("/ca".into()),
+        certificate: Some("/c".into()),
+        key: Some("/k".into()),
+        min_version: TlsVersion::V1_3,
+        max_version: TlsVersion::V1_3,
+    };
+    assert_eq!(health(all), Ok(tls(said)));
+    for (lines, expected) in [
+        ("sni = \"a.example\"", "`sni` says nothing of TCP; expected `type = \"tls\"`"),
+        ("ca = \"/ca\"\ntype = \"tcp\"", "`ca` says nothing of TCP"),
+        ("type = \"tls\"\nkey = \"/k\"", "both `certificate` and `key`, or neither"),
+        ("type = \"tls\"\nsni = \"a..example\"", "\"a..example\" is no host name"),
+        ("type = \"tls\"\nsni = \"10.0.0.1\"", "\"10.0.0.1\" is no host name"),
+        ("type = \"tls\"\nmin_version = \"1.3\"\nmax_version = \"1.2\"", "is above `max_version`"),
+    ] {
+        refuses(&format!("{GOOD}[vip.health]\n{lines}\n"), 16, "vip.health", expected);
+    }
+    let wrong = format!("{GOOD}[vip.health]\ntype = \"http\"\n");
+    refuses(&wrong, 17, "vip.health.type", "`tcp` or `tls`");
+    let wrong = format!("{GOOD}[vip.health]\ntype = \"tls\"\nmin_version = \"1.1\"\n");
+    refuses(&wrong, 18, "vip.health.min_version", "`1.2` or `1.3`");
+}
+
+#[test]
+fn backups_stand_behind_somebody() {
+    let first = "address = \"10.0.0.1:443\"\n";
+    let backup = GOOD.replace(first, &format!("{first}backup = true\n"));
+    let pool = parse(&backup).unwrap().pools.remove(0);
+    assert_eq!(pool.backends.iter().filter(|backend| backend.backup).count(), 1);
+    let all = GOOD.replace("[[vip.backend]]\n", "[[vip.backend]]\nbackup = true\n");
+    assert!(parse(&all).unwrap_err().message.contains("every backend is a backup"));
+    let send = GOOD.replace("session_timeout = \"10m\"", "on_all_down = \"send\"");
+    let shape = parse(&send).unwrap().pools.remove(0).shape;
+    assert!(matches!(shape, Shape::Vip(Vip { on_all_down: OnAllDown::Send, .. })));
+    let wrong = GOOD.replace("session_timeout = \"10m\"", "on_all_down = \"reset\"");
+    refuses(&wrong, 8, "vip.on_all_down", "`drop` or `send`");
+}

@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{Reply, Request};
-use crate::{agent::checks::Warning, plane::PinDir};
+use crate::{
+    agent::{Held, checks::Warning},
+    plane::PinDir,
+};
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,7 +30,7 @@ pub fn ask(dir: &PinDir, socket: &Path, request: &Request) -> Result<()> {
     }
     match agent.exchange(request)? {
         Reply::Refused { error } => bail!("{error}"),
-        Reply::Done | Reply::Agent { .. } | Reply::Warnings { .. } => Ok(()),
+        Reply::Done | Reply::Agent { .. } | Reply::Warnings { .. } | Reply::Held { .. } => Ok(()),
     }
 }
 
@@ -47,6 +50,23 @@ pub fn ask_warnings(socket: &Path) -> Vec<Warning> {
     match Connection::open(socket).and_then(|mut agent| agent.exchange(&Request::Warnings {})) {
         Ok(Reply::Warnings { warnings }) => warnings,
         Ok(_) | Err(_) => Vec::new(),
+    }
+}
+
+/// Asks the agent of this gateway what backends hold; `None` while it has not counted.
+///
+/// # Errors
+/// When nobody answers, or the agent of another gateway.
+pub fn ask_held(dir: &PinDir, socket: &Path) -> Result<Option<Held>> {
+    let mut agent = Connection::open(socket)?;
+    match agent.exchange(&Request::Agent {})? {
+        Reply::Agent { pin_dir, .. } => refuse_other(dir, socket, &pin_dir)?,
+        _ => bail!("who listens at {} is no agent of steer", socket.display()),
+    }
+    match agent.exchange(&Request::Held {})? {
+        Reply::Held { held } => Ok(held),
+        Reply::Refused { error } => bail!("{error}"),
+        _ => bail!("the agent at {} answered something else", socket.display()),
     }
 }
 

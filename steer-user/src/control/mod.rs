@@ -5,6 +5,6 @@ mod client;
 mod request;
 mod server;
 
-pub use client::{ask, ask_about, ask_warnings};
+pub use client::{ask, ask_about, ask_held, ask_warnings};
 pub use request::{REQUEST_MAX, Reply, Request};
 pub(crate) use server::{bind, refuse_file_in_place, remove_dead_socket, serve};

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{agent::checks::Warning, service::Service};
+use crate::{
+    agent::{Held, checks::Warning},
+    service::Service,
+};
 
 /// Longest request with its end of line, bytes.
 pub const REQUEST_MAX: usize = 4096;
@@ -43,6 +46,23 @@ pub enum Request {
         /// The backend.
         address: SocketAddr,
     },
+    /// Give a backend neither new sessions nor those it owns.
+    DisableBackend {
+        /// The backend.
+        address: SocketAddr,
+    },
+    /// Treat a backend as down, whatever its checks say.
+    OffBackend {
+        /// The backend.
+        address: SocketAddr,
+    },
+    /// End a drain, and what else an operator made of a backend.
+    EnableBackend {
+        /// The backend.
+        address: SocketAddr,
+    },
+    /// What do backends hold?
+    Held {},
     /// Take new connections to VIPs again, as after a start: those that the kernel took meanwhile
     /// stay its own.
     EndLeave {},
@@ -65,6 +85,11 @@ pub enum Reply {
     Warnings {
         /// Each with its kind.
         warnings: Vec<Warning>,
+    },
+    /// What the last sweep met at each backend.
+    Held {
+        /// Null before the first one.
+        held: Option<Held>,
     },
     /// The agent itself.
     Agent {

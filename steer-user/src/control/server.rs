@@ -170,7 +170,7 @@ fn asker(stream: &UnixStream) -> String {
 
 /// What only looks is told to who debugs.
 fn level(request: &Request) -> log::Level {
-    if matches!(request, Request::Agent {} | Request::Warnings {}) {
+    if matches!(request, Request::Agent {} | Request::Warnings {} | Request::Held {}) {
         log::Level::Debug
     } else {
         log::Level::Info
@@ -196,12 +196,16 @@ fn answer(
         Request::Warnings {} => {
             return Reply::Warnings { warnings: standing.all().into_iter().collect() };
         }
+        Request::Held {} => return Reply::Held { held: pools.held().cloned() },
         Request::AddBackend { vip, address, weight } => pools.add(vip, address, weight),
         Request::RemoveBackend { address } => pools.remove(address),
         Request::DrainBackend { address, seconds } => {
             pools.drain(address, seconds.map(Duration::from_secs))
         }
         Request::UndrainBackend { address } => pools.undrain(address),
+        Request::DisableBackend { address } => pools.disable(address),
+        Request::OffBackend { address } => pools.force_off(address),
+        Request::EnableBackend { address } => pools.enable(address),
         Request::EndLeave {} => pools.end_leave(),
         Request::Stop {} => {
             stop.notify_one();

@@ -5,14 +5,24 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use steer_common::shared::{
-    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, Outcomes, PATH_RETURN_SEEN,
+    BACKEND_BACKUP, BACKEND_DISABLED, BACKEND_DRAINING, BACKEND_OFF, BACKEND_PRESENT, BACKEND_UP,
+    Backend, Outcomes, PATH_RETURN_SEEN,
 };
 
-use crate::{address::socket, clock, plane::Plane, service::Service};
+use crate::{
+    address::socket,
+    agent::{Held, Holding},
+    clock,
+    plane::Plane,
+    service::Service,
+};
 
 /// Every backend.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Backends {
+    /// How old `open_flows` and what else is counted by sweeps may be, seconds; absent: the agent
+    /// did not tell.
+    pub counted_seconds: Option<u32>,
     /// In the order of their numbers.
     pub backends: Vec<BackendReport>,
 }
@@ -30,8 +40,16 @@ pub struct BackendReport {
     pub state: BackendState,
     /// Its share of new flows.
     pub weight: u16,
+    /// Whether it gets new flows only while no other one takes any.
+    pub backup: bool,
     /// Seconds until the sessions of a draining one go elsewhere; absent: no deadline.
     pub drain_seconds: Option<u32>,
+    /// Connections that are open there; absent: the agent did not tell.
+    pub open_flows: Option<u64>,
+    /// Sessions that lead to it; absent: the agent did not tell.
+    pub sessions: Option<u64>,
+    /// Names of ticket keys that lead to it; absent: the agent did not tell.
+    pub key_names: Option<u64>,
     /// Whether a packet of a steered flow came back from it.
     pub return_path_seen: bool,
     /// SYNs of new flows sent to it, repeated ones among them.
@@ -93,17 +111,27 @@ pub enum BackendState {
     Down,
     /// Only flows of the sessions it owns.
     Draining,
+    /// No new flow and none of its sessions, as an operator said; what runs goes on.
+    Disabled,
+    /// As one that is down, as an operator said.
+    Off,
     /// Nothing but the rest of its flows.
     Removed,
 }
 
 impl BackendState {
+    /// Every state.
+    pub const ALL: [Self; 6] =
+        [Self::Up, Self::Down, Self::Draining, Self::Disabled, Self::Off, Self::Removed];
+
     /// The word in CLI and metrics.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Up => "up",
             Self::Down => "down",
             Self::Draining => "draining",
+            Self::Disabled => "disabled",
+            Self::Off => "off",
             Self::Removed => "removed",
         }
     }
@@ -112,6 +140,9 @@ impl BackendState {
         let has = |flag| backend.flags & flag != 0;
         match () {
             () if !has(BACKEND_PRESENT) => Self::Removed,
+            // An operator's own doing is no news.
+            () if has(BACKEND_OFF) => Self::Off,
+            () if has(BACKEND_DISABLED) => Self::Disabled,
             () if !has(BACKEND_UP) => Self::Down,
             () if has(BACKEND_DRAINING) => Self::Draining,
             () => Self::Up,
@@ -123,7 +154,19 @@ impl Backends {
     /// Reads the maps.
     pub fn read(plane: &Plane) -> Result<Self> {
         let report = |(id, backend)| BackendReport::read(plane, id, &backend);
-        Ok(Self { backends: plane.backends()?.into_iter().map(report).collect::<Result<_>>()? })
+        let backends = plane.backends()?.into_iter().map(report).collect::<Result<_>>()?;
+        Ok(Self { counted_seconds: None, backends })
+    }
+
+    /// With what a sweep of the agent counted.
+    pub fn counted(mut self, held: &Held, now: u64) -> Self {
+        self.counted_seconds = Some(held.age_seconds(now));
+        for backend in &mut self.backends {
+            let Holding { flows, sessions, key_names, .. } = held.of(backend.id);
+            (backend.open_flows, backend.sessions, backend.key_names) =
+                (Some(flows), Some(sessions), Some(key_names));
+        }
+        self
     }
 }
 
@@ -131,14 +174,18 @@ impl BackendReport {
     fn read(plane: &Plane, id: u32, backend: &Backend) -> Result<Self> {
         let stats = plane.backend_stats(id)?;
         let deadline = Some(backend.drain_until)
-            .filter(|until| *until != 0 && backend.flags & BACKEND_DRAINING != 0);
+            .filter(|until| *until != 0 && BackendState::of(backend) == BackendState::Draining);
         Ok(Self {
             id,
             address: socket(&backend.endpoint),
             vip: Service::of(&backend.vip),
             state: BackendState::of(backend),
             weight: backend.weight,
+            backup: backend.flags & BACKEND_BACKUP != 0,
             drain_seconds: deadline.map(|until| until.saturating_sub(clock::seconds())),
+            open_flows: None,
+            sessions: None,
+            key_names: None,
             return_path_seen: plane.backend_path(id)?.flags & PATH_RETURN_SEEN != 0,
             syns: stats.syns,
             syn_acks: stats.syn_acks,
@@ -164,7 +211,11 @@ impl BackendReport {
             vip: Service::Vip(SocketAddr::from(([198, 51, 100, 10], 443))),
             state: BackendState::Up,
             weight: 1,
+            backup: false,
             drain_seconds: None,
+            open_flows: None,
+            sessions: None,
+            key_names: None,
             return_path_seen: false,
             syns: 0,
             syn_acks: 0,

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 use rtnetlink::packet_route::link::LinkMessage;
 use serde::{Deserialize, Serialize};
 use steer_common::shared::{
-    BACKEND_BRIDGED, BACKEND_PRESENT, Backend, LAYOUT_VERSION, SWITCH_BYPASS, SWITCH_LEAVE,
-    VIP_OBSERVE,
+    BACKEND_BRIDGED, BACKEND_DISABLED, BACKEND_DRAINING, BACKEND_OFF, BACKEND_PRESENT, Backend,
+    LAYOUT_VERSION, SWITCH_BYPASS, SWITCH_LEAVE, VIP_OBSERVE,
 };
 
 use super::{BackendState, Backends, Keys};
@@ -208,6 +208,9 @@ pub struct VipReport {
     pub backends: u32,
     /// Those of them that take new flows.
     pub backends_up: u32,
+    /// Connections that are open at its backends; absent: the agent did not tell.
+    #[serde(default)]
+    pub open_flows: Option<u64>,
     /// Seconds after which an unused session is forgotten.
     pub session_timeout_seconds: u32,
 }
@@ -234,7 +237,10 @@ impl Status {
             Err(_) if dir.agent_runs() => return Ok(Self::starting(dir)),
             Err(error) => return Err(error).with_context(|| not_whole(dir)),
         };
-        let backends = Backends::read(&plane)?;
+        let backends = match control::ask_held(dir, socket) {
+            Ok(Some(held)) => Backends::read(&plane)?.counted(&held, clock::nanoseconds()),
+            Ok(None) | Err(_) => Backends::read(&plane)?,
+        };
         let vips = VipReport::read(&plane, &backends)?;
         let interfaces = interfaces(dir, &plane)?;
         let agent = agent(dir, socket, !vips.is_empty());
@@ -275,7 +281,7 @@ impl Status {
     /// All that can be said while an agent makes its maps.
     fn starting(dir: &PinDir) -> Self {
         let agent = AgentReport { running: true, starting: true, pid: None, version: None };
-        let nothing = Backends { backends: Vec::new() };
+        let nothing = Backends { counted_seconds: None, backends: Vec::new() };
         Self {
             pin_dir: dir.root().to_owned(),
             layout: LAYOUT_VERSION,
@@ -367,7 +373,7 @@ fn routed(backends: &Backends, members: &[(u32, Backend)]) -> Backends {
         members.iter().any(|(of, backend)| *of == id && backend.flags & BACKEND_BRIDGED == 0)
     };
     let routed = backends.backends.iter().filter(|backend| is_routed(backend.id));
-    Backends { backends: routed.cloned().collect() }
+    Backends { counted_seconds: None, backends: routed.cloned().collect() }
 }
 
 /// The addresses of those that are not.
@@ -398,6 +404,12 @@ impl VipReport {
                 backends: pool.clone().count() as u32,
                 backends_up: pool.filter(|b| b.state == BackendState::Up && b.weight > 0).count()
                     as u32,
+                open_flows: backends
+                    .backends
+                    .iter()
+                    .filter(|b| b.vip == address)
+                    .map(|b| b.open_flows)
+                    .sum(),
                 session_timeout_seconds: vip.session_timeout,
             }
         };
@@ -448,9 +460,13 @@ fn drift(plane: &Plane, backends: &Backends) -> Result<Vec<String>> {
         {
             sentences.insert(format!("{address} is added; the configuration does not have it"));
         }
-        if backend.flags & steer_common::shared::BACKEND_DRAINING != 0 {
-            sentences.insert(format!("{address} drains; the configuration says nothing of it"));
-        }
+        let state = match () {
+            () if backend.flags & BACKEND_OFF != 0 => "is off",
+            () if backend.flags & BACKEND_DISABLED != 0 => "is disabled",
+            () if backend.flags & BACKEND_DRAINING != 0 => "drains",
+            () => continue,
+        };
+        sentences.insert(format!("{address} {state}; the configuration says nothing of it"));
     }
     Ok(sentences.into_iter().collect())
 }
@@ -488,8 +504,10 @@ mod tests {
     fn health_is_the_worst_of_what_is_wrong_and_names_all_of_it() {
         let agent = |running, pid| AgentReport { running, starting: false, pid, version: None };
         let at = |tc| InterfaceReport { name: "eth0".into(), tc, xdp: false, takes_xdp: false };
-        let in_state =
-            |state| Backends { backends: vec![BackendReport { state, ..BackendReport::idle() }] };
+        let in_state = |state| Backends {
+            counted_seconds: None,
+            backends: vec![BackendReport { state, ..BackendReport::idle() }],
+        };
         let judge = |agent: &AgentReport, detached: &[&str], tc, state, n_warnings| {
             let detached = detached.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
             let health = Health::new(agent, &detached, &[at(tc)], &in_state(state), n_warnings);
@@ -498,7 +516,13 @@ mod tests {
         let (runs, silent, none) = (agent(true, Some(7)), agent(true, None), agent(false, None));
         let up = BackendState::Up;
         assert_eq!(judge(&runs, &[], true, up, 0), (0, String::new()));
-        for unharmed in [BackendState::Draining, BackendState::Removed] {
+        let on_purpose = [
+            BackendState::Draining,
+            BackendState::Disabled,
+            BackendState::Off,
+            BackendState::Removed,
+        ];
+        for unharmed in on_purpose {
             assert_eq!(judge(&runs, &[], true, unharmed, 0).0, 0);
         }
         let told = judge(&runs, &[], true, BackendState::Down, 2);

@@ -17,7 +17,11 @@ fn backend() -> BackendReport {
         vip: "198.51.100.10:443".parse().unwrap(),
         state: BackendState::Draining,
         weight: 1,
+        backup: false,
         drain_seconds: Some(60),
+        open_flows: Some(12),
+        sessions: Some(13),
+        key_names: Some(0),
         return_path_seen: true,
         syns: 9,
         syn_acks: 8,
@@ -35,12 +39,14 @@ fn backend() -> BackendReport {
 
 #[test]
 fn backends_list_has_the_documented_shape() {
-    let value = serde_json::to_value(Backends { backends: vec![backend()] }).unwrap();
+    let value =
+        serde_json::to_value(Backends { counted_seconds: Some(2), backends: vec![backend()] })
+            .unwrap();
     assert_eq!(
         value,
-        json!({"backends": [{
-            "id": 3, "address": "10.0.0.1:443", "vip": "198.51.100.10:443", "state": "draining", "weight": 1,
-            "drain_seconds": 60, "return_path_seen": true, "syns": 9, "syn_acks": 8, "flows": 1, "rehomed": 2, "learned": 3, "hits": 4,
+        json!({"counted_seconds": 2, "backends": [{
+            "id": 3, "address": "10.0.0.1:443", "vip": "198.51.100.10:443", "state": "draining", "weight": 1, "backup": false,
+            "drain_seconds": 60, "open_flows": 12, "sessions": 13, "key_names": 0, "return_path_seen": true, "syns": 9, "syn_acks": 8, "flows": 1, "rehomed": 2, "learned": 3, "hits": 4,
             "resumed": 5, "tls12": {"accepted": 2, "rejected": 8, "not_offered": 9},
             "tls13": {"accepted": 3, "rejected": 0, "not_offered": 1}, "packets": 6, "bytes": 7
         }]})
@@ -154,6 +160,7 @@ fn status_has_the_documented_shape() {
             mode: "steer".into(),
             backends: 3,
             backends_up: 2,
+            open_flows: Some(7),
             session_timeout_seconds: 600,
         }],
         tables: vec![TableReport { name: "sessions".into(), entries: 1, max_entries: 2 }],
@@ -198,7 +205,7 @@ fn status_has_the_documented_shape() {
     assert_eq!(
         value["vips"][0],
         json!({"id": 0, "address": "[2001:db8::10]:443", "also": ["[2001:db8::11]:443"], "mode": "steer",
-               "backends": 3, "backends_up": 2, "session_timeout_seconds": 600})
+               "backends": 3, "backends_up": 2, "open_flows": 7, "session_timeout_seconds": 600})
     );
     assert_eq!(value["tables"][0], json!({"name": "sessions", "entries": 1, "max_entries": 2}));
 }

@@ -10,12 +10,23 @@ pub(super) fn text(backends: &Backends) -> String {
 
 fn backends_table(backends: &Backends) -> String {
     let mut table = super::table(&[
-        "ID", "BACKEND", "VIP", "STATE", "RETURN", "WEIGHT", "FLOWS", "RE-HOMED", "LEARNED",
-        "HITS", "RESUMED",
+        "ID", "BACKEND", "VIP", "STATE", "RETURN", "WEIGHT", "OPEN", "SESSIONS", "FLOWS",
+        "RE-HOMED", "LEARNED", "HITS", "RESUMED",
     ]);
     for backend in &backends.backends {
         let BackendReport {
-            id, address, vip, weight, flows, rehomed, learned, hits, resumed, ..
+            id,
+            address,
+            vip,
+            weight,
+            open_flows,
+            sessions,
+            flows,
+            rehomed,
+            learned,
+            hits,
+            resumed,
+            ..
         } = backend;
         table.add_row([
             id.to_string(),
@@ -24,6 +35,8 @@ fn backends_table(backends: &Backends) -> String {
             state(backend),
             way_back(backend).to_owned(),
             weight.to_string(),
+            counted(*open_flows),
+            counted(*sessions),
             flows.to_string(),
             rehomed.to_string(),
             learned.to_string(),
@@ -35,9 +48,15 @@ fn backends_table(backends: &Backends) -> String {
     super::text(&table)
 }
 
+/// A number that only the agent knows.
+fn counted(n: Option<u64>) -> String {
+    n.map_or("-".to_owned(), |n| n.to_string())
+}
+
 fn state(backend: &BackendReport) -> String {
     let word = backend.state.word();
-    backend.drain_seconds.map_or(word.to_owned(), |seconds| format!("{word} {seconds}s"))
+    let word = if backend.backup { format!("{word}, backup") } else { word.to_owned() };
+    backend.drain_seconds.map_or(word.clone(), |seconds| format!("{word} {seconds}s"))
 }
 
 /// Whether answers to clients' SYNs came back through here; `-`: there was no SYN to answer.
@@ -89,11 +108,11 @@ mod tests {
     fn the_measured_rate_stands_below_the_backends() {
         let backend = backend();
         let idle = BackendReport { tls13: backend.tls12, ..backend.clone() };
-        let told = text(&Backends { backends: vec![backend] });
+        let told = text(&Backends { counted_seconds: None, backends: vec![backend] });
         let row = told.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
         assert_eq!(row, ["10.0.0.1:443", "1.3", "2", "1", "6", "66.7", "%"]);
         assert_eq!(
-            text(&Backends { backends: vec![idle] }).lines().count(),
+            text(&Backends { counted_seconds: None, backends: vec![idle] }).lines().count(),
             2,
             "no table without a row"
         );

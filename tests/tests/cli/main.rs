@@ -1,9 +1,11 @@
 //! The command line and the agent's life on a live gateway: what docs/cli.md and docs/config.md
 //! promise.
 
+mod backends;
 mod bridge;
 mod check;
 mod flows;
+mod health;
 mod life;
 mod pools;
 mod verbs;

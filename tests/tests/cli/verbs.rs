@@ -20,7 +20,11 @@ use crate::{GOOD, backend, binary, error, said, two_backends};
 const DOCUMENTATION: &str = include_str!("../../../docs/cli.md");
 
 /// Keys that are null where there is nothing to name.
-const MAY_BE_NULL: [&str; 9] = [
+const MAY_BE_NULL: [&str; 13] = [
+    "counted_seconds",
+    "open_flows",
+    "sessions",
+    "key_names",
     "pid",
     "version",
     "drain_seconds",

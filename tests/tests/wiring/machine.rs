@@ -1,8 +1,11 @@
 //! Settings of the machine are looked at for as long as the agent runs.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use steer_tests::{
     agent::{Agent, Hook},
+    process::eventually,
     scenario::Scenario,
     topology::Family,
 };
@@ -160,4 +163,27 @@ fn a_backend_at_the_gateways_own_address_is_warned_of_and_counts_as_down() -> Re
     }
     ensure!(told.matches("has the address itself").count() == 2, "{told}");
     logged(&steer, "backend 10.2.0.1:8443 is down (this machine has the address itself")
+}
+
+#[test]
+fn metrics_tell_the_states_of_backends_and_what_they_hold() -> Result<()> {
+    let run = two_backends().start()?;
+    let steer = run.agent()?;
+    let address = run.backend_address(0);
+    steer.steer(&format!("backends disable {address}"))?;
+    let counted = || steer.backend(address).ok().filter(|backend| backend["open_flows"] == 0);
+    eventually(Duration::from_secs(20), counted).context("nothing is counted")?;
+    let text = metrics(&run)?;
+    let of = format!("{{backend=\"{address}\",vip=\"{}\"", run.vip());
+    for (family, more, value) in [
+        ("state", ",state=\"disabled\"", 1),
+        ("state", ",state=\"up\"", 0),
+        ("open_flows", "", 0),
+        ("sessions", "", 0),
+        ("key_names", "", 0),
+    ] {
+        let line = format!("steer_backend_{family}{of}{more}}} {value}\n");
+        ensure!(text.contains(&line), "no {line} in {text}");
+    }
+    Ok(())
 }

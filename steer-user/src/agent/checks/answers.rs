@@ -20,12 +20,12 @@ pub(super) fn never_came(backend: &BackendReport) -> bool {
 }
 
 /// One that does not answer the gateway either is down, which is another matter; but in an inline
-/// pool one is down for these very answers.
+/// pool one is down for these very answers. Who is to get nothing need not answer.
 fn answers_checks(backend: &BackendReport) -> bool {
     match backend.state {
         BackendState::Up | BackendState::Draining => true,
         BackendState::Down => backend.vip.address().is_none(),
-        BackendState::Removed => false,
+        BackendState::Disabled | BackendState::Off | BackendState::Removed => false,
     }
 }
 
@@ -96,7 +96,12 @@ mod tests {
     fn looks(looks: &[(u64, u64)]) -> Vec<bool> {
         let mut answers = Answers::default();
         let look = |(syns, syn_acks): &(u64, u64)| {
-            !answers.look(&Backends { backends: vec![backend(*syns, *syn_acks)] }).is_empty()
+            !answers
+                .look(&Backends {
+                    counted_seconds: None,
+                    backends: vec![backend(*syns, *syn_acks)],
+                })
+                .is_empty()
         };
         looks.iter().map(look).collect()
     }
@@ -130,7 +135,10 @@ mod tests {
         let mut answers = Answers::default();
         let down = BackendReport { state: BackendState::Down, ..backend(50, 0) };
         for _ in 0..3 {
-            assert_eq!(answers.look(&Backends { backends: vec![down.clone()] }), []);
+            assert_eq!(
+                answers.look(&Backends { counted_seconds: None, backends: vec![down.clone()] }),
+                []
+            );
         }
         assert!(!never_came(&down));
     }

@@ -86,6 +86,7 @@ mod tests {
             mode: mode.to_owned(),
             backends: 2,
             backends_up: 2,
+            open_flows: None,
             session_timeout_seconds: 600,
         };
         let backend = |id: u8| BackendReport {
@@ -101,7 +102,7 @@ mod tests {
                 (0..*n).for_each(|_| of.note(ALL, *agreed));
             }
         }
-        let backends = Backends { backends: vec![backend(0), backend(1)] };
+        let backends = Backends { counted_seconds: None, backends: vec![backend(0), backend(1)] };
         warnings(&[vip], &backends, &opened)
     }
 

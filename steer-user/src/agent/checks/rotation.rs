@@ -178,7 +178,8 @@ mod tests {
                     flows: self.flows[id],
                     ..BackendReport::idle()
                 };
-                let backends = Backends { backends: (0..3).map(backend).collect() };
+                let backends =
+                    Backends { counted_seconds: None, backends: (0..3).map(backend).collect() };
                 let vip = VipReport {
                     id: 0,
                     address: self.service,
@@ -186,6 +187,7 @@ mod tests {
                     mode: "steer".to_owned(),
                     backends: 3,
                     backends_up: 3,
+                    open_flows: None,
                     session_timeout_seconds: 600,
                 };
                 said = self.rotation.look(&[vip], &backends, &self.opened, self.now);

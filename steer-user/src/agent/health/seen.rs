@@ -1,5 +1,6 @@
 //! Judges the backends of inline pools by what passes: SYNs that are sent to them, and the SYN-ACKs
-//! that come back. Nothing is sent, and no address of ours is needed.
+//! that come back; hellos that are moved to them, and the answers. Nothing is sent, and no address of
+//! ours is needed.
 //!
 //! It is looked once a second, and an answer speaks for every SYN that came before that look: one that
 //! falls silent in the same second is known by the SYNs of the next, which clients repeat.
@@ -12,15 +13,22 @@ use std::{
 };
 
 use anyhow::Result;
-use steer_common::shared::{BACKEND_PRESENT, BACKEND_UP};
+use steer_common::shared::{BACKEND_PRESENT, BackendStats};
 use tokio::time;
 
-use crate::{address::socket, agent::Pools, config::Health};
+use super::unanswered::{Look, Unanswered, answered_hellos};
+use crate::{
+    address::socket,
+    agent::{Pools, pools::answers},
+    config::Health,
+};
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_secs(1);
 /// So many SYNs without an answer are no loss any more.
 const SYNS: u64 = 3;
+/// So many moved hellos without an answer are no chance any more.
+const HELLOS: u64 = 3;
 /// An answer may be on its way for so long: a client repeats its SYN after 1 s and after 3 s.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -43,79 +51,141 @@ fn look(pools: &mut Pools, watched: &mut HashMap<SocketAddr, Watch>, now: Instan
     for (id, backend) in pools.backends() {
         let seen = pools.health(backend) == Some(Health::Seen);
         if seen && backend.flags & BACKEND_PRESENT != 0 {
-            let up = backend.flags & BACKEND_UP != 0;
-            present.insert(socket(&backend.endpoint), (id, up));
+            present.insert(socket(&backend.endpoint), (id, answers(backend.flags)));
         }
     }
     watched.retain(|address, _| present.contains_key(address));
     for (address, (id, up)) in present {
         let stats = pools.plane().backend_stats(id)?;
-        let watch =
-            watched.entry(address).or_insert_with(|| Watch::new(stats.syns, stats.syn_acks));
-        match watch.look(stats.syns, stats.syn_acks, up, now) {
-            Some(true) => log::info!("backend {address} is up again: it answered a SYN"),
-            Some(false) => log::warn!(
-                "backend {address} is down ({} SYNs without an answer): no connection is moved to it",
-                watch.unanswered(stats.syns)
-            ),
+        let watch = watched.entry(address).or_insert_with(|| Watch::new(&stats));
+        let (n, what) = match watch.look(&stats, up, now) {
             None => continue,
-        }
-        pools.set_up(address, !up)?;
+            Some(News::Up) => {
+                log::info!("backend {address} is up again: it answers");
+                pools.set_up(address, true)?;
+                continue;
+            }
+            Some(News::NoSynAck(n)) => (n, "SYNs"),
+            Some(News::NoAnswer(n)) => (n, "hellos that were moved there"),
+        };
+        log::warn!(
+            "backend {address} is down ({n} {what} without an answer): no connection is moved to it"
+        );
+        pools.set_up(address, false)?;
     }
     Ok(())
 }
 
-/// What is known of one backend's SYNs and SYN-ACKs.
+/// What is known of one backend.
 #[derive(Clone, Copy, Debug)]
 struct Watch {
-    /// SYNs when the last answer was seen.
-    answered: u64,
-    /// SYN-ACKs at the last look.
-    syn_acks: u64,
-    /// Since when SYNs are known that nobody answered.
-    waiting: Option<Instant>,
+    syns: Unanswered,
+    hellos: Unanswered,
+    /// Its process hangs: what its kernel answers says nothing.
+    hangs: bool,
+}
+
+/// What a look tells that changes a backend's state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum News {
+    Up,
+    /// So many SYNs had no answer.
+    NoSynAck(u64),
+    /// So many hellos that were moved there had no answer.
+    NoAnswer(u64),
 }
 
 impl Watch {
-    fn new(syns: u64, syn_acks: u64) -> Self {
-        Self { answered: syns, syn_acks, waiting: None }
-    }
-
-    /// SYNs since the last answer.
-    fn unanswered(&self, syns: u64) -> u64 {
-        syns.saturating_sub(self.answered)
-    }
-
-    /// What the counters say now; whether the backend is up, where that changes.
-    fn look(&mut self, syns: u64, syn_acks: u64, up: bool, now: Instant) -> Option<bool> {
-        if syn_acks != self.syn_acks {
-            *self = Self::new(syns, syn_acks);
-            return (!up).then_some(true);
+    fn new(stats: &BackendStats) -> Self {
+        Self {
+            syns: Unanswered::new(stats.syns, stats.syn_acks),
+            hellos: Unanswered::new(stats.rehomed, answered_hellos(stats)),
+            hangs: false,
         }
-        if self.unanswered(syns) == 0 {
+    }
+
+    /// What the counters say now, where that changes what the backend is.
+    fn look(&mut self, stats: &BackendStats, up: bool, now: Instant) -> Option<News> {
+        let hellos = self.hellos.look(stats.rehomed, answered_hellos(stats), now);
+        let syns = self.syns.look(stats.syns, stats.syn_acks, now);
+        let silent = |look, least| match look {
+            Look::Waits(n, time) if n >= least && time >= PATIENCE => Some(n),
+            Look::Waits(..) | Look::Answered | Look::Idle => None,
+        };
+        if hellos == Look::Answered {
+            self.hangs = false;
+        } else if let Some(n) = silent(hellos, HELLOS).filter(|_| !self.hangs) {
+            self.hangs = true;
+            return up.then_some(News::NoAnswer(n));
+        }
+        if self.hangs {
             return None;
         }
-        let since = *self.waiting.get_or_insert(now);
-        let silent = self.unanswered(syns) >= SYNS && now.duration_since(since) >= PATIENCE;
-        (up && silent).then_some(false)
+        if syns == Look::Answered || hellos == Look::Answered {
+            return (!up).then_some(News::Up);
+        }
+        silent(syns, SYNS).filter(|_| up).map(News::NoSynAck)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use steer_common::shared::Outcomes;
+
     use super::*;
 
-    /// What each look in turn changes, a second apart: SYNs and SYN-ACKs so far.
-    fn looks(counters: &[(u64, u64)]) -> Vec<Option<bool>> {
+    /// What each look in turn changes, a second apart.
+    fn looks_at(all: &[BackendStats]) -> Vec<Option<News>> {
         let (mut up, mut now) = (true, Instant::now());
-        let mut watch = Watch::new(counters[0].0, counters[0].1);
-        let look = |(syns, syn_acks): &(u64, u64)| {
-            let changed = watch.look(*syns, *syn_acks, up, now);
-            up = changed.unwrap_or(up);
+        let mut watch = Watch::new(&all[0]);
+        let look = |stats| {
+            let changed = watch.look(stats, up, now);
+            up = changed.map_or(up, |news| news == News::Up);
             now += LOOK;
             changed
         };
-        counters.iter().map(look).collect()
+        all.iter().map(look).collect()
+    }
+
+    /// The same of SYNs and SYN-ACKs so far; whether the backend is up then.
+    fn looks(counters: &[(u64, u64)]) -> Vec<Option<bool>> {
+        let stats = |(syns, syn_acks): &(u64, u64)| BackendStats {
+            syns: *syns,
+            syn_acks: *syn_acks,
+            ..BackendStats::default()
+        };
+        let all = counters.iter().map(stats).collect::<Vec<_>>();
+        looks_at(&all).into_iter().map(|news| news.map(|news| news == News::Up)).collect()
+    }
+
+    #[test]
+    fn three_moved_hellos_without_an_answer_are_down_until_one_is_answered_whatever_its_kernel_does()
+     {
+        let at = |rehomed, answered, syns| {
+            let tls13 = Outcomes { not_offered: answered, ..Outcomes::default() };
+            BackendStats { rehomed, tls13, syns, syn_acks: syns, ..BackendStats::default() }
+        };
+        let all = [
+            at(5, 5, 9),
+            at(7, 5, 11),
+            at(8, 5, 12),
+            at(8, 5, 13),
+            at(8, 5, 14),
+            at(8, 5, 15),
+            at(8, 5, 16),
+            at(8, 6, 17),
+        ];
+        let down = Some(News::NoAnswer(3));
+        assert_eq!(looks_at(&all), [None, None, None, None, down, None, None, Some(News::Up)]);
+        // Two are no news, and neither are many of which one was answered.
+        assert_eq!(
+            looks_at(&[(5, 5), (7, 5), (7, 5), (7, 5), (7, 5)].map(|(n, k)| at(n, k, 9))),
+            [None; 5]
+        );
+        assert_eq!(
+            looks_at(&[(5, 5), (8, 5), (9, 6), (9, 6), (9, 6)].map(|(n, k)| at(n, k, 9))),
+            [None; 5]
+        );
     }
 
     #[test]

@@ -11,11 +11,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use steer_common::shared::{
-    BACKEND_BRIDGED, BACKEND_DIALLED, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend,
-    BackendPath, Configured, Endpoint, Entrance, LOOKUP_SLOTS, Vip,
+    BACKEND_PRESENT, Backend, BackendPath, Configured, Endpoint, Entrance, LOOKUP_SLOTS, Vip,
 };
 
-use super::Pools;
+use super::{Pools, SHAPE, answers, enabled, says_up};
 use crate::{
     address::endpoint,
     agent::plan::{Numbers, purge},
@@ -37,6 +36,7 @@ impl Pools {
             ids: backends.iter().map(|(id, backend)| (backend.endpoint, *id)).collect(),
             backends: backends.into_iter().collect(),
             behind: HashSet::new(),
+            held: None,
             plane,
         })
     }
@@ -118,15 +118,16 @@ impl Pools {
     fn keep(&mut self, address: SocketAddr, vip_id: u16) -> Result<()> {
         let Some((id, backend)) = self.find(address) else { return Ok(()) };
         let (shape, vlan) = self.shape(&backend.vip, address);
-        let flags = (backend.flags & !(BACKEND_DIALLED | BACKEND_BRIDGED)) | shape;
+        let flags = (backend.flags & !SHAPE) | shape;
         let kept = Backend { vip_id, flags, vlan, ..backend };
         if kept == backend { Ok(()) } else { self.set(id, &kept) }
     }
 
     fn mark_up(&mut self, address: SocketAddr) -> Result<()> {
         match self.find(address) {
-            Some((id, backend)) if backend.flags & BACKEND_UP == 0 => {
-                self.set(id, &Backend { flags: backend.flags | BACKEND_UP, ..backend })
+            Some((id, backend)) if !answers(backend.flags) => {
+                let flags = backend.flags | says_up(backend.flags);
+                self.set(id, &Backend { flags, ..backend })
             }
             Some(_) | None => Ok(()),
         }
@@ -145,8 +146,9 @@ impl Pools {
         };
         let unasked = self.backends.iter().filter(|(_, backend)| is_unasked(backend));
         for (id, backend) in unasked.map(|(id, backend)| (*id, *backend)).collect::<Vec<_>>() {
-            let flags = backend.flags & !(BACKEND_PRESENT | BACKEND_DRAINING);
-            self.set(id, &Backend { flags, ..backend })?;
+            let removed = enabled(&backend);
+            let flags = removed.flags & !BACKEND_PRESENT;
+            self.set(id, &Backend { flags, ..removed })?;
         }
         Ok(())
     }

@@ -2,17 +2,17 @@
 
 use anyhow::Result;
 use steer_common::shared::{
-    BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend, BackendPath, Endpoint, LOOKUP_HALVES,
-    LOOKUP_SLOTS, VIP_BRIDGED, VIP_FALLBACK_FLOW, VIP_FALLBACK_FOUND, VIP_INLINE,
-    VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE, VIP_RETURN_BY_ROUTE, VIP_SHARED, VIP_SWALLOW,
-    VIP_TELL_TICKETS, Vip,
+    BACKEND_BACKUP, BACKEND_DRAINING, BACKEND_OFF, BACKEND_PRESENT, BACKEND_UP, Backend,
+    BackendPath, Endpoint, LOOKUP_HALVES, LOOKUP_SLOTS, VIP_BRIDGED, VIP_FALLBACK_FLOW,
+    VIP_FALLBACK_FOUND, VIP_INLINE, VIP_LEARN_WITHOUT_CERTIFICATE, VIP_OBSERVE,
+    VIP_RETURN_BY_ROUTE, VIP_SHARED, VIP_SWALLOW, VIP_TELL_TICKETS, Vip,
 };
 
 use super::{Pools, names};
 use crate::{
     agent::checks::no_backend,
     clock,
-    config::{Fallback, Mode, Pool, ReturnPath, Shape},
+    config::{Fallback, Mode, OnAllDown, Pool, ReturnPath, Shape},
     pool::{self, Member},
     service::Service,
 };
@@ -90,19 +90,22 @@ impl Pools {
     /// Fills the half that is not in use, then turns the VIP to it: a packet sees the old table or
     /// the new one.
     pub(super) fn write_table(&mut self, key: &Endpoint, vip: Vip) -> Result<()> {
-        let members = self
-            .pool(key)
-            .filter(|(_, backend)| takes_new_flows(backend))
-            .map(member)
-            .collect::<Vec<_>>();
-        if members.is_empty() {
-            log::warn!("{}", no_backend(&Service::of(key)));
-        }
+        let pool = self.pool(key).map(|(id, backend)| (id, *backend)).collect::<Vec<_>>();
+        let members = members(&pool, self.on_all_down(key));
         let lookup_base =
             if vip.lookup_base == half(vip.id, 0) { half(vip.id, 1) } else { half(vip.id, 0) };
         self.plane.lookup.write(lookup_base, &pool::table(&members, LOOKUP_SLOTS))?;
         let mss = self.mss(key)?;
-        self.plane.set_vip(key, &Vip { lookup_base, mss, ..vip })
+        self.plane.set_vip(key, &Vip { lookup_base, mss, ..vip })?;
+        if !pool.iter().any(|(_, backend)| takes_new_flows(backend)) {
+            log::warn!("{}", no_backend(&Service::of(key)));
+        }
+        Ok(())
+    }
+
+    fn on_all_down(&self, key: &Endpoint) -> OnAllDown {
+        let of = self.pools.iter().find(|pool| pool.service().endpoint() == *key);
+        of.and_then(Pool::vip).map(|vip| vip.on_all_down).unwrap_or_default()
     }
 
     /// The backends that are in a VIP's pool.
@@ -164,11 +167,73 @@ fn half(id: u16, number: u32) -> u32 {
     (u32::from(id) * LOOKUP_HALVES + number) * LOOKUP_SLOTS
 }
 
-fn takes_new_flows(backend: &Backend) -> bool {
-    let states = BACKEND_PRESENT | BACKEND_UP | BACKEND_DRAINING;
-    backend.flags & states == BACKEND_PRESENT | BACKEND_UP && backend.weight > 0
+/// Who takes new flows: the backups where nobody else does, and where nobody is up, perhaps those who
+/// would if they were.
+fn members(pool: &[(u32, Backend)], on_all_down: OnAllDown) -> Vec<Member> {
+    let is_backup = |backend: &Backend| backend.flags & BACKEND_BACKUP != 0;
+    let of = |takes: &dyn Fn(&Backend) -> bool| {
+        pool.iter().filter(|(_, backend)| takes(backend)).map(member).collect::<Vec<_>>()
+    };
+    let first = of(&|backend| takes_new_flows(backend) && !is_backup(backend));
+    if !first.is_empty() {
+        return first;
+    }
+    let backups = of(&takes_new_flows);
+    if !backups.is_empty() || on_all_down == OnAllDown::Drop {
+        return backups;
+    }
+    let first = of(&|backend| would_take(backend) && !is_backup(backend));
+    if first.is_empty() { of(&would_take) } else { first }
 }
 
-fn member((id, backend): (u32, &Backend)) -> Member {
-    Member { id: id as u16, endpoint: backend.endpoint, weight: backend.weight }
+fn takes_new_flows(backend: &Backend) -> bool {
+    would_take(backend) && backend.flags & BACKEND_UP != 0
+}
+
+/// Whether it takes new flows but for its checks: no operator keeps them from it.
+fn would_take(backend: &Backend) -> bool {
+    let states = BACKEND_PRESENT | BACKEND_DRAINING | BACKEND_OFF;
+    backend.flags & states == BACKEND_PRESENT && backend.weight > 0
+}
+
+fn member((id, backend): &(u32, Backend)) -> Member {
+    Member { id: *id as u16, endpoint: backend.endpoint, weight: backend.weight }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UP: u16 = BACKEND_PRESENT | BACKEND_UP;
+
+    /// Whom the lookup table of a pool of these flags names.
+    fn named(flags: &[u16], on_all_down: OnAllDown) -> Vec<u16> {
+        let backend = |flags: &u16| Backend { flags: *flags, weight: 1, ..Backend::default() };
+        let pool = (0..).zip(flags.iter().map(backend)).collect::<Vec<_>>();
+        members(&pool, on_all_down).into_iter().map(|member| member.id).collect()
+    }
+
+    #[test]
+    fn backups_take_new_flows_only_where_nobody_else_does() {
+        let backup = UP | BACKEND_BACKUP;
+        for (flags, takers) in [
+            (&[UP, backup, UP][..], &[0, 2][..]),
+            (&[BACKEND_PRESENT, backup, UP | BACKEND_DRAINING], &[1]),
+            (&[BACKEND_PRESENT, BACKEND_PRESENT | BACKEND_BACKUP], &[]),
+        ] {
+            assert_eq!(named(flags, OnAllDown::Drop), takers, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn where_all_are_down_those_get_new_flows_that_no_operator_took_out() {
+        let (down, off) = (BACKEND_PRESENT, BACKEND_PRESENT | BACKEND_OFF);
+        let drained = BACKEND_PRESENT | BACKEND_DRAINING;
+        let (send, backup) = (OnAllDown::Send, down | BACKEND_BACKUP);
+        assert_eq!(named(&[down, down, off, drained, backup, 0], send), [0, 1]);
+        assert!(named(&[down, down], OnAllDown::Drop).is_empty());
+        assert_eq!(named(&[down, UP], send), [1], "one is up");
+        assert_eq!(named(&[off, backup, UP | BACKEND_DRAINING], send), [1]);
+        assert!(named(&[off, UP | BACKEND_DRAINING], send).is_empty());
+    }
 }

@@ -18,16 +18,26 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 use steer_common::shared::{
-    BACKEND_BRIDGED, BACKEND_DIALLED, BACKEND_DRAINING, BACKEND_PRESENT, BACKEND_UP, Backend,
-    Endpoint, MAX_BACKENDS, backend_bit,
+    BACKEND_ANSWERS, BACKEND_BACKUP, BACKEND_BRIDGED, BACKEND_DIALLED, BACKEND_DISABLED,
+    BACKEND_DRAINING, BACKEND_OFF, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, MAX_BACKENDS,
+    backend_bit,
 };
 
 use crate::{
     address::{endpoint, socket, unusable},
+    agent::Held,
     clock, config,
     plane::{Plane, half},
     service::Service,
 };
+
+/// What checks and operators say of a backend, as flags.
+const STATES: u16 =
+    BACKEND_UP | BACKEND_DRAINING | BACKEND_DISABLED | BACKEND_OFF | BACKEND_ANSWERS;
+/// What the file alone says of a backend, as flags.
+const SHAPE: u16 = BACKEND_DIALLED | BACKEND_BRIDGED | BACKEND_BACKUP;
+/// A deadline that is over, seconds of CLOCK_MONOTONIC.
+const LONG_AGO: u32 = 1;
 
 /// The pools of a gateway.
 pub struct Pools {
@@ -41,6 +51,8 @@ pub struct Pools {
     ids: HashMap<Endpoint, u32>,
     /// VIPs and pools whose lookup table is behind.
     behind: HashSet<Endpoint>,
+    /// What the last sweep met at each backend.
+    held: Option<Held>,
 }
 
 impl Pools {
@@ -57,7 +69,7 @@ impl Pools {
     /// The health settings of a backend's pool.
     pub fn health(&self, backend: &Backend) -> Option<config::Health> {
         let of = |pool: &&config::Pool| pool.service().endpoint() == backend.vip;
-        self.pools.iter().find(of).map(|pool| pool.health)
+        self.pools.iter().find(of).map(|pool| pool.health.clone())
     }
 
     /// Every backend that is or was in a pool, by number.
@@ -69,6 +81,16 @@ impl Pools {
     pub fn dialled(&self, id: u16) -> Option<u16> {
         let backend = self.backends.get(&id.into())?;
         (backend.flags & BACKEND_DIALLED != 0).then_some(backend.vip_id)
+    }
+
+    /// What the last sweep met at each backend; `None` before the first one.
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// Notes what a sweep met.
+    pub(super) fn note_held(&mut self, held: &Held) {
+        self.held = Some(held.clone());
     }
 
     /// Adds a backend to a pool, or gives one that is there another weight, which only a VIP's
@@ -95,32 +117,60 @@ impl Pools {
 
     /// Takes a backend out of its pool; its flows go on.
     pub fn remove(&mut self, address: SocketAddr) -> Result<()> {
-        self.change(address, |backend| backend.flags &= !(BACKEND_PRESENT | BACKEND_DRAINING))
+        self.change(address, |backend| {
+            *backend = enabled(backend);
+            backend.flags &= !BACKEND_PRESENT;
+        })
     }
 
     /// Gives a backend no new sessions; those it owns persist, for a time or without end.
     pub fn drain(&mut self, address: SocketAddr, limit: Option<Duration>) -> Result<()> {
         let until = limit.map_or(0, |limit| drain_until(clock::seconds(), limit));
         self.change(address, |backend| {
+            *backend = enabled(backend);
             backend.flags |= BACKEND_DRAINING;
             backend.drain_until = until;
         })
     }
 
-    /// Ends a drain.
+    /// Ends a drain, and nothing else.
     pub fn undrain(&mut self, address: SocketAddr) -> Result<()> {
+        let flags = self.find(address).map_or(0, |(_, backend)| backend.flags);
+        if flags & (BACKEND_DISABLED | BACKEND_OFF) != 0 {
+            let is = if flags & BACKEND_OFF != 0 { "off" } else { "disabled" };
+            bail!("{address} is {is}, not draining: `steer backends enable` ends that");
+        }
+        self.enable(address)
+    }
+
+    /// Gives a backend neither new sessions nor those it owns; what runs goes on.
+    pub fn disable(&mut self, address: SocketAddr) -> Result<()> {
         self.change(address, |backend| {
-            backend.flags &= !BACKEND_DRAINING;
-            backend.drain_until = 0;
+            *backend = enabled(backend);
+            backend.flags |= BACKEND_DRAINING | BACKEND_DISABLED;
+            backend.drain_until = LONG_AGO;
         })
+    }
+
+    /// Treats a backend as down, whatever its checks say.
+    pub fn force_off(&mut self, address: SocketAddr) -> Result<()> {
+        self.change(address, |backend| *backend = off(backend))
+    }
+
+    /// Ends whatever an operator made of a backend: it is what its checks say.
+    pub fn enable(&mut self, address: SocketAddr) -> Result<()> {
+        self.change(address, |backend| *backend = enabled(backend))
     }
 
     /// Notes whether a backend answers. Who owns sessions is judged by that at once; new flows
     /// follow with the next [`Pools::flush`].
     pub fn set_up(&mut self, address: SocketAddr, up: bool) -> Result<()> {
-        let vip = self.note(address, |backend| match up {
-            true => backend.flags |= BACKEND_UP,
-            false => backend.flags &= !BACKEND_UP,
+        let vip = self.note(address, |backend| {
+            let bit = says_up(backend.flags);
+            match up {
+                true => backend.flags |= bit,
+                false => backend.flags &= !bit,
+            }
         })?;
         self.behind.insert(vip);
         Ok(())
@@ -247,10 +297,10 @@ impl Pools {
         let key = endpoint(address);
         let old = self.backends.get(&id).copied().unwrap_or_default();
         let was_present = old.flags & BACKEND_PRESENT != 0;
-        // A new weight is no end to a drain, and no news about health.
+        // A new weight is no end to what an operator said, and no news about health.
         let kept = if was_present { old.flags } else { BACKEND_UP };
         let (shape, vlan) = self.shape(vip, address);
-        let flags = (kept & (BACKEND_DRAINING | BACKEND_UP)) | BACKEND_PRESENT | shape;
+        let flags = (kept & STATES) | BACKEND_PRESENT | shape;
         let drain_until = if was_present { old.drain_until } else { 0 };
         let new = Backend { endpoint: key, vip: *vip, vip_id, flags, weight, vlan, drain_until };
         // The number first: a record without one would never be listed.
@@ -258,14 +308,16 @@ impl Pools {
         self.set(id, &new)
     }
 
-    /// How a backend of this VIP or pool is come to, as flags, and its VLAN.
+    /// How a backend of this VIP or pool is come to and whether it is a backup, as flags, and its
+    /// VLAN.
     fn shape(&self, vip: &Endpoint, address: SocketAddr) -> (u16, u16) {
         let pool = self.pools.iter().find(|pool| pool.service().endpoint() == *vip);
         let dialled = if vip.pool_name().is_some() { BACKEND_DIALLED } else { 0 };
         let bridged = if pool.is_some_and(config::Pool::is_bridged) { BACKEND_BRIDGED } else { 0 };
         let mut backends = pool.into_iter().flat_map(|pool| &pool.backends);
-        let vlan = backends.find(|backend| backend.address == address).map(|backend| backend.vlan);
-        (dialled | bridged, vlan.unwrap_or(0))
+        let found = backends.find(|backend| backend.address == address);
+        let backup = if found.is_some_and(|found| found.backup) { BACKEND_BACKUP } else { 0 };
+        (dialled | bridged | backup, found.map_or(0, |found| found.vlan))
     }
 
     fn free_backend_id(&self, vip: &Endpoint) -> Result<u32> {
@@ -289,6 +341,28 @@ fn free_number(pool: impl Iterator<Item = u32>, is_free: impl Fn(u32) -> bool) -
     free().find(|id| taken & backend_bit(*id as u16) == 0).or_else(|| free().next())
 }
 
+/// The flag by which health checks say that a backend answers.
+fn says_up(flags: u16) -> u16 {
+    if flags & BACKEND_OFF != 0 { BACKEND_ANSWERS } else { BACKEND_UP }
+}
+
+/// Whether health checks say of a backend with these flags that it answers.
+pub(super) fn answers(flags: u16) -> bool {
+    flags & says_up(flags) != 0
+}
+
+/// A backend without what an operator made of it.
+fn enabled(backend: &Backend) -> Backend {
+    let up = if answers(backend.flags) { BACKEND_UP } else { 0 };
+    Backend { flags: (backend.flags & !STATES) | up, drain_until: 0, ..*backend }
+}
+
+/// A backend that is forced off, and what its checks said of it.
+fn off(backend: &Backend) -> Backend {
+    let answers = if answers(backend.flags) { BACKEND_ANSWERS } else { 0 };
+    Backend { flags: (backend.flags & !STATES) | BACKEND_OFF | answers, drain_until: 0, ..*backend }
+}
+
 /// The deadline of a drain, in seconds of the maps' clock; one too far away is the last one. 0
 /// stands for none.
 fn drain_until(now: u32, limit: Duration) -> u32 {
@@ -308,6 +382,24 @@ mod tests {
         assert_eq!(number(&[6, 7]), Some(72), "70 and 71 would share theirs");
         assert_eq!(number(&(0..64).collect::<Vec<_>>()), Some(70), "no bit is left");
         assert_eq!(free_number([3].into_iter(), |_| false), None);
+    }
+
+    #[test]
+    fn a_backend_that_is_forced_off_remembers_what_its_checks_say() {
+        for (before, after) in [(BACKEND_UP, BACKEND_UP), (0, 0)] {
+            let draining = BACKEND_PRESENT | BACKEND_DRAINING | before;
+            let off = off(&Backend { flags: draining, drain_until: 9, ..Backend::default() });
+            assert_eq!(off.flags & (BACKEND_UP | BACKEND_DRAINING), 0);
+            assert_eq!(answers(off.flags), before != 0);
+            assert_eq!(enabled(&off).flags, BACKEND_PRESENT | after, "and no drain");
+        }
+    }
+
+    #[test]
+    fn what_a_disabled_backend_owns_goes_elsewhere_from_the_first_second_on() {
+        let now = clock::seconds();
+        let until = |seconds: u32| (LONG_AGO.wrapping_sub(seconds) as i32) < 0;
+        assert!(until(now) && until(2), "{now}");
     }
 
     #[test]

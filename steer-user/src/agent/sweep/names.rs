@@ -6,7 +6,7 @@ use steer_common::shared::{
     VIP_TELL_TICKETS,
 };
 
-use super::{Rules, Swept};
+use super::{Rules, Swept, held};
 use crate::{
     clock,
     plane::{Plane, Table},
@@ -16,19 +16,27 @@ use crate::{
 const SEARCH: u32 = 3600;
 
 /// Walks both tables; returns how many names are left.
-pub(super) fn sweep_names(plane: &mut Plane, rules: &Rules, swept: &mut Swept) -> Result<u64> {
-    let (kept, owners) =
+pub(super) fn sweep_names(
+    plane: &mut Plane,
+    rules: &Rules,
+    swept: &mut Swept,
+    held: &mut held::Tally,
+) -> Result<u64> {
+    let owners =
         sweep_table(&mut plane.key_names, swept, |key, name| rules.name_is_stale(key, name))?;
+    owners.iter().for_each(|owner| held.key_name(*owner));
+    let kept = owners.len() as u64;
     swept.named.extend(owners);
     sweep_table(&mut plane.key_name_tries, swept, |key, tries| rules.search_is_stale(key, tries))?;
     Ok(kept)
 }
 
+/// The owners of what is left, one for each name.
 fn sweep_table(
     table: &mut Table<SessionKey, KeyName>,
     swept: &mut Swept,
     is_stale: impl Fn(&SessionKey, &KeyName) -> bool,
-) -> Result<(u64, Vec<u16>)> {
+) -> Result<Vec<u16>> {
     let mut owners = Vec::new();
     swept.removed += table.remove_stale(|key, name| {
         let stale = is_stale(key, name);
@@ -37,10 +45,7 @@ fn sweep_table(
         }
         stale
     })?;
-    let kept = owners.len() as u64;
-    owners.sort_unstable();
-    owners.dedup();
-    Ok((kept, owners))
+    Ok(owners)
 }
 
 impl Rules {

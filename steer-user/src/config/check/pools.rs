@@ -155,6 +155,7 @@ fn vip(raw: &raw::Pool, address: SocketAddr, also: Vec<SocketAddr>) -> Vip {
         fallback: raw.fallback.as_ref().map(|by| *by.get_ref()).unwrap_or_default(),
         assign: raw.assign.as_ref().is_some_and(|assign| *assign.get_ref()),
         return_path: raw.return_path.as_ref().map(|path| *path.get_ref()).unwrap_or_default(),
+        on_all_down: raw.on_all_down.as_ref().map(|then| *then.get_ref()).unwrap_or_default(),
     }
 }
 
@@ -217,6 +218,7 @@ fn entrance(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<Spanned<Sock
     source.refuse("assign", &raw.assign, why)?;
     source.refuse("return_path", &raw.return_path, why)?;
     source.refuse("exempt", &raw.exempt, why)?;
+    source.refuse("on_all_down", &raw.on_all_down, why)?;
     source.refuse("health", &raw.health, why)?;
     let more = raw.says_more();
     let Some(address) = raw.address else {
@@ -278,10 +280,12 @@ fn inline_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Po
     source.refuse("assign", &raw.assign, no_vip)?;
     let chosen = "of [[vip]] only: the balancer in front chooses the first backend";
     source.refuse("fallback", &raw.fallback, chosen)?;
+    source.refuse("on_all_down", &raw.on_all_down, chosen)?;
     let back = "of [[vip]] only: answers take the way that they take without steer";
     source.refuse("return_path", &raw.return_path, back)?;
     for backend in &raw.backend {
         source.refuse("weight", &backend.weight, chosen)?;
+        source.refuse("backup", &backend.backup, chosen)?;
     }
     let (name, parsed) = name(&raw, &span, source)?;
     let bridged = raw.shape.as_ref().is_some_and(|shape| *shape.get_ref() == raw::Shape::Bridge);
@@ -326,6 +330,7 @@ fn refuse_twice(pools: &[Spanned<raw::Pool>], source: &Source<'_>) -> Result<()>
 fn pool(raw: raw::Pool, shape: Shape, taken: &mut Taken<'_>) -> Result<Pool> {
     let source = taken.source;
     let (ticket_key_name, key_names) = key_name::names(&raw, source)?;
+    refuse_backups_alone(&raw, source)?;
     let of = shape.service();
     let first = raw.backend.first().map(|first| first.address.get_ref().0);
     let beside = of.address().or(first);
@@ -354,6 +359,20 @@ fn pool(raw: raw::Pool, shape: Shape, taken: &mut Taken<'_>) -> Result<Pool> {
     })
 }
 
+/// Refuses a pool of backups: there is nobody whom they stand behind.
+fn refuse_backups_alone(raw: &raw::Pool, source: &Source<'_>) -> Result<()> {
+    let is_one = |backend: &&raw::Backend| backend.backup.as_ref().is_some_and(|b| *b.get_ref());
+    let n = raw.backend.iter().filter(is_one).count();
+    let first = raw.backend.first().and_then(|backend| backend.backup.as_ref());
+    match first.filter(|_| n == raw.backend.len()) {
+        None => Ok(()),
+        Some(backup) => Err(source.error(
+            &backup.span(),
+            "every backend is a backup; expected one without `backup`, which they stand behind",
+        )),
+    }
+}
+
 /// A duration that the maps can hold: whole seconds in 32 bits.
 fn seconds(
     time: Option<Spanned<raw::Time>>,
@@ -372,7 +391,8 @@ fn seconds(
 
 fn health(raw: &Spanned<raw::Health>, shape: &Shape, source: &Source<'_>) -> Result<Health> {
     let refuse = |message: &str| Err(source.error(&raw.span(), message));
-    match (*raw.get_ref(), shape) {
+    match (raw.get_ref().clone(), shape) {
+        (raw::Health::Wrong(why), _) => refuse(&why),
         (raw::Health::Off, _) => Ok(Health::Off),
         (raw::Health::Seen, Shape::Inline(_)) => Ok(Health::Seen),
         (raw::Health::Probes(_), Shape::Inline(Inline { bridged: true, .. })) => refuse(
@@ -415,7 +435,8 @@ fn backend(
     }
     let weight = raw.weight.as_ref().map_or(1, |weight| weight.get_ref().0);
     let vlan = vlan(raw, shape, taken)?;
-    Ok(Backend { address, weight, key_names, vlan })
+    let backup = raw.backup.as_ref().is_some_and(|backup| *backup.get_ref());
+    Ok(Backend { address, weight, key_names, vlan, backup })
 }
 
 /// The VLAN of a backend, 0 where nothing is said.

@@ -45,7 +45,7 @@ fn a_bridge_needs_no_interface_and_its_ports_get_tc_alone() {
     assert_eq!((&bridge.vlans, bridge.stp), (&Vlans::Any, Stp::Refused));
     let pool = &config.pools[0];
     assert!(pool.is_bridged() && config.bridged().count() == 1);
-    assert_eq!((pool.mode, pool.health, pool.swallow), (Mode::Observe, Health::Seen, false));
+    assert_eq!((pool.mode, &pool.health, pool.swallow), (Mode::Observe, &Health::Seen, false));
     assert_eq!(pool.backends[0].vlan, 0);
     assert_eq!(parse(&super::bridge_and_router()).unwrap().attached().len(), 4);
 }
@@ -128,7 +128,7 @@ fn what_a_bridge_cannot_do_is_refused_of_its_pools_with_the_reason() {
     let told = "probes need an address of the gateway's own, and a bridge has none; expected \"seen\" or \"off\"";
     refuses(&pool("health = {}"), 10, "pool.health", told);
     refuses(&format!("{BRIDGE}[pool.health]\nfall = 9\n"), 17, "pool.health", told);
-    let health = |text: &str| parse(text).unwrap().pools[0].health;
+    let health = |text: &str| parse(text).unwrap().pools[0].health.clone();
     assert_eq!(health(&pool("health = \"off\"")), Health::Off);
     assert_eq!(health(&pool("health = {enabled = false}")), Health::Off);
     assert_eq!(health(&pool("health = \"seen\"")), Health::Seen);

@@ -27,7 +27,7 @@ fn a_short_pool_is_observed_and_judged_by_what_passes() {
     let config = parse(POOL).unwrap();
     let pool = &config.pools[0];
     assert_eq!(pool.service().to_string(), "web");
-    assert_eq!((pool.mode, pool.health), (Mode::Observe, Health::Seen));
+    assert_eq!((pool.mode, &pool.health), (Mode::Observe, &Health::Seen));
     assert_eq!(pool.inline().unwrap().exempt, []);
     assert!(pool.vip().is_none() && config.vips().next().is_none());
     let backends = pool.backends.iter().map(|b| (b.address.to_string(), b.weight));
@@ -179,7 +179,7 @@ fn who_is_exempt_is_an_address_or_a_prefix_named_once() {
 
 #[test]
 fn health_is_a_word_or_a_table_of_probes() {
-    let health = |text: &str| parse(text).unwrap().pools[0].health;
+    let health = |text: &str| parse(text).unwrap().pools[0].health.clone();
     assert_eq!(health(&with("health = \"seen\"")), Health::Seen);
     assert_eq!(health(&with("health = \"off\"")), Health::Off);
     let probes = |text: &str| format!("{POOL}[pool.health]\n{text}\n");
