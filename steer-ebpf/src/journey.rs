@@ -323,9 +323,6 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, flow: &mut *mut Flow) 
     make_headers_linear(hook);
     match read(hook, scratch) {
         Ok(()) => {}
-        Err(reason @ (Counter::IcmpPassed | Counter::FragmentPassed)) if scratch.port.waits() => {
-            return pass(reason);
-        }
         Err(Counter::IcmpPassed) => return Stage::Icmp,
         Err(Counter::FragmentPassed) => return Stage::Fragment,
         Err(Counter::Malformed) => {

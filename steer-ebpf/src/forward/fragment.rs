@@ -236,6 +236,9 @@ fn settled_fate(scratch: &mut Scratch) -> Option<&'static FragmentRoute> {
 #[inline(never)]
 pub(crate) extern "C" fn forward_later(skb: *mut __sk_buff) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
+    if scratch.port.waits() {
+        return pass(Counter::FragmentPassed);
+    }
     set_key(scratch);
     let mut known = settled_fate(scratch);
     if known.is_none() {

@@ -54,7 +54,7 @@ const V6_ERRORS: [u8; 4] = [1, 2, 3, 4];
 pub(crate) extern "C" fn translate_error(skb: *mut __sk_buff) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     seconds(scratch);
-    if !load(skb, scratch) {
+    if scratch.port.waits() || !load(skb, scratch) {
         return pass(Counter::IcmpPassed);
     }
     let port = scratch.port;
