@@ -3,6 +3,7 @@
 
 mod bridge;
 mod check;
+mod doctor;
 mod flows;
 mod life;
 mod pools;
