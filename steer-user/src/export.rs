@@ -1,11 +1,15 @@
-//! Metrics over HTTP, in OpenMetrics format: the counters' own words, read from the maps at each
-//! scrape.
+//! Metrics over HTTP, read from the maps at each scrape, and a page that shows them.
+
+mod format;
+mod kinds;
+mod maps;
+mod process;
 
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -13,61 +17,50 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
-    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    header::{ACCEPT, ALLOW, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, VARY},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric as _, text::encode},
-    metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
-    registry::Registry,
-};
-use steer_common::{
-    counters::Counter,
-    shared::{LAYOUT_VERSION, SWITCH_BYPASS, SWITCH_LEAVE},
-};
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
 };
 use tokio_io_timeout::TimeoutStream;
 
+use self::{format::Format, maps::Maps, process::Process};
 use crate::{
-    agent::{
-        Swept,
-        checks::{Kind, Standing},
-        not_made,
-    },
-    clock,
+    agent::{Swept, checks::Standing},
     connection_limit::ConnectionLimit,
     plane::Plane,
-    report::{
-        BackendReport, BackendState, Backends, Keys, LayoutReport, NameOrigin, Resumptions, Stats,
-    },
 };
 
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// A scraper that asks for nothing, or reads nothing, for so long is hung up on.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 64;
+/// Live charts of what `/metrics` says; it fetches nothing else.
+const PAGE: &str = include_str!("export/page.html");
+const PAGE_POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";
 
 /// Opens the port.
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listen for metrics at {address}"))
 }
 
-/// Serves `/metrics` for ever.
+/// Serves `/metrics` and the page for ever.
 pub(crate) async fn serve(
     listener: TcpListener,
     plane: Plane,
     gauges: Arc<Mutex<Swept>>,
     standing: Standing,
 ) -> Result<()> {
-    let mut registry = Registry::with_prefix("steer");
-    registry.register_collector(Box::new(Maps { plane, gauges, standing, started: time_of_day() }));
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Process));
+    let steer = registry.sub_registry_with_prefix("steer");
+    steer.register_collector(Box::new(Maps::new(plane, gauges, standing)));
     let registry = Arc::new(registry);
     let mut connection_limit = ConnectionLimit::new(MAX_CONNECTIONS);
     loop {
@@ -80,12 +73,6 @@ pub(crate) async fn serve(
             }
         }
     }
-}
-
-/// Seconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "a scraper compares it with its own time of day")]
-fn time_of_day() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 async fn answer(stream: impl AsyncRead + AsyncWrite + Send + 'static, registry: Arc<Registry>) {
@@ -105,289 +92,48 @@ fn respond(
     registry: &Registry,
 ) -> Result<Response<Full<Bytes>>, fmt::Error> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refused = Response::new(Full::from("metrics are only read: GET or HEAD\n"));
-        *refused.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "only read: GET or HEAD\n");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Ok(refused);
     }
-    if request.uri().path() != "/metrics" {
-        let mut nothing = Response::new(Full::from("metrics are at /metrics\n"));
-        *nothing.status_mut() = StatusCode::NOT_FOUND;
-        return Ok(nothing);
+    match request.uri().path() {
+        "/metrics" => {
+            let accept = request.headers().get_all(ACCEPT).iter();
+            metrics(registry, Format::wanted(accept.filter_map(|value| value.to_str().ok())))
+        }
+        "/" => Ok(page()),
+        _ => Ok(plain(
+            StatusCode::NOT_FOUND,
+            "metrics are at /metrics, a page that shows them at /\n",
+        )),
     }
+}
+
+fn metrics(registry: &Registry, format: Format) -> Result<Response<Full<Bytes>>, fmt::Error> {
     let mut text = String::new();
     encode(&mut text, registry)?;
-    let mut response = Response::new(Full::from(text));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
+    let mut response = Response::new(Full::from(format.of(text)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    headers.insert(VARY, HeaderValue::from_static("accept"));
     Ok(response)
 }
 
-/// The maps as a source of metrics.
-struct Maps {
-    plane: Plane,
-    gauges: Arc<Mutex<Swept>>,
-    standing: Standing,
-    /// When the agent started, seconds since 1970.
-    started: u64,
+fn page() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(PAGE));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    response
 }
 
-impl fmt::Debug for Maps {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Maps")
-    }
-}
-
-impl Collector for Maps {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let unreadable = |error| {
-            log::warn!("read the maps for a scrape: {error:#}");
-            fmt::Error
-        };
-        packets(&mut encoder, &Stats::read(&self.plane).map_err(unreadable)?)?;
-        let swept = self.gauges.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let report = Backends::read(&self.plane).map_err(unreadable)?;
-        let counted = swept.held.began != 0;
-        let report =
-            if counted { report.counted(&swept.held, clock::nanoseconds()) } else { report };
-        backends(&mut encoder, &report)?;
-        resumptions(&mut encoder, &report)?;
-        key_names(&mut encoder, &Keys::read(&self.plane, None).map_err(unreadable)?)?;
-        tables(&mut encoder, &swept)?;
-        capacities(&mut encoder, &room(&self.plane).map_err(unreadable)?)?;
-        self.gateway(&mut encoder).map_err(unreadable)?;
-        warnings(&mut encoder, &self.standing)
-    }
-}
-
-impl Maps {
-    /// The agent and the switches.
-    fn gateway(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<()> {
-        build_info(encoder)?;
-        gauge(
-            encoder,
-            "agent_start_time_seconds",
-            "When the agent started, since 1970",
-            self.started,
-        )?;
-        let help = "Whether steering is off: every new flow stays on its first backend";
-        gauge(encoder, "bypass", help, self.plane.switch(SWITCH_BYPASS)?.into())?;
-        let help = "Whether new connections to VIPs pass to the kernel's own rules";
-        gauge(encoder, "leave", help, self.plane.switch(SWITCH_LEAVE)?.into())?;
-        let help = "The most splices since the agent started, as its sweeps met them";
-        gauge(encoder, "splices_high", help, self.standing.splices_high())?;
-        let not_made = ConstCounter::new(not_made());
-        let help = "Health checks that could not be made for a fault of the gateway's own: they count for nothing";
-        let name = "health_checks_not_made";
-        not_made.encode(encoder.encode_descriptor(name, help, None, not_made.metric_type())?)?;
-        Ok(())
-    }
-}
-
-fn build_info(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let info = Info::new([
-        ("version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("layout", LAYOUT_VERSION.to_string()),
-    ]);
-    let family = encoder.encode_descriptor(
-        "build",
-        "Version of the agent, and of the layout of its maps",
-        None,
-        info.metric_type(),
-    )?;
-    info.encode(family)
-}
-
-fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
-    let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-    value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)
-}
-
-/// Every kind, so that what never was wrong is 0 and not absent.
-fn warnings(encoder: &mut DescriptorEncoder<'_>, standing: &Standing) -> fmt::Result {
-    let kind = ConstGauge::new(0_i64).metric_type();
-    let help = "Whether something of a kind needs attention; the log and steer status say what";
-    let mut family = encoder.encode_descriptor("warning", help, None, kind)?;
-    let now = standing.all();
-    for kind in Kind::ALL {
-        let stands = now.iter().any(|warning| warning.kind == kind);
-        ConstGauge::new(i64::from(stands))
-            .encode(family.encode_family(&[("kind", kind.word())])?)?;
-    }
-    Ok(())
-}
-
-/// What the tables can hold.
-fn room(plane: &Plane) -> Result<[(&'static str, u32); 9]> {
-    Ok([
-        ("sessions", plane.sessions.max_entries()?),
-        ("key_names", plane.key_names.max_entries()?),
-        ("key_name_tries", plane.key_name_tries.max_entries()?),
-        ("sources", plane.sources.max_entries()?),
-        ("flows", plane.flows.max_entries()?),
-        ("splices", plane.splices.max_entries()?),
-        ("handshakes", plane.handshakes.max_entries()?),
-        ("foreign", plane.foreign.max_entries()?),
-        ("legs", plane.legs.max_entries()?),
-    ])
-}
-
-fn capacities(encoder: &mut DescriptorEncoder<'_>, room: &[(&'static str, u32)]) -> fmt::Result {
-    let kind = ConstGauge::new(0_i64).metric_type();
-    let mut family = encoder.encode_descriptor(
-        "table_max_entries",
-        "Entries that a table can hold",
-        None,
-        kind,
-    )?;
-    for (table, entries) in room {
-        ConstGauge::new(i64::from(*entries)).encode(family.encode_family(&[("table", *table)])?)?;
-    }
-    Ok(())
-}
-
-fn packets(encoder: &mut DescriptorEncoder<'_>, stats: &Stats) -> fmt::Result {
-    let counter = |value| ConstCounter::new(value);
-    let kind = counter(0_u64).metric_type();
-    let mut family = encoder.encode_descriptor(
-        "packets",
-        "What happened to packets and flows, by word",
-        None,
-        kind,
-    )?;
-    for word in Counter::ALL {
-        counter(stats.value(*word)).encode(family.encode_family(&[("event", word.word())])?)?;
-    }
-    Ok(())
-}
-
-/// Name, explanation and value of one family per backend.
-type BackendFamily = (&'static str, &'static str, fn(&BackendReport) -> u64);
-
-const BACKEND_FAMILIES: [BackendFamily; 7] = [
-    ("backend_flows", "Flows whose first backend it was", |backend| backend.flows),
-    ("backend_rehomed_flows", "Flows re-homed to it", |backend| backend.rehomed),
-    ("backend_sessions_learned", "Sessions learned from it", |backend| backend.learned),
-    ("backend_session_hits", "Hellos whose session it owned", |backend| backend.hits),
-    ("backend_resumptions", "Resumptions it accepted", |backend| backend.resumed),
-    ("backend_packets", "Packets to it and from it", |backend| backend.packets),
-    ("backend_bytes", "Bytes to it and from it", |backend| backend.bytes),
-];
-
-/// As [`BackendFamily`], counted by sweeps.
-type BackendGauge = (&'static str, &'static str, fn(&BackendReport) -> Option<u64>);
-
-const BACKEND_GAUGES: [BackendGauge; 3] = [
-    ("backend_open_flows", "Connections open there at the last sweep", |backend| {
-        backend.open_flows
-    }),
-    ("backend_sessions", "Sessions that led to it at the last sweep", |backend| backend.sessions),
-    ("backend_key_names", "Names of ticket keys that led to it at the last sweep", |backend| {
-        backend.key_names
-    }),
-];
-
-fn backends(encoder: &mut DescriptorEncoder<'_>, report: &Backends) -> fmt::Result {
-    for (name, help, value) in BACKEND_FAMILIES {
-        let kind = ConstCounter::new(0_u64).metric_type();
-        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-        for backend in &report.backends {
-            ConstCounter::new(value(backend)).encode(family.encode_family(&labels(backend))?)?;
-        }
-    }
-    for (name, help, value) in BACKEND_GAUGES {
-        let kind = ConstGauge::new(0_i64).metric_type();
-        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
-        for backend in &report.backends {
-            if let Some(value) = value(backend) {
-                let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-                value.encode(family.encode_family(&labels(backend))?)?;
-            }
-        }
-    }
-    let kind = ConstGauge::new(0_i64).metric_type();
-    let help = "1 for the state that a backend is in";
-    let mut family = encoder.encode_descriptor("backend_state", help, None, kind)?;
-    for backend in &report.backends {
-        for state in BackendState::ALL {
-            let is = ConstGauge::new(i64::from(backend.state == state));
-            let [address, vip] = labels(backend);
-            let labels = [address, vip, ("state", state.word().to_owned())];
-            is.encode(family.encode_family(&labels)?)?;
-        }
-    }
-    let kind = ConstGauge::new(0_i64).metric_type();
-    let mut family =
-        encoder.encode_descriptor("backend_up", "Whether it takes new flows", None, kind)?;
-    for backend in &report.backends {
-        let up = ConstGauge::new(i64::from(backend.state == BackendState::Up));
-        up.encode(family.encode_family(&labels(backend))?)?;
-    }
-    Ok(())
-}
-
-fn resumptions(encoder: &mut DescriptorEncoder<'_>, report: &Backends) -> fmt::Result {
-    let kind = ConstCounter::new(0_u64).metric_type();
-    let help = "Hellos by what their backend answered; version 1.2 is 1.2 and below";
-    let mut family = encoder.encode_descriptor("resumptions", help, None, kind)?;
-    for backend in &report.backends {
-        for (version, outcomes) in [("1.2", backend.tls12), ("1.3", backend.tls13)] {
-            let Resumptions { accepted, rejected, not_offered } = outcomes;
-            for (outcome, n) in
-                [("accepted", accepted), ("rejected", rejected), ("not-offered", not_offered)]
-            {
-                let [address, vip] = labels(backend);
-                let labels = [
-                    address,
-                    vip,
-                    ("version", version.to_owned()),
-                    ("outcome", outcome.to_owned()),
-                ];
-                ConstCounter::new(n).encode(family.encode_family(&labels)?)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// A shared name counts as shared only, however its owner is known.
-fn key_names(encoder: &mut DescriptorEncoder<'_>, keys: &Keys) -> fmt::Result {
-    let kind = ConstGauge::new(0_i64).metric_type();
-    let help = "Names of ticket keys; those that are shared do not steer";
-    let mut family = encoder.encode_descriptor("key_names", help, None, kind)?;
-    for LayoutReport { vip, .. } in &keys.layouts {
-        let own = keys.names.iter().filter(|name| name.vip == Some(*vip));
-        let of = |origin| own.clone().filter(|name| !name.shared && name.origin == origin).count();
-        let states = NameOrigin::ALL.map(|origin| (origin.word(), of(origin)));
-        let shared = own.clone().filter(|name| name.shared).count();
-        for (state, n) in states.into_iter().chain([("shared", shared)]) {
-            let n = ConstGauge::new(i64::try_from(n).unwrap_or(i64::MAX));
-            n.encode(
-                family.encode_family(&[("vip", vip.to_string()), ("state", state.to_owned())])?,
-            )?;
-        }
-    }
-    Ok(())
-}
-
-fn labels(backend: &BackendReport) -> [(&'static str, String); 2] {
-    [("backend", backend.address.to_string()), ("vip", backend.vip.to_string())]
-}
-
-fn tables(encoder: &mut DescriptorEncoder<'_>, swept: &Swept) -> fmt::Result {
-    let kind = ConstGauge::new(0_i64).metric_type();
-    let help = "Entries of a table at the last sweep";
-    let mut family = encoder.encode_descriptor("table_entries", help, None, kind)?;
-    let tables = [
-        ("sessions", swept.sessions),
-        ("key_names", swept.key_names),
-        ("flows", swept.flows),
-        ("splices", swept.splices),
-    ];
-    for (table, entries) in tables {
-        let entries = ConstGauge::new(i64::try_from(entries).unwrap_or(i64::MAX));
-        entries.encode(family.encode_family(&[("table", table)])?)?;
-    }
-    Ok(())
+fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }
 
 #[cfg(test)]
@@ -396,6 +142,8 @@ mod tests {
         io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
         time::{Instant, sleep},
     };
+
+    use prometheus_client::metrics::gauge::ConstGauge;
 
     use super::*;
 
@@ -407,11 +155,16 @@ mod tests {
         Arc::new(registry)
     }
 
+    /// The version of HTTP, where what is asked has none and so no headers either.
+    fn version(asked: &str) -> &'static str {
+        if asked.contains("HTTP/") { "" } else { " HTTP/1.1" }
+    }
+
     async fn said(asked: &str) -> String {
         let (mut ours, theirs) = duplex(1 << 20);
         let server = tokio::spawn(answer(theirs, registry()));
         ours.write_all(
-            format!("{asked} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes(),
+            format!("{asked}{}\r\nHost: x\r\nConnection: close\r\n\r\n", version(asked)).as_bytes(),
         )
         .await
         .unwrap();
@@ -434,7 +187,31 @@ mod tests {
                 "{refused}"
             );
         }
-        assert!(said("GET /").await.starts_with("HTTP/1.1 404 "));
+        for path in ["/metric", "/metrics/", "/favicon.ico", "//"] {
+            let nothing = said(&format!("GET {path}")).await;
+            assert!(nothing.starts_with("HTTP/1.1 404 "), "{path}: {nothing}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_accepts_open_metrics_gets_it_and_all_others_the_text_format() {
+        let open =
+            said("GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text; version=1.0.0")
+                .await;
+        assert!(
+            open.contains("application/openmetrics-text") && open.ends_with("# EOF\n"),
+            "{open}"
+        );
+        let text = said("GET /metrics").await;
+        assert!(text.contains("text/plain; version=0.0.4") && !text.contains("# EOF"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_page_may_load_nothing_from_elsewhere() {
+        let page = said("GET /").await;
+        assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("default-src 'none'"), "{page}");
+        let elsewhere = PAGE.replace("http://www.w3.org/2000/svg", "");
+        assert!(!elsewhere.contains("http"), "the page names another place");
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 //! tables, probes health, ages tables, exports, serves the CLI.
 //!
 //! Modules stand in the order in which the agent comes up; `show` is the only one that prints, and
-//! `inspect`'s verb, row by row.
+//! `inspect`'s verb, row by row; `top` draws on a terminal.
 
 pub mod address;
 pub mod agent;
@@ -13,6 +13,7 @@ pub mod config;
 mod connection_limit;
 pub mod control;
 pub mod crash;
+pub mod doctor;
 pub mod export;
 pub mod inspect;
 pub mod logging;
@@ -21,4 +22,6 @@ pub mod pool;
 pub mod report;
 pub mod service;
 pub mod show;
+pub mod sysdump;
 pub mod ticket_keys;
+pub mod top;

@@ -3,6 +3,7 @@
 
 mod assess;
 mod backends;
+mod doctor;
 mod flows;
 mod keys;
 mod sessions;
@@ -21,8 +22,10 @@ pub use watch::Decisions;
 
 use crate::{
     assess::Report,
+    doctor::Diagnosis,
     report::{Backends, Flows, FoundSessions, Keys, Stats, Status, Why},
     ticket_keys::Generated,
+    top::{self, Frame},
 };
 
 /// How results are printed.
@@ -98,6 +101,11 @@ pub fn status(format: Format, status: &Status) -> Result<()> {
     print(format, status, || status_text(status))
 }
 
+/// Prints `steer doctor`.
+pub fn diagnosis(format: Format, diagnosis: &Diagnosis) -> Result<()> {
+    print(format, diagnosis, || doctor::text(diagnosis))
+}
+
 /// Prints `steer backends list`.
 pub fn backends(format: Format, backends: &Backends) -> Result<()> {
     print(format, backends, || backends::text(backends))
@@ -131,6 +139,11 @@ pub fn keys(format: Format, keys: &Keys) -> Result<()> {
 /// Prints `steer keys generate`.
 pub fn generated(format: Format, generated: &Generated) -> Result<()> {
     print(format, generated, || keys::generated(generated))
+}
+
+/// Prints one frame of `steer top`.
+pub fn top(format: Format, frame: &Frame) -> Result<()> {
+    print(format, frame, || top::text(frame))
 }
 
 /// Prints `steer stats`; `all` shows counters that are zero too.

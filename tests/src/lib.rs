@@ -31,6 +31,7 @@ pub mod l4;
 pub mod live;
 pub mod loss;
 pub mod matrix;
+pub mod monitoring;
 pub mod netns;
 pub mod nginx;
 pub mod packets;

@@ -24,6 +24,7 @@ use std::{
 };
 
 pub use bridges::{ambiguous, bridges, netfilter, unseen};
+pub(crate) use ipsec::policies;
 pub use machine::{Machine, machine, programs};
 pub use warning::{Kind, Warning};
 pub(super) use watch::{Watched, run};

@@ -6,6 +6,7 @@ mod backends;
 mod bypass;
 mod config;
 mod detach;
+mod doctor;
 mod flows;
 mod inspect;
 mod keys;
@@ -13,6 +14,8 @@ mod leave;
 mod sessions;
 mod stats;
 mod status;
+mod sysdump;
+mod top;
 mod watch;
 mod why;
 
@@ -70,6 +73,12 @@ enum Verb {
     /// agent runs, nothing is pinned, or an interface is there without its program). Drains, drift,
     /// bypass and leave are an operator's own doing, and count for nothing.
     Status,
+    /// Look at machine, configuration and gateway, before its start or while it runs, and say what
+    /// to do; the exit code is as that of status
+    Doctor(doctor::Doctor),
+    /// Write one archive for support: status, counters, configuration, checks, the machine's network;
+    /// no keys, and identifiers cut to four bytes
+    Sysdump(sysdump::Sysdump),
     /// Show and change the pools
     #[command(subcommand)]
     Backends(backends::Backends),
@@ -93,6 +102,8 @@ enum Verb {
     Keys(keys::Keys),
     /// Show the counters
     Stats(stats::Stats),
+    /// Show rates, backends, verdicts and tables as they change; q ends, s sorts, p pauses
+    Top(top::Top),
     /// Show what the handshakes in a capture (pcap, pcapng) offer to steer by, and whether they
     /// resumed
     Inspect(inspect::Inspect),
@@ -113,7 +124,9 @@ impl Cli {
             Verb::Detach(verb) => verb.run(&place),
             Verb::Leave(verb) => verb.run(&place),
             Verb::Bypass(verb) => verb.run(&place),
+            Verb::Doctor(verb) => return verb.run(&place),
             Verb::Status => return status::run(&place),
+            Verb::Sysdump(verb) => verb.run(&place),
             Verb::Backends(verb) => return verb.run(&place),
             Verb::Sessions(verb) => verb.run(&place),
             Verb::Flows(verb) => verb.run(&place),
@@ -121,6 +134,7 @@ impl Cli {
             Verb::Watch(verb) => verb.run(&place),
             Verb::Keys(verb) => verb.run(&place),
             Verb::Stats(verb) => verb.run(&place),
+            Verb::Top(verb) => verb.run(&place),
             Verb::Inspect(verb) => verb.run(&place),
             Verb::Config(verb) => verb.run(&place),
         };

@@ -1,6 +1,6 @@
 //! The running kernel: whether the programs can work in it, asked before anything of it is changed.
 
-use std::fs;
+use std::{fmt, fs};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -104,6 +104,12 @@ impl Kernel {
             self.release
         );
         Ok(())
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Linux {}", self.release)
     }
 }
 

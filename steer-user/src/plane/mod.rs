@@ -49,7 +49,7 @@ use fast::Lent;
 pub use gateways::{Gateway, gateways, shared};
 pub use load::Programs;
 pub(crate) use netlink::links as link_messages;
-pub use others::{ForeignProgram, foreign_programs};
+pub use others::{ForeignProgram, foreign_programs, foreign_programs_at};
 pub use pin::{Lock, PinDir, WatchLock};
 pub use table::{Slots, Table};
 pub(crate) use undo::Before;

@@ -43,12 +43,18 @@ impl fmt::Display for ForeignProgram {
 /// Every program in front of ours at the managed interfaces, in order; at an interface that ours
 /// are not attached to, every one. What the kernel does not tell is not there.
 pub fn foreign_programs(dir: &PinDir) -> Vec<ForeignProgram> {
-    let managed = dir.managed();
-    let present =
-        managed.iter().filter_map(|name| Some((name.as_str(), ifindex(name)?))).collect::<Vec<_>>();
     if !dir.is_in_this_netns() {
         return Vec::new();
     }
+    foreign_programs_at(dir, &dir.managed())
+}
+
+/// The same at these interfaces of this network namespace.
+pub fn foreign_programs_at(dir: &PinDir, interfaces: &[String]) -> Vec<ForeignProgram> {
+    let present = interfaces
+        .iter()
+        .filter_map(|name| Some((name.as_str(), ifindex(name)?)))
+        .collect::<Vec<_>>();
     let mut found = xdp(dir, &present);
     for (interface, index) in &present {
         found.extend(if without_tcx() {

@@ -29,6 +29,11 @@ pub fn require() -> Result<()> {
     require_all(EVERY_VERB)
 }
 
+/// Refuses in one sentence where an agent could not load its programs.
+pub fn require_to_start() -> Result<()> {
+    require_all(START)
+}
+
 /// Refuses in one sentence where the agent cannot load its programs, and gives up what it does not
 /// need for that. Afterwards no program that this process runs can have more.
 pub(crate) fn keep_to_start() -> Result<()> {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{config::Side, ticket_keys::Generated};
+use crate::{config::Side, doctor::Diagnosis, ticket_keys::Generated, top::Frame};
 
 #[track_caller]
 fn keys(value: &Value) -> Vec<&str> {
@@ -244,5 +244,9 @@ fn the_examples_in_the_documentation_are_what_the_program_prints() {
     let (documented, printed) = example::<Generated>("`keys generate`");
     assert_eq!(documented, printed);
     let (documented, printed) = example::<Stats>("`stats`");
+    assert_eq!(documented, printed);
+    let (documented, printed) = example::<Diagnosis>("`doctor`");
+    assert_eq!(documented, printed);
+    let (documented, printed) = example::<Frame>("`top`");
     assert_eq!(documented, printed);
 }

@@ -4,6 +4,7 @@
 mod backends;
 mod bridge;
 mod check;
+mod doctor;
 mod flows;
 mod health;
 mod life;

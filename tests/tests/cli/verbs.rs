@@ -20,11 +20,13 @@ use crate::{GOOD, backend, binary, error, said, two_backends};
 const DOCUMENTATION: &str = include_str!("../../../docs/cli.md");
 
 /// Keys that are null where there is nothing to name.
-const MAY_BE_NULL: [&str; 13] = [
+const MAY_BE_NULL: [&str; 15] = [
     "counted_seconds",
     "open_flows",
     "sessions",
     "key_names",
+    "resumed_percent",
+    "resumed_percent_ever",
     "pid",
     "version",
     "drain_seconds",
@@ -42,7 +44,7 @@ fn json_has_the_documented_shapes_on_a_live_gateway() -> Result<()> {
     let steer = run.agent()?;
     run.resume_elsewhere(&run.new_client()?)?;
     steer.steer(&format!("backends drain --for 10m {}", run.backend_address(1)))?;
-    for verb in ["status", "backends list", "sessions list", "keys list"] {
+    for verb in ["status", "backends list", "sessions list", "keys list", "top"] {
         same_shape(verb, &documented(verb)?, &steer.json(verb)?);
     }
     let listed = steer.json("sessions list --limit 1")?;

@@ -23,7 +23,7 @@ const NAMED: usize = 3;
 
 /// The policies of this network namespace that cover any of the addresses. A kernel without IPsec
 /// has none.
-pub(super) async fn policies(addresses: &BTreeSet<IpAddr>) -> Result<Vec<Warning>> {
+pub(crate) async fn policies(addresses: &BTreeSet<IpAddr>) -> Result<Vec<Warning>> {
     let opened = new_connection::<XfrmMessage>(NETLINK_XFRM);
     let (connection, handle, _) = match opened {
         Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(Vec::new()),
