@@ -238,7 +238,7 @@ fn check_advisories(tree: &Tree, _: &Arguments) -> Result<Outcome> {
 
 /// Starts a command line of cargo-deny, where it is there.
 fn deny(tree: &Tree) -> Option<Command> {
-    let mut deny = Command::new(setup::deny::find(tree)?);
+    let mut deny = Command::new(setup::crates::DENY.find(tree)?);
     deny.current_dir(tree.root());
     Some(deny)
 }

@@ -7,10 +7,12 @@ mod build;
 mod ci;
 mod command;
 mod demo;
+mod dist;
 mod doc;
 mod fuzz;
 mod lab;
 mod matrix;
+mod monitoring;
 mod report;
 mod rights;
 mod rotation;
@@ -41,6 +43,8 @@ enum Verb {
     Setup(setup::Arguments),
     /// Build the binary `steer` with its eBPF programs inside.
     Build(build::Arguments),
+    /// Make packages with checksums and a list of what they are built from, and try them.
+    Dist(dist::Arguments),
     /// Show the main job: resuming clients reach the backend that holds their session.
     Demo(demo::Arguments),
     /// Run the tests.
@@ -52,6 +56,8 @@ enum Verb {
     /// Measure clients whose addresses change, at servers whose sessions cannot be known or never
     /// resume.
     Visits(visits::Arguments),
+    /// Try alert rules and dashboard with a Prometheus that scrapes an agent.
+    Monitoring(monitoring::Arguments),
     /// Load the programs into the running kernel and into others, and compare what the verifier
     /// counted.
     Verify(verify::Arguments),
@@ -71,11 +77,13 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Setup(arguments) => setup::run(&arguments),
         Verb::Build(arguments) => build::run(&arguments),
+        Verb::Dist(arguments) => dist::run(&arguments),
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Matrix(arguments) => matrix::run(&arguments),
         Verb::Rotation(arguments) => rotation::run(&arguments),
         Verb::Visits(arguments) => visits::run(&arguments),
+        Verb::Monitoring(arguments) => monitoring::run(&arguments),
         Verb::Verify(arguments) => verify::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Soak(arguments) => soak::run(&arguments),

@@ -1,8 +1,8 @@
 //! `cargo xtask setup`: finds what is missing, says so and why, then installs it. Run again, it
 //! does nothing.
 
-mod archive;
-pub(crate) mod deny;
+pub(crate) mod archive;
+pub(crate) mod crates;
 pub(crate) mod kernels;
 mod linker;
 mod packages;
@@ -52,6 +52,11 @@ pub(crate) enum Job {
     /// Compile and check the dependencies; cargo-deny takes minutes to build, so that only this
     /// asks for it.
     Deny,
+    /// Compile and try alert rules and dashboard; Prometheus is large, so that only this asks for it.
+    Monitoring,
+    /// Make packages and try them; their tools take minutes to build, so that only this asks for
+    /// them.
+    Dist,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -93,7 +98,7 @@ pub(crate) fn ensure_with_kernels(
 struct Plan {
     packages: Vec<&'static packages::Package>,
     linker: bool,
-    deny: bool,
+    tools: Vec<&'static crates::Tool>,
     unpacked: Vec<Unpacked>,
 }
 
@@ -129,19 +134,22 @@ impl Plan {
         let emulator = (!kernels.is_empty()).then_some(Unpacked::Emulator);
         let unpacked = emulator.into_iter().chain(kernels.iter().copied().map(Unpacked::Kernel));
         let unpacked = unpacked.filter(|unpacked| !unpacked.is_there(tree)).collect();
-        let deny = job == Job::Deny && deny::find(tree).is_none();
-        Ok(Self { packages, linker, deny, unpacked })
+        let tools = crates::missing_for(tree, job);
+        Ok(Self { packages, linker, tools, unpacked })
     }
 
     fn is_empty(&self) -> bool {
-        self.packages.is_empty() && !self.linker && !self.deny && self.unpacked.is_empty()
+        self.packages.is_empty()
+            && !self.linker
+            && self.tools.is_empty()
+            && self.unpacked.is_empty()
     }
 
     /// Whether the job can do without all of it.
     fn is_optional(&self) -> bool {
         self.packages.iter().all(|package| package.optional)
             && !self.linker
-            && !self.deny
+            && self.tools.is_empty()
             && self.unpacked.is_empty()
     }
 
@@ -156,11 +164,9 @@ impl Plan {
                 format!("bpf-linker {}", linker::VERSION)
             );
         }
-        if self.deny {
-            let name = format!("cargo-deny {}", deny::VERSION);
-            eprintln!(
-                "  {name:<18} checks licences, sources and advisories (built by cargo into target/tools)"
-            );
+        for tool in &self.tools {
+            let name = format!("{} {}", tool.name, tool.version);
+            eprintln!("  {name:<18} {} (built by cargo into target/tools)", tool.why);
         }
         for unpacked in &self.unpacked {
             eprintln!(
@@ -187,8 +193,8 @@ impl Plan {
                 bail!("{missing}, though it was just built");
             }
         }
-        if self.deny {
-            deny::build(tree)?;
+        for tool in &self.tools {
+            tool.build(tree)?;
         }
         for unpacked in &self.unpacked {
             unpacked.provide(tree)?;

@@ -71,6 +71,11 @@ impl Archive {
     }
 }
 
+/// Where this machine gets Debian from, for debootstrap.
+pub(crate) fn mirror() -> Result<String> {
+    Ok(Mirrors::of_this_machine()?.main)
+}
+
 /// Where this machine gets Debian from.
 #[derive(Debug, PartialEq, Eq)]
 struct Mirrors {

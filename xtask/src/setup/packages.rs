@@ -60,12 +60,15 @@ pub(crate) static COMPILER: [Package; 2] = [
 pub(crate) static LINTER: Package =
     Package::new("rust-web-clippy", "clippy-driver", "lints the eBPF programs", &[]);
 
-const RUN: &[Job] = &[Job::Test, Job::Demo, Job::Bench, Job::Verify, Job::All, Job::Matrix];
+const RUN: &[Job] =
+    &[Job::Test, Job::Demo, Job::Bench, Job::Verify, Job::All, Job::Matrix, Job::Monitoring];
 const VERIFY: &[Job] = &[Job::Verify, Job::All];
 const BENCH: &[Job] = &[Job::Bench, Job::All, Job::Matrix];
 const MATRIX: &[Job] = &[Job::Matrix];
+const DIST: &[Job] = &[Job::Dist];
+const MONITORING: &[Job] = &[Job::Monitoring];
 
-static TOOLS: [Package; 21] = [
+static TOOLS: [Package; 26] = [
     Package::new("iproute2", "ip", "makes network namespaces and links", RUN),
     Package::new("ethtool", "ethtool", "sets offloads of virtual links", RUN),
     Package::new(
@@ -85,6 +88,11 @@ static TOOLS: [Package; 21] = [
     ),
     Package::new("cpio", "cpio", "packs what other kernels boot with", VERIFY),
     Package::new("haproxy", "haproxy", "the proxy to compare with", BENCH),
+    Package::new("lintian", "lintian", "judges the package for Debian", DIST),
+    Package::new("debootstrap", "debootstrap", "makes a Debian to install the package in", DIST),
+    Package::new("rpm", "rpm", "reads the package for RPM systems", DIST),
+    Package::new("prometheus", "prometheus", "scrapes an agent; judges alert rules", MONITORING),
+    Package::new("curl", "curl", "asks Prometheus", MONITORING),
     Package::new("gnutls-bin", "gnutls-serv", "GnuTLS at both ends", MATRIX),
     Package::new("golang-go", "go", "compiles Go's ends", MATRIX),
     Package::new("default-jdk-headless", "javac", "compiles and runs Java's ends", MATRIX),
@@ -143,7 +151,7 @@ done
 apt-get -q -y -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 install --no-install-recommends --no-remove "$@"
 if command -v systemctl >/dev/null; then
     for package in "$@"; do
-        case "$package" in nginx|haproxy|mosquitto) systemctl disable "$package.service" || true ;; esac
+        case "$package" in nginx|haproxy|mosquitto|prometheus) systemctl disable "$package.service" || true ;; esac
     done
 fi
 "#;
