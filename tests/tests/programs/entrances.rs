@@ -54,6 +54,7 @@ fn prepare(world: &mut World, ends: &Ends, what: Given) -> Result<()> {
     for key in [ends.key(), beside(ends, ends.vip), beside(ends, second(ends))] {
         world.loaded.plane.flows.remove(&key)?;
         world.loaded.plane.handshakes.remove(&key)?;
+        world.forget_trace_of(&key)?;
     }
     world.loaded.plane.legs.remove_stale(|_, _| true)?;
     world.forget_flow_trace(ends)?;

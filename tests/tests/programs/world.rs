@@ -199,13 +199,18 @@ impl World {
 
     /// Forgets what is left of the flow of these ends, and of its handshake.
     pub(crate) fn forget_flow_trace(&mut self, ends: &Ends) -> Result<()> {
-        let line = trace::place(&ends.key(), 0).line;
+        self.forget_trace_of(&ends.key())?;
+        self.forget_trace(ends)
+    }
+
+    /// Forgets what is left of the flow with this key, and of those in its line.
+    pub(crate) fn forget_trace_of(&mut self, key: &FlowKey) -> Result<()> {
+        let line = trace::place(key, 0).line;
         let mut traces = MapData::from_pin(self.loaded.pin("traces"))
             .and_then(Map::from_map_data)
             .and_then(Array::<_, TraceLine>::try_from)
             .context("open the map traces")?;
-        traces.set(line, TraceLine::default(), 0)?;
-        self.forget_trace(ends)
+        traces.set(line, TraceLine::default(), 0).context("forget a trace")
     }
 
     /// Fills the maps for a run of the TC program.
