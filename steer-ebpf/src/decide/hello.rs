@@ -35,7 +35,7 @@ use crate::{
     learn::certificate::{
         load, record_hello_end, record_hello_end_behind, record_hello_end_in, set_hello_end,
     },
-    maps::{PENDING, count, count_index},
+    maps::{PENDING, count},
     scratch::{Input, Scratch, StreamRange, scratch, spare},
     stage::{Stage, drop},
     verifier::size,

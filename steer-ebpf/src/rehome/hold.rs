@@ -26,7 +26,7 @@ use crate::{
     },
     forward::{bridge, next_hop::hop_to},
     learn::certificate::expect_unread,
-    maps::{PENDING, SPLICES, backend, backend_path, count, count_index, now, rest},
+    maps::{PENDING, SPLICES, backend, backend_path, count, now, rest},
     packet::{options::read_options, sums::sum_payload},
     rehome::buffer::{new_buffer, store_in_buffer},
     scratch::{Scratch, StreamRange, scratch},

@@ -120,7 +120,7 @@ impl Watch {
     /// When a map cannot be read or written.
     pub fn look(&mut self, mut each: impl FnMut(Decision) -> bool) -> Result<bool> {
         self.go_on()?;
-        let (now, wall) = (clock::nanoseconds(), SystemTime::now());
+        let (now, wall) = (clock::nanoseconds(), time_of_day());
         while let Some(item) = self.ring.next() {
             let watched = read(&item).context("a record of the map watched is too short")?;
             if !self.filter.has(&self.world, &watched) {
@@ -148,6 +148,11 @@ impl Drop for Watch {
         // Else they end by themselves.
         let _ = self.plane.set_watch(0);
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "who reads it compares it with other logs")]
+fn time_of_day() -> SystemTime {
+    SystemTime::now()
 }
 
 fn read(bytes: &[u8]) -> Option<Watched> {
