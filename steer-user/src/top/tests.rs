@@ -11,7 +11,7 @@ fn sample(at: Instant, backends: u32, n: u64) -> Sample {
         let k = n * u64::from(id + 1);
         json!({
             "id": id, "address": format!("10.0.0.{}:443", id + 1), "vip": "198.51.100.10:443",
-            "state": if id == 1 { "down" } else { "up" }, "weight": 1, "drain_seconds": null,
+            "state": if id == 1 { "down" } else { "up" }, "weight": 1, "backup": false, "drain_seconds": null,
             "return_path_seen": true, "syns": k, "syn_acks": k, "flows": 10 * k, "rehomed": 5 * k,
             "learned": k, "hits": k, "resumed": k, "tls12": outcome(k), "tls13": outcome(0),
             "packets": k, "bytes": 1_000_000 * k
