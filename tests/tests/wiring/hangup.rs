@@ -70,8 +70,8 @@ fn the_log_says_what_a_restart_changed_and_who_asked_for_what() -> Result<()> {
         format!(r#"asked {{"verb":"drain-backend","address":"{backend}","seconds":null}}: done"#);
     logged(&steer, &asked)?;
     logged(&steer, "user 0 (process ")?;
-    ensure!(steer.steer("backends drain 10.99.99.99:443").is_err());
-    logged(&steer, r#""address":"10.99.99.99:443","seconds":null}: refused: "#)?;
+    ensure!(steer.steer("backends remove 10.99.99.99:443").is_err());
+    logged(&steer, r#""address":"10.99.99.99:443"}: refused: "#)?;
 
     steer.steer(&format!("backends undrain {backend}"))?;
     steer.end(Signal::SIGTERM)?;
