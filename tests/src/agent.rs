@@ -377,3 +377,13 @@ fn binary() -> Result<PathBuf> {
         "the binary `steer` is not built: run `cargo xtask build`, or name it in the environment variable STEER_BIN",
     )
 }
+
+/// The VIPs of `steer status`, but for what is open: that is known once an agent has looked.
+#[must_use]
+pub fn vips(status: &Value) -> Value {
+    let mut vips = status["vips"].clone();
+    for vip in vips.as_array_mut().into_iter().flatten() {
+        vip.as_object_mut().map(|vip| vip.remove("open_flows"));
+    }
+    vips
+}

@@ -12,7 +12,7 @@ use steer_common::{
     shared::{Flow, FlowKey, Session, SessionKey},
 };
 use steer_tests::{
-    agent::{Agent, Hook},
+    agent::{Agent, Hook, vips},
     process::eventually,
     scenario::{Run, Scenario},
     topology::{CLIENT_SIDE, Family, Offloads},
@@ -48,14 +48,9 @@ impl Seen {
             .map(|b| ["address", "weight", "state", "vip"].map(|key| b[key].clone()))
             .collect();
         backends.sort_by_key(|backend| backend[0].to_string());
-        // What is open is known once an agent has looked.
-        let mut vips = status["vips"].clone();
-        for vip in vips.as_array_mut().into_iter().flatten() {
-            vip.as_object_mut().map(|vip| vip.remove("open_flows"));
-        }
         Ok(Self {
             backends,
-            status: [vips, status["interfaces"].clone(), status["drift"].clone()]
+            status: [vips(&status), status["interfaces"].clone(), status["drift"].clone()]
                 .into_iter()
                 .chain(status["tables"].as_array().into_iter().flatten().map(room))
                 .collect(),

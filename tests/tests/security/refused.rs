@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use steer_common::counters::Counter;
 use steer_tests::{
-    agent::{Agent, Hook},
+    agent::{Agent, Hook, vips},
     process::{eventually, mortal},
     scenario::{Run, Scenario},
     topology::Family,
@@ -45,14 +45,10 @@ impl State {
             backends: backends
                 .map(|b| ["address", "weight", "state"].map(|key| b[key].clone()))
                 .collect(),
-            status: [
-                status["vips"].clone(),
-                status["interfaces"].clone(),
-                status["bypass"].clone(),
-            ]
-            .into_iter()
-            .chain(status["tables"].as_array().into_iter().flatten().map(room))
-            .collect(),
+            status: [vips(&status), status["interfaces"].clone(), status["bypass"].clone()]
+                .into_iter()
+                .chain(status["tables"].as_array().into_iter().flatten().map(room))
+                .collect(),
             pins: pins.collect::<Result<_>>()?,
         })
     }
