@@ -6,11 +6,12 @@ use crate::{
     counters::Counter,
     directory, fast,
     shared::{
-        Backend, BackendPath, BackendStats, BridgePath, Configured, Endpoint, EndpointEntry,
-        Entrance, ExemptKey, FastSlot, Flow, FlowKey, Foreign, FragmentKey, FragmentRoute, Held,
-        HeldKey, HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS, MAX_BRIDGES, MAX_ENTRANCES,
-        MAX_EXEMPT, MAX_INTERFACES, MAX_VIPS, Pending, Refusals, Rest, Rotation, SWITCHES, Session,
-        SessionKey, Settings, Source, SourceKey, TraceLine, VLAN_WORDS, Vip,
+        Answers, Backend, BackendPath, BackendStats, BridgePath, Configured, Endpoint,
+        EndpointEntry, Entrance, ExemptKey, FastSlot, Flow, FlowKey, Foreign, FragmentKey,
+        FragmentRoute, Held, HeldKey, HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS,
+        MAX_BRIDGES, MAX_ENTRANCES, MAX_EXEMPT, MAX_INTERFACES, MAX_VIPS, Pending, Refusals, Rest,
+        Rotation, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine,
+        VLAN_WORDS, Vip,
     },
     trace,
 };
@@ -137,6 +138,7 @@ pub const MAPS: &[Map] = &maps! {
     "vlans"          Array<u32, u32>                      MAX_BRIDGES * VLAN_WORDS, Fixed,  Agent;
     "counters"       PerCpuArray<u32, u64>                Counter::COUNT as u32, Versioned, Programs;
     "backend_stats"  PerCpuArray<u32, BackendStats>       MAX_BACKENDS,          Fixed,     Both;
+    "answers"        PerCpuArray<u32, Answers>            MAX_BACKENDS,          Fixed,     Both;
     "events"         RingBuf<(), ()>                      262_144,               Fixed,     Programs;
     "watch"          Array<u32, u32>                      1,                     Fixed,     Agent;
     "watched"        RingBuf<(), ()>                      1_048_576,             Fixed,     Programs;

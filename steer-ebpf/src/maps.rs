@@ -11,8 +11,8 @@ use steer_common::{
     directory, fast,
     maps::{MMAPABLE, entries},
     shared::{
-        Address, BACKEND_DIALLED, Backend, BackendPath, BackendStats, BridgePath, Endpoint,
-        EndpointEntry, Entrance, Event, FastSlot, Flow, FlowKey, Foreign, FragmentKey,
+        Address, Answers, BACKEND_DIALLED, Backend, BackendPath, BackendStats, BridgePath,
+        Endpoint, EndpointEntry, Entrance, Event, FastSlot, Flow, FlowKey, Foreign, FragmentKey,
         FragmentRoute, Held, HeldKey, HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS,
         MAX_BRIDGES, MAX_ENTRANCES, MAX_EXEMPT, MAX_INTERFACES, MAX_VIPS, Pending, ROLE_BRIDGED,
         ROLE_MEMBER, ROLE_VIP, Refusals, Rest, Rotation, SERVICE_BACKEND, SWITCH_ASKING,
@@ -153,6 +153,9 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT }> = PerCpuArray::
 #[btf_map(name = "backend_stats")]
 pub(crate) static BACKEND_STATS: PerCpuArray<BackendStats, { MAX_BACKENDS as usize }> =
     PerCpuArray::new();
+/// Whether each backend answers at all.
+#[btf_map(name = "answers")]
+static ANSWERS: PerCpuArray<Answers, { MAX_BACKENDS as usize }> = PerCpuArray::new();
 /// Whether an event wakes the agent: never. That is an interrupt to this CPU and a switch to
 /// another process, more than all else that a re-home costs; the agent looks by itself.
 pub(crate) const WAKE: u64 = BPF_RB_NO_WAKEUP as u64;
@@ -188,6 +191,15 @@ pub(crate) fn count_backend(backend: u32, change: impl FnOnce(&mut BackendStats)
     if let Some(stats) = BACKEND_STATS.get_ptr_mut(backend) {
         // SAFETY: per-CPU memory.
         change(unsafe { &mut *stats });
+    }
+}
+
+/// Notes whether a backend answers.
+#[inline(always)]
+pub(crate) fn count_answer(backend: u32, change: impl FnOnce(&mut Answers)) {
+    if let Some(answers) = ANSWERS.get_ptr_mut(backend) {
+        // SAFETY: per-CPU memory.
+        change(unsafe { &mut *answers });
     }
 }
 

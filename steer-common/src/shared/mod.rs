@@ -82,6 +82,7 @@ no_padding!(HeldKey, 36, 4);
 no_padding!(Held, 4, 4, 4, HELD_MAX);
 no_padding!(Event, 8, 20, 2, 2, 2, 2, 4, 32);
 no_padding!(Outcomes, 8 * 3);
+no_padding!(Answers, 8 * 2);
 no_padding!(Bench, 8, 8, 4 * 8, 20, 36, 224, BENCH_FRAME + BENCH_SLACK);
 no_padding!(BackendStats, 8 * 8, 24, 24);
 
@@ -129,6 +130,7 @@ mod pod {
         HeldKey,
         Held,
         Event,
+        Answers,
         BackendStats
     );
 }

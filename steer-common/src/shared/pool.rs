@@ -471,6 +471,16 @@ pub struct Outcomes {
     pub not_offered: u64,
 }
 
+/// Whether one backend answers at all: per-CPU value of `answers`, indexed by `BackendId`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Answers {
+    /// Flows in which it said something, or ended them, after the client's hello.
+    pub answered: u64,
+    /// Flows that were moved to it and that their client reset before that.
+    pub withdrawn: u64,
+}
+
 /// What one backend did: per-CPU value of `backend_stats`, indexed by `BackendId`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -21,7 +21,7 @@ use crate::{
         traces::forget_trace,
     },
     hook::{Hook, tc::Tc},
-    maps::SPLICES,
+    maps::{SPLICES, count_answer},
     packet::sums::is_sound,
     scratch::scratch,
 };
@@ -184,6 +184,9 @@ pub(crate) extern "C" fn record_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32
     if ended && scratch.segment.any(flags::ACK) && scratch.segment.ack == others_end {
         bits |= if to_client { FLOW_SERVER_DONE } else { FLOW_CLIENT_DONE };
     }
+    if record.flags & FLOW_RESET == 0 && is_unanswered(record) {
+        note_end(record, bits, to_client);
+    }
     let all = record.flags | bits;
     mark(flow, bits);
     if all & FLOW_RESET != 0 || all & DONE == DONE {
@@ -193,6 +196,24 @@ pub(crate) extern "C" fn record_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32
         mark(splice, bits);
     }
     0
+}
+
+/// Whether a flow was moved, and its owner has not said anything yet.
+#[inline(always)]
+fn is_unanswered(record: &Flow) -> bool {
+    StateWord(record.word).is(State::Spliced)
+        && record.server_next == record.owner_isn.wrapping_add(1)
+}
+
+/// Notes how a hello that was moved ended without a word of its owner, whose end is an answer, too.
+#[inline(always)]
+fn note_end(record: &Flow, bits: u32, by_owner: bool) {
+    let owner = record.owner as u32;
+    if by_owner && bits != 0 {
+        count_answer(owner, |answers| answers.answered += 1);
+    } else if bits & FLOW_RESET != 0 {
+        count_answer(owner, |answers| answers.withdrawn += 1);
+    }
 }
 
 /// Keeps the hop that a client's packet came from where its record has one: another router's, say,

@@ -33,7 +33,7 @@ use crate::{
         key_names::{LESSON, OFFERED, Turn, rejected, rotate, ticket},
         sources::admit_session,
     },
-    maps::{SESSIONS, count, count_backend, refusals},
+    maps::{SESSIONS, count, count_answer, count_backend, refusals},
     packet::sums::is_sound,
     scratch::{Scratch, scratch},
     stage::Stage,
@@ -59,6 +59,9 @@ pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     let spliced = StateWord(record.word).state() == State::Spliced;
     let isn = if spliced { record.owner_isn } else { record.first_isn };
     let at = scratch.segment.seq.wrapping_sub(isn.wrapping_add(1));
+    if at == 0 {
+        count_answer(scratch.backend, |answers| answers.answered += 1);
+    }
     if at > GIVE_UP {
         count(Counter::LearnGivenUp);
         mark(flow, FLOW_LEARNED);

@@ -196,11 +196,11 @@ extern "C" fn make_reset(skb: *mut __sk_buff) -> i32 {
 pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> Stage {
     let Some(scratch) = scratch() else { return Stage::Drop };
     expect_buffered();
-    let Some(flow) = FLOWS.get_ptr(&scratch.key) else {
+    let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) else {
         return ended(scratch, to_owner, drop(Counter::EmitFailed));
     };
     // SAFETY: a map value; what is read of it does not change once the flow is settled.
-    let flow = unsafe { &*flow };
+    let flow = unsafe { &mut *flow };
     let Some(buffer) = PENDING.get_ptr_mut(&scratch.key) else {
         return ended(scratch, to_owner, drop(Counter::PendingLost));
     };
@@ -209,6 +209,9 @@ pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> St
     if have == 0 || have > PENDING_MAX as u32 {
         return ended(scratch, to_owner, Stage::Drop);
     }
+    let seq = StateWord(flow.word).isn().wrapping_add(1);
+    // What was held is not stamped by its own packets.
+    flow.client_next = seq.wrapping_add(have);
     let (backend, isn, ts_echo) = if to_owner != 0 {
         (flow.owner as u32, flow.owner_isn, flow.first_ts.wrapping_sub(flow.ts_delta))
     } else {
@@ -231,7 +234,7 @@ pub(crate) extern "C" fn emit_buffered(skb: *mut __sk_buff, to_owner: u32) -> St
         have,
         chunk,
         offset: 0,
-        seq: StateWord(flow.word).isn().wrapping_add(1),
+        seq,
         ack: isn.wrapping_add(1),
         ts: flow.hello_ts,
         ts_echo,

@@ -25,11 +25,11 @@ pub(crate) use probe::not_made;
 use probe::{Ask, Outcome, probe};
 pub(super) use seen::follow;
 use steer_common::shared::BACKEND_PRESENT;
-use steer_common::shared::BackendStats;
 use suspicion::Suspicion;
 use tls::Shakers;
 pub(crate) use tls::require;
 use tokio::{task::JoinSet, time};
+use unanswered::Passed;
 
 use super::pools::{Pools, answers};
 use crate::{
@@ -110,15 +110,15 @@ struct Watch {
 
 impl Watch {
     /// The first probes of many backends are spread over an interval.
-    fn new(health: Probes, up: bool, stats: &BackendStats, now: Instant) -> Self {
+    fn new(health: Probes, up: bool, passed: &Passed, now: Instant) -> Self {
         let due = now + part(health.interval, 1.0);
-        Self { health, due, running: 0, up, tally: 0, suspicion: Suspicion::new(stats) }
+        Self { health, due, running: 0, up, tally: 0, suspicion: Suspicion::new(passed) }
     }
 
     /// Goes by what passed: what waits for an answer counts as probes that failed, but never as all of
     /// them, and has the next one made at once.
-    fn hear(&mut self, stats: &BackendStats, now: Instant) {
-        let evidence = self.suspicion.hear(stats, now);
+    fn hear(&mut self, passed: &Passed, now: Instant) {
+        let evidence = self.suspicion.hear(passed, now);
         if self.up && evidence > 0 {
             let most = self.health.fall.saturating_sub(1);
             self.tally = self.tally.max(u32::try_from(evidence).unwrap_or(u32::MAX).min(most));
@@ -210,17 +210,17 @@ impl Checker {
         for (id, backend) in pools.plane().backends()? {
             let is_present = backend.flags & BACKEND_PRESENT != 0;
             if let Some(Health::Probes(health)) = pools.health(&backend).filter(|_| is_present) {
-                let stats = pools.plane().backend_stats(id)?;
-                present.insert(socket(&backend.endpoint), (health, answers(backend.flags), stats));
+                let passed = Passed::of(pools.plane(), id)?;
+                present.insert(socket(&backend.endpoint), (health, answers(backend.flags), passed));
             }
         }
         self.watched.retain(|address, _| present.contains_key(address));
-        for (address, (health, up, stats)) in present {
+        for (address, (health, up, passed)) in present {
             let known = self.watched.entry(address);
-            let new = || Watch::new(health.clone(), up, &stats, now);
+            let new = || Watch::new(health.clone(), up, &passed, now);
             let watch = known.or_insert_with(new);
             (watch.health, watch.up) = (health, up);
-            watch.hear(&stats, now);
+            watch.hear(&passed, now);
         }
         Ok(())
     }
@@ -299,8 +299,7 @@ mod tests {
         let mut checker = Checker::default();
         let now = Instant::now() + health.interval;
         for n in 0..n {
-            let watch =
-                Watch::new(health.clone(), true, &BackendStats::default(), now - health.interval);
+            let watch = Watch::new(health.clone(), true, &Passed::default(), now - health.interval);
             checker.watched.insert(address(n), watch);
         }
         (checker, now)
@@ -308,7 +307,7 @@ mod tests {
 
     fn watch(up: bool) -> Watch {
         let probes = Probes { rise: 2, fall: 3, ..Probes::default() };
-        Watch::new(probes, up, &BackendStats::default(), Instant::now())
+        Watch::new(probes, up, &Passed::default(), Instant::now())
     }
 
     /// What a probe told of backend 0.
@@ -374,9 +373,9 @@ mod tests {
 
     /// Re-homed hellos of which nobody heard anything for a while.
     fn unanswered(watch: &mut Watch, n: u64) {
-        let (now, stats) = (Instant::now(), BackendStats { rehomed: n, ..BackendStats::default() });
-        watch.hear(&stats, now);
-        watch.hear(&stats, now + suspicion::PATIENCE);
+        let (now, passed) = (Instant::now(), Passed { moved: n, ..Passed::default() });
+        watch.hear(&passed, now);
+        watch.hear(&passed, now + suspicion::PATIENCE);
     }
 
     #[test]
@@ -406,10 +405,10 @@ mod tests {
     #[test]
     fn what_a_kernel_answers_meanwhile_is_no_answer_to_a_moved_hello() {
         let mut watch = watch(true);
-        let (now, stats) = (Instant::now(), BackendStats { rehomed: 1, ..BackendStats::default() });
-        watch.hear(&stats, now);
+        let (now, passed) = (Instant::now(), Passed { moved: 1, ..Passed::default() });
+        watch.hear(&passed, now);
         assert_eq!(watch.judge(true, true), None);
-        watch.hear(&stats, now + suspicion::PATIENCE);
+        watch.hear(&passed, now + suspicion::PATIENCE);
         assert!(matches!(watch.ask(&mut Shakers::default()), Ask::Sign(_)));
     }
 

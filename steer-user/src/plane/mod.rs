@@ -34,8 +34,8 @@ use steer_common::{
     maps::CONFIGURED,
     rotation,
     shared::{
-        Backend, BackendPath, BackendStats, Configured, Endpoint, EndpointEntry, Entrance, Flow,
-        FlowKey, Foreign, KeyName, Leg, Outcomes, Refusals, Rest, Rotation, SWITCH_LEAVE,
+        Answers, Backend, BackendPath, BackendStats, Configured, Endpoint, EndpointEntry, Entrance,
+        Flow, FlowKey, Foreign, KeyName, Leg, Outcomes, Refusals, Rest, Rotation, SWITCH_LEAVE,
         SWITCH_RESIZING, Session, SessionKey, Settings, Source, SourceKey, Vip,
     },
 };
@@ -102,6 +102,8 @@ pub struct Plane {
     pub configured: Table<Endpoint, Configured>,
     counters: PerCpuArray<MapData, u64>,
     backend_stats: PerCpuArray<MapData, BackendStats>,
+    // As `rests`.
+    answers: Option<PerCpuArray<MapData, Answers>>,
 }
 
 impl Plane {
@@ -138,6 +140,7 @@ impl Plane {
             configured: Table::open(dir, CONFIGURED.name)?,
             counters: open(dir, "counters")?,
             backend_stats: open(dir, "backend_stats")?,
+            answers: dir.map("answers").exists().then(|| open(dir, "answers")).transpose()?,
         })
     }
 
@@ -171,6 +174,18 @@ impl Plane {
     pub fn backend_stats(&self, id: u32) -> Result<BackendStats> {
         let per_cpu = self.backend_stats.get(&id, 0).context("read the map backend_stats")?;
         Ok(per_cpu.iter().fold(BackendStats::default(), sum))
+    }
+
+    /// Whether a backend answers, summed over all CPUs; nothing where the gateway's version has no
+    /// such map.
+    pub fn answers(&self, id: u32) -> Result<Answers> {
+        let Some(answers) = &self.answers else { return Ok(Answers::default()) };
+        let per_cpu = answers.get(&id, 0).context("read the map answers")?;
+        let sum = |Answers { answered, withdrawn }, next: &Answers| Answers {
+            answered: answered + next.answered,
+            withdrawn: withdrawn + next.withdrawn,
+        };
+        Ok(per_cpu.iter().fold(Answers::default(), sum))
     }
 
     /// Every slot of the map `backends` that holds or held a backend.
@@ -229,6 +244,11 @@ impl Plane {
             }
         }
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error).context("count the CPUs")?;
+        if let Some(answers) = &mut self.answers {
+            let zero = PerCpuValues::try_from(vec![Answers::default(); cpus])
+                .context("make empty statistics")?;
+            answers.set(id, zero, 0).context("write the map answers")?;
+        }
         let zero = PerCpuValues::try_from(vec![BackendStats::default(); cpus])
             .context("make empty statistics")?;
         self.backend_stats.set(id, zero, 0).context("write the map backend_stats")

@@ -1,7 +1,7 @@
 //! How it is known whether backends answer: by TLS handshakes, by what passes; and who gets new
 //! connections where few are up, or nobody.
 
-use std::{fs, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
@@ -143,6 +143,13 @@ fn a_member_of_an_inline_pool_that_hangs_gets_no_moved_hello_until_it_answers_ag
     let case = Case::start(&run)?;
     let impatient = Dial { timeout: PATIENCE, ..case.dial.clone() };
     run.servers[OWNER].signal(Signal::SIGSTOP)?;
+    // Who resets does not wait for an answer, and shows nothing.
+    let hasty = Dial { reset: true, timeout: Duration::from_millis(300), ..impatient.clone() };
+    for _ in 0..8 {
+        ensure!(run.visit(&case.client, &hasty).is_err(), "it does not hang");
+        thread::sleep(Duration::from_millis(700));
+    }
+    is(&run, &case.steer, OWNER, "up")?;
     let fell = || run.visit(&case.client, &impatient).ok();
     eventually(TEN_SECONDS * 3, fell).with_context(|| case.steer.log())?;
     is(&run, &case.steer, OWNER, "down")?;

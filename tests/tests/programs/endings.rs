@@ -5,7 +5,8 @@ use anyhow::Result;
 use steer_common::{
     counters::Counter,
     flow::{State, StateWord},
-    shared::{BACKEND_PRESENT, Flow},
+    shared::{Answers, BACKEND_PRESENT, Flow},
+    wire::tls::server_flight::Follow,
 };
 use steer_tests::{packets::Segment, programs::Program};
 
@@ -62,6 +63,41 @@ fn a_splice_is_kept_until_both_sides_acknowledged_the_others_fin() -> Result<()>
         rehomed(&mut world, &ends)?;
         world.run(Program::Tc, &from_client(&ends.up(client).ack(first).rst()))?;
         assert!(world.loaded.plane.splices.find(&ends.key())?.is_none(), "a reset ends it at once");
+    }
+    Ok(())
+}
+
+/// Whose hello was moved waits for a word of its owner, whichever; a client that resets waits for
+/// nothing.
+#[test]
+fn an_owner_answers_by_its_first_word_or_its_end_and_a_client_that_resets_waits_for_none()
+-> Result<()> {
+    let mut world = World::new()?;
+    let answers = |answered, withdrawn| Answers { answered, withdrawn };
+    for ends in shapes() {
+        let (client, first, owner) = (after(CLIENT_ISN), after(FIRST_ISN), after(OWNER_ISN));
+        let up = || ends.up(client).ack(first).options(&STAMPS);
+        let down = |seq| ends.down(ends.owner, seq).ack(client);
+        let alert = from_backend(&down(owner).payload(&[0x15, 3, 3, 0, 2, 2, 40]));
+        let behind_it = from_client(&ends.up(client).ack(first + 7).rst());
+        let reset = from_client(&ends.up(client).ack(first).rst());
+        for (what, frames, told) in [
+            ("an acknowledgement", vec![from_backend(&down(owner))], answers(0, 0)),
+            ("an alert", vec![alert.clone()], answers(1, 0)),
+            ("and a reset behind it", vec![alert, behind_it], answers(1, 0)),
+            ("the owner's FIN", vec![from_backend(&down(owner).fin())], answers(1, 0)),
+            ("its reset", vec![from_backend(&down(owner).rst())], answers(1, 0)),
+            ("the client's FIN", vec![from_client(&up().fin())], answers(0, 0)),
+            ("its reset, twice", vec![reset.clone(), reset], answers(0, 1)),
+        ] {
+            let flow = Flow { flags: 0, follow: Follow::new(owner), ..ends.spliced() };
+            world.prepare(&ends, &Given::flow(flow))?;
+            let seen = world.loaded.plane.answers(ends.owner_id.into())?;
+            frames.iter().try_for_each(|frame| world.run(Program::Tc, frame).map(drop))?;
+            let now = world.loaded.plane.answers(ends.owner_id.into())?;
+            let new = answers(now.answered - seen.answered, now.withdrawn - seen.withdrawn);
+            assert_eq!(new, told, "{what}, {}", family(&ends));
+        }
     }
     Ok(())
 }

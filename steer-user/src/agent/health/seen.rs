@@ -1,6 +1,7 @@
 //! Judges the backends of inline pools by what passes: SYNs that are sent to them, and the SYN-ACKs
-//! that come back; hellos that are moved to them, and the answers. Nothing is sent, and no address of
-//! ours is needed.
+//! that come back; hellos that are moved to them, and the answers, whatever they say (an alert, or an
+//! end, is one). Nothing is sent, and no address of ours is needed. Hellos whose client resets before
+//! it is answered say nothing: else one client could keep all others away from its own owner.
 //!
 //! It is looked once a second, and an answer speaks for every SYN that came before that look: one that
 //! falls silent in the same second is known by the SYNs of the next, which clients repeat.
@@ -13,10 +14,10 @@ use std::{
 };
 
 use anyhow::Result;
-use steer_common::shared::{BACKEND_PRESENT, BackendStats};
+use steer_common::shared::BACKEND_PRESENT;
 use tokio::time;
 
-use super::unanswered::{Look, Unanswered, answered_hellos};
+use super::unanswered::{Look, Passed, Unanswered};
 use crate::{
     address::socket,
     agent::{Pools, pools::answers},
@@ -56,9 +57,9 @@ fn look(pools: &mut Pools, watched: &mut HashMap<SocketAddr, Watch>, now: Instan
     }
     watched.retain(|address, _| present.contains_key(address));
     for (address, (id, up)) in present {
-        let stats = pools.plane().backend_stats(id)?;
-        let watch = watched.entry(address).or_insert_with(|| Watch::new(&stats));
-        let (n, what) = match watch.look(&stats, up, now) {
+        let passed = Passed::of(pools.plane(), id)?;
+        let watch = watched.entry(address).or_insert_with(|| Watch::new(&passed));
+        let (n, what) = match watch.look(&passed, up, now) {
             None => continue,
             Some(News::Up) => {
                 log::info!("backend {address} is up again: it answers");
@@ -96,18 +97,14 @@ enum News {
 }
 
 impl Watch {
-    fn new(stats: &BackendStats) -> Self {
-        Self {
-            syns: Unanswered::new(stats.syns, stats.syn_acks),
-            hellos: Unanswered::new(stats.rehomed, answered_hellos(stats)),
-            hangs: false,
-        }
+    fn new(passed: &Passed) -> Self {
+        Self { syns: passed.syns(), hellos: passed.hellos(), hangs: false }
     }
 
     /// What the counters say now, where that changes what the backend is.
-    fn look(&mut self, stats: &BackendStats, up: bool, now: Instant) -> Option<News> {
-        let hellos = self.hellos.look(stats.rehomed, answered_hellos(stats), now);
-        let syns = self.syns.look(stats.syns, stats.syn_acks, now);
+    fn look(&mut self, passed: &Passed, up: bool, now: Instant) -> Option<News> {
+        let hellos = self.hellos.look(passed.moved, passed.answered, now);
+        let syns = self.syns.look(passed.syns, passed.syn_acks, now);
         let silent = |look, least| match look {
             Look::Waits(n, time) if n >= least && time >= PATIENCE => Some(n),
             Look::Waits(..) | Look::Answered | Look::Idle => None,
@@ -130,16 +127,14 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use steer_common::shared::Outcomes;
-
     use super::*;
 
     /// What each look in turn changes, a second apart.
-    fn looks_at(all: &[BackendStats]) -> Vec<Option<News>> {
+    fn looks_at(all: &[Passed]) -> Vec<Option<News>> {
         let (mut up, mut now) = (true, Instant::now());
         let mut watch = Watch::new(&all[0]);
-        let look = |stats| {
-            let changed = watch.look(stats, up, now);
+        let look = |passed| {
+            let changed = watch.look(passed, up, now);
             up = changed.map_or(up, |news| news == News::Up);
             now += LOOK;
             changed
@@ -149,22 +144,19 @@ mod tests {
 
     /// The same of SYNs and SYN-ACKs so far; whether the backend is up then.
     fn looks(counters: &[(u64, u64)]) -> Vec<Option<bool>> {
-        let stats = |(syns, syn_acks): &(u64, u64)| BackendStats {
+        let passed = |(syns, syn_acks): &(u64, u64)| Passed {
             syns: *syns,
             syn_acks: *syn_acks,
-            ..BackendStats::default()
+            ..Passed::default()
         };
-        let all = counters.iter().map(stats).collect::<Vec<_>>();
+        let all = counters.iter().map(passed).collect::<Vec<_>>();
         looks_at(&all).into_iter().map(|news| news.map(|news| news == News::Up)).collect()
     }
 
     #[test]
     fn three_moved_hellos_without_an_answer_are_down_until_one_is_answered_whatever_its_kernel_does()
      {
-        let at = |rehomed, answered, syns| {
-            let tls13 = Outcomes { not_offered: answered, ..Outcomes::default() };
-            BackendStats { rehomed, tls13, syns, syn_acks: syns, ..BackendStats::default() }
-        };
+        let at = |moved, answered, syns| Passed { moved, answered, syns, syn_acks: syns };
         let all = [
             at(5, 5, 9),
             at(7, 5, 11),

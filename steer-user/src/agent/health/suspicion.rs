@@ -6,9 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use steer_common::shared::BackendStats;
-
-use super::unanswered::{Look, Unanswered, answered_hellos};
+use super::unanswered::{Look, Passed, Unanswered};
 
 /// An answer may be on its way for so long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
@@ -20,25 +18,20 @@ const SYNS: u64 = 3;
 pub(super) struct Suspicion {
     hellos: Unanswered,
     syns: Unanswered,
-    stats: BackendStats,
+    passed: Passed,
     of_process: bool,
 }
 
 impl Suspicion {
-    pub(super) fn new(stats: &BackendStats) -> Self {
-        Self {
-            hellos: Unanswered::new(stats.rehomed, answered_hellos(stats)),
-            syns: Unanswered::new(stats.syns, stats.syn_acks),
-            stats: *stats,
-            of_process: false,
-        }
+    pub(super) fn new(passed: &Passed) -> Self {
+        Self { hellos: passed.hellos(), syns: passed.syns(), passed: *passed, of_process: false }
     }
 
     /// What the counters say now: how many failed probes what waits is worth.
-    pub(super) fn hear(&mut self, stats: &BackendStats, now: Instant) -> u64 {
-        self.stats = *stats;
-        let hellos = self.hellos.look(stats.rehomed, answered_hellos(stats), now);
-        let syns = self.syns.look(stats.syns, stats.syn_acks, now);
+    pub(super) fn hear(&mut self, passed: &Passed, now: Instant) -> u64 {
+        self.passed = *passed;
+        let hellos = self.hellos.look(passed.moved, passed.answered, now);
+        let syns = self.syns.look(passed.syns, passed.syn_acks, now);
         if let Look::Waits(n, time) = hellos
             && time >= PATIENCE
         {
@@ -47,9 +40,9 @@ impl Suspicion {
         }
         match syns {
             // Where none ever came back, answers go round the gateway: a probe is no wiser.
-            Look::Waits(n, time) if n >= SYNS && time >= PATIENCE && stats.syn_acks > 0 => {
+            Look::Waits(n, time) if n >= SYNS && time >= PATIENCE && passed.syn_acks > 0 => {
                 // Each of them has one probe made, however long no answer comes.
-                self.syns = Unanswered::new(stats.syns, stats.syn_acks);
+                self.syns = passed.syns();
                 n
             }
             Look::Waits(..) | Look::Answered | Look::Idle => 0,
@@ -63,44 +56,41 @@ impl Suspicion {
 
     /// The backend is cleared of all that was heard so far.
     pub(super) fn end(&mut self) {
-        *self = Self::new(&self.stats);
+        *self = Self::new(&self.passed);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use steer_common::shared::Outcomes;
-
     use super::*;
 
-    fn stats(rehomed: u64, answered: u64, syns: u64, syn_acks: u64) -> BackendStats {
-        let tls12 = Outcomes { rejected: answered, ..Outcomes::default() };
-        BackendStats { rehomed, tls12, syns, syn_acks, ..BackendStats::default() }
+    fn passed(moved: u64, answered: u64, syns: u64, syn_acks: u64) -> Passed {
+        Passed { moved, answered, syns, syn_acks }
     }
 
     /// What each look in turn says, half a second apart.
-    fn looks(all: &[BackendStats]) -> (Vec<u64>, Suspicion) {
+    fn looks(all: &[Passed]) -> (Vec<u64>, Suspicion) {
         let (mut now, mut suspicion) = (Instant::now(), Suspicion::new(&all[0]));
-        let look = |stats| {
+        let look = |passed| {
             now += PATIENCE / 2;
-            suspicion.hear(stats, now)
+            suspicion.hear(passed, now)
         };
         (all.iter().map(look).collect(), suspicion)
     }
 
     #[test]
     fn moved_hellos_are_evidence_when_none_was_answered_for_a_while() {
-        let silent = [(4, 4), (5, 4), (6, 4), (7, 4), (7, 4)].map(|(n, k)| stats(n, k, 0, 0));
+        let silent = [(4, 4), (5, 4), (6, 4), (7, 4), (7, 4)].map(|(n, k)| passed(n, k, 0, 0));
         let (evidence, suspicion) = looks(&silent);
         assert_eq!((evidence, suspicion.is_of_process()), (vec![0, 0, 0, 3, 3], true));
-        let busy = [(4, 4), (9, 4), (12, 5), (20, 9), (20, 9)].map(|(n, k)| stats(n, k, 0, 0));
+        let busy = [(4, 4), (9, 4), (12, 5), (20, 9), (20, 9)].map(|(n, k)| passed(n, k, 0, 0));
         let (evidence, suspicion) = looks(&busy);
         assert_eq!((evidence, suspicion.is_of_process()), (vec![0; 5], false));
     }
 
     #[test]
     fn syns_are_evidence_once_and_only_where_answers_came_back_before() {
-        let cut = |acks| [0, 3, 4, 5, 5, 5].map(|n| stats(0, 0, 9 + n, acks));
+        let cut = |acks| [0, 3, 4, 5, 5, 5].map(|n| passed(0, 0, 9 + n, acks));
         let (evidence, suspicion) = looks(&cut(9));
         assert_eq!((evidence, suspicion.is_of_process()), (vec![0, 0, 0, 5, 0, 0], false));
         assert_eq!(looks(&cut(0)).0, [0; 6]);

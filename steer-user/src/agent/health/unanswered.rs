@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use steer_common::shared::{BackendStats, Outcomes};
+use anyhow::Result;
+
+use crate::plane::Plane;
 
 /// Two counters at the last look.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +47,40 @@ impl Unanswered {
     }
 }
 
-/// Hellos that a backend answered so that it was seen what came of them.
-pub(super) fn answered_hellos(stats: &BackendStats) -> u64 {
-    let of =
-        |Outcomes { accepted, rejected, not_offered }: Outcomes| accepted + rejected + not_offered;
-    of(stats.tls12) + of(stats.tls13)
+/// What went to a backend so far, and what came back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(in crate::agent) struct Passed {
+    /// Hellos that were moved to it and whose client waits for an answer, or did.
+    pub(super) moved: u64,
+    /// Hellos that it answered, whatever and whosever.
+    pub(super) answered: u64,
+    /// SYNs of new flows.
+    pub(super) syns: u64,
+    /// SYN-ACKs that answered them.
+    pub(super) syn_acks: u64,
+}
+
+impl Passed {
+    pub(super) fn of(plane: &Plane, id: u32) -> Result<Self> {
+        let (stats, answers) = (plane.backend_stats(id)?, plane.answers(id)?);
+        Ok(Self {
+            // Both are read while they count.
+            moved: stats.rehomed.saturating_sub(answers.withdrawn),
+            answered: answers.answered,
+            syns: stats.syns,
+            syn_acks: stats.syn_acks,
+        })
+    }
+
+    /// The hellos from now on.
+    pub(super) fn hellos(&self) -> Unanswered {
+        Unanswered::new(self.moved, self.answered)
+    }
+
+    /// The SYNs from now on.
+    pub(super) fn syns(&self) -> Unanswered {
+        Unanswered::new(self.syns, self.syn_acks)
+    }
 }
 
 #[cfg(test)]
