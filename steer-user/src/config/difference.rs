@@ -121,7 +121,7 @@ fn settings(said: &mut Vec<String>, now: &Pool, new: &Pool) {
     differs("swallow", &now.swallow, &new.swallow);
     match (&now.shape, &new.shape) {
         (Shape::Vip(now), Shape::Vip(new)) => {
-            let Vip { address: _, also, fallback, assign, return_path } = new;
+            let Vip { address: _, also, pool: _, fallback, assign, return_path } = new;
             differs("the other VIPs of its pool", &addresses(&now.also), &addresses(also));
             differs("fallback", &now.fallback.word(), &fallback.word());
             differs("assign", &now.assign, assign);
@@ -180,7 +180,7 @@ fn backends(said: &mut Vec<String>, at: &str, now: &[Backend], new: &[Backend]) 
 }
 
 impl Hook {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Xdp => "xdp",
@@ -190,7 +190,7 @@ impl Hook {
 }
 
 impl Stp {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Refused => "refused",
             Self::Watched => "watched",
@@ -210,7 +210,7 @@ impl Display for Vlans {
 }
 
 impl Mode {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Steer => "steer",
             Self::Observe => "observe",
@@ -219,7 +219,7 @@ impl Mode {
 }
 
 impl Fallback {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Source => "source",
@@ -229,7 +229,7 @@ impl Fallback {
 }
 
 impl Health {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Off => "off",
             Self::Seen => "seen",
@@ -239,7 +239,7 @@ impl Health {
 }
 
 impl ReturnPath {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Hop => "hop",
             Self::Route => "route",
