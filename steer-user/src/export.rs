@@ -60,7 +60,7 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
 
 /// Serves `/metrics` for ever.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     plane: Plane,
     gauges: Arc<Mutex<Swept>>,
     standing: Standing,

@@ -19,6 +19,8 @@ pub mod logging;
 pub mod plane;
 pub mod pool;
 pub mod report;
+pub mod saving;
 pub mod service;
 pub mod show;
+pub mod supervisor;
 pub mod ticket_keys;

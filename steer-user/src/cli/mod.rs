@@ -10,6 +10,7 @@ mod flows;
 mod inspect;
 mod keys;
 mod leave;
+mod reload;
 mod sessions;
 mod stats;
 mod status;
@@ -91,7 +92,13 @@ enum Verb {
     Inspect(inspect::Inspect),
     /// Tell from a capture of any network what steer would have kept in it
     Assess(assess::Assess),
-    /// Check configuration files
+    /// Put a configuration in force: all of it, or nothing
+    ///
+    /// The agent judges the whole file first, as `config check` does, and returns when it is in
+    /// force. Where it is refused nothing changes, and everything that is wrong is told. Flows,
+    /// sessions and key names stay. SIGHUP does the same with the agent's own file.
+    Reload(reload::Reload),
+    /// Check, show and compare configurations
     #[command(subcommand)]
     Config(config::Config),
 }
@@ -106,6 +113,7 @@ impl Cli {
             Verb::Detach(verb) => verb.run(&place),
             Verb::Leave(verb) => verb.run(&place),
             Verb::Bypass(verb) => verb.run(&place),
+            Verb::Config(verb) => return verb.run(&place),
             Verb::Status => return status::run(&place),
             Verb::Backends(verb) => verb.run(&place),
             Verb::Sessions(verb) => verb.run(&place),
@@ -114,7 +122,7 @@ impl Cli {
             Verb::Keys(verb) => verb.run(&place),
             Verb::Stats(verb) => verb.run(&place),
             Verb::Inspect(verb) => verb.run(&place),
-            Verb::Config(verb) => verb.run(&place),
+            Verb::Reload(verb) => verb.run(&place),
         };
         done.map(|()| ExitCode::SUCCESS)
     }
