@@ -259,6 +259,9 @@ async fn switch(
         reached(Step::PlaceTaken);
         old.hand_over(dir)?;
         reached(Step::LinksHandedOver);
+    }
+    let copies = up.programs.copies();
+    if copies {
         // From the first program on, until what the old ones wrote is there.
         up.pools.plane_mut().set_filling(clock::seconds().saturating_add(FILLING))?;
     }
@@ -271,14 +274,15 @@ async fn switch(
     }
     if let Some(old) = old {
         tell_left(old.merge(dir, since)?);
-        up.pools.plane_mut().set_filling(0)?;
         reached(Step::LayoutMerged);
         old.remove()?;
         up.programs.forget_before();
         log::info!("the state of layout v{} is carried over", old.dir().layout());
         reached(Step::LayoutRemoved);
     }
-    up.pools.plane_mut().set_switch(SWITCH_RESIZING, false)?;
+    if copies {
+        up.pools.plane_mut().set_filling(0)?;
+    }
     let filled = logged(interfaces::fill_interfaces(up.pools.plane_mut(), &config.bridges).await);
     set_xdp(&mut up.pools, filled && up.attached.iter().any(|attachment| attachment.xdp))?;
     let vips = up.pools.plane().vips()?;
