@@ -272,8 +272,9 @@ counters! {
     /// Segments dropped because the flow was being changed by another CPU for too long; their
     /// sender repeats them.
     FlowBusy = "flow-busy",
-    /// Packets of handshakes and of unknown flows dropped: tables are being filled from those of an
-    /// older version, and what is known of them may be on its way; their senders repeat them.
+    /// Packets of handshakes and of unknown flows dropped: tables are being filled from those of
+    /// another size or an older version, and what is known of them may be on its way; their senders
+    /// repeat them.
     TablesFilling = "tables-filling",
     /// Packets of spliced flows dropped: their TCP options are malformed.
     OptionsMalformed = "options-malformed",

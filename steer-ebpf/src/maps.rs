@@ -328,8 +328,8 @@ pub(crate) fn agent_asks(seconds: u32) -> bool {
     SWITCH_STATES.get(SWITCH_ASKING).is_some_and(|until| *until > seconds)
 }
 
-/// Whether tables are being filled from those of an older layout: who has no record here may have
-/// one there.
+/// Whether tables are being filled from those of another size or an older layout: who has no record
+/// here may have one there.
 #[inline(always)]
 pub(crate) fn is_filling(seconds: u32) -> bool {
     let until = SWITCH_STATES.get(SWITCH_RESIZING).copied().unwrap_or(0);

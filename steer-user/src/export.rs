@@ -52,7 +52,7 @@ pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
 
 /// Serves `/metrics` and the page for ever.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     plane: Plane,
     gauges: Arc<Mutex<Swept>>,
     standing: Standing,

@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            show::note(format_args!("{error:#}"));
+            show::error(&error);
             ExitCode::FAILURE
         }
     }

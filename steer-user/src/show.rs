@@ -12,6 +12,7 @@ mod watch;
 use std::{
     fmt,
     io::{self, IsTerminal as _, Write as _},
+    path::Path,
 };
 
 use anyhow::{Context as _, Result};
@@ -22,6 +23,7 @@ pub use watch::Decisions;
 
 use crate::{
     assess::Report,
+    config::Effective,
     doctor::Diagnosis,
     report::{Backends, Flows, FoundSessions, Keys, Stats, Status, Why},
     ticket_keys::Generated,
@@ -80,10 +82,62 @@ impl Progress {
     }
 }
 
+/// Tells people what went wrong: a line each where a file is wrong in several places.
+pub fn error(error: &anyhow::Error) {
+    format!("{error:#}").lines().for_each(note);
+}
+
 /// Prints what was done.
 pub fn outcome(format: Format, done: impl Into<String>) -> Result<()> {
     let outcome = Outcome { done: done.into() };
     print(format, &outcome, || outcome.done.clone())
+}
+
+/// What a reload did.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+struct Reloaded<'a> {
+    /// The file that is in force.
+    file: &'a Path,
+    /// What it changed, as sentences.
+    changes: &'a [String],
+}
+
+/// Prints `steer reload`.
+pub fn reloaded(format: Format, file: &Path, changes: &[String]) -> Result<()> {
+    print(format, &Reloaded { file, changes }, || {
+        let place = file.display();
+        match changes.len() {
+            0 => format!("{place} changes nothing"),
+            n => format!(
+                "{}\n{place} is in force ({n} {})",
+                changes.join("\n"),
+                if n == 1 { "change" } else { "changes" }
+            ),
+        }
+    })
+}
+
+/// What a reload would do.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+struct Differences<'a> {
+    /// The file.
+    file: &'a Path,
+    /// What it would change, as sentences.
+    differences: &'a [String],
+}
+
+/// Prints `steer config diff`.
+pub fn differences(format: Format, file: &Path, differences: &[String]) -> Result<()> {
+    print(format, &Differences { file, differences }, || match differences {
+        [] => format!("a reload of {} would change nothing", file.display()),
+        _ => differences.join("\n"),
+    })
+}
+
+/// Prints `steer config show`: people get a file.
+pub fn configuration(format: Format, effective: &Effective) -> Result<()> {
+    let text = toml::to_string(effective).context("write TOML")?;
+    print(format, effective, || text.trim_end().to_owned())
 }
 
 /// Prints `steer assess`.

@@ -144,9 +144,9 @@ impl<'a> Agent<'a> {
             .with_context(|| format!("the agent does not answer; its log: {}", self.log()))
     }
 
-    /// The process id of a running agent.
-    pub fn process(&self) -> Option<u32> {
-        self.server.as_ref().map(Server::id)
+    /// The process that does the work of a running agent.
+    pub fn worker(&self) -> Option<u32> {
+        self.process_id().map(process::worker_of)
     }
 
     /// Starts the agent's process, by the words of another command before its own and with more
@@ -198,8 +198,7 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// When it does not end.
     pub fn end(&mut self, signal: Signal) -> Result<()> {
-        let mut server = self.server.take().context("no agent runs")?;
-        server.end(signal).map(drop)
+        self.ended_by(signal).map(drop)
     }
 
     /// As [`Agent::end`]; how it ended.
@@ -207,10 +206,15 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// When it does not end.
     pub fn ended_by(&mut self, signal: Signal) -> Result<ExitStatus> {
-        self.server.take().context("no agent runs")?.end(signal)
+        let worker = self.worker();
+        let ended = self.server.take().context("no agent runs")?.end(signal)?;
+        // The kernel ends the worker of a supervisor that was killed.
+        let gone = || worker.is_none_or(|of| !process::works(of)).then_some(());
+        eventually(START, gone).context("the agent's worker goes on")?;
+        Ok(ended)
     }
 
-    /// Its process id, while it runs.
+    /// Its process id, while it runs: that of its supervisor.
     pub fn process_id(&self) -> Option<u32> {
         self.server.as_ref().map(Server::id)
     }
@@ -357,7 +361,9 @@ impl<'a> Agent<'a> {
 impl Drop for Agent<'_> {
     fn drop(&mut self) {
         // The process first, then its pins; what detach leaves of them is removed by hand.
-        drop(self.server.take());
+        if self.server.is_some() {
+            drop(self.end(Signal::SIGKILL));
+        }
         if let Err(error) = self.steer("detach") {
             eprintln!("steer detach failed: {error:#}");
         }

@@ -3,6 +3,7 @@
 //! Every child is ours and is signalled by its own process id only.
 
 use std::{
+    fs,
     io::Write,
     process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio},
     thread,
@@ -146,6 +147,25 @@ impl Drop for Server {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// The process that works for this one: an agent's supervisor has one child at a time. Itself, where
+/// it has none.
+pub fn worker_of(process: u32) -> u32 {
+    let parent = format!("PPid:\t{process}");
+    let is_its = |of: &u32| {
+        let status = fs::read_to_string(format!("/proc/{of}/status")).unwrap_or_default();
+        status.lines().any(|line| line == parent)
+    };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let all = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    all.filter(is_its).max().unwrap_or(process)
+}
+
+/// Whether a process is there and more than what is left for its parent to read.
+pub fn works(process: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
 }
 
 /// Asks again and again until there is an answer or the time is up.

@@ -14,6 +14,7 @@ mod neighbours;
 pub mod plan;
 mod pools;
 mod qdiscs;
+pub mod reload;
 mod start;
 mod sweep;
 mod voice;
@@ -21,12 +22,14 @@ mod voice;
 use std::{
     future::Future,
     io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use tokio::{task::JoinSet, time};
+use tokio::{net::TcpListener, signal::unix::Signal, sync::mpsc, task::JoinSet, time};
 
 pub(crate) use addresses::unassign;
 pub(crate) use farewell::Farewell;
@@ -38,13 +41,18 @@ pub(crate) use qdiscs::remove_unused;
 pub(crate) use sweep::Rules;
 pub use sweep::{Held, Holding, Open, Swept, open, sweep};
 
-use self::{asking::Asking, voice::Voice};
+use self::{
+    asking::Asking,
+    reload::{Files, Given, InForce, Inherited, Wish},
+    voice::Voice,
+};
 use crate::{
     config::Config,
     control,
     crash::{Step, reached},
     export,
     plane::{self, Lock, PinDir, Plane},
+    supervisor::{Link, Start},
 };
 
 /// Shortest time between two sweeps.
@@ -53,23 +61,98 @@ const SWEEP: Duration = Duration::from_secs(5);
 const SWEEP_SHARE: u32 = 20;
 /// How often lookup tables follow what health checks found, all of them at once.
 const FLUSH: Duration = Duration::from_millis(50);
+/// How many may wait for a configuration to be judged.
+const WISHES: usize = 4;
 
-/// Why an agent ended.
+/// Why a worker ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
     /// `shutdown` was ready.
     Shutdown,
     /// It was asked at its socket, as `steer detach` does.
     Asked,
+    /// Another one goes on with another configuration.
+    Reload,
 }
 
-/// Runs an agent until `shutdown` is ready. Programs, maps and VIPs stay when it ends, however it
-/// ends. With `force` it starts even where that destroys entries of tables.
+/// What a worker is to do.
+#[derive(Debug)]
+pub struct Task {
+    /// Where its configuration is.
+    pub files: Files,
+    /// Whether its first start may destroy entries of tables.
+    pub force: bool,
+    /// With what it begins.
+    pub start: Start,
+    /// What tells of it.
+    pub link: Link,
+    /// What has it read its configuration again.
+    pub hangup: Signal,
+}
+
+/// Runs an agent until `shutdown` is ready, or another worker is to go on. Programs, maps and VIPs
+/// stay when it ends, however it ends.
 ///
 /// Belongs on a runtime of one thread, which gives up all capabilities that it does not need, for
 /// good.
-pub async fn run(config: Config, force: bool, shutdown: impl Future<Output = ()>) -> Result<Ended> {
+///
+/// # Errors
+/// Where its start is refused, or it cannot go on.
+pub async fn run(task: Task, shutdown: impl Future<Output = ()>) -> Result<Ended> {
     plane::kernel::Kernel::running().require()?;
+    let Task { files, force, start, link, hangup } = task;
+    let (given, reload, inherited, is_back) = match start {
+        Start::First => (files.own()?, None, Inherited::default(), false),
+        Start::Reload(handed) => {
+            let (reload, inherited) = reload::take(handed)?;
+            (reload.new.clone(), Some(reload), inherited, false)
+        }
+        Start::Back(handed) => {
+            let (reload, inherited) = reload::take(handed)?;
+            (reload.old.clone(), Some(reload), inherited, true)
+        }
+    };
+    let force = reload.as_ref().map_or(force, |reload| reload.force && !is_back);
+    let started = begin(&files, given, force, inherited).await;
+    let begun = match (started, reload) {
+        (Ok(begun), None) => begun,
+        (Ok(begun), Some(reload)) => {
+            if is_back {
+                reload.undone().await
+            } else {
+                reload.done().await
+            }
+            begun
+        }
+        (Err(error), Some(reload)) => {
+            reload.failed(&error).await;
+            return Err(error);
+        }
+        (Err(error), None) => return Err(error),
+    };
+    link.up(&begun.status())?;
+    serve(begun, &files, &link, hangup, shutdown).await
+}
+
+/// An agent whose start is through.
+struct Begun {
+    given: Arc<Given>,
+    /// As it was given.
+    config: Config,
+    running: Running,
+}
+
+impl Begun {
+    /// For the service manager.
+    fn status(&self) -> String {
+        format!("{}: {}", self.given.file.display(), self.config.counts())
+    }
+}
+
+async fn begin(files: &Files, given: Given, force: bool, inherited: Inherited) -> Result<Begun> {
+    let config = files.config(&given)?;
+    let given = Arc::new(given);
+    let asked = config.clone();
     // While this process may still have the right.
     let voice = config.pools.iter().any(|pool| pool.swallow).then(Voice::open);
     plane::rights::keep_to_start()?;
@@ -84,25 +167,101 @@ pub async fn run(config: Config, force: bool, shutdown: impl Future<Output = ()>
     own.remove_aside()?;
     let fresh = dir.create()?;
     reached(Step::Directory);
-    let started = start(&config, &dir, old, force, voice).await;
+    let own_file = std::path::absolute(&files.own).context("find the configuration")?;
+    let files = Arc::new(Files { own: own_file, ..files.clone() });
+    let way = Way { given: Arc::clone(&given), files, force, voice, inherited };
+    let started = start(&config, &dir, old, way).await;
     if started.is_err() && carries {
         own.remove_aside()?;
     } else if started.is_err() && fresh {
         remove_unused(&plane::detach(&dir)?.qdiscs).await?;
     }
-    let Running { mut tasks, stop, lock } = started?;
+    let running = started?;
     plane::rights::keep_to_run()?;
-    let ended = tokio::select! {
-        () = shutdown => Ok(Ended::Shutdown),
-        _ = stop.notified() => Ok(Ended::Asked),
-        Some(ended) = tasks.join_next() => Err(ended.map_or_else(|error| anyhow!(error), |task| {
-            task.err().unwrap_or_else(|| anyhow!("a task of the agent ended"))
-        })),
+    Ok(Begun { given, config: asked, running })
+}
+
+/// Looks after a gateway until somebody ends that, or another worker is to go on.
+async fn serve(
+    begun: Begun,
+    files: &Files,
+    link: &Link,
+    mut hangup: Signal,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Ended> {
+    let status = begun.status();
+    let Begun { given, config, mut running } = begun;
+    let in_force = InForce { files, given: &given, config: &config };
+    let mut alive = link.watchdog().map(|every| time::interval(every / 3));
+    let mut shutdown = std::pin::pin!(shutdown);
+    let ended = loop {
+        let wish = tokio::select! {
+            () = &mut shutdown => break Ok(Ended::Shutdown),
+            _ = running.stop.notified() => break Ok(Ended::Asked),
+            Some(ended) = running.tasks.join_next() => {
+                break Err(ended.map_or_else(|error| anyhow!(error), |task| {
+                    task.err().unwrap_or_else(|| anyhow!("a task of the agent ended"))
+                }));
+            }
+            () = turn(&mut alive) => {
+                link.alive()?;
+                continue;
+            }
+            Some(()) = hangup.recv() => Wish::of_signal(),
+            Some(wish) = running.wishes.recv() => wish,
+        };
+        link.reloading()?;
+        if let Some(files) = handed_over(&in_force, &mut running, wish).await {
+            running.tasks.shutdown().await;
+            link.succeed(&files)?;
+            return Ok(Ended::Reload);
+        }
+        link.up(&status)?;
     };
-    tasks.shutdown().await;
-    drop(lock);
+    running.tasks.shutdown().await;
+    drop(running);
     log::info!("the agent ends; programs, maps and VIPs stay in place");
     ended
+}
+
+/// Judges what is to be put in force; what the next worker gets, where there is to be one. Who asked
+/// is answered, but where the next one does it.
+async fn handed_over(
+    in_force: &InForce<'_>,
+    running: &mut Running,
+    mut wish: Wish,
+) -> Option<Vec<OwnedFd>> {
+    let given = match wish.given.take().map_or_else(|| in_force.files.own(), Ok) {
+        Ok(given) => given,
+        Err(error) => {
+            reload::refuse(wish, &error).await;
+            return None;
+        }
+    };
+    let file = given.file.clone();
+    let next = match in_force.judge(given, wish.force).await {
+        Ok(Some(next)) => next,
+        Ok(None) => {
+            reload::settled(file, wish).await;
+            return None;
+        }
+        Err(error) => {
+            reload::refuse(wish, &error).await;
+            return None;
+        }
+    };
+    running.wishes.close();
+    let waiting = std::iter::from_fn(|| running.wishes.try_recv().ok()).collect();
+    let files = in_force.hand_over(running, &next, wish, waiting);
+    files.inspect_err(|error| log::error!("reload: {error:#}")).ok()
+}
+
+/// The next turn, if turns are counted at all.
+async fn turn(interval: &mut Option<time::Interval>) {
+    match interval {
+        Some(interval) => drop(interval.tick().await),
+        None => std::future::pending().await,
+    }
 }
 
 /// Nothing is swallowed where nobody can ask for it again.
@@ -118,6 +277,19 @@ struct Running {
     tasks: JoinSet<Result<()>>,
     stop: Arc<tokio::sync::Notify>,
     lock: Lock,
+    listener: Arc<control::Listener>,
+    metrics: Option<(SocketAddr, Arc<TcpListener>)>,
+    wishes: mpsc::Receiver<Wish>,
+}
+
+/// How a start comes about, beside its configuration.
+struct Way {
+    given: Arc<Given>,
+    /// As who asks elsewhere has to name them.
+    files: Arc<Files>,
+    force: bool,
+    voice: Option<Voice>,
+    inherited: Inherited,
 }
 
 /// Everything that can be refused is refused before anything is touched ([`mod@start`]).
@@ -125,18 +297,19 @@ async fn start(
     config: &Config,
     dir: &PinDir,
     old: Option<start::Held>,
-    force: bool,
-    voice: Option<Voice>,
+    way: Way,
 ) -> Result<Running> {
+    let Way { given, files, force, voice, mut inherited } = way;
+    inherited.unlock()?;
     let lock = start::lock(dir).await?;
     reached(Step::Locked);
     let (judged, interfaces) = start::judge(config, dir, force).await?;
     reached(Step::Judged);
     let metrics = match config.metrics {
-        Some(address) => Some(export::bind(address).await?),
+        Some(address) => Some((address, Arc::new(inherited.metrics(address).await?))),
         None => None,
     };
-    let listener = control::bind(&config.socket, dir.root())?;
+    let listener = Arc::new(inherited.control(&config.socket, dir)?);
     reached(Step::SocketBound);
     let up = start::bring_up(config, dir, old.as_ref().map(|held| &held.old), &judged, &interfaces)
         .await?;
@@ -148,7 +321,22 @@ async fn start(
     let gauges = Arc::new(Mutex::new(Swept::default()));
     let mut tasks = JoinSet::new();
     let standing = checks::Standing::default();
-    tasks.spawn(control::serve(listener, Arc::clone(&pools), Arc::clone(&stop), standing.clone()));
+    // What a worker before this one had open is this one's from now on.
+    listener.keep();
+    let (wish, wishes) = mpsc::channel(WISHES);
+    for waiting in inherited.close(dir)? {
+        // As many may have waited as may wait.
+        wish.try_send(waiting).ok();
+    }
+    let desk = control::Desk {
+        pools: Arc::clone(&pools),
+        stop: Arc::clone(&stop),
+        standing: standing.clone(),
+        given,
+        files,
+        wishes: wish,
+    };
+    tasks.spawn(control::serve(Arc::clone(&listener), desk));
     tasks.spawn(checks::run(checks::Watched {
         config: config.clone(),
         dir: dir.clone(),
@@ -168,8 +356,13 @@ async fn start(
     });
     let asking = asking.transpose()?;
     tasks.spawn(events::run(Plane::events(dir)?, Arc::clone(&pools), asking));
-    if let Some(listener) = metrics {
-        tasks.spawn(export::serve(listener, Plane::open(dir)?, Arc::clone(&gauges), standing));
+    if let Some((_, listener)) = &metrics {
+        tasks.spawn(export::serve(
+            Arc::clone(listener),
+            Plane::open(dir)?,
+            Arc::clone(&gauges),
+            standing,
+        ));
     }
     tasks.spawn(flush(Arc::clone(&pools)));
     tasks.spawn(
@@ -178,7 +371,7 @@ async fn start(
     );
     tasks.spawn(keep(Plane::open(dir)?, pools, gauges));
     reached(Step::Serving);
-    Ok(Running { tasks, stop, lock })
+    Ok(Running { tasks, stop, lock, listener, metrics, wishes })
 }
 
 /// Has the lookup tables follow what health checks found, for ever: each once, however many

@@ -35,8 +35,8 @@ use crate::{
 
 /// How long an agent that is ending may hold its lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// How long handshakes wait at most for what is carried over, seconds: if this agent dies, they go
-/// on by themselves.
+/// How long handshakes wait at most for what is carried over or gets another size, seconds: if this
+/// agent dies, they go on by themselves.
 const FILLING: u32 = 5;
 /// MTU of Ethernet, bytes: where no interface is there that could tell its own.
 const ETHERNET_MTU: u32 = 1500;
@@ -74,19 +74,30 @@ pub(super) async fn lock(dir: &PinDir) -> Result<Lock> {
     bail!("an agent runs already for {}", dir.root().display())
 }
 
-/// Puts back what a start changed that did not get through, then judges this one.
-pub(super) async fn judge(
+/// Judges what a start would do; touches nothing.
+pub(super) async fn look(
     config: &Config,
     dir: &PinDir,
     force: bool,
 ) -> Result<(Judged, Interfaces)> {
     let interfaces = present(config).await?;
     interfaces::refuse_bridges(&config.bridges).await?;
-    put_back(config, dir, interfaces.mtu).context("put back what a start left half done")?;
     let judged = plan::judge(config, dir)?;
     if !force {
         judged.refuse_destruction()?;
     }
+    Ok((judged, interfaces))
+}
+
+/// Puts back what a start changed that did not get through, then judges this one.
+pub(super) async fn judge(
+    config: &Config,
+    dir: &PinDir,
+    force: bool,
+) -> Result<(Judged, Interfaces)> {
+    let mtu = present(config).await?.mtu;
+    put_back(config, dir, mtu).context("put back what a start left half done")?;
+    let (judged, interfaces) = look(config, dir, force).await?;
     let (version, counts) = (env!("CARGO_PKG_VERSION"), config.counts());
     let (file, place) = (config.file.display(), dir.root().display());
     log::info!("steer {version} starts with {file} for {place}: {counts}");
@@ -248,6 +259,9 @@ async fn switch(
         reached(Step::PlaceTaken);
         old.hand_over(dir)?;
         reached(Step::LinksHandedOver);
+    }
+    let copies = up.programs.copies();
+    if copies {
         // From the first program on, until what the old ones wrote is there.
         up.pools.plane_mut().set_filling(clock::seconds().saturating_add(FILLING))?;
     }
@@ -260,14 +274,15 @@ async fn switch(
     }
     if let Some(old) = old {
         tell_left(old.merge(dir, since)?);
-        up.pools.plane_mut().set_filling(0)?;
         reached(Step::LayoutMerged);
         old.remove()?;
         up.programs.forget_before();
         log::info!("the state of layout v{} is carried over", old.dir().layout());
         reached(Step::LayoutRemoved);
     }
-    up.pools.plane_mut().set_switch(SWITCH_RESIZING, false)?;
+    if copies {
+        up.pools.plane_mut().set_filling(0)?;
+    }
     let filled = logged(interfaces::fill_interfaces(up.pools.plane_mut(), &config.bridges).await);
     set_xdp(&mut up.pools, filled && up.attached.iter().any(|attachment| attachment.xdp))?;
     let vips = up.pools.plane().vips()?;

@@ -4,16 +4,16 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Place;
 use crate::{
-    agent::{self, Ended},
-    config::{Config, differences},
+    agent::{self, Ended, Task, reload::Files},
+    supervisor::{Link, Start, listen, supervise},
 };
 
 /// Where the configuration is unless told otherwise.
-const CONFIG: &str = "/etc/steer/steer.toml";
+pub(super) const CONFIG: &str = "/etc/steer/steer.toml";
 /// Exit code of an agent that `steer detach` ended: nobody is to start it again
 /// (`RestartPreventExitStatus` of the unit).
 const DETACHED: u8 = 3;
@@ -32,6 +32,10 @@ pub(super) struct Agent {
 impl Agent {
     /// Runs until SIGTERM or SIGINT. What the command line says about the place wins over the file.
     pub(super) fn run(self, place: &Place) -> Result<ExitCode> {
+        supervise(|link, start| self.work(place, link, start))
+    }
+
+    fn work(&self, place: &Place, link: Link, start: Start) -> Result<ExitCode> {
         // One thread: capabilities are given up for all of the process. What takes long has threads
         // of its own.
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -42,69 +46,23 @@ impl Agent {
             let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
             let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
             let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-            let config = self.load(place)?;
+            listen()?;
             let shutdown = async {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
                 }
             };
-            tokio::select! {
-                ended = agent::run(config.clone(), self.force, shutdown) => ended,
-                never = self.hear(hangup, &config, place) => match never {},
-            }
+            let files = Files {
+                own: self.config.clone(),
+                pin_dir: place.pin_dir.clone(),
+                socket: place.socket.clone(),
+            };
+            agent::run(Task { files, force: self.force, start, link, hangup }, shutdown).await
         })?;
         Ok(match ended {
             Ended::Asked => ExitCode::from(DETACHED),
-            Ended::Shutdown => ExitCode::SUCCESS,
+            Ended::Shutdown | Ended::Reload => ExitCode::SUCCESS,
         })
-    }
-
-    fn load(&self, place: &Place) -> Result<Config> {
-        let mut config = Config::load(&self.config)?;
-        config.pin_dir = place.pin_dir.clone().unwrap_or(config.pin_dir);
-        config.socket = place.socket.clone().unwrap_or(config.socket);
-        config.socket =
-            std::path::absolute(&config.socket).context("find the directory of the socket")?;
-        Ok(config)
-    }
-
-    /// At each SIGHUP says what the file would change, for ever; nothing is applied.
-    async fn hear(
-        &self,
-        mut hangup: Signal,
-        applied: &Config,
-        place: &Place,
-    ) -> std::convert::Infallible {
-        loop {
-            if hangup.recv().await.is_none() {
-                std::future::pending::<()>().await;
-            }
-            self.tell(applied, place);
-        }
-    }
-
-    fn tell(&self, applied: &Config, place: &Place) {
-        let file = self.config.display();
-        let new = match self.load(place) {
-            Ok(new) => new,
-            Err(error) => {
-                for line in format!("{error:#}").lines() {
-                    log::error!("SIGHUP: {line}");
-                }
-                log::error!("SIGHUP: {file} is refused; the agent goes on with what it has");
-                return;
-            }
-        };
-        let differences = differences(applied, &new);
-        for difference in &differences {
-            log::warn!("SIGHUP: {difference}");
-        }
-        match differences.len() {
-            0 => log::info!("SIGHUP: {file} is good and changes nothing"),
-            n => log::warn!(
-                "SIGHUP: {file} is good; {n} differences, none applied: restart the agent to apply them"
-            ),
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! `steer backends`: listing reads the maps, changing asks the agent.
 
+mod lasting;
 mod wait;
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
@@ -7,12 +8,14 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 
+use self::lasting::Lasting;
 use super::Place;
 use crate::{
     clock::{self, parse_seconds},
     control::{self, Request},
     plane::Plane,
     report::{self, BackendState},
+    saving::Edit,
     service::Service,
     show,
 };
@@ -31,11 +34,19 @@ pub(super) enum Backends {
         /// Its share of new flows; 0 takes none. An inline pool has no shares
         #[arg(long, default_value_t = 1)]
         weight: u16,
+        /// Write it to the agent's configuration file, too; without it it lasts until the machine
+        /// restarts
+        #[arg(long)]
+        save: bool,
     },
     /// Take a backend out of its pool; its flows go on
     Remove {
         /// The backend, as ADDRESS:PORT
         address: SocketAddr,
+        /// Write it to the agent's configuration file, too; without it it lasts until the machine
+        /// restarts
+        #[arg(long)]
+        save: bool,
     },
     /// Give backends no new sessions; those they own persist
     ///
@@ -81,41 +92,48 @@ pub(super) struct Drain {
 
 impl Backends {
     pub(super) fn run(self, place: &Place) -> Result<ExitCode> {
-        let (requests, done) = match self {
+        let (requests, done, lasting) = match self {
             Self::List => {
                 show::backends(place.format(), &list(place)?)?;
                 return Ok(ExitCode::SUCCESS);
             }
             Self::Drain(drain) => return drain.run(place),
-            Self::Add { vip, address, weight } => (
+            Self::Add { vip, address, weight, save } => (
                 vec![Request::AddBackend { vip, address, weight }],
                 format!("{address} is in the pool of {vip}"),
+                Lasting::in_file(Edit::Add { vip, address, weight }, save),
             ),
-            Self::Remove { address } => {
-                (vec![Request::RemoveBackend { address }], format!("{address} is out of its pool"))
-            }
+            Self::Remove { address, save } => (
+                vec![Request::RemoveBackend { address }],
+                format!("{address} is out of its pool"),
+                Lasting::in_file(Edit::Remove { address }, save),
+            ),
             Self::Undrain { address } => (
                 vec![Request::UndrainBackend { address }],
                 format!("{address} takes new sessions again"),
+                Lasting::Always,
             ),
             Self::Disable(several) => several.requests(
                 place,
                 |address| Request::DisableBackend { address },
                 "no new sessions, and not those that it owns; what runs there goes on",
+                Lasting::Shortly,
             )?,
             Self::Off(several) => several.requests(
                 place,
                 |address| Request::OffBackend { address },
                 "counts as down until it is enabled",
+                Lasting::Shortly,
             )?,
             Self::Enable(several) => several.requests(
                 place,
                 |address| Request::EnableBackend { address },
                 "is what its checks say",
+                Lasting::Always,
             )?,
         };
-        ask(place, &requests)?;
-        show::outcome(place.format(), done)?;
+        let saved = ask(place, &requests, lasting)?;
+        show::outcome(place.format(), done + &saved)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -127,10 +145,11 @@ impl Several {
         place: &Place,
         request: impl Fn(SocketAddr) -> Request,
         done: &str,
-    ) -> Result<(Vec<Request>, String)> {
+        lasting: Lasting,
+    ) -> Result<(Vec<Request>, String, Lasting)> {
         refuse_unknown(&place.plane()?, &self.addresses)?;
         let requests = self.addresses.iter().map(|address| request(*address)).collect();
-        Ok((requests, format!("{}: {done}", names(&self.addresses))))
+        Ok((requests, format!("{}: {done}", names(&self.addresses)), lasting))
     }
 }
 
@@ -139,7 +158,8 @@ impl Drain {
         refuse_unknown(&place.plane()?, &self.addresses)?;
         let seconds = self.limit.map(|limit| limit.as_secs());
         let request = |address: &SocketAddr| Request::DrainBackend { address: *address, seconds };
-        ask(place, &self.addresses.iter().map(request).collect::<Vec<_>>())?;
+        let requests = self.addresses.iter().map(request).collect::<Vec<_>>();
+        ask(place, &requests, Lasting::Shortly)?;
         if self.wait {
             // Nothing that began before this moment is news.
             return wait::wait(place, &self.addresses, self.timeout, clock::nanoseconds());
@@ -157,9 +177,12 @@ impl Drain {
     }
 }
 
-fn ask(place: &Place, requests: &[Request]) -> Result<()> {
+/// Asks the agent for each of these; returns what is to be told of its file.
+fn ask(place: &Place, requests: &[Request], lasting: Lasting) -> Result<String> {
     let (dir, socket) = (place.gateway()?, place.socket());
-    requests.iter().try_for_each(|request| control::ask(&dir, &socket, request))
+    lasting.with(&dir, &socket, || {
+        requests.iter().try_for_each(|request| control::ask(&dir, &socket, request))
+    })
 }
 
 /// Every backend, with what the agent counted, where one tells.

@@ -1,6 +1,9 @@
 //! `steer config`: needs rights only to see a gateway that is pinned already.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
@@ -11,52 +14,108 @@ use crate::{
         self,
         checks::{self, Kind, Machine},
         plan,
+        reload::Given,
     },
-    config,
+    config::{self, Effective},
+    control::{self, InForce},
     plane::{self, PinDir},
     show,
 };
 
+/// Exit code of `config diff` where something differs, as of diff(1).
+const DIFFERENT: u8 = 1;
+/// Exit code of `config diff` where that cannot be told.
+const TROUBLE: u8 = 2;
+
 #[derive(Subcommand, Debug)]
 pub(super) enum Config {
-    /// Check a file and what a start with it would do here: an error names line, key and what was
-    /// expected
+    /// Check a file and what a start with it would do here: every error names line, key and what
+    /// was expected
     Check {
         /// The file
         file: PathBuf,
     },
+    /// Show a configuration with every default filled in
+    Show {
+        /// The file [default: what the agent has in force]
+        file: Option<PathBuf>,
+    },
+    /// Show what a reload of a file would change
+    ///
+    /// Exit code 0: nothing; 1: something; 2: it cannot be told (no agent, or the file is wrong).
+    Diff {
+        /// The file [default: the one that the agent was started with]
+        file: Option<PathBuf>,
+    },
 }
 
 impl Config {
-    pub(super) fn run(self, place: &Place) -> Result<()> {
-        let Config::Check { file } = self;
-        let config = config::Config::load(&file)?;
-        let judged = plan::judge(&config, &PinDir::new(&config.pin_dir));
-        let judged =
-            judged.with_context(|| format!("{}: a start would be refused", file.display()))?;
-        for change in &judged.changes {
-            note(format_args!("a start would change: {change}"));
-        }
-        for need in &judged.needs {
-            note(need);
-        }
-        let here = not_forwarding(&config).chain(refused_interfaces(&config)?);
-        let here = here.chain(netfilter(&config)?);
-        for warning in judged.warnings.into_iter().chain(here) {
-            note(format_args!("warning: {warning}"));
-        }
-        for lost in &judged.destroys {
-            note(format_args!("warning: a start needs --force, for it would destroy {lost}"));
-        }
-        let (interfaces, counts) = (config.interfaces.len(), config.counts());
-        let bridges = match config.bridges.len() {
-            0 => String::new(),
-            n => format!("bridges {n}, "),
+    pub(super) fn run(self, place: &Place) -> Result<ExitCode> {
+        let done = match self {
+            Config::Check { file } => check(&file, place),
+            Config::Show { file } => show(file, place),
+            Config::Diff { file } => {
+                return Ok(diff(file, place).unwrap_or_else(|error| {
+                    show::error(&error);
+                    TROUBLE.into()
+                }));
+            }
         };
-        let file = file.display();
-        let done = format!("{file}: good (interfaces {interfaces}, {bridges}{counts})");
-        show::outcome(place.format(), done)
+        done.map(|()| ExitCode::SUCCESS)
     }
+}
+
+fn show(file: Option<PathBuf>, place: &Place) -> Result<()> {
+    let config = match file {
+        Some(file) => config::Config::load(&file)?,
+        None => {
+            let InForce { given, files } = in_force(place)?;
+            files.config(&given)?
+        }
+    };
+    show::configuration(place.format(), &Effective::of(&config))
+}
+
+fn diff(file: Option<PathBuf>, place: &Place) -> Result<ExitCode> {
+    let InForce { given, files } = in_force(place)?;
+    let file = file.unwrap_or_else(|| files.own.clone());
+    let new = Given { text: config::read_file(&file)?, file };
+    let differences = config::differences(&files.config(&given)?, &files.config(&new)?);
+    let code = if differences.is_empty() { 0 } else { DIFFERENT };
+    show::differences(place.format(), &new.file, &differences)?;
+    Ok(code.into())
+}
+
+fn in_force(place: &Place) -> Result<InForce> {
+    control::ask_config(&place.gateway()?, &place.socket())
+}
+
+fn check(file: &Path, place: &Place) -> Result<()> {
+    let config = config::Config::load(file)?;
+    let judged = plan::judge(&config, &PinDir::new(&config.pin_dir));
+    let judged = judged.with_context(|| format!("{}: a start would be refused", file.display()))?;
+    for change in &judged.changes {
+        note(format_args!("a start would change: {change}"));
+    }
+    for need in &judged.needs {
+        note(need);
+    }
+    let here = not_forwarding(&config).chain(refused_interfaces(&config)?);
+    let here = here.chain(netfilter(&config)?);
+    for warning in judged.warnings.into_iter().chain(here) {
+        note(format_args!("warning: {warning}"));
+    }
+    for lost in &judged.destroys {
+        note(format_args!("warning: a start needs --force, for it would destroy {lost}"));
+    }
+    let (interfaces, counts) = (config.interfaces.len(), config.counts());
+    let bridges = match config.bridges.len() {
+        0 => String::new(),
+        n => format!("bridges {n}, "),
+    };
+    let file = file.display();
+    let done = format!("{file}: good (interfaces {interfaces}, {bridges}{counts})");
+    show::outcome(place.format(), done)
 }
 
 /// Settings of this machine without which nothing reaches the backends of inline pools, as warnings:

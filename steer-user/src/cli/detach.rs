@@ -154,10 +154,15 @@ fn stop_agent(dir: &PinDir, socket: PathBuf) -> Result<()> {
     let at = dir.state();
     if let Err(error) = control::ask(dir, &socket, &control::Request::Stop {}) {
         log::debug!("{error:#}");
+        // It may have ended meanwhile.
         let Some(process) = dir.agent_process() else {
-            return Err(error).with_context(|| {
-                format!("stop the agent that runs for {} (stop it by hand)", at.display())
-            });
+            return if dir.agent_runs() {
+                Err(error).with_context(|| {
+                    format!("stop the agent that runs for {} (stop it by hand)", at.display())
+                })
+            } else {
+                Ok(())
+            };
         };
         // SAFETY: a signal to the process that holds the lock of this very directory.
         unsafe { libc::kill(process as libc::pid_t, libc::SIGTERM) };

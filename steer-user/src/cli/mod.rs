@@ -11,6 +11,7 @@ mod flows;
 mod inspect;
 mod keys;
 mod leave;
+mod reload;
 mod sessions;
 mod stats;
 mod status;
@@ -109,7 +110,13 @@ enum Verb {
     Inspect(inspect::Inspect),
     /// Tell from a capture of any network what steer would have kept in it
     Assess(assess::Assess),
-    /// Check configuration files
+    /// Put a configuration in force: all of it, or nothing
+    ///
+    /// The agent judges the whole file first, as `config check` does, and returns when it is in
+    /// force. Where it is refused nothing changes, and everything that is wrong is told. Flows,
+    /// sessions and key names stay. SIGHUP does the same with the agent's own file.
+    Reload(reload::Reload),
+    /// Check, show and compare configurations
     #[command(subcommand)]
     Config(config::Config),
 }
@@ -125,6 +132,7 @@ impl Cli {
             Verb::Leave(verb) => verb.run(&place),
             Verb::Bypass(verb) => verb.run(&place),
             Verb::Doctor(verb) => return verb.run(&place),
+            Verb::Config(verb) => return verb.run(&place),
             Verb::Status => return status::run(&place),
             Verb::Sysdump(verb) => verb.run(&place),
             Verb::Backends(verb) => return verb.run(&place),
@@ -136,7 +144,7 @@ impl Cli {
             Verb::Stats(verb) => verb.run(&place),
             Verb::Top(verb) => verb.run(&place),
             Verb::Inspect(verb) => verb.run(&place),
-            Verb::Config(verb) => verb.run(&place),
+            Verb::Reload(verb) => verb.run(&place),
         };
         done.map(|()| ExitCode::SUCCESS)
     }

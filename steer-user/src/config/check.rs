@@ -24,24 +24,35 @@ const INTERFACE_NAME_MAX: usize = 15;
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
-/// Turns a file into a configuration.
-pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Result<Config> {
-    let interfaces = interfaces(raw.interface, source)?;
-    let bridges = bridges::bridges(&raw.bridge, &interfaces, source)?;
-    bridges::refuse_unused(&raw.bridge, &raw.pool, source)?;
+/// Turns a file into a configuration. Parts that do not depend on each other are all judged, for
+/// all of their errors to be noted; `None` where there are any.
+pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Option<Config> {
     let routed = raw.bridge.is_empty() || !raw.vip.is_empty() || raw.pool.iter().any(is_routed);
-    if interfaces.is_empty() && routed {
-        return Err(source.whole("no [[interface]]; expected at least one, with `name`"));
+    let none = raw.interface.is_empty() && routed;
+    let interfaces = interfaces(raw.interface, source);
+    let bridges = source.note(bridges::bridges(&raw.bridge, &interfaces, source));
+    source.note(bridges::refuse_unused(&raw.bridge, &raw.pool, source));
+    if none {
+        let why = "no [[interface]]; expected at least one, with `name`";
+        source.note::<()>(Err(source.whole(why)));
     }
-    Ok(Config {
+    let pin_dir = source.note(path(raw.pin_dir, PIN_DIR, source));
+    let socket = source.note(socket_path(raw.socket, source));
+    let metrics = source.note(raw.metrics.map(|at| metrics(&at, source)).transpose());
+    let takeover = raw.takeover.map(|takeover| takeover_time(&takeover.time, source)).transpose();
+    let takeover = source.note(takeover);
+    // What pools may say of VLANs follows from the bridges.
+    let bridges = bridges?;
+    let pools = pools::pools(raw.vip, raw.pool, &bridges, source)?;
+    Some(Config {
         file: source.file.to_owned(),
-        pin_dir: path(raw.pin_dir, PIN_DIR, source)?,
-        socket: socket_path(raw.socket, source)?,
-        metrics: raw.metrics.map(|at| metrics(&at, source)).transpose()?,
+        pin_dir: pin_dir?,
+        socket: socket?,
+        metrics: metrics?,
         sizes: raw.sizes,
-        takeover: raw.takeover.map(|takeover| takeover_time(&takeover.time, source)).transpose()?,
+        takeover: takeover?,
         interfaces,
-        pools: pools::pools(raw.vip, raw.pool, &bridges, source)?,
+        pools,
         bridges,
     })
 }
@@ -95,22 +106,19 @@ fn metrics(at: &Spanned<raw::Socket>, source: &Source<'_>) -> Result<SocketAddr>
     Err(source.error(&at.span(), message))
 }
 
-fn interfaces(raw: Vec<raw::Interface>, source: &Source<'_>) -> Result<Vec<Interface>> {
+/// The interfaces that may stand there.
+fn interfaces(raw: Vec<raw::Interface>, source: &Source<'_>) -> Vec<Interface> {
     let mut seen = HashSet::new();
-    for interface in &raw {
-        let (name, span) = (interface.name.get_ref(), interface.name.span());
-        refuse_no_name(&interface.name, source)?;
+    let judged = raw.into_iter().filter_map(|interface| {
+        source.note(refuse_no_name(&interface.name, source))?;
+        let name = interface.name.get_ref();
         if !seen.insert(name.clone()) {
-            return Err(source.error(
-                &span,
-                format!("`{name}` stands here twice; expected each interface once"),
-            ));
+            let message = format!("`{name}` stands here twice; expected each interface once");
+            source.note::<()>(Err(source.error(&interface.name.span(), message)))?;
         }
-    }
-    Ok(raw
-        .into_iter()
-        .map(|raw| Interface { name: raw.name.into_inner(), hook: raw.hook })
-        .collect())
+        Some(Interface { name: interface.name.into_inner(), hook: interface.hook })
+    });
+    judged.collect()
 }
 
 fn refuse_no_name(name: &Spanned<String>, source: &Source<'_>) -> Result<()> {

@@ -121,7 +121,7 @@ fn settings(said: &mut Vec<String>, now: &Pool, new: &Pool) {
     differs("swallow", &now.swallow, &new.swallow);
     match (&now.shape, &new.shape) {
         (Shape::Vip(now), Shape::Vip(new)) => {
-            let Vip { address: _, also, fallback, assign, return_path, on_all_down } = new;
+            let Vip { address: _, also, pool: _, fallback, assign, return_path, on_all_down } = new;
             differs("the other VIPs of its pool", &addresses(&now.also), &addresses(also));
             differs("fallback", &now.fallback.word(), &fallback.word());
             differs("assign", &now.assign, assign);
@@ -197,7 +197,7 @@ fn backends(said: &mut Vec<String>, at: &str, now: &[Backend], new: &[Backend]) 
 }
 
 impl Hook {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Xdp => "xdp",
@@ -207,7 +207,7 @@ impl Hook {
 }
 
 impl Stp {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Refused => "refused",
             Self::Watched => "watched",
@@ -227,7 +227,7 @@ impl Display for Vlans {
 }
 
 impl Mode {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Steer => "steer",
             Self::Observe => "observe",
@@ -236,7 +236,7 @@ impl Mode {
 }
 
 impl Fallback {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Source => "source",
@@ -246,7 +246,7 @@ impl Fallback {
 }
 
 impl Health {
-    const fn word(&self) -> &'static str {
+    pub(super) const fn word(&self) -> &'static str {
         match self {
             Self::Off => "off",
             Self::Seen => "seen",
@@ -256,7 +256,7 @@ impl Health {
 }
 
 impl TlsVersion {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::V1_2 => "1.2",
             Self::V1_3 => "1.3",
@@ -265,7 +265,7 @@ impl TlsVersion {
 }
 
 impl OnAllDown {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Drop => "drop",
             Self::Send => "send",
@@ -274,7 +274,7 @@ impl OnAllDown {
 }
 
 impl ReturnPath {
-    const fn word(self) -> &'static str {
+    pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Hop => "hop",
             Self::Route => "route",

@@ -1,6 +1,7 @@
 //! Why a configuration is refused: file, line, key, what was expected.
 
 use std::{
+    cell::RefCell,
     fmt,
     ops::Range,
     path::{Path, PathBuf},
@@ -35,6 +36,22 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Everything that is wrong with a file: a line each, in the file's order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigErrors(
+    /// One at least.
+    pub Vec<ConfigError>,
+);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = self.0.iter().map(ToString::to_string).collect::<Vec<_>>();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
 /// Longest message, bytes: it quotes what the file says, whatever that is.
 const MESSAGE_MAX: usize = 400;
 
@@ -58,6 +75,29 @@ fn printable(message: &str) -> String {
 pub(super) struct Source<'a> {
     pub(super) file: &'a Path,
     pub(super) text: &'a str,
+    /// What was found wrong so far.
+    told: RefCell<Vec<ConfigError>>,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
+        Self { file, text, told: RefCell::default() }
+    }
+
+    /// Notes what is wrong, for all errors to be told at once; what is right is handed on.
+    pub(super) fn note<T>(&self, judged: Result<T, ConfigError>) -> Option<T> {
+        judged.map_err(|error| self.told.borrow_mut().push(error)).ok()
+    }
+
+    /// Whether something was found wrong.
+    pub(super) fn has_errors(&self) -> bool {
+        !self.told.borrow().is_empty()
+    }
+
+    /// What was found wrong, in the order of finding.
+    pub(super) fn errors(self) -> Vec<ConfigError> {
+        self.told.into_inner()
+    }
 }
 
 impl Source<'_> {

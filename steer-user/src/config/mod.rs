@@ -5,10 +5,12 @@
 
 mod check;
 mod difference;
+mod effective;
 mod error;
 mod key_name;
 mod prefix;
 mod raw;
+mod read;
 mod whole;
 mod words;
 
@@ -23,7 +25,8 @@ use std::{
 
 use anyhow::Context as _;
 pub use difference::differences;
-pub use error::ConfigError;
+pub use effective::Effective;
+pub use error::{ConfigError, ConfigErrors};
 pub use key_name::{KeyName, LayoutWord, TicketKeyName};
 pub use prefix::Prefix;
 use serde::{Deserialize, Serialize};
@@ -46,7 +49,7 @@ const SIZE_MAX: i64 = 1 << 27;
 const COUNT_MAX: i64 = u32::MAX as i64;
 /// Longest file, bytes: room for all VIPs, backends and key names that there can be, and for
 /// comments.
-const FILE_MAX: usize = 1 << 20;
+pub const FILE_MAX: usize = 1 << 20;
 
 /// A checked configuration.
 #[derive(Clone, PartialEq, Debug)]
@@ -72,7 +75,7 @@ pub struct Config {
 }
 
 /// Entries of the tables whose size is a matter of taste and memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sizes {
     /// Sessions remembered.
@@ -291,6 +294,8 @@ pub struct Vip {
     pub address: SocketAddr,
     /// What clients dial as well: VIPs that share the pool.
     pub also: Vec<SocketAddr>,
+    /// The name in the file of the pool that VIPs share.
+    pub pool: Option<PoolName>,
     /// By what a backend is chosen when no session decides.
     pub fallback: Fallback,
     /// Whether the agent puts the address on an interface.
@@ -526,36 +531,73 @@ impl Config {
     }
 
     /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Where it cannot be read, and [`ConfigErrors`].
     pub fn load(file: &Path) -> anyhow::Result<Self> {
-        let bytes = read(file).with_context(|| format!("read {}", file.display()))?;
-        Ok(Self::parse_bytes(file, &bytes)?)
+        Ok(Self::parse_all(file, &read_file(file)?)?)
     }
 
     /// Checks the bytes of a file; `file` only names it in errors.
+    ///
+    /// # Errors
+    /// The first one.
     pub fn parse_bytes(file: &Path, bytes: &[u8]) -> Result<Self, ConfigError> {
-        if bytes.len() > FILE_MAX {
-            let source = error::Source { file, text: "" };
-            return Err(
-                source.whole(format!("longer than {FILE_MAX} bytes; expected a configuration"))
-            );
-        }
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::parse(file, text),
-            Err(error) => {
-                let text = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-                let source = error::Source { file, text: &text };
-                Err(source
-                    .error(&(text.len()..text.len()), "this line is not UTF-8; expected TOML"))
-            }
-        }
+        Self::parse(file, text(file, bytes)?)
     }
 
     /// Checks the text of a file; `file` only names it in errors.
+    ///
+    /// # Errors
+    /// The first one.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        let source = error::Source { file, text };
-        let raw = toml::from_str(text).map_err(|error| source.toml_error(&error))?;
-        check::check(raw, &source)
+        judge(file, text).map_err(|(first, _)| first)
     }
+
+    /// As [`Config::parse`], for who wants to know everything that is wrong.
+    ///
+    /// # Errors
+    /// All that do not follow from another one.
+    pub fn parse_all(file: &Path, text: &str) -> Result<Self, ConfigErrors> {
+        judge(file, text).map_err(|(first, others)| {
+            let mut errors = [vec![first], others].concat();
+            errors.sort_by_key(|error| error.line);
+            ConfigErrors(errors)
+        })
+    }
+}
+
+/// The configuration, or what is wrong: the first error that was found, and the others.
+fn judge(file: &Path, text: &str) -> Result<Config, (ConfigError, Vec<ConfigError>)> {
+    let source = error::Source::new(file, text);
+    let config = read::read(&source).and_then(|raw| check::check(raw, &source));
+    let mut errors = source.errors().into_iter();
+    match (errors.next(), config) {
+        (None, Some(config)) => Ok(config),
+        (Some(first), _) => Err((first, errors.collect())),
+        (None, None) => Err((error::Source::new(file, text).whole("no configuration"), Vec::new())),
+    }
+}
+
+/// The text of a file that may be a configuration.
+///
+/// # Errors
+/// Where it cannot be read, is too long for one, or is no text.
+pub fn read_file(file: &Path) -> anyhow::Result<String> {
+    let bytes = read(file).with_context(|| format!("read {}", file.display()))?;
+    Ok(text(file, &bytes)?.to_owned())
+}
+
+fn text<'a>(file: &Path, bytes: &'a [u8]) -> Result<&'a str, ConfigError> {
+    if bytes.len() > FILE_MAX {
+        let message = format!("longer than {FILE_MAX} bytes; expected a configuration");
+        return Err(error::Source::new(file, "").whole(message));
+    }
+    std::str::from_utf8(bytes).map_err(|error| {
+        let text = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+        let end = text.len()..text.len();
+        error::Source::new(file, &text).error(&end, "this line is not UTF-8; expected TOML")
+    })
 }
 
 /// As much of a file as can be a configuration, and a byte more where there is more.

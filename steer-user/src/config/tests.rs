@@ -1,4 +1,5 @@
 mod bridges;
+mod errors;
 mod pools;
 mod shared;
 

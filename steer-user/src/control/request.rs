@@ -68,6 +68,17 @@ pub enum Request {
     EndLeave {},
     /// End, leaving everything in place.
     Stop {},
+    /// What is in force?
+    Config {},
+    /// Put a configuration in force: all of it, or nothing.
+    Reload {
+        /// The file, for errors to name it; absent: the one that the agent was started with.
+        file: Option<PathBuf>,
+        /// Its length, bytes: so many follow behind the line. Only with a file.
+        length: Option<u32>,
+        /// Even where that destroys what tables hold.
+        force: bool,
+    },
 }
 
 /// What the agent answers.
@@ -80,6 +91,26 @@ pub enum Reply {
     Refused {
         /// A sentence.
         error: String,
+    },
+    /// What is in force.
+    Config {
+        /// Where it was read.
+        file: PathBuf,
+        /// What stood there.
+        text: String,
+        /// What the agent reads when it is told to reload no other file.
+        own: PathBuf,
+        /// What its command line says of `pin_dir`, whatever a file does.
+        pin_dir: Option<PathBuf>,
+        /// The same of `socket`.
+        socket: Option<PathBuf>,
+    },
+    /// It is in force.
+    Reloaded {
+        /// Where it was read.
+        file: PathBuf,
+        /// What it changed, as sentences.
+        changes: Vec<String>,
     },
     /// What needs attention.
     Warnings {

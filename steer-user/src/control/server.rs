@@ -2,24 +2,39 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::Notify,
+    sync::{
+        Notify,
+        mpsc::{Sender, error::TrySendError},
+    },
     time,
 };
 
 use super::{REQUEST_MAX, Reply, Request};
 use crate::{
-    agent::{Pools, checks::Standing},
+    agent::{
+        Pools,
+        checks::Standing,
+        reload::{Files, Given, Wish},
+    },
+    config::FILE_MAX,
     connection_limit::ConnectionLimit,
+    supervisor,
 };
 
 /// Only the agent's own user may ask.
@@ -31,17 +46,48 @@ const MAX_CONNECTIONS: usize = 256;
 /// Longest wait for a request, and for its answer to be read.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The open socket; its file goes with it.
+/// The open socket; its file goes with it, unless another one listens on.
 pub(crate) struct Listener {
     inner: UnixListener,
     socket: PathBuf,
     /// Of the gateway whose agent listens.
     pin_dir: PathBuf,
+    /// Whether the file goes.
+    removes: AtomicBool,
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        remove_socket(&self.socket);
+        if self.removes.load(Ordering::Relaxed) {
+            remove_socket(&self.socket);
+        }
+    }
+}
+
+impl Listener {
+    /// Listens on where another worker of this agent did, at the same file, which stays until
+    /// [`Listener::keep`].
+    pub(crate) fn inherit(listener: OwnedFd, socket: &Path, pin_dir: &Path) -> Result<Self> {
+        let listener = std::os::unix::net::UnixListener::from(listener);
+        let inner = UnixListener::from_std(listener).context("listen on at the control socket")?;
+        let (socket, pin_dir) = (socket.to_owned(), pin_dir.to_owned());
+        Ok(Self { inner, socket, pin_dir, removes: AtomicBool::new(false) })
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// From now on the file is this listener's, and goes with it.
+    pub(crate) fn keep(&self) {
+        self.removes.store(true, Ordering::Relaxed);
+    }
+
+    /// For another worker of this agent, which listens on.
+    pub(crate) fn hand_over(&self) -> Result<OwnedFd> {
+        self.removes.store(false, Ordering::Relaxed);
+        self.inner.as_fd().try_clone_to_owned().context("hand the control socket over")
     }
 }
 
@@ -67,7 +113,8 @@ pub(crate) fn bind(socket: &Path, pin_dir: &Path) -> Result<Listener> {
     fs::set_permissions(&aside, fs::Permissions::from_mode(MODE))
         .context("restrict the control socket")?;
     fs::rename(&aside, socket).with_context(|| format!("listen at {}", socket.display()))?;
-    Ok(Listener { inner, socket: socket.to_owned(), pin_dir: pin_dir.to_owned() })
+    let (socket, pin_dir) = (socket.to_owned(), pin_dir.to_owned());
+    Ok(Listener { inner, socket, pin_dir, removes: AtomicBool::new(true) })
 }
 
 /// Refuses to take the place of what is no socket.
@@ -96,13 +143,22 @@ fn remove_socket(socket: &Path) {
     }
 }
 
+/// Whom requests are about.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    pub(crate) pools: Arc<Mutex<Pools>>,
+    pub(crate) stop: Arc<Notify>,
+    pub(crate) standing: Standing,
+    /// What is in force.
+    pub(crate) given: Arc<Given>,
+    /// What the agent was started with.
+    pub(crate) files: Arc<Files>,
+    /// Who wants a configuration put in force.
+    pub(crate) wishes: Sender<Wish>,
+}
+
 /// Answers for ever.
-pub(crate) async fn serve(
-    listener: Listener,
-    pools: Arc<Mutex<Pools>>,
-    stop: Arc<Notify>,
-    standing: Standing,
-) -> Result<()> {
+pub(crate) async fn serve(listener: Arc<Listener>, desk: Desk) -> Result<()> {
     let mut connection_limit = ConnectionLimit::new(MAX_CONNECTIONS);
     loop {
         let stream = match listener.inner.accept().await {
@@ -114,21 +170,9 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let (pools, stop, standing) = (Arc::clone(&pools), Arc::clone(&stop), standing.clone());
-        let pin_dir = listener.pin_dir.clone();
+        let (desk, pin_dir) = (desk.clone(), listener.pin_dir.clone());
         let conversation = async move {
-            let who = asker(&stream);
-            let answer = |request| {
-                let (asked, level) =
-                    (serde_json::to_string(&request).unwrap_or_default(), level(&request));
-                let reply = answer(request, &pin_dir, &pools, &stop, &standing);
-                match &reply {
-                    Reply::Refused { error } => log::warn!("{who} asked {asked}: refused: {error}"),
-                    _ => log::log!(level, "{who} asked {asked}: done"),
-                }
-                reply
-            };
-            if let Err(error) = converse(stream, answer).await {
+            if let Err(error) = attend(stream, &desk, &pin_dir).await {
                 log::debug!("control socket: {error:#}");
             }
         };
@@ -136,28 +180,84 @@ pub(crate) async fn serve(
     }
 }
 
-/// Answers line by line. What does not end in time is ended; behind a line that is too long nothing
-/// is read.
-async fn converse(stream: UnixStream, mut answer: impl FnMut(Request) -> Reply) -> Result<()> {
-    let (read, mut write) = stream.into_split();
-    let mut read = BufReader::new(read);
+/// Answers whoever came; who wants a reload is handed on.
+async fn attend(stream: UnixStream, desk: &Desk, pin_dir: &Path) -> Result<()> {
+    let who = asker(&stream);
+    let answer = |request: &Request| {
+        let (asked, level) = (serde_json::to_string(request).unwrap_or_default(), level(request));
+        let reply = answer(request, pin_dir, desk);
+        match &reply {
+            Some(Reply::Refused { error }) => log::warn!("{who} asked {asked}: refused: {error}"),
+            Some(_) => log::log!(level, "{who} asked {asked}: done"),
+            None => log::info!("{who} asked {asked}"),
+        }
+        reply
+    };
+    let Some((request, mut stream)) = converse(stream, answer).await? else { return Ok(()) };
+    let Request::Reload { file, length, force } = request else { return Ok(()) };
+    let text = match length {
+        Some(length) => Some(text_behind(&mut stream, length).await?),
+        None => None,
+    };
+    let given = file.zip(text).map(|(file, text)| Given { file, text });
+    let wish = Wish { given, force, caller: Some(stream.into_inner()) };
+    match desk.wishes.try_send(wish) {
+        Err(TrySendError::Full(wish)) => {
+            wish.refuse("reloads are under way already: try again when they are through").await;
+        }
+        // This worker is about to end. Who asked comes again, to the next one.
+        Ok(()) | Err(TrySendError::Closed(_)) => {}
+    }
+    Ok(())
+}
+
+/// The text of a file that follows a request.
+async fn text_behind(stream: &mut BufReader<UnixStream>, length: u32) -> Result<String> {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    anyhow::ensure!(length <= FILE_MAX, "a file of {length} bytes is no configuration");
+    let mut text = vec![0; length];
+    let reading = time::timeout(PATIENCE, stream.read_exact(&mut text)).await;
+    reading.context("wait for a file")?.context("read a file")?;
+    String::from_utf8(text).context("read a file")
+}
+
+/// Answers line by line, until there is no answer: then the request and who asked. What does not
+/// end in time is ended; behind a line that is too long nothing is read.
+async fn converse(
+    stream: UnixStream,
+    mut answer: impl FnMut(&Request) -> Option<Reply>,
+) -> Result<Option<(Request, BufReader<UnixStream>)>> {
+    let mut stream = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
-        let mut limited = (&mut read).take(REQUEST_MAX as u64);
+        let mut limited = (&mut stream).take(REQUEST_MAX as u64);
         let reading = time::timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await;
         if reading.context("wait for a request")?.context("read a request")? == 0 {
-            return Ok(());
+            return Ok(None);
         }
-        let reply =
-            Request::parse(&line).map_or_else(|error| Reply::Refused { error }, &mut answer);
-        let mut text = serde_json::to_string(&reply).context("write an answer")?;
-        text.push('\n');
-        let writing = time::timeout(PATIENCE, write.write_all(text.as_bytes())).await;
-        writing.context("wait for an answer to be read")?.context("send an answer")?;
+        let reply = match Request::parse(&line) {
+            Err(error) => Reply::Refused { error },
+            Ok(request) => match answer(&request) {
+                Some(reply) => reply,
+                None => return Ok(Some((request, stream))),
+            },
+        };
+        send(stream.get_mut(), &reply).await?;
         if !line.ends_with(b"\n") {
-            return Ok(());
+            return Ok(None);
         }
     }
+}
+
+/// Sends an answer.
+///
+/// # Errors
+/// When it is not read in time.
+pub(crate) async fn send(stream: &mut UnixStream, reply: &Reply) -> Result<()> {
+    let mut text = serde_json::to_string(reply).context("write an answer")?;
+    text.push('\n');
+    let writing = time::timeout(PATIENCE, stream.write_all(text.as_bytes())).await;
+    writing.context("wait for an answer to be read")?.context("send an answer")
 }
 
 /// Who is at the other end, for the log (SO_PEERCRED of unix(7)).
@@ -170,33 +270,38 @@ fn asker(stream: &UnixStream) -> String {
 
 /// What only looks is told to who debugs.
 fn level(request: &Request) -> log::Level {
-    if matches!(request, Request::Agent {} | Request::Warnings {} | Request::Held {}) {
+    use Request::{Agent, Config, Held, Warnings};
+    if matches!(request, Agent {} | Warnings {} | Held {} | Config {}) {
         log::Level::Debug
     } else {
         log::Level::Info
     }
 }
 
-fn answer(
-    request: Request,
-    pin_dir: &Path,
-    pools: &Mutex<Pools>,
-    stop: &Notify,
-    standing: &Standing,
-) -> Reply {
-    let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
-    let done = match request {
+/// `None` of what is not answered here.
+fn answer(request: &Request, pin_dir: &Path, desk: &Desk) -> Option<Reply> {
+    let mut pools = desk.pools.lock().unwrap_or_else(PoisonError::into_inner);
+    let done = match *request {
         Request::Agent {} => {
-            return Reply::Agent {
-                pid: std::process::id(),
+            return Some(Reply::Agent {
+                pid: supervisor::process(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pin_dir: pin_dir.to_owned(),
-            };
+            });
         }
         Request::Warnings {} => {
-            return Reply::Warnings { warnings: standing.all().into_iter().collect() };
+            return Some(Reply::Warnings { warnings: desk.standing.all().into_iter().collect() });
         }
-        Request::Held {} => return Reply::Held { held: pools.held().cloned() },
+        Request::Held {} => return Some(Reply::Held { held: pools.held().cloned() }),
+        Request::Config {} => {
+            let Given { file, text } = Given::clone(&desk.given);
+            let Files { own, pin_dir, socket } = Files::clone(&desk.files);
+            return Some(Reply::Config { file, text, own, pin_dir, socket });
+        }
+        Request::Reload { file: ref named, length, .. } if named.is_some() != length.is_some() => {
+            Err(anyhow!("`file` and `length` go together"))
+        }
+        Request::Reload { .. } => return None,
         Request::AddBackend { vip, address, weight } => pools.add(vip, address, weight),
         Request::RemoveBackend { address } => pools.remove(address),
         Request::DrainBackend { address, seconds } => {
@@ -208,11 +313,11 @@ fn answer(
         Request::EnableBackend { address } => pools.enable(address),
         Request::EndLeave {} => pools.end_leave(),
         Request::Stop {} => {
-            stop.notify_one();
+            desk.stop.notify_one();
             Ok(())
         }
     };
-    done.map_or_else(|error| Reply::Refused { error: format!("{error:#}") }, |()| Reply::Done)
+    Some(done.map_or_else(|error| Reply::Refused { error: format!("{error:#}") }, |()| Reply::Done))
 }
 
 #[cfg(test)]
@@ -224,7 +329,7 @@ mod tests {
     /// What a server that can do everything answers to these bytes, until it hangs up.
     async fn said(asked: &[u8], hang_up: bool) -> Vec<Reply> {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let server = tokio::spawn(converse(theirs, |_| Reply::Done));
+        let server = tokio::spawn(converse(theirs, |_| Some(Reply::Done)));
         // A server that hung up in the middle has said why.
         let _ = ours.write_all(asked).await;
         if hang_up {
@@ -279,8 +384,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_does_not_read_answers_is_hung_up_on() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let server =
-            tokio::spawn(converse(theirs, |_| Reply::Refused { error: "no ".repeat(10_000) }));
+        let server = tokio::spawn(converse(theirs, |_| {
+            Some(Reply::Refused { error: "no ".repeat(10_000) })
+        }));
         let asking =
             tokio::spawn(
                 async move { while ours.write_all(b"{\"verb\":\"stop\"}\n").await.is_ok() {} },

@@ -26,6 +26,7 @@ use steer_common::{
 use super::{
     PinDir,
     attach::Kind as Hook,
+    passed,
     pin::{NEXT, remove_empty},
     resize::{self, Copier},
     wanted::wanted,
@@ -133,6 +134,10 @@ impl Programs {
     /// meanwhile, and gives the new maps their names. `true` if there was any.
     pub fn finish_resize(&mut self, dir: &PinDir) -> Result<bool> {
         let any = !self.resized.is_empty();
+        if any {
+            // The old programs write nothing more.
+            passed::packets_at_hand();
+        }
         for map in &self.resized {
             merge_to_next(dir, map, self.mirrored)?;
         }

@@ -17,6 +17,7 @@ pub mod kernel;
 mod load;
 mod netlink;
 mod others;
+mod passed;
 mod pin;
 mod resize;
 pub mod rights;
@@ -272,7 +273,9 @@ impl Plane {
     /// Has packets without a settled flow dropped until then, seconds of CLOCK_MONOTONIC: tables
     /// are filled from others. 0 ends it.
     pub(crate) fn set_filling(&mut self, until: u32) -> Result<()> {
-        self.switches.set(SWITCH_RESIZING, until, 0).context("write the map switches")
+        self.switches.set(SWITCH_RESIZING, until, 0).context("write the map switches")?;
+        passed::packets_at_hand();
+        Ok(())
     }
 
     /// Ends [`SWITCH_LEAVE`]: notes for every VIP that older connections than now are not this

@@ -14,9 +14,12 @@ use std::{
     ffi::CString,
     fs::{self, DirBuilder, File, TryLockError},
     io,
-    os::unix::{
-        ffi::OsStrExt as _,
-        fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{
+            ffi::OsStrExt as _,
+            fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink},
+        },
     },
     path::{Path, PathBuf},
 };
@@ -67,7 +70,19 @@ pub struct PinDir {
 /// ends.
 #[derive(Debug)]
 pub struct Lock {
-    _directory: File,
+    directory: File,
+}
+
+impl Lock {
+    /// For another worker of this agent: as long as one has it, it is held.
+    pub(crate) fn hand_over(&self) -> Result<OwnedFd> {
+        self.directory.as_fd().try_clone_to_owned().context("hand the lock over")
+    }
+
+    /// Lets go of a lock that was handed over, whoever has it still.
+    pub(crate) fn give_up(handed: OwnedFd) -> Result<()> {
+        File::from(handed).unlock().context("give up the lock")
+    }
 }
 
 /// Held by the one `steer watch` of a pin directory; the kernel releases it when that ends.
@@ -226,7 +241,7 @@ impl PinDir {
         let directory =
             File::open(self.state()).with_context(|| format!("open {}", self.state().display()))?;
         match directory.try_lock() {
-            Ok(()) => Ok(Some(Lock { _directory: directory })),
+            Ok(()) => Ok(Some(Lock { directory })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("lock {}", self.state().display()))

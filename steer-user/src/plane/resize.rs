@@ -43,7 +43,16 @@ impl Copier {
     }
 
     fn new<K: Pod, V: Entry>() -> Self {
-        Self { mirror: mirror::<K, V, V>, merge: merge::<K, V, V, false> }
+        Self { mirror: mirror::<K, V, V>, merge: merge_resized::<K, V> }
+    }
+}
+
+/// As [`merge`]. While a start changes sizes nothing begins (`Plane::set_filling`); where one was
+/// broken off, and the next one ends it, much may have begun in the new table since.
+fn merge_resized<K: Pod, V: Entry>(from: &Path, to: &Path, since: Option<u32>) -> Result<u64> {
+    match since {
+        Some(_) => merge::<K, V, V, true>(from, to, since),
+        None => merge::<K, V, V, false>(from, to, since),
     }
 }
 

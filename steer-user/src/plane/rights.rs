@@ -17,6 +17,8 @@ const START: CapabilitySet = EVERY_VERB.union(CapabilitySet::PERFMON);
 /// assigns VIPs. Maps that are pinned belong to whoever may open their pins; only making maps and
 /// loading programs is for `CAP_BPF` (Linux 5.19).
 const RUN: CapabilitySet = CapabilitySet::NET_ADMIN;
+/// The supervisor, for the next start: what that needs, and may use for `swallow`.
+const SUPERVISE: CapabilitySet = START.union(CapabilitySet::NET_RAW);
 
 const NAMES: [(CapabilitySet, &str); 3] = [
     (CapabilitySet::BPF, "CAP_BPF"),
@@ -40,6 +42,13 @@ pub(crate) fn keep_to_start() -> Result<()> {
     require_all(START)?;
     set_no_new_privs(true).context("do without new privileges")?;
     keep(START)
+}
+
+/// Gives up what no start needs, as far as it is there at all.
+pub(crate) fn keep_to_supervise() -> Result<()> {
+    let have = capabilities(None).context("read this process's capabilities")?.permitted;
+    set_no_new_privs(true).context("do without new privileges")?;
+    keep(have.intersection(SUPERVISE))
 }
 
 /// Gives up what only loading needs. Nothing may have started a thread yet.

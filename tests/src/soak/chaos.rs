@@ -9,7 +9,12 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::{dice::Dice, ledger::Ledger, progress};
-use crate::{agent::Agent, loss::Loss, process::eventually, scenario::Run};
+use crate::{
+    agent::Agent,
+    loss::Loss,
+    process::{eventually, worker_of},
+    scenario::Run,
+};
 
 /// Longest wait for all backends to be up again.
 const RECOVERY: Duration = Duration::from_secs(20);
@@ -231,8 +236,9 @@ fn memory(steer: &Agent<'_>) -> Result<u64> {
     let pid = status["agent"]["pid"]
         .as_u64()
         .with_context(|| format!("no agent answers: {}", status["agent"]))?;
+    let worker = worker_of(u32::try_from(pid)?);
     let status =
-        fs::read_to_string(format!("/proc/{pid}/status")).context("read the agent's memory")?;
+        fs::read_to_string(format!("/proc/{worker}/status")).context("read the agent's memory")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     let kilobytes: u64 =
         line.trim().trim_end_matches(" kB").trim().parse().context("read VmRSS")?;

@@ -160,10 +160,7 @@ fn agent(run: &Run, steer: &Agent<'_>, environment: &[(&str, &str)]) -> Result<O
 
 fn refused(output: &Output, because: &str) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().last().unwrap_or_default();
-    ensure!(
-        output.status.code() == Some(1) && last.starts_with("steer: ") && last.contains(because),
-        "{output:?}"
-    );
+    let says = said.lines().any(|line| line.starts_with("steer: ") && line.contains(because));
+    ensure!(output.status.code() == Some(1) && says, "{output:?}");
     Ok(())
 }

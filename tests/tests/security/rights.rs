@@ -22,6 +22,8 @@ const UNIT: &str = include_str!("../../../deploy/steer.service");
 /// Only `CAP_NET_ADMIN` (linux/capability.h).
 const NET_ADMIN: &str = "0000000000001000";
 const NONE: &str = "0000000000000000";
+/// `CAP_NET_ADMIN`, `CAP_NET_RAW`, `CAP_PERFMON` and `CAP_BPF`.
+const START: &str = "000000c000003000";
 /// Longer than an agent takes to come up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -43,6 +45,10 @@ fn a_running_agent_has_one_capability_in_every_thread_and_can_get_no_other() -> 
         run.resume_elsewhere(&run.new_client()?)?.resumed,
         "the next agent has what it needs to adopt"
     );
+    let text = fs::read_to_string(steer.config_path())?;
+    fs::write(steer.config_path(), text.replace("\"200ms\"", "\"300ms\""))?;
+    steer.steer("reload")?;
+    only_net_admin(&steer)?;
     ensure!(steer.count(Counter::SpliceOpened)? == 2);
     Ok(())
 }
@@ -78,7 +84,7 @@ fn an_agent_of_a_plain_user_steers_with_the_capabilities_of_the_unit() -> Result
     });
     let said = fs::read_to_string(place.join("log"))?;
     up.with_context(|| format!("it does not come up: {said}"))?;
-    let status = status_of(&agent.id().to_string())?;
+    let status = status_of(&process::worker_of(agent.id()).to_string())?;
     ensure!(
         status["CapEff"] == NET_ADMIN && status["Uid"].starts_with("65534\t65534"),
         "{status:?}"
@@ -182,16 +188,28 @@ fn two_backends() -> Result<Run> {
     Scenario::new(Hook::Tc, Family::V4).backends(2).vip_setting("assign = true").start()
 }
 
+/// The worker, which hears from outside, has one capability; its supervisor, which hears nobody but
+/// it, has those of a start.
 #[track_caller]
 fn only_net_admin(steer: &Agent<'_>) -> Result<()> {
     let pid = steer.json("status")?["agent"]["pid"].as_u64().context("no agent answers")?;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+    let worker = process::worker_of(u32::try_from(pid)?);
+    ensure!(u64::from(worker) != pid, "there is no supervisor");
+    for thread in fs::read_dir(format!("/proc/{worker}/task"))? {
         let name = thread?.file_name().to_string_lossy().into_owned();
-        let status = status_of(&format!("{pid}/task/{name}"))?;
+        let status = status_of(&format!("{worker}/task/{name}"))?;
         let sets =
             ["CapEff", "CapPrm", "CapInh", "CapAmb", "NoNewPrivs"].map(|key| status[key].as_str());
         ensure!(sets == [NET_ADMIN, NET_ADMIN, NONE, NONE, "1"], "{sets:?}");
     }
+    let status = status_of(&pid.to_string())?;
+    let sets =
+        ["CapEff", "CapPrm", "CapInh", "CapAmb", "NoNewPrivs"].map(|key| status[key].as_str());
+    ensure!(sets == [START, START, NONE, NONE, "1"], "{sets:?}");
+    let sockets = fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+    let sockets = sockets.filter_map(|fd| fs::read_link(fd.path()).ok());
+    let n = sockets.filter(|fd| fd.to_string_lossy().starts_with("socket:")).count();
+    ensure!(n == 1, "the supervisor has {n} sockets; one leads to its worker");
     ensure!(steer.log().contains("the agent keeps only CAP_NET_ADMIN"), "{}", steer.log());
     Ok(())
 }

@@ -151,7 +151,8 @@ fn pid(steer: &Agent<'_>) -> Result<u64> {
 
 /// Most memory that the agent ever had, KiB.
 fn memory(steer: &Agent<'_>) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", pid(steer)?))?;
+    let worker = steer.worker().context("no agent runs")?;
+    let status = fs::read_to_string(format!("/proc/{worker}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
     line.trim().trim_end_matches(" kB").parse().context("no number")
 }

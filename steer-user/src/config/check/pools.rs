@@ -13,7 +13,7 @@ use super::Result;
 use crate::{
     address::unusable,
     config::{
-        Backend, Bridge, Health, Inline, KeyName, Mode, Pool, Prefix, Probes, Shape, Vip,
+        Backend, Bridge, Health, Inline, Mode, Pool, Prefix, Probes, Shape, Vip,
         error::Source,
         key_name,
         raw::{self, Socket},
@@ -31,42 +31,60 @@ const KEY_NAME_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// No backend is checked more seldom.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// The pools of the file: those of VIPs, then the others.
+/// The pools of the file: those of VIPs, then the others. Errors are noted, of every pool, and of
+/// every backend.
 pub(super) fn pools(
     vips: Vec<Spanned<raw::Pool>>,
     pools: Vec<Spanned<raw::Pool>>,
     bridges: &[Bridge],
     source: &Source<'_>,
-) -> Result<Vec<Pool>> {
-    let own = vips.iter().filter(|raw| raw.get_ref().pool.is_none());
-    let n = own.count() + pools.len();
-    if n == 0 {
-        return Err(source.whole(
-            "no [[vip]] and no [[pool]]; expected at least one, as [[vip]] with `address` and \
-             [[vip.backend]]",
-        ));
-    }
-    if n > MAX_VIPS as usize {
-        return Err(source.whole(format!("{n} VIPs and pools; expected at most {MAX_VIPS}")));
-    }
-    refuse_twice(&pools, source)?;
+) -> Option<Vec<Pool>> {
+    source.note(refuse_number(&vips, &pools, source))?;
+    source.note(refuse_twice(&pools, source));
     let mut taken = Taken { source, bridges, by: HashMap::new() };
     for address in vips.iter().filter_map(|raw| raw.get_ref().address.as_ref()) {
-        taken.take(address, "a VIP".into())?;
+        source.note(taken.take(address, "a VIP".into()));
     }
     let (mut entrances, vips): (Vec<_>, Vec<_>) =
         vips.into_iter().partition(|raw| raw.get_ref().pool.is_some());
-    let vips = vips.into_iter().map(|raw| vip_shape(raw, source)).collect::<Result<Vec<_>>>()?;
+    let n = vips.len() + pools.len();
+    let vips = vips.into_iter().filter_map(|raw| source.note(vip_shape(raw, source)));
+    let vips = vips.collect::<Vec<_>>();
     let shape = |raw: Spanned<raw::Pool>| match raw.get_ref().shape.as_ref().map(Spanned::get_ref) {
         None | Some(raw::Shape::Gateway) => shared_shape(raw, &mut entrances, source),
         Some(raw::Shape::Inline | raw::Shape::Bridge) => inline_shape(raw, source),
     };
-    let pools = pools.into_iter().map(shape).collect::<Result<Vec<_>>>()?;
-    refuse_unknown(&entrances, &pools, source)?;
+    let pools = pools.into_iter().map(shape).filter_map(|shape| source.note(shape));
+    let pools = pools.collect::<Vec<_>>();
+    let whole = vips.len() + pools.len() == n;
+    if whole {
+        source.note(refuse_unknown(&entrances, &pools, source));
+    }
     let all = vips.into_iter().chain(pools);
-    let all = all.map(|(raw, shape)| pool(raw, shape, &mut taken)).collect::<Result<Vec<_>>>()?;
-    refuse_many(&all, source)?;
-    Ok(all)
+    let all = all.filter_map(|(raw, shape)| pool(raw, shape, &mut taken)).collect::<Vec<_>>();
+    if all.len() < n || source.has_errors() {
+        return None;
+    }
+    source.note(refuse_many(&all, source)).map(|()| all)
+}
+
+/// Refuses a file that serves nothing, or more than the maps have room for.
+fn refuse_number(
+    vips: &[Spanned<raw::Pool>],
+    pools: &[Spanned<raw::Pool>],
+    source: &Source<'_>,
+) -> Result<()> {
+    let own = vips.iter().filter(|raw| raw.get_ref().pool.is_none());
+    match own.count() + pools.len() {
+        0 => Err(source.whole(
+            "no [[vip]] and no [[pool]]; expected at least one, as [[vip]] with `address` and \
+             [[vip.backend]]",
+        )),
+        n if n > MAX_VIPS as usize => {
+            Err(source.whole(format!("{n} VIPs and pools; expected at most {MAX_VIPS}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What the maps have no room for.
@@ -143,15 +161,16 @@ fn vip_shape(raw: Spanned<raw::Pool>, source: &Source<'_>) -> Result<(raw::Pool,
         );
         return Err(source.error(&address.span(), message));
     }
-    let shape = Shape::Vip(vip(&raw, address.get_ref().0, Vec::new()));
+    let shape = Shape::Vip(vip(&raw, address.get_ref().0, Vec::new(), None));
     Ok((raw, shape))
 }
 
 /// What VIPs have beside their pool's settings.
-fn vip(raw: &raw::Pool, address: SocketAddr, also: Vec<SocketAddr>) -> Vip {
+fn vip(raw: &raw::Pool, address: SocketAddr, also: Vec<SocketAddr>, pool: Option<PoolName>) -> Vip {
     Vip {
         address,
         also,
+        pool,
         fallback: raw.fallback.as_ref().map(|by| *by.get_ref()).unwrap_or_default(),
         assign: raw.assign.as_ref().is_some_and(|assign| *assign.get_ref()),
         return_path: raw.return_path.as_ref().map(|path| *path.get_ref()).unwrap_or_default(),
@@ -198,7 +217,8 @@ fn shared_shape(
             format!("{at} beside {first}: families do not mix; expected one family in a pool");
         return Err(source.error(&other.span(), message));
     }
-    let shape = vip(&raw, first, also.iter().map(|at| at.get_ref().0).collect());
+    let also = also.iter().map(|at| at.get_ref().0).collect();
+    let shape = vip(&raw, first, also, Some(parsed));
     Ok((raw, Shape::Vip(shape)))
 }
 
@@ -327,34 +347,42 @@ fn refuse_twice(pools: &[Spanned<raw::Pool>], source: &Source<'_>) -> Result<()>
     Ok(())
 }
 
-fn pool(raw: raw::Pool, shape: Shape, taken: &mut Taken<'_>) -> Result<Pool> {
+fn pool(raw: raw::Pool, shape: Shape, taken: &mut Taken<'_>) -> Option<Pool> {
     let source = taken.source;
-    let (ticket_key_name, key_names) = key_name::names(&raw, source)?;
-    refuse_backups_alone(&raw, source)?;
+    let names = source.note(key_name::names(&raw, source));
+    source.note(refuse_backups_alone(&raw, source));
     let of = shape.service();
     let first = raw.backend.first().map(|first| first.address.get_ref().0);
     let beside = of.address().or(first);
-    let named = raw.backend.iter().zip(key_names);
-    let backends = named
-        .map(|(raw, names)| backend(raw, names, &shape, beside, taken))
-        .collect::<Result<_>>()?;
+    let judged = raw.backend.iter().map(|raw| backend(raw, &shape, beside, taken));
+    let backends = judged.map(|judged| source.note(judged)).collect::<Vec<_>>();
     let (mode, health) = match &shape {
         Shape::Vip(_) => (Mode::Steer, Health::Probes(Probes::default())),
         Shape::Inline(_) => (Mode::Observe, Health::Seen),
     };
-    Ok(Pool {
+    let time = |time, default, least| source.note(seconds(time, default, least, source));
+    let session_timeout = time(raw.session_timeout, SESSION_TIMEOUT, 1);
+    let session_limit = time(raw.session_limit, Duration::ZERO, 0);
+    let flow_timeout = time(raw.flow_timeout, FLOW_TIMEOUT, 1);
+    let key_name_timeout = time(raw.key_name_timeout, KEY_NAME_TIMEOUT, 1);
+    let health = raw.health.map_or(Ok(health), |raw| self::health(&raw, &shape, source));
+    let health = source.note(health);
+    let (ticket_key_name, key_names) = names?;
+    let named = backends.into_iter().zip(key_names);
+    let backends = named.map(|(backend, key_names)| Some(Backend { key_names, ..backend? }));
+    Some(Pool {
         mode: raw.mode.unwrap_or(mode),
-        session_timeout: seconds(raw.session_timeout, SESSION_TIMEOUT, 1, source)?,
-        session_limit: seconds(raw.session_limit, Duration::ZERO, 0, source)?,
-        flow_timeout: seconds(raw.flow_timeout, FLOW_TIMEOUT, 1, source)?,
+        session_timeout: session_timeout?,
+        session_limit: session_limit?,
+        flow_timeout: flow_timeout?,
         ticket_key_name,
-        key_name_timeout: seconds(raw.key_name_timeout, KEY_NAME_TIMEOUT, 1, source)?,
+        key_name_timeout: key_name_timeout?,
         learn_without_certificate: raw.learn_without_certificate,
         sessions_per_source: raw.sessions_per_source,
         owner_tries: raw.owner_tries,
         swallow: raw.swallow.is_some_and(|swallow| swallow.into_inner()),
-        health: raw.health.map_or(Ok(health), |raw| self::health(&raw, &shape, source))?,
-        backends,
+        health: health?,
+        backends: backends.collect::<Option<_>>()?,
         shape,
     })
 }
@@ -417,10 +445,9 @@ fn health(raw: &Spanned<raw::Health>, shape: &Shape, source: &Source<'_>) -> Res
     }
 }
 
-/// `beside` is an address of the pool's family.
+/// A backend, but for its key names. `beside` is an address of the pool's family.
 fn backend(
     raw: &raw::Backend,
-    key_names: Vec<KeyName>,
     shape: &Shape,
     beside: Option<SocketAddr>,
     taken: &mut Taken<'_>,
@@ -436,7 +463,7 @@ fn backend(
     let weight = raw.weight.as_ref().map_or(1, |weight| weight.get_ref().0);
     let vlan = vlan(raw, shape, taken)?;
     let backup = raw.backup.as_ref().is_some_and(|backup| *backup.get_ref());
-    Ok(Backend { address, weight, key_names, vlan, backup })
+    Ok(Backend { address, weight, key_names: Vec::new(), vlan, backup })
 }
 
 /// The VLAN of a backend, 0 where nothing is said.

@@ -92,7 +92,7 @@ impl<'a> Lane<'a> {
     pub(super) fn gateway_process(&self) -> Option<u32> {
         match &self.open {
             Open::Haproxy { proxy } => proxy.process_id(),
-            Open::Steer { agent } => agent.process_id(),
+            Open::Steer { agent } => agent.worker(),
             Open::Direct | Open::Nft { .. } => None,
         }
     }

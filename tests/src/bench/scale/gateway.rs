@@ -92,7 +92,7 @@ pub(super) fn grow(slots: u32, steps: &[u32]) -> Result<Grown> {
 fn measure(lab: &Lab, agent: &mut Agent<'_>, plane: &mut Plane) -> Result<Point> {
     agent.end(Signal::SIGTERM)?;
     let start = agent.launch_timed()?;
-    let process = agent.process().context("no agent runs")?;
+    let process = agent.worker().context("no agent runs")?;
     await_quiet(process)?;
     let (resident, peak) = (memory(process, "VmRSS")?, memory(process, "VmHWM")?);
     let began = Instant::now();
@@ -115,7 +115,7 @@ fn expire(agent: &mut Agent<'_>, plane: &Plane) -> Result<(Duration, u64)> {
     agent.end(Signal::SIGTERM)?;
     let began = Instant::now();
     agent.launch_timed()?;
-    let process = agent.process().context("no agent runs")?;
+    let process = agent.worker().context("no agent runs")?;
     let empty = || {
         thread::sleep(Duration::from_millis(200));
         plane.sessions.count().ok().filter(|count| *count == 0)
