@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use steer_common::counters::Counter;
@@ -300,6 +300,26 @@ impl<'a> Agent<'a> {
     /// The pin of a map.
     pub fn map_pin(&self, map: &str) -> PathBuf {
         self.pin_dir.join(format!("v{}", steer_common::shared::LAYOUT_VERSION)).join(map)
+    }
+
+    /// Changes its configuration file and has that put in force; what it says of it.
+    ///
+    /// # Errors
+    /// When the change changes nothing, or is refused.
+    pub fn reload(&self, change: impl FnOnce(&str) -> String) -> Result<String> {
+        self.rewrite(change)?;
+        self.steer("reload").with_context(|| self.log())
+    }
+
+    /// Changes its configuration file, which it does not read by itself.
+    ///
+    /// # Errors
+    /// When the change changes nothing.
+    pub fn rewrite(&self, change: impl FnOnce(&str) -> String) -> Result<()> {
+        let old = fs::read_to_string(self.config_path())?;
+        let new = change(&old);
+        ensure!(new != old, "the change changes nothing of:\n{old}");
+        fs::write(self.config_path(), new).context("write steer.toml")
     }
 
     /// Its configuration file.

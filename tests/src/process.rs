@@ -165,7 +165,10 @@ pub fn worker_of(process: u32) -> u32 {
 /// Whether a process is there and more than what is left for its parent to read.
 pub fn works(process: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
+    let said = |key| status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+    // Its files are open as long as one of its threads is there.
+    let alone = || said("Threads:").is_none_or(|n| matches!(n, "0" | "1"));
+    said("State:").is_some_and(|state| !state.starts_with('Z') || !alone())
 }
 
 /// Asks again and again until there is an answer or the time is up.

@@ -20,8 +20,6 @@ use steer_tests::{
     topology::{Family, backend, backend_side, second_vip},
 };
 
-use super::reload;
-
 const MEGABYTES_20: usize = 20 << 20;
 const CROWD: Load = Load { clients: 16, reconnects: 300, parallel: 8 };
 
@@ -76,7 +74,7 @@ fn each_kind_of_change_is_put_in_force_and_nobody_notices() -> Result<()> {
         let process = case.steer.process_id();
         for (what, change) in CHANGES {
             let changed = under_load(&case, || {
-                reload(&case.steer, |file| change(file, setting.family)).map(drop)
+                case.steer.reload(|file| change(file, setting.family)).map(drop)
             });
             changed.with_context(|| format!("{what}; log: {}", case.steer.log()))?;
             let told = case.steer.json("status")?["agent"]["pid"].as_u64();
@@ -99,9 +97,9 @@ fn a_backend_and_its_interface_come_and_go() -> Result<()> {
         let run = setting.scenario().backends(3).start()?;
         let case = Case::start(&run)?;
         let whole = fs::read_to_string(case.steer.config_path())?;
-        reload(&case.steer, |file| without_third(file, &run))?;
+        case.steer.reload(|file| without_third(file, &run))?;
         under_load(&case, || {
-            reload(&case.steer, |_| whole.clone())?;
+            case.steer.reload(|_| whole.clone())?;
             let added = case.steer.backend(backend(setting.family, 2))?;
             ensure!(added["state"] == "up", "{added}");
             let interfaces = case.steer.json("status")?["interfaces"].to_string();
@@ -110,7 +108,7 @@ fn a_backend_and_its_interface_come_and_go() -> Result<()> {
         })
         .with_context(|| case.steer.log())?;
         // Nobody who comes from now on has a session there when it goes.
-        reload(&case.steer, |file| {
+        case.steer.reload(|file| {
             let line = format!("address = \"{}\"\n", backend(setting.family, 2));
             file.replace(&line, &format!("{line}weight = 0\n"))
         })?;
@@ -145,7 +143,7 @@ fn observing_becomes_steering() -> Result<()> {
         ensure!(!run.resume_elsewhere(&client)?.resumed, "observed only");
         run.session_at(&client, OWNER)?;
         let elsewhere = run.dial(run.source_not_of(OWNER)?);
-        let told = reload(&steer, |file| file.replace("mode = \"observe\"", "mode = \"steer\""))?;
+        let told = steer.reload(|file| file.replace("mode = \"observe\"", "mode = \"steer\""))?;
         ensure!(told.contains("mode is steer instead of observe"), "{told}");
         ensure!(run.visit(&client, &elsewhere)?.resumed, "what was learned before is known");
         ensure!(steer.count(Counter::SpliceOpened)? == 1);
@@ -178,7 +176,7 @@ fn the_agent_answers_at_another_socket_and_nowhere_else() -> Result<()> {
 /// Has something done while clients come back from other addresses again and again, and while a
 /// re-homed connection downloads; nothing goes wrong with either. Where the work takes longer than
 /// the visits, more follow.
-fn under_load(case: &Case<'_>, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+pub(crate) fn under_load(case: &Case<'_>, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     let run = case.run;
     let sum = run.servers[OWNER].put("down", &payload::bytes(MEGABYTES_20, 1))?;
     let sessions = n_sessions(&case.steer)?;

@@ -5,10 +5,11 @@ mod changes;
 mod refused;
 mod saved;
 mod service;
+mod shapes;
 
-use std::{fs, process::Output};
+use std::process::Output;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -17,20 +18,6 @@ use steer_tests::{agent::Agent, process::eventually, scenario::Run};
 
 /// Longest wait for what the agent does by itself.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
-
-/// Writes the agent's file anew.
-fn rewrite(steer: &Agent<'_>, change: impl FnOnce(&str) -> String) -> Result<()> {
-    let old = fs::read_to_string(steer.config_path())?;
-    let new = change(&old);
-    ensure!(new != old, "the change changes nothing of:\n{old}");
-    fs::write(steer.config_path(), new).context("write steer.toml")
-}
-
-/// Changes the agent's file and has it put in force.
-fn reload(steer: &Agent<'_>, change: impl FnOnce(&str) -> String) -> Result<String> {
-    rewrite(steer, change)?;
-    steer.steer("reload").with_context(|| steer.log())
-}
 
 /// Runs `steer` with these words, whatever comes of it.
 fn asked(run: &Run, steer: &Agent<'_>, words: &str) -> Result<Output> {

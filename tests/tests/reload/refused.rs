@@ -13,7 +13,7 @@ use steer_tests::{
     topology::Family,
 };
 
-use super::{asked, logged, reload, rewrite, said, signal};
+use super::{asked, logged, said, signal};
 
 /// Wrong in four places: an unknown key, a value, an interface and a backend that stand there twice.
 fn broken(file: &str) -> String {
@@ -34,7 +34,7 @@ fn a_broken_file_is_told_whole_and_nothing_changes() -> Result<()> {
         let sum = run.servers[OWNER].put("down", &payload::bytes(20 << 20, 1))?;
         let (before, process) = (case.steer.json("backends list")?, case.steer.process_id());
         let good = fs::read_to_string(case.steer.config_path())?;
-        rewrite(&case.steer, broken)?;
+        case.steer.rewrite(broken)?;
         let mut output = None;
         let (handshake, response) = run.connect(&case.client, &case.dial, |connection| {
             let response = connection.get_watched("/files/down", |read| {
@@ -113,7 +113,7 @@ fn a_start_that_breaks_off_after_it_was_judged_leaves_what_was_in_force() -> Res
     let good = fs::read_to_string(steer.config_path())?;
     let client = run.new_client()?;
     run.session_at(&client, OWNER)?;
-    rewrite(&steer, |file| {
+    steer.rewrite(|file| {
         let first = run.backend_address(1);
         let line = format!("address = \"{first}\"\n");
         let heavy = file.replace(&line, &format!("{line}weight = 9\n"));
@@ -137,7 +137,7 @@ fn a_start_that_breaks_off_after_it_was_judged_leaves_what_was_in_force() -> Res
     ensure!(run.visit(&client, &run.dial(run.source_not_of(OWNER)?))?.resumed);
     fs::write(steer.config_path(), good)?;
     // What goes on goes on to be reloaded.
-    let told = reload(&steer, |file| file.replace("interval = \"200ms\"", "interval = \"300ms\""))?;
+    let told = steer.reload(|file| file.replace("interval = \"200ms\"", "interval = \"300ms\""))?;
     ensure!(told.contains("health.interval is 300ms instead of 200ms"), "{told}");
     Ok(())
 }
@@ -149,7 +149,7 @@ fn what_would_be_lost_is_lost_only_by_force() -> Result<()> {
     run.lab.client().run(|| {
         (0..4).try_for_each(|source| run.new_client()?.visit(&run.dial(source)).map(drop))
     })?;
-    rewrite(&steer, |file| {
+    steer.rewrite(|file| {
         file.replacen("[[interface]]", "[sizes]\nsessions = 1\n\n[[interface]]", 1)
     })?;
     let output = asked(&run, &steer, "reload")?;
@@ -171,7 +171,7 @@ fn what_would_be_lost_is_lost_only_by_force() -> Result<()> {
 fn whoever_asks_at_the_same_time_is_answered() -> Result<()> {
     let run = Scenario::new(Hook::Tc, Family::V4).backends(2).start()?;
     let steer = run.agent()?;
-    rewrite(&steer, |file| file.replace("interval = \"200ms\"", "interval = \"300ms\""))?;
+    steer.rewrite(|file| file.replace("interval = \"200ms\"", "interval = \"300ms\""))?;
     let words = ["reload", "reload", "status", "backends list", "config show", "reload"];
     let outputs = run.at_once(words.len(), words.len(), |number| {
         let mut command = steer.command(words[number]);

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Result, ensure};
 use steer_tests::{agent::Hook, scenario::Scenario, topology::Family};
 
-use super::{asked, rewrite, said};
+use super::{asked, said};
 
 #[test]
 fn diff_tells_what_a_reload_would_change_and_show_what_is_in_force() -> Result<()> {
@@ -18,7 +18,7 @@ fn diff_tells_what_a_reload_would_change_and_show_what_is_in_force() -> Result<(
         shown.contains("session_timeout = \"10m\"") && shown.contains("interval = \"200ms\""),
         "{shown}"
     );
-    rewrite(&steer, |file| file.replace("interval = \"200ms\"", "interval = \"300ms\""))?;
+    steer.rewrite(|file| file.replace("interval = \"200ms\"", "interval = \"300ms\""))?;
     let other = asked(&run, &steer, "config diff")?;
     let told = String::from_utf8_lossy(&other.stdout).into_owned();
     ensure!(other.status.code() == Some(1), "{other:?}");
@@ -30,7 +30,7 @@ fn diff_tells_what_a_reload_would_change_and_show_what_is_in_force() -> Result<(
     steer.steer("reload")?;
     ensure!(asked(&run, &steer, "config diff")?.status.code() == Some(0));
     ensure!(steer.json("config show")?["vip"][0]["health"]["interval"] == "300ms");
-    rewrite(&steer, |file| file.replace("interval", "intreval"))?;
+    steer.rewrite(|file| file.replace("interval", "intreval"))?;
     ensure!(asked(&run, &steer, "config diff")?.status.code() == Some(2));
     Ok(())
 }
@@ -54,7 +54,7 @@ fn a_file_of_another_place_is_in_force_until_the_own_one_is_asked_for() -> Resul
 fn a_change_of_backends_says_how_long_it_lasts_and_is_saved_where_asked() -> Result<()> {
     let run = Scenario::new(Hook::Tc, Family::V4).backends(2).start()?;
     let steer = run.agent()?;
-    rewrite(&steer, |file| format!("# What we serve.\n{file}"))?;
+    steer.rewrite(|file| format!("# What we serve.\n{file}"))?;
     let (own, vip, new) = (steer.config_path(), run.vip(), "10.2.9.9:443");
     let add = format!("backends add --vip {vip} --weight 2 {new}");
     let output = asked(&run, &steer, &add)?;

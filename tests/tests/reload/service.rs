@@ -11,7 +11,7 @@ use steer_tests::{
     topology::Family,
 };
 
-use super::{PATIENCE, asked, logged, rewrite, signal};
+use super::{PATIENCE, asked, logged, signal};
 
 /// A service manager that only listens.
 struct Manager(UnixDatagram);
@@ -61,14 +61,14 @@ fn a_service_manager_hears_of_the_start_of_reloads_of_every_turn_and_of_the_end(
     manager.hears("READY=1")?;
     logged(&steer, "changes nothing")?;
 
-    rewrite(&steer, |file| file.replace("interval = \"200ms\"", "interval = \"300ms\""))?;
+    steer.rewrite(|file| file.replace("interval = \"200ms\"", "interval = \"300ms\""))?;
     signal(&steer, Signal::SIGHUP)?;
     manager.hears("RELOADING=1")?;
     manager.hears("READY=1")?;
     logged(&steer, "is in force (2 changes)")?;
     manager.hears("WATCHDOG=1")?;
 
-    rewrite(&steer, |file| format!("colour = 1\n{file}"))?;
+    steer.rewrite(|file| format!("colour = 1\n{file}"))?;
     signal(&steer, Signal::SIGHUP)?;
     manager.hears("RELOADING=1")?;
     manager.hears("READY=1")?;
