@@ -11,7 +11,7 @@ pub(crate) struct Arguments {
     hook: Option<String>,
     /// Where steer stands: it has the VIPs, or stands between a balancer that has them and the
     /// servers.
-    #[arg(long, value_parser = ["gateway", "inline"])]
+    #[arg(long, value_parser = ["gateway", "inline", "bridge"])]
     shape: Option<String>,
     /// The balancer in front hides the clients' addresses behind its own.
     #[arg(long)]

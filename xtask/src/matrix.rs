@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     layouts: bool,
     /// Where steer stands: it has the VIP, or stands behind a balancer that has it.
-    #[arg(long, value_parser = ["gateway", "inline"])]
+    #[arg(long, value_parser = ["gateway", "inline", "bridge"])]
     shape: Option<String>,
     /// Only report what is missing, install nothing.
     #[arg(long)]

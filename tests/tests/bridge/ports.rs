@@ -1,6 +1,9 @@
 //! What becomes of moved flows when ports come, go and change their names.
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use steer_common::counters::Counter;
@@ -64,6 +67,47 @@ fn a_moved_flow_waits_while_its_owners_port_is_down() -> Result<()> {
             thread::sleep(SEEN);
             run.lab.link(OWNER, true)?;
             talk(connection)
+        })?;
+        assert!(shaken.resumed, "{shaken:?}");
+        case.expect(&[(Counter::SpliceOpened, 1)])
+    })
+}
+
+/// A spanning tree blocks the ports in mid-flow, whose links are up: nothing goes past that.
+#[test]
+fn a_moved_flow_waits_while_a_spanning_tree_blocks_its_ports() -> Result<()> {
+    in_settings(364, |setting| {
+        let run = run(setting)?;
+        let case = Case::start(&run)?;
+        case.steer
+            .reload(|file| file.replacen("[[bridge]]", "[[bridge]]\nstp = \"watched\"", 1))?;
+        let (shaken, ()) = run.connect(&case.client, &case.dial, |connection| {
+            talk(connection)?;
+            // A port that comes up listens and learns, two seconds each.
+            let (on, port) = ("type bridge forward_delay 200 stp_state 1", backend_side(OWNER));
+            run.lab.gateway().ip(&format!(
+                "link set {BRIDGE} {on}\nlink set {port} down\nlink set {port} up\n"
+            ))?;
+            thread::sleep(SEEN / 2);
+            let tap = Tap::open(run.lab.backend(OWNER), "eth0")?;
+            tap.enlarge()?;
+            let count = || -> Result<usize> {
+                let mut buffer = vec![0; 2048];
+                let (until, mut n) = (Instant::now() + SEEN, 0);
+                while Instant::now() < until {
+                    let frame = tap.receive(Duration::from_millis(100), &mut buffer)?;
+                    let came = frame.is_some_and(|(_, len)| buffer[..len][6..12] == mac(0, 2));
+                    n += usize::from(came);
+                }
+                Ok(n)
+            };
+            let blocked = thread::scope(|scope| -> Result<usize> {
+                let blocked = scope.spawn(count);
+                talk(connection)?;
+                blocked.join().expect("it counts")
+            })?;
+            ensure!(blocked == 0, "{blocked} frames of the balancer went past the block");
+            Ok(())
         })?;
         assert!(shaken.resumed, "{shaken:?}");
         case.expect(&[(Counter::SpliceOpened, 1)])

@@ -7,9 +7,11 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, Map, MapData};
 use steer_common::{
     counters::Counter,
+    flow::{State, StateWord},
     shared::{
-        BACKEND_BRIDGED, Backend, BackendPath, BridgePath, FLOW_RESET, Flow, Hop, INTERFACE_INSIDE,
-        INTERFACE_OUTSIDE, INTERFACE_WAITS, MAX_BRIDGES, VIP_BRIDGED, VLAN_WORDS, Vip,
+        BACKEND_BRIDGED, Backend, BackendPath, BridgePath, FLOW_RESET, Flow, Hop,
+        INTERFACE_BRIDGE_AT, INTERFACE_INSIDE, INTERFACE_OUTSIDE, INTERFACE_WAITS, MAX_BRIDGES,
+        VIP_BRIDGED, VLAN_WORDS, Vip,
     },
 };
 use steer_tests::{
@@ -501,6 +503,56 @@ fn what_an_owner_sends_behind_the_end_of_a_moved_flow_is_dropped() -> Result<()>
         let late = down(OWNER, &answer(&ends, ends.owner, OWNER_ISN));
         let (ran, n) = bridge.counted(Side::Inside, &late, Counter::LegOver)?;
         assert_eq!((ran.action, n), (TC_DROP, 1));
+    }
+    Ok(())
+}
+
+/// Two links of a LAG, a bridge each: what a switch sends over the one its peer answers over the
+/// other, and either changes its mind in mid-flow. The maps are common.
+#[test]
+fn a_flow_whose_halves_take_two_wires_is_moved_and_goes_on_when_they_change() -> Result<()> {
+    let mut bridge = Bridge::new()?;
+    let links = "link add lag0 type veth peer name lag1\nlink set lag0 up\nlink set lag1 up\n";
+    bridge.world.ns.ip(links)?;
+    let index = nix::net::if_::if_nametoindex::<str>;
+    let second = bridge.world.ns.run(|| Ok([index("lag0")?, index("lag1")?]))?;
+    let wires = [[bridge.world.ifindex, bridge.inside], second];
+    for (port, side) in [(second[0], INTERFACE_OUTSIDE), (second[1], INTERFACE_INSIDE)] {
+        let number = 1 << INTERFACE_BRIDGE_AT;
+        bridge.world.loaded.plane.interfaces.insert(&port, &(side | number))?;
+    }
+    let id = [7; 32];
+    for ends in inline() {
+        bridge.prepare(&ends, &Given { session: Some(id.to_vec()), ..Given::nothing() })?;
+        let at = |side: Side, wire: usize, frame: &[u8]| {
+            let port = wires[wire][usize::from(side == Side::Inside)];
+            bridge.world.ns.run(|| bridge.world.loaded.run(Program::Tc, frame, port))
+        };
+        let (client, first) = (after(CLIENT_ISN), after(FIRST_ISN));
+        let syn = up(&ends.up(CLIENT_ISN).syn().options(&MSS));
+        passed(&at(Side::Outside, 0, &syn)?, &syn);
+        let syn_ack = ends.down(ends.first, FIRST_ISN).syn().ack(client).options(&MSS);
+        let syn_ack = down(FIRST, &syn_ack);
+        passed(&at(Side::Inside, 1, &syn_ack)?, &syn_ack);
+        let ack = up(&ends.up(client).ack(first));
+        passed(&at(Side::Outside, 1, &ack)?, &ack);
+        let said = up(&ends.up(client).ack(first).payload(&hello(&id, 300)));
+        let asked = at(Side::Outside, 0, &said)?;
+        assert_eq!((asked.action, &asked.frame[..6]), (TC_REDIRECT, &OWNER[..]));
+        let agreed = ends.down(ends.owner, OWNER_ISN).syn().ack(client).options(&MSS);
+        let moved = at(Side::Inside, 1, &down(OWNER, &agreed))?;
+        assert_eq!((moved.action, &moved.frame[..6]), (TC_REDIRECT, &OWNER[..]));
+        assert!(StateWord(bridge.world.flow(&ends)?.word).is(State::Spliced));
+        let answered = down(OWNER, &answer(&ends, ends.owner, OWNER_ISN));
+        for (up_by, down_by) in [(0, 1), (1, 0), (1, 1), (0, 0)] {
+            let said = up(&ends.up(client).ack(first).payload(b"data"));
+            let ran = at(Side::Outside, up_by, &said)?;
+            assert_eq!((ran.action, &ran.frame[..6]), (TC_REDIRECT, &OWNER[..]));
+            let ran = at(Side::Inside, down_by, &answered)?;
+            assert_eq!((ran.action, &ran.frame[..6]), (TC_REDIRECT, &BALANCER[..]));
+            let path = bridge.path(ends.owner_id)?;
+            assert_eq!(path.ifindex, wires[down_by][1], "by the wire that it speaks on");
+        }
     }
     Ok(())
 }
