@@ -6,11 +6,16 @@ use clap::Parser as _;
 use steer_user::{cli::Cli, logging, show};
 
 fn main() -> ExitCode {
-    logging::start();
-    match Cli::parse().run() {
+    let cli = Cli::parse();
+    let plain = logging::start(cli.log_format());
+    match cli.run() {
         Ok(code) => code,
         Err(error) => {
-            show::error(&error);
+            if plain {
+                show::error(&error);
+            } else {
+                log::error!("{error:#}");
+            }
             ExitCode::FAILURE
         }
     }

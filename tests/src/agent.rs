@@ -131,12 +131,12 @@ impl<'a> Agent<'a> {
         Ok(start.elapsed())
     }
 
-    /// As [`Agent::launch`] with `--force`; does not wait for its backends.
+    /// As [`Agent::launch`] with more words on its command line; does not wait for its backends.
     ///
     /// # Errors
     /// As [`Agent::launch`].
-    pub fn launch_forced(&mut self) -> Result<()> {
-        self.server = Some(self.spawn_with(&["--force"], &[], &[])?);
+    pub fn launch_with(&mut self, words: &[&str]) -> Result<()> {
+        self.server = Some(self.spawn_with(words, &[], &[])?);
         let dir = PinDir::new(&self.pin_dir);
         let answered = eventually(START, || ask_about(&dir, &self.socket()));
         answered

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Place;
 use crate::{
     agent::{self, Ended, Task, reload::Files},
+    logging::LogFormat,
     supervisor::{Link, Start, listen, supervise},
 };
 
@@ -27,6 +28,9 @@ pub(super) struct Agent {
     /// name
     #[arg(long)]
     force: bool,
+    /// How lines of the log look; under systemd text goes to the journal with its levels
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    pub(super) log_format: LogFormat,
 }
 
 impl Agent {

@@ -28,6 +28,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     config::{PIN_DIR, SOCKET},
     control,
+    logging::LogFormat,
     plane::{PinDir, Plane, rights},
     show::{Format, note},
 };
@@ -122,6 +123,14 @@ enum Verb {
 }
 
 impl Cli {
+    /// How it logs.
+    pub fn log_format(&self) -> LogFormat {
+        match &self.verb {
+            Verb::Agent(verb) => verb.log_format,
+            _ => LogFormat::default(),
+        }
+    }
+
     /// Does what was asked.
     pub fn run(self) -> Result<ExitCode> {
         let place = self.place;

@@ -304,7 +304,7 @@ fn a_start_that_would_destroy_entries_says_how_many_and_needs_force() -> Result<
         "{log}"
     );
     ensure!(Seen::of(&run, &steer)? == before);
-    steer.launch_forced()?;
+    steer.launch_with(&["--force"])?;
     ensure!(
         steer.log().contains("--force: this start destroys 40 of 100 entries"),
         "{}",

@@ -196,7 +196,7 @@ fn what_an_upgrade_would_lose_is_said_before_anything_is_done_and_needs_force() 
         layouts(&steer)
     );
     ensure!(run.visit(&client, &away)?.resumed, "the older version's programs go on");
-    steer.launch_forced()?;
+    steer.launch_with(&["--force"])?;
     ensure!(layouts(&steer) == [LAYOUT_VERSION], "{:?}", layouts(&steer));
     ensure!(run.visit(&client, &away)?.resumed);
     Ok(())
