@@ -22,7 +22,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use prometheus_client::{
+    encoding::text::encode,
+    registry::{Registry, Unit},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -31,7 +34,7 @@ use tokio_io_timeout::TimeoutStream;
 
 use self::{format::Format, maps::Maps, process::Process};
 use crate::{
-    agent::{Swept, checks::Standing},
+    agent::{Swept, checks::Standing, moves::Moves},
     connection_limit::ConnectionLimit,
     plane::Plane,
 };
@@ -56,11 +59,16 @@ pub(crate) async fn serve(
     plane: Plane,
     gauges: Arc<Mutex<Swept>>,
     standing: Standing,
+    moves: Moves,
 ) -> Result<()> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Process));
     let steer = registry.sub_registry_with_prefix("steer");
     steer.register_collector(Box::new(Maps::new(plane, gauges, standing)));
+    let help = "From the SYN to a flow's owner until the owner gets the hello";
+    steer.register_with_unit("rehome_duration", help, Unit::Seconds, moves.duration);
+    let help = "Length of hellos whose flow was moved, with the header of the record";
+    steer.register_with_unit("rehomed_hello", help, Unit::Bytes, moves.hello);
     let registry = Arc::new(registry);
     let mut connection_limit = ConnectionLimit::new(MAX_CONNECTIONS);
     loop {

@@ -1,12 +1,15 @@
 //! The main job: a client that comes back from another address resumes at the backend that holds
 //! its session.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
 use steer_common::counters::Counter;
 use steer_tests::{
     agent::Hook,
     demo::Load,
     kernel_counters::KernelCounters,
+    process::eventually,
     scenario::{Run, Scenario},
     topology::Family,
 };
@@ -83,14 +86,25 @@ fn one_client(hook: Hook, family: Family) -> Result<()> {
 }
 
 fn many_clients(hook: Hook, family: Family) -> Result<()> {
-    let run = Scenario::new(hook, family).start()?;
+    let mut scenario = Scenario::new(hook, family);
+    scenario.steer.top.push("metrics = \"127.0.0.1:9464\"".to_owned());
+    let run = scenario.start()?;
     let steer = run.agent()?;
     let before = counters(&run)?;
     let load = Load { clients: 64, reconnects: 640, parallel: 32 };
     let seen = load.run(&run, "parallel")?;
     assert_eq!(seen.errors, 0, "{:?}", seen.samples);
     assert_eq!((seen.reconnects, seen.resumed, seen.on_owner), (640, 640, 640));
-    assert!(steer.count(Counter::SpliceOpened)? > 200);
+    let moved = steer.count(Counter::SpliceOpened)?;
+    assert!(moved > 200);
+    for histogram in ["rehome_duration_seconds", "rehomed_hello_bytes"] {
+        let line = format!("steer_{histogram}_count {moved}");
+        let told = || {
+            let all = run.lab.gateway().tool("curl -s http://127.0.0.1:9464/metrics").ok()?;
+            all.lines().any(|said| said == line).then_some(())
+        };
+        eventually(Duration::from_secs(5), told).with_context(|| format!("no {line}"))?;
+    }
     unharmed(&run, &before)
 }
 

@@ -454,8 +454,8 @@ pub struct Event {
     pub owner: u16,
     /// Always zero.
     pub zero: u16,
-    /// Always zero.
-    pub zero2: u32,
+    /// Bytes of its hello, with the header of the record, where it was read; else 0.
+    pub hello_len: u32,
     /// The first bytes of a ticket, for `ticket-told`; else zero.
     pub ticket: [u8; 32],
 }

@@ -1,5 +1,6 @@
 //! What the agent and watchers are told.
 
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use steer_common::{
     counters::Counter,
     shared::{Event, Flow},
@@ -31,13 +32,14 @@ pub(crate) unsafe fn copy_flow(to: *mut Flow, from: *const Flow) {
 #[inline(always)]
 pub(crate) fn emit_event(scratch: &mut Scratch, what: Counter) -> bool {
     scratch.event = Event {
-        at: now(),
+        // A move takes less than a tick of `now`.
+        at: unsafe { bpf_ktime_get_ns() },
         flow: scratch.key,
         what: what as u16,
         first: scratch.flow.first,
         owner: scratch.flow.owner,
         zero: 0,
-        zero2: 0,
+        hello_len: scratch.flow.hello_len,
         ticket: [0; 32],
     };
     let told = EVENTS.output(&scratch.event, WAKE).is_ok();

@@ -51,7 +51,7 @@ pub(crate) extern "C" fn ticket(flow: *mut Flow, which: u32) -> i32 {
             first: scratch.backend as u16,
             owner: scratch.backend as u16,
             zero: 0,
-            zero2: 0,
+            hello_len: 0,
             ticket: *bytes,
         };
         let told = EVENTS.output(&scratch.event, WAKE).is_ok();

@@ -17,6 +17,7 @@ use super::{
     Pools,
     asking::Asking,
     key_layout::{Finding, Search},
+    moves::{Moves, UnderWay},
 };
 use crate::address;
 
@@ -29,8 +30,10 @@ pub(super) async fn run(
     mut ring: RingBuf<MapData>,
     pools: Arc<Mutex<Pools>>,
     mut asking: Option<Asking>,
+    moves: Moves,
 ) -> Result<()> {
     let mut searches = Searches::default();
+    let mut under_way = UnderWay::default();
     loop {
         time::sleep(LOOK).await;
         while let Some(item) = ring.next() {
@@ -45,6 +48,7 @@ pub(super) async fn run(
                 continue;
             }
             log::debug!("{}", describe(&event));
+            under_way.told(&event, &moves);
             let pool_of = |id| pools.lock().unwrap_or_else(PoisonError::into_inner).dialled(id);
             if let Some((vip, finding)) = searches.told(&event, pool_of) {
                 // What is not written now is found once more.
@@ -116,7 +120,7 @@ mod tests {
             first: 1,
             owner: 1,
             zero: 0,
-            zero2: 0,
+            hello_len: 0,
             ticket,
         }
     }

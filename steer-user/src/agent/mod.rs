@@ -10,6 +10,7 @@ mod health;
 mod interfaces;
 pub(crate) mod key_layout;
 mod links;
+pub(crate) mod moves;
 mod neighbours;
 pub mod plan;
 mod pools;
@@ -355,13 +356,16 @@ async fn start(
         asking.ask().map(|()| asking)
     });
     let asking = asking.transpose()?;
-    tasks.spawn(events::run(Plane::events(dir)?, Arc::clone(&pools), asking));
+    let moves = moves::Moves::default();
+    let ring = Plane::events(dir)?;
+    tasks.spawn(events::run(ring, Arc::clone(&pools), asking, moves.clone()));
     if let Some((_, listener)) = &metrics {
         tasks.spawn(export::serve(
             Arc::clone(listener),
             Plane::open(dir)?,
             Arc::clone(&gauges),
             standing,
+            moves,
         ));
     }
     tasks.spawn(flush(Arc::clone(&pools)));
