@@ -24,9 +24,10 @@ use crate::{
 #[derive(Debug)]
 pub struct Change {
     file: PathBuf,
-    text: String,
-    /// Whether the file says otherwise now.
-    differs: bool,
+    /// What it said.
+    old: String,
+    /// What is to be in its place; nothing where that is the same.
+    new: Option<NamedTempFile>,
 }
 
 impl Change {
@@ -34,33 +35,36 @@ impl Change {
     ///
     /// # Errors
     /// Where the file cannot have the change, or would not pass with it.
-    pub fn of(file: &Path, edit: Edit) -> Result<Self> {
+    pub fn of(dir: &PinDir, file: &Path, edit: Edit) -> Result<Self> {
         // A link stays a link.
         let file = fs::canonicalize(file).with_context(|| format!("find {}", file.display()))?;
         let old = config::read_file(&file)?;
         let text = edit.apply(&old)?;
         let refused = || format!("{} with this change would be refused", file.display());
         let config = Config::parse_all(&file, &text).with_context(refused)?;
-        plan::judge(&config, &PinDir::new(&config.pin_dir)).with_context(refused)?;
-        let differs = text != old;
-        Ok(Self { file, text, differs })
+        plan::judge(&config, dir).with_context(refused)?;
+        let new = (text != old).then(|| beside(&file, &text)).transpose();
+        let new = new.with_context(|| format!("write beside {}", file.display()))?;
+        Ok(Self { file, old, new })
     }
 
     /// Writes the file: who reads it meanwhile reads the old one or the new one.
     ///
     /// # Errors
-    /// Where that is not possible; the old one stays.
+    /// Where that is not possible, or somebody else has written it meanwhile; the old one stays.
     pub fn write(self) -> Result<PathBuf> {
-        let Self { file, text, differs } = self;
-        if differs {
-            replace(&file, &text).with_context(|| format!("write {}", file.display()))?;
+        let Self { file, old, new } = self;
+        let Some(new) = new else { return Ok(file) };
+        if config::read_file(&file)? != old {
+            bail!("{} was changed meanwhile, and is left as it is", file.display());
         }
+        replace(&file, new).with_context(|| format!("write {}", file.display()))?;
         Ok(file)
     }
 }
 
-/// Puts another file in a file's place, with its owner and mode.
-fn replace(file: &Path, text: &str) -> Result<()> {
+/// Writes a file that can take another one's place, with its owner and mode.
+fn beside(file: &Path, text: &str) -> Result<NamedTempFile> {
     let directory = file.parent().context("find its directory")?;
     let old = fs::metadata(file)?;
     let mut new = NamedTempFile::new_in(directory)?;
@@ -68,6 +72,11 @@ fn replace(file: &Path, text: &str) -> Result<()> {
     new.as_file().set_permissions(old.permissions())?;
     fchown(new.as_file(), Some(old.uid()), Some(old.gid()))?;
     new.as_file().sync_all()?;
+    Ok(new)
+}
+
+fn replace(file: &Path, new: NamedTempFile) -> Result<()> {
+    let directory = file.parent().context("find its directory")?;
     new.persist(file)?;
     Ok(File::open(directory)?.sync_all()?)
 }
@@ -214,6 +223,26 @@ fn compact(vip: Service) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_somebody_else_wrote_meanwhile_is_left_as_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("steer.toml");
+        let dir = PinDir::new(&place.path().join("pins"));
+        let edit = Edit::Remove { address: "10.0.0.2:443".parse().unwrap() };
+        let text = "[[interface]]\nname = \"eth0\"\n[[vip]]\naddress = \"198.51.100.10:443\"\n\
+                    [[vip.backend]]\naddress = \"10.0.0.1:443\"\n[[vip.backend]]\naddress = \"10.0.0.2:443\"\n";
+        fs::write(&file, text).unwrap();
+        let change = Change::of(&dir, &file, edit).unwrap();
+        fs::write(&file, format!("# mine\n{text}")).unwrap();
+        let refused = change.write().unwrap_err().to_string();
+        assert!(refused.contains("was changed meanwhile"), "{refused}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), format!("# mine\n{text}"));
+        Change::of(&dir, &file, edit).unwrap().write().unwrap();
+        let written = fs::read_to_string(&file).unwrap();
+        assert!(written.starts_with("# mine") && !written.contains("10.0.0.2"), "{written}");
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
 
     const FILE: &str = r#"# What we serve.
 [[interface]]

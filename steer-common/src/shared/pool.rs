@@ -477,7 +477,8 @@ pub struct Outcomes {
 pub struct Answers {
     /// Flows in which it said something, or ended them, after the client's hello.
     pub answered: u64,
-    /// Flows that were moved to it and that their client reset before that.
+    /// Flows that were moved to it before their hello was whole, or whose client reset them before
+    /// that.
     pub withdrawn: u64,
 }
 

@@ -59,7 +59,8 @@ pub(crate) extern "C" fn learn(skb: *mut __sk_buff, flow: *mut Flow) -> Stage {
     let spliced = StateWord(record.word).state() == State::Spliced;
     let isn = if spliced { record.owner_isn } else { record.first_isn };
     let at = scratch.segment.seq.wrapping_sub(isn.wrapping_add(1));
-    if at == 0 {
+    // Not stamped yet: what its kernel repeats says nothing of a process.
+    if record.server_next == isn.wrapping_add(1) {
         count_answer(scratch.backend, |answers| answers.answered += 1);
     }
     if at > GIVE_UP {

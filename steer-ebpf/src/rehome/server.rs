@@ -29,8 +29,8 @@ use crate::{
         vouched::{has_another, no_flow},
     },
     maps::{
-        PENDING, SPLICES, backend, backend_path, count, count_backend, count_index, now, rest,
-        vip_of,
+        PENDING, SPLICES, backend, backend_path, count, count_answer, count_backend, count_index,
+        now, rest, vip_of,
     },
     packet::options::read_options,
     scratch::{Reset, Scratch, scratch},
@@ -254,10 +254,10 @@ pub(crate) extern "C" fn complete_splice(skb: *mut __sk_buff, flow: *mut Flow) -
         return abandon(flow, Counter::OwnerIncompatible);
     }
     // SAFETY: a map value; the flow that it belongs to is locked.
-    let buffered = PENDING
+    let have = PENDING
         .get_ptr_mut(&scratch.key)
-        .is_some_and(|p| unsafe { ranges::contiguous(&(*p).ranges) } != 0);
-    if !buffered {
+        .map_or(0, |p| unsafe { ranges::contiguous(&(*p).ranges) });
+    if have == 0 {
         return abandon(flow, Counter::PendingLost);
     }
     splice::open(record, scratch.segment.seq, &scratch.offer);
@@ -274,6 +274,10 @@ pub(crate) extern "C" fn complete_splice(skb: *mut __sk_buff, flow: *mut Flow) -
     count(Counter::SpliceOpened);
     count(Counter::FirstReset);
     count_backend(id, |stats| stats.rehomed += 1);
+    if have < record.hello_len {
+        // Nobody answers half a hello.
+        count_answer(id, |answers| answers.withdrawn += 1);
+    }
     emit_event(scratch, Counter::SpliceOpened);
     tell_watchers(flow, Counter::SpliceOpened as u32, id);
     scratch.reset.backend = record.first as u32;

@@ -112,7 +112,7 @@ impl Watch {
     /// The first probes of many backends are spread over an interval.
     fn new(health: Probes, up: bool, passed: &Passed, now: Instant) -> Self {
         let due = now + part(health.interval, 1.0);
-        Self { health, due, running: 0, up, tally: 0, suspicion: Suspicion::new(passed) }
+        Self { health, due, running: 0, up, tally: 0, suspicion: Suspicion::new(passed, up) }
     }
 
     /// Goes by what passed: what waits for an answer counts as probes that failed, but never as all of

@@ -30,6 +30,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use futures_util::FutureExt as _;
 use tokio::{net::TcpListener, signal::unix::Signal, sync::mpsc, task::JoinSet, time};
 
 pub(crate) use addresses::unassign;
@@ -63,7 +64,7 @@ const SWEEP_SHARE: u32 = 20;
 /// How often lookup tables follow what health checks found, all of them at once.
 const FLUSH: Duration = Duration::from_millis(50);
 /// How many may wait for a configuration to be judged.
-const WISHES: usize = 4;
+pub(crate) const WISHES: usize = 4;
 
 /// Why a worker ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,6 +141,8 @@ struct Begun {
     given: Arc<Given>,
     /// As it was given.
     config: Config,
+    /// What stood in the files that it names.
+    read: reload::Contents,
     running: Running,
 }
 
@@ -153,7 +156,7 @@ impl Begun {
 async fn begin(files: &Files, given: Given, force: bool, inherited: Inherited) -> Result<Begun> {
     let config = files.config(&given)?;
     let given = Arc::new(given);
-    let asked = config.clone();
+    let (asked, read) = (config.clone(), reload::Contents::of(&config));
     // While this process may still have the right.
     let voice = config.pools.iter().any(|pool| pool.swallow).then(Voice::open);
     plane::rights::keep_to_start()?;
@@ -179,7 +182,7 @@ async fn begin(files: &Files, given: Given, force: bool, inherited: Inherited) -
     }
     let running = started?;
     plane::rights::keep_to_run()?;
-    Ok(Begun { given, config: asked, running })
+    Ok(Begun { given, config: asked, read, running })
 }
 
 /// Looks after a gateway until somebody ends that, or another worker is to go on.
@@ -191,8 +194,8 @@ async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<Ended> {
     let status = begun.status();
-    let Begun { given, config, mut running } = begun;
-    let in_force = InForce { files, given: &given, config: &config };
+    let Begun { given, config, read, mut running } = begun;
+    let in_force = InForce { files, given: &given, config: &config, read: &read };
     let mut alive = link.watchdog().map(|every| time::interval(every / 3));
     let mut shutdown = std::pin::pin!(shutdown);
     let ended = loop {
@@ -212,7 +215,15 @@ async fn serve(
             Some(wish) = running.wishes.recv() => wish,
         };
         link.reloading()?;
-        if let Some(files) = handed_over(&in_force, &mut running, wish).await {
+        let files = match handed_over(&in_force, &mut running, wish).await {
+            Ok(files) => files,
+            Err(error) => break Err(error),
+        };
+        // Whoever was told meanwhile that it ends is not let down.
+        if running.stop.notified().now_or_never().is_some() {
+            break Ok(Ended::Asked);
+        }
+        if let Some(files) = files {
             running.tasks.shutdown().await;
             link.succeed(&files)?;
             return Ok(Ended::Reload);
@@ -227,16 +238,19 @@ async fn serve(
 
 /// Judges what is to be put in force; what the next worker gets, where there is to be one. Who asked
 /// is answered, but where the next one does it.
+///
+/// # Errors
+/// Where nothing can be handed over: whoever waits was let go by then.
 async fn handed_over(
     in_force: &InForce<'_>,
     running: &mut Running,
     mut wish: Wish,
-) -> Option<Vec<OwnedFd>> {
+) -> Result<Option<Vec<OwnedFd>>> {
     let given = match wish.given.take().map_or_else(|| in_force.files.own(), Ok) {
         Ok(given) => given,
         Err(error) => {
             reload::refuse(wish, &error).await;
-            return None;
+            return Ok(None);
         }
     };
     let file = given.file.clone();
@@ -244,17 +258,16 @@ async fn handed_over(
         Ok(Some(next)) => next,
         Ok(None) => {
             reload::settled(file, wish).await;
-            return None;
+            return Ok(None);
         }
         Err(error) => {
             reload::refuse(wish, &error).await;
-            return None;
+            return Ok(None);
         }
     };
     running.wishes.close();
     let waiting = std::iter::from_fn(|| running.wishes.try_recv().ok()).collect();
-    let files = in_force.hand_over(running, &next, wish, waiting);
-    files.inspect_err(|error| log::error!("reload: {error:#}")).ok()
+    in_force.hand_over(running, &next, wish, waiting).context("reload").map(Some)
 }
 
 /// The next turn, if turns are counted at all.

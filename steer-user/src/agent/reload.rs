@@ -4,7 +4,9 @@
 //! what was in force.
 
 use std::{
-    fs::File,
+    collections::BTreeMap,
+    fs::{self, File},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     io::{Read as _, Seek as _, Write as _},
     net::SocketAddr,
     os::fd::{AsFd as _, OwnedFd},
@@ -17,7 +19,7 @@ use tokio::net::{TcpListener, UnixStream};
 
 use super::{Running, start};
 use crate::{
-    config::{self, Config, differences},
+    config::{self, Config, Health, differences},
     control::{self, Reply},
     export,
     plane::{Lock, PinDir},
@@ -103,6 +105,8 @@ pub(super) struct InForce<'a> {
     pub(super) given: &'a Given,
     /// As it was given, not as it can be here.
     pub(super) config: &'a Config,
+    /// What stood in the files that it names, when it was put in force.
+    pub(super) read: &'a Contents,
 }
 
 /// What is to be in force.
@@ -133,7 +137,8 @@ impl InForce<'_> {
             );
         }
         let changes = differences(self.config, &config);
-        let changes = changes.iter().map(|said| applied(said)).collect::<Vec<_>>();
+        let mut changes = changes.iter().map(|said| applied(said)).collect::<Vec<_>>();
+        changes.extend(self.read.differences(&Contents::of(&config)));
         if changes.is_empty() {
             return Ok(None);
         }
@@ -190,6 +195,38 @@ impl InForce<'_> {
         let head = Head { new, old, force, changes, kinds };
         files.insert(0, head.write()?);
         Ok(files)
+    }
+}
+
+/// What stands in the files that a configuration names: certificates and keys of health checks, as
+/// hashes; nothing of one that cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Contents(BTreeMap<PathBuf, Option<u64>>);
+
+impl Contents {
+    /// Reads them.
+    pub(super) fn of(config: &Config) -> Self {
+        let health = config.pools.iter().map(|pool| &pool.health);
+        let tls = health.filter_map(|health| match health {
+            Health::Probes(probes) => probes.tls.as_deref(),
+            Health::Off | Health::Seen => None,
+        });
+        let files = tls.flat_map(|tls| [&tls.ca, &tls.certificate, &tls.key]).flatten();
+        let hash = |file: &PathBuf| {
+            let mut hasher = DefaultHasher::new();
+            fs::read(file).ok()?.hash(&mut hasher);
+            Some(hasher.finish())
+        };
+        Self(files.map(|file| (file.clone(), hash(file))).collect())
+    }
+
+    /// Which of the files that both name say something else now, as sentences.
+    fn differences(&self, now: &Self) -> Vec<String> {
+        let others = now
+            .0
+            .iter()
+            .filter(|(file, hash)| self.0.get(*file).is_some_and(|before| before != *hash));
+        others.map(|(file, _)| format!("{} has other contents", file.display())).collect()
     }
 }
 
@@ -368,4 +405,28 @@ pub(super) async fn refuse(wish: Wish, error: &anyhow::Error) {
 pub(super) async fn settled(file: PathBuf, wish: Wish) {
     log::info!("reload: {} changes nothing", file.display());
     answer(wish.caller, &Reply::Reloaded { file, changes: Vec::new() }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_certificate_in_the_same_file_is_a_difference() {
+        let place = tempfile::tempdir().unwrap();
+        let ca = place.path().join("ca.pem");
+        let text = format!(
+            "[[interface]]\nname = \"eth0\"\n[[vip]]\naddress = \"198.51.100.10:443\"\n\
+             health = {{type = \"tls\", ca = {ca:?}}}\n[[vip.backend]]\naddress = \"10.0.0.1:443\"\n"
+        );
+        let config = Config::parse(Path::new("steer.toml"), &text).unwrap();
+        fs::write(&ca, "old").unwrap();
+        let before = Contents::of(&config);
+        assert_eq!(before.differences(&Contents::of(&config)), [""; 0]);
+        fs::write(&ca, "new").unwrap();
+        let told = before.differences(&Contents::of(&config));
+        assert_eq!(told, [format!("{} has other contents", ca.display())]);
+        fs::remove_file(&ca).unwrap();
+        assert_eq!(before.differences(&Contents::of(&config)).len(), 1);
+    }
 }

@@ -85,7 +85,8 @@ fn wait(dir: &PinDir, limit: Duration) -> Result<()> {
     let deadline = Instant::now() + limit;
     let mut told: Option<Instant> = None;
     loop {
-        let open = agent::open(&plane)?;
+        // A reload may have made tables of another size.
+        let open = agent::open(&Plane::open(dir)?)?;
         if open.total() == 0 {
             return Ok(());
         }

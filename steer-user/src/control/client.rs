@@ -22,6 +22,8 @@ use crate::{
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A conversation begins anew so often where an agent hangs up, as it does at a reload.
+const RELOADS: usize = 3;
 /// Longest wait for a reload: tables may have to be copied.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(300);
 /// Longest answer, bytes: a sentence about each backend and interface that there can be, and a
@@ -112,10 +114,14 @@ fn introduced<T>(
         }
         talk(&mut agent)
     };
-    match converse() {
-        Err(error) if error.is::<HungUp>() => converse(),
-        done => done,
+    let mut tried = converse();
+    for _ in 0..RELOADS {
+        match tried {
+            Err(error) if error.is::<HungUp>() => tried = converse(),
+            done => return done,
+        }
     }
+    tried
 }
 
 /// The agent ended a conversation without an answer.
@@ -154,15 +160,10 @@ pub fn ask_warnings(socket: &Path) -> Vec<Warning> {
 /// # Errors
 /// When nobody answers, or the agent of another gateway.
 pub fn ask_held(dir: &PinDir, socket: &Path) -> Result<Option<Held>> {
-    let mut agent = Connection::open(socket)?;
-    match agent.exchange(&Request::Agent {})? {
-        Reply::Agent { pin_dir, .. } => refuse_other(dir, socket, &pin_dir)?,
-        _ => bail!("who listens at {} is no agent of steer", socket.display()),
-    }
-    match agent.exchange(&Request::Held {})? {
+    let reply = introduced(dir, socket, |agent| agent.exchange(&Request::Held {}))?;
+    match done(reply, socket)? {
         Reply::Held { held } => Ok(held),
-        Reply::Refused { error } => bail!("{error}"),
-        _ => bail!("the agent at {} answered something else", socket.display()),
+        _ => Err(no_agent(socket)),
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Result;
@@ -30,6 +29,7 @@ use crate::{
     report::{
         BackendReport, BackendState, Backends, Keys, LayoutReport, NameOrigin, Resumptions, Stats,
     },
+    supervisor,
 };
 
 /// The maps as a source of metrics.
@@ -37,21 +37,15 @@ pub(super) struct Maps {
     plane: Plane,
     gauges: Arc<Mutex<Swept>>,
     standing: Standing,
-    /// When the agent started, seconds since 1970.
+    /// When the agent started, seconds since 1970; a reload is no start.
     started: u64,
 }
 
 impl Maps {
     /// Of an agent that has just started.
     pub(super) fn new(plane: Plane, gauges: Arc<Mutex<Swept>>, standing: Standing) -> Self {
-        Self { plane, gauges, standing, started: time_of_day() }
+        Self { plane, gauges, standing, started: supervisor::started() }
     }
-}
-
-/// Seconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "a scraper compares it with its own time of day")]
-fn time_of_day() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl fmt::Debug for Maps {

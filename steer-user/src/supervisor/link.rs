@@ -14,10 +14,13 @@ use nix::sys::socket::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::agent::WISHES;
+
 /// Longest message, bytes.
 const MESSAGE_MAX: usize = 4096;
-/// Files with one message.
-const FILES_MAX: usize = 8;
+/// Files with one message: what a worker has open, and whoever waits.
+const FILES_MAX: usize = 16;
+const _: () = assert!(FILES_MAX >= 8 + WISHES);
 
 /// What a worker tells.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

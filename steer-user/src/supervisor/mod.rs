@@ -10,8 +10,11 @@ mod link;
 mod notify;
 
 use std::{
+    mem,
     os::fd::{AsFd as _, OwnedFd},
     process::ExitCode,
+    sync::OnceLock,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
@@ -32,6 +35,9 @@ use crate::plane::rights;
 /// What the supervisor hears of; a worker hears of them once it listens ([`listen`]).
 const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD];
 
+/// When the agent started, which its workers have from the supervisor.
+static STARTED: OnceLock<u64> = OnceLock::new();
+
 /// With what a worker begins.
 #[derive(Debug)]
 pub enum Start {
@@ -49,9 +55,10 @@ pub enum Start {
 /// # Errors
 /// When no process or socket can be made; in a worker, those of `work`.
 pub fn supervise(work: impl Fn(Link, Start) -> Result<ExitCode>) -> Result<ExitCode> {
+    started();
     let signals = SIGNALS.into_iter().collect::<SigSet>();
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None).context("hold signals back")?;
-    let mut start = Start::First;
+    let (mut start, mut hangup) = (Start::First, false);
     loop {
         let (ear, link) = link::pair(notify::watchdog())?;
         let supervisor = Pid::this();
@@ -67,12 +74,21 @@ pub fn supervise(work: impl Fn(Link, Start) -> Result<ExitCode>) -> Result<ExitC
                 // The first worker reads its file, and looks for a socket to send by, with all
                 // rights.
                 rights::keep_to_supervise()?;
-                let back = match start {
+                let back = match mem::replace(&mut start, Start::First) {
                     Start::Reload(files) => Some(files),
                     Start::First | Start::Back(_) => None,
                 };
-                let mut watch = Watch { child, ear, back, ending: false, successor: None };
+                let mut watch = Watch {
+                    child,
+                    ear,
+                    back,
+                    ending: false,
+                    reloading: false,
+                    hangup,
+                    successor: None,
+                };
                 let ended = watch.until_end(&signals)?;
+                hangup = watch.hangup;
                 match watch.next(ended) {
                     Some(next) => start = next,
                     None => return Ok(as_ended(ended)),
@@ -85,6 +101,13 @@ pub fn supervise(work: impl Fn(Link, Start) -> Result<ExitCode>) -> Result<ExitC
 /// The process that stands for the agent: a worker's supervisor, which outlives it.
 pub fn process() -> u32 {
     u32::try_from(getppid().as_raw()).unwrap_or_default()
+}
+
+/// When the agent started, seconds since 1970; the same in each of its workers.
+#[expect(clippy::disallowed_methods, reason = "a scraper compares it with its own time of day")]
+pub fn started() -> u64 {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    *STARTED.get_or_init(now)
 }
 
 /// From now on this worker hears of signals, and the supervisor's are its own.
@@ -113,6 +136,10 @@ struct Watch {
     back: Option<Vec<OwnedFd>>,
     /// It was told to end.
     ending: bool,
+    /// It judges a file, and may have read it.
+    reloading: bool,
+    /// A SIGHUP came that it may not have heard: it, or the next one, hears of that once it is up.
+    hangup: bool,
     /// What it handed over.
     successor: Option<Vec<OwnedFd>>,
 }
@@ -155,6 +182,7 @@ impl Watch {
             self.ending = true;
             notify::stopping();
         }
+        self.hangup |= signal == Signal::SIGHUP && self.reloading;
         // One that just ended hears nothing more.
         let _ = kill(self.child, signal);
     }
@@ -162,11 +190,17 @@ impl Watch {
     fn heed(&mut self, message: Message, files: Vec<OwnedFd>) {
         match message {
             Message::Up { status } => {
-                self.back = None;
+                (self.back, self.reloading) = (None, false);
                 notify::ready(&status);
+                if mem::take(&mut self.hangup) {
+                    let _ = kill(self.child, Signal::SIGHUP);
+                }
             }
             Message::Alive => notify::alive(),
-            Message::Reloading => notify::reloading(),
+            Message::Reloading => {
+                self.reloading = true;
+                notify::reloading();
+            }
             Message::Successor => {
                 // The next one's start takes its time.
                 notify::alive();

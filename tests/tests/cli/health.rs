@@ -127,6 +127,11 @@ fn a_process_that_hangs_behind_a_live_kernel_is_found_by_the_hellos_that_it_does
     is(&run, &case.steer, OWNER, "down")?;
     served_by(&run, &case.home, FIRST)?;
     ensure!(case.steer.log().contains("did not answer a ClientHello"), "{}", case.steer.log());
+    // The next worker knows no more than that it is down.
+    case.steer.reload(|file| file.replace("interval = \"200ms\"", "interval = \"210ms\""))?;
+    thread::sleep(Duration::from_secs(2));
+    is(&run, &case.steer, OWNER, "down")?;
+    ensure!(!case.steer.log().contains("is up again"), "{}", case.steer.log());
     run.servers[OWNER].signal(Signal::SIGCONT)?;
     is(&run, &case.steer, OWNER, "up")?;
     served_by(&run, &case.home, OWNER)?;

@@ -81,9 +81,12 @@ fn an_owner_answers_by_its_first_word_or_its_end_and_a_client_that_resets_waits_
         let alert = from_backend(&down(owner).payload(&[0x15, 3, 3, 0, 2, 2, 40]));
         let behind_it = from_client(&ends.up(client).ack(first + 7).rst());
         let reset = from_client(&ends.up(client).ack(first).rst());
+        // The beginning of a ServerHello, which its kernel repeats whatever its process does.
+        let begun = from_backend(&down(owner).payload(&[0x16, 3, 3, 0, 74, 2, 0, 0, 70]));
         for (what, frames, told) in [
             ("an acknowledgement", vec![from_backend(&down(owner))], answers(0, 0)),
             ("an alert", vec![alert.clone()], answers(1, 0)),
+            ("a word, again and again", vec![begun.clone(), begun.clone(), begun], answers(1, 0)),
             ("and a reset behind it", vec![alert, behind_it], answers(1, 0)),
             ("the owner's FIN", vec![from_backend(&down(owner).fin())], answers(1, 0)),
             ("its reset", vec![from_backend(&down(owner).rst())], answers(1, 0)),

@@ -1,6 +1,6 @@
 //! What is wrong is told, all of it, and everything goes on as it was.
 
-use std::fs;
+use std::{fs, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -8,12 +8,13 @@ use steer_tests::{
     agent::Hook,
     case::{Case, OWNER},
     payload,
+    process::eventually,
     scenario::Scenario,
     setting::in_one_setting,
     topology::Family,
 };
 
-use super::{asked, logged, said, signal};
+use super::{PATIENCE, asked, logged, said, signal};
 
 /// Wrong in four places: an unknown key, a value, an interface and a backend that stand there twice.
 fn broken(file: &str) -> String {
@@ -172,7 +173,8 @@ fn whoever_asks_at_the_same_time_is_answered() -> Result<()> {
     let run = Scenario::new(Hook::Tc, Family::V4).backends(2).start()?;
     let steer = run.agent()?;
     steer.rewrite(|file| file.replace("interval = \"200ms\"", "interval = \"300ms\""))?;
-    let words = ["reload", "reload", "status", "backends list", "config show", "reload"];
+    let asking = ["status", "backends list", "config show"];
+    let words = [&asking[..], &["reload"; 9]].concat();
     let outputs = run.at_once(words.len(), words.len(), |number| {
         let mut command = steer.command(words[number]);
         Ok((words[number], run.lab.gateway().run(|| Ok(command.output()?))?))
@@ -182,5 +184,26 @@ fn whoever_asks_at_the_same_time_is_answered() -> Result<()> {
         ensure!(output.status.success() || words == "status", "{words}: {told}");
     }
     ensure!(steer.log().matches("is in force").count() == 1, "{}", steer.log());
+    Ok(())
+}
+
+/// The second signal may come to a worker that has read the file, and ends.
+#[test]
+fn a_signal_that_comes_while_another_file_is_judged_is_heard() -> Result<()> {
+    let run = Scenario::new(Hook::Tc, Family::V4).backends(2).start()?;
+    let steer = run.agent()?;
+    for n in 0..8_u64 {
+        let before = 200 + 10 * n;
+        for (old, new) in [(before, before + 5), (before + 5, before + 10)] {
+            steer.rewrite(|file| {
+                file.replace(&format!("interval = \"{old}ms\""), &format!("interval = \"{new}ms\""))
+            })?;
+            signal(&steer, Signal::SIGHUP)?;
+            thread::sleep(Duration::from_millis(7 * n));
+        }
+        let wanted = format!("interval = \"{}ms\"", before + 10);
+        let shown = || steer.steer("config show").ok().filter(|shown| shown.contains(&wanted));
+        eventually(PATIENCE, shown).with_context(|| format!("{wanted}: {}", steer.log()))?;
+    }
     Ok(())
 }

@@ -58,7 +58,7 @@ fn look(pools: &mut Pools, watched: &mut HashMap<SocketAddr, Watch>, now: Instan
     watched.retain(|address, _| present.contains_key(address));
     for (address, (id, up)) in present {
         let passed = Passed::of(pools.plane(), id)?;
-        let watch = watched.entry(address).or_insert_with(|| Watch::new(&passed));
+        let watch = watched.entry(address).or_insert_with(|| Watch::new(&passed, up));
         let (n, what) = match watch.look(&passed, up, now) {
             None => continue,
             Some(News::Up) => {
@@ -97,8 +97,10 @@ enum News {
 }
 
 impl Watch {
-    fn new(passed: &Passed) -> Self {
-        Self { syns: passed.syns(), hellos: passed.hellos(), hangs: false }
+    /// Of a backend that is up, or of one that is down: then a SYN-ACK alone does not show that its
+    /// process is there.
+    fn new(passed: &Passed, up: bool) -> Self {
+        Self { syns: passed.syns(), hellos: passed.hellos(), hangs: !up }
     }
 
     /// What the counters say now, where that changes what the backend is.
@@ -132,7 +134,7 @@ mod tests {
     /// What each look in turn changes, a second apart.
     fn looks_at(all: &[Passed]) -> Vec<Option<News>> {
         let (mut up, mut now) = (true, Instant::now());
-        let mut watch = Watch::new(&all[0]);
+        let mut watch = Watch::new(&all[0], up);
         let look = |passed| {
             let changed = watch.look(passed, up, now);
             up = changed.map_or(up, |news| news == News::Up);

@@ -23,8 +23,10 @@ pub(super) struct Suspicion {
 }
 
 impl Suspicion {
-    pub(super) fn new(passed: &Passed) -> Self {
-        Self { hellos: passed.hellos(), syns: passed.syns(), passed: *passed, of_process: false }
+    /// Of a backend that is up, or of one that is down: then nobody knows why, and its kernel alone
+    /// does not speak for it.
+    pub(super) fn new(passed: &Passed, up: bool) -> Self {
+        Self { hellos: passed.hellos(), syns: passed.syns(), passed: *passed, of_process: !up }
     }
 
     /// What the counters say now: how many failed probes what waits is worth.
@@ -56,7 +58,7 @@ impl Suspicion {
 
     /// The backend is cleared of all that was heard so far.
     pub(super) fn end(&mut self) {
-        *self = Self::new(&self.passed);
+        *self = Self::new(&self.passed, true);
     }
 }
 
@@ -70,7 +72,7 @@ mod tests {
 
     /// What each look in turn says, half a second apart.
     fn looks(all: &[Passed]) -> (Vec<u64>, Suspicion) {
-        let (mut now, mut suspicion) = (Instant::now(), Suspicion::new(&all[0]));
+        let (mut now, mut suspicion) = (Instant::now(), Suspicion::new(&all[0], true));
         let look = |passed| {
             now += PATIENCE / 2;
             suspicion.hear(passed, now)
@@ -94,5 +96,12 @@ mod tests {
         let (evidence, suspicion) = looks(&cut(9));
         assert_eq!((evidence, suspicion.is_of_process()), (vec![0, 0, 0, 5, 0, 0], false));
         assert_eq!(looks(&cut(0)).0, [0; 6]);
+    }
+
+    #[test]
+    fn one_that_is_down_already_is_asked_for_more_than_its_kernels_answer() {
+        let passed = Passed::default();
+        assert!(Suspicion::new(&passed, false).is_of_process());
+        assert!(!Suspicion::new(&passed, true).is_of_process());
     }
 }

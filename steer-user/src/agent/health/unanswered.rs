@@ -40,7 +40,9 @@ impl Unanswered {
             *self = Self::new(asked, answers);
             return Look::Answered;
         }
-        match asked.saturating_sub(self.answered) {
+        // What was withdrawn since is asked no more.
+        self.answered = self.answered.min(asked);
+        match asked - self.answered {
             0 => Look::Idle,
             n => Look::Waits(n, now.duration_since(*self.waiting.get_or_insert(now))),
         }

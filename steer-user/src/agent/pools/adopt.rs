@@ -16,7 +16,7 @@ use steer_common::shared::{
 
 use super::{Pools, SHAPE, answers, enabled, says_up};
 use crate::{
-    address::endpoint,
+    address::{endpoint, socket},
     agent::plan::{Numbers, purge},
     config::{self, Config, Health},
     crash::{Step, reached},
@@ -106,11 +106,14 @@ impl Pools {
             } else {
                 self.keep(backend.address, id)?;
             }
-            if pool.health == Health::Off {
-                self.mark_up(backend.address)?;
-            }
         }
-        Ok(())
+        if pool.health != Health::Off {
+            return Ok(());
+        }
+        // Those that the file does not name, too.
+        let members = self.backends().filter(|(_, backend)| backend.vip_id == id);
+        let members = members.map(|(_, backend)| socket(&backend.endpoint)).collect::<Vec<_>>();
+        members.into_iter().try_for_each(|address| self.mark_up(address))
     }
 
     /// Keeps a backend as it is, but for the number of its VIP, which may be new, its VLAN, and how

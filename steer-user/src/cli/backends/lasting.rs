@@ -41,7 +41,7 @@ impl Lasting {
         let change = match self {
             Self::Saved(edit) => {
                 let file = control::ask_config(dir, socket)?.files.own;
-                Some(Change::of(&file, edit).context("nothing was done")?)
+                Some(Change::of(dir, &file, edit).context("nothing was done")?)
             }
             Self::Savable | Self::Shortly | Self::Always => None,
         };
@@ -56,7 +56,8 @@ impl Lasting {
             Self::Shortly => note(format_args!("{until}: a file says nothing of it")),
             Self::Saved(_) | Self::Always => {}
         }
-        let saved = change.map(Change::write).transpose()?;
+        let saved = change.map(Change::write).transpose();
+        let saved = saved.context("it is done, and lasts until the machine restarts")?;
         Ok(saved.map_or(String::new(), |file| format!("; {} says so", file.display())))
     }
 }
