@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
-    helpers::generated::bpf_ktime_get_coarse_ns,
+    helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
     macros::btf_map,
 };
 use steer_common::{
@@ -361,6 +361,13 @@ pub(crate) fn interface(ifindex: u32) -> u32 {
 pub(crate) fn takes_vlan(bridge: u32, vlan: u16) -> bool {
     let word = VLANS.get(bridge * VLAN_WORDS + vlan as u32 / 32);
     word.is_some_and(|word| word >> (vlan % 32) & 1 != 0)
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC, which takes longer to find out than [`now`].
+#[inline(always)]
+pub(crate) fn exact_now() -> u64 {
+    // SAFETY: a helper call without arguments.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// Nanoseconds of CLOCK_MONOTONIC, in steps of a timer tick.

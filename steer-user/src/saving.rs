@@ -228,7 +228,7 @@ mod tests {
     fn what_somebody_else_wrote_meanwhile_is_left_as_it_is() {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("steer.toml");
-        let dir = PinDir::new(&place.path().join("pins"));
+        let dir = PinDir::new(place.path().join("pins"));
         let edit = Edit::Remove { address: "10.0.0.2:443".parse().unwrap() };
         let text = "[[interface]]\nname = \"eth0\"\n[[vip]]\naddress = \"198.51.100.10:443\"\n\
                     [[vip.backend]]\naddress = \"10.0.0.1:443\"\n[[vip.backend]]\naddress = \"10.0.0.2:443\"\n";

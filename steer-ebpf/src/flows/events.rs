@@ -1,13 +1,12 @@
 //! What the agent and watchers are told.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use steer_common::{
     counters::Counter,
     shared::{Event, Flow},
 };
 
 use crate::{
-    maps::{EVENTS, WAKE, WATCH, WATCHED, count, now},
+    maps::{EVENTS, WAKE, WATCH, WATCHED, count, exact_now, now},
     scratch::{Scratch, scratch},
 };
 
@@ -33,7 +32,7 @@ pub(crate) unsafe fn copy_flow(to: *mut Flow, from: *const Flow) {
 pub(crate) fn emit_event(scratch: &mut Scratch, what: Counter) -> bool {
     scratch.event = Event {
         // A move takes less than a tick of `now`.
-        at: unsafe { bpf_ktime_get_ns() },
+        at: exact_now(),
         flow: scratch.key,
         what: what as u16,
         first: scratch.flow.first,
