@@ -63,8 +63,10 @@ fn extension_headers_and_options_are_passed_over() {
     let total = (options.len() - 14) as u16;
     options[16..18].copy_from_slice(&total.to_be_bytes());
     assert!(row(&[options]).client_hello.is_some());
-    let (hop_by_hop, destination) = ([60, 0, 1, 4, 0, 0, 0, 0], [6, 0, 1, 4, 0, 0, 0, 0]);
-    let mut extended = [&v6[..54], &hop_by_hop, &destination, &v6[54..]].concat();
+    let (hop_by_hop, destination) = ([60, 0, 1, 4, 0, 0, 0, 0], [51, 0, 1, 4, 0, 0, 0, 0]);
+    // Of 24 bytes, in words of four but for two (RFC 4302 2.2).
+    let authentication = [&[6, 4][..], &[0; 22]].concat();
+    let mut extended = [&v6[..54], &hop_by_hop, &destination, &authentication, &v6[54..]].concat();
     extended[20] = 0;
     let len = (extended.len() - 54) as u16;
     extended[18..20].copy_from_slice(&len.to_be_bytes());

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use etherparse::{LaxIpSlice, err::ip::LaxHeaderSliceError};
+use etherparse::{Ipv6HeaderSlice, LaxIpSlice, err::ip::LaxHeaderSliceError};
 use steer_common::wire::{ip::PROTOCOL_TCP, tcp::TCP_LEN};
 
 use super::{Frame, Kind, Next, Path, Segment, gre, path::Layer, take, udp};
@@ -24,6 +24,8 @@ mod protocol {
     /// Extension headers of IPv6 that say their length in words of eight bytes, but for the first.
     pub(super) const EXTENSIONS: [u8; 6] = [0, 43, 60, 135, 139, 140];
     pub(super) const FRAGMENT: u8 = 44;
+    /// RFC 4302: its length in words of four bytes, but for two.
+    pub(super) const AUTHENTICATION: u8 = 51;
 }
 
 /// The addresses of the innermost IP header so far.
@@ -55,9 +57,12 @@ impl Addresses {
     }
 }
 
-/// Reads a header and its extensions. Where the length is 0, as in packets above 64 KiB (RFC 2675,
-/// BIG TCP) and in those that a network card will cut, all that is there is the packet's.
+/// Reads a header, of IPv4 with its extensions. Where the length is 0, as in packets above 64 KiB (RFC
+/// 2675, BIG TCP) and in those that a network card will cut, all that is there is the packet's.
 pub(super) fn header<'a>(bytes: &'a [u8], addresses: &mut Addresses) -> Option<Next<'a>> {
+    if bytes.first()? >> 4 == 6 {
+        return header_v6(bytes, addresses);
+    }
     let (ip, stopped) = match LaxIpSlice::from_slice(bytes) {
         Ok(read) => read,
         Err(LaxHeaderSliceError::Len(_)) => return None,
@@ -75,17 +80,24 @@ pub(super) fn header<'a>(bytes: &'a [u8], addresses: &mut Addresses) -> Option<N
     Some(Next::Transport(payload.ip_number.0, payload.payload))
 }
 
+/// Reads the header of IPv6; its extensions are read one by one, as what is behind any header
+/// ([`behind`]).
+fn header_v6<'a>(bytes: &'a [u8], addresses: &mut Addresses) -> Option<Next<'a>> {
+    let header = Ipv6HeaderSlice::from_slice(bytes).ok()?;
+    addresses.source = header.source_addr().into();
+    addresses.destination = header.destination_addr().into();
+    let there = bytes.get(header.slice().len()..)?;
+    let rest = match usize::from(header.payload_length()) {
+        0 => there,
+        len => there.get(..len).unwrap_or(there),
+    };
+    Some(Next::Transport(header.next_header().0, rest))
+}
+
 fn is_first(ip: &LaxIpSlice<'_>) -> bool {
     match ip {
         LaxIpSlice::Ipv4(ip) => ip.header().fragments_offset().value() == 0,
-        LaxIpSlice::Ipv6(ip) => {
-            ip.extensions().clone().into_iter().any(|extension| match extension {
-                etherparse::Ipv6ExtensionSlice::Fragment(fragment) => {
-                    fragment.fragment_offset().value() == 0
-                }
-                _ => false,
-            })
-        }
+        LaxIpSlice::Ipv6(_) => false,
     }
 }
 
@@ -112,8 +124,16 @@ pub(super) fn behind<'a>(
             let (h, _) = take::<8>(bytes)?;
             Some(Next::Transport(h[0], bytes.get((usize::from(h[1]) + 1) * 8..)?))
         }
-        // A second one in one chain, which no sender makes.
-        protocol::FRAGMENT => Next::unread(Kind::Fragment),
+        protocol::AUTHENTICATION => {
+            let (h, _) = take::<8>(bytes)?;
+            Some(Next::Transport(h[0], bytes.get((usize::from(h[1]) + 2) * 4..)?))
+        }
+        protocol::FRAGMENT => {
+            let (h, rest) = take::<8>(bytes)?;
+            // The first one has the headers; the lower three bits are no part of its place.
+            let is_first = u16::from_be_bytes([h[2], h[3]]) >> 3 == 0;
+            if is_first { Some(Next::Transport(h[0], rest)) } else { Next::unread(Kind::Fragment) }
+        }
         other => Next::end(Kind::IpProtocol(other)),
     }
 }
