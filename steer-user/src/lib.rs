@@ -22,6 +22,7 @@ pub mod pool;
 pub mod report;
 pub mod saving;
 pub mod service;
+pub mod session_file;
 pub mod show;
 pub mod supervisor;
 pub mod sysdump;

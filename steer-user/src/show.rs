@@ -26,6 +26,7 @@ use crate::{
     config::Effective,
     doctor::Diagnosis,
     report::{Backends, Flows, FoundSessions, Keys, Stats, Status, Why},
+    session_file::{Exported, Imported},
     ticket_keys::Generated,
     top::{self, Frame},
 };
@@ -85,6 +86,28 @@ impl Progress {
 /// Tells people what went wrong: a line each where a file is wrong in several places.
 pub fn error(error: &anyhow::Error) {
     format!("{error:#}").lines().for_each(note);
+}
+
+/// Prints what an export wrote.
+pub fn exported(format: Format, wrote: &Exported) -> Result<()> {
+    print(format, wrote, || {
+        format!("wrote {} sessions and {} key names", wrote.sessions, wrote.key_names)
+    })
+}
+
+/// Prints what became of an import.
+pub fn imported(format: Format, took: &Imported) -> Result<()> {
+    print(format, took, || {
+        let Imported { sessions, key_names, elsewhere, expired, known, other } = took;
+        let left = [
+            (elsewhere, "of pools or backends that are not here"),
+            (expired, "too old"),
+            (known, "of what is known better here"),
+            (other, "of kinds that this version does not know"),
+        ];
+        let left = left.iter().filter(|(n, _)| **n > 0).map(|(n, why)| format!("\nleft {n} {why}"));
+        format!("took {sessions} sessions and {key_names} key names{}", left.collect::<String>())
+    })
 }
 
 /// Prints what was done.

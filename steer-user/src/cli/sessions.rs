@@ -1,8 +1,14 @@
 //! `steer sessions`: works on the maps, no agent needed.
 
-use std::net::SocketAddr;
+use std::{
+    fs::OpenOptions,
+    io::{self, BufWriter},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use steer_common::session::Kind;
 
@@ -11,7 +17,7 @@ use crate::{
     plane::Plane,
     report::{self, Matcher},
     service::Service,
-    show,
+    session_file, show,
 };
 
 #[derive(Subcommand, Debug)]
@@ -32,6 +38,23 @@ pub(super) enum Sessions {
         /// Show at most so many
         #[arg(long, default_value_t = 100)]
         limit: usize,
+    },
+    /// Write all sessions and learned key names to a file: for this gateway after a reboot, or another
+    ///
+    /// One JSON object a line, pools and backends by name and address, times as ages. The file has
+    /// whole identifiers in it, is made with mode 0600, and must not be there yet.
+    Export {
+        /// The file; `-`: standard output
+        file: PathBuf,
+    },
+    /// Take over what `export` wrote, but for what is known better here
+    ///
+    /// Lines of pools and backends that are not here, and of what would be forgotten by now, are
+    /// counted and left. A file that cannot be understood is refused whole. What the gateway was away
+    /// does not count as age: import soon.
+    Import {
+        /// The file
+        file: PathBuf,
     },
     /// Forget sessions: their clients make a full handshake next time
     #[command(group = ArgGroup::new("what").required(true).multiple(true).args(["prefix", "owner", "vip", "kind", "all"]))]
@@ -108,6 +131,11 @@ impl Sessions {
                 }
                 show::session(place.format(), &found)
             }
+            Self::Export { file } => export(place, &file),
+            Self::Import { file } => {
+                let took = session_file::import(&mut place.plane()?, &file)?;
+                show::imported(place.format(), &took)
+            }
             Self::Remove { prefix, which, all: _ } => {
                 let mut plane = place.plane()?;
                 let matcher = which.matcher(&plane, prefix.as_deref())?;
@@ -116,4 +144,18 @@ impl Sessions {
             }
         }
     }
+}
+
+fn export(place: &Place, file: &Path) -> Result<()> {
+    let plane = place.plane()?;
+    if file.as_os_str() == "-" {
+        let mut out = BufWriter::new(io::stdout().lock());
+        return session_file::export(&plane, &mut out).map(drop);
+    }
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    let made = made.with_context(|| format!("make {}", file.display()))?;
+    let wrote = session_file::export(&plane, &mut BufWriter::new(&made))
+        .and_then(|wrote| made.sync_all().context("write").map(|()| wrote))
+        .with_context(|| file.display().to_string())?;
+    show::exported(place.format(), &wrote)
 }

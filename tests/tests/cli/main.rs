@@ -9,6 +9,7 @@ mod flows;
 mod health;
 mod life;
 mod pools;
+mod session_file;
 mod verbs;
 mod watch;
 
