@@ -107,7 +107,6 @@ fn what_cannot_be_done_is_one_sentence_with_exit_code_1() {
         "agent --config /nonexistent/steer.toml",
         "agent --config /",
         "agent --config /dev/zero",
-        "agent --config /dev/null",
         "config check /nonexistent/steer.toml",
         "config check /",
         "inspect /nonexistent/capture",
@@ -125,6 +124,17 @@ fn what_cannot_be_done_is_one_sentence_with_exit_code_1() {
     ] {
         let output = steer(words).output().expect("it runs");
         refused(&output, 1, words);
+    }
+}
+
+/// A file that is wrong in several places.
+#[test]
+fn what_is_wrong_in_a_file_is_a_sentence_each_with_exit_code_1() {
+    for words in ["agent --config /dev/null", "config check /dev/null"] {
+        let output = steer(words).output().expect("it runs");
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 2), "{words}: {said}");
+        assert!(said.lines().all(|line| line.starts_with("steer: /dev/null:1: no [[")), "{said}");
     }
 }
 
