@@ -350,6 +350,9 @@ counters! {
     EventsLost = "events-lost",
     /// What became of flows, not told to who watches: the ring was full.
     WatchLost = "watch-lost",
+    /// Changes of sessions, key names and re-homed flows that could not be told for other gateways:
+    /// the ring was full. The agent's next walk over its tables finds them.
+    JournalLost = "journal-lost",
 }
 
 impl Counter {

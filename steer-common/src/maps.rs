@@ -142,6 +142,8 @@ pub const MAPS: &[Map] = &maps! {
     "events"         RingBuf<(), ()>                      262_144,               Fixed,     Programs;
     "watch"          Array<u32, u32>                      1,                     Fixed,     Agent;
     "watched"        RingBuf<(), ()>                      1_048_576,             Fixed,     Programs;
+    "journaling"     Array<u32, u32>                      1,                     Fixed,     Agent;
+    "journal"        RingBuf<(), ()>                      1_048_576,             Fixed,     Programs;
 };
 
 /// The kernel's flag of an array that user space may map, whose first entry starts a page

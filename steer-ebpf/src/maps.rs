@@ -13,11 +13,11 @@ use steer_common::{
     shared::{
         Address, Answers, BACKEND_DIALLED, Backend, BackendPath, BackendStats, BridgePath,
         Endpoint, EndpointEntry, Entrance, Event, FastSlot, Flow, FlowKey, Foreign, FragmentKey,
-        FragmentRoute, Held, HeldKey, HopSlot, KeyName, LOOKUP_ENTRIES, Leg, MAX_BACKENDS,
-        MAX_BRIDGES, MAX_ENTRANCES, MAX_EXEMPT, MAX_INTERFACES, MAX_VIPS, Pending, ROLE_BRIDGED,
-        ROLE_MEMBER, ROLE_VIP, Refusals, Rest, Rotation, SERVICE_BACKEND, SWITCH_ASKING,
-        SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings, Source, SourceKey, TraceLine,
-        VLAN_WORDS, Vip, Watched,
+        FragmentRoute, Held, HeldKey, HopSlot, JournalEntry, KeyName, LOOKUP_ENTRIES, Leg,
+        MAX_BACKENDS, MAX_BRIDGES, MAX_ENTRANCES, MAX_EXEMPT, MAX_INTERFACES, MAX_VIPS, Pending,
+        ROLE_BRIDGED, ROLE_MEMBER, ROLE_VIP, Refusals, Rest, Rotation, SERVICE_BACKEND,
+        SWITCH_ASKING, SWITCH_RESIZING, SWITCHES, Session, SessionKey, Settings, Source, SourceKey,
+        TraceLine, VLAN_WORDS, Vip, Watched,
     },
     trace,
 };
@@ -169,6 +169,14 @@ pub(crate) static WATCH: Array<u32, 1> = Array::new();
 /// What watchers are told.
 #[btf_map(name = "watched")]
 pub(crate) static WATCHED: RingBuf<Watched, { entries("watched") as usize }> = RingBuf::new();
+
+/// Until when, seconds of CLOCK_MONOTONIC, the agent tells other gateways what changes; 0: it does
+/// not. Written by the agent.
+#[btf_map(name = "journaling")]
+pub(crate) static JOURNALING: Array<u32, 1> = Array::new();
+/// What changed, for other gateways.
+#[btf_map(name = "journal")]
+pub(crate) static JOURNAL: RingBuf<JournalEntry, { entries("journal") as usize }> = RingBuf::new();
 
 /// Counts one.
 #[inline(always)]

@@ -6,8 +6,8 @@ use aya_ebpf::{
 use steer_common::{
     flow::{Direction, State},
     shared::{
-        Address, Endpoint, Event, Flow, FlowKey, FragmentKey, FragmentRoute, Hop, KeyName, Pending,
-        SessionKey, Translation, Vip, Watched,
+        Address, Endpoint, Event, Flow, FlowKey, FragmentKey, FragmentRoute, Hop, JournalEntry,
+        KeyName, Pending, SessionKey, Translation, Vip, Watched,
     },
     wire::{
         ip::Ip,
@@ -102,6 +102,8 @@ pub(crate) struct Scratch {
     pub(crate) event: Event,
     /// What a watcher is told.
     pub(crate) watched: Watched,
+    /// What other gateways are told.
+    pub(crate) changed: JournalEntry,
     pub(crate) framing: Framing,
     pub(crate) hello: Hello,
     /// Contiguous bytes of the client's stream without which the next look at its hello finds

@@ -4,7 +4,6 @@
 //! connections; nobody resumes a session by one, for that takes its secret.
 
 use std::{
-    collections::HashMap,
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Write},
     net::SocketAddr,
@@ -15,13 +14,15 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use steer_common::{
     session::Kind,
-    shared::{
-        BACKEND_PRESENT, KEY_NAME_CONFIGURED, KEY_NAME_OPENED_TWO, KEY_NAME_PROVEN,
-        KEY_NAME_SHARED, KeyName, Session, SessionKey, Vip,
-    },
+    shared::{KEY_NAME_OPENED_TWO, KEY_NAME_PROVEN, KEY_NAME_SHARED},
 };
 
-use crate::{address::socket, clock, plane::Plane, service::Service};
+use crate::{
+    clock,
+    plane::Plane,
+    rows::{Fact, Names, Told},
+    service::Service,
+};
 
 /// What the first line says of the file.
 const FORMAT: &str = "steer-sessions";
@@ -110,22 +111,16 @@ pub fn export(plane: &Plane, out: &mut impl Write) -> Result<Exported> {
     let head = Line::File { format: FORMAT.to_owned(), version: VERSION };
     let mut written = write(out, &head);
     plane.sessions.for_each(|key, session| {
-        let (ages, owner) = ([session.first_seen, session.last_seen], session.owner);
-        let Some(row) = names.row(&key, owner, ages, now) else { return };
+        let Some(fact) = names.session(&key, &session, now) else { return };
         if written.is_ok() {
-            written = write(out, &Line::Session(Row { uses: session.uses, ..row }));
+            written = write(out, &Line::Session(Row::of(&fact)));
             wrote.sessions += 1;
         }
     })?;
     plane.key_names.for_each(|key, name| {
-        let (ages, owner) = ([name.first_seen, name.last_seen], name.owner);
-        let learned = name.flags & KEY_NAME_CONFIGURED == 0;
-        let Some(row) = names.row(&key, owner, ages, now).filter(|_| learned) else { return };
+        let Some(fact) = names.key_name(&key, &name, now) else { return };
         if written.is_ok() {
-            let seen = SEEN.iter().filter(|(flag, _)| name.flags & flag != 0);
-            let seen = seen.map(|(_, word)| (*word).to_owned()).collect();
-            let row = Row { uses: name.accepted, tail: name.tail, seen, ..row };
-            written = write(out, &Line::KeyName(row));
+            written = write(out, &Line::KeyName(Row::of(&fact)));
             wrote.key_names += 1;
         }
     })?;
@@ -148,58 +143,25 @@ pub fn import(plane: &mut Plane, file: &Path) -> Result<Imported> {
     let (names, now) = (Names::read(plane)?, clock::seconds());
     let mut took = Imported::default();
     each(file, |line| {
-        match line {
-            Some(Line::File { .. }) => {}
-            Some(Line::Session(row)) => match names.place(&row, now)? {
-                Err(why) => why.count(&mut took),
-                Ok(place) => take_session(plane, &row, place, &mut took)?,
-            },
-            Some(Line::KeyName(row)) => match names.place(&row, now)? {
-                Err(why) => why.count(&mut took),
-                Ok(place) => take_key_name(plane, &row, place, &mut took)?,
-            },
-            None => took.other += 1,
+        let (row, known_now) = match &line {
+            Some(Line::File { .. }) => return Ok(()),
+            Some(Line::Session(row)) => (row, &mut took.sessions),
+            Some(Line::KeyName(row)) => (row, &mut took.key_names),
+            None => {
+                took.other += 1;
+                return Ok(());
+            }
+        };
+        match names.take(plane, &row.fact()?, now)? {
+            Told::Taken => *known_now += 1,
+            // Tables of sessions and names push out what is old.
+            Told::Known | Told::Full => took.known += 1,
+            Told::Elsewhere => took.elsewhere += 1,
+            Told::Expired => took.expired += 1,
         }
         Ok(())
     })?;
     Ok(took)
-}
-
-fn take_session(plane: &mut Plane, row: &Row, place: Place, took: &mut Imported) -> Result<()> {
-    let Place { key, owner, first_seen, last_seen } = place;
-    if let Some(known) = plane.sessions.find(&key)?
-        && is_newer(known.last_seen, last_seen)
-    {
-        took.known += 1;
-        return Ok(());
-    }
-    let session = Session { owner, flags: 0, first_seen, last_seen, uses: row.uses };
-    plane.sessions.insert(&key, &session)?;
-    took.sessions += 1;
-    Ok(())
-}
-
-fn take_key_name(plane: &mut Plane, row: &Row, place: Place, took: &mut Imported) -> Result<()> {
-    let Place { key, owner, first_seen, last_seen } = place;
-    if let Some(known) = plane.key_names.find(&key)?
-        && (known.flags & KEY_NAME_CONFIGURED != 0 || is_newer(known.last_seen, last_seen))
-    {
-        took.known += 1;
-        return Ok(());
-    }
-    let seen = SEEN.iter().filter(|(_, word)| row.seen.iter().any(|said| said == word));
-    let flags = seen.fold(0, |flags, (flag, _)| flags | flag);
-    let (accepted, tail) = (row.uses, row.tail);
-    let name =
-        KeyName { owner, flags, first_seen, last_seen, accepted, tail, ..KeyName::default() };
-    plane.key_names.insert(&key, &name)?;
-    took.key_names += 1;
-    Ok(())
-}
-
-/// Whether a time, seconds of CLOCK_MONOTONIC, is not before another one.
-fn is_newer(known: u32, said: u32) -> bool {
-    known.wrapping_sub(said) as i32 >= 0
 }
 
 /// Hands out each line; `None` of a kind that this version does not know.
@@ -248,7 +210,7 @@ fn line(text: &[u8], is_first: bool) -> Result<Option<Line>> {
         }
         (Line::Session(row) | Line::KeyName(row), false) => {
             let is_name = matches!(line, Line::KeyName(_));
-            if (row.bytes()?.0 == Kind::KeyName) != is_name {
+            if (row.fact()?.kind == Kind::KeyName) != is_name {
                 bail!("kind {:?} of a line of the other kind", row.kind);
             }
             Ok(Some(line))
@@ -256,137 +218,50 @@ fn line(text: &[u8], is_first: bool) -> Result<Option<Line>> {
     }
 }
 
-/// Why a line is not taken.
-#[derive(Clone, Copy)]
-enum Left {
-    Elsewhere,
-    Expired,
-}
-
-impl Left {
-    const fn count(self, took: &mut Imported) {
-        match self {
-            Self::Elsewhere => took.elsewhere += 1,
-            Self::Expired => took.expired += 1,
-        }
-    }
-}
-
-/// Where a line's identifier stands here.
-struct Place {
-    key: SessionKey,
-    owner: u16,
-    first_seen: u32,
-    last_seen: u32,
-}
-
-/// Numbers of this gateway, by what they stand for, and the other way round.
-struct Names {
-    services: HashMap<u16, Service>,
-    vips: HashMap<Service, Vip>,
-    owners: HashMap<u16, SocketAddr>,
-    /// Backends that stand in a pool, by the pool's number and theirs.
-    backends: HashMap<(u16, SocketAddr), u16>,
-}
-
-impl Names {
-    fn read(plane: &Plane) -> Result<Self> {
-        let vips = plane.vips()?.into_iter().map(|(at, vip)| (Service::of(&at), vip));
-        let vips = vips.collect::<HashMap<_, _>>();
-        let services = vips.iter().map(|(at, vip)| (vip.id, *at)).collect();
-        let (mut owners, mut backends) = (HashMap::new(), HashMap::new());
-        for (id, backend) in plane.backends()? {
-            let (id, address) = (id as u16, socket(&backend.endpoint));
-            owners.insert(id, address);
-            if backend.flags & BACKEND_PRESENT != 0 {
-                backends.insert((backend.vip_id, address), id);
-            }
-        }
-        Ok(Self { services, vips, owners, backends })
-    }
-
-    /// The line of an identifier, but for what only one kind has; `None` where its pool or owner is
-    /// forgotten.
-    fn row(&self, key: &SessionKey, owner: u16, [first, last]: [u32; 2], now: u32) -> Option<Row> {
-        let id = key.bytes.get(..usize::from(key.len))?;
-        Some(Row {
-            pool: *self.services.get(&key.vip)?,
-            kind: Kind::from_number(key.kind)?.word().to_owned(),
-            id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
-            owner: *self.owners.get(&owner)?,
-            age: clock::age(now, first),
-            idle: clock::age(now, last),
-            uses: 0,
-            tail: 0,
-            seen: Vec::new(),
-        })
-    }
-
-    fn place(&self, row: &Row, now: u32) -> Result<Result<Place, Left>> {
-        let Some(vip) = self.vips.get(&row.pool) else { return Ok(Err(Left::Elsewhere)) };
-        let Some(owner) = self.backends.get(&(vip.id, row.owner)) else {
-            return Ok(Err(Left::Elsewhere));
-        };
-        let (kind, bytes) = row.bytes()?;
-        let timeout = if kind == Kind::KeyName { vip.name_timeout } else { vip.session_timeout };
-        let is_over =
-            kind != Kind::KeyName && vip.session_limit != 0 && row.age > vip.session_limit;
-        if row.idle > timeout || is_over {
-            return Ok(Err(Left::Expired));
-        }
-        let key = SessionKey::new(vip.id, kind, &bytes).context("an identifier of no length")?;
-        let [first_seen, last_seen] = [row.age, row.idle].map(|age| now.wrapping_sub(age));
-        Ok(Ok(Place { key, owner: *owner, first_seen, last_seen }))
-    }
-}
-
 impl Row {
-    /// What it is an identifier of, and its bytes.
-    fn bytes(&self) -> Result<(Kind, Vec<u8>)> {
+    fn of(fact: &Fact) -> Self {
+        let Fact { pool, kind, ref id, owner, age, idle, uses, tail, flags } = *fact;
+        let seen = SEEN.iter().filter(|(flag, _)| flags & flag != 0);
+        Self {
+            pool,
+            kind: kind.word().to_owned(),
+            id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
+            owner,
+            age,
+            idle,
+            uses,
+            tail,
+            seen: seen.map(|(_, word)| (*word).to_owned()).collect(),
+        }
+    }
+
+    fn fact(&self) -> Result<Fact> {
+        let Self { pool, ref kind, ref id, owner, age, idle, uses, tail, ref seen } = *self;
         let kinds = [Kind::SessionId, Kind::Ticket, Kind::KeyName];
-        let kind = kinds.into_iter().find(|kind| kind.word() == self.kind);
-        let kind = kind.with_context(|| {
-            format!("kind {:?}; expected session-id, ticket or key-name", self.kind)
-        })?;
-        let digits = self.id.as_bytes();
+        let known = kinds.into_iter().find(|known| known.word() == kind);
+        let kind = known
+            .with_context(|| format!("kind {kind:?}; expected session-id, ticket or key-name"))?;
+        let digits = id.as_bytes();
         let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
         let bytes = digits.chunks(2).map(byte).collect::<Option<Vec<_>>>();
         let bytes = bytes
             .filter(|bytes| digits.len() == 2 * bytes.len() && (1..=32).contains(&bytes.len()));
-        let bytes = bytes.context("id: expected 2 to 64 hexadecimal digits, two a byte")?;
-        Ok((kind, bytes))
+        let id = bytes.context("id: expected 2 to 64 hexadecimal digits, two a byte")?;
+        let seen = SEEN.iter().filter(|(_, word)| seen.iter().any(|said| said == word));
+        let flags = seen.fold(0, |flags, (flag, _)| flags | flag);
+        Ok(Fact { pool, kind, id, owner, age, idle, uses, tail, flags })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rows::tests::fact;
 
     const HEAD: &str = "{\"file\":{\"format\":\"steer-sessions\",\"version\":1}}\n";
 
     fn row() -> Row {
-        Row {
-            pool: "198.51.100.10:443".parse().unwrap(),
-            kind: "session-id".to_owned(),
-            id: "ab".repeat(32),
-            owner: "10.0.0.1:443".parse().unwrap(),
-            age: 90,
-            idle: 5,
-            uses: 3,
-            tail: 0,
-            seen: Vec::new(),
-        }
-    }
-
-    fn names() -> Names {
-        let service = row().pool;
-        let vip = Vip { id: 3, session_timeout: 600, name_timeout: 50, ..Vip::default() };
-        Names {
-            services: HashMap::from([(3, service)]),
-            vips: HashMap::from([(service, vip)]),
-            owners: HashMap::from([(7, row().owner)]),
-            backends: HashMap::from([((3, row().owner), 7)]),
-        }
+        Row::of(&fact())
     }
 
     fn read(text: &str) -> Result<Vec<Option<Line>>> {
@@ -398,32 +273,6 @@ mod tests {
             Ok(())
         })?;
         Ok(lines)
-    }
-
-    #[test]
-    fn a_row_means_the_same_wherever_and_whenever_it_is_read() {
-        let (names, kind) = (names(), Kind::SessionId);
-        let key = SessionKey::new(3, kind, &[0xab; 32]).unwrap();
-        let written = names.row(&key, 7, [1000 - 90, 1000 - 5], 1000).unwrap();
-        assert_eq!(Row { uses: 3, ..written }, row());
-        // A machine that runs for a minute; the clock of the other one was further on.
-        for now in [60, 1000, u32::MAX] {
-            let place = names.place(&row(), now).unwrap().ok().unwrap();
-            assert_eq!((place.key, place.owner), (key, 7));
-            assert_eq!(now.wrapping_sub(place.last_seen), 5);
-            assert_eq!(now.wrapping_sub(place.first_seen), 90);
-        }
-        for (pool, owner) in
-            [("198.51.100.11:443", "10.0.0.1:443"), ("198.51.100.10:443", "10.0.0.2:443")]
-        {
-            let (pool, owner) = (pool.parse().unwrap(), owner.parse().unwrap());
-            let elsewhere = names.place(&Row { pool, owner, ..row() }, 1000).unwrap();
-            assert!(matches!(elsewhere, Err(Left::Elsewhere)));
-        }
-        let old = names.place(&Row { idle: 601, ..row() }, 1000).unwrap();
-        assert!(matches!(old, Err(Left::Expired)));
-        let name = Row { kind: "key-name".to_owned(), idle: 51, ..row() };
-        assert!(matches!(names.place(&name, 1000).unwrap(), Err(Left::Expired)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Flows, what is held of them, and what is told of them.
 
-use super::{Address, Hop, PENDING_MAX, PENDING_SLACK};
+use super::{Address, Hop, PENDING_MAX, PENDING_SLACK, SessionKey};
 use crate::wire::tls::server_flight::Follow;
 
 /// One TCP flow as the gateway sees it: who the client is and which VIP it dialled.
@@ -437,6 +437,26 @@ pub struct Watched {
     /// Its record at that moment.
     pub flow: Flow,
 }
+
+/// What changed in a table that other gateways are to know: record of the `journal` ring. It says
+/// where; what stands there now its reader looks up.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct JournalEntry {
+    /// Which table it is in, one of `JOURNAL_*`.
+    pub table: u32,
+    /// The key, for `sessions` and `key_names`.
+    pub session: SessionKey,
+    /// The key, for `splices`.
+    pub flow: FlowKey,
+}
+
+/// [`JournalEntry::table`]: `sessions`.
+pub const JOURNAL_SESSIONS: u32 = 1;
+/// [`JournalEntry::table`]: `key_names`.
+pub const JOURNAL_KEY_NAMES: u32 = 2;
+/// [`JournalEntry::table`]: `splices`.
+pub const JOURNAL_SPLICES: u32 = 3;
 
 /// What the programs tell the agent: record of the `events` ring.
 #[repr(C)]

@@ -75,6 +75,7 @@ no_padding!(Foreign, 4, 4);
 no_padding!(Leg, 4, 2, 2);
 no_padding!(TraceLine, 8 * TRACE_WAYS);
 no_padding!(Range, 4, 4);
+no_padding!(JournalEntry, 4, 36, 20);
 no_padding!(Pending, 4, 4, 8, 8 * PENDING_RANGES, PENDING_MAX + PENDING_SLACK);
 no_padding!(FragmentKey, 16, 16, 4);
 no_padding!(FragmentRoute, 16, 4, 24, 4);

@@ -1,12 +1,12 @@
-//! What the agent and watchers are told.
+//! What the agent, watchers and other gateways are told.
 
 use steer_common::{
     counters::Counter,
-    shared::{Event, Flow},
+    shared::{Event, Flow, JournalEntry},
 };
 
 use crate::{
-    maps::{EVENTS, WAKE, WATCH, WATCHED, count, exact_now, now},
+    maps::{EVENTS, JOURNAL, JOURNALING, WAKE, WATCH, WATCHED, count, exact_now, now},
     scratch::{Scratch, scratch},
 };
 
@@ -67,6 +67,25 @@ pub(crate) extern "C" fn tell_watchers(flow: *mut Flow, what: u32, backend: u32)
     unsafe { copy_flow(&mut watched.flow, flow) };
     if WATCHED.output(&scratch.watched, WAKE).is_err() {
         count(Counter::WatchLost);
+    }
+    0
+}
+
+/// Notes, for other gateways, that the entry of a table (`JOURNAL_*`) changed whose key is in
+/// `scratch.session` or `scratch.key`; one look into a map where there are no others.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn note_change(table: u32) -> i32 {
+    /// Whoever reads is woken where it has read all that there was.
+    const WAKE_READER: u64 = 0;
+    let Some(scratch) = scratch() else { return 0 };
+    let until = JOURNALING.get(0).copied().unwrap_or(0);
+    if (until.wrapping_sub(scratch.seconds) as i32) <= 0 {
+        return 0;
+    }
+    scratch.changed = JournalEntry { table, session: scratch.session, flow: scratch.key };
+    if JOURNAL.output(&scratch.changed, WAKE_READER).is_err() {
+        count(Counter::JournalLost);
     }
     0
 }

@@ -7,7 +7,7 @@ use steer_common::{
     shared::{
         FLOW_CLIENT_DONE, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_RESET,
         FLOW_SERVER_DONE, FLOW_SERVER_FIN, FLOW_UNCONFIRMED, Flow, FlowKey, HOP_VLAN_AT, Hop,
-        swapped,
+        JOURNAL_SPLICES, swapped,
     },
     wire::{
         Packet,
@@ -17,6 +17,7 @@ use steer_common::{
 
 use crate::{
     flows::{
+        events::note_change,
         lock::{mark, unmark},
         traces::forget_trace,
     },
@@ -194,6 +195,9 @@ pub(crate) extern "C" fn record_end(skb: *mut __sk_buff, flow: *mut Flow) -> i32
         forget_trace();
     } else if let Some(splice) = SPLICES.get_ptr_mut(&scratch.key) {
         mark(splice, bits);
+    }
+    if bits & FLOW_CLOSED != 0 && StateWord(record.word).is(State::Spliced) {
+        note_change(JOURNAL_SPLICES);
     }
     0
 }

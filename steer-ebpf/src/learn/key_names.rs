@@ -10,13 +10,14 @@ use steer_common::{
     rotation as rotations,
     session::{Kind, LAYOUTS, NameLayout, SESSION_ID_MAX},
     shared::{
-        Event, FLOW_ECH, FLOW_HIT, FLOW_NAMED, FLOW_NAMELESS, Flow, KEY_NAME_CONFIGURED,
-        KEY_NAME_OPENED_TWO, KEY_NAME_PROVEN, KEY_NAME_SHARED, KeyName, NO_BACKEND,
-        VIP_TELL_TICKETS, backend_bit,
+        Event, FLOW_ECH, FLOW_HIT, FLOW_NAMED, FLOW_NAMELESS, Flow, JOURNAL_KEY_NAMES,
+        KEY_NAME_CONFIGURED, KEY_NAME_OPENED_TWO, KEY_NAME_PROVEN, KEY_NAME_SHARED, KeyName,
+        NO_BACKEND, VIP_TELL_TICKETS, backend_bit,
     },
 };
 
 use crate::{
+    flows::events::note_change,
     maps::{EVENTS, KEY_NAME_TRIES, KEY_NAMES, WAKE, count, now, rotation},
     scratch::{Scratch, scratch},
     verifier::limit,
@@ -108,6 +109,7 @@ extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32, longer: u32) -> i3
         } else if name.flags & KEY_NAME_SHARED == 0 && vouched {
             name.flags |= KEY_NAME_SHARED;
             count(Counter::KeyNameBecameShared);
+            note_change(JOURNAL_KEY_NAMES);
         }
         return KNOWN_NAME;
     }
@@ -124,6 +126,7 @@ extern "C" fn learn_name(flow: *mut Flow, which: u32, i: u32, longer: u32) -> i3
     };
     if KEY_NAMES.insert(&scratch.session, &scratch.name, ONLY_NEW).is_ok() {
         count(Counter::KeyNameLearned);
+        note_change(JOURNAL_KEY_NAMES);
         if followed {
             rotate(scratch, owner, Turn::Learned);
         }

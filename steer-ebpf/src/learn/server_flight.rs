@@ -18,7 +18,7 @@ use steer_common::{
     session::{Kind, NameLayout},
     shared::{
         FLOW_AT_OWNER, FLOW_HELLO, FLOW_HIT, FLOW_LEARNED, FLOW_NAMED, FLOW_NAMELESS, FLOW_OFFERED,
-        FLOW_RETRIED, Flow, Outcomes, Session, VIP_LEARN_WITHOUT_CERTIFICATE,
+        FLOW_RETRIED, Flow, JOURNAL_SESSIONS, Outcomes, Session, VIP_LEARN_WITHOUT_CERTIFICATE,
     },
     wire::ip::Part,
     wire::tls::server_flight::{End, FOLLOW_STEPS, FlightEvent, GIVE_UP, RESYNC_BYTES, Segment},
@@ -26,7 +26,7 @@ use steer_common::{
 
 use crate::{
     flows::{
-        events::tell_watchers,
+        events::{note_change, tell_watchers},
         lock::{mark, unmark},
     },
     learn::{
@@ -341,6 +341,7 @@ fn insert(scratch: &mut Scratch) -> bool {
         }
     }
     count(Counter::Learned);
+    note_change(JOURNAL_SESSIONS);
     count_backend(owner, |stats| stats.learned += 1);
     true
 }

@@ -8,14 +8,17 @@ use steer_common::{
     ranges,
     rehome::{self, ServerAct},
     rest,
-    shared::{FLOW_LEARNED, FLOW_RIVALLED, Flow, PATH_SPEAKS_FIRST, SERVICE_BACKEND, options},
+    shared::{
+        FLOW_LEARNED, FLOW_RIVALLED, Flow, JOURNAL_SPLICES, PATH_SPEAKS_FIRST, SERVICE_BACKEND,
+        options,
+    },
     splice,
     wire::{tcp::flags, tls::server_flight::Follow},
 };
 
 use crate::{
     flows::{
-        events::{copy_flow, emit_event, tell_watchers},
+        events::{copy_flow, emit_event, note_change, tell_watchers},
         foreign::{self, at_backend},
         legs,
         lock::{self, mark, unlock},
@@ -271,6 +274,7 @@ pub(crate) extern "C" fn complete_splice(skb: *mut __sk_buff, flow: *mut Flow) -
         return abandon(flow, Counter::SplicesFull);
     }
     unlock(flow, State::Spliced);
+    note_change(JOURNAL_SPLICES);
     count(Counter::SpliceOpened);
     count(Counter::FirstReset);
     count_backend(id, |stats| stats.rehomed += 1);

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, UnixStream};
 
 use super::{Running, start};
 use crate::{
-    config::{self, Config, Health, differences},
+    config::{self, Config, Ha, Health, differences},
     control::{self, Reply},
     export,
     plane::{Lock, PinDir},
@@ -212,6 +212,7 @@ impl Contents {
             Health::Off | Health::Seen => None,
         });
         let files = tls.flat_map(|tls| [&tls.ca, &tls.certificate, &tls.key]).flatten();
+        let files = files.chain(config.ha.iter().flat_map(Ha::files));
         let hash = |file: &PathBuf| {
             let mut hasher = DefaultHasher::new();
             fs::read(file).ok()?.hash(&mut hasher);

@@ -12,7 +12,7 @@ use std::{
 
 use toml::Spanned;
 
-use super::{Config, ConfigError, Interface, PIN_DIR, SOCKET, error::Source, raw};
+use super::{Config, ConfigError, Interface, PIN_DIR, SOCKET, error::Source, ha, raw};
 
 /// By then clients have repeated what was on its way when the other gateway failed, and idle ones
 /// have spoken again or wait for their own timeouts.
@@ -41,6 +41,7 @@ pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Option<Config> {
     let metrics = source.note(raw.metrics.map(|at| metrics(&at, source)).transpose());
     let takeover = raw.takeover.map(|takeover| takeover_time(&takeover.time, source)).transpose();
     let takeover = source.note(takeover);
+    let ha = source.note(raw.ha.map(|ha| ha::check(ha, source)).transpose());
     // What pools may say of VLANs follows from the bridges.
     let bridges = bridges?;
     let pools = pools::pools(raw.vip, raw.pool, &bridges, source)?;
@@ -51,6 +52,7 @@ pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Option<Config> {
         metrics: metrics?,
         sizes: raw.sizes,
         takeover: takeover?,
+        ha: ha?,
         interfaces,
         pools,
         bridges,

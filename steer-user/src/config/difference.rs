@@ -3,8 +3,9 @@
 use std::{fmt::Display, net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    Backend, Bridge, Config, Fallback, Health, Hook, Inline, Interface, Mode, OnAllDown, Pool,
-    Prefix, Probes, ReturnPath, Shape, Sizes, Stp, TicketKeyName, Tls, TlsVersion, Vip, Vlans,
+    Backend, Bridge, Config, Fallback, Ha, Health, Hook, Inline, Interface, Mode, OnAllDown, Pool,
+    Prefix, Probes, ReturnPath, Server, Shape, Sizes, Stp, TicketKeyName, Tls, TlsVersion, Vip,
+    Vlans,
 };
 
 /// What applying `new` over `now` would change, one sentence a difference; none: nothing.
@@ -14,6 +15,7 @@ pub fn differences(now: &Config, new: &Config) -> Vec<String> {
     value(&mut said, "socket", now.socket.display(), new.socket.display());
     value(&mut said, "metrics", metrics(now), metrics(new));
     value(&mut said, "takeover.for", time(now.takeover), time(new.takeover));
+    ha(&mut said, now.ha.as_ref(), new.ha.as_ref());
     sizes(&mut said, &now.sizes, &new.sizes);
     interfaces(&mut said, &now.interfaces, &new.interfaces);
     bridges(&mut said, &now.bridges, &new.bridges);
@@ -35,6 +37,33 @@ fn metrics(config: &Config) -> String {
 
 fn time(time: Option<Duration>) -> String {
     time.map_or("off".to_owned(), |time| humantime::format_duration(time).to_string())
+}
+
+fn ha(said: &mut Vec<String>, now: Option<&Ha>, new: Option<&Ha>) {
+    let (Some(now), Some(new)) = (now, new) else {
+        let on = |ha: Option<&Ha>| if ha.is_some() { "on" } else { "off" };
+        return value(said, "ha", on(now), on(new));
+    };
+    let Ha { servers, cluster, name, key_file, ca, certificate, key, user, password_file } = new;
+    let list =
+        |servers: &[Server]| servers.iter().map(Server::to_string).collect::<Vec<_>>().join(", ");
+    value(said, "ha.servers", list(&now.servers), list(servers));
+    value(said, "ha.cluster", &now.cluster, cluster);
+    value(said, "ha.name", &now.name, name);
+    value(said, "ha.key_file", now.key_file.display(), key_file.display());
+    let user_of = |user: &Option<String>| user.clone().unwrap_or_else(|| "none".to_owned());
+    value(said, "ha.user", user_of(&now.user), user_of(user));
+    let file = |file: &Option<PathBuf>| {
+        file.as_ref().map_or("none".to_owned(), |file| file.display().to_string())
+    };
+    for (key, now, new) in [
+        ("ca", &now.ca, ca),
+        ("certificate", &now.certificate, certificate),
+        ("key", &now.key, key),
+        ("password_file", &now.password_file, password_file),
+    ] {
+        value(said, &format!("ha.{key}"), file(now), file(new));
+    }
 }
 
 fn sizes(said: &mut Vec<String>, now: &Sizes, new: &Sizes) {

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use humantime::format_duration;
 use serde::Serialize;
 
-use super::{Bridge, Config, Health, Pool, Probes, Shape, Sizes, Tls, Vip, Vlans};
+use super::{Bridge, Config, Ha, Health, Pool, Probes, Server, Shape, Sizes, Tls, Vip, Vlans};
 
 /// A configuration as a file that leaves nothing to defaults.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -18,6 +18,8 @@ pub struct Effective {
     sizes: Sizes,
     #[serde(skip_serializing_if = "Option::is_none")]
     takeover: Option<Takeover>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ha: Option<HaTable>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     interface: Vec<Interface>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -31,6 +33,33 @@ pub struct Effective {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 struct Takeover {
     r#for: String,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+struct HaTable {
+    servers: Vec<String>,
+    cluster: String,
+    name: String,
+    key_file: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password_file: Option<PathBuf>,
+}
+
+impl HaTable {
+    fn of(ha: &Ha) -> Self {
+        let Ha { servers, cluster, name, key_file, ca, certificate, key, user, password_file } =
+            ha.clone();
+        let servers = servers.iter().map(Server::to_string).collect();
+        Self { servers, cluster, name, key_file, ca, certificate, key, user, password_file }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -154,6 +183,7 @@ impl Effective {
             metrics: config.metrics,
             sizes: config.sizes,
             takeover: config.takeover.map(|time| Takeover { r#for: duration(time) }),
+            ha: config.ha.as_ref().map(HaTable::of),
             interface,
             bridge: config.bridges.iter().map(bridge).collect(),
             vip,

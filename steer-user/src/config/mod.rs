@@ -7,6 +7,7 @@ mod check;
 mod difference;
 mod effective;
 mod error;
+mod ha;
 mod key_name;
 mod prefix;
 mod raw;
@@ -27,6 +28,7 @@ use anyhow::Context as _;
 pub use difference::differences;
 pub use effective::Effective;
 pub use error::{ConfigError, ConfigErrors};
+pub use ha::{Ha, Server};
 pub use key_name::{KeyName, LayoutWord, TicketKeyName};
 pub use prefix::Prefix;
 use serde::{Deserialize, Serialize};
@@ -66,6 +68,8 @@ pub struct Config {
     pub sizes: Sizes,
     /// How long after its first start flows of another gateway are taken over; `None`: not at all.
     pub takeover: Option<Duration>,
+    /// How other gateways know what this one learned; `None`: they do not.
+    pub ha: Option<Ha>,
     /// Managed interfaces, but for the ports of bridges.
     pub interfaces: Vec<Interface>,
     /// Bridges whose ports are managed, in the order of their numbers.

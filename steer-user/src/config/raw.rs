@@ -25,6 +25,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) sizes: Sizes,
     pub(super) takeover: Option<Takeover>,
+    pub(super) ha: Option<super::ha::Raw>,
     #[serde(default)]
     pub(super) interface: Vec<Interface>,
     #[serde(default)]

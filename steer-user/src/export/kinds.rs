@@ -184,7 +184,7 @@ impl Kind {
             | C::SessionNoCertificate
             | C::SessionCertificateUnseen
             | C::SessionQuota => Self::Sessions,
-            C::EventsLost | C::WatchLost => Self::Events,
+            C::EventsLost | C::WatchLost | C::JournalLost => Self::Events,
         }
     }
 }

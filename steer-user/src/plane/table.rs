@@ -58,6 +58,19 @@ impl<K: Pod, V: Pod> Table<K, V> {
         }
     }
 
+    /// Writes an entry; `false` if there is no room for it.
+    pub(crate) fn insert_or_full(&mut self, key: &K, value: &V) -> Result<bool> {
+        match self.map.insert(key, value, 0).map_err(errno) {
+            Ok(()) => Ok(true),
+            Err(Some(libc::E2BIG)) => Ok(false),
+            Err(errno) => bail!(
+                "write an entry of the map {}: error {}",
+                self.name,
+                errno.unwrap_or_default()
+            ),
+        }
+    }
+
     /// Writes many entries; returns for how many there was no room.
     pub(super) fn insert_all(&mut self, mut keys: &[K], mut values: &[V]) -> Result<u64> {
         let mut refused = 0;
