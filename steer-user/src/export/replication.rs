@@ -65,7 +65,7 @@ impl Collector for Replication {
             ("ha_refused_messages", "Messages that could not be opened", report.refused),
             (
                 "ha_mended_rows",
-                "Rows that were missing when whole states were compared",
+                "Rows that were not known, or not as of so late, when whole states were compared",
                 report.mended,
             ),
         ] {

@@ -22,7 +22,7 @@ pub(super) fn report(report: &Report) -> String {
         (*expired, "too old"),
         (*full, "without room"),
         (*unknown, "of kinds that this version does not know"),
-        (*mended, "missing when whole states were compared, and mended"),
+        (*mended, "not known, or not as of so late, when whole states were compared"),
     ] {
         if n > 0 {
             said += &format!("\nrows {what}: {n}");
