@@ -260,15 +260,10 @@ fn line(text: &[u8], is_first: bool) -> Result<Option<Line>> {
     if text.len() as u64 >= LINE_MAX && !text.ends_with(b"\n") {
         bail!("a line of more than {LINE_MAX} bytes");
     }
-    let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(text)
-        .map_err(|_| anyhow!("no JSON object; expected what `steer sessions export` wrote"))?;
-    let kinds = ["file", "backend", "layout", "session", "key-name"];
-    let is_known = kinds.iter().any(|kind| object.contains_key(*kind));
-    if !is_known && !is_first {
-        return Ok(None);
-    }
-    let line = serde_json::from_value(object.into())
-        .map_err(|error| anyhow!("{error}; expected what `steer sessions export` wrote"))?;
+    let line = match serde_json::from_slice::<Line>(text) {
+        Ok(line) => line,
+        Err(error) => return not_understood(text, is_first, &error),
+    };
     match (&line, is_first) {
         (Line::File { format, version, .. }, true) if format == FORMAT && *version == VERSION => {
             Ok(Some(line))
@@ -288,6 +283,18 @@ fn line(text: &[u8], is_first: bool) -> Result<Option<Line>> {
             Ok(Some(line))
         }
     }
+}
+
+/// Of a line that is none of this version's: nothing, where it is of a kind that this version does not
+/// know.
+fn not_understood(text: &[u8], is_first: bool, error: &serde_json::Error) -> Result<Option<Line>> {
+    let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(text)
+        .map_err(|_| anyhow!("no JSON object; expected what `steer sessions export` wrote"))?;
+    let kinds = ["file", "backend", "layout", "session", "key-name"];
+    if is_first || kinds.iter().any(|kind| object.contains_key(*kind)) {
+        bail!("{error}; expected what `steer sessions export` wrote");
+    }
+    Ok(None)
 }
 
 impl Row {
