@@ -1,6 +1,10 @@
 //! The clock of the maps (CLOCK_MONOTONIC) and durations as people write them.
 
-use std::{fmt, fs, sync::OnceLock, time::Duration};
+use std::{
+    fmt, fs,
+    sync::OnceLock,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use serde::de::{self, Deserializer, Visitor};
 
@@ -35,10 +39,17 @@ pub fn seconds() -> u32 {
     (nanoseconds() / 1_000_000_000) as u32
 }
 
-/// Seconds from `stamp` until now; 0 for a stamp that is ahead.
+/// Seconds from `stamp` until now; 0 for a stamp that is ahead. A stamp of before the machine
+/// started, of what is known from then, has wrapped.
 pub fn age(now: u32, stamp: u32) -> u32 {
-    // A stamp may be older than this machine's clock: it is of what another gateway knew.
-    (now.wrapping_sub(stamp) as i32).max(0).cast_unsigned()
+    let age = now.wrapping_sub(stamp);
+    if age > i32::MAX as u32 { 0 } else { age }
+}
+
+/// Seconds since 1970, by the time of day.
+#[expect(clippy::disallowed_methods, reason = "what outlasts a reboot has no other clock")]
+pub fn time_of_day() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// What a duration may look like, for messages.
@@ -129,5 +140,6 @@ mod tests {
         let before = nanoseconds();
         assert!(nanoseconds() >= before);
         assert_eq!(age(5, 9), 0);
+        assert_eq!(age(60, 60_u32.wrapping_sub(90)), 90, "a stamp of before the start");
     }
 }

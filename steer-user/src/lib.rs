@@ -18,6 +18,7 @@ pub mod export;
 pub mod ha;
 pub mod inspect;
 pub mod logging;
+mod new_file;
 pub mod plane;
 pub mod pool;
 pub mod report;

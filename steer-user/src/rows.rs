@@ -264,6 +264,9 @@ pub(crate) mod tests {
             let elsewhere = names.place(&Fact { pool, owner, ..fact() }, 1000);
             assert_eq!(elsewhere.err(), Some(Told::Elsewhere));
         }
+        let away = names.place(&fact().older(596), 1000);
+        assert_eq!(away.err(), Some(Told::Expired), "what it was away counts");
+        assert_eq!(fact().older(595), Fact { age: 685, idle: 600, ..fact() });
         let old = names.place(&Fact { idle: 601, ..fact() }, 1000);
         assert_eq!(old.err(), Some(Told::Expired));
         let name = Fact { kind: Kind::KeyName, idle: 51, ..fact() };

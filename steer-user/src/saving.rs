@@ -2,7 +2,7 @@
 //! its comments and its order.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::Write as _,
     net::SocketAddr,
     os::unix::fs::{MetadataExt as _, fchown},
@@ -10,12 +10,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use tempfile::NamedTempFile;
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
 
 use crate::{
     agent::plan,
     config::{self, Config},
+    new_file::NewFile,
     plane::PinDir,
     service::Service,
 };
@@ -27,7 +27,7 @@ pub struct Change {
     /// What it said.
     old: String,
     /// What is to be in its place; nothing where that is the same.
-    new: Option<NamedTempFile>,
+    new: Option<NewFile>,
 }
 
 impl Change {
@@ -58,27 +58,19 @@ impl Change {
         if config::read_file(&file)? != old {
             bail!("{} was changed meanwhile, and is left as it is", file.display());
         }
-        replace(&file, new).with_context(|| format!("write {}", file.display()))?;
+        new.replace().with_context(|| format!("write {}", file.display()))?;
         Ok(file)
     }
 }
 
 /// Writes a file that can take another one's place, with its owner and mode.
-fn beside(file: &Path, text: &str) -> Result<NamedTempFile> {
-    let directory = file.parent().context("find its directory")?;
+fn beside(file: &Path, text: &str) -> Result<NewFile> {
     let old = fs::metadata(file)?;
-    let mut new = NamedTempFile::new_in(directory)?;
-    new.write_all(text.as_bytes())?;
-    new.as_file().set_permissions(old.permissions())?;
-    fchown(new.as_file(), Some(old.uid()), Some(old.gid()))?;
-    new.as_file().sync_all()?;
+    let mut new = NewFile::beside(file)?;
+    new.file().set_permissions(old.permissions())?;
+    fchown(new.file(), Some(old.uid()), Some(old.gid()))?;
+    new.write(|out| Ok(out.write_all(text.as_bytes())?))?;
     Ok(new)
-}
-
-fn replace(file: &Path, new: NamedTempFile) -> Result<()> {
-    let directory = file.parent().context("find its directory")?;
-    new.persist(file)?;
-    Ok(File::open(directory)?.sync_all()?)
 }
 
 /// What is to be different in a file.

@@ -1,5 +1,6 @@
 //! Sessions and key names as a file, one JSON object a line: what a gateway knows, for another one or
-//! for itself after a reboot. Pools and backends stand in it by name and address, times as ages: so it
+//! for itself after a reboot. The agent's own file ([`crate::agent`]) also says what operators made of
+//! backends. Pools and backends stand in it by name and address, times as ages: so it
 //! means the same wherever it is read. It has whole identifiers in it, which link a client's
 //! connections; nobody resumes a session by one, for that takes its secret.
 
@@ -18,6 +19,7 @@ use steer_common::{
 };
 
 use crate::{
+    agent::{Change, Layout},
     clock,
     plane::Plane,
     rows::{Fact, Names, Told},
@@ -36,7 +38,17 @@ const LINE_MAX: u64 = 4096;
 #[serde(rename_all = "kebab-case")]
 enum Line {
     /// The first one.
-    File { format: String, version: u32 },
+    File {
+        format: String,
+        version: u32,
+        /// When it was written, seconds since 1970; absent: it is not told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        written: Option<u64>,
+    },
+    /// What an operator made of a backend.
+    Backend(Change),
+    /// Where the names of a pool's ticket keys stand.
+    Layout(Layout),
     /// Who holds a session.
     Session(Row),
     /// Who holds a ticket key.
@@ -75,6 +87,15 @@ fn is_zero(n: &u16) -> bool {
 const SEEN: [(u16, &str); 3] =
     [(KEY_NAME_SHARED, "shared"), (KEY_NAME_PROVEN, "proven"), (KEY_NAME_OPENED_TWO, "opened-two")];
 
+/// What a file says beside its sessions and key names.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Beside {
+    /// What operators made of backends.
+    pub(crate) changes: Vec<Change>,
+    /// Where names of ticket keys were found to stand.
+    pub(crate) layouts: Vec<Layout>,
+}
+
 /// What was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Exported {
@@ -97,7 +118,8 @@ pub struct Imported {
     pub expired: u64,
     /// Of what this gateway has heard of since.
     pub known: u64,
-    /// Lines of kinds that this version does not know.
+    /// Lines that say nothing of sessions and key names: of kinds that this version does not know,
+    /// and, of an agent's own file, of backends.
     pub other: u64,
 }
 
@@ -106,10 +128,26 @@ pub struct Imported {
 /// # Errors
 /// When the maps cannot be read, or the file cannot be written.
 pub fn export(plane: &Plane, out: &mut impl Write) -> Result<Exported> {
+    export_with(plane, &Beside::default(), out)
+}
+
+/// As [`export`], with what else is to be said.
+///
+/// # Errors
+/// As [`export`].
+pub(crate) fn export_with(
+    plane: &Plane,
+    beside: &Beside,
+    out: &mut impl Write,
+) -> Result<Exported> {
     let (names, now) = (Names::read(plane)?, clock::seconds());
     let mut wrote = Exported::default();
-    let head = Line::File { format: FORMAT.to_owned(), version: VERSION };
-    let mut written = write(out, &head);
+    let written = Some(clock::time_of_day());
+    let head = Line::File { format: FORMAT.to_owned(), version: VERSION, written };
+    let backends = beside.changes.iter().cloned().map(Line::Backend);
+    let layouts = beside.layouts.iter().copied().map(Line::Layout);
+    let mut lines = std::iter::once(head).chain(backends).chain(layouts);
+    let mut written = lines.try_for_each(|line| write(out, &line));
     plane.sessions.for_each(|key, session| {
         let Some(fact) = names.session(&key, &session, now) else { return };
         if written.is_ok() {
@@ -139,7 +177,39 @@ fn write(out: &mut impl Write, line: &Line) -> Result<()> {
 /// # Errors
 /// With file and line where it cannot be understood: nothing was taken then.
 pub fn import(plane: &mut Plane, file: &Path) -> Result<Imported> {
-    each(file, |_| Ok(()))?;
+    let (away, _) = read(file)?;
+    take(plane, file, away)
+}
+
+/// Reads a whole file; how many seconds ago it was written, by the time of day, and what it says
+/// beside sessions and key names.
+///
+/// # Errors
+/// With file and line where it cannot be understood.
+pub(crate) fn read(file: &Path) -> Result<(u32, Beside)> {
+    let (mut away, mut beside) = (0, Beside::default());
+    each(file, |line| {
+        match line {
+            Some(Line::File { written: Some(at), .. }) => {
+                // A clock that was set back tells nothing.
+                let since = clock::time_of_day().saturating_sub(at);
+                away = u32::try_from(since).unwrap_or(u32::MAX);
+            }
+            Some(Line::Backend(change)) => beside.changes.push(change),
+            Some(Line::Layout(layout)) => beside.layouts.push(layout),
+            Some(Line::File { .. } | Line::Session(_) | Line::KeyName(_)) | None => {}
+        }
+        Ok(())
+    })?;
+    Ok((away, beside))
+}
+
+/// Takes over the sessions and key names of a file, `away` seconds after it was written, but for
+/// what is known better here.
+///
+/// # Errors
+/// As [`import`].
+pub(crate) fn take(plane: &mut Plane, file: &Path, away: u32) -> Result<Imported> {
     let (names, now) = (Names::read(plane)?, clock::seconds());
     let mut took = Imported::default();
     each(file, |line| {
@@ -147,12 +217,12 @@ pub fn import(plane: &mut Plane, file: &Path) -> Result<Imported> {
             Some(Line::File { .. }) => return Ok(()),
             Some(Line::Session(row)) => (row, &mut took.sessions),
             Some(Line::KeyName(row)) => (row, &mut took.key_names),
-            None => {
+            Some(Line::Backend(_) | Line::Layout(_)) | None => {
                 took.other += 1;
                 return Ok(());
             }
         };
-        match names.take(plane, &row.fact()?, now)? {
+        match names.take(plane, &row.fact()?.older(away), now)? {
             Told::Taken => *known_now += 1,
             // Tables of sessions and names push out what is old.
             Told::Known | Told::Full => took.known += 1,
@@ -190,24 +260,21 @@ fn line(text: &[u8], is_first: bool) -> Result<Option<Line>> {
     if text.len() as u64 >= LINE_MAX && !text.ends_with(b"\n") {
         bail!("a line of more than {LINE_MAX} bytes");
     }
-    let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(text)
-        .map_err(|_| anyhow!("no JSON object; expected what `steer sessions export` wrote"))?;
-    let is_known = ["file", "session", "key-name"].iter().any(|kind| object.contains_key(*kind));
-    if !is_known && !is_first {
-        return Ok(None);
-    }
-    let line = serde_json::from_value(object.into())
-        .map_err(|error| anyhow!("{error}; expected what `steer sessions export` wrote"))?;
+    let line = match serde_json::from_slice::<Line>(text) {
+        Ok(line) => line,
+        Err(error) => return not_understood(text, is_first, &error),
+    };
     match (&line, is_first) {
-        (Line::File { format, version }, true) if format == FORMAT && *version == VERSION => {
+        (Line::File { format, version, .. }, true) if format == FORMAT && *version == VERSION => {
             Ok(Some(line))
         }
-        (Line::File { format, version }, _) if format == FORMAT => {
+        (Line::File { format, version, .. }, _) if format == FORMAT => {
             bail!("version {version}; expected {VERSION}, in the first line alone")
         }
         (Line::File { .. }, _) | (_, true) => {
             bail!("no file of sessions; expected what `steer sessions export` wrote")
         }
+        (Line::Backend(_) | Line::Layout(_), false) => Ok(Some(line)),
         (Line::Session(row) | Line::KeyName(row), false) => {
             let is_name = matches!(line, Line::KeyName(_));
             if (row.fact()?.kind == Kind::KeyName) != is_name {
@@ -216,6 +283,18 @@ fn line(text: &[u8], is_first: bool) -> Result<Option<Line>> {
             Ok(Some(line))
         }
     }
+}
+
+/// Of a line that is none of this version's: nothing, where it is of a kind that this version does not
+/// know.
+fn not_understood(text: &[u8], is_first: bool, error: &serde_json::Error) -> Result<Option<Line>> {
+    let object = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(text)
+        .map_err(|_| anyhow!("no JSON object; expected what `steer sessions export` wrote"))?;
+    let kinds = ["file", "backend", "layout", "session", "key-name"];
+    if is_first || kinds.iter().any(|kind| object.contains_key(*kind)) {
+        bail!("{error}; expected what `steer sessions export` wrote");
+    }
+    Ok(None)
 }
 
 impl Row {
@@ -256,7 +335,7 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::tests::fact;
+    use crate::{agent::changes_tests::drain, rows::tests::fact};
 
     const HEAD: &str = "{\"file\":{\"format\":\"steer-sessions\",\"version\":1}}\n";
 
@@ -280,11 +359,31 @@ mod tests {
         let mut text = HEAD.as_bytes().to_vec();
         let name =
             Row { kind: "key-name".to_owned(), tail: 9, seen: vec!["proven".to_owned()], ..row() };
-        let lines = [Line::Session(row()), Line::KeyName(name)];
+        let lines = [Line::Session(row()), Line::KeyName(name), Line::Backend(drain())];
         lines.iter().for_each(|line| write(&mut text, line).unwrap());
         text.extend_from_slice(b"{\"re-homed\":{\"at\":1}}\n");
         let read = read(&String::from_utf8(text).unwrap()).unwrap();
-        assert_eq!(read[1..], [Some(lines[0].clone()), Some(lines[1].clone()), None]);
+        assert_eq!(read[1..], [&lines.map(Some)[..], &[None]].concat());
+    }
+
+    /// As the version before this one wrote it, now, an hour ago, and by a clock that was ahead.
+    #[test]
+    fn the_time_since_a_file_was_written_is_told_as_far_as_a_clock_can() {
+        let now = clock::time_of_day();
+        for (written, expected) in [
+            (None, 0),
+            (Some(now - 3600), 3600),
+            (Some(now + 86_400), 0),
+            (Some(0), u32::try_from(now).unwrap()),
+        ] {
+            let head = Line::File { format: FORMAT.to_owned(), version: VERSION, written };
+            let file = tempfile::NamedTempFile::new().unwrap();
+            write(&mut file.as_file(), &head).unwrap();
+            write(&mut file.as_file(), &Line::Backend(drain())).unwrap();
+            let (away, beside) = super::read(file.path()).unwrap();
+            assert!((expected..expected + 60).contains(&away), "{written:?}: {away}");
+            assert_eq!(beside.changes, [drain()]);
+        }
     }
 
     #[test]

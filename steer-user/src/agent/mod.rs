@@ -17,6 +17,7 @@ mod pools;
 mod qdiscs;
 pub mod reload;
 mod start;
+mod state;
 mod sweep;
 mod voice;
 
@@ -39,13 +40,18 @@ pub(crate) use health::{not_made, require as require_probes};
 pub use interfaces::fill_interfaces;
 pub(crate) use interfaces::{Port, refusals, takes_xdp};
 pub use pools::Pools;
+#[cfg(test)]
+pub(crate) use pools::changes_tests;
+pub(crate) use pools::{Change, Layout};
 pub(crate) use qdiscs::remove_unused;
+pub(crate) use state::not_written;
 pub(crate) use sweep::Rules;
 pub use sweep::{Held, Holding, Open, Swept, open, sweep};
 
 use self::{
     asking::Asking,
     reload::{Files, Given, InForce, Inherited, Wish},
+    state::State,
     voice::Voice,
 };
 use crate::{
@@ -231,6 +237,9 @@ async fn serve(
         link.up(&status)?;
     };
     running.tasks.shutdown().await;
+    if let Some(state) = running.state.take() {
+        state.end().await;
+    }
     drop(running);
     log::info!("the agent ends; programs, maps and VIPs stay in place");
     ended
@@ -294,6 +303,8 @@ struct Running {
     listener: Arc<control::Listener>,
     metrics: Option<(SocketAddr, Arc<TcpListener>)>,
     wishes: mpsc::Receiver<Wish>,
+    /// Where what it knows outlasts a reboot.
+    state: Option<Arc<State>>,
 }
 
 /// How a start comes about, beside its configuration.
@@ -336,6 +347,7 @@ async fn start(
     let mut tasks = JoinSet::new();
     let standing = checks::Standing::default();
     let replication = ha::Shared::default();
+    let unwritten = state::Trouble::default();
     // What a worker before this one had open is this one's from now on.
     listener.keep();
     let (wish, wishes) = mpsc::channel(WISHES);
@@ -359,6 +371,7 @@ async fn start(
         pools: Arc::clone(&pools),
         swept: Arc::clone(&gauges),
         standing: standing.clone(),
+        unwritten: unwritten.clone(),
     }));
     tasks.spawn(neighbours::run(Plane::open(dir)?));
     tasks.spawn(health::run(Arc::clone(&pools)));
@@ -392,9 +405,18 @@ async fn start(
         links::Links::new(config.clone(), dir.clone(), programs, &attached, Arc::clone(&pools))
             .keep(),
     );
+    let state = match config.state_file.clone() {
+        Some(file) => {
+            let (pools, gauges) = (Arc::clone(&pools), Arc::clone(&gauges));
+            let state = State::new(file, Plane::open(dir)?, pools, gauges, unwritten);
+            tasks.spawn(Arc::clone(&state).keep());
+            Some(state)
+        }
+        None => None,
+    };
     tasks.spawn(keep(Plane::open(dir)?, pools, gauges));
     reached(Step::Serving);
-    Ok(Running { tasks, stop, lock, listener, metrics, wishes })
+    Ok(Running { tasks, stop, lock, listener, metrics, wishes, state })
 }
 
 /// Has the lookup tables follow what health checks found, for ever: each once, however many

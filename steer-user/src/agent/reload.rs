@@ -60,7 +60,9 @@ impl Files {
     /// With everything that is wrong with it.
     pub fn config(&self, given: &Given) -> Result<Config> {
         let mut config = Config::parse_all(&given.file, &given.text)?;
-        config.pin_dir = self.pin_dir.clone().unwrap_or(config.pin_dir);
+        if let Some(pin_dir) = self.pin_dir.clone() {
+            config = config.pinned_at(pin_dir);
+        }
         config.socket = self.socket.clone().unwrap_or(config.socket);
         let socket = std::path::absolute(&config.socket);
         config.socket = socket.context("find the directory of the socket")?;

@@ -22,7 +22,7 @@ use super::{
     Pools, addresses,
     interfaces::{self, Interfaces},
     plan::{self, Judged},
-    sweep,
+    state, sweep,
 };
 use crate::{
     address::socket,
@@ -202,7 +202,11 @@ fn prepare(
     before.keep(dir)?;
     reached(Step::UndoKept);
     let mut pools = Pools::open(plane, config, interfaces.mtu)?;
+    // No start over these maps got through: what is known from before is there before the first packet
+    // is seen.
+    let file = config.state_file.as_ref().filter(|_| before.configured.is_empty());
     let written = write(config, dir, judged, &mut pools)
+        .map(|()| file.map_or((), |file| state::restore(file, &mut pools)))
         .and_then(|()| pools.plane_mut().set_switch(SWITCH_RESIZING, programs.copies()))
         .and_then(|()| programs.prepare_switch(dir));
     if let Err(error) = written {

@@ -35,7 +35,7 @@ pub(super) enum Backends {
         #[arg(long, default_value_t = 1)]
         weight: u16,
         /// Write it to the agent's configuration file, too; without it it lasts until the machine
-        /// restarts
+        /// restarts, or for as long as `state_file` keeps it
         #[arg(long)]
         save: bool,
     },
@@ -44,7 +44,7 @@ pub(super) enum Backends {
         /// The backend, as ADDRESS:PORT
         address: SocketAddr,
         /// Write it to the agent's configuration file, too; without it it lasts until the machine
-        /// restarts
+        /// restarts, or for as long as `state_file` keeps it
         #[arg(long)]
         save: bool,
     },

@@ -20,8 +20,8 @@ use crate::{
     show,
 };
 
-/// How long the agent may take to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the agent may take to end: it writes down what it knows.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is counted what is open.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often the count is told.

@@ -1,10 +1,9 @@
 //! `steer sessions`: works on the maps, no agent needed.
 
 use std::{
-    fs::OpenOptions,
+    fs,
     io::{self, BufWriter},
     net::SocketAddr,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -14,10 +13,12 @@ use steer_common::session::Kind;
 
 use super::Place;
 use crate::{
+    new_file::NewFile,
     plane::Plane,
     report::{self, Matcher},
     service::Service,
-    session_file, show,
+    session_file::{self, Exported},
+    show,
 };
 
 #[derive(Subcommand, Debug)]
@@ -50,8 +51,8 @@ pub(super) enum Sessions {
     /// Take over what `export` wrote, but for what is known better here
     ///
     /// Lines of pools and backends that are not here, and of what would be forgotten by now, are
-    /// counted and left. A file that cannot be understood is refused whole. What the gateway was away
-    /// does not count as age: import soon.
+    /// counted and left. A file that cannot be understood is refused whole. The time since it was
+    /// written counts as age, by the time of day of both machines.
     Import {
         /// The file
         file: PathBuf,
@@ -152,10 +153,16 @@ fn export(place: &Place, file: &Path) -> Result<()> {
         let mut out = BufWriter::new(io::stdout().lock());
         return session_file::export(&plane, &mut out).map(drop);
     }
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
-    let made = made.with_context(|| format!("make {}", file.display()))?;
-    let wrote = session_file::export(&plane, &mut BufWriter::new(&made))
-        .and_then(|wrote| made.sync_all().context("write").map(|()| wrote))
-        .with_context(|| file.display().to_string())?;
+    let wrote = new(&plane, file).with_context(|| format!("make {}", file.display()))?;
     show::exported(place.format(), &wrote)
+}
+
+/// Where it breaks off there is no file.
+fn new(plane: &Plane, file: &Path) -> Result<Exported> {
+    if fs::symlink_metadata(file).is_ok() {
+        return Err(io::Error::from(rustix::io::Errno::EXIST).into());
+    }
+    let mut new = NewFile::beside(file)?;
+    let wrote = new.write(|out| session_file::export(plane, out))?;
+    new.appear().map(|()| wrote)
 }

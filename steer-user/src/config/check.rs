@@ -6,13 +6,14 @@ mod pools;
 use std::{
     collections::HashSet,
     net::SocketAddr,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use toml::Spanned;
 
-use super::{Config, ConfigError, Interface, PIN_DIR, SOCKET, error::Source, ha, raw};
+use super::{Config, ConfigError, Interface, PIN_DIR, SOCKET, STATE_FILE, error::Source, ha, raw};
 
 /// By then clients have repeated what was on its way when the other gateway failed, and idle ones
 /// have spoken again or wait for their own timeouts.
@@ -38,6 +39,7 @@ pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Option<Config> {
     }
     let pin_dir = source.note(path(raw.pin_dir, PIN_DIR, source));
     let socket = source.note(socket_path(raw.socket, source));
+    let state_file = source.note(state_file(raw.state_file, pin_dir.as_deref(), source));
     let metrics = source.note(raw.metrics.map(|at| metrics(&at, source)).transpose());
     let takeover = raw.takeover.map(|takeover| takeover_time(&takeover.time, source)).transpose();
     let takeover = source.note(takeover);
@@ -49,6 +51,7 @@ pub(super) fn check(raw: raw::File, source: &Source<'_>) -> Option<Config> {
         file: source.file.to_owned(),
         pin_dir: pin_dir?,
         socket: socket?,
+        state_file: state_file?,
         metrics: metrics?,
         sizes: raw.sizes,
         takeover: takeover?,
@@ -91,6 +94,28 @@ fn socket_path(raw: Option<Spanned<PathBuf>>, source: &Source<'_>) -> Result<Pat
             Err(source.error(&span, format!("{length} bytes; expected at most {SOCKET_PATH_MAX}")))
         }
         None => Ok(path),
+    }
+}
+
+/// Another gateway than the default one has a file of its own, or none.
+fn state_file(
+    said: Option<Spanned<PathBuf>>,
+    pin_dir: Option<&Path>,
+    source: &Source<'_>,
+) -> Result<Option<PathBuf>> {
+    let Some(said) = said else {
+        return Ok((pin_dir == Some(Path::new(PIN_DIR))).then(|| STATE_FILE.into()));
+    };
+    let path = said.get_ref();
+    let is_file = path.is_absolute()
+        && path.file_name().is_some()
+        && !path.as_os_str().as_bytes().ends_with(b"/");
+    if path == Path::new("off") {
+        Ok(None)
+    } else if is_file {
+        Ok(Some(said.into_inner()))
+    } else {
+        Err(source.error(&said.span(), "expected the absolute path of a file, or \"off\""))
     }
 }
 

@@ -1,6 +1,11 @@
 //! What another file would change, as sentences.
 
-use std::{fmt::Display, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt::Display,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
     Backend, Bridge, Config, Fallback, Ha, Health, Hook, Inline, Interface, Mode, OnAllDown, Pool,
@@ -13,6 +18,7 @@ pub fn differences(now: &Config, new: &Config) -> Vec<String> {
     let mut said = Vec::new();
     value(&mut said, "pin_dir", now.pin_dir.display(), new.pin_dir.display());
     value(&mut said, "socket", now.socket.display(), new.socket.display());
+    value(&mut said, "state_file", state_file(now).display(), state_file(new).display());
     value(&mut said, "metrics", metrics(now), metrics(new));
     value(&mut said, "takeover.for", time(now.takeover), time(new.takeover));
     ha(&mut said, now.ha.as_ref(), new.ha.as_ref());
@@ -29,6 +35,10 @@ fn value(said: &mut Vec<String>, name: &str, now: impl Display, new: impl Displa
     if now != new {
         said.push(format!("{name} would be {new} instead of {now}"));
     }
+}
+
+fn state_file(config: &Config) -> &Path {
+    config.state_file.as_deref().unwrap_or(Path::new("off"))
 }
 
 fn metrics(config: &Config) -> String {
@@ -322,8 +332,6 @@ impl Display for TicketKeyName {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     const NOW: &str = r#"
@@ -345,6 +353,7 @@ address = "10.0.1.1:443"
 
     const NEW: &str = r#"
 metrics = "127.0.0.1:9464"
+state_file = "off"
 [sizes]
 sessions = 1000
 [[interface]]
@@ -379,6 +388,7 @@ address = "10.0.2.1:443"
         assert_eq!(
             differences(&config(NOW), &config(NEW)),
             [
+                "state_file would be off instead of /var/lib/steer/state",
                 "metrics would be 127.0.0.1:9464 instead of off",
                 "sizes.sessions would be 1000 instead of 262144",
                 "interface eth0: hook would be tc instead of auto",

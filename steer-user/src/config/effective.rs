@@ -13,6 +13,7 @@ use super::{Bridge, Config, Ha, Health, Pool, Probes, Server, Shape, Sizes, Tls,
 pub struct Effective {
     pin_dir: PathBuf,
     socket: PathBuf,
+    state_file: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     metrics: Option<SocketAddr>,
     sizes: Sizes,
@@ -180,6 +181,7 @@ impl Effective {
         Self {
             pin_dir: config.pin_dir.clone(),
             socket: config.socket.clone(),
+            state_file: config.state_file.clone().unwrap_or_else(|| "off".into()),
             metrics: config.metrics,
             sizes: config.sizes,
             takeover: config.takeover.map(|time| Takeover { r#for: duration(time) }),
@@ -310,6 +312,7 @@ mod tests {
     const EVERYTHING: &str = r#"
 pin_dir = "/sys/fs/bpf/other"
 socket = "/run/other.sock"
+state_file = "/srv/state"
 metrics = "127.0.0.1:9464"
 [sizes]
 sessions = 1000
@@ -404,6 +407,7 @@ vlan = 100
         let shown = toml::to_string(&Effective::of(&config)).unwrap();
         for line in [
             "pin_dir = \"/sys/fs/bpf/steer\"",
+            "state_file = \"/var/lib/steer/state\"",
             "sessions = 262144",
             "hook = \"auto\"",
             "mode = \"steer\"",

@@ -42,6 +42,9 @@ use crate::service::{PoolName, Service};
 
 /// Where maps and links are pinned unless told otherwise.
 pub const PIN_DIR: &str = "/sys/fs/bpf/steer";
+/// Where what a gateway knows outlasts a reboot unless told otherwise: that of [`PIN_DIR`] alone, for
+/// two gateways cannot share it.
+pub const STATE_FILE: &str = "/var/lib/steer/state";
 /// Where the agent listens unless told otherwise.
 pub const SOCKET: &str = "/run/steer/steer.sock";
 /// Most entries that the kernel takes for a hash map: 2^32 bytes of buckets (`htab_map_alloc` in
@@ -62,6 +65,8 @@ pub struct Config {
     pub pin_dir: PathBuf,
     /// The agent's control socket.
     pub socket: PathBuf,
+    /// Where what it knows outlasts a reboot; `None`: nowhere.
+    pub state_file: Option<PathBuf>,
     /// Where OpenMetrics are served; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// Entries of the tables.
@@ -497,6 +502,14 @@ impl Default for Probes {
 }
 
 impl Config {
+    /// It with other pins. The default file is of the default gateway: another one does without.
+    #[must_use]
+    pub fn pinned_at(self, pin_dir: PathBuf) -> Self {
+        let is_ours =
+            |file: &PathBuf| pin_dir == Path::new(PIN_DIR) || file != Path::new(STATE_FILE);
+        Self { state_file: self.state_file.filter(is_ours), pin_dir, ..self }
+    }
+
     /// Every interface that gets programs, with those that it gets: the ports of bridges have TC
     /// alone. In front of XDP a driver may have taken a frame's tag off, and put frames together.
     pub fn attached(&self) -> Vec<Interface> {

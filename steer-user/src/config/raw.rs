@@ -21,6 +21,7 @@ use crate::clock::deserialize_duration;
 pub(super) struct File {
     pub(super) pin_dir: Option<Spanned<PathBuf>>,
     pub(super) socket: Option<Spanned<PathBuf>>,
+    pub(super) state_file: Option<Spanned<PathBuf>>,
     pub(super) metrics: Option<Spanned<Socket>>,
     #[serde(default)]
     pub(super) sizes: Sizes,

@@ -131,6 +131,27 @@ fn refuses_a_socket_whose_path_is_too_long() {
 }
 
 #[test]
+fn what_outlasts_a_reboot_has_a_file_by_default_at_the_default_place_only() {
+    let file = |top: &str| parse(&format!("{top}\n{GOOD}")).unwrap().state_file;
+    let (default, other) = (Some(PathBuf::from(STATE_FILE)), Some(PathBuf::from("/srv/state")));
+    assert_eq!(file(""), default);
+    assert_eq!(file("pin_dir = \"/sys/fs/bpf/other\""), None);
+    assert_eq!(file("state_file = \"off\""), None);
+    assert_eq!(file("pin_dir = \"/sys/fs/bpf/other\"\nstate_file = \"/srv/state\""), other);
+    for wrong in ["state", "/", "/var/lib/steer/", "/var/lib/..", "", "on"] {
+        let text = format!("state_file = {wrong:?}\n{GOOD}");
+        refuses(&text, 1, "state_file", "expected the absolute path of a file, or \"off\"");
+    }
+    let elsewhere = |top: &str, pin_dir: &str| {
+        let config = parse(&format!("{top}\n{GOOD}")).unwrap();
+        config.pinned_at(pin_dir.into()).state_file
+    };
+    assert_eq!(elsewhere("", PIN_DIR), default);
+    assert_eq!(elsewhere("", "/sys/fs/bpf/other"), None);
+    assert_eq!(elsewhere("state_file = \"/srv/state\"", "/sys/fs/bpf/other"), other);
+}
+
+#[test]
 fn refuses_addresses_that_no_other_machine_reaches() {
     for address in ["127.0.0.1:443", "255.255.255.255:443", "[fe80::12%2]:443", "[::1]:443"] {
         refuses(&GOOD.replace("198.51.100.10:443", address), 7, "vip.address", "expected");

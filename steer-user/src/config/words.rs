@@ -16,7 +16,7 @@ const TABLES: [(&str, &str); 11] = [
     ("pool.health", "[pool.health]"),
 ];
 /// Keys that stand above all tables.
-const ABOVE: [&str; 3] = ["pin_dir", "socket", "metrics"];
+const ABOVE: [&str; 4] = ["pin_dir", "socket", "state_file", "metrics"];
 
 /// What is wrong with a line, if it begins a table that there is not, or one in the wrong brackets.
 pub(super) fn wrong_table(line: &str) -> Option<String> {

@@ -22,7 +22,7 @@ use crate::{
     agent::{
         Swept,
         checks::{Kind, Standing},
-        not_made,
+        not_made, not_written,
     },
     clock,
     plane::Plane,
@@ -96,6 +96,11 @@ impl Maps {
         let help = "Health checks that could not be made for a fault of the gateway's own: they count for nothing";
         let name = "health_checks_not_made";
         not_made.encode(encoder.encode_descriptor(name, help, None, not_made.metric_type())?)?;
+        let not_written = ConstCounter::new(not_written());
+        let help = "Times that the file of what outlasts a reboot could not be written";
+        let name = "state_file_not_written";
+        let kind = not_written.metric_type();
+        not_written.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
         Ok(())
     }
 }

@@ -23,7 +23,7 @@ use std::{
     collections::{HashMap, HashSet},
     os::fd::AsFd as _,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -102,8 +102,8 @@ pub fn check(ha: &Ha) -> Result<()> {
 /// Where the gateway's maps cannot be opened.
 pub async fn run(ha: Ha, dir: PinDir, is_fresh: bool, shared: Shared) -> Result<()> {
     let seal = Arc::new(Seal::read(&ha.key_file, &ha.cluster)?);
-    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let epoch = u64::try_from(since_1970.as_nanos()).unwrap_or_default();
+    // Another one for each life, and in a status the time of its beginning.
+    let epoch = clock::time_of_day() * 1_000_000_000 + clock::nanoseconds() % 1_000_000_000;
     let stores = ha
         .servers
         .iter()
@@ -491,9 +491,7 @@ impl Engine {
         let Self { plane, names, heard, facts, .. } = self;
         match row {
             Row::Fact(fact) => {
-                let mut fact = fact.clone();
-                fact.idle = fact.idle.saturating_add(later);
-                fact.age = fact.age.saturating_add(later).max(fact.idle);
+                let fact = fact.clone().older(later);
                 let told = names.take(plane, &fact, now)?;
                 // What was touched before the last looks is not told anyway.
                 if told == Told::Taken && fact.idle < 3 * WALK.as_secs() as u32 {

@@ -29,6 +29,14 @@ pub struct Fact {
     pub flags: u16,
 }
 
+impl Fact {
+    /// The same, so many seconds later.
+    pub(crate) fn older(self, seconds: u32) -> Self {
+        let [age, idle] = [self.age, self.idle].map(|age| age.saturating_add(seconds));
+        Self { age, idle, ..self }
+    }
+}
+
 /// What became of a fact that was told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Told {

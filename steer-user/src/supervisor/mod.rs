@@ -14,7 +14,6 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     process::ExitCode,
     sync::OnceLock,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
@@ -30,7 +29,7 @@ use nix::{
     unistd::{ForkResult, Pid, fork, getppid},
 };
 
-use crate::plane::rights;
+use crate::{clock, plane::rights};
 
 /// What the supervisor hears of; a worker hears of them once it listens ([`listen`]).
 const SIGNALS: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD];
@@ -104,10 +103,8 @@ pub fn process() -> u32 {
 }
 
 /// When the agent started, seconds since 1970; the same in each of its workers.
-#[expect(clippy::disallowed_methods, reason = "a scraper compares it with its own time of day")]
 pub fn started() -> u64 {
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    *STARTED.get_or_init(now)
+    *STARTED.get_or_init(clock::time_of_day)
 }
 
 /// From now on this worker hears of signals, and the supervisor's are its own.

@@ -10,6 +10,7 @@ mod health;
 mod life;
 mod pools;
 mod session_file;
+mod state;
 mod verbs;
 mod watch;
 

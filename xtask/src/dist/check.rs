@@ -70,8 +70,8 @@ pub(super) fn run(tree: &Tree, made: &Made) -> Result<()> {
     let of_debian = |file: &String| kept.iter().any(|kept| file.starts_with(kept));
     let (_, left): (Vec<_>, Vec<_>) = left.into_iter().partition(of_debian);
     ensure!(
-        left == ["/etc/steer", "/etc/steer/steer.toml"],
-        "removal leaves more than the configuration: {left:?}"
+        left == ["/etc/steer", "/etc/steer/steer.toml", "/var/lib/steer", "/var/lib/steer/state"],
+        "removal leaves more than configuration and state: {left:?}"
     );
     root.shell("dpkg --purge steer")?;
     let left = root.files()?.difference(&before).cloned().collect::<Vec<_>>();

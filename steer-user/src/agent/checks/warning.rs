@@ -53,11 +53,13 @@ pub enum Kind {
     OptionsDiffer,
     /// A balancer gives a member of an inline pool nothing any more.
     OutOfRotation,
+    /// What the gateway knows cannot be written to its file.
+    StateFile,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Forwarding,
         Self::ReversePath,
         Self::Redirects,
@@ -76,6 +78,7 @@ impl Kind {
         Self::SharedKeyName,
         Self::OptionsDiffer,
         Self::OutOfRotation,
+        Self::StateFile,
     ];
 
     /// The word in metric and JSON.
@@ -99,6 +102,7 @@ impl Kind {
             Self::SharedKeyName => "shared-key-name",
             Self::OptionsDiffer => "options-differ",
             Self::OutOfRotation => "out-of-rotation",
+            Self::StateFile => "state-file",
         }
     }
 }

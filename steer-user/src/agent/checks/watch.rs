@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     address,
-    agent::{Pools, Swept, interfaces, sweep::Opened},
+    agent::{Pools, Swept, interfaces, state::Trouble, sweep::Opened},
     clock,
     config::{Config, Fallback, Pool},
     plane::{self, PinDir, Plane},
@@ -40,6 +40,8 @@ pub(in crate::agent) struct Watched {
     pub(in crate::agent) swept: Arc<Mutex<Swept>>,
     /// What is wrong, for log, metrics and control socket.
     pub(in crate::agent) standing: Standing,
+    /// Why what is known would not outlast a reboot.
+    pub(in crate::agent) unwritten: Trouble,
 }
 
 /// Watches for ever. What cannot be looked at is logged once and tried again.
@@ -65,6 +67,8 @@ pub(in crate::agent) async fn run(watched: Watched) -> Result<()> {
             }
             Err(error) => drop(failed.replace(format!("{error:#}"))),
         }
+        let unwritten = watched.unwritten.stands();
+        warnings.extend(unwritten.map(|why| Warning::new(Kind::StateFile, why)));
         failed
             .difference(&failures)
             .for_each(|failure| log::error!("look for what is wrong: {failure}"));

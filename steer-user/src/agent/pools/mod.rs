@@ -6,6 +6,7 @@
 //! behind is made anew by [`Pools::flush`], once for all changes.
 
 mod adopt;
+mod changes;
 mod exempt;
 mod lookup;
 mod names;
@@ -17,6 +18,9 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail};
+#[cfg(test)]
+pub(crate) use changes::tests as changes_tests;
+pub(crate) use changes::{Change, Layout};
 use steer_common::shared::{
     BACKEND_ANSWERS, BACKEND_BACKUP, BACKEND_BRIDGED, BACKEND_DIALLED, BACKEND_DISABLED,
     BACKEND_DRAINING, BACKEND_OFF, BACKEND_PRESENT, BACKEND_UP, Backend, Endpoint, MAX_BACKENDS,

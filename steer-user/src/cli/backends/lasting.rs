@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::{
-    control,
+    control::{self, InForce},
     plane::PinDir,
     saving::{Change, Edit},
     show::note,
@@ -17,9 +17,9 @@ use crate::{
 pub(super) enum Lasting {
     /// It stands in the file.
     Saved(Edit),
-    /// Until the machine restarts, but it could stand in the file.
+    /// Until the machine restarts, or longer by `state_file`, but it could stand in the file.
     Savable,
-    /// Until the machine restarts.
+    /// Until the machine restarts, or longer by `state_file`.
     Shortly,
     /// It is what the file says.
     Always,
@@ -46,18 +46,30 @@ impl Lasting {
             Self::Savable | Self::Shortly | Self::Always => None,
         };
         work()?;
-        let file = || match control::ask_config(dir, socket) {
-            Ok(agent) => agent.files.own.display().to_string(),
-            Err(_) => "the configuration file".to_owned(),
-        };
-        let until = "this lasts until the machine restarts";
         match self {
-            Self::Savable => note(format_args!("{until}; --save writes it to {}", file())),
-            Self::Shortly => note(format_args!("{until}: a file says nothing of it")),
+            Self::Savable | Self::Shortly => {
+                note(self.how_long(control::ask_config(dir, socket).ok()))
+            }
             Self::Saved(_) | Self::Always => {}
         }
         let saved = change.map(Change::write).transpose();
-        let saved = saved.context("it is done, and lasts until the machine restarts")?;
+        let saved = saved.context("it is done, but not saved")?;
         Ok(saved.map_or(String::new(), |file| format!("; {} says so", file.display())))
+    }
+
+    fn how_long(self, agent: Option<InForce>) -> String {
+        let state = agent
+            .as_ref()
+            .and_then(|InForce { given, files }| files.config(given).ok()?.state_file);
+        let until = match state {
+            Some(state) => format!("{} has this outlast a restart of the machine", state.display()),
+            None => "this lasts until the machine restarts".to_owned(),
+        };
+        let Self::Savable = self else {
+            return format!("{until}: the configuration says nothing of it");
+        };
+        let own = agent.map(|agent| agent.files.own.display().to_string());
+        let own = own.unwrap_or_else(|| "the configuration file".to_owned());
+        format!("{until}; --save writes it to {own}")
     }
 }
