@@ -120,7 +120,8 @@ impl Names {
         }
         let key = SessionKey::new(vip.id, fact.kind, &fact.id).ok_or(Told::Elsewhere)?;
         // Before the clock's beginning, where the machine runs for less.
-        let [first_seen, last_seen] = [fact.age, fact.idle].map(|age| now.wrapping_sub(age));
+        let [first_seen, last_seen] =
+            [fact.age.max(fact.idle), fact.idle].map(|age| now.wrapping_sub(age));
         Ok(Place { key, owner, first_seen, last_seen })
     }
 

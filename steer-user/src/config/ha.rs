@@ -114,7 +114,7 @@ pub(super) fn check(raw: Raw, source: &Source<'_>) -> Result<Ha> {
         return Err(source.error(&lone, "expected both `certificate` and `key`, or neither"));
     }
     let has_tls = servers.iter().any(|server| matches!(server, Server::Tls(..)));
-    for file in [&raw.ca, &raw.certificate].into_iter().flatten().filter(|_| !has_tls) {
+    if let (Some(file), false) = (raw.ca.as_ref().or(raw.certificate.as_ref()), has_tls) {
         let why = "says nothing of stores without TLS; expected a `rediss://` among `servers`";
         return Err(source.error(&file.span(), why));
     }

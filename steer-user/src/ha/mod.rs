@@ -420,7 +420,7 @@ impl Engine {
     /// Sends what waits.
     fn flush(&mut self) -> Result<()> {
         let Some(since) = self.since.take() else { return Ok(()) };
-        let n = self.writer.len() as u64;
+        let n = self.writer.n_rows() as u64;
         let text = Arc::new(self.writer.finish()?);
         self.sequence += 1;
         for outbox in &self.outboxes {

@@ -201,7 +201,7 @@ impl Writer {
     }
 
     /// How many rows there are.
-    pub fn len(&self) -> usize {
+    pub fn n_rows(&self) -> usize {
         self.rows.len()
     }
 
@@ -370,7 +370,7 @@ mod tests {
     fn written(rows: &[Row]) -> Vec<u8> {
         let mut writer = Writer::default();
         rows.iter().for_each(|row| writer.push(row).unwrap());
-        assert_eq!(writer.len(), rows.len());
+        assert_eq!(writer.n_rows(), rows.len());
         writer.finish().unwrap()
     }
 

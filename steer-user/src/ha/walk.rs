@@ -143,7 +143,7 @@ impl Parts {
     }
 
     fn finish(mut self) -> Result<Vec<Vec<u8>>> {
-        if self.writer.len() > 0 {
+        if self.writer.n_rows() > 0 {
             self.close();
         }
         self.failed.map_or(Ok(self.texts), Err)
