@@ -4,6 +4,7 @@ mod format;
 mod kinds;
 mod maps;
 mod process;
+mod replication;
 
 use std::{
     fmt,
@@ -32,10 +33,11 @@ use tokio::{
 };
 use tokio_io_timeout::TimeoutStream;
 
-use self::{format::Format, maps::Maps, process::Process};
+use self::{format::Format, maps::Maps, process::Process, replication::Replication};
 use crate::{
     agent::{Swept, checks::Standing, moves::Moves},
     connection_limit::ConnectionLimit,
+    ha,
     plane::Plane,
 };
 
@@ -60,6 +62,7 @@ pub(crate) async fn serve(
     gauges: Arc<Mutex<Swept>>,
     standing: Standing,
     moves: Moves,
+    replication: Option<ha::Shared>,
 ) -> Result<()> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Process));
@@ -69,11 +72,14 @@ pub(crate) async fn serve(
     steer.register_with_unit("rehome_duration", help, Unit::Seconds, moves.duration);
     let help = "Length of hellos whose flow was moved, with the header of the record";
     steer.register_with_unit("rehomed_hello", help, Unit::Bytes, moves.hello);
-    let registry = Arc::new(registry);
+    if let Some(replication) = &replication {
+        steer.register_collector(Box::new(Replication(replication.clone())));
+    }
+    let served = Arc::new(Served { registry, replication });
     let mut connection_limit = ConnectionLimit::new(MAX_CONNECTIONS);
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => connection_limit.admit(answer(stream, Arc::clone(&registry))).await,
+            Ok((stream, _)) => connection_limit.admit(answer(stream, Arc::clone(&served))).await,
             Err(error) => {
                 // Out of descriptors or the like: it passes.
                 log::warn!("accept a scrape: {error}");
@@ -83,8 +89,14 @@ pub(crate) async fn serve(
     }
 }
 
-async fn answer(stream: impl AsyncRead + AsyncWrite + Send + 'static, registry: Arc<Registry>) {
-    let service = service_fn(|request| std::future::ready(respond(&request, &registry)));
+/// What is told of.
+struct Served {
+    registry: Registry,
+    replication: Option<ha::Shared>,
+}
+
+async fn answer(stream: impl AsyncRead + AsyncWrite + Send + 'static, served: Arc<Served>) {
+    let service = service_fn(|request| std::future::ready(respond(&request, &served)));
     let mut connection = http1::Builder::new();
     connection.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     // Who asks and never reads is hung up on, too.
@@ -97,7 +109,7 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Send + 'static, registry: 
 
 fn respond(
     request: &Request<Incoming>,
-    registry: &Registry,
+    served: &Served,
 ) -> Result<Response<Full<Bytes>>, fmt::Error> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = plain(StatusCode::METHOD_NOT_ALLOWED, "only read: GET or HEAD\n");
@@ -107,8 +119,12 @@ fn respond(
     match request.uri().path() {
         "/metrics" => {
             let accept = request.headers().get_all(ACCEPT).iter();
-            metrics(registry, Format::wanted(accept.filter_map(|value| value.to_str().ok())))
+            metrics(
+                &served.registry,
+                Format::wanted(accept.filter_map(|value| value.to_str().ok())),
+            )
         }
+        "/ready" => Ok(ready(served.replication.as_ref())),
         "/" => Ok(page()),
         _ => Ok(plain(
             StatusCode::NOT_FOUND,
@@ -125,6 +141,17 @@ fn metrics(registry: &Registry, format: Format) -> Result<Response<Full<Bytes>>,
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     headers.insert(VARY, HeaderValue::from_static("accept"));
     Ok(response)
+}
+
+/// Whether the gateway may serve in the place of another one (RFC 9110 15.6.4: 503 where it may not
+/// yet). One that knows of no others always may.
+fn ready(replication: Option<&ha::Shared>) -> Response<Full<Bytes>> {
+    match replication {
+        Some(replication) if !replication.is_ready() => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, "not ready: see `steer ha status`\n")
+        }
+        _ => plain(StatusCode::OK, "ready\n"),
+    }
 }
 
 fn page() -> Response<Full<Bytes>> {
@@ -156,11 +183,11 @@ mod tests {
     use super::*;
 
     /// A registry that has much to say.
-    fn registry() -> Arc<Registry> {
+    fn served() -> Arc<Served> {
         let mut registry = Registry::default();
         let help = "x".repeat(100_000);
         registry.register("much", help, ConstGauge::new(1_i64));
-        Arc::new(registry)
+        Arc::new(Served { registry, replication: None })
     }
 
     /// The version of HTTP, where what is asked has none and so no headers either.
@@ -170,7 +197,7 @@ mod tests {
 
     async fn said(asked: &str) -> String {
         let (mut ours, theirs) = duplex(1 << 20);
-        let server = tokio::spawn(answer(theirs, registry()));
+        let server = tokio::spawn(answer(theirs, served()));
         ours.write_all(
             format!("{asked}{}\r\nHost: x\r\nConnection: close\r\n\r\n", version(asked)).as_bytes(),
         )
@@ -226,7 +253,7 @@ mod tests {
     async fn who_asks_and_never_reads_is_hung_up_on() {
         let (mut ours, theirs) = duplex(1024);
         let start = Instant::now();
-        let server = tokio::spawn(answer(theirs, registry()));
+        let server = tokio::spawn(answer(theirs, served()));
         ours.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         server.await.unwrap();
         assert!(start.elapsed() < 3 * PATIENCE, "{:?}", start.elapsed());

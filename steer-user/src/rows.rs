@@ -132,8 +132,14 @@ impl Names {
             return Err(Told::Expired);
         }
         let key = SessionKey::new(vip.id, fact.kind, &fact.id).ok_or(Told::Elsewhere)?;
-        let [first_seen, last_seen] = [fact.age, fact.idle].map(|age| now.wrapping_sub(age));
+        // What is older than this machine's clock is as old as that.
+        let [first_seen, last_seen] = [fact.age, fact.idle].map(|age| now.saturating_sub(age));
         Ok(Place { key, owner, first_seen, last_seen })
+    }
+
+    /// Under which key an entry stands here that a fact makes, and when its owner spoke last.
+    pub(crate) fn stamp(&self, fact: &Fact, now: u32) -> Option<(SessionKey, u32)> {
+        self.place(fact, now).ok().map(|place| (place.key, place.last_seen))
     }
 
     /// Takes a fact over, but for what is known better here.
@@ -255,12 +261,11 @@ pub(crate) mod tests {
         let key = SessionKey::new(3, Kind::SessionId, &[0xab; 32]).unwrap();
         let entry = Session { owner: 7, first_seen: 910, last_seen: 995, uses: 3, flags: 0 };
         assert_eq!(names.session(&key, &entry, 1000), Some(fact()));
-        // A machine that runs for a minute; the clock of the other one was further on.
-        for now in [60, 1000, u32::MAX] {
+        for (now, first_seen) in [(1000, 910), (u32::MAX, u32::MAX - 90), (60, 0)] {
             let place = names.place(&fact(), now).ok().unwrap();
             assert_eq!((place.key, place.owner), (key, 7));
-            assert_eq!(now.wrapping_sub(place.last_seen), 5);
-            assert_eq!(now.wrapping_sub(place.first_seen), 90);
+            // A machine that runs for a minute has no earlier time.
+            assert_eq!((place.first_seen, now - place.last_seen), (first_seen, 5));
         }
         for (pool, owner) in
             [("198.51.100.11:443", "10.0.0.1:443"), ("198.51.100.10:443", "10.0.0.3:443")]

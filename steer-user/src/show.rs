@@ -5,6 +5,7 @@ mod assess;
 mod backends;
 mod doctor;
 mod flows;
+mod ha;
 mod keys;
 mod sessions;
 mod watch;
@@ -171,6 +172,31 @@ pub fn assessment(format: Format, report: &Report) -> Result<()> {
 /// The first lines of `steer assess`.
 pub fn assessment_lines(report: &Report) -> Vec<String> {
     assess::summary(report)
+}
+
+/// Prints `steer ha status`.
+pub fn replication(format: Format, report: &crate::ha::Report) -> Result<()> {
+    print(format, report, || ha::report(report))
+}
+
+/// Whether a gateway is ready.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+struct Ready<'a> {
+    ready: bool,
+    /// Why, as a sentence.
+    why: &'a str,
+}
+
+/// Prints `steer ha ready`.
+pub fn ready(format: Format, ready: bool, why: &str) -> Result<()> {
+    print(format, &Ready { ready, why }, || {
+        format!("{}: {why}", if ready { "ready" } else { "not ready" })
+    })
+}
+
+/// Prints `steer ha acl`.
+pub fn acl(format: Format, rule: &str) -> Result<()> {
+    print(format, &rule, || rule.to_owned())
 }
 
 /// Prints `steer status`.

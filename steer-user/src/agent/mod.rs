@@ -52,7 +52,7 @@ use crate::{
     config::Config,
     control,
     crash::{Step, reached},
-    export,
+    export, ha,
     plane::{self, Lock, PinDir, Plane},
     supervisor::{Link, Start},
 };
@@ -335,6 +335,7 @@ async fn start(
     let gauges = Arc::new(Mutex::new(Swept::default()));
     let mut tasks = JoinSet::new();
     let standing = checks::Standing::default();
+    let replication = ha::Shared::default();
     // What a worker before this one had open is this one's from now on.
     listener.keep();
     let (wish, wishes) = mpsc::channel(WISHES);
@@ -349,6 +350,7 @@ async fn start(
         given,
         files,
         wishes: wish,
+        replication: config.ha.is_some().then(|| replication.clone()),
     };
     tasks.spawn(control::serve(Arc::clone(&listener), desk));
     tasks.spawn(checks::run(checks::Watched {
@@ -379,7 +381,11 @@ async fn start(
             Arc::clone(&gauges),
             standing,
             moves,
+            config.ha.is_some().then(|| replication.clone()),
         ));
+    }
+    if let Some(ha) = &config.ha {
+        tasks.spawn(ha::run(ha.clone(), dir.clone(), replication));
     }
     tasks.spawn(flush(Arc::clone(&pools)));
     tasks.spawn(

@@ -11,7 +11,7 @@ mod warnings;
 
 use std::collections::HashMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 pub(super) use named::{Named, purge};
 pub(super) use numbers::Numbers;
 use numbers::{number, served};
@@ -22,6 +22,7 @@ use warnings::{elsewhere, lonely, own_backends, raised_sizes, warnings};
 use super::require_probes;
 use crate::{
     config::Config,
+    ha,
     plane::{self, Before, Memory, NotCarried, Old, PinDir, Plane},
 };
 
@@ -78,6 +79,7 @@ pub fn judge(config: &Config, dir: &PinDir) -> Result<Judged> {
     }
     refuse_vips_of_others(config, dir)?;
     require_probes(&config.pools)?;
+    config.ha.as_ref().map_or(Ok(()), ha::check).context("use [ha]")?;
     Ok(Judged {
         fresh: !found.there,
         changes: [

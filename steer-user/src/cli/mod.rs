@@ -8,6 +8,7 @@ mod config;
 mod detach;
 mod doctor;
 mod flows;
+mod ha;
 mod inspect;
 mod keys;
 mod leave;
@@ -99,6 +100,9 @@ enum Verb {
     /// session that its backend resumed or refused. The programs tell nothing while nobody watches,
     /// and one can watch at a time.
     Watch(watch::Watch),
+    /// Show what gateways tell each other; make what they need for it
+    #[command(subcommand)]
+    Ha(ha::Ha),
     /// Show the names of ticket keys; make keys with names of their own
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -149,6 +153,7 @@ impl Cli {
             Verb::Flows(verb) => verb.run(&place),
             Verb::Why(verb) => verb.run(&place),
             Verb::Watch(verb) => verb.run(&place),
+            Verb::Ha(verb) => return verb.run(&place),
             Verb::Keys(verb) => verb.run(&place),
             Verb::Stats(verb) => verb.run(&place),
             Verb::Top(verb) => verb.run(&place),

@@ -17,6 +17,7 @@ use crate::{
         checks::Warning,
         reload::{Files, Given},
     },
+    ha,
     plane::PinDir,
 };
 
@@ -163,6 +164,18 @@ pub fn ask_held(dir: &PinDir, socket: &Path) -> Result<Option<Held>> {
     let reply = introduced(dir, socket, |agent| agent.exchange(&Request::Held {}))?;
     match done(reply, socket)? {
         Reply::Held { held } => Ok(held),
+        _ => Err(no_agent(socket)),
+    }
+}
+
+/// Asks how replication goes; `None` where there is none.
+///
+/// # Errors
+/// When nobody answers, or the agent of another gateway.
+pub fn ask_ha(dir: &PinDir, socket: &Path) -> Result<Option<ha::Report>> {
+    let reply = introduced(dir, socket, |agent| agent.exchange(&Request::Ha {}))?;
+    match done(reply, socket)? {
+        Reply::Ha { ha } => Ok(ha),
         _ => Err(no_agent(socket)),
     }
 }

@@ -5,7 +5,7 @@ mod client;
 mod request;
 mod server;
 
-pub use client::{InForce, ask, ask_about, ask_config, ask_held, ask_reload, ask_warnings};
+pub use client::{InForce, ask, ask_about, ask_config, ask_ha, ask_held, ask_reload, ask_warnings};
 pub use request::{REQUEST_MAX, Reply, Request};
 pub(crate) use server::{
     Desk, Listener, bind, refuse_file_in_place, remove_dead_socket, send, serve,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::{Held, checks::Warning},
+    ha,
     service::Service,
 };
 
@@ -70,6 +71,8 @@ pub enum Request {
     Stop {},
     /// What is in force?
     Config {},
+    /// How goes what other gateways are told and tell?
+    Ha {},
     /// Put a configuration in force: all of it, or nothing.
     Reload {
         /// The file, for errors to name it; absent: the one that the agent was started with.
@@ -82,7 +85,7 @@ pub enum Request {
 }
 
 /// What the agent answers.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 pub enum Reply {
     /// It is done.
@@ -111,6 +114,11 @@ pub enum Reply {
         file: PathBuf,
         /// What it changed, as sentences.
         changes: Vec<String>,
+    },
+    /// How replication goes.
+    Ha {
+        /// Null where no other gateways are told anything.
+        ha: Option<ha::Report>,
     },
     /// What needs attention.
     Warnings {

@@ -34,7 +34,7 @@ use crate::{
     },
     config::FILE_MAX,
     connection_limit::ConnectionLimit,
-    supervisor,
+    ha, supervisor,
 };
 
 /// Only the agent's own user may ask.
@@ -155,6 +155,8 @@ pub(crate) struct Desk {
     pub(crate) files: Arc<Files>,
     /// Who wants a configuration put in force.
     pub(crate) wishes: Sender<Wish>,
+    /// How replication goes, where there is any.
+    pub(crate) replication: Option<ha::Shared>,
 }
 
 /// Answers for ever.
@@ -270,8 +272,8 @@ fn asker(stream: &UnixStream) -> String {
 
 /// What only looks is told to who debugs.
 fn level(request: &Request) -> log::Level {
-    use Request::{Agent, Config, Held, Warnings};
-    if matches!(request, Agent {} | Warnings {} | Held {} | Config {}) {
+    use Request::{Agent, Config, Ha, Held, Warnings};
+    if matches!(request, Agent {} | Warnings {} | Held {} | Config {} | Ha {}) {
         log::Level::Debug
     } else {
         log::Level::Info
@@ -291,6 +293,9 @@ fn answer(request: &Request, pin_dir: &Path, desk: &Desk) -> Option<Reply> {
         }
         Request::Warnings {} => {
             return Some(Reply::Warnings { warnings: desk.standing.all().into_iter().collect() });
+        }
+        Request::Ha {} => {
+            return Some(Reply::Ha { ha: desk.replication.as_ref().map(ha::Shared::report) });
         }
         Request::Held {} => return Some(Reply::Held { held: pools.held().cloned() }),
         Request::Config {} => {

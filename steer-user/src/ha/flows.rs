@@ -11,8 +11,8 @@ use steer_common::{
     flow::{State, StateWord},
     shared::{
         FLOW_CLIENT_DONE, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_LEARNED, FLOW_RESET,
-        FLOW_SERVER_DONE, FLOW_SERVER_FIN, Flow, FlowKey, Leg, SERVICE_BACKEND, SERVICE_WAY_THERE,
-        SWITCH_LEGS, VIP_RETURN_BY_ROUTE, flow_entrance,
+        FLOW_SERVER_DONE, FLOW_SERVER_FIN, FLOW_UNCONFIRMED, Flow, FlowKey, Leg, SERVICE_BACKEND,
+        SERVICE_WAY_THERE, SWITCH_LEGS, VIP_RETURN_BY_ROUTE, flow_entrance,
     },
 };
 
@@ -187,8 +187,9 @@ fn entry(names: &Names, splice: &Splice, now: u32) -> Result<(FlowKey, Flow), To
     let numbers = &splice.numbers;
     let flow = Flow {
         word: StateWord::new(State::Spliced, isn).0,
-        flags: marks & MARKS | FLOW_LEARNED | hop | flow_entrance(entrance),
-        seen: now.wrapping_sub(idle),
+        // What the owner says next tells where both streams stand by then.
+        flags: marks & MARKS | FLOW_LEARNED | FLOW_UNCONFIRMED | hop | flow_entrance(entrance),
+        seen: now.saturating_sub(idle),
         client_next: numbers.client_next,
         server_next: numbers.server_next,
         delta: numbers.delta,
@@ -336,7 +337,7 @@ pub(super) mod tests {
     fn flow(first: u16, owner: u16) -> Flow {
         Flow {
             word: StateWord::new(State::Spliced, 77).0,
-            flags: FLOW_LEARNED | FLOW_HOP_WANTED | FLOW_CLIENT_FIN,
+            flags: FLOW_LEARNED | FLOW_UNCONFIRMED | FLOW_HOP_WANTED | FLOW_CLIENT_FIN,
             seen: 990,
             client_next: 1,
             server_next: 2,

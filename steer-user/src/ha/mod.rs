@@ -1,6 +1,497 @@
-//! What gateways learn, all know: rows of sessions, key names and re-homed flows, told by way of
-//! stores (Valkey or Redis).
+//! What one gateway learns all know: sessions, names of ticket keys and re-homed flows go to the
+//! other gateways of the cluster by way of stores (Valkey, Redis), each of which has all. Nothing in
+//! the path of packets waits for a store.
+//!
+//! A row says what is so, not what happened ([`record`]): it may come twice, late, or in another
+//! order, and all gateways end with the same tables. A message carries rows, is numbered and sealed
+//! ([`seal`]). Each gateway writes its own stream and reads those of the others ([`link`]); where
+//! messages are missing, and now and then anyway, all that the other one knows is read, which it
+//! writes every few minutes ([`walk`]).
 
 mod flows;
+mod link;
+mod outbox;
 mod record;
-mod seal;
+pub(crate) mod seal;
+mod status;
+mod store;
+mod walk;
+
+use std::{
+    collections::HashSet,
+    os::fd::AsFd as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, RingBuf};
+use steer_common::shared::{
+    FlowKey, JOURNAL_KEY_NAMES, JOURNAL_SESSIONS, JOURNAL_SPLICES, JournalEntry, SessionKey,
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc,
+    task::JoinSet,
+    time::{self, MissedTickBehavior},
+};
+
+pub use self::status::{PeerReport, Report, Rows, Shared, StoreReport};
+pub use self::store::acl;
+use self::{
+    link::{Inbound, Link, Way},
+    outbox::{Beat, Item, Outbox},
+    record::{Row, Writer},
+    seal::{Number, Purpose, Seal},
+    store::Store,
+    walk::{Heard, HeardFlow, Walker},
+};
+use crate::{
+    clock,
+    config::Ha,
+    plane::{PinDir, Plane},
+    rows::{Names, Told},
+};
+
+/// Rows wait so long for others, at most.
+const GATHER: Duration = Duration::from_millis(2);
+/// How often the tables are looked through for what the journal does not tell.
+const WALK: Duration = Duration::from_secs(5);
+/// How often a gateway says that it is there.
+const BEAT: Duration = Duration::from_secs(1);
+/// How often all that a gateway knows is written.
+const ALL: Duration = Duration::from_secs(300);
+/// For how long, seconds, the programs go on to note changes where nothing is heard of the agent.
+const ANNOUNCED: u32 = 3;
+/// Messages of stores that wait to be taken.
+const INBOUND: usize = 64;
+/// Rows that are taken at a time, before others get a turn.
+const TAKEN_AT_ONCE: usize = 128;
+/// Stores that do not answer are waited for so long where another one did.
+const OTHERS: Duration = Duration::from_secs(5);
+/// So long where none did: then there is nothing to be known.
+const NOBODY: Duration = Duration::from_secs(30);
+
+/// Whether what `[ha]` names can be used: keys, certificates and the password are read.
+///
+/// # Errors
+/// With the file that cannot.
+pub fn check(ha: &Ha) -> Result<()> {
+    Seal::read(&ha.key_file, &ha.cluster)?;
+    ha.servers.iter().try_for_each(|server| Store::new(ha, server).map(drop))
+}
+
+/// Tells and hears for ever.
+///
+/// # Errors
+/// Where the gateway's maps cannot be read or written.
+pub async fn run(ha: Ha, dir: PinDir, shared: Shared) -> Result<()> {
+    let seal = Arc::new(Seal::read(&ha.key_file, &ha.cluster)?);
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let epoch = u64::try_from(since_1970.as_nanos()).unwrap_or_default();
+    let stores = ha
+        .servers
+        .iter()
+        .map(|server| StoreReport { server: server.to_string(), ..StoreReport::default() });
+    shared.lock().report = Report {
+        cluster: ha.cluster.clone(),
+        name: ha.name.clone(),
+        why: "the stores are being read".to_owned(),
+        stores: stores.collect(),
+        ..Report::default()
+    };
+    let (to, inbound) = mpsc::channel(INBOUND);
+    let (mut tasks, mut outboxes) = (JoinSet::new(), Vec::new());
+    for (number, server) in ha.servers.iter().enumerate() {
+        let outbox = Arc::new(Outbox::default());
+        outboxes.push(Arc::clone(&outbox));
+        let link = Arc::new(Link {
+            number,
+            store: Store::new(&ha, server)?,
+            name: ha.name.clone(),
+            epoch,
+            seal: Arc::clone(&seal),
+            outbox,
+            shared: shared.clone(),
+        });
+        let (reads, to) = (Arc::clone(&link), to.clone());
+        tasks.spawn(async move { reads.read(to).await });
+        tasks.spawn(async move { link.write().await });
+    }
+    drop(to);
+    let plane = Plane::open(&dir)?;
+    let engine = Engine {
+        names: Names::read(&plane)?,
+        named: Instant::now(),
+        walker: Some(Walker::new(Plane::open(&dir)?)),
+        plane,
+        name: ha.name,
+        seal,
+        number: Number { epoch, sequence: 0 },
+        writer: Writer::default(),
+        since: None,
+        outboxes,
+        synced: HashSet::new(),
+        began: Instant::now(),
+        heard: Arc::default(),
+        walks: 0,
+        shared,
+    };
+    engine.run(Plane::journal(&dir)?, inbound).await
+}
+
+/// What has changed and was not told yet.
+#[derive(Default)]
+struct Changed {
+    facts: HashSet<SessionKey>,
+    flows: HashSet<FlowKey>,
+}
+
+/// What a walk brings.
+enum Walked {
+    /// All that is known, for these stores.
+    All(Vec<Vec<u8>>, Vec<usize>),
+    /// What happened since the last look.
+    Touched(Vec<Row>),
+}
+
+struct Engine {
+    plane: Plane,
+    names: Names,
+    named: Instant,
+    /// `None` while it walks.
+    walker: Option<Walker>,
+    name: String,
+    seal: Arc<Seal>,
+    /// Of the last message.
+    number: Number,
+    writer: Writer,
+    /// When the first row came that waits.
+    since: Option<Instant>,
+    outboxes: Vec<Arc<Outbox>>,
+    /// Stores all of which was read.
+    synced: HashSet<usize>,
+    began: Instant,
+    heard: Arc<Mutex<Heard>>,
+    walks: u32,
+    shared: Shared,
+}
+
+impl Engine {
+    async fn run(
+        mut self,
+        mut journal: RingBuf<MapData>,
+        mut inbound: mpsc::Receiver<Inbound>,
+    ) -> Result<()> {
+        let ring = journal.as_fd().try_clone_to_owned().context("wait for the ring of changes")?;
+        // SAFETY: the descriptor is owned, and stays the same as long as it is registered.
+        let changes = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
+        let changes = changes.context("wait for the ring of changes")?;
+        let mut beat = time::interval(BEAT);
+        let mut walk = time::interval(WALK);
+        let mut all = time::interval(BEAT / 10);
+        [&mut beat, &mut walk, &mut all]
+            .into_iter()
+            .for_each(|turn| turn.set_missed_tick_behavior(MissedTickBehavior::Delay));
+        let mut walking = JoinSet::new();
+        let mut written = Instant::now();
+        loop {
+            let flush = self.since.map(|since| since + GATHER);
+            tokio::select! {
+                biased;
+                () = until(flush) => self.flush()?,
+                ready = changes.readable() => {
+                    // What comes from now on wakes this again.
+                    ready.context("wait for the ring of changes")?.clear_ready();
+                    let changed = drain(&mut journal);
+                    // Those that come together are told together.
+                    self.tell(&changed)?;
+                    time::sleep(GATHER / 4).await;
+                }
+                Some(walked) = walking.join_next() => {
+                    let (walker, walked) = walked.context("look through the tables")?;
+                    self.walked(walker, walked)?;
+                }
+                Some(came) = inbound.recv() => self.take(came).await?,
+                _ = beat.tick() => self.beat()?,
+                _ = walk.tick(), if self.walker.is_some() => self.look(&mut walking),
+                _ = all.tick(), if self.walker.is_some() => {
+                    if written.elapsed() > ALL {
+                        written = Instant::now();
+                        self.outboxes.iter().for_each(|outbox| outbox.want_all());
+                    }
+                    self.look_at_all(&mut walking);
+                }
+            }
+        }
+    }
+
+    /// Tells the programs that changes are wanted, the others that this gateway is there, and who
+    /// asks how it goes.
+    fn beat(&mut self) -> Result<()> {
+        self.plane.set_journaling(clock::seconds() + ANNOUNCED)?;
+        self.name_anew()?;
+        let has = self.walker.as_ref().map(|walker| walker.has);
+        let ready = self.judge();
+        let beat = Beat {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready,
+            has: has.unwrap_or_default(),
+            ..Beat::default()
+        };
+        let mut noted = self.shared.lock();
+        for (outbox, store) in self.outboxes.iter().zip(&mut noted.report.stores) {
+            outbox.push(Item::Beat(beat.clone()));
+            (store.queued, store.dropped) = outbox.counts();
+        }
+        Ok(())
+    }
+
+    fn name_anew(&mut self) -> Result<()> {
+        self.names = Names::read(&self.plane)?;
+        self.named = Instant::now();
+        Ok(())
+    }
+
+    /// Whether all is known here that can be. What was known once goes on to count.
+    fn judge(&self) -> bool {
+        let mut noted = self.shared.lock();
+        let (synced, stores) = (self.synced.len(), self.outboxes.len());
+        let (ready, why) = match self.began.elapsed() {
+            _ if synced == stores => (true, "all stores were read".to_owned()),
+            waited if synced > 0 && waited > OTHERS => {
+                (true, format!("{synced} of {stores} stores were read"))
+            }
+            waited if waited > NOBODY => (
+                true,
+                "no store answers: only what this gateway learned itself is known".to_owned(),
+            ),
+            _ => (false, format!("{synced} of {stores} stores were read")),
+        };
+        let report = &mut noted.report;
+        if ready && !report.ready {
+            log::info!("ha: ready: {why}");
+        }
+        (report.ready, report.why) = (ready, why);
+        for (number, store) in report.stores.iter_mut().enumerate() {
+            store.synced = self.synced.contains(&number);
+        }
+        ready
+    }
+
+    /// Begins a look for what happened lately.
+    fn look(&mut self, walking: &mut JoinSet<(Walker, Result<Walked>)>) {
+        let Some(mut walker) = self.walker.take() else { return };
+        let (heard, shared) = (Arc::clone(&self.heard), self.shared.clone());
+        walking.spawn_blocking(move || {
+            let steady = shared.steady(Duration::from_secs(walk::FLOW_OVER.into()));
+            let is_alive = |name: &str| steady.contains(name);
+            let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+            let rows = walker.touched(&mut heard, is_alive);
+            drop(heard);
+            (walker, rows.map(Walked::Touched))
+        });
+    }
+
+    /// Begins a look at everything, where a store wants it.
+    fn look_at_all(&mut self, walking: &mut JoinSet<(Walker, Result<Walked>)>) {
+        let wants = self.outboxes.iter().map(|outbox| outbox.begin_all());
+        let wants = (0..).zip(wants).filter(|(_, wants)| *wants).map(|(number, _)| number);
+        let wants = wants.collect::<Vec<usize>>();
+        if wants.is_empty() {
+            return;
+        }
+        let Some(mut walker) = self.walker.take() else { return };
+        walking.spawn_blocking(move || {
+            let parts = walker.all();
+            (walker, parts.map(|parts| Walked::All(parts, wants)))
+        });
+    }
+
+    fn walked(&mut self, walker: Walker, walked: Result<Walked>) -> Result<()> {
+        self.walker = Some(walker);
+        match walked.context("look through the tables")? {
+            Walked::All(parts, wants) => {
+                self.walks += 1;
+                let parts = Arc::new(parts);
+                for outbox in wants.iter().filter_map(|number| self.outboxes.get(*number)) {
+                    outbox.push(Item::All(Arc::clone(&parts), self.walks));
+                }
+                Ok(())
+            }
+            Walked::Touched(rows) => rows.iter().try_for_each(|row| self.push(row)),
+        }
+    }
+
+    /// Tells what stands in the tables now.
+    fn tell(&mut self, changed: &Changed) -> Result<()> {
+        let now = clock::seconds();
+        if self.named.elapsed() > BEAT {
+            self.name_anew()?;
+        }
+        for key in &changed.facts {
+            let row = if let Some(session) = self.plane.sessions.find(key)? {
+                self.names.session(key, &session, now)
+            } else if let Some(name) = self.plane.key_names.find(key)? {
+                self.names.key_name(key, &name, now)
+            } else {
+                None
+            };
+            row.map_or(Ok(()), |fact| self.push(&Row::Fact(fact)))?;
+        }
+        for key in &changed.flows {
+            let row = match self.plane.splices.find(key)? {
+                Some(flow) => flows::splice(&self.names, key, &flow, now).map(Row::Splice),
+                None => flows::name(&self.names, key).map(Row::Over),
+            };
+            row.map_or(Ok(()), |row| self.push(&row))?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, row: &Row) -> Result<()> {
+        self.since.get_or_insert_with(Instant::now);
+        self.writer.push(row)?;
+        if self.writer.is_full() { self.flush() } else { Ok(()) }
+    }
+
+    /// Sends what waits.
+    fn flush(&mut self) -> Result<()> {
+        let Some(since) = self.since.take() else { return Ok(()) };
+        let n = self.writer.len() as u64;
+        let text = self.writer.finish(since.elapsed())?;
+        self.number.sequence += 1;
+        let message = Arc::new(self.seal.seal(Purpose::Batch, &self.name, self.number, &text)?);
+        for outbox in &self.outboxes {
+            outbox.push(Item::Batch(Arc::clone(&message)));
+        }
+        self.shared.lock().report.rows.told += n;
+        Ok(())
+    }
+
+    /// Takes what a store brought.
+    async fn take(&mut self, came: Inbound) -> Result<()> {
+        let (gateway, text, age, way) = match came {
+            Inbound::Synced(store) => {
+                self.synced.insert(store);
+                self.judge();
+                return Ok(());
+            }
+            Inbound::Anew(gateway) => {
+                // What it told in its life before it may not know any more: this gateway tells it.
+                let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+                heard.flows.retain(|_, flow| flow.gateway != gateway);
+                return Ok(());
+            }
+            Inbound::Rows { gateway, text, age, way } => (gateway, text, age, way),
+        };
+        let Ok(read) = record::read(&text) else {
+            self.shared.lock().report.refused += 1;
+            return Ok(());
+        };
+        let seconds = u32::try_from(age / 1000).unwrap_or(u32::MAX);
+        let (mut rows, mut mended) = (Rows { unknown: read.unknown, ..Rows::default() }, 0);
+        for some in read.rows.chunks(TAKEN_AT_ONCE) {
+            let now = clock::seconds();
+            for row in some {
+                let told = self.take_row(row, &gateway, seconds, now)?;
+                mended += u64::from(way == Way::Compared && told == Told::Taken);
+                match told {
+                    Told::Taken => rows.taken += 1,
+                    Told::Known => rows.known += 1,
+                    Told::Elsewhere => rows.elsewhere += 1,
+                    Told::Expired => rows.expired += 1,
+                    Told::Full => rows.full += 1,
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        let mut noted = self.shared.lock();
+        let sum = &mut noted.report.rows;
+        sum.taken += rows.taken;
+        sum.known += rows.known;
+        sum.elsewhere += rows.elsewhere;
+        sum.expired += rows.expired;
+        sum.full += rows.full;
+        sum.unknown += rows.unknown;
+        noted.report.mended += mended;
+        if let Some(peer) = noted.peers.get_mut(&gateway) {
+            peer.report.rows += read.rows.len() as u64;
+            peer.report.unknown += read.unknown;
+            if way == Way::Told {
+                peer.note_lag(age as f32 + read.waited.as_secs_f32() * 1000.0);
+            }
+        }
+        Ok(())
+    }
+
+    /// `later`: seconds since the row was told.
+    fn take_row(&mut self, row: &Row, gateway: &str, later: u32, now: u32) -> Result<Told> {
+        let Self { plane, names, heard, .. } = self;
+        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        match row {
+            Row::Fact(fact) => {
+                let mut fact = fact.clone();
+                fact.idle = fact.idle.saturating_add(later);
+                fact.age = fact.age.saturating_add(later).max(fact.idle);
+                let told = names.take(plane, &fact, now)?;
+                if told == Told::Taken {
+                    heard.facts.extend(names.stamp(&fact, now));
+                }
+                Ok(told)
+            }
+            Row::Splice(splice) => {
+                let mut splice = *splice;
+                splice.numbers.idle = splice.numbers.idle.saturating_add(later);
+                let key = flows::key(names, &splice.name).ok();
+                let before = key.map(|key| plane.splices.find(&key)).transpose()?.flatten();
+                let told = flows::take(names, plane, &splice, now)?;
+                // What this gateway knows first-hand is its own to tell.
+                let others = |key: &FlowKey| before.is_none() || heard.flows.contains_key(key);
+                if let Some(key) = key.filter(others)
+                    && let Some(flow) = plane.splices.find(&key)?
+                {
+                    let gateway = gateway.to_owned();
+                    heard.flows.insert(key, HeardFlow { seen: flow.seen, told: now, gateway });
+                }
+                Ok(told)
+            }
+            Row::Over(name) => {
+                if let Ok(key) = flows::key(names, name) {
+                    heard.flows.remove(&key);
+                }
+                flows::forget(names, plane, name)
+            }
+        }
+    }
+}
+
+/// Ready at that time; never, where there is none.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads all that the programs noted.
+fn drain(ring: &mut RingBuf<MapData>) -> Changed {
+    let mut changed = Changed::default();
+    while let Some(item) = ring.next() {
+        if item.len() < size_of::<JournalEntry>() {
+            continue;
+        }
+        // SAFETY: there are enough bytes, and the type is valid for every bit pattern.
+        let entry = unsafe { item.as_ptr().cast::<JournalEntry>().read_unaligned() };
+        match entry.table {
+            JOURNAL_SESSIONS | JOURNAL_KEY_NAMES => {
+                changed.facts.insert(entry.session);
+            }
+            JOURNAL_SPLICES => {
+                changed.flows.insert(entry.flow);
+            }
+            _ => {}
+        }
+    }
+    changed
+}

@@ -4,7 +4,7 @@
 //!
 //! The bytes are those of postcard (its wire format, version 1).
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,8 @@ const OVER: u8 = 3;
 
 #[derive(Default, Serialize, Deserialize)]
 struct Batch<'a> {
+    /// How long its first row waited for others, microseconds.
+    waited: u32,
     pools: Vec<String>,
     addresses: Vec<SocketAddr>,
     /// The kind of each row, and its bytes.
@@ -148,9 +150,10 @@ impl Writer {
     ///
     /// # Errors
     /// Never, as far as is known.
-    pub(super) fn finish(&mut self) -> Result<Vec<u8>> {
+    pub(super) fn finish(&mut self, waited: Duration) -> Result<Vec<u8>> {
         let Self { pools, addresses, rows, .. } = std::mem::take(self);
         let batch = Batch {
+            waited: waited.as_micros().try_into().unwrap_or(u32::MAX),
             pools: pools.iter().map(Service::to_string).collect(),
             addresses,
             rows: rows.iter().map(|(kind, bytes)| (*kind, bytes.as_slice())).collect(),
@@ -172,6 +175,8 @@ fn place<T: PartialEq>(list: &mut Vec<T>, name: T) -> Result<u16> {
 /// Rows of a batch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Read {
+    /// How long the first row waited for others.
+    pub(super) waited: Duration,
     pub(super) rows: Vec<Row>,
     /// Rows of a kind, or of a form, that this version does not know.
     pub(super) unknown: u64,
@@ -190,7 +195,7 @@ pub(super) fn read(text: &[u8]) -> Result<Read> {
     let batch = postcard::from_bytes::<Batch<'_>>(text).context("read a batch")?;
     let pools = batch.pools.iter().map(|pool| pool.parse().ok()).collect::<Vec<_>>();
     let lists = Lists { pools, addresses: &batch.addresses };
-    let mut read = Read::default();
+    let mut read = Read { waited: Duration::from_micros(batch.waited.into()), ..Read::default() };
     for (kind, bytes) in batch.rows {
         match lists.row(kind, bytes) {
             Some(row) => read.rows.push(row),
@@ -301,13 +306,15 @@ mod tests {
         let mut writer = Writer::default();
         rows.iter().for_each(|row| writer.push(row).unwrap());
         assert_eq!(writer.len(), rows.len());
-        writer.finish().unwrap()
+        writer.finish(WAITED).unwrap()
     }
+
+    const WAITED: Duration = Duration::from_micros(1500);
 
     #[test]
     fn rows_are_read_as_they_were_written() {
         let read = read(&written(&rows())).unwrap();
-        assert_eq!(read, Read { rows: rows(), unknown: 0 });
+        assert_eq!(read, Read { waited: WAITED, rows: rows(), unknown: 0 });
     }
 
     #[test]
@@ -327,7 +334,7 @@ mod tests {
         elsewhere[0] = 9;
         writer.rows.push((kind, elsewhere));
         writer.push(&rows()[4]).unwrap();
-        let read = read(&writer.finish().unwrap()).unwrap();
+        let read = read(&writer.finish(WAITED).unwrap()).unwrap();
         assert_eq!((read.rows, read.unknown), (vec![rows()[0].clone(), rows()[4].clone()], 3));
     }
 

@@ -85,6 +85,7 @@ pub struct Plane {
     // Nothing where the gateway's version has none, which a start makes.
     rests: Option<Slots<Rest>>,
     watch: Option<Slots<u32>>,
+    journaling: Option<Slots<u32>>,
     /// When backends came to their newest ticket keys, by the VIP's number.
     pub rotations: Slots<Rotation>,
     pub(crate) backend_ids: Table<Endpoint, u32>,
@@ -127,6 +128,11 @@ impl Plane {
             refusals: Slots::open(dir, "refusals")?,
             rests: dir.map("rests").exists().then(|| Slots::open(dir, "rests")).transpose()?,
             watch: dir.map("watch").exists().then(|| Slots::open(dir, "watch")).transpose()?,
+            journaling: dir
+                .map("journaling")
+                .exists()
+                .then(|| Slots::open(dir, "journaling"))
+                .transpose()?,
             rotations: Slots::open(dir, "rotations")?,
             backend_ids: Table::open(dir, "backend_ids")?,
             vips: Table::open(dir, "vips")?,
@@ -153,6 +159,17 @@ impl Plane {
     /// The ring of what watchers are told.
     pub fn watched(dir: &PinDir) -> Result<RingBuf<MapData>> {
         open(dir, "watched")
+    }
+
+    /// The ring of what changed, for other gateways.
+    pub(crate) fn journal(dir: &PinDir) -> Result<RingBuf<MapData>> {
+        open(dir, "journal")
+    }
+
+    /// Has the programs note what changes until then, seconds of CLOCK_MONOTONIC.
+    pub(crate) fn set_journaling(&mut self, until: u32) -> Result<()> {
+        let journaling = self.journaling.as_mut().context("these programs note no changes")?;
+        journaling.set(0, &until)
     }
 
     /// Has the programs tell watchers until then, seconds of CLOCK_MONOTONIC; 0: no more.
