@@ -2,18 +2,16 @@
 //! replication and with it.
 //!
 //! [`Cluster`] is the network with backends and a store, [`Gateway`] one of the two with its agent
-//! and its keepalived; [`failover`] lets one fail under load and counts, [`show`] is that for
+//! and its keepalived; [`fail_over`] lets one fail under load and counts, [`show`] is that for
 //! people.
 
-pub mod failover;
+mod failover;
 mod keepalived;
 mod load;
 mod report;
 mod store;
 
 use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
     process::{Command, Stdio},
     sync::Arc,
     thread,
@@ -26,17 +24,18 @@ use tempfile::TempDir;
 
 use self::keepalived::Keepalived;
 pub use self::{
-    failover::{Failure, Outcome},
-    load::{Flows, Load, Phase, Sessions, Visits, Way},
+    failover::{Failure, Outcome, fail_over, fail_over_after},
+    load::{Firsts, Flows, Holder, Load, Phase, Sessions, Visits, Way},
     report::{Show, show},
     store::Store,
 };
 use crate::{
-    agent::{Agent, Hook, Settings},
+    agent::{self, Agent, Hook, Settings},
+    client::{Client, Offer},
     netns::NetNs,
-    nginx::{self, Nginx},
-    payload,
+    nginx::{self, Nginx, TicketKey},
     pki::Pki,
+    process,
     scenario::Run,
     topology::{Family, Lab, Segment, Segments, backend, port},
 };
@@ -51,14 +50,27 @@ pub struct Plan {
     pub n_backends: usize,
     /// What clients dial.
     pub family: Family,
+    /// What clients' sessions are; each backend seals tickets by a key of its own.
+    pub offer: Offer,
     /// Whether the gateways replicate.
     pub ha: bool,
 }
 
 impl Plan {
-    /// Three backends and IPv4.
+    /// Three backends, IPv4 and session IDs.
     pub fn new(ha: bool) -> Self {
-        Self { n_backends: 3, family: Family::V4, ha }
+        Self { n_backends: 3, family: Family::V4, offer: Offer::SessionId, ha }
+    }
+
+    /// Idle connections stay, and transfers are slow enough to be under way.
+    fn servers(&self) -> nginx::Settings {
+        let (keepalive, rate) = ("75s".to_owned(), load::RATE.to_owned());
+        let ordinary = nginx::Settings { keepalive, rate, ..nginx::Settings::default() };
+        if self.offer == Offer::SessionId {
+            return ordinary;
+        }
+        let protocols = "TLSv1.2 TLSv1.3".to_owned();
+        nginx::Settings { protocols, tickets: true, ticket_key: TicketKey::Named, ..ordinary }
     }
 }
 
@@ -73,6 +85,7 @@ pub struct Cluster {
     second: Lab,
     switches: [NetNs; 2],
     directory: TempDir,
+    offer: Offer,
     ha: bool,
 }
 
@@ -84,52 +97,59 @@ impl Cluster {
     pub fn start(plan: &Plan) -> Result<Self> {
         let ([first, second], switches) = Segments::build(plan.n_backends)?.into_labs();
         let pki = Arc::new(Pki::make(plan.n_backends)?);
-        // Idle connections stay, and transfers are slow enough to be under way.
-        let settings = nginx::Settings {
-            keepalive: "75s".to_owned(),
-            rate: load::RATE.to_owned(),
-            ..nginx::Settings::default()
-        };
+        let settings = plan.servers();
         let start = |index| {
             let at = backend(plan.family, index);
             Nginx::start(first.backend(index), &pki, index, at, &settings)
         };
         let servers = (0..plan.n_backends).map(start).collect::<Result<Vec<_>>>()?;
         let directory = tempfile::Builder::new().prefix("steer-cluster-").tempdir()?;
-        write_key(&directory)?;
+        make_key(&directory)?;
         let store = Store::start(directory.path())?;
         let steer = Settings::new(Hook::Tc);
         let run = Run { family: plan.family, steer, servers, pki, lab: first };
-        Ok(Self { run, store, second, switches, directory, ha: plan.ha })
+        let (offer, ha) = (plan.offer, plan.ha);
+        Ok(Self { run, store, second, switches, directory, offer, ha })
     }
 
-    /// Starts the agent of gateway 0 or 1, and waits until it works; its keepalived starts with
-    /// [`Gateway::stand_by`].
+    /// Gateway 0 or 1; nothing of it runs yet.
     ///
     /// # Errors
-    /// With the agent's own words when it does not come up.
+    /// When its configuration cannot be written.
     pub fn gateway(&self, number: usize) -> Result<Gateway<'_>> {
-        let agent = Agent::start(self.lab(number), &self.settings(number))
-            .with_context(|| format!("start the agent of gateway {}", port(number)))?;
-        Ok(Gateway { cluster: self, number, agent, keepalived: None })
+        let agent = Agent::prepare(self.lab(number), &self.settings(number))?;
+        Ok(Gateway { agent, cluster: self, number, keepalived: None })
     }
 
-    /// Both gateways; the first one is active.
+    /// Both gateways, of which the first one is active and the second one stands by.
     ///
     /// # Errors
     /// When something does not come up.
     pub fn pair(&self) -> Result<[Gateway<'_>; 2]> {
-        let (mut active, mut standby) = (self.gateway(0)?, self.gateway(1)?);
-        active.stand_by()?;
-        active.await_active()?;
+        let [active, mut standby] = self.lone()?;
+        standby.start()?;
         standby.stand_by()?;
-        standby.await_ready()?;
         Ok([active, standby])
     }
 
-    /// Whether the gateways replicate.
-    pub fn is_replicated(&self) -> bool {
-        self.ha
+    /// Both gateways, of which the first one is active and nothing runs of the second one.
+    ///
+    /// # Errors
+    /// When something does not come up.
+    pub fn lone(&self) -> Result<[Gateway<'_>; 2]> {
+        let [mut active, other] = [self.gateway(0)?, self.gateway(1)?];
+        active.start()?;
+        active.stand_by()?;
+        active.await_active()?;
+        Ok([active, other])
+    }
+
+    /// A client without a session.
+    ///
+    /// # Errors
+    /// When rustls refuses the certificates.
+    pub fn new_client(&self) -> Result<Client> {
+        self.run.new_client_offering(self.offer)
     }
 
     fn lab(&self, number: usize) -> &Lab {
@@ -162,15 +182,25 @@ pub struct Gateway<'a> {
 }
 
 impl Gateway<'_> {
-    /// Starts its keepalived: it takes the addresses of both segments where nobody else has them.
+    /// Starts its agent, and waits until that works.
     ///
     /// # Errors
-    /// When it cannot be started.
-    pub fn stand_by(&mut self) -> Result<()> {
+    /// With the agent's own words when it does not come up.
+    pub fn start(&mut self) -> Result<()> {
+        self.agent.launch().with_context(|| format!("start the agent of {}", port(self.number)))
+    }
+
+    /// Waits until it is ready, and starts its keepalived: it takes the addresses of both segments
+    /// where nobody else has them. How long it was not ready.
+    ///
+    /// # Errors
+    /// When it does not become ready, or keepalived cannot be started.
+    pub fn stand_by(&mut self) -> Result<Duration> {
+        let unready = self.await_ready()?;
         let directory = self.cluster.directory.path();
-        let script = self.agent.command(self.tracked()?);
+        let script = self.agent.command(READY);
         self.keepalived = Some(Keepalived::start(self.lab(), self.number, directory, &script)?);
-        Ok(())
+        Ok(unready)
     }
 
     /// Whether it holds the addresses that clients and backends route by.
@@ -195,16 +225,14 @@ impl Gateway<'_> {
         seen.with_context(|| format!("{self} is not active; its keepalived: {}", self.said()))
     }
 
-    /// Whether `steer ha ready` says that it knows what the other one knows; always without
-    /// replication.
+    /// Whether `steer ha ready` says that it knows what the other one knows.
     ///
     /// # Errors
     /// When it cannot be run.
     pub fn is_ready(&self) -> Result<bool> {
-        if !self.cluster.ha || !self.knows_ha()? {
-            return Ok(true);
-        }
-        self.succeeds("ha ready")
+        let mut ready = self.agent.command(READY);
+        ready.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.lab().gateway().run(move || Ok(ready.status()?.success()))
     }
 
     /// Waits until it is ready; how long that took.
@@ -253,24 +281,6 @@ impl Gateway<'_> {
     fn lab(&self) -> &Lab {
         self.cluster.lab(self.number)
     }
-
-    /// By what keepalived judges whether the gateway may be active.
-    fn tracked(&self) -> Result<&'static str> {
-        let replicates = self.cluster.ha && self.knows_ha()?;
-        Ok(if replicates { "ha ready" } else { "stats" })
-    }
-
-    /// Whether the binary under test replicates at all.
-    fn knows_ha(&self) -> Result<bool> {
-        self.succeeds("ha --help")
-    }
-
-    fn succeeds(&self, words: &str) -> Result<bool> {
-        let mut command = self.agent.command(words);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let status = |mut command: Command| Ok(command.status()?.success());
-        self.lab().gateway().run(move || status(command)).with_context(|| format!("steer {words}"))
-    }
 }
 
 impl std::fmt::Display for Gateway<'_> {
@@ -279,16 +289,15 @@ impl std::fmt::Display for Gateway<'_> {
     }
 }
 
+/// By what keepalived judges whether a gateway may be active.
+const READY: &str = "ha ready";
 /// Name of the file with the key of the gateways.
 const KEY: &str = "ha.key";
 
-fn write_key(directory: &TempDir) -> Result<()> {
-    let path = directory.path().join(KEY);
-    let digits = payload::bytes(32, 5)
-        .iter()
-        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-    fs::write(&path, digits + "\n").context("write the gateways' key")?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).context("keep the key to root")
+fn make_key(directory: &TempDir) -> Result<()> {
+    let mut command = Command::new(agent::binary()?);
+    command.args(["ha", "key"]).arg(directory.path().join(KEY));
+    process::run(&mut command).map(drop).context("make the gateways' key")
 }
 
 /// Asks again and again, with pauses that leave the processors to others.

@@ -88,7 +88,7 @@ fn failovers(arguments: &Arguments) -> Show {
     Show {
         failures: if failures.is_empty() { every() } else { failures },
         family: family(arguments),
-        load: cluster::Load { transfers: 4, sessions: 48, visitors: 4 },
+        load: cluster::Load { ways: cluster::Way::ALL, transfers: 4, sessions: 48, visitors: 4 },
         json: arguments.json,
     }
 }

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 
 use super::{
     Cluster, Gateway, LIMIT,
-    load::{self, Done, Firsts, Flows, Holder, Job, Load, Phase, Sessions, Stage, Visits, Way},
+    load::{self, Done, Firsts, Flows, Holder, Job, Load, Phase, Sessions, Stage, Visits},
     until,
 };
 
@@ -94,29 +94,49 @@ pub fn fail_over(
     failure: Failure,
     load: &Load,
 ) -> Result<Outcome> {
+    fail_over_after(cluster, pair, failure, load, |_| Ok(()))
+}
+
+/// As [`fail_over`]; `before` is done when all sessions are known and all transfers under way.
+///
+/// # Errors
+/// As [`fail_over`], and those of `before`.
+pub fn fail_over_after(
+    cluster: &Cluster,
+    pair: &mut [Gateway<'_>; 2],
+    failure: Failure,
+    load: &Load,
+    before: impl FnOnce(&mut [Gateway<'_>; 2]) -> Result<()>,
+) -> Result<Outcome> {
     let run = &cluster.run;
-    let firsts = Firsts::find(run)?;
-    let holders = Holder::prepare(run, &firsts, load.sessions)?;
-    let jobs = Job::prepare(run, &firsts, load)?;
-    let stage = Stage::default();
+    let firsts = Firsts::find(cluster)?;
+    let holders = Holder::prepare(cluster, &firsts, load.sessions)?;
+    let jobs = Job::prepare(cluster, &firsts, load)?;
+    let stage = &Stage::default();
     thread::scope(|scope| {
         let transfers: Vec<_> =
-            jobs.iter().map(|job| scope.spawn(|| job.run(run, &stage))).collect();
-        let stage = &stage;
+            jobs.iter().map(|job| scope.spawn(move || job.run(run, stage))).collect();
         let visitors: Vec<_> = (0..load.visitors)
-            .map(|number| scope.spawn(move || load::visit(run, number, stage)))
+            .map(|number| scope.spawn(move || load::visit(cluster, number, stage)))
             .collect();
-        let passed = pass(pair, failure, stage, &transfers);
+        let passed = under_way(stage, &transfers)
+            .and_then(|()| before(pair))
+            .and_then(|()| fail_first(pair, failure, stage, &transfers));
+        if passed.is_err() {
+            // Idle connections do not wait for it any longer.
+            stage.stop.store(true, Ordering::Release);
+        }
         let sessions = passed.and_then(|outage| {
-            Ok((outage, Holder::return_all(run, &holders).context("offer sessions again")?))
+            Ok((outage, Holder::return_all(cluster, &holders).context("offer sessions again")?))
         });
         let done: Result<Vec<_>> = transfers.into_iter().map(join).collect();
         stage.stop.store(true, Ordering::Release);
         let visits: Result<Vec<_>> = visitors.into_iter().map(join).collect();
         let (outage, sessions) = sessions?;
         let done: Vec<_> = jobs.iter().zip(done?).collect();
-        let kinds =
-            [true, false].into_iter().flat_map(|rehomed| Way::ALL.map(|way| (way, rehomed)));
+        let kinds = [true, false]
+            .into_iter()
+            .flat_map(|rehomed| load.ways.iter().map(move |way| (*way, rehomed)));
         Ok(Outcome {
             failure,
             outage,
@@ -127,21 +147,16 @@ pub fn fail_over(
     })
 }
 
-/// The failure, once every transfer is under way; how long until the other gateway was active.
-fn pass(
-    pair: &mut [Gateway<'_>; 2],
-    failure: Failure,
-    stage: &Stage,
-    transfers: &[ScopedJoinHandle<'_, Result<Done>>],
-) -> Result<Duration> {
-    let result = fail_first(pair, failure, stage, transfers);
-    if result.is_err() {
-        // Idle connections do not wait for it any longer.
-        stage.stop.store(true, Ordering::Release);
-    }
-    result
+/// Waits until every transfer is under way.
+fn under_way(stage: &Stage, transfers: &[ScopedJoinHandle<'_, Result<Done>>]) -> Result<()> {
+    let all = until(LIMIT, || {
+        lasts(transfers)?;
+        Ok((stage.n_under_way() == transfers.len()).then_some(()))
+    });
+    all?.context("not every transfer comes under way")
 }
 
+/// The failure; how long until the other gateway was active.
 fn fail_first(
     [active, standby]: &mut [Gateway<'_>; 2],
     failure: Failure,
@@ -150,24 +165,21 @@ fn fail_first(
 ) -> Result<Duration> {
     /// What is under way has been for so long that others know of it.
     const KNOWN: Duration = Duration::from_secs(1);
-    let all = until(LIMIT, || {
-        let ended = transfers.iter().any(ScopedJoinHandle::is_finished);
-        ensure!(!ended, "a transfer ended before the gateway failed");
-        Ok((stage.n_under_way() == transfers.len()).then_some(()))
-    });
-    all?.context("not every transfer comes under way")?;
     thread::sleep(KNOWN);
     ensure!(active.is_active()?, "{active} is not active: {}", active.said());
-    ensure!(
-        !transfers.iter().any(ScopedJoinHandle::is_finished),
-        "a transfer ended before the gateway failed"
-    );
+    lasts(transfers)?;
     let failed = Instant::now();
     stage.failed.set(failed).ok().context("it failed before")?;
     active.fail(failure)?;
     let taken_over = standby.await_active()?;
     stage.taken_over.set(taken_over).ok().context("it was taken over before")?;
     Ok(taken_over - failed)
+}
+
+fn lasts(transfers: &[ScopedJoinHandle<'_, Result<Done>>]) -> Result<()> {
+    let ended = transfers.iter().any(ScopedJoinHandle::is_finished);
+    ensure!(!ended, "a transfer ended before the gateway failed");
+    Ok(())
 }
 
 fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
+use super::Cluster;
 use crate::{
     client::{Client, Connection, Dial, Handshake},
     payload,
@@ -38,7 +39,9 @@ const STRIDE: usize = 23;
 /// How much goes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Connections of each [`Way`], on flows that were re-homed, and as many on others.
+    /// What connections do that last.
+    pub ways: &'static [Way],
+    /// Connections of each of those ways on flows that were re-homed, and as many on others.
     pub transfers: usize,
     /// Clients that have a session and offer it for the first time behind the failover.
     pub sessions: usize,
@@ -59,7 +62,7 @@ pub enum Way {
 
 impl Way {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Download, Self::Upload, Self::Idle];
+    pub const ALL: &[Self] = &[Self::Download, Self::Upload, Self::Idle];
 
     /// For people and programs.
     pub fn word(self) -> &'static str {
@@ -157,12 +160,15 @@ impl Stage {
 }
 
 /// Which backend each client's address leads to.
-pub(super) struct Firsts(Vec<usize>);
+pub struct Firsts(Vec<usize>);
 
 impl Firsts {
     /// Tries every address.
-    pub(super) fn find(run: &Run) -> Result<Self> {
-        let stranger = run.new_client()?;
+    ///
+    /// # Errors
+    /// When a visit fails.
+    pub fn find(cluster: &Cluster) -> Result<Self> {
+        let (run, stranger) = (&cluster.run, cluster.new_client()?);
         let found = run.at_once(N_SOURCES, 4, |source| {
             let client = stranger.sibling();
             Ok((source, run.backend_named(&client.visit(&run.dial(source))?.server)?))
@@ -200,11 +206,10 @@ pub(super) struct Done {
 impl Job {
     /// Puts the servers' files where they are, and gives those clients a session whose flows are to
     /// be re-homed.
-    pub(super) fn prepare(run: &Run, firsts: &Firsts, load: &Load) -> Result<Vec<Self>> {
-        let body = body();
+    pub(super) fn prepare(cluster: &Cluster, firsts: &Firsts, load: &Load) -> Result<Vec<Self>> {
+        let (run, body, model) = (&cluster.run, body(), cluster.new_client()?);
         run.servers.iter().try_for_each(|server| server.put("file", &body).map(drop))?;
-        let model = run.new_client()?;
-        let kinds = Way::ALL.iter().flat_map(|way| [(*way, true), (*way, false)]);
+        let kinds = load.ways.iter().flat_map(|way| [(*way, true), (*way, false)]);
         let all = kinds.flat_map(|kind| (0..load.transfers).map(move |_| kind));
         all.enumerate()
             .map(|(number, (way, rehomed))| {
@@ -212,7 +217,7 @@ impl Job {
                 let client = model.sibling();
                 let home = firsts.that(number, |first| first == backend)?;
                 let source = if rehomed {
-                    run.visit(&client, &run.dial(home))?;
+                    run.lab.client().run(|| accept(&client, &run.dial(home)))?;
                     firsts.that(number, |first| first != backend)?
                 } else {
                     home
@@ -284,6 +289,13 @@ impl Job {
     }
 }
 
+/// Gives a client a session that its backend has accepted once, so that its key is known where the
+/// session itself cannot be.
+fn accept(client: &Client, home: &Dial) -> Result<Handshake> {
+    client.visit(home)?;
+    client.visit(home)
+}
+
 fn idle(connection: &mut Connection, stage: &Stage) -> Result<()> {
     connection.keep_open(true);
     connection.ask()?;
@@ -324,7 +336,7 @@ pub(super) fn sum(way: Way, rehomed: bool, done: &[(&Job, Done)]) -> Flows {
 }
 
 /// A client that has a session and waits.
-pub(super) struct Holder {
+pub struct Holder {
     client: Client,
     owner: usize,
     /// An address that leads elsewhere.
@@ -333,18 +345,27 @@ pub(super) struct Holder {
 
 impl Holder {
     /// Gives so many clients a session each, at all backends in turn.
-    pub(super) fn prepare(run: &Run, firsts: &Firsts, n: usize) -> Result<Vec<Self>> {
-        let model = run.new_client()?;
+    ///
+    /// # Errors
+    /// When a visit fails.
+    pub fn prepare(cluster: &Cluster, firsts: &Firsts, n: usize) -> Result<Vec<Self>> {
+        let (run, model) = (&cluster.run, cluster.new_client()?);
         run.at_once(n, 4, |number| {
             let (client, owner) = (model.sibling(), number % run.servers.len());
-            let seen = client.visit(&run.dial(firsts.that(number, |first| first == owner)?))?;
+            let home = firsts.that(number, |first| first == owner)?;
+            let seen = accept(&client, &run.dial(home))?;
+            ensure!(seen.resumed, "not even at home: {seen:?}");
             ensure!(run.backend_named(&seen.server)? == owner, "{} answered", seen.server);
             Ok(Self { client, owner, away: firsts.that(number, |first| first != owner)? })
         })
     }
 
     /// All of them come back, each by an address that leads elsewhere.
-    pub(super) fn return_all(run: &Run, holders: &[Self]) -> Result<Sessions> {
+    ///
+    /// # Errors
+    /// When the lab breaks; what clients see is counted.
+    pub fn return_all(cluster: &Cluster, holders: &[Self]) -> Result<Sessions> {
+        let run = &cluster.run;
         let seen = run.at_once(holders.len(), 8, |number| {
             let holder = &holders[number];
             let dial = Dial { timeout: SHORT_PATIENCE, ..run.dial(holder.away) };
@@ -365,9 +386,10 @@ impl Holder {
 }
 
 /// A client that comes back all the time until the stage is over, every time from another address.
-pub(super) fn visit(run: &Run, number: usize, stage: &Stage) -> Result<[Visits; 3]> {
+pub(super) fn visit(cluster: &Cluster, number: usize, stage: &Stage) -> Result<[Visits; 3]> {
+    let run = &cluster.run;
     run.lab.client().enter()?;
-    let (client, mut seen) = (run.new_client()?, [Visits::default(); 3]);
+    let (client, mut seen) = (cluster.new_client()?, [Visits::default(); 3]);
     let mut count = 0;
     while !stage.is_over() {
         let source = (number + count * STRIDE) % N_SOURCES;

@@ -1,0 +1,159 @@
+//! Two gateways that tell each other what they learn: one fails, and its clients notice nothing but
+//! the pause.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use steer_tests::{
+    client::Offer,
+    cluster::{
+        Cluster, Failure, Firsts, Gateway, Holder, LIMIT, Load, Outcome, Phase, Plan, Sessions,
+        Way, fail_over, fail_over_after,
+    },
+    process::eventually,
+    tables,
+    topology::Family,
+};
+
+/// Sessions alone.
+const SESSIONS: Load = Load { ways: &[], transfers: 0, sessions: 48, visitors: 0 };
+/// Connections that last, of every kind.
+const TRANSFERS: Load = Load { ways: Way::ALL, transfers: 3, sessions: 24, visitors: 3 };
+/// Connections that wait for as long as it takes.
+const IDLE: Load = Load { ways: &[Way::Idle], transfers: 4, sessions: 24, visitors: 0 };
+
+#[track_caller]
+fn all_resumed(sessions: Sessions, n: usize) {
+    let Sessions { offered, resumed, .. } = sessions;
+    assert_eq!((offered, resumed), (n, n), "{sessions:?}");
+}
+
+/// Every connection came to its end, byte by byte, and every session was resumed by its owner.
+#[track_caller]
+fn nothing_lost(outcome: &Outcome, load: &Load) {
+    let n = load.ways.len() * load.transfers;
+    assert_eq!(outcome.wrong(), 0, "wrong bytes: {outcome:?}");
+    assert_eq!(outcome.counts(true), (n, 0), "re-homed: {outcome:?}");
+    assert_eq!(outcome.counts(false), (n, 0), "others: {outcome:?}");
+    all_resumed(outcome.sessions, load.sessions);
+    assert_eq!(outcome.visits(Phase::After).errors, 0, "{outcome:?}");
+}
+
+/// So much for the lab: what the others claim is not so by itself.
+#[test]
+fn without_replication_sessions_and_rehomed_connections_are_lost() -> Result<()> {
+    let cluster = Cluster::start(&Plan::new(false))?;
+    let mut pair = cluster.pair()?;
+    let outcome = fail_over(&cluster, &mut pair, Failure::Machine, &TRANSFERS)?;
+    let n = Way::ALL.len() * TRANSFERS.transfers;
+    assert_eq!(outcome.wrong(), 0, "{outcome:?}");
+    assert_eq!(outcome.counts(true), (0, n), "{outcome:?}");
+    assert_eq!(outcome.counts(false), (n, 0), "{outcome:?}");
+    assert_eq!(outcome.sessions.full, TRANSFERS.sessions, "{outcome:?}");
+    Ok(())
+}
+
+#[test]
+fn sessions_resume_at_their_owner_through_the_other_gateway() -> Result<()> {
+    for offer in [Offer::SessionId, Offer::Ticket12, Offer::Ticket13] {
+        let cluster = Cluster::start(&Plan { offer, ..Plan::new(true) })?;
+        let mut pair = cluster.pair()?;
+        let outcome = fail_over(&cluster, &mut pair, Failure::Machine, &SESSIONS)?;
+        println!("{offer:?}: {outcome:?}");
+        all_resumed(outcome.sessions, SESSIONS.sessions);
+    }
+    Ok(())
+}
+
+#[test]
+fn rehomed_transfers_go_on_when_the_machine_fails() -> Result<()> {
+    let cluster = Cluster::start(&Plan::new(true))?;
+    let mut pair = cluster.pair()?;
+    let outcome = fail_over(&cluster, &mut pair, Failure::Machine, &TRANSFERS)?;
+    nothing_lost(&outcome, &TRANSFERS);
+    Ok(())
+}
+
+#[test]
+fn rehomed_transfers_go_on_when_the_link_to_the_clients_fails() -> Result<()> {
+    let cluster = Cluster::start(&Plan { family: Family::V6, ..Plan::new(true) })?;
+    let mut pair = cluster.pair()?;
+    let outcome = fail_over(&cluster, &mut pair, Failure::FrontLink, &TRANSFERS)?;
+    nothing_lost(&outcome, &TRANSFERS);
+    Ok(())
+}
+
+#[test]
+fn what_was_known_before_the_store_died_is_not_lost_with_it() -> Result<()> {
+    let cluster = Cluster::start(&Plan::new(true))?;
+    let mut pair = cluster.pair()?;
+    let outcome = fail_over(&cluster, &mut pair, Failure::StoreThenMachine, &TRANSFERS)?;
+    nothing_lost(&outcome, &TRANSFERS);
+    Ok(())
+}
+
+#[test]
+fn what_is_learned_after_the_store_restarted_empty_is_known_too() -> Result<()> {
+    let cluster = Cluster::start(&Plan::new(true))?;
+    let mut pair = cluster.pair()?;
+    let mut late = Vec::new();
+    let outcome = fail_over_after(&cluster, &mut pair, Failure::Machine, &IDLE, |pair| {
+        cluster.store.stop()?;
+        cluster.store.restart()?;
+        late = Holder::prepare(&cluster, &Firsts::find(&cluster)?, 24)?;
+        know_the_same(pair)
+    })?;
+    nothing_lost(&outcome, &IDLE);
+    all_resumed(Holder::return_all(&cluster, &late)?, 24);
+    Ok(())
+}
+
+#[test]
+fn a_gateway_that_starts_late_is_ready_once_it_knows_all() -> Result<()> {
+    let cluster = Cluster::start(&Plan::new(true))?;
+    let mut pair = cluster.lone()?;
+    let outcome = fail_over_after(&cluster, &mut pair, Failure::Machine, &IDLE, |[_, late]| {
+        late.start()?;
+        println!("not ready for {:?}", late.stand_by()?);
+        Ok(())
+    })?;
+    nothing_lost(&outcome, &IDLE);
+    Ok(())
+}
+
+#[test]
+fn a_gateway_that_starts_late_learns_what_an_empty_store_had_lost() -> Result<()> {
+    let cluster = Cluster::start(&Plan::new(true))?;
+    let mut pair = cluster.lone()?;
+    let outcome = fail_over_after(&cluster, &mut pair, Failure::Machine, &IDLE, |pair| {
+        cluster.store.stop()?;
+        cluster.store.restart()?;
+        let [_, late] = pair;
+        late.start()?;
+        println!("not ready for {:?}", late.stand_by()?);
+        know_the_same(pair)
+    })?;
+    nothing_lost(&outcome, &IDLE);
+    Ok(())
+}
+
+/// Waits until both gateways know as many sessions, and as many flows that were re-homed.
+fn know_the_same(pair: &[Gateway<'_>; 2]) -> Result<()> {
+    let n = |table: &str| -> Result<[usize; 2]> {
+        let [active, standby] = pair;
+        Ok([tables::entries(&active.agent, table)?, tables::entries(&standby.agent, table)?])
+    };
+    for table in ["sessions", "splices"] {
+        let equal = || n(table).ok().filter(|[here, there]| here == there && *here > 0);
+        let start = std::time::Instant::now();
+        eventually(LIMIT, equal).with_context(|| {
+            let status = pair.each_ref().map(|gateway| gateway.agent.steer("ha status"));
+            format!("{table}: {:?}; {status:?}", n(table))
+        })?;
+        println!(
+            "as many {table} after {:?}",
+            Duration::from_millis(start.elapsed().as_millis() as u64)
+        );
+    }
+    Ok(())
+}
