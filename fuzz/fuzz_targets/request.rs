@@ -8,6 +8,9 @@ mod address;
 #[path = "../../steer-user/src/clock.rs"]
 mod clock;
 #[expect(dead_code, reason = "only what `request` names of it is used")]
+#[path = "../../steer-user/src/ha/status.rs"]
+mod ha;
+#[expect(dead_code, reason = "only what `request` names of it is used")]
 #[path = "../../steer-user/src/agent/sweep/held.rs"]
 mod held;
 #[path = "../../steer-user/src/control/request.rs"]

@@ -1,9 +1,12 @@
 //! What a gateway knows of an identifier, in words that mean the same at another gateway, or at this
 //! one after a reboot: pools and backends by name and address, times as ages.
 
+mod fact;
+
 use std::{collections::HashMap, net::SocketAddr};
 
 use anyhow::Result;
+pub use fact::Fact;
 use steer_common::{
     session::Kind,
     shared::{
@@ -16,27 +19,6 @@ use crate::{address::socket, clock, plane::Plane, service::Service};
 
 /// Flags of a key name that travel; what an operator configured stands in a configuration.
 const TRAVELS: u16 = KEY_NAME_SHARED | KEY_NAME_PROVEN | KEY_NAME_OPENED_TWO;
-
-/// Who holds a session, or a ticket key.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Fact {
-    /// Its VIP, or the name of its pool.
-    pub(crate) pool: Service,
-    pub(crate) kind: Kind,
-    /// The identifier, 1 to 32 bytes.
-    pub(crate) id: Vec<u8>,
-    pub(crate) owner: SocketAddr,
-    /// Seconds since it was learned.
-    pub(crate) age: u32,
-    /// Seconds since its owner last issued or accepted it.
-    pub(crate) idle: u32,
-    /// How often the owner accepted it, or tickets of it.
-    pub(crate) uses: u32,
-    /// Of a key name: the end of the first ticket of it that was accepted.
-    pub(crate) tail: u16,
-    /// Of a key name: what its tickets showed, any of `KEY_NAME_*` but what is configured.
-    pub(crate) flags: u16,
-}
 
 /// What became of a fact that was told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -226,6 +208,8 @@ fn merged_name(known: Option<&KeyName>, fact: &Fact, place: &Place) -> Option<Ke
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     pub(crate) fn fact() -> Fact {
@@ -326,5 +310,80 @@ pub(crate) mod tests {
         let told = Fact { kind: Kind::KeyName, ..fact() };
         let place = names().place(&told, 1000).ok().unwrap();
         assert_eq!(merged_name(Some(&known), &told, &place), None);
+    }
+
+    /// One gateway's knowledge of one session: owner and when it spoke last, on a clock of its own.
+    #[derive(Clone, Copy, Debug)]
+    struct Gateway {
+        ahead: u32,
+        known: Option<Session>,
+    }
+
+    impl Gateway {
+        /// What it says at a time of no clock.
+        fn tells(&self, names: &Names, time: u32) -> Option<Fact> {
+            let key = SessionKey::new(3, Kind::SessionId, &[0xab; 32])?;
+            names.session(&key, &self.known?, time + self.ahead)
+        }
+
+        /// A row reaches it that was told at `told`.
+        fn hears(&mut self, names: &Names, fact: &Fact, told: u32, time: u32) {
+            let fact = Fact { idle: fact.idle + time - told, ..fact.clone() };
+            let place = names.place(&fact, time + self.ahead).ok().unwrap();
+            let owner = |id| names.owners.get(&id).copied();
+            let merged = merged_session(self.known.as_ref(), &fact, &place, owner);
+            self.known = merged.or(self.known);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// What two backends say of a session within a second has no order; else the later one is
+        /// right everywhere.
+        #[test]
+        fn gateways_end_with_the_same_tables_whatever_is_lost_repeated_or_late(
+            clocks in prop::array::uniform4(0u32..100_000),
+            // Who learns of which backend, and how long after what came before.
+            learned in prop::collection::vec((0usize..4, 7u16..9, prop_oneof![Just(0u32), 3u32..20]), 1..12),
+            // Which row reaches whom in between; others are lost.
+            ways in prop::collection::vec((0usize..12, 0usize..4), 0..60),
+            // In which order all tell all that they know in the end.
+            order in Just((0usize..12).collect::<Vec<_>>()).prop_shuffle(),
+        ) {
+            let names = names();
+            let mut gateways = clocks.map(|ahead| Gateway { ahead, known: None });
+            let (mut time, mut rows) = (1000_u32, Vec::new());
+            let mut ways = ways.into_iter();
+            for (at, owner, later) in learned {
+                time += later;
+                let now = time + gateways[at].ahead;
+                let first_seen = gateways[at].known.filter(|known| known.owner == owner);
+                let first_seen = first_seen.map_or(now, |known| known.first_seen);
+                let known = Session { owner, flags: 0, first_seen, last_seen: now, uses: 0 };
+                gateways[at].known = Some(known);
+                rows.push((gateways[at].tells(&names, time).unwrap(), time));
+                for (row, to) in ways.by_ref().take(5) {
+                    let (fact, told) = &rows[row % rows.len()];
+                    gateways[to].hears(&names, fact, *told, time);
+                }
+            }
+            // Everybody tells everybody all that it knows, as it does every few minutes; twice, for
+            // what the first ones told may be older than what the last ones did.
+            for _ in 0..2 {
+                for pair in &order {
+                    let (from, to) = (pair / 3, [1, 2, 3].map(|by| (pair / 3 + by) % 4)[pair % 3]);
+                    if let Some(fact) = gateways[from].tells(&names, time) {
+                        gateways[to].hears(&names, &fact, time, time);
+                    }
+                }
+            }
+            let owners = gateways.map(|gateway| gateway.known.map(|known| known.owner));
+            prop_assert!(owners.iter().all(|owner| *owner == owners[0]), "{gateways:?}");
+            let last = gateways.map(|gateway| {
+                i64::from(gateway.known.unwrap().last_seen) - i64::from(gateway.ahead)
+            });
+            prop_assert!(last.iter().all(|at| at.abs_diff(last[0]) <= 1), "{gateways:?}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The fuzz targets of this crate over their committed corpora, without a fuzzer.
 
 use replay::replay;
-use steer_user::{assess, config, control as request, inspect};
+use steer_user::{assess, config, control as request, ha::record, inspect};
 
 #[expect(unreachable_pub, reason = "part of a fuzz target")]
 #[path = "../../fuzz/src/user/assess.rs"]
@@ -17,6 +17,15 @@ mod replay;
 #[expect(unreachable_pub, reason = "part of a fuzz target")]
 #[path = "../../fuzz/src/user/request.rs"]
 mod request_target;
+
+#[expect(unreachable_pub, reason = "part of a fuzz target")]
+#[path = "../../fuzz/src/user/rows.rs"]
+mod rows_target;
+
+#[test]
+fn rows_are_read_or_refused() {
+    replay("rows", rows_target::run);
+}
 
 #[test]
 fn files_are_taken_or_refused_at_a_line() {

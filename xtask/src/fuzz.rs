@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use crate::{command, tree::Tree};
 
 /// The targets in `fuzz/fuzz_targets`.
-const TARGETS: [&str; 8] = [
+const TARGETS: [&str; 9] = [
     "client_hello",
     "server_flight",
     "gather",
@@ -20,6 +20,7 @@ const TARGETS: [&str; 8] = [
     "request",
     "capture",
     "assess",
+    "rows",
 ];
 
 /// What each target gets in `cargo xtask ci`: a minute in all.

@@ -315,6 +315,16 @@ metrics = "127.0.0.1:9464"
 sessions = 1000
 [takeover]
 for = "10m"
+[ha]
+servers = ["rediss://store.example.com", "unix:///run/redis.sock"]
+cluster = "edge"
+name = "gw1"
+key_file = "/etc/steer/ha.key"
+ca = "/etc/steer/ca.pem"
+certificate = "/etc/steer/client.pem"
+key = "/etc/steer/client.key"
+user = "steer"
+password_file = "/etc/steer/password"
 [[interface]]
 name = "eth0"
 hook = "xdp"

@@ -2,9 +2,10 @@
 //! not types of the program.
 
 /// Every table with its brackets.
-const TABLES: [(&str, &str); 10] = [
+const TABLES: [(&str, &str); 11] = [
     ("sizes", "[sizes]"),
     ("takeover", "[takeover]"),
+    ("ha", "[ha]"),
     ("interface", "[[interface]]"),
     ("bridge", "[[bridge]]"),
     ("vip", "[[vip]]"),

@@ -6,7 +6,6 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
 use steer_common::{
     flow::{State, StateWord},
     shared::{
@@ -16,6 +15,7 @@ use steer_common::{
     },
 };
 
+use super::record::{Name, Numbers, Splice};
 use crate::{
     address::{address, ip},
     clock,
@@ -31,51 +31,6 @@ const MARKS: u32 = FLOW_CLIENT_FIN
     | FLOW_SERVER_DONE
     | FLOW_RESET
     | FLOW_CLOSED;
-
-/// Which flow.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Name {
-    pub(super) client: SocketAddr,
-    pub(super) pool: Service,
-    /// The backend that the client dialled itself; `None`: a VIP.
-    pub(super) dialled: Option<SocketAddr>,
-    /// The VIP that it dialled, where the key of the flow says it.
-    pub(super) beside: Option<SocketAddr>,
-}
-
-/// A re-homed flow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Splice {
-    pub(super) name: Name,
-    /// The VIP that the client came by, where that is not the one that the pool is known by.
-    pub(super) entrance: Option<SocketAddr>,
-    pub(super) first: SocketAddr,
-    pub(super) owner: SocketAddr,
-    pub(super) numbers: Numbers,
-}
-
-/// What does not name anything: as in [`Flow`], ports in host order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Numbers {
-    pub(super) isn: u32,
-    pub(super) marks: u32,
-    pub(super) client_next: u32,
-    pub(super) server_next: u32,
-    pub(super) delta: u32,
-    pub(super) ts_delta: u32,
-    pub(super) first_isn: u32,
-    pub(super) owner_isn: u32,
-    pub(super) first_port: u16,
-    pub(super) owner_port: u16,
-    pub(super) client_mss: u16,
-    pub(super) advertised_mss: u16,
-    /// Window scales of first backend, owner and client.
-    pub(super) scales: [u8; 3],
-    pub(super) offered: u8,
-    pub(super) agreed: u8,
-    /// Seconds since its last packet.
-    pub(super) idle: u32,
-}
 
 /// What a key of `splices` names; `None` where that is forgotten.
 pub(super) fn name(names: &Names, key: &FlowKey) -> Option<Name> {

@@ -48,6 +48,8 @@ pub(super) enum Inbound {
     },
     /// A gateway began anew.
     Anew(String),
+    /// For how long, seconds, a gateway takes the connections of its VIPs.
+    Ages(Vec<(String, u32)>),
     /// All was read that the store of this number had.
     Synced(usize),
 }
@@ -325,6 +327,9 @@ impl Link {
                 continue;
             }
             self.note_peer(&gateway, &beat, silent < ALIVE);
+            if silent < ALIVE {
+                to.send(Inbound::Ages(beat.ages.clone())).await.context("hand rows on")?;
+            }
             let peer = reader.peers.entry(gateway.clone()).or_default();
             let due = peer.looked.is_none_or(|at| at.elapsed() >= ALL_AGAIN);
             let changed = beat.all != peer.all && beat.all != 0;

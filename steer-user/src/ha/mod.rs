@@ -11,7 +11,7 @@
 mod flows;
 mod link;
 mod outbox;
-mod record;
+pub mod record;
 pub(crate) mod seal;
 mod status;
 mod store;
@@ -47,10 +47,12 @@ use self::{
     walk::{Heard, HeardFlow, Walker},
 };
 use crate::{
+    address::socket,
     clock,
     config::Ha,
     plane::{PinDir, Plane},
     rows::{Names, Told},
+    service::Service,
 };
 
 /// Rows wait so long for others, at most.
@@ -71,6 +73,11 @@ const TAKEN_AT_ONCE: usize = 128;
 const OTHERS: Duration = Duration::from_secs(5);
 /// So long where none did: then there is nothing to be known.
 const NOBODY: Duration = Duration::from_secs(30);
+
+/// A VIP that is older is as old, seconds.
+const OLDEST: u32 = i32::MAX as u32 / 2;
+/// Ages that differ by no more are the same, seconds.
+const SAME_AGE: i32 = 2;
 
 /// Whether what `[ha]` names can be used: keys, certificates and the password are read.
 ///
@@ -237,6 +244,7 @@ impl Engine {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready,
             has: has.unwrap_or_default(),
+            ages: self.ages()?,
             ..Beat::default()
         };
         let mut noted = self.shared.lock();
@@ -383,6 +391,7 @@ impl Engine {
                 heard.flows.retain(|_, flow| flow.gateway != gateway);
                 return Ok(());
             }
+            Inbound::Ages(ages) => return self.grow_old(&ages),
             Inbound::Rows { gateway, text, age, way } => (gateway, text, age, way),
         };
         let Ok(read) = record::read(&text) else {
@@ -423,6 +432,50 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Connections that are older than this gateway may be the cluster's: a VIP is as old as the
+    /// first gateway that took its connections.
+    fn grow_old(&mut self, ages: &[(String, u32)]) -> Result<()> {
+        let now = clock::seconds();
+        let older = |service: Service, since: u32| {
+            let told = ages.iter().find(|(name, _)| *name == service.to_string())?.1;
+            let began = match now.wrapping_sub(told.min(OLDEST)) {
+                // 0 stands for one that was always there.
+                0 => u32::MAX,
+                began => began,
+            };
+            let by = since.wrapping_sub(began) as i32;
+            (since != 0 && by > SAME_AGE).then_some(began)
+        };
+        let mut vips = self.plane.vips()?;
+        let mut is_older = false;
+        for (at, vip) in &mut vips {
+            if let Some(began) = older(Service::of(at), vip.since) {
+                (vip.since, is_older) = (began, true);
+            }
+        }
+        for (number, mut entrance) in self.plane.entrances()? {
+            let service = Service::Vip(socket(&entrance.endpoint));
+            if let Some(began) = older(service, entrance.since) {
+                (entrance.since, is_older) = (began, true);
+                self.plane.set_entrance(number, &entrance)?;
+            }
+        }
+        // Entrances are listed with the VIPs.
+        if is_older { self.plane.set_vips(&vips) } else { Ok(()) }
+    }
+
+    /// For how long this gateway, or one before it, takes the connections of each VIP.
+    fn ages(&self) -> Result<Vec<(String, u32)>> {
+        let now = clock::seconds();
+        let age =
+            |since: u32| if since == 0 { OLDEST } else { now.wrapping_sub(since).min(OLDEST) };
+        let vips = self.names.vips.iter().map(|(at, vip)| (at.to_string(), age(vip.since)));
+        let entrances = self.plane.entrances()?;
+        let entrances =
+            entrances.iter().map(|(_, at)| (socket(&at.endpoint).to_string(), age(at.since)));
+        Ok(vips.chain(entrances).collect())
     }
 
     /// `later`: seconds since the row was told.

@@ -37,6 +37,8 @@ pub(super) struct Beat {
     pub(super) has: [u64; 3],
     /// Which walk its whole state at this store is of; 0: of none.
     pub(super) all: u32,
+    /// For how long, seconds, it takes the connections of each VIP.
+    pub(super) ages: Vec<(String, u32)>,
 }
 
 /// See the module.

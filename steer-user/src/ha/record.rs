@@ -10,23 +10,88 @@ use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use steer_common::session::{Kind, SESSION_ID_MAX};
 
-use super::flows::{Name, Numbers, Splice};
-use crate::{rows::Fact, service::Service};
+pub use crate::rows::Fact;
+use crate::service::Service;
 
 /// Longest batch, bytes, as text.
-pub(super) const BATCH_MAX: usize = 64 << 10;
+pub const BATCH_MAX: usize = 64 << 10;
 /// A batch that has so many bytes is sent as it is.
-pub(super) const BATCH_FULL: usize = 16 << 10;
+pub const BATCH_FULL: usize = 16 << 10;
 
 /// What one gateway tells the others.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Row {
+pub enum Row {
     /// Who holds a session, or a ticket key.
     Fact(Fact),
     /// A flow was moved, or goes on, or was seen to end.
     Splice(Splice),
     /// A flow that was moved is over.
     Over(Name),
+}
+
+/// Which flow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Name {
+    /// The client.
+    pub client: SocketAddr,
+    /// Its VIP's pool, or the inline one.
+    pub pool: Service,
+    /// The backend that the client dialled itself; `None`: a VIP.
+    pub dialled: Option<SocketAddr>,
+    /// The VIP that it dialled, where the key of the flow says it.
+    pub beside: Option<SocketAddr>,
+}
+
+/// A re-homed flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Splice {
+    /// Which flow it is.
+    pub name: Name,
+    /// The VIP that the client came by, where that is not the one that the pool is known by.
+    pub entrance: Option<SocketAddr>,
+    /// The first backend.
+    pub first: SocketAddr,
+    /// The owner.
+    pub owner: SocketAddr,
+    /// All else.
+    pub numbers: Numbers,
+}
+
+/// What does not name anything: as in a flow's record, ports in host order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Numbers {
+    /// The client's initial sequence number.
+    pub isn: u32,
+    /// How far it went: any of `FLOW_*` that tell of its end.
+    pub marks: u32,
+    /// As [`Flow::client_next`](steer_common::shared::Flow::client_next).
+    pub client_next: u32,
+    /// As [`Flow::server_next`](steer_common::shared::Flow::server_next).
+    pub server_next: u32,
+    /// As [`Flow::delta`](steer_common::shared::Flow::delta).
+    pub delta: u32,
+    /// As [`Flow::ts_delta`](steer_common::shared::Flow::ts_delta).
+    pub ts_delta: u32,
+    /// The first backend's initial sequence number.
+    pub first_isn: u32,
+    /// The owner's initial sequence number.
+    pub owner_isn: u32,
+    /// The client's port at the first backend; 0: its own.
+    pub first_port: u16,
+    /// The client's port at the owner; 0: its own.
+    pub owner_port: u16,
+    /// MSS that the client announced.
+    pub client_mss: u16,
+    /// MSS that the client was told.
+    pub advertised_mss: u16,
+    /// Window scales of first backend, owner and client.
+    pub scales: [u8; 3],
+    /// Options the client offered.
+    pub offered: u8,
+    /// Options agreed with the first backend.
+    pub agreed: u8,
+    /// Seconds since its last packet.
+    pub idle: u32,
 }
 
 /// Kinds of rows. Numbers are never used again for something else.
@@ -77,7 +142,7 @@ struct SpliceRow {
 
 /// Rows being put together.
 #[derive(Default)]
-pub(super) struct Writer {
+pub struct Writer {
     pools: Vec<Service>,
     addresses: Vec<SocketAddr>,
     rows: Vec<(u8, Vec<u8>)>,
@@ -90,7 +155,7 @@ impl Writer {
     /// # Errors
     /// Where there are more names than can be told apart, which a batch of [`BATCH_FULL`] bytes has
     /// not.
-    pub(super) fn push(&mut self, row: &Row) -> Result<()> {
+    pub fn push(&mut self, row: &Row) -> Result<()> {
         let (kind, bytes) = match row {
             Row::Fact(fact) => {
                 let row = FactRow {
@@ -137,12 +202,12 @@ impl Writer {
     }
 
     /// How many rows there are.
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.rows.len()
     }
 
     /// Whether it is long enough to be sent.
-    pub(super) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.bytes >= BATCH_FULL
     }
 
@@ -150,7 +215,7 @@ impl Writer {
     ///
     /// # Errors
     /// Never, as far as is known.
-    pub(super) fn finish(&mut self, waited: Duration) -> Result<Vec<u8>> {
+    pub fn finish(&mut self, waited: Duration) -> Result<Vec<u8>> {
         let Self { pools, addresses, rows, .. } = std::mem::take(self);
         let batch = Batch {
             waited: waited.as_micros().try_into().unwrap_or(u32::MAX),
@@ -174,19 +239,20 @@ fn place<T: PartialEq>(list: &mut Vec<T>, name: T) -> Result<u16> {
 
 /// Rows of a batch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Read {
+pub struct Read {
     /// How long the first row waited for others.
-    pub(super) waited: Duration,
-    pub(super) rows: Vec<Row>,
+    pub waited: Duration,
+    /// Those that were understood.
+    pub rows: Vec<Row>,
     /// Rows of a kind, or of a form, that this version does not know.
-    pub(super) unknown: u64,
+    pub unknown: u64,
 }
 
 /// Reads a batch.
 ///
 /// # Errors
 /// Where it is longer than one may be, or is none. A row that is not understood is counted.
-pub(super) fn read(text: &[u8]) -> Result<Read> {
+pub fn read(text: &[u8]) -> Result<Read> {
     ensure!(
         text.len() <= BATCH_MAX,
         "a batch of {} bytes; expected at most {BATCH_MAX}",

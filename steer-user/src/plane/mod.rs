@@ -162,12 +162,12 @@ impl Plane {
     }
 
     /// The ring of what changed, for other gateways.
-    pub(crate) fn journal(dir: &PinDir) -> Result<RingBuf<MapData>> {
+    pub fn journal(dir: &PinDir) -> Result<RingBuf<MapData>> {
         open(dir, "journal")
     }
 
     /// Has the programs note what changes until then, seconds of CLOCK_MONOTONIC.
-    pub(crate) fn set_journaling(&mut self, until: u32) -> Result<()> {
+    pub fn set_journaling(&mut self, until: u32) -> Result<()> {
         let journaling = self.journaling.as_mut().context("these programs note no changes")?;
         journaling.set(0, &until)
     }

@@ -2,11 +2,15 @@
 //! honest or not.
 
 use anyhow::Result;
+use aya::maps::{Map, MapData, RingBuf};
 use steer_common::{
     counters::Counter,
-    shared::{Flow, VIP_LEARN_WITHOUT_CERTIFICATE},
+    shared::{
+        Flow, JOURNAL_SESSIONS, JOURNAL_SPLICES, JournalEntry, VIP_LEARN_WITHOUT_CERTIFICATE,
+    },
 };
 use steer_tests::{pieces::fragments, programs::Program};
+use steer_user::clock;
 
 use crate::world::{
     CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, World, from_backend, from_client, shapes,
@@ -320,5 +324,49 @@ fn a_client_that_talks_on_without_an_answer_is_not_read_for_ever() -> Result<()>
     assert_eq!(talk.world.flow(&ends)?.flags & FLOW_LEARNED, 0);
     talk.client(66_000, b"and more")?;
     assert_ne!(talk.world.flow(&ends)?.flags & FLOW_LEARNED, 0);
+    Ok(())
+}
+
+/// What the programs noted for other gateways.
+fn noted(ring: &mut RingBuf<MapData>) -> Vec<JournalEntry> {
+    std::iter::from_fn(|| {
+        let item = ring.next()?;
+        assert_eq!(item.len(), size_of::<JournalEntry>());
+        // SAFETY: there are enough bytes, and the type is valid for every bit pattern.
+        Some(unsafe { item.as_ptr().cast::<JournalEntry>().read_unaligned() })
+    })
+    .collect()
+}
+
+#[test]
+fn what_is_learned_or_ends_is_noted_while_somebody_tells_it_to_others() -> Result<()> {
+    let mut world = World::new()?;
+    let ring = MapData::from_pin(world.loaded.pin("journal"))?;
+    let mut ring = RingBuf::try_from(Map::from_map_data(ring)?)?;
+    let handshake = |world: &mut World| -> Result<()> {
+        let talk = Talk::begin(world, shapes()[0], true, 0)?;
+        assert_eq!(talk.handshake(true, &[(0, second_flight(700))])?, [Counter::Learned]);
+        Ok(())
+    };
+    handshake(&mut world)?;
+    assert_eq!(noted(&mut ring), [], "nobody reads");
+    world.loaded.plane.set_journaling(clock::seconds() + 100)?;
+    handshake(&mut world)?;
+    let [learned] = noted(&mut ring)[..] else { panic!("one session was learned") };
+    assert_eq!(learned.table, JOURNAL_SESSIONS);
+    assert_eq!((usize::from(learned.session.len), learned.session.bytes), (ID.len(), ID));
+    assert!(world.loaded.plane.sessions.find(&learned.session)?.is_some());
+    // Its owner resets the flow, which was moved.
+    let ends = shapes()[0];
+    let flow = ends.spliced();
+    world.prepare(&ends, &Given::flow(flow))?;
+    let reset = ends.down(ends.owner, flow.server_next).rst().ack(flow.client_next);
+    world.run(Program::Tc, &from_backend(&reset))?;
+    let [over] = noted(&mut ring)[..] else { panic!("one flow ended") };
+    assert_eq!((over.table, over.flow), (JOURNAL_SPLICES, ends.key()));
+    assert!(world.loaded.plane.splices.find(&over.flow)?.is_none());
+    world.loaded.plane.set_journaling(clock::seconds() - 1)?;
+    handshake(&mut world)?;
+    assert_eq!(noted(&mut ring), [], "nobody reads any more");
     Ok(())
 }
