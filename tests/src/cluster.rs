@@ -37,7 +37,7 @@ use crate::{
     pki::Pki,
     process,
     scenario::Run,
-    topology::{Family, Lab, Segment, Segments, backend, port},
+    topology::{Family, Lab, Segment, Segments, address_gateway, backend, port},
 };
 
 /// Longest wait for a gateway to take over, or to be ready.
@@ -190,6 +190,14 @@ impl Gateway<'_> {
         self.agent.launch().with_context(|| format!("start the agent of {}", port(self.number)))
     }
 
+    /// Starts its agent, and waits until it answers, whatever else it has to do.
+    ///
+    /// # Errors
+    /// With the agent's own words when it does not come up.
+    pub fn begin(&mut self) -> Result<()> {
+        self.agent.launch_with(&[]).with_context(|| format!("start the agent of {self}"))
+    }
+
     /// Waits until it is ready, and starts its keepalived: it takes the addresses of both segments
     /// where nobody else has them. How long it was not ready.
     ///
@@ -265,11 +273,30 @@ impl Gateway<'_> {
                 let [front, _] = &self.cluster.switches;
                 front.ip(&format!("link set {} down\n", port(self.number)))
             }
+            Failure::Agent => self.agent.end(Signal::SIGKILL),
             Failure::StoreThenMachine => {
                 self.cluster.store.stop()?;
                 self.fail(Failure::Machine)
             }
         }
+    }
+
+    /// Its machine is there again, with nothing of steer's left on it; it stands by when it is
+    /// ready.
+    ///
+    /// # Errors
+    /// When that does not work.
+    pub fn come_back(&mut self) -> Result<()> {
+        let [front, _] = &self.cluster.switches;
+        front.ip(&format!("link set {} up\n", port(self.number)))?;
+        drop(self.keepalived.take());
+        if self.agent.process_id().is_some() {
+            self.agent.end(Signal::SIGKILL)?;
+        }
+        self.agent.steer("detach")?;
+        address_gateway(self.lab().gateway(), self.number)?;
+        self.start()?;
+        self.stand_by().map(drop)
     }
 
     /// What its keepalived wrote.

@@ -38,7 +38,7 @@ pub use self::addresses::{
 use self::addresses::{OUTSIDE_LINK, backend_net};
 pub use self::{
     links::Link,
-    segments::{Segment, Segments, port},
+    segments::{Segment, Segments, address_gateway, port},
 };
 use crate::{netns::NetNs, process};
 

@@ -1,9 +1,9 @@
 //! Two gateways that tell each other what they learn: one fails, and its clients notice nothing but
 //! the pause.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use steer_tests::{
     client::Offer,
     cluster::{
@@ -109,12 +109,37 @@ fn what_is_learned_after_the_store_restarted_empty_is_known_too() -> Result<()> 
 }
 
 #[test]
-fn a_gateway_that_starts_late_is_ready_once_it_knows_all() -> Result<()> {
+fn a_gateway_that_starts_late_is_not_ready_before_it_knows_all() -> Result<()> {
     let cluster = Cluster::start(&Plan::new(true))?;
     let mut pair = cluster.lone()?;
-    let outcome = fail_over_after(&cluster, &mut pair, Failure::Machine, &IDLE, |[_, late]| {
-        late.start()?;
-        println!("not ready for {:?}", late.stand_by()?);
+    let outcome = fail_over_after(&cluster, &mut pair, Failure::Machine, &IDLE, |pair| {
+        pair[1].begin()?;
+        println!("not ready for {:?}", pair[1].stand_by()?);
+        for table in ["sessions", "splices"] {
+            let [known, here] = n_entries(pair, table)?;
+            ensure!(here >= known, "ready with {here} of {known} {table}");
+        }
+        Ok(())
+    })?;
+    nothing_lost(&outcome, &IDLE);
+    Ok(())
+}
+
+/// The store comes back while the active gateway waits before it tries again.
+#[test]
+fn a_gateway_that_starts_at_an_empty_store_waits_for_those_that_know_more() -> Result<()> {
+    let cluster = Cluster::start(&Plan::new(true))?;
+    let mut pair = cluster.lone()?;
+    let outcome = fail_over_after(&cluster, &mut pair, Failure::Machine, &IDLE, |pair| {
+        cluster.store.stop()?;
+        thread::sleep(Duration::from_secs(5));
+        cluster.store.restart()?;
+        pair[1].begin()?;
+        println!("not ready for {:?}", pair[1].stand_by()?);
+        for table in ["sessions", "splices"] {
+            let [known, here] = n_entries(pair, table)?;
+            ensure!(here >= known, "ready with {here} of {known} {table}");
+        }
         Ok(())
     })?;
     nothing_lost(&outcome, &IDLE);
@@ -122,38 +147,45 @@ fn a_gateway_that_starts_late_is_ready_once_it_knows_all() -> Result<()> {
 }
 
 #[test]
-fn a_gateway_that_starts_late_learns_what_an_empty_store_had_lost() -> Result<()> {
+fn connections_and_sessions_outlive_both_gateways_one_after_the_other() -> Result<()> {
     let cluster = Cluster::start(&Plan::new(true))?;
-    let mut pair = cluster.lone()?;
-    let outcome = fail_over_after(&cluster, &mut pair, Failure::Machine, &IDLE, |pair| {
-        cluster.store.stop()?;
-        cluster.store.restart()?;
-        let [_, late] = pair;
-        late.start()?;
-        println!("not ready for {:?}", late.stand_by()?);
-        know_the_same(pair)
-    })?;
-    nothing_lost(&outcome, &IDLE);
+    let mut pair = cluster.pair()?;
+    let first = fail_over(&cluster, &mut pair, Failure::Machine, &IDLE)?;
+    nothing_lost(&first, &IDLE);
+    let mut back = pair;
+    back[0].come_back()?;
+    know_the_same(&back)?;
+    // The second one is active now.
+    back.swap(0, 1);
+    let second = fail_over(&cluster, &mut back, Failure::Machine, &IDLE)?;
+    nothing_lost(&second, &IDLE);
     Ok(())
+}
+
+/// Until keepalived asks, the programs of the gateway go on alone.
+#[test]
+fn nothing_is_lost_when_an_agent_dies() -> Result<()> {
+    let cluster = Cluster::start(&Plan::new(true))?;
+    let mut pair = cluster.pair()?;
+    let outcome = fail_over(&cluster, &mut pair, Failure::Agent, &TRANSFERS)?;
+    nothing_lost(&outcome, &TRANSFERS);
+    Ok(())
+}
+
+/// How many entries the tables of both gateways hold.
+fn n_entries(pair: &[Gateway<'_>; 2], table: &str) -> Result<[usize; 2]> {
+    let [active, other] = pair;
+    Ok([tables::entries(&active.agent, table)?, tables::entries(&other.agent, table)?])
 }
 
 /// Waits until both gateways know as many sessions, and as many flows that were re-homed.
 fn know_the_same(pair: &[Gateway<'_>; 2]) -> Result<()> {
-    let n = |table: &str| -> Result<[usize; 2]> {
-        let [active, standby] = pair;
-        Ok([tables::entries(&active.agent, table)?, tables::entries(&standby.agent, table)?])
-    };
     for table in ["sessions", "splices"] {
-        let equal = || n(table).ok().filter(|[here, there]| here == there && *here > 0);
-        let start = std::time::Instant::now();
+        let equal = || n_entries(pair, table).ok().filter(|[here, there]| here == there);
         eventually(LIMIT, equal).with_context(|| {
             let status = pair.each_ref().map(|gateway| gateway.agent.steer("ha status"));
-            format!("{table}: {:?}; {status:?}", n(table))
+            format!("{table}: {:?}; {status:?}", n_entries(pair, table))
         })?;
-        println!(
-            "as many {table} after {:?}",
-            Duration::from_millis(start.elapsed().as_millis() as u64)
-        );
     }
     Ok(())
 }

@@ -23,6 +23,8 @@ pub enum Failure {
     Machine,
     /// Its link towards the clients.
     FrontLink,
+    /// Its agent alone: its programs go on until keepalived has noticed.
+    Agent,
     /// The store, and then the machine.
     StoreThenMachine,
 }
@@ -33,6 +35,7 @@ impl Failure {
         match self {
             Self::Machine => "machine",
             Self::FrontLink => "front-link",
+            Self::Agent => "agent",
             Self::StoreThenMachine => "store-then-machine",
         }
     }

@@ -123,11 +123,20 @@ impl Segments {
         for (index, ns) in lab.backends.iter().enumerate() {
             ns.ip(&backend(index)).with_context(|| format!("address backend {index}"))?;
         }
-        for (number, lab) in self.labs.iter().enumerate() {
-            lab.gateway().ip(&gateway(number)).with_context(|| format!("address {number}"))?;
-        }
-        Ok(())
+        let gateways = self.labs.iter().map(Lab::gateway).enumerate();
+        gateways.into_iter().try_for_each(|(number, ns)| address_gateway(ns, number))
     }
+}
+
+/// Brings a gateway's links up as after a start of its machine, with its own addresses and routes
+/// alone.
+///
+/// # Errors
+/// When `ip` refuses.
+pub fn address_gateway(ns: &NetNs, number: usize) -> Result<()> {
+    let names = Segment::ALL.map(Segment::name);
+    let up = names.map(|name| format!("addr flush dev {name}\nlink set {name} up\n")).concat();
+    ns.ip(&(up + &gateway(number))).with_context(|| format!("address {}", port(number)))
 }
 
 /// The name of a gateway's port in a switch.
