@@ -32,7 +32,9 @@ pub struct Show {
 pub fn show(options: &Show) -> Result<bool> {
     process::require_root()?;
     let start = Instant::now();
-    progress("lab: a client with 64 addresses, two gateways with keepalived, three nginx, a redis");
+    progress(
+        "lab: a client with 64 addresses, two gateways with keepalived and [takeover], three nginx, a redis",
+    );
     let mut seamless = true;
     let mut objects = Vec::new();
     for failure in &options.failures {

@@ -135,7 +135,9 @@ impl Segments {
 /// When `ip` refuses.
 pub fn address_gateway(ns: &NetNs, number: usize) -> Result<()> {
     let names = Segment::ALL.map(Segment::name);
-    let up = names.map(|name| format!("addr flush dev {name}\nlink set {name} up\n")).concat();
+    let up = names
+        .map(|name| format!("addr flush dev {name} scope global\nlink set {name} up\n"))
+        .concat();
     ns.ip(&(up + &gateway(number))).with_context(|| format!("address {}", port(number)))
 }
 
