@@ -385,7 +385,7 @@ async fn start(
         ));
     }
     if let Some(ha) = &config.ha {
-        tasks.spawn(ha::run(ha.clone(), dir.clone(), replication));
+        tasks.spawn(ha::run(ha.clone(), dir.clone(), judged.fresh, replication));
     }
     tasks.spawn(flush(Arc::clone(&pools)));
     tasks.spawn(

@@ -71,8 +71,20 @@ struct Contents {
     parts: u32,
     /// Where the walk began in the gateway's stream.
     position: String,
-    /// When it was written, milliseconds of the store's clock.
+    /// When the walk was over, milliseconds of the store's clock.
     at: u64,
+}
+
+/// All that the gateway knows, as far as it is written.
+struct Writing {
+    texts: Arc<Vec<Vec<u8>>>,
+    /// Which walk it is of, and where that began in the gateway's stream.
+    walk: u32,
+    position: String,
+    /// When it was over, milliseconds of the store's clock.
+    at: u64,
+    /// Parts that are written.
+    names: Vec<String>,
 }
 
 /// The beginning of a stream.
@@ -89,6 +101,8 @@ pub(super) struct Link {
     pub(super) epoch: u64,
     pub(super) seal: Arc<Seal>,
     pub(super) outbox: Arc<Outbox>,
+    /// Whether this gateway knows nothing of its own.
+    pub(super) is_fresh: bool,
     pub(super) shared: Shared,
 }
 
@@ -125,20 +139,41 @@ impl Link {
         self.note_connected();
         let mut log = Log::default();
         let (mut mark, mut all, mut beats) = (BEGINNING.to_owned(), 0, 0);
+        let mut writing = None::<Writing>;
         loop {
-            match self.outbox.next().await {
+            // Parts are written while nothing else waits.
+            let item = match &mut writing {
+                None => self.outbox.next().await,
+                Some(parts) => match self.outbox.take() {
+                    Some(item) => item,
+                    None => {
+                        if self.write_part(&mut connection, parts).await? {
+                            connection.remove(&old).await?;
+                            (old, all) = (std::mem::take(&mut parts.names), parts.walk);
+                            writing = None;
+                            self.note_written();
+                        }
+                        continue;
+                    }
+                },
+            };
+            match item {
                 Item::Batch(message) => {
                     let keep = log.keep(message.len());
                     log.last = connection.add(&self.name, &message, keep).await?;
                     self.note_written();
                 }
                 Item::Mark => mark.clone_from(&log.last),
-                Item::All(parts, number) => {
-                    let names =
-                        self.write_all(&mut connection, &parts, number, &mark, clock).await?;
-                    connection.remove(&std::mem::replace(&mut old, names)).await?;
-                    all = number;
-                    self.note_written();
+                Item::All(texts, walk) => {
+                    // Parts of one that is not through go with those of the one before.
+                    old.extend(writing.take().into_iter().flat_map(|parts| parts.names));
+                    writing = Some(Writing {
+                        texts,
+                        walk,
+                        position: mark.clone(),
+                        at: clock.now(),
+                        names: Vec::new(),
+                    });
                 }
                 Item::Beat(beat) => {
                     beats += 1;
@@ -155,33 +190,24 @@ impl Link {
         }
     }
 
-    /// Writes all that the gateway knows; the names of its parts.
-    async fn write_all(
-        &self,
-        connection: &mut Connection,
-        parts: &[Vec<u8>],
-        walk: u32,
-        position: &str,
-        clock: StoreClock,
-    ) -> Result<Vec<String>> {
-        let mut names = Vec::new();
-        for (n, text) in (0..).zip(parts) {
-            let number = part_number(self.epoch, walk, n);
+    /// Writes the next part of all that the gateway knows; true when it is through.
+    async fn write_part(&self, connection: &mut Connection, parts: &mut Writing) -> Result<bool> {
+        let n = u32::try_from(parts.names.len()).context("count parts")?;
+        if let Some(text) = parts.texts.get(parts.names.len()) {
+            let number = part_number(self.epoch, parts.walk, n);
             let name = part_name(&self.name, number);
             let message = self.seal.seal(Purpose::Part, &self.name, number, text)?;
             connection.put(Purpose::Part, &name, &message).await?;
-            names.push(name);
+            parts.names.push(name);
+            return Ok(false);
         }
-        let contents = Contents {
-            parts: u32::try_from(parts.len()).context("count parts")?,
-            position: position.to_owned(),
-            at: clock.now(),
-        };
-        let number = part_number(self.epoch, walk, 0);
+        let Writing { position, at, .. } = parts;
+        let contents = Contents { parts: n, position: position.clone(), at: *at };
+        let number = part_number(self.epoch, parts.walk, 0);
         let text = postcard::to_stdvec(&contents).context("write contents")?;
         let message = self.seal.seal(Purpose::Contents, &self.name, number, &text)?;
         connection.put(Purpose::Contents, &self.name, &message).await?;
-        Ok(names)
+        Ok(true)
     }
 
     /// The names of the parts that this gateway wrote last.
@@ -253,7 +279,7 @@ impl Link {
     async fn read_session(&self, reader: &mut Reader, to: &mpsc::Sender<Inbound>) -> Result<()> {
         let mut connection = self.store.connect().await?;
         let mut clock = StoreClock::read(&mut connection).await?;
-        if !reader.restored {
+        if self.is_fresh && !reader.restored {
             // What this gateway knew in an earlier life.
             self.restore(&mut connection, clock, to).await?;
             reader.restored = true;

@@ -88,11 +88,12 @@ pub fn check(ha: &Ha) -> Result<()> {
     ha.servers.iter().try_for_each(|server| Store::new(ha, server).map(drop))
 }
 
-/// Tells and hears for ever.
+/// Tells and hears for ever. `is_fresh` says that the gateway's tables were empty: then it hears of
+/// itself, too, of what it knew in an earlier life.
 ///
 /// # Errors
 /// Where the gateway's maps cannot be read or written.
-pub async fn run(ha: Ha, dir: PinDir, shared: Shared) -> Result<()> {
+pub async fn run(ha: Ha, dir: PinDir, is_fresh: bool, shared: Shared) -> Result<()> {
     let seal = Arc::new(Seal::read(&ha.key_file, &ha.cluster)?);
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let epoch = u64::try_from(since_1970.as_nanos()).unwrap_or_default();
@@ -119,6 +120,7 @@ pub async fn run(ha: Ha, dir: PinDir, shared: Shared) -> Result<()> {
             epoch,
             seal: Arc::clone(&seal),
             outbox,
+            is_fresh,
             shared: shared.clone(),
         });
         let (reads, to) = (Arc::clone(&link), to.clone());
@@ -207,6 +209,8 @@ impl Engine {
             tokio::select! {
                 biased;
                 () = until(flush) => self.flush()?,
+                // Before what may come without end.
+                _ = beat.tick() => self.beat()?,
                 ready = changes.readable() => {
                     // What comes from now on wakes this again.
                     ready.context("wait for the ring of changes")?.clear_ready();
@@ -220,7 +224,6 @@ impl Engine {
                     self.walked(walker, walked)?;
                 }
                 Some(came) = inbound.recv() => self.take(came).await?,
-                _ = beat.tick() => self.beat()?,
                 _ = walk.tick(), if self.walker.is_some() => self.look(&mut walking),
                 _ = all.tick(), if self.walker.is_some() => {
                     if written.elapsed() > ALL {
@@ -488,7 +491,8 @@ impl Engine {
                 fact.idle = fact.idle.saturating_add(later);
                 fact.age = fact.age.saturating_add(later).max(fact.idle);
                 let told = names.take(plane, &fact, now)?;
-                if told == Told::Taken {
+                // What was touched before the last looks is not told anyway.
+                if told == Told::Taken && fact.idle < 3 * WALK.as_secs() as u32 {
                     heard.facts.extend(names.stamp(&fact, now));
                 }
                 Ok(told)

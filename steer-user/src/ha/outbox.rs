@@ -114,11 +114,16 @@ impl Outbox {
     /// What is to be written next.
     pub(super) async fn next(&self) -> Item {
         loop {
-            if let Some(item) = self.lock().take() {
+            if let Some(item) = self.take() {
                 return item;
             }
             self.wake.notified().await;
         }
+    }
+
+    /// The same, if there is anything.
+    pub(super) fn take(&self) -> Option<Item> {
+        self.lock().take()
     }
 
     /// How many wait, and how many were dropped.

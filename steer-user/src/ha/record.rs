@@ -383,6 +383,14 @@ mod tests {
         assert_eq!(read, Read { waited: WAITED, rows: rows(), unknown: 0 });
     }
 
+    /// Gateways of today and tomorrow read what is written now: the form of a kind of row does not
+    /// change.
+    #[test]
+    fn rows_are_written_as_they_always_were() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/rows/each_kind");
+        assert_eq!(std::fs::read(file).unwrap(), written(&rows()));
+    }
+
     #[test]
     fn a_session_takes_fifty_bytes_in_a_batch() {
         let rows = vec![Row::Fact(fact()); 100];
