@@ -24,6 +24,15 @@ mod target;
 #[path = "../../steer-user/src/agent/checks/warning.rs"]
 mod warning;
 
+#[expect(dead_code, reason = "only what `request` names of it is used")]
+#[path = "../../steer-user/src/rows/fact.rs"]
+mod fact;
+
+/// Where `ha` looks for it.
+mod rows {
+    pub(crate) use crate::fact::Told;
+}
+
 /// Where `request` looks for it.
 mod agent {
     pub use crate::held::Held;

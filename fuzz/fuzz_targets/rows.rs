@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "only what `record` names of it is used")]
 #[path = "../../steer-user/src/address.rs"]
 mod address;
+#[expect(dead_code, reason = "only what `record` names of it is used")]
 #[path = "../../steer-user/src/rows/fact.rs"]
 mod fact;
 #[expect(dead_code, reason = "only what a gateway itself does is not done")]

@@ -37,7 +37,8 @@ pub fn seconds() -> u32 {
 
 /// Seconds from `stamp` until now; 0 for a stamp that is ahead.
 pub fn age(now: u32, stamp: u32) -> u32 {
-    now.saturating_sub(stamp)
+    // A stamp may be older than this machine's clock: it is of what another gateway knew.
+    (now.wrapping_sub(stamp) as i32).max(0).cast_unsigned()
 }
 
 /// What a duration may look like, for messages.

@@ -1,8 +1,6 @@
 //! A batch of rows, as a store hands it on: read, or refused. What was read is read again as it is
 //! when it is written anew.
 
-use std::time::Duration;
-
 use crate::record::{Writer, read};
 
 /// The bytes are the batch.
@@ -12,7 +10,7 @@ pub fn run(text: &[u8]) {
     for row in &first.rows {
         writer.push(row).expect("no more names than there were");
     }
-    let text = writer.finish(Duration::ZERO).expect("a batch");
+    let text = writer.finish().expect("a batch");
     // Names that stood there for nothing are gone, so that it is no longer than before.
     let again = read(&text).expect("what was written");
     assert_eq!((again.rows, again.unknown), (first.rows, 0));

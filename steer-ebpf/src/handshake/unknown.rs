@@ -166,10 +166,14 @@ pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
             return flow;
         }
         remove(scratch);
+    }
+    let Some(kept) = SPLICES.get_ptr_mut(&scratch.key) else { return null_mut() };
+    // Another gateway may have carried the flow meanwhile.
+    // SAFETY: a whole map value.
+    if idle(unsafe { &*kept }, scratch.seconds) > scratch.vip.flow_timeout {
         let _ = SPLICES.remove(&scratch.key);
         return null_mut();
     }
-    let Some(kept) = SPLICES.get_ptr_mut(&scratch.key) else { return null_mut() };
     // SAFETY: map values of the same type.
     unsafe {
         (*kept).seen = scratch.seconds;

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use steer_common::{
+    fast,
     flow::{State, StateWord},
     shared::{
         FLOW_CLIENT_DONE, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_HOP_WANTED, FLOW_LEARNED, FLOW_RESET,
@@ -37,8 +38,7 @@ pub(super) fn name(names: &Names, key: &FlowKey) -> Option<Name> {
     let client = SocketAddr::new(ip(&key.client), u16::from_be_bytes(key.client_port));
     if let Some(id) = key.dialled() {
         let dialled = *names.owners.get(&id)?;
-        let pool = names.backends.iter().find(|((_, at), known)| **known == id && *at == dialled);
-        let pool = *names.services.get(&pool?.0.0)?;
+        let pool = *names.services.get(names.pools.get(&id)?)?;
         return Some(Name { client, pool, dialled: Some(dialled), beside: None });
     }
     let pool = *names.services.get(&key.pool())?;
@@ -74,7 +74,7 @@ pub(super) fn key(names: &Names, name: &Name) -> Result<FlowKey, Told> {
     let key = FlowKey { client, client_port, service: vip.id };
     let service = match (name.dialled, name.beside) {
         (Some(dialled), _) => {
-            let id = names.backends.get(&(vip.id, dialled)).ok_or(Told::Elsewhere)?;
+            let id = names.holders.get(&(vip.id, dialled)).ok_or(Told::Elsewhere)?;
             SERVICE_BACKEND | id
         }
         (None, Some(beside)) => {
@@ -128,7 +128,7 @@ pub(super) fn splice(names: &Names, key: &FlowKey, flow: &Flow, now: u32) -> Opt
 fn entry(names: &Names, splice: &Splice, now: u32) -> Result<(FlowKey, Flow), Told> {
     let key = key(names, &splice.name)?;
     let vip = names.vips.get(&splice.name.pool).ok_or(Told::Elsewhere)?;
-    let number = |at: SocketAddr| names.backends.get(&(vip.id, at)).copied().ok_or(Told::Elsewhere);
+    let number = |at: SocketAddr| names.holders.get(&(vip.id, at)).copied().ok_or(Told::Elsewhere);
     let entrance = match splice.entrance {
         None => 0,
         Some(at) => entrance(names, &splice.name.pool, at).ok_or(Told::Elsewhere)?,
@@ -144,7 +144,7 @@ fn entry(names: &Names, splice: &Splice, now: u32) -> Result<(FlowKey, Flow), To
         word: StateWord::new(State::Spliced, isn).0,
         // What the owner says next tells where both streams stand by then.
         flags: marks & MARKS | FLOW_LEARNED | FLOW_UNCONFIRMED | hop | flow_entrance(entrance),
-        seen: now.saturating_sub(idle),
+        seen: now.wrapping_sub(idle),
         client_next: numbers.client_next,
         server_next: numbers.server_next,
         delta: numbers.delta,
@@ -172,8 +172,9 @@ fn entry(names: &Names, splice: &Splice, now: u32) -> Result<(FlowKey, Flow), To
 fn merged(known: Option<&Flow>, told: &Flow) -> Option<Flow> {
     let Some(known) = known else { return Some(*told) };
     let later = told.seen.wrapping_sub(known.seen) as i32;
-    if StateWord(known.word).isn() != StateWord(told.word).isn() || known.owner != told.owner {
-        return (known.closing() || later > 0).then_some(*told);
+    if isn(known) != isn(told) || known.owner != told.owner {
+        let follows = later > 0 || (later == 0 && known.closing());
+        return follows.then_some(*told);
     }
     let flags = known.flags | told.flags & MARKS;
     if later <= 0 {
@@ -181,6 +182,37 @@ fn merged(known: Option<&Flow>, told: &Flow) -> Option<Flow> {
     }
     let Flow { seen, client_next, server_next, .. } = *told;
     Some(Flow { flags, seen, client_next, server_next, ..*known })
+}
+
+/// The client's initial sequence number.
+pub(super) fn isn(flow: &Flow) -> u32 {
+    StateWord(flow.word).isn()
+}
+
+/// What becomes of this gateway's own record of a flow where another one tells of the same ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Own {
+    /// It says more than what is told.
+    Right,
+    /// It says the same flow's, as of about the same time.
+    Stays,
+    /// The flow went on elsewhere, or another one is there: what is told takes its place.
+    Stale,
+}
+
+/// A record is stamped late by so much, where its flow is in the cache; seconds.
+const LATE: i32 = fast::LIFE as i32 + 2;
+
+fn judged(own: &Flow, told: &Flow) -> Own {
+    let later = told.seen.wrapping_sub(own.seen) as i32;
+    match (isn(own) == isn(told) && own.owner == told.owner, own.closing()) {
+        // Its end was seen here.
+        (true, true) => Own::Right,
+        (false, true) if later >= 0 => Own::Stale,
+        (_, false) if later > LATE => Own::Stale,
+        (true, false) => Own::Stays,
+        (false, _) => Own::Right,
+    }
 }
 
 /// Takes over what another gateway says of a flow, but for what this one carries itself.
@@ -192,21 +224,19 @@ pub(super) fn take(names: &Names, plane: &mut Plane, splice: &Splice, now: u32) 
         Ok(entry) => entry,
         Err(why) => return Ok(why),
     };
-    let known = plane.splices.find(&key)?;
-    let own = plane.flows.find(&key)?;
-    // What goes on here is known here better than anywhere, but for what the other one saw end.
-    let newer = own.filter(|own| told.seen.wrapping_sub(own.seen) as i32 <= 0 && !own.closing());
-    if newer.is_some_and(|own| StateWord(own.word).isn() != StateWord(told.word).isn()) {
-        return Ok(Told::Known);
+    match plane.flow(&key)?.map(|own| judged(&own, &told)) {
+        Some(Own::Right) => return Ok(Told::Known),
+        // The programs put a record back from `splices` where there is none.
+        Some(Own::Stale) => drop(plane.flows.remove(&key)?),
+        Some(Own::Stays) | None => {}
     }
+    let known = plane.splices.find(&key)?;
     let Some(flow) = merged(known.as_ref(), &told) else { return Ok(Told::Known) };
     if known.is_none() {
         hold_ports(plane, &key, &flow)?;
     }
-    if !plane.splices.insert_or_full(&key, &flow)? {
-        return Ok(Told::Full);
-    }
-    Ok(Told::Taken)
+    let written = plane.splices.insert_or_full(&key, &flow)?;
+    Ok(if written { Told::Taken } else { Told::Full })
 }
 
 /// Ports that the flow has at its owner, as the programs enter them.
@@ -218,7 +248,7 @@ fn hold_ports(plane: &mut Plane, key: &FlowKey, flow: &Flow) -> Result<()> {
     let service = if is_inline { key.service } else { key.service_of_leg(flow.entrance()) };
     plane.set_switch(SWITCH_LEGS, true)?;
     for (leg_key, leg) in legs(key, flow, service) {
-        plane.legs.insert_or_full(&leg_key, &leg)?;
+        plane.legs.insert_new(&leg_key, &leg)?;
     }
     Ok(())
 }
@@ -237,23 +267,42 @@ fn legs(key: &FlowKey, flow: &Flow, service: u16) -> impl Iterator<Item = (FlowK
     [Some(back), there].into_iter().flatten()
 }
 
-/// Forgets a flow that is over where it went.
+/// Forgets a flow that is over where it went, if it is that one: `over` is its client's initial
+/// sequence number, `later` how long ago that was told, seconds. Its legs go with the next sweeps.
 ///
 /// # Errors
 /// When a map cannot be read or written.
-pub(super) fn forget(names: &Names, plane: &mut Plane, name: &Name) -> Result<Told> {
-    let key = match key(names, name) {
-        Ok(key) => key,
-        Err(why) => return Ok(why),
-    };
-    if plane.flows.find(&key)?.is_some_and(|own| !own.closing()) {
-        return Ok(Told::Known);
+pub(super) fn forget(
+    plane: &mut Plane,
+    key: &FlowKey,
+    over: u32,
+    later: u32,
+    now: u32,
+) -> Result<Told> {
+    if let Some(own) = plane.flow(key)?.filter(|own| isn(own) == over) {
+        if clock::age(now, own.seen) < later && !own.closing() {
+            return Ok(Told::Known);
+        }
+        plane.flows.remove(key)?;
     }
-    let Some(flow) = plane.splices.find(&key)? else { return Ok(Told::Known) };
-    plane.splices.remove(&key)?;
-    // Its legs linger by the next sweep's rules, for what is still on its way.
-    log::trace!("forgot a flow of backend {}", flow.owner);
-    Ok(Told::Taken)
+    let is_it = plane.splices.find(key)?.is_some_and(|flow| isn(&flow) == over);
+    if is_it {
+        plane.splices.remove(key)?;
+    }
+    Ok(if is_it { Told::Taken } else { Told::Known })
+}
+
+/// Forgets a flow that another gateway does not tell of any more, unless it goes on here: `seen` is
+/// its last packet as that one told it.
+///
+/// # Errors
+/// When a map cannot be read or written.
+pub(super) fn forget_untold(plane: &mut Plane, key: &FlowKey, seen: u32) -> Result<()> {
+    let goes_on = plane.flow(key)?.is_some_and(|own| !own.closing());
+    if !goes_on && plane.splices.find(key)?.is_some_and(|flow| flow.seen == seen) {
+        plane.splices.remove(key)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -286,7 +335,9 @@ pub(super) mod tests {
                 ((by + 1, at("[fd00::2]:443")), by + 3),
             ]),
             entrances: HashMap::from([(by as u8 + 1, at("198.51.100.11:443"))]),
+            ..Names::default()
         }
+        .with_holders()
     }
 
     fn flow(first: u16, owner: u16) -> Flow {
@@ -357,7 +408,7 @@ pub(super) mod tests {
         assert_eq!(splice(&here, &key_of(3), &waits, 1000), None);
         let told = splice(&here, &key_of(3), &flow(3, 4), 1000).unwrap();
         let mut other = names(20);
-        other.backends.retain(|(_, at), _| *at != told.owner);
+        other.holders.retain(|(_, at), _| *at != told.owner);
         assert_eq!(entry(&other, &told, 50).err(), Some(Told::Elsewhere));
         let idle = Splice { numbers: Numbers { idle: 601, ..told.numbers }, ..told };
         assert_eq!(entry(&names(20), &idle, 50).err(), Some(Told::Expired));
@@ -385,7 +436,32 @@ pub(super) mod tests {
         assert_eq!(merged(Some(&known), &told(989, 0, 78)), None);
         assert_eq!(merged(Some(&known), &told(991, 0, 78)), Some(told(991, 0, 78)));
         let over = Flow { flags: known.flags | FLOW_RESET, ..known };
-        assert_eq!(merged(Some(&over), &told(989, 0, 78)), Some(told(989, 0, 78)));
+        assert_eq!(merged(Some(&over), &told(990, 0, 78)), Some(told(990, 0, 78)));
+        assert_eq!(merged(Some(&over), &told(989, 0, 78)), None);
+    }
+
+    #[test]
+    fn a_record_gives_way_to_a_flow_that_went_on_elsewhere_and_to_nothing_else() {
+        let own = Flow { flags: 0, ..flow(3, 4) };
+        let told = |later: i32, isn| Flow {
+            seen: own.seen.wrapping_add_signed(later),
+            word: StateWord::new(State::Spliced, isn).0,
+            ..own
+        };
+        for (later, isn, expected) in [
+            (-5, 77, Own::Stays),
+            (LATE, 77, Own::Stays),
+            (LATE + 1, 77, Own::Stale),
+            (-5, 78, Own::Right),
+            (LATE, 78, Own::Right),
+            (LATE + 1, 78, Own::Stale),
+        ] {
+            assert_eq!(judged(&own, &told(later, isn)), expected, "{later} {isn}");
+        }
+        let over = Flow { flags: FLOW_RESET, ..own };
+        assert_eq!(judged(&over, &told(0, 78)), Own::Stale);
+        assert_eq!(judged(&over, &told(-1, 78)), Own::Right);
+        assert_eq!(judged(&over, &told(LATE + 1, 77)), Own::Right, "its end was seen");
     }
 
     #[test]

@@ -4,47 +4,52 @@
 //!
 //! A row says what is so, not what happened ([`record`]): it may come twice, late, or in another
 //! order, and all gateways end with the same tables. A message carries rows, is numbered and sealed
-//! ([`seal`]). Each gateway writes its own stream and reads those of the others ([`link`]); where
+//! ([`seal`]). Each gateway writes its own stream and reads those of the others ([`writer`], [`reader`]); where
 //! messages are missing, and now and then anyway, all that the other one knows is read, which it
 //! writes every few minutes ([`walk`]).
 
 mod flows;
 mod link;
 mod outbox;
+mod reader;
 pub mod record;
 pub(crate) mod seal;
 mod status;
 mod store;
 mod walk;
+mod writer;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     os::fd::AsFd as _,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::maps::{MapData, RingBuf};
 use steer_common::shared::{
     FlowKey, JOURNAL_KEY_NAMES, JOURNAL_SESSIONS, JOURNAL_SPLICES, JournalEntry, SessionKey,
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{self, MissedTickBehavior},
 };
 
-pub use self::status::{PeerReport, Report, Rows, Shared, StoreReport};
-pub use self::store::acl;
 use self::{
-    link::{Inbound, Link, Way},
-    outbox::{Beat, Item, Outbox},
+    link::Link,
+    outbox::{Batch, Beat, Item, Outbox},
+    reader::{Inbound, Way},
     record::{Row, Writer},
-    seal::{Number, Purpose, Seal},
+    seal::Seal,
     store::Store,
-    walk::{Heard, HeardFlow, Walker},
+    walk::{Heard, Walker},
+};
+pub use self::{
+    status::{PeerReport, Report, Rows, Shared, StoreReport},
+    store::acl,
 };
 use crate::{
     address::socket,
@@ -78,6 +83,8 @@ const NOBODY: Duration = Duration::from_secs(30);
 const OLDEST: u32 = i32::MAX as u32 / 2;
 /// Ages that differ by no more are the same, seconds.
 const SAME_AGE: i32 = 2;
+/// A gateway has begun for so long.
+const YOUNG: Duration = Duration::from_secs(60);
 
 /// Whether what `[ha]` names can be used: keys, certificates and the password are read.
 ///
@@ -92,7 +99,7 @@ pub fn check(ha: &Ha) -> Result<()> {
 /// itself, too, of what it knew in an earlier life.
 ///
 /// # Errors
-/// Where the gateway's maps cannot be read or written.
+/// Where the gateway's maps cannot be opened.
 pub async fn run(ha: Ha, dir: PinDir, is_fresh: bool, shared: Shared) -> Result<()> {
     let seal = Arc::new(Seal::read(&ha.key_file, &ha.cluster)?);
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -104,7 +111,10 @@ pub async fn run(ha: Ha, dir: PinDir, is_fresh: bool, shared: Shared) -> Result<
     shared.lock().report = Report {
         cluster: ha.cluster.clone(),
         name: ha.name.clone(),
-        why: "the stores are being read".to_owned(),
+        // The programs went on while no agent told them anything.
+        ready: !is_fresh,
+        why: if is_fresh { "the stores are being read" } else { "its own tables were there" }
+            .to_owned(),
         stores: stores.collect(),
         ..Report::default()
     };
@@ -120,7 +130,7 @@ pub async fn run(ha: Ha, dir: PinDir, is_fresh: bool, shared: Shared) -> Result<
             epoch,
             seal: Arc::clone(&seal),
             outbox,
-            is_fresh,
+            restored: watch::Sender::new(!is_fresh),
             shared: shared.clone(),
         });
         let (reads, to) = (Arc::clone(&link), to.clone());
@@ -131,22 +141,28 @@ pub async fn run(ha: Ha, dir: PinDir, is_fresh: bool, shared: Shared) -> Result<
     let plane = Plane::open(&dir)?;
     let engine = Engine {
         names: Names::read(&plane)?,
-        named: Instant::now(),
         walker: Some(Walker::new(Plane::open(&dir)?)),
         plane,
-        name: ha.name,
-        seal,
-        number: Number { epoch, sequence: 0 },
+        sequence: 0,
         writer: Writer::default(),
         since: None,
         outboxes,
         synced: HashSet::new(),
+        is_fresh,
         began: Instant::now(),
-        heard: Arc::default(),
+        told: HashMap::new(),
+        heard: HashMap::new(),
+        facts: HashMap::new(),
+        facts_before: Arc::default(),
+        has: [0; 3],
         walks: 0,
+        failed: String::new(),
         shared,
     };
-    engine.run(Plane::journal(&dir)?, inbound).await
+    tokio::select! {
+        ended = engine.run(Plane::journal(&dir)?, inbound) => ended,
+        _ = tasks.join_next() => bail!("a task of a store ended"),
+    }
 }
 
 /// What has changed and was not told yet.
@@ -164,25 +180,42 @@ enum Walked {
     Touched(Vec<Row>),
 }
 
+/// A flow that another gateway told of.
+struct HeardFlow {
+    /// Its last packet, seconds of CLOCK_MONOTONIC.
+    seen: u32,
+    /// When it was told last.
+    told: Instant,
+    gateway: String,
+}
+
 struct Engine {
     plane: Plane,
     names: Names,
-    named: Instant,
     /// `None` while it walks.
     walker: Option<Walker>,
-    name: String,
-    seal: Arc<Seal>,
-    /// Of the last message.
-    number: Number,
+    /// Of the last batch.
+    sequence: u64,
     writer: Writer,
     /// When the first row came that waits.
     since: Option<Instant>,
     outboxes: Vec<Arc<Outbox>>,
     /// Stores all of which was read.
     synced: HashSet<usize>,
+    is_fresh: bool,
     began: Instant,
-    heard: Arc<Mutex<Heard>>,
+    /// Flows that others were told of, with the client's initial sequence number.
+    told: HashMap<FlowKey, u32>,
+    /// Flows that others told of.
+    heard: HashMap<FlowKey, HeardFlow>,
+    /// Sessions and key names that others told of since the last look, and before it.
+    facts: HashMap<SessionKey, u32>,
+    facts_before: Arc<HashMap<SessionKey, u32>>,
+    /// Sessions, key names and re-homed flows, as the last look found them.
+    has: [u64; 3],
     walks: u32,
+    /// What went wrong last.
+    failed: String,
     shared: Shared,
 }
 
@@ -206,33 +239,48 @@ impl Engine {
         let mut written = Instant::now();
         loop {
             let flush = self.since.map(|since| since + GATHER);
-            tokio::select! {
-                biased;
-                () = until(flush) => self.flush()?,
-                // Before what may come without end.
-                _ = beat.tick() => self.beat()?,
+            let done = tokio::select! {
+                () = until(flush) => self.flush(),
                 ready = changes.readable() => {
                     // What comes from now on wakes this again.
                     ready.context("wait for the ring of changes")?.clear_ready();
                     let changed = drain(&mut journal);
                     // Those that come together are told together.
-                    self.tell(&changed)?;
+                    let told = self.tell(&changed);
                     time::sleep(GATHER / 4).await;
+                    told
                 }
                 Some(walked) = walking.join_next() => {
                     let (walker, walked) = walked.context("look through the tables")?;
-                    self.walked(walker, walked)?;
+                    self.walked(walker, walked)
                 }
-                Some(came) = inbound.recv() => self.take(came).await?,
-                _ = walk.tick(), if self.walker.is_some() => self.look(&mut walking),
+                Some(came) = inbound.recv() => self.take(came).await,
+                _ = beat.tick() => self.beat(),
+                _ = walk.tick(), if self.walker.is_some() => {
+                    self.look(&mut walking);
+                    Ok(())
+                }
                 _ = all.tick(), if self.walker.is_some() => {
                     if written.elapsed() > ALL {
                         written = Instant::now();
                         self.outboxes.iter().for_each(|outbox| outbox.want_all());
                     }
                     self.look_at_all(&mut walking);
+                    Ok(())
                 }
+            };
+            self.note(done);
+        }
+    }
+
+    /// What goes wrong is said once, and tried again: what was not told or taken the next walks find.
+    fn note(&mut self, done: Result<()>) {
+        if let Err(error) = done {
+            let text = format!("{error:#}");
+            if text != self.failed {
+                log::error!("ha: {text}");
             }
+            self.failed = text;
         }
     }
 
@@ -240,13 +288,12 @@ impl Engine {
     /// asks how it goes.
     fn beat(&mut self) -> Result<()> {
         self.plane.set_journaling(clock::seconds() + ANNOUNCED)?;
-        self.name_anew()?;
-        let has = self.walker.as_ref().map(|walker| walker.has);
+        self.names = Names::read(&self.plane)?;
         let ready = self.judge();
         let beat = Beat {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready,
-            has: has.unwrap_or_default(),
+            has: self.has,
             ages: self.ages()?,
             ..Beat::default()
         };
@@ -258,48 +305,45 @@ impl Engine {
         Ok(())
     }
 
-    fn name_anew(&mut self) -> Result<()> {
-        self.names = Names::read(&self.plane)?;
-        self.named = Instant::now();
-        Ok(())
-    }
-
-    /// Whether all is known here that can be. What was known once goes on to count.
+    /// Judges whether all is known here that can be. What was known once goes on to count.
     fn judge(&self) -> bool {
         let mut noted = self.shared.lock();
         let (synced, stores) = (self.synced.len(), self.outboxes.len());
-        let (ready, why) = match self.began.elapsed() {
-            _ if synced == stores => (true, "all stores were read".to_owned()),
-            waited if synced > 0 && waited > OTHERS => {
-                (true, format!("{synced} of {stores} stores were read"))
+        let read = || format!("{synced} of {stores} stores were read");
+        let judged = match self.began.elapsed() {
+            _ if synced == stores => Some("all stores were read".to_owned()),
+            waited if synced > 0 && waited > OTHERS => Some(read()),
+            waited if waited > NOBODY => {
+                Some("no store could be read: what this gateway learned itself is known".to_owned())
             }
-            waited if waited > NOBODY => (
-                true,
-                "no store answers: only what this gateway learned itself is known".to_owned(),
-            ),
-            _ => (false, format!("{synced} of {stores} stores were read")),
+            _ => None,
         };
         let report = &mut noted.report;
-        if ready && !report.ready {
-            log::info!("ha: ready: {why}");
+        match judged {
+            Some(why) => {
+                if !report.ready {
+                    log::info!("ha: ready: {why}");
+                }
+                (report.ready, report.why) = (true, why);
+            }
+            None if !report.ready => report.why = read(),
+            None => {}
         }
-        (report.ready, report.why) = (ready, why);
         for (number, store) in report.stores.iter_mut().enumerate() {
             store.synced = self.synced.contains(&number);
         }
-        ready
+        report.ready
     }
 
     /// Begins a look for what happened lately.
     fn look(&mut self, walking: &mut JoinSet<(Walker, Result<Walked>)>) {
         let Some(mut walker) = self.walker.take() else { return };
-        let (heard, shared) = (Arc::clone(&self.heard), self.shared.clone());
+        let facts = Arc::new(std::mem::take(&mut self.facts));
+        let before = std::mem::replace(&mut self.facts_before, Arc::clone(&facts));
+        let flows = self.heard.iter().map(|(key, flow)| (*key, flow.seen)).collect();
+        let heard = Heard { facts: [before, facts], flows };
         walking.spawn_blocking(move || {
-            let steady = shared.steady(Duration::from_secs(walk::FLOW_OVER.into()));
-            let is_alive = |name: &str| steady.contains(name);
-            let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-            let rows = walker.touched(&mut heard, is_alive);
-            drop(heard);
+            let rows = walker.touched(&heard);
             (walker, rows.map(Walked::Touched))
         });
     }
@@ -320,6 +364,7 @@ impl Engine {
     }
 
     fn walked(&mut self, walker: Walker, walked: Result<Walked>) -> Result<()> {
+        self.has = walker.has;
         self.walker = Some(walker);
         match walked.context("look through the tables")? {
             Walked::All(parts, wants) => {
@@ -337,9 +382,6 @@ impl Engine {
     /// Tells what stands in the tables now.
     fn tell(&mut self, changed: &Changed) -> Result<()> {
         let now = clock::seconds();
-        if self.named.elapsed() > BEAT {
-            self.name_anew()?;
-        }
         for key in &changed.facts {
             let row = if let Some(session) = self.plane.sessions.find(key)? {
                 self.names.session(key, &session, now)
@@ -353,7 +395,11 @@ impl Engine {
         for key in &changed.flows {
             let row = match self.plane.splices.find(key)? {
                 Some(flow) => flows::splice(&self.names, key, &flow, now).map(Row::Splice),
-                None => flows::name(&self.names, key).map(Row::Over),
+                // Of what nobody was told nobody has to be told the end.
+                None => self
+                    .told
+                    .remove(key)
+                    .and_then(|isn| flows::name(&self.names, key).map(|name| Row::Over(name, isn))),
             };
             row.map_or(Ok(()), |row| self.push(&row))?;
         }
@@ -361,6 +407,11 @@ impl Engine {
     }
 
     fn push(&mut self, row: &Row) -> Result<()> {
+        if let Row::Splice(splice) = row
+            && let Ok(key) = flows::key(&self.names, &splice.name)
+        {
+            self.told.insert(key, splice.numbers.isn);
+        }
         self.since.get_or_insert_with(Instant::now);
         self.writer.push(row)?;
         if self.writer.is_full() { self.flush() } else { Ok(()) }
@@ -370,11 +421,11 @@ impl Engine {
     fn flush(&mut self) -> Result<()> {
         let Some(since) = self.since.take() else { return Ok(()) };
         let n = self.writer.len() as u64;
-        let text = self.writer.finish(since.elapsed())?;
-        self.number.sequence += 1;
-        let message = Arc::new(self.seal.seal(Purpose::Batch, &self.name, self.number, &text)?);
+        let text = Arc::new(self.writer.finish()?);
+        self.sequence += 1;
         for outbox in &self.outboxes {
-            outbox.push(Item::Batch(Arc::clone(&message)));
+            let batch = Batch { sequence: self.sequence, text: Arc::clone(&text), since };
+            outbox.push(Item::Batch(batch));
         }
         self.shared.lock().report.rows.told += n;
         Ok(())
@@ -382,64 +433,120 @@ impl Engine {
 
     /// Takes what a store brought.
     async fn take(&mut self, came: Inbound) -> Result<()> {
-        let (gateway, text, age, way) = match came {
+        match came {
             Inbound::Synced(store) => {
                 self.synced.insert(store);
                 self.judge();
-                return Ok(());
+                Ok(())
             }
             Inbound::Anew(gateway) => {
                 // What it told in its life before it may not know any more: this gateway tells it.
-                let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-                heard.flows.retain(|_, flow| flow.gateway != gateway);
-                return Ok(());
+                self.heard.retain(|_, flow| flow.gateway != gateway);
+                Ok(())
             }
-            Inbound::Ages(ages) => return self.grow_old(&ages),
-            Inbound::Rows { gateway, text, age, way } => (gateway, text, age, way),
-        };
-        let Ok(read) = record::read(&text) else {
+            Inbound::Through(gateway, since) => self.forget_untold(&gateway, since),
+            Inbound::Ages(ages) => self.grow_old(&ages),
+            Inbound::Rows { gateway, text, age, way } => {
+                self.take_rows(&gateway, &text, age, way).await
+            }
+        }
+    }
+
+    async fn take_rows(&mut self, gateway: &str, text: &[u8], age: u64, way: Way) -> Result<()> {
+        let Ok(read) = record::read(text) else {
             self.shared.lock().report.refused += 1;
             return Ok(());
         };
-        let seconds = u32::try_from(age / 1000).unwrap_or(u32::MAX);
+        let later = u32::try_from(age / 1000).unwrap_or(u32::MAX);
         let (mut rows, mut mended) = (Rows { unknown: read.unknown, ..Rows::default() }, 0);
+        let mut failed = Ok(());
         for some in read.rows.chunks(TAKEN_AT_ONCE) {
             let now = clock::seconds();
             for row in some {
-                let told = self.take_row(row, &gateway, seconds, now)?;
-                mended += u64::from(way == Way::Compared && told == Told::Taken);
-                match told {
-                    Told::Taken => rows.taken += 1,
-                    Told::Known => rows.known += 1,
-                    Told::Elsewhere => rows.elsewhere += 1,
-                    Told::Expired => rows.expired += 1,
-                    Told::Full => rows.full += 1,
+                match self.take_row(row, gateway, later, now) {
+                    Ok(told) => {
+                        mended += u64::from(way == Way::Compared && told == Told::Taken);
+                        *rows.of(told) += 1;
+                    }
+                    Err(error) => failed = Err(error),
                 }
             }
             tokio::task::yield_now().await;
         }
         let mut noted = self.shared.lock();
-        let sum = &mut noted.report.rows;
-        sum.taken += rows.taken;
-        sum.known += rows.known;
-        sum.elsewhere += rows.elsewhere;
-        sum.expired += rows.expired;
-        sum.full += rows.full;
-        sum.unknown += rows.unknown;
+        noted.report.rows.add(&rows);
         noted.report.mended += mended;
-        if let Some(peer) = noted.peers.get_mut(&gateway) {
+        if let Some(peer) = noted.peers.get_mut(gateway) {
             peer.report.rows += read.rows.len() as u64;
             peer.report.unknown += read.unknown;
             if way == Way::Told {
-                peer.note_lag(age as f32 + read.waited.as_secs_f32() * 1000.0);
+                peer.note_lag(age as f32);
             }
         }
-        Ok(())
+        failed
+    }
+
+    /// `later`: seconds since the row was told.
+    fn take_row(&mut self, row: &Row, gateway: &str, later: u32, now: u32) -> Result<Told> {
+        let Self { plane, names, heard, facts, .. } = self;
+        match row {
+            Row::Fact(fact) => {
+                let mut fact = fact.clone();
+                fact.idle = fact.idle.saturating_add(later);
+                fact.age = fact.age.saturating_add(later).max(fact.idle);
+                let told = names.take(plane, &fact, now)?;
+                // What was touched before the last looks is not told anyway.
+                if told == Told::Taken && fact.idle < 3 * WALK.as_secs() as u32 {
+                    facts.extend(names.stamp(&fact, now));
+                }
+                Ok(told)
+            }
+            Row::Splice(splice) => {
+                let mut splice = *splice;
+                splice.numbers.idle = splice.numbers.idle.saturating_add(later);
+                let Ok(key) = flows::key(names, &splice.name) else { return Ok(Told::Elsewhere) };
+                let before = plane.splices.find(&key)?;
+                let told = flows::take(names, plane, &splice, now)?;
+                // What this gateway knows first-hand is its own to tell.
+                let is_others = before.is_none() || heard.contains_key(&key);
+                let is_there = plane.splices.find(&key)?;
+                if let Some(flow) =
+                    is_there.filter(|flow| is_others && flows::isn(flow) == splice.numbers.isn)
+                {
+                    let (gateway, told) = (gateway.to_owned(), Instant::now());
+                    heard.insert(key, HeardFlow { seen: flow.seen, told, gateway });
+                }
+                Ok(told)
+            }
+            Row::Over(name, isn) => {
+                let Ok(key) = flows::key(names, name) else { return Ok(Told::Elsewhere) };
+                heard.remove(&key);
+                flows::forget(plane, &key, *isn, later, now)
+            }
+        }
+    }
+
+    /// Forgets flows that a gateway told of before then, and does not know any more.
+    fn forget_untold(&mut self, gateway: &str, since: Instant) -> Result<()> {
+        let Self { plane, heard, .. } = self;
+        let mut failed = Ok(());
+        heard.retain(|key, flow| {
+            let is_told = flow.gateway != gateway || flow.told >= since;
+            if !is_told && let Err(error) = flows::forget_untold(plane, key, flow.seen) {
+                failed = Err(error);
+            }
+            is_told
+        });
+        failed
     }
 
     /// Connections that are older than this gateway may be the cluster's: a VIP is as old as the
-    /// first gateway that took its connections.
+    /// first gateway that took its connections. Only a gateway that just began is as old as the
+    /// others say; what its operator did since (`steer leave`) counts.
     fn grow_old(&mut self, ages: &[(String, u32)]) -> Result<()> {
+        if !self.is_fresh || self.began.elapsed() > YOUNG {
+            return Ok(());
+        }
         let now = clock::seconds();
         let older = |service: Service, since: u32| {
             let told = ages.iter().find(|(name, _)| *name == service.to_string())?.1;
@@ -472,54 +579,12 @@ impl Engine {
     /// For how long this gateway, or one before it, takes the connections of each VIP.
     fn ages(&self) -> Result<Vec<(String, u32)>> {
         let now = clock::seconds();
-        let age =
-            |since: u32| if since == 0 { OLDEST } else { now.wrapping_sub(since).min(OLDEST) };
+        let age = |since: u32| if since == 0 { OLDEST } else { clock::age(now, since).min(OLDEST) };
         let vips = self.names.vips.iter().map(|(at, vip)| (at.to_string(), age(vip.since)));
         let entrances = self.plane.entrances()?;
         let entrances =
             entrances.iter().map(|(_, at)| (socket(&at.endpoint).to_string(), age(at.since)));
         Ok(vips.chain(entrances).collect())
-    }
-
-    /// `later`: seconds since the row was told.
-    fn take_row(&mut self, row: &Row, gateway: &str, later: u32, now: u32) -> Result<Told> {
-        let Self { plane, names, heard, .. } = self;
-        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-        match row {
-            Row::Fact(fact) => {
-                let mut fact = fact.clone();
-                fact.idle = fact.idle.saturating_add(later);
-                fact.age = fact.age.saturating_add(later).max(fact.idle);
-                let told = names.take(plane, &fact, now)?;
-                // What was touched before the last looks is not told anyway.
-                if told == Told::Taken && fact.idle < 3 * WALK.as_secs() as u32 {
-                    heard.facts.extend(names.stamp(&fact, now));
-                }
-                Ok(told)
-            }
-            Row::Splice(splice) => {
-                let mut splice = *splice;
-                splice.numbers.idle = splice.numbers.idle.saturating_add(later);
-                let key = flows::key(names, &splice.name).ok();
-                let before = key.map(|key| plane.splices.find(&key)).transpose()?.flatten();
-                let told = flows::take(names, plane, &splice, now)?;
-                // What this gateway knows first-hand is its own to tell.
-                let others = |key: &FlowKey| before.is_none() || heard.flows.contains_key(key);
-                if let Some(key) = key.filter(others)
-                    && let Some(flow) = plane.splices.find(&key)?
-                {
-                    let gateway = gateway.to_owned();
-                    heard.flows.insert(key, HeardFlow { seen: flow.seen, told: now, gateway });
-                }
-                Ok(told)
-            }
-            Row::Over(name) => {
-                if let Ok(key) = flows::key(names, name) {
-                    heard.flows.remove(&key);
-                }
-                flows::forget(names, plane, name)
-            }
-        }
     }
 }
 

@@ -5,6 +5,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use serde::{Deserialize, Serialize};
@@ -16,14 +17,25 @@ const ROOM: usize = 16 << 20;
 /// What is written.
 #[derive(Clone, Debug)]
 pub(super) enum Item {
-    /// Rows, sealed.
-    Batch(Arc<Vec<u8>>),
-    /// Here the walk began whose result comes as [`Item::All`].
-    Mark,
+    /// Rows.
+    Batch(Batch),
+    /// Here the walk began whose result comes as [`Item::All`], and when.
+    Mark(Instant),
     /// All that the gateway knows: its parts as text, and which walk it was.
     All(Arc<Vec<Vec<u8>>>, u32),
     /// How the gateway is.
     Beat(Beat),
+}
+
+/// Rows that are told together.
+#[derive(Clone, Debug)]
+pub(super) struct Batch {
+    /// Its number among those of the gateway.
+    pub(super) sequence: u64,
+    /// As [`super::record`] writes it.
+    pub(super) text: Arc<Vec<u8>>,
+    /// When its first row was noted.
+    pub(super) since: Instant,
 }
 
 /// How a gateway is.
@@ -35,6 +47,8 @@ pub(super) struct Beat {
     pub(super) ready: bool,
     /// Sessions, key names and re-homed flows that it has.
     pub(super) has: [u64; 3],
+    /// The number of its last batch at this store.
+    pub(super) sequence: u64,
     /// Which walk its whole state at this store is of; 0: of none.
     pub(super) all: u32,
     /// For how long, seconds, it takes the connections of each VIP.
@@ -81,7 +95,7 @@ impl Outbox {
         let mut queue = self.lock();
         let wants = std::mem::take(&mut queue.wants_all) && queue.is_open;
         if wants {
-            queue.items.push_back(Item::Mark);
+            queue.items.push_back(Item::Mark(Instant::now()));
         }
         wants
     }
@@ -94,15 +108,15 @@ impl Outbox {
     /// Has it written, unless nobody would.
     pub(super) fn push(&self, item: Item) {
         let mut queue = self.lock();
-        if let Item::Batch(message) = &item {
+        if let Item::Batch(batch) = &item {
             if !queue.is_open {
                 queue.dropped += 1;
                 return;
             }
-            queue.bytes += message.len();
-            if queue.bytes > ROOM {
+            if queue.bytes + batch.text.len() > ROOM {
                 queue.drop_batches();
             }
+            queue.bytes += batch.text.len();
         } else if !queue.is_open {
             return;
         }
@@ -111,19 +125,21 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// What is to be written next.
-    pub(super) async fn next(&self) -> Item {
+    /// What is to be written next, as much as there is, up to so many.
+    pub(super) async fn next(&self, n: usize) -> Vec<Item> {
         loop {
-            if let Some(item) = self.take() {
-                return item;
+            let items = self.take(n);
+            if !items.is_empty() {
+                return items;
             }
             self.wake.notified().await;
         }
     }
 
-    /// The same, if there is anything.
-    pub(super) fn take(&self) -> Option<Item> {
-        self.lock().take()
+    /// The same, without waiting.
+    pub(super) fn take(&self, n: usize) -> Vec<Item> {
+        let mut queue = self.lock();
+        (0..n).map_while(|_| queue.take()).collect()
     }
 
     /// How many wait, and how many were dropped.
@@ -136,8 +152,8 @@ impl Outbox {
 impl Queue {
     fn take(&mut self) -> Option<Item> {
         let item = self.items.pop_front()?;
-        if let Item::Batch(message) = &item {
-            self.bytes -= message.len();
+        if let Item::Batch(batch) = &item {
+            self.bytes -= batch.text.len();
         }
         Some(item)
     }
@@ -157,11 +173,12 @@ mod tests {
     use super::*;
 
     fn batch(bytes: usize) -> Item {
-        Item::Batch(Arc::new(vec![0; bytes]))
+        let text = Arc::new(vec![0; bytes]);
+        Item::Batch(Batch { sequence: 1, text, since: Instant::now() })
     }
 
     fn all(outbox: &Outbox) -> Vec<Item> {
-        std::iter::from_fn(|| outbox.next().now_or_never()).collect()
+        outbox.next(usize::MAX).now_or_never().unwrap_or_default()
     }
 
     #[test]
@@ -174,7 +191,7 @@ mod tests {
         outbox.open();
         assert!(outbox.begin_all() && !outbox.begin_all());
         outbox.push(batch(9));
-        assert!(matches!(all(&outbox)[..], [Item::Mark, Item::Batch(_)]));
+        assert!(matches!(all(&outbox)[..], [Item::Mark(_), Item::Batch(_)]));
         outbox.push(batch(9));
         outbox.close();
         assert_eq!(outbox.counts(), (0, 2));
@@ -190,7 +207,8 @@ mod tests {
         outbox.push(batch(1));
         assert_eq!(outbox.counts(), (2, 4));
         assert!(outbox.begin_all());
+        assert_eq!(all(&outbox).len(), 3);
         (0..100).for_each(|_| outbox.push(batch(ROOM / 100)));
-        assert_eq!(outbox.counts().1, 4, "room was not given back");
+        assert_eq!((all(&outbox).len(), outbox.counts()), (100, (0, 4)), "room was not given back");
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! The bytes are those of postcard (its wire format, version 1).
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -25,8 +25,9 @@ pub enum Row {
     Fact(Fact),
     /// A flow was moved, or goes on, or was seen to end.
     Splice(Splice),
-    /// A flow that was moved is over.
-    Over(Name),
+    /// A flow that was moved is over; the client's initial sequence number tells it from others on
+    /// the same ports.
+    Over(Name, u32),
 }
 
 /// Which flow.
@@ -101,8 +102,6 @@ const OVER: u8 = 3;
 
 #[derive(Default, Serialize, Deserialize)]
 struct Batch<'a> {
-    /// How long its first row waited for others, microseconds.
-    waited: u32,
     pools: Vec<String>,
     addresses: Vec<SocketAddr>,
     /// The kind of each row, and its bytes.
@@ -181,7 +180,7 @@ impl Writer {
                 };
                 (SPLICE, postcard::to_stdvec(&row)?)
             }
-            Row::Over(name) => (OVER, postcard::to_stdvec(&self.name(name)?)?),
+            Row::Over(name, isn) => (OVER, postcard::to_stdvec(&(self.name(name)?, isn))?),
         };
         self.bytes += bytes.len() + 3;
         self.rows.push((kind, bytes));
@@ -215,10 +214,9 @@ impl Writer {
     ///
     /// # Errors
     /// Never, as far as is known.
-    pub fn finish(&mut self, waited: Duration) -> Result<Vec<u8>> {
+    pub fn finish(&mut self) -> Result<Vec<u8>> {
         let Self { pools, addresses, rows, .. } = std::mem::take(self);
         let batch = Batch {
-            waited: waited.as_micros().try_into().unwrap_or(u32::MAX),
             pools: pools.iter().map(Service::to_string).collect(),
             addresses,
             rows: rows.iter().map(|(kind, bytes)| (*kind, bytes.as_slice())).collect(),
@@ -240,8 +238,6 @@ fn place<T: PartialEq>(list: &mut Vec<T>, name: T) -> Result<u16> {
 /// Rows of a batch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Read {
-    /// How long the first row waited for others.
-    pub waited: Duration,
     /// Those that were understood.
     pub rows: Vec<Row>,
     /// Rows of a kind, or of a form, that this version does not know.
@@ -261,7 +257,7 @@ pub fn read(text: &[u8]) -> Result<Read> {
     let batch = postcard::from_bytes::<Batch<'_>>(text).context("read a batch")?;
     let pools = batch.pools.iter().map(|pool| pool.parse().ok()).collect::<Vec<_>>();
     let lists = Lists { pools, addresses: &batch.addresses };
-    let mut read = Read { waited: Duration::from_micros(batch.waited.into()), ..Read::default() };
+    let mut read = Read::default();
     for (kind, bytes) in batch.rows {
         match lists.row(kind, bytes) {
             Some(row) => read.rows.push(row),
@@ -304,7 +300,10 @@ impl Lists<'_> {
                     numbers: row.numbers,
                 }))
             }
-            OVER => Some(Row::Over(self.name(&postcard::from_bytes(bytes).ok()?)?)),
+            OVER => {
+                let (name, isn) = postcard::from_bytes::<(NameRow, u32)>(bytes).ok()?;
+                Some(Row::Over(self.name(&name)?, isn))
+            }
             _ => None,
         }
     }
@@ -364,7 +363,7 @@ mod tests {
             Row::Fact(name_fact),
             Row::Splice(splice),
             Row::Splice(Splice { name: inline, entrance: None, ..splice }),
-            Row::Over(inline),
+            Row::Over(inline, 77),
         ]
     }
 
@@ -372,15 +371,13 @@ mod tests {
         let mut writer = Writer::default();
         rows.iter().for_each(|row| writer.push(row).unwrap());
         assert_eq!(writer.len(), rows.len());
-        writer.finish(WAITED).unwrap()
+        writer.finish().unwrap()
     }
-
-    const WAITED: Duration = Duration::from_micros(1500);
 
     #[test]
     fn rows_are_read_as_they_were_written() {
         let read = read(&written(&rows())).unwrap();
-        assert_eq!(read, Read { waited: WAITED, rows: rows(), unknown: 0 });
+        assert_eq!(read, Read { rows: rows(), unknown: 0 });
     }
 
     /// Gateways of today and tomorrow read what is written now: the form of a kind of row does not
@@ -408,7 +405,7 @@ mod tests {
         elsewhere[0] = 9;
         writer.rows.push((kind, elsewhere));
         writer.push(&rows()[4]).unwrap();
-        let read = read(&writer.finish(WAITED).unwrap()).unwrap();
+        let read = read(&writer.finish().unwrap()).unwrap();
         assert_eq!((read.rows, read.unknown), (vec![rows()[0].clone(), rows()[4].clone()], 3));
     }
 

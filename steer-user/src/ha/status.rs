@@ -1,12 +1,14 @@
 //! How replication goes, for `steer ha status`, metrics and who decides which gateway serves.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use serde::{Deserialize, Serialize};
+
+use crate::rows::Told;
 
 /// Rows whose way is remembered of each gateway.
 const LAGS: usize = 1024;
@@ -30,7 +32,8 @@ pub struct Report {
     pub rows: Rows,
     /// Messages that could not be opened: of another key, or damaged.
     pub refused: u64,
-    /// What was found to differ when another gateway's whole state was compared, and was mended.
+    /// Rows that were not known here, or not as of so late, when another gateway's whole state was
+    /// compared.
     pub mended: u64,
 }
 
@@ -98,22 +101,41 @@ pub struct Rows {
     pub unknown: u64,
 }
 
+impl Rows {
+    /// The number of rows of which this became.
+    pub(super) fn of(&mut self, told: Told) -> &mut u64 {
+        match told {
+            Told::Taken => &mut self.taken,
+            Told::Known => &mut self.known,
+            Told::Elsewhere => &mut self.elsewhere,
+            Told::Expired => &mut self.expired,
+            Told::Full => &mut self.full,
+        }
+    }
+
+    pub(super) fn add(&mut self, more: &Self) {
+        let Self { told, taken, known, elsewhere, expired, full, unknown } = more;
+        self.told += told;
+        self.taken += taken;
+        self.known += known;
+        self.elsewhere += elsewhere;
+        self.expired += expired;
+        self.full += full;
+        self.unknown += unknown;
+    }
+}
+
 /// What is noted of another gateway.
 #[derive(Debug, Default)]
 pub(super) struct Peer {
     pub(super) report: PeerReport,
     heard: Option<Instant>,
-    /// Since when it was heard of without a break.
-    since: Option<Instant>,
     lags: VecDeque<f32>,
 }
 
 impl Peer {
     /// It is there.
     pub(super) fn note_heard(&mut self) {
-        if !self.is_alive() {
-            self.since = Some(Instant::now());
-        }
         self.heard = Some(Instant::now());
     }
 
@@ -165,15 +187,6 @@ impl Shared {
         let noted = self.lock();
         let peers = noted.peers.values().map(Peer::report);
         Report { peers: peers.collect(), ..noted.report.clone() }
-    }
-
-    /// Gateways that are there, and were all that time.
-    pub(super) fn steady(&self, time: Duration) -> HashSet<String> {
-        let noted = self.lock();
-        let steady =
-            |peer: &Peer| peer.is_alive() && peer.since.is_some_and(|since| since.elapsed() > time);
-        let peers = noted.peers.iter().filter(|(_, peer)| steady(peer));
-        peers.map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether the gateway knows what the others do.

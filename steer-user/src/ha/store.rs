@@ -67,6 +67,8 @@ impl Store {
             Server::Loopback(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
             Server::Unix(path) => ConnectionAddr::Unix(path.clone()),
         };
+        // Of several that other crates may bring, TLS takes this one.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let mut who = RedisConnectionInfo::default().set_skip_set_lib_name();
         if let Some(user) = &ha.user {
             who = who.set_username(user);
@@ -159,31 +161,42 @@ impl Connection {
     pub(super) async fn time(&mut self) -> Result<u64> {
         let (seconds, micros) =
             redis::cmd("TIME").query_async::<(u64, u64)>(&mut self.inner).await.context("TIME")?;
-        Ok(seconds * 1000 + micros / 1000)
+        Ok(seconds.saturating_mul(1000).saturating_add(micros / 1000))
     }
 
-    /// Adds a message to a gateway's stream, of which about so many messages stay; where it stands.
+    /// Adds messages to a gateway's stream, of which about so many stay; where the last one stands.
     pub(super) async fn add(
         &mut self,
         gateway: &str,
-        message: &[u8],
+        messages: &[Vec<u8>],
         keep: usize,
     ) -> Result<String> {
         let key = self.key("log", gateway);
-        let mut add = redis::cmd("XADD");
-        add.arg(key).arg("MAXLEN").arg("~").arg(keep.max(1)).arg("*").arg("b").arg(message);
-        add.query_async(&mut self.inner).await.context("XADD")
+        let mut adds = redis::pipe();
+        for message in messages {
+            let add = adds.cmd("XADD").arg(&key).arg("MAXLEN").arg("~").arg(keep);
+            add.arg("*").arg("b").arg(message.as_slice());
+        }
+        let mut ids: Vec<String> = adds.query_async(&mut self.inner).await.context("XADD")?;
+        ids.pop().context("XADD: no answer")
     }
 
-    /// Messages behind those places in the gateways' streams; waits for [`BLOCK`] where there is
-    /// none and `wait` says so.
+    /// Whether a gateway may write.
+    pub(super) async fn try_to_write(&mut self, gateway: &str) -> Result<()> {
+        let mut set = redis::cmd("SET");
+        set.arg(self.key("try", gateway)).arg("").arg("PX").arg(1000);
+        set.query_async(&mut self.inner).await.context("SET")
+    }
+
+    /// Messages behind those places in the gateways' streams, and whether those are all there are;
+    /// waits for [`BLOCK`] where there is none and `wait` says so.
     pub(super) async fn read(
         &mut self,
         from: &[(String, String)],
         wait: bool,
-    ) -> Result<Vec<Entry>> {
+    ) -> Result<(Vec<Entry>, bool)> {
         if from.is_empty() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), true));
         }
         let keys = from.iter().map(|(gateway, _)| self.key("log", gateway)).collect::<Vec<_>>();
         let ids = from.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>();
@@ -193,18 +206,20 @@ impl Connection {
         }
         let reply: Option<StreamReadReply> =
             self.inner.xread_options(&keys, &ids, &options).await.context("XREAD")?;
-        let mut entries = Vec::new();
+        let (mut entries, mut is_all) = (Vec::new(), true);
         for stream in reply.map(|reply| reply.keys).unwrap_or_default() {
             let Some(at) = keys.iter().position(|key| *key == stream.key) else { continue };
+            let Some((gateway, _)) = from.get(at) else { continue };
+            is_all &= stream.ids.len() < READ_MAX;
             for id in stream.ids {
                 let message = match id.map.get("b") {
                     Some(Value::BulkString(bytes)) => bytes.clone(),
                     _ => Vec::new(),
                 };
-                entries.push(Entry { gateway: from[at].0.clone(), id: id.id, message });
+                entries.push(Entry { gateway: gateway.clone(), id: id.id, message });
             }
         }
-        Ok(entries)
+        Ok((entries, is_all))
     }
 
     /// Says that a gateway is there.

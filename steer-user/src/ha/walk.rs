@@ -2,7 +2,7 @@
 //! the last look. That finds what the journal could not tell, and what it does not: refreshed
 //! sessions and flows that go on.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use anyhow::Result;
 use steer_common::shared::{FlowKey, SessionKey};
@@ -14,39 +14,21 @@ use super::{
 use crate::{clock, plane::Plane, rows::Names};
 
 /// A flow that goes on is told of so often, seconds.
-pub(super) const FLOW_TOLD: u32 = 60;
-/// One of another gateway that is alive and did not tell of it for so long is over, seconds.
-pub(super) const FLOW_OVER: u32 = 3 * FLOW_TOLD + 10;
+const FLOW_TOLD: u32 = 60;
 
 /// What was heard of others, so that it is not told back, by when its owner spoke or its last packet
 /// passed, seconds of CLOCK_MONOTONIC.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Heard {
-    /// By its key, for sessions and key names; since the last two looks.
-    pub(super) facts: HashMap<SessionKey, u32>,
-    older: HashMap<SessionKey, u32>,
+    /// Sessions and key names, of the time before the last look and since.
+    pub(super) facts: [Arc<HashMap<SessionKey, u32>>; 2],
     /// Flows of others.
-    pub(super) flows: HashMap<FlowKey, HeardFlow>,
-}
-
-/// A flow that another gateway told of.
-#[derive(Clone, Debug)]
-pub(super) struct HeardFlow {
-    /// Its last packet.
-    pub(super) seen: u32,
-    /// When it was told.
-    pub(super) told: u32,
-    /// By whom.
-    pub(super) gateway: String,
+    pub(super) flows: HashMap<FlowKey, u32>,
 }
 
 impl Heard {
     fn has(&self, key: &SessionKey, last_seen: u32) -> bool {
-        [&self.facts, &self.older].iter().any(|heard| heard.get(key) == Some(&last_seen))
-    }
-
-    fn turn(&mut self) {
-        self.older = std::mem::take(&mut self.facts);
+        self.facts.iter().any(|heard| heard.get(key) == Some(&last_seen))
     }
 }
 
@@ -95,16 +77,11 @@ impl Walker {
         parts.finish()
     }
 
-    /// What happened since the last look, but for what others told. `is_alive` says whether a
-    /// gateway was there for all of [`FLOW_OVER`].
+    /// What happened since the last look, but for what others told.
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub(super) fn touched(
-        &mut self,
-        heard: &mut Heard,
-        is_alive: impl Fn(&str) -> bool,
-    ) -> Result<Vec<Row>> {
+    pub(super) fn touched(&mut self, heard: &Heard) -> Result<Vec<Row>> {
         let (names, now) = (Names::read(&self.plane)?, clock::seconds());
         // What was stamped within the second in which the last look began may have come after it.
         let since = self.since;
@@ -122,29 +99,19 @@ impl Walker {
                 rows.extend(names.key_name(&key, &name, now).map(Row::Fact));
             }
         })?;
-        let (mut told, mut over) = (HashMap::new(), Vec::new());
-        let before = &self.told;
+        let (mut told, before) = (HashMap::new(), &self.told);
         self.plane.splices.for_each(|key, flow| {
             has[2] += 1;
-            if let Some(other) = heard.flows.get(&key).filter(|other| other.seen == flow.seen) {
-                if now.saturating_sub(other.told) > FLOW_OVER && is_alive(&other.gateway) {
-                    over.push(key);
-                }
+            if heard.flows.get(&key) == Some(&flow.seen) {
                 return;
             }
             let last = before.get(&key).copied();
-            let due = last.is_none_or(|last| now.saturating_sub(last) >= FLOW_TOLD);
+            let due = last.is_none_or(|last| clock::age(now, last) >= FLOW_TOLD);
             if due {
                 rows.extend(flows::splice(&names, &key, &flow, now).map(Row::Splice));
             }
             told.insert(key, if due { now } else { last.unwrap_or(now) });
         })?;
-        for key in over {
-            self.plane.splices.remove(&key)?;
-            heard.flows.remove(&key);
-        }
-        heard.turn();
-        heard.flows.retain(|_, other| now.saturating_sub(other.told) <= 2 * FLOW_OVER);
         (self.told, self.since, self.has) = (told, now, has);
         Ok(rows)
     }
@@ -169,7 +136,7 @@ impl Parts {
     }
 
     fn close(&mut self) {
-        match self.writer.finish(Duration::ZERO) {
+        match self.writer.finish() {
             Ok(text) => self.texts.push(text),
             Err(error) => self.failed = Some(error),
         }

@@ -46,7 +46,7 @@ impl<K: Pod, V: Pod> Table<K, V> {
     }
 
     /// Writes an entry where there is none of its key; `false` if there is no room for it.
-    pub(super) fn insert_new(&mut self, key: &K, value: &V) -> Result<bool> {
+    pub(crate) fn insert_new(&mut self, key: &K, value: &V) -> Result<bool> {
         match self.map.insert(key, value, NO_EXIST).map_err(errno) {
             Ok(()) | Err(Some(libc::EEXIST)) => Ok(true),
             Err(Some(libc::E2BIG)) => Ok(false),

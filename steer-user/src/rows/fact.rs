@@ -1,4 +1,4 @@
-//! What is known of an identifier.
+//! What is known of an identifier, and what becomes of it where it is told.
 
 use std::net::SocketAddr;
 
@@ -27,4 +27,19 @@ pub struct Fact {
     pub tail: u16,
     /// Of a key name: what its tickets showed, any of `KEY_NAME_*` but what is configured.
     pub flags: u16,
+}
+
+/// What became of a fact that was told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Told {
+    /// It is known now.
+    Taken,
+    /// As much, or more, was known.
+    Known,
+    /// Its pool or its backend is not here.
+    Elsewhere,
+    /// It is too old to be honoured.
+    Expired,
+    /// There is no room for it.
+    Full,
 }
