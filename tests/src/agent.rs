@@ -393,7 +393,7 @@ impl Drop for Agent<'_> {
 
 /// The binary `steer`: what `STEER_BIN` names, or the one beside the running program in its target
 /// directory.
-fn binary() -> Result<PathBuf> {
+pub(crate) fn binary() -> Result<PathBuf> {
     if let Some(named) = env::var_os("STEER_BIN") {
         return Ok(PathBuf::from(named));
     }

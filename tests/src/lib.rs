@@ -9,8 +9,8 @@
 //! packets through the loaded programs without any link, on flows of [`ends`]; [`detour`] reorders
 //! what clients send, [`weather`] and [`relay`] disturb both directions, [`traces`] tells what
 //! steer left on the machine. [`setting`] and [`case`] are what the tests of faults share,
-//! [`tables`] counts entries, [`recorder`] makes captures; [`talk`] holds both ends of plain TCP connections; [`demo`] is the
-//! whole of it for people, [`soak`] for minutes under chaos, [`live`] in other kernels, [`matrix`]
+//! [`tables`] counts entries, [`recorder`] makes captures; [`talk`] holds both ends of plain TCP connections; [`cluster`] is
+//! two gateways, of which one fails; [`demo`] is the whole of it for people, [`soak`] for minutes under chaos, [`live`] in other kernels, [`matrix`]
 //! judges steer with other TLS stacks at both ends, [`rotation`] with servers that change their
 //! ticket keys, [`matrix::visits`] with clients that change their addresses.
 
@@ -19,6 +19,7 @@ pub mod balancer;
 pub mod bench;
 pub mod case;
 pub mod client;
+pub mod cluster;
 pub mod demo;
 pub mod detour;
 pub mod ends;

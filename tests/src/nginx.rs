@@ -45,6 +45,8 @@ pub struct Settings {
     pub patience: String,
     /// `keepalive_timeout`: how long a connection stays open between requests.
     pub keepalive: String,
+    /// How fast `/slow/` is, a second.
+    pub rate: String,
     /// Whether `/files/` takes uploads, for which not every build of nginx has the module.
     pub uploads: bool,
 }
@@ -81,6 +83,7 @@ impl Default for Settings {
             listen: "backlog=4096".to_owned(),
             patience: "60s".to_owned(),
             keepalive: "0".to_owned(),
+            rate: "100k".to_owned(),
             uploads: true,
         }
     }
@@ -192,9 +195,15 @@ impl Nginx {
     /// # Errors
     /// When there is none.
     pub fn uploaded(&self, name: &str) -> Result<String> {
-        let bytes =
-            fs::read(self.file(name)).with_context(|| format!("nothing was uploaded as {name}"))?;
-        Ok(payload::sha256(&bytes))
+        Ok(payload::sha256(&self.uploaded_bytes(name)?))
+    }
+
+    /// A file that a client uploaded.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn uploaded_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        fs::read(self.file(name)).with_context(|| format!("nothing was uploaded as {name}"))
     }
 
     /// How many requests it answered.
@@ -218,7 +227,7 @@ impl Nginx {
 
 /// One process (`master_process off`), so that one signal ends it. `/` answers `name reused
 /// verified`, where nginx's own view of the session stands as `r` or `.`; `/files/` serves
-/// downloads and takes uploads (PUT); `/slow/` serves the same files at 100 KB a second, with
+/// downloads and takes uploads (PUT); `/slow/` serves the same files at [`Settings::rate`], with
 /// pauses.
 fn config(name: &str, settings: &Settings) -> String {
     let Settings {
@@ -227,6 +236,7 @@ fn config(name: &str, settings: &Settings) -> String {
         listen,
         patience,
         keepalive,
+        rate,
         curves,
         verify_client,
         ..
@@ -272,7 +282,7 @@ http {{
     {key}
     location = / {{ return 200 "{name} $ssl_session_reused $ssl_client_verify\n"; }}
     location /files/ {{ root .; {uploads} }}
-    location /slow/ {{ alias files/; limit_rate 100k; }}
+    location /slow/ {{ alias files/; limit_rate {rate}; }}
   }}
 }}
 "#

@@ -17,6 +17,12 @@ pub fn bytes(len: usize, seed: u64) -> Vec<u8> {
     out
 }
 
+/// How many bytes are not those that were sent; what is missing at the end is none of them.
+pub fn n_wrong(came: &[u8], sent: &[u8]) -> usize {
+    let beyond = came.len().saturating_sub(sent.len());
+    came.iter().zip(sent).filter(|(came, sent)| came != sent).count() + beyond
+}
+
 /// SHA-256 of `bytes`, in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     let mut sum = Sum::new();

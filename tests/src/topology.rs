@@ -19,10 +19,15 @@
 
 //! With [`Plan::bridge`] the gateway behind that balancer is a bridge without addresses, and the
 //! backends are the balancer's neighbours.
+//!
+//! [`Segments`] are two gateways, of which one works at a time, between two segments.
 
 mod addresses;
 mod batches;
 mod links;
+mod segments;
+
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
@@ -31,7 +36,10 @@ pub use self::addresses::{
     second_vip, source, vip,
 };
 use self::addresses::{OUTSIDE_LINK, backend_net};
-pub use self::links::Link;
+pub use self::{
+    links::Link,
+    segments::{Segment, Segments, address_gateway, port},
+};
 use crate::{netns::NetNs, process};
 
 /// What the virtual links leave to the receiver.
@@ -100,11 +108,13 @@ impl Default for Plan {
 /// The namespaces, wired and routed.
 #[derive(Debug)]
 pub struct Lab {
-    client: NetNs,
+    client: Arc<NetNs>,
     balancer: Option<NetNs>,
     gateway: NetNs,
+    /// Those of the gateway.
+    interfaces: Vec<String>,
     bridge: bool,
-    backends: Vec<NetNs>,
+    backends: Vec<Arc<NetNs>>,
 }
 
 impl Lab {
@@ -114,11 +124,15 @@ impl Lab {
     /// Without root, or when a tool refuses.
     pub fn build(plan: &Plan) -> Result<Self> {
         process::require_root()?;
-        let client = host()?;
+        let client = Arc::new(host()?);
         let balancer = plan.balancer.then(router).transpose()?;
         let gateway = router()?;
-        let backends = (0..plan.n_backends).map(|_| host()).collect::<Result<Vec<_>>>()?;
-        let lab = Self { client, balancer, gateway, bridge: plan.bridge, backends };
+        let backends = (0..plan.n_backends).map(|_| Ok(Arc::new(host()?)));
+        let backends = backends.collect::<Result<Vec<_>>>()?;
+        let interfaces = std::iter::once(CLIENT_SIDE.to_owned())
+            .chain((0..plan.n_backends).map(backend_side))
+            .collect();
+        let lab = Self { client, balancer, gateway, interfaces, bridge: plan.bridge, backends };
         lab.wire(plan)?;
         lab.address(plan)?;
         Ok(lab)
@@ -161,10 +175,9 @@ impl Lab {
         self.backends.len()
     }
 
-    /// The gateway's interfaces: towards the clients first, then the backends in order.
+    /// The gateway's interfaces: towards the clients first, then those towards the backends.
     pub fn gateway_interfaces(&self) -> Vec<String> {
-        let towards_backends = (0..self.backends.len()).map(backend_side);
-        std::iter::once(CLIENT_SIDE.to_owned()).chain(towards_backends).collect()
+        self.interfaces.clone()
     }
 
     /// Takes the link to a backend down or up again, at the gateway.
@@ -187,7 +200,8 @@ impl Lab {
     }
 
     fn wire(&self, plan: &Plan) -> Result<()> {
-        let ends = std::iter::once(self.before_gateway()).chain(&self.backends);
+        let backends = self.backends.iter().map(|ns| &**ns);
+        let ends = std::iter::once(self.before_gateway()).chain(backends);
         if let Some(balancer) = &self.balancer {
             let (number, mtu) = (OUTSIDE_LINK, plan.client_mtu);
             links::wire(Link::Veth, number, OUTSIDE, mtu, balancer, &self.client)
@@ -218,7 +232,7 @@ impl Lab {
     }
 
     fn set_mtu_of_far_ends(&self, plan: &Plan) -> Result<()> {
-        for ns in [Some(&self.client), self.balancer.as_ref()].into_iter().flatten() {
+        for ns in [Some(&*self.client), self.balancer.as_ref()].into_iter().flatten() {
             ns.ip(&format!("link set eth0 mtu {} up\n", plan.client_mtu))?;
         }
         for (index, backend) in self.backends.iter().enumerate() {

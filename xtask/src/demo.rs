@@ -16,6 +16,9 @@ pub(crate) struct Arguments {
     /// The balancer in front hides the clients' addresses behind its own.
     #[arg(long)]
     snat: bool,
+    /// Two gateways, of which one fails: what that costs without replication and with it.
+    #[arg(long, conflicts_with_all = ["hook", "shape", "snat"])]
+    ha: bool,
     /// Dial the IPv6 VIP.
     #[arg(long)]
     ipv6: bool,
@@ -38,8 +41,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(shape) = &arguments.shape {
         demo.args(["--shape", shape]);
     }
-    let flags =
-        [("--ipv6", arguments.ipv6), ("--json", arguments.json), ("--snat", arguments.snat)];
+    let flags = [
+        ("--ha", arguments.ha),
+        ("--ipv6", arguments.ipv6),
+        ("--json", arguments.json),
+        ("--snat", arguments.snat),
+    ];
     for (flag, is_set) in flags {
         if is_set {
             demo.arg(flag);

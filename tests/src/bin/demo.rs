@@ -3,9 +3,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use steer_tests::{
     agent::{Hook, Shape},
+    cluster::{self, Failure, Show},
     demo::{self, Load, Options},
     l4::Snat,
     topology::Family,
@@ -42,16 +43,29 @@ struct Arguments {
     /// Clients at work at a time.
     #[arg(long, value_name = "N", default_value_t = 32)]
     parallel: usize,
+    /// Two gateways, of which one fails: what that costs without replication and with it.
+    #[arg(long, conflicts_with_all = ["hook", "shape", "snat", "open", "clients", "reconnects", "parallel"])]
+    ha: bool,
+    /// How the gateway fails; may be given several times [default: every way].
+    #[arg(long = "failure", value_enum, value_name = "HOW", requires = "ha")]
+    failures: Vec<Failure>,
     /// Print one JSON object as the last line.
     #[arg(long)]
     json: bool,
 }
 
 fn main() -> ExitCode {
-    match demo::run(&options(&Arguments::parse())) {
+    let arguments = Arguments::parse();
+    let (shown, failed) = if arguments.ha {
+        (cluster::show(&failovers(&arguments)), "a failover cost connections or sessions")
+    } else {
+        let failed = "steer did not resume every session on its owner without an error";
+        (demo::run(&options(&arguments)), failed)
+    };
+    match shown {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("demo: steer did not resume every session on its owner without an error");
+            eprintln!("demo: {failed}");
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -62,9 +76,23 @@ fn main() -> ExitCode {
 }
 
 fn options(arguments: &Arguments) -> Options {
-    let Arguments { hook, shape, snat, open, ipv6, clients, reconnects, parallel, json } =
-        *arguments;
-    let family = if ipv6 { Family::V6 } else { Family::V4 };
+    let Arguments { hook, shape, snat, open, clients, reconnects, parallel, json, .. } = *arguments;
     let snat = if snat { Snat::Yes } else { Snat::No };
-    Options { hook, shape, snat, open, family, load: Load { clients, reconnects, parallel }, json }
+    let load = Load { clients, reconnects, parallel };
+    Options { hook, shape, snat, open, family: family(arguments), load, json }
+}
+
+fn failovers(arguments: &Arguments) -> Show {
+    let every = || Failure::value_variants().to_vec();
+    let failures = arguments.failures.clone();
+    Show {
+        failures: if failures.is_empty() { every() } else { failures },
+        family: family(arguments),
+        load: cluster::Load { ways: cluster::Way::ALL, transfers: 4, sessions: 48, visitors: 4 },
+        json: arguments.json,
+    }
+}
+
+fn family(arguments: &Arguments) -> Family {
+    if arguments.ipv6 { Family::V6 } else { Family::V4 }
 }

@@ -68,9 +68,21 @@ impl Connection {
     ///
     /// # Errors
     /// When the answer breaks off or is not 200.
-    pub fn get_watched(&mut self, path: &str, progress: impl FnMut(usize)) -> Result<Response> {
+    pub fn get_watched(&mut self, path: &str, mut progress: impl FnMut(usize)) -> Result<Response> {
+        let mut read = 0;
+        self.get_each(path, |piece| {
+            read += piece.len();
+            progress(read);
+        })
+    }
+
+    /// As [`Connection::get`]; `each` is given the body piece by piece, as it comes.
+    ///
+    /// # Errors
+    /// When the answer breaks off or is not 200.
+    pub fn get_each(&mut self, path: &str, each: impl FnMut(&[u8])) -> Result<Response> {
         self.send(&head("GET", path, self.kept), &[])?;
-        self.answer(progress).with_context(|| format!("get {path}"))
+        self.answer(each).with_context(|| format!("get {path}"))
     }
 
     /// Asks for a file and reads it to its end without a look at it; returns its length.
@@ -139,10 +151,10 @@ impl Connection {
         self.stream.flush().context("send a request")
     }
 
-    fn answer(&mut self, progress: impl FnMut(usize)) -> Result<Response> {
+    fn answer(&mut self, each: impl FnMut(&[u8])) -> Result<Response> {
         let mut reader = BufReader::with_capacity(64 * 1024, &mut self.stream);
         let (status, len) = read_head(&mut reader)?;
-        let (head, sha256) = read_body(&mut reader, len, progress)?;
+        let (head, sha256) = read_body(&mut reader, len, each)?;
         if !(200..300).contains(&status) {
             bail!("the server answered {status}");
         }
@@ -181,7 +193,7 @@ fn read_line(reader: &mut impl BufRead) -> Result<String> {
 fn read_body(
     reader: &mut impl Read,
     len: usize,
-    mut progress: impl FnMut(usize),
+    mut each: impl FnMut(&[u8]),
 ) -> Result<(Vec<u8>, String)> {
     let (mut head, mut sum, mut buffer) = (Vec::new(), Sum::new(), vec![0; 64 * 1024]);
     let mut read = 0;
@@ -195,7 +207,7 @@ fn read_body(
         let keep = n.min(KEPT.saturating_sub(head.len()));
         head.extend_from_slice(&buffer[..keep]);
         read += n;
-        progress(read);
+        each(&buffer[..n]);
     }
     Ok((head, sum.hex()))
 }

@@ -62,13 +62,15 @@ pub(crate) static LINTER: Package =
 
 const RUN: &[Job] =
     &[Job::Test, Job::Demo, Job::Bench, Job::Verify, Job::All, Job::Matrix, Job::Monitoring];
+/// Two gateways of which one fails.
+const CLUSTER: &[Job] = &[Job::Test, Job::Demo, Job::All];
 const VERIFY: &[Job] = &[Job::Verify, Job::All];
 const BENCH: &[Job] = &[Job::Bench, Job::All, Job::Matrix];
 const MATRIX: &[Job] = &[Job::Matrix];
 const DIST: &[Job] = &[Job::Dist];
 const MONITORING: &[Job] = &[Job::Monitoring];
 
-static TOOLS: [Package; 26] = [
+static TOOLS: [Package; 28] = [
     Package::new("iproute2", "ip", "makes network namespaces and links", RUN),
     Package::new("ethtool", "ethtool", "sets offloads of virtual links", RUN),
     Package::new(
@@ -80,6 +82,8 @@ static TOOLS: [Package; 26] = [
     Package::new("nginx", "nginx", "the backends", RUN),
     Package::new("openssl", "openssl", "makes certificates; a TLS client", RUN),
     Package::new("bpftool", "bpftool", "shows pinned maps", RUN),
+    Package::new("keepalived", "keepalived", "says which of two gateways is active", CLUSTER),
+    Package::new("redis-server", "redis-server", "the store that gateways replicate by", CLUSTER),
     Package::new(
         "busybox-static",
         "busybox",
@@ -124,8 +128,8 @@ pub(crate) fn missing_for(job: Job) -> Vec<&'static Package> {
     }
 }
 
-/// Installs by apt-get with nginx and haproxy kept from starting, now by policy-rc.d and at boot by
-/// disabling them.
+/// Installs by apt-get with the packages' services kept from starting, now by policy-rc.d and at
+/// boot by disabling them.
 ///
 /// A shell does it, so that its trap removes the policy also when somebody interrupts. A policy
 /// that is there already is the administrator's and stays. Of names that begin with `?` only those
@@ -151,7 +155,7 @@ done
 apt-get -q -y -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 install --no-install-recommends --no-remove "$@"
 if command -v systemctl >/dev/null; then
     for package in "$@"; do
-        case "$package" in nginx|haproxy|mosquitto|prometheus) systemctl disable "$package.service" || true ;; esac
+        case "$package" in nginx|haproxy|keepalived|redis-server|mosquitto|prometheus) systemctl disable "$package.service" || true ;; esac
     done
 fi
 "#;
