@@ -22,8 +22,9 @@ const CLOCK_LOOKS: u32 = 10;
 const FORGOTTEN: u64 = 24 * 3600;
 /// Looks after which messages that were told of and did not come are missing.
 const PATIENT_LOOKS: u32 = 3;
-/// Gateways whose whole state is not there yet are waited for so long.
-const OTHERS: time::Duration = time::Duration::from_secs(5);
+/// Gateways whose whole state is not there yet, or that were not heard of, are waited for so long: one
+/// that lost the store may look for it as late as that.
+const OTHERS: time::Duration = time::Duration::from_millis(6500);
 /// What one gateway heard of another one may have been told so much later, milliseconds.
 const SLACK: u64 = 2000;
 
@@ -178,7 +179,8 @@ impl Link {
             for entry in entries {
                 self.entry(reader, entry, clock, to).await?;
             }
-            let misses = reader.peers.values().any(|peer| peer.is_alive && peer.misses);
+            let misses = reader.peers.is_empty()
+                || reader.peers.values().any(|peer| peer.is_alive && peer.misses);
             if is_all && !reader.is_synced && (!misses || began.elapsed() > OTHERS) {
                 reader.is_synced = true;
                 to.send(Inbound::Synced(self.number)).await.context("hand rows on")?;
