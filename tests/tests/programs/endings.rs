@@ -67,6 +67,35 @@ fn a_splice_is_kept_until_both_sides_acknowledged_the_others_fin() -> Result<()>
     Ok(())
 }
 
+/// A gateway that carried a flow once, and to which it comes back from another one: its own record is
+/// too old, and what the other one told stands in `splices`.
+#[test]
+fn what_another_gateway_carried_meanwhile_goes_on_where_the_own_record_is_too_old() -> Result<()> {
+    /// Longer than `flow_timeout`, seconds.
+    const LONG: u32 = 9000;
+    let mut world = World::new()?;
+    for ends in shapes() {
+        let (client, first) = (after(CLIENT_ISN), after(FIRST_ISN));
+        let frame = from_client(&ends.up(client).ack(first).options(&STAMPS));
+        for (told, goes_on) in [(0, true), (LONG, false)] {
+            rehomed(&mut world, &ends)?;
+            let plane = &mut world.loaded.plane;
+            let flow = plane.flows.find(&ends.key())?.expect("a record");
+            let old = Flow { seen: flow.seen.wrapping_sub(LONG), ..flow };
+            plane.flows.insert(&ends.key(), &old)?;
+            let splice = Flow { seen: flow.seen.wrapping_sub(told), ..flow };
+            plane.splices.insert(&ends.key(), &splice)?;
+            let before = world.loaded.plane.counter(Counter::Spliced)?;
+            world.run(Program::Tc, &frame)?;
+            let plane = &world.loaded.plane;
+            let forwarded = plane.counter(Counter::Spliced)? - before;
+            assert_eq!(forwarded, u64::from(goes_on), "{}", family(&ends));
+            assert_eq!(plane.splices.find(&ends.key())?.is_some(), goes_on, "{}", family(&ends));
+        }
+    }
+    Ok(())
+}
+
 /// Whose hello was moved waits for a word of its owner, whichever; a client that resets waits for
 /// nothing.
 #[test]
