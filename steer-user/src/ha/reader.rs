@@ -25,6 +25,8 @@ const PATIENT_LOOKS: u32 = 3;
 /// Gateways whose whole state is not there yet, or that were not heard of, are waited for so long: one
 /// that lost the store may look for it as late as that.
 const OTHERS: time::Duration = time::Duration::from_millis(6500);
+/// Shortest time between two looks at all that one gateway knows, where the first one was through.
+const ALL_AGAIN: time::Duration = time::Duration::from_secs(5);
 /// What one gateway heard of another one may have been told so much later, milliseconds.
 const SLACK: u64 = 2000;
 
@@ -76,6 +78,8 @@ struct Peer {
     last: Number,
     /// Whether something of it was never read.
     misses: bool,
+    /// When all that it knows was read last.
+    looked: Option<time::Instant>,
     /// Looks since it told of messages that did not come.
     behind: u32,
     /// Which walk its whole state was of that was read.
@@ -89,6 +93,7 @@ impl Default for Peer {
             position: BEGINNING.to_owned(),
             last: Number::default(),
             misses: true,
+            looked: None,
             behind: 0,
             all: 0,
             is_alive: false,
@@ -250,7 +255,8 @@ impl Link {
             let peer = reader.peers.entry(gateway.clone()).or_default();
             peer.is_alive = is_alive;
             peer.wrote(Number { sequence: beat.sequence, ..number });
-            if peer.misses || (beat.all != peer.all && beat.all != 0) {
+            let wants = peer.misses || (beat.all != peer.all && beat.all != 0);
+            if wants && peer.looked.is_none_or(|at| at.elapsed() > ALL_AGAIN) {
                 self.read_all(peer, connection, (&gateway, number.epoch), clock, to).await?;
             }
         }
@@ -281,6 +287,7 @@ impl Link {
         if !self.parts(connection, gateway, (number, parts), (age, way), to).await? {
             return Ok(());
         }
+        peer.looked = Some(time::Instant::now());
         let began = time::Duration::from_millis(clock.since(contents.began) + SLACK);
         if let Some(began) = Instant::now().checked_sub(began) {
             let through = Inbound::Through(gateway.to_owned(), began);

@@ -2,7 +2,10 @@
 //! the last look. That finds what the journal could not tell, and what it does not: refreshed
 //! sessions and flows that go on.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use anyhow::Result;
 use steer_common::shared::{FlowKey, SessionKey};
@@ -37,14 +40,22 @@ pub(super) struct Walker {
     pub(super) plane: Plane,
     /// When the last look began, seconds of CLOCK_MONOTONIC.
     since: u32,
-    /// When flows were told of last.
-    told: HashMap<FlowKey, u32>,
+    /// When flows were told of last, seconds of CLOCK_MONOTONIC: all that are this gateway's to tell.
+    pub(super) told: HashMap<FlowKey, u32>,
+    /// Flows of others that are still there.
+    pub(super) others: HashSet<FlowKey>,
     pub(super) has: [u64; 3],
 }
 
 impl Walker {
     pub(super) fn new(plane: Plane) -> Self {
-        Self { plane, since: clock::seconds(), told: HashMap::new(), has: [0; 3] }
+        Self {
+            plane,
+            since: clock::seconds(),
+            told: HashMap::new(),
+            others: HashSet::new(),
+            has: [0; 3],
+        }
     }
 
     /// All that is known, as the texts of batches.
@@ -99,10 +110,11 @@ impl Walker {
                 rows.extend(names.key_name(&key, &name, now).map(Row::Fact));
             }
         })?;
-        let (mut told, before) = (HashMap::new(), &self.told);
+        let (mut told, mut others, before) = (HashMap::new(), HashSet::new(), &self.told);
         self.plane.splices.for_each(|key, flow| {
             has[2] += 1;
             if heard.flows.get(&key) == Some(&flow.seen) {
+                others.insert(key);
                 return;
             }
             let last = before.get(&key).copied();
@@ -112,7 +124,7 @@ impl Walker {
             }
             told.insert(key, if due { now } else { last.unwrap_or(now) });
         })?;
-        (self.told, self.since, self.has) = (told, now, has);
+        (self.told, self.others, self.since, self.has) = (told, others, now, has);
         Ok(rows)
     }
 }

@@ -35,6 +35,8 @@ struct Kept {
     parts: Vec<String>,
     /// Which walk all is of that lies at the store.
     all: u32,
+    /// Bytes of the stream since all was wanted last.
+    since_all: usize,
     beats: u64,
 }
 
@@ -46,6 +48,7 @@ impl Default for Kept {
             last: (BEGINNING.to_owned(), 0),
             parts: Vec::new(),
             all: 0,
+            since_all: 0,
             beats: 0,
         }
     }
@@ -169,6 +172,12 @@ impl Link {
         }
         let at = connection.add(&self.name, &messages, keep).await?;
         kept.last = (at, last);
+        kept.since_all += messages.iter().map(Vec::len).sum::<usize>();
+        // What all was written behind is still there when others read it.
+        if kept.since_all > LOG_BYTES / 2 {
+            kept.since_all = 0;
+            self.outbox.want_all();
+        }
         if let Some(store) = self.shared.lock().report.stores.get_mut(self.number) {
             store.written += messages.len() as u64;
         }
