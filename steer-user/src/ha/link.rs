@@ -1,7 +1,10 @@
 //! One store, as a gateway uses it: one connection on which it writes ([`super::writer`]), one on
 //! which it reads ([`super::reader`]). Either ends at any error and begins anew.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -50,7 +53,18 @@ pub(super) struct Link {
     /// Whether what this gateway knew in an earlier life was read, or need not be: what it knows now
     /// takes its place at the store.
     pub(super) restored: watch::Sender<bool>,
+    /// What went wrong last on either connection.
+    pub(super) failed: Mutex<[String; 2]>,
     pub(super) shared: Shared,
+}
+
+/// One of the two connections to a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Half {
+    /// On which it writes.
+    Write,
+    /// On which it reads.
+    Read,
 }
 
 impl Link {
@@ -85,16 +99,43 @@ impl Link {
         opened
     }
 
-    /// Notes what went wrong, and logs it where it is another thing than before.
-    pub(super) fn note_error(&self, what: &str, error: &anyhow::Error) {
-        let text = format!("{what}: {error:#}");
+    /// Notes what went wrong on a connection, and logs it where it is another thing than before.
+    pub(super) fn note_error(&self, half: Half, error: &anyhow::Error) {
+        let word = match half {
+            Half::Write => "write",
+            Half::Read => "read",
+        };
+        self.note(half, format!("{word}: {}", told_once(error)));
+    }
+
+    /// Notes that a connection does what it should.
+    pub(super) fn note_good(&self, half: Half) {
+        self.note(half, String::new());
+    }
+
+    fn note(&self, half: Half, text: String) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let mut noted = self.shared.lock();
         let Some(store) = noted.report.stores.get_mut(self.number) else { return };
-        if store.error != text {
+        let [write, read] = &mut *failed;
+        let last = if half == Half::Write { &mut *write } else { &mut *read };
+        if !text.is_empty() && *last != text {
             log::warn!("store {}: {text}", store.server);
         }
-        store.error = text;
+        *last = text;
+        store.error.clone_from(if write.is_empty() { read } else { write });
     }
+}
+
+/// An error with its causes; what says the same as the one before is left out.
+fn told_once(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| {
+        match said.contains(&cause) {
+            true => said,
+            false if said.is_empty() => cause,
+            false => format!("{said}: {cause}"),
+        }
+    })
 }
 
 /// Parts of a walk have numbers of their own.
@@ -148,4 +189,17 @@ impl StoreClock {
 
 fn own_time() -> i64 {
     (clock::nanoseconds() / 1_000_000) as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_nothing_twice() {
+        let cause = anyhow::anyhow!("refused (os error 111)");
+        let same = cause.context("refused (os error 111)").context("connect");
+        assert_eq!(told_once(&same), "connect: refused (os error 111)");
+        assert_eq!(told_once(&anyhow::anyhow!("b").context("a")), "a: b");
+    }
 }

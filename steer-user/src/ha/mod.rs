@@ -22,7 +22,7 @@ mod writer;
 use std::{
     collections::{HashMap, HashSet},
     os::fd::AsFd as _,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -131,6 +131,7 @@ pub async fn run(ha: Ha, dir: PinDir, is_fresh: bool, shared: Shared) -> Result<
             seal: Arc::clone(&seal),
             outbox,
             restored: watch::Sender::new(!is_fresh),
+            failed: Mutex::default(),
             shared: shared.clone(),
         });
         let (reads, to) = (Arc::clone(&link), to.clone());

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use tokio::{sync::mpsc, time};
 
 use super::{
-    link::{BEGINNING, Link, Retry, StoreClock, part_name},
+    link::{self, BEGINNING, Link, Retry, StoreClock, part_name},
     outbox::Beat,
     seal::{Number, Purpose},
     status::ALIVE,
@@ -152,7 +152,7 @@ impl Link {
         while !to.is_closed() {
             let began = time::Instant::now();
             if let Err(error) = self.read_session(&mut reader, &to).await {
-                self.note_error("read", &error);
+                self.note_error(link::Half::Read, &error);
             }
             reader.is_synced = false;
             retry.wait(began).await;
@@ -175,6 +175,7 @@ impl Link {
                     clock = StoreClock::read(&mut connection).await?;
                 }
                 self.roll(reader, &mut connection, clock, to).await?;
+                self.note_good(link::Half::Read);
                 looked = Some(time::Instant::now());
             }
             let from = reader.peers.iter();

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use tokio::time;
 
 use super::{
-    link::{BEGINNING, Contents, Link, Retry, StoreClock, part_name, part_number},
+    link::{BEGINNING, Contents, Half, Link, Retry, StoreClock, part_name, part_number},
     outbox::{Batch, Beat, Item},
     seal::{Number, Purpose},
     store::Connection,
@@ -84,7 +84,7 @@ impl Link {
             let ended = self.write_session(&mut kept).await;
             self.outbox.close();
             if let Err(error) = ended {
-                self.note_error("write", &error);
+                self.note_error(Half::Write, &error);
             }
             if let Some(store) = self.shared.lock().report.stores.get_mut(self.number) {
                 store.connected = false;
@@ -246,8 +246,10 @@ impl Link {
         let mut noted = self.shared.lock();
         if let Some(store) = noted.report.stores.get_mut(self.number) {
             log::info!("store {} is reached", store.server);
-            (store.connected, store.error) = (true, String::new());
+            store.connected = true;
         }
+        drop(noted);
+        self.note_good(Half::Write);
     }
 }
 
