@@ -11,6 +11,7 @@ mod life;
 mod pools;
 mod session_file;
 mod state;
+mod store;
 mod verbs;
 mod watch;
 
