@@ -19,7 +19,7 @@ use super::{
 use crate::clock;
 
 /// Wait before a store is tried again, at first and at most.
-const RETRY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+const RETRY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
 /// Parts that the state of a gateway may have.
 const PARTS_MAX: u32 = 1 << 16;
 

@@ -24,7 +24,7 @@ const FORGOTTEN: u64 = 24 * 3600;
 const PATIENT_LOOKS: u32 = 3;
 /// Gateways whose whole state is not there yet, or that were not heard of, are waited for so long: one
 /// that lost the store may look for it as late as that.
-const OTHERS: time::Duration = time::Duration::from_millis(6500);
+const OTHERS: time::Duration = time::Duration::from_secs(3);
 /// Shortest time between two looks at all that one gateway knows, where the first one was through.
 const ALL_AGAIN: time::Duration = time::Duration::from_secs(5);
 /// What one gateway heard of another one may have been told so much later, milliseconds.
