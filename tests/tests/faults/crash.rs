@@ -28,7 +28,7 @@ use steer_user::crash::{self, Starts, Step};
 const SETTING: Setting =
     Setting { hook: Hook::Xdp, family: Family::V4, offloads: Offloads::ChecksumsOff };
 /// A download that lasts as long as the test wants it to.
-const DOWNLOAD: usize = 64 << 20;
+const DOWNLOAD: usize = 160 << 20;
 /// Pause after each read of it while agents die.
 const PACE: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(10);
