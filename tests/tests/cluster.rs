@@ -124,12 +124,7 @@ fn a_gateway_that_starts_late_is_not_ready_before_it_knows_all() -> Result<()> {
     let mut pair = cluster.lone()?;
     let outcome = fail_over_after(&cluster, &mut pair, Failure::Machine, &IDLE, |pair| {
         pair[1].begin()?;
-        println!("not ready for {:?}", pair[1].stand_by()?);
-        for table in ["sessions", "splices"] {
-            let [known, here] = n_entries(pair, table)?;
-            ensure!(here >= known, "ready with {here} of {known} {table}");
-        }
-        Ok(())
+        is_ready_with_all(pair)
     })?;
     nothing_lost(&outcome, &IDLE);
     Ok(())
@@ -145,12 +140,7 @@ fn a_gateway_that_starts_at_an_empty_store_waits_for_those_that_know_more() -> R
         thread::sleep(Duration::from_secs(5));
         cluster.store.restart()?;
         pair[1].begin()?;
-        println!("not ready for {:?}", pair[1].stand_by()?);
-        for table in ["sessions", "splices"] {
-            let [known, here] = n_entries(pair, table)?;
-            ensure!(here >= known, "ready with {here} of {known} {table}");
-        }
-        Ok(())
+        is_ready_with_all(pair)
     })?;
     nothing_lost(&outcome, &IDLE);
     Ok(())
@@ -179,6 +169,16 @@ fn nothing_is_lost_when_an_agent_dies() -> Result<()> {
     let mut pair = cluster.pair()?;
     let outcome = fail_over(&cluster, &mut pair, Failure::Agent, &TRANSFERS)?;
     nothing_lost(&outcome, &TRANSFERS);
+    Ok(())
+}
+
+/// Waits until the second gateway is ready: it knows what the first one does then.
+fn is_ready_with_all(pair: &mut [Gateway<'_>; 2]) -> Result<()> {
+    println!("not ready for {:?}", pair[1].stand_by()?);
+    for table in ["sessions", "splices"] {
+        let [known, here] = n_entries(pair, table)?;
+        ensure!(here >= known, "ready with {here} of {known} {table}");
+    }
     Ok(())
 }
 

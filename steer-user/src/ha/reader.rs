@@ -80,8 +80,10 @@ struct Peer {
     misses: bool,
     /// When all that it knows was read last.
     looked: Option<time::Instant>,
-    /// Looks since it told of messages that did not come.
+    /// Looks since it told of messages, and none came.
     behind: u32,
+    /// The last message at the last look.
+    at_look: Number,
     /// Which walk its whole state was of that was read.
     all: u32,
     is_alive: bool,
@@ -95,6 +97,7 @@ impl Default for Peer {
             misses: true,
             looked: None,
             behind: 0,
+            at_look: Number::default(),
             all: 0,
             is_alive: false,
         }
@@ -131,13 +134,14 @@ impl Peer {
         is_anew
     }
 
-    /// It says that it wrote as much: where that does not come, it is read from the beginning, for
-    /// the store began anew with an earlier clock, say.
+    /// It says that it wrote as much: where that does not come, nor anything before it, it is read
+    /// from the beginning, for the store began anew with an earlier clock, say.
     fn wrote(&mut self, number: Number) {
-        let is_behind = number != self.last
-            && number.sequence > 0
+        let is_ahead = number.sequence > 0
             && (number.epoch != self.last.epoch || number.sequence > self.last.sequence);
-        self.behind = if is_behind { self.behind + 1 } else { 0 };
+        let is_deaf = is_ahead && self.last == self.at_look;
+        self.at_look = self.last;
+        self.behind = if is_deaf { self.behind + 1 } else { 0 };
         if self.behind >= PATIENT_LOOKS {
             (self.behind, self.misses) = (0, true);
             BEGINNING.clone_into(&mut self.position);
@@ -174,8 +178,14 @@ impl Link {
                 if looks.is_multiple_of(CLOCK_LOOKS) {
                     clock = StoreClock::read(&mut connection).await?;
                 }
-                self.roll(reader, &mut connection, clock, to).await?;
-                self.note_good(link::Half::Read);
+                let is_alone = self.roll(reader, &mut connection, clock, to).await?;
+                // What an agent before this one said is old by then.
+                if is_alone || began.elapsed().as_secs() < ALIVE {
+                    self.note_good(link::Half::Read);
+                } else {
+                    let why = "another gateway has this one's name: each needs one of its own";
+                    self.note_error(link::Half::Read, &anyhow::anyhow!(why));
+                }
                 looked = Some(time::Instant::now());
             }
             let from = reader.peers.iter();
@@ -227,25 +237,29 @@ impl Link {
         }
     }
 
-    /// Looks who is there, and reads what it has not read of them.
+    /// Looks who is there, and reads what it has not read of them; false where it is another gateway
+    /// that has this one's name.
     async fn roll(
         &self,
         reader: &mut Reader,
         connection: &mut Connection,
         clock: StoreClock,
         to: &mpsc::Sender<Inbound>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
+        let mut is_alone = true;
         for (gateway, message) in connection.said().await? {
-            if gateway == self.name {
-                continue;
-            }
             let opened = self.open(Purpose::Beat, &gateway, &message);
             let Some((number, text)) = opened else { continue };
             let Ok(beat) = postcard::from_bytes::<Beat>(&text) else { continue };
             let silent = clock.since(beat.at) / 1000;
+            if gateway == self.name {
+                is_alone &= number.epoch == self.epoch || silent >= ALIVE;
+                continue;
+            }
             if silent > FORGOTTEN {
                 connection.unsay(&gateway).await?;
                 reader.peers.remove(&gateway);
+                self.shared.lock().peers.remove(&gateway);
                 continue;
             }
             let is_alive = silent < ALIVE;
@@ -261,7 +275,7 @@ impl Link {
                 self.read_all(peer, connection, (&gateway, number.epoch), clock, to).await?;
             }
         }
-        Ok(())
+        Ok(is_alone)
     }
 
     /// Hands on all that a gateway knows, in the life of this epoch. Where it is not there yet, or goes
@@ -421,14 +435,23 @@ mod tests {
     #[test]
     fn a_stream_that_falls_silent_while_its_gateway_goes_on_is_read_from_the_beginning() {
         let at = "5-1".to_owned();
-        let mut peer =
-            Peer { position: at.clone(), last: number(1, 9), misses: false, ..Peer::default() };
-        for (sequence, misses) in [(9, false), (10, false), (11, false), (9, false), (10, false)] {
+        let met = || {
+            let (position, last) = (at.clone(), number(1, 9));
+            Peer { position, last, at_look: last, misses: false, ..Peer::default() }
+        };
+        let mut peer = met();
+        for sequence in [9, 10, 11] {
             peer.wrote(number(1, sequence));
-            assert_eq!((peer.misses, peer.position == at), (misses, !misses));
+            assert!(!peer.misses && peer.position == at);
         }
         peer.wrote(number(1, 12));
-        peer.wrote(number(1, 13));
         assert_eq!((peer.misses, peer.position.as_str()), (true, BEGINNING));
+        // One that is read more slowly than it writes is not silent.
+        let mut peer = met();
+        for sequence in 10..30 {
+            peer.wrote(number(1, 100 * sequence));
+            peer.last = number(1, sequence);
+            assert!(!peer.misses && peer.position == at);
+        }
     }
 }

@@ -2,16 +2,14 @@
 //! the last look. That finds what the journal could not tell, and what it does not: refreshed
 //! sessions and flows that go on.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::{HashMap, HashSet};
 
 use anyhow::Result;
-use steer_common::shared::{FlowKey, SessionKey};
+use steer_common::shared::FlowKey;
 
 use super::{
     flows,
+    memory::{Found, Heard},
     record::{Row, Writer},
 };
 use crate::{clock, plane::Plane, rows::Names};
@@ -19,43 +17,19 @@ use crate::{clock, plane::Plane, rows::Names};
 /// A flow that goes on is told of so often, seconds.
 const FLOW_TOLD: u32 = 60;
 
-/// What was heard of others, so that it is not told back, by when its owner spoke or its last packet
-/// passed, seconds of CLOCK_MONOTONIC.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Heard {
-    /// Sessions and key names, of the time before the last look and since.
-    pub(super) facts: [Arc<HashMap<SessionKey, u32>>; 2],
-    /// Flows of others.
-    pub(super) flows: HashMap<FlowKey, u32>,
-}
-
-impl Heard {
-    fn has(&self, key: &SessionKey, last_seen: u32) -> bool {
-        self.facts.iter().any(|heard| heard.get(key) == Some(&last_seen))
-    }
-}
-
 /// A walk's own handle and memory.
 pub(super) struct Walker {
     pub(super) plane: Plane,
     /// When the last look began, seconds of CLOCK_MONOTONIC.
     since: u32,
-    /// When flows were told of last, seconds of CLOCK_MONOTONIC: all that are this gateway's to tell.
-    pub(super) told: HashMap<FlowKey, u32>,
-    /// Flows of others that are still there.
-    pub(super) others: HashSet<FlowKey>,
+    /// When flows were told of last, seconds of CLOCK_MONOTONIC.
+    told: HashMap<FlowKey, u32>,
     pub(super) has: [u64; 3],
 }
 
 impl Walker {
     pub(super) fn new(plane: Plane) -> Self {
-        Self {
-            plane,
-            since: clock::seconds(),
-            told: HashMap::new(),
-            others: HashSet::new(),
-            has: [0; 3],
-        }
+        Self { plane, since: clock::seconds(), told: HashMap::new(), has: [0; 3] }
     }
 
     /// All that is known, as the texts of batches.
@@ -88,11 +62,11 @@ impl Walker {
         parts.finish()
     }
 
-    /// What happened since the last look, but for what others told.
+    /// What happened since the last look, but for what others told, and which flows are there.
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub(super) fn touched(&mut self, heard: &Heard) -> Result<Vec<Row>> {
+    pub(super) fn touched(&mut self, heard: &Heard) -> Result<(Vec<Row>, Found)> {
         let (names, now) = (Names::read(&self.plane)?, clock::seconds());
         // What was stamped within the second in which the last look began may have come after it.
         let since = self.since;
@@ -100,20 +74,20 @@ impl Walker {
         let (mut rows, mut has) = (Vec::new(), [0; 3]);
         self.plane.sessions.for_each(|key, session| {
             has[0] += 1;
-            if is_new(session.last_seen) && !heard.has(&key, session.last_seen) {
+            if is_new(session.last_seen) && !heard.has_fact(&key, session.last_seen) {
                 rows.extend(names.session(&key, &session, now).map(Row::Fact));
             }
         })?;
         self.plane.key_names.for_each(|key, name| {
             has[1] += 1;
-            if is_new(name.last_seen) && !heard.has(&key, name.last_seen) {
+            if is_new(name.last_seen) && !heard.has_fact(&key, name.last_seen) {
                 rows.extend(names.key_name(&key, &name, now).map(Row::Fact));
             }
         })?;
         let (mut told, mut others, before) = (HashMap::new(), HashSet::new(), &self.told);
         self.plane.splices.for_each(|key, flow| {
             has[2] += 1;
-            if heard.flows.get(&key) == Some(&flow.seen) {
+            if heard.has_flow(&key, flow.seen) {
                 others.insert(key);
                 return;
             }
@@ -124,8 +98,9 @@ impl Walker {
             }
             told.insert(key, if due { now } else { last.unwrap_or(now) });
         })?;
-        (self.told, self.others, self.since, self.has) = (told, others, now, has);
-        Ok(rows)
+        let own = told.keys().copied().collect();
+        (self.told, self.since, self.has) = (told, now, has);
+        Ok((rows, Found { own, others }))
     }
 }
 

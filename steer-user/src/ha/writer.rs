@@ -35,6 +35,8 @@ struct Kept {
     parts: Vec<String>,
     /// Which walk all is of that lies at the store.
     all: u32,
+    /// All that the gateway knows, while it is written.
+    writing: Option<Writing>,
     /// Bytes of the stream since all was wanted last.
     since_all: usize,
     beats: u64,
@@ -48,6 +50,7 @@ impl Default for Kept {
             last: (BEGINNING.to_owned(), 0),
             parts: Vec::new(),
             all: 0,
+            writing: None,
             since_all: 0,
             beats: 0,
         }
@@ -63,6 +66,12 @@ impl Kept {
             self.bytes -= self.lengths.pop_front().unwrap_or(self.bytes);
         }
         self.lengths.len().max(LOG_LEAST)
+    }
+
+    /// All is written no further: its parts go with those of the one before.
+    fn give_up(&mut self) {
+        let begun = self.writing.take().into_iter();
+        self.parts.extend(begun.flat_map(|begun| begun.names));
     }
 }
 
@@ -83,6 +92,7 @@ impl Link {
             let began = time::Instant::now();
             let ended = self.write_session(&mut kept).await;
             self.outbox.close();
+            kept.give_up();
             if let Err(error) = ended {
                 self.note_error(Half::Write, &error);
             }
@@ -104,10 +114,9 @@ impl Link {
         self.outbox.open();
         self.note_reached();
         kept.all = 0;
-        let mut writing = None::<Writing>;
         let mut mark = (kept.last.clone(), clock.now());
         loop {
-            let items = match &writing {
+            let items = match &kept.writing {
                 None => self.outbox.next(AT_ONCE).await,
                 Some(_) => self.outbox.take(AT_ONCE),
             };
@@ -128,14 +137,12 @@ impl Link {
                         mark = (kept.last.clone(), clock.now().saturating_sub(ago));
                     }
                     Item::All(texts, walk) => {
-                        // Parts of one that is not through go with those of the one before.
-                        let begun = writing.take().into_iter();
-                        kept.parts.extend(begun.flat_map(|begun| begun.names));
+                        kept.give_up();
                         let ((position, sequence), began) = mark.clone();
                         let parts = u32::try_from(texts.len()).context("count parts")?;
                         let ended = clock.now();
                         let contents = Contents { parts, position, sequence, began, ended };
-                        writing = Some(Writing { texts, walk, contents, names: Vec::new() });
+                        kept.writing = Some(Writing { texts, walk, contents, names: Vec::new() });
                     }
                     Item::Beat(beat) => {
                         if kept.beats % CLOCK_BEATS == CLOCK_BEATS - 1 {
@@ -146,11 +153,7 @@ impl Link {
                 }
             }
             self.write_batches(&mut connection, kept, &mut batches).await?;
-            if let Some(all) = &mut writing
-                && self.write_parts(&mut connection, kept, all).await?
-            {
-                writing = None;
-            }
+            self.write_parts(&mut connection, kept).await?;
         }
     }
 
@@ -198,36 +201,30 @@ impl Link {
         connection.say(&self.name, &self.seal.seal(Purpose::Beat, &self.name, number, &text)?).await
     }
 
-    /// Writes some parts of all that the gateway knows; true when it is through.
-    async fn write_parts(
-        &self,
-        connection: &mut Connection,
-        kept: &mut Kept,
-        all: &mut Writing,
-    ) -> Result<bool> {
+    /// Writes some parts of all that the gateway knows, where that is to be written; behind the last
+    /// one what names them.
+    async fn write_parts(&self, connection: &mut Connection, kept: &mut Kept) -> Result<()> {
         for _ in 0..PARTS_AT_ONCE {
+            let Some(all) = &mut kept.writing else { return Ok(()) };
             let Some(text) = all.texts.get(all.names.len()) else {
                 let number = part_number(self.epoch, all.walk, 0);
                 let text = postcard::to_stdvec(&all.contents).context("write contents")?;
                 let message = self.seal.seal(Purpose::Contents, &self.name, number, &text)?;
                 connection.put(Purpose::Contents, &self.name, &message).await?;
-                let names = std::mem::take(&mut all.names);
-                connection.remove(&std::mem::replace(&mut kept.parts, names)).await?;
                 kept.all = all.walk;
-                return Ok(true);
+                let old = std::mem::take(&mut kept.parts);
+                kept.give_up();
+                return connection.remove(&old).await;
             };
             let n = u32::try_from(all.names.len()).context("count parts")?;
             let number = part_number(self.epoch, all.walk, n);
             let name = part_name(&self.name, number);
             let message = self.seal.seal(Purpose::Part, &self.name, number, text)?;
-            // What an error leaves behind goes with those of the one before.
-            if let Err(error) = connection.put(Purpose::Part, &name, &message).await {
-                kept.parts.append(&mut all.names);
-                return Err(error);
-            }
-            all.names.push(name);
+            // It may be there also where no answer comes.
+            all.names.push(name.clone());
+            connection.put(Purpose::Part, &name, &message).await?;
         }
-        Ok(false)
+        Ok(())
     }
 
     /// The names of the parts that this gateway wrote in an earlier life.
