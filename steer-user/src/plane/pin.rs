@@ -10,25 +10,25 @@
 //! was made to hold `PIN_DIR`, where any was, a directory `managed_<interface>` for each interface
 //! of the configuration, and one `bridge_of_<bridge>` for each of its bridges.
 
+mod lock;
+mod marks;
+
 use std::{
     ffi::CString,
-    fs::{self, DirBuilder, File, TryLockError},
+    fs::{self, DirBuilder},
     io,
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::{
-            ffi::OsStrExt as _,
-            fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink},
-        },
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{DirBuilderExt as _, PermissionsExt as _, symlink},
     },
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
+pub use lock::{Lock, WatchLock};
 use steer_common::shared::LAYOUT_VERSION;
 
 use super::{attach::Kind, carry};
-use crate::config::{Bridge, Side, Stp, Vlans};
 
 /// `f_type` of a BPF file system (linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -42,53 +42,15 @@ pub(super) const NEXT: &str = "_new";
 /// The BPF file system takes no dots in names (`bpf_lookup` in kernel/bpf/inode.c), VLAN interfaces
 /// have them; the kernel allows no colon in an interface's name.
 const DOT: (&str, &str) = (".", ":");
-/// Points to the agent's control socket.
-const SOCKET: &str = "socket";
-/// Names the network namespace of the gateway.
-const NETNS: &str = "netns";
 /// Points to the topmost directory that was made to hold the root, where that is not the root
 /// itself.
 const MADE: &str = "made";
-/// Marks an interface of the configuration, whether it is there or not.
-const MANAGED: &str = "managed_";
-/// Marks a bridge of the configuration; in it stands a marker `<side>_<port>` for each port.
-const BRIDGE: &str = "bridge_of_";
-/// Marks a bridge whose ports may be blocked (`stp = "watched"`).
-const WATCHED: &str = "stp_watched";
-/// Where the own network namespace is named, as `net:[4026531840]`.
-const OWN_NETNS: &str = "/proc/thread-self/ns/net";
-
 /// The directory that holds the pins.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PinDir {
     root: PathBuf,
     layout: u32,
     is_aside: bool,
-}
-
-/// Held by the one agent of a pin directory; the kernel releases it when the agent ends, however it
-/// ends.
-#[derive(Debug)]
-pub struct Lock {
-    directory: File,
-}
-
-impl Lock {
-    /// For another worker of this agent: as long as one has it, it is held.
-    pub(crate) fn hand_over(&self) -> Result<OwnedFd> {
-        self.directory.as_fd().try_clone_to_owned().context("hand the lock over")
-    }
-
-    /// Lets go of a lock that was handed over, whoever has it still.
-    pub(crate) fn give_up(handed: OwnedFd) -> Result<()> {
-        File::from(handed).unlock().context("give up the lock")
-    }
-}
-
-/// Held by the one `steer watch` of a pin directory; the kernel releases it when that ends.
-#[derive(Debug)]
-pub struct WatchLock {
-    _directory: File,
 }
 
 impl PinDir {
@@ -236,62 +198,6 @@ impl PinDir {
         Ok(())
     }
 
-    /// Becomes the one agent of this directory; `None` if there is one.
-    pub fn lock(&self) -> Result<Option<Lock>> {
-        let directory =
-            File::open(self.state()).with_context(|| format!("open {}", self.state().display()))?;
-        match directory.try_lock() {
-            Ok(()) => Ok(Some(Lock { directory })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("lock {}", self.state().display()))
-            }
-        }
-    }
-
-    /// Locks it for who watches; `None` where somebody does.
-    ///
-    /// # Errors
-    /// When the directory cannot be opened or locked.
-    pub fn lock_watch(&self) -> Result<Option<WatchLock>> {
-        // The agent's lock is on the state below it.
-        let directory =
-            File::open(&self.root).with_context(|| format!("open {}", self.root.display()))?;
-        match directory.try_lock() {
-            Ok(()) => Ok(Some(WatchLock { _directory: directory })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("lock {}", self.root.display()))
-            }
-        }
-    }
-
-    /// Whether an agent holds this directory. Who looks shares the lock with others who look, and
-    /// none takes another for an agent.
-    pub fn agent_runs(&self) -> bool {
-        let looked = File::open(self.state()).map(|directory| directory.try_lock_shared());
-        matches!(looked, Ok(Err(TryLockError::WouldBlock)))
-    }
-
-    /// The process that holds this directory, as this process sees it (proc(5), /proc/locks).
-    pub fn agent_process(&self) -> Option<u32> {
-        let metadata = fs::metadata(self.state()).ok()?;
-        let (device, inode) = (metadata.dev(), metadata.ino());
-        let place = format!("{:02x}:{:02x}:{inode}", libc::major(device), libc::minor(device));
-        let locks = fs::read_to_string("/proc/locks").ok()?;
-        let holder = |line: &str| {
-            let words = line.split_whitespace().collect::<Vec<_>>();
-            let held = words.get(1) == Some(&"FLOCK") && words.get(3) == Some(&"WRITE");
-            let here = words.get(5).is_some_and(|found| *found == place);
-            if held && here {
-                words.get(4)?.parse().ok().filter(|process| *process != 0)
-            } else {
-                None
-            }
-        };
-        locks.lines().find_map(holder)
-    }
-
     /// Removes every pin of this layout. A place where something is mounted stays, empty.
     pub(super) fn remove_state(&self) -> Result<()> {
         for child in children(&self.state()) {
@@ -319,110 +225,6 @@ impl PinDir {
         let Ok(topmost) = fs::read_link(self.map(MADE)) else { return Vec::new() };
         let above = self.root.ancestors().skip(1);
         above.take_while(|directory| directory.starts_with(&topmost)).collect()
-    }
-
-    /// Notes where the agent of this gateway listens and in which network namespace it is.
-    pub(crate) fn set_place(&self, socket: &Path) -> Result<()> {
-        self.point(SOCKET, socket)?;
-        self.point(
-            NETNS,
-            &fs::read_link(OWN_NETNS).context("read the name of the network namespace")?,
-        )
-    }
-
-    /// Where the agent of this gateway listens, or listened last.
-    pub fn socket(&self) -> Option<PathBuf> {
-        fs::read_link(self.map(SOCKET)).ok()
-    }
-
-    /// Whether this gateway is in the network namespace of the calling thread.
-    pub(crate) fn is_in_this_netns(&self) -> bool {
-        let own = fs::read_link(OWN_NETNS).ok();
-        own.is_some() && own == fs::read_link(self.map(NETNS)).ok()
-    }
-
-    /// Makes a marker, an empty directory; one that is there stays.
-    pub(super) fn mark(&self, name: &str) -> Result<()> {
-        let marker = self.map(name);
-        let made = DirBuilder::new().recursive(true).mode(MODE).create(&marker);
-        made.with_context(|| format!("create {}", marker.display()))
-    }
-
-    /// Notes the interfaces that the configuration names, and forgets others.
-    pub(crate) fn set_managed(&self, interfaces: &[&str]) -> Result<()> {
-        for interface in interfaces {
-            self.mark(&format!("{MANAGED}{}", file_name(interface)))?;
-        }
-        for gone in self.managed().into_iter().filter(|name| !interfaces.contains(&name.as_str())) {
-            remove_empty(&self.map(&format!("{MANAGED}{}", file_name(&gone))))?;
-        }
-        Ok(())
-    }
-
-    /// The interfaces that the configuration names, in order.
-    pub fn managed(&self) -> Vec<String> {
-        let parse = |path: PathBuf| {
-            Some(interface_name(path.file_name()?.to_str()?.strip_prefix(MANAGED)?))
-        };
-        let mut managed = children(&self.state()).into_iter().filter_map(parse).collect::<Vec<_>>();
-        managed.sort();
-        managed
-    }
-
-    /// Notes the bridges that the configuration names with their ports, and forgets others.
-    pub(crate) fn set_bridges(&self, bridges: &[Bridge]) -> Result<()> {
-        let there = self.bridges();
-        for gone in there.iter().filter(|bridge| bridges.iter().all(|now| now.name != bridge.name))
-        {
-            remove_all(&self.bridge(&gone.name))?;
-        }
-        for bridge in bridges {
-            let Bridge { name, outside, inside, vlans: _, stp } = bridge;
-            let known = there.iter().find(|known| known.name == *name);
-            let same =
-                |known: &Bridge| known.outside == sorted(outside) && known.inside == sorted(inside);
-            if !known.is_some_and(|known| same(known) && known.stp == *stp) {
-                remove_all(&self.bridge(name))?;
-            }
-            let marker = format!("{BRIDGE}{}", file_name(name));
-            self.mark(&marker)?;
-            for (port, side) in bridge.ports() {
-                self.mark(&format!("{marker}/{}_{}", side.word(), file_name(port)))?;
-            }
-            if *stp == Stp::Watched {
-                self.mark(&format!("{marker}/{WATCHED}"))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn bridge(&self, name: &str) -> PathBuf {
-        self.map(&format!("{BRIDGE}{}", file_name(name)))
-    }
-
-    /// The bridges that the configuration names, and their ports on each side, in order. What VLANs
-    /// they take the map says.
-    pub fn bridges(&self) -> Vec<Bridge> {
-        let parse = |path: PathBuf| {
-            let name = interface_name(path.file_name()?.to_str()?.strip_prefix(BRIDGE)?);
-            let marks = children(&path).into_iter();
-            let marks = marks.filter_map(|mark| Some(mark.file_name()?.to_str()?.to_owned()));
-            let marks = marks.collect::<Vec<_>>();
-            let on = |side: Side| {
-                let of = |mark: &String| {
-                    let port = mark.strip_prefix(side.word())?.strip_prefix('_')?;
-                    Some(interface_name(port))
-                };
-                sorted(&marks.iter().filter_map(of).collect::<Vec<_>>())
-            };
-            let watched = marks.iter().any(|mark| mark == WATCHED);
-            let stp = if watched { Stp::Watched } else { Stp::Refused };
-            let (outside, inside) = (on(Side::Outside), on(Side::Inside));
-            Some(Bridge { name, outside, inside, vlans: Vlans::Any, stp })
-        };
-        let mut found = children(&self.state()).into_iter().filter_map(parse).collect::<Vec<_>>();
-        found.sort_by(|a, b| a.name.cmp(&b.name));
-        found
     }
 
     /// Moves pins and markers whose names begin with one of these to another state, each at once;
@@ -458,12 +260,6 @@ impl PinDir {
         }
         .with_context(|| format!("let {} point to {}", link.display(), to.display()))
     }
-}
-
-fn sorted(names: &[String]) -> Vec<String> {
-    let mut names = names.to_vec();
-    names.sort();
-    names
 }
 
 fn remove_all(directory: &Path) -> Result<()> {
@@ -579,33 +375,5 @@ mod tests {
             Path::new(&format!("/sys/fs/bpf/steer/v{LAYOUT_VERSION}/link_eth0:100_tc"))
         );
         assert_eq!(interface_name("eth0:100"), "eth0.100");
-    }
-    /// As above, of any file system.
-    #[test]
-    fn bridges_are_noted_with_their_ports_and_forgotten() -> Result<()> {
-        let there = tempfile::tempdir()?;
-        let dir = PinDir::new(there.path().join("steer"));
-        dir.make()?;
-        let bridge = |name: &str, outside: &[&str], inside: &[&str], stp| Bridge {
-            name: name.into(),
-            outside: outside.iter().map(|&port| port.into()).collect(),
-            inside: inside.iter().map(|&port| port.into()).collect(),
-            vlans: Vlans::Any,
-            stp,
-        };
-        let first = [
-            bridge("br0", &["eth0.7"], &["inside_1", "stp_watched"], Stp::Refused),
-            bridge("br1.x", &["a"], &["b"], Stp::Watched),
-        ];
-        dir.set_bridges(&first)?;
-        assert_eq!(dir.bridges(), first);
-        dir.set_bridges(&first)?;
-        assert_eq!(dir.bridges(), first);
-        let second = [bridge("br1.x", &["a", "c"], &["d"], Stp::Refused)];
-        dir.set_bridges(&second)?;
-        assert_eq!(dir.bridges(), second);
-        dir.set_bridges(&[])?;
-        assert_eq!(dir.bridges(), []);
-        Ok(())
     }
 }

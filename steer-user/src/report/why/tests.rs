@@ -6,7 +6,10 @@ use steer_common::shared::{
 
 use super::*;
 use crate::report::world::tests::{Build, NOW, session, session_key};
-use steer_common::{flow::StateWord, wire::tls::server_flight::seen};
+use steer_common::{
+    flow::{State, StateWord},
+    wire::tls::server_flight::seen,
+};
 
 fn key() -> FlowKey {
     FlowKey::of_vip(Address::from_v4([192, 0, 2, 1]), 5000_u16.to_be_bytes(), 0)
