@@ -103,14 +103,17 @@ fn what_was_known_before_the_store_died_is_not_lost_with_it() -> Result<()> {
 }
 
 #[test]
-fn what_is_learned_after_the_store_restarted_empty_is_known_too() -> Result<()> {
+fn what_is_learned_while_the_store_is_away_and_after_it_restarted_empty_is_known_too() -> Result<()>
+{
     let cluster = Cluster::start(&Plan::new(true))?;
     let mut pair = cluster.pair()?;
     let mut late = Vec::new();
     let outcome = fail_over_after(&cluster, &mut pair, Failure::Machine, &IDLE, |pair| {
         cluster.store.stop()?;
+        let firsts = Firsts::find(&cluster)?;
+        late = Holder::prepare(&cluster, &firsts, 12)?;
         cluster.store.restart()?;
-        late = Holder::prepare(&cluster, &Firsts::find(&cluster)?, 24)?;
+        late.extend(Holder::prepare(&cluster, &firsts, 12)?);
         know_the_same(pair)
     })?;
     nothing_lost(&outcome, &IDLE);
