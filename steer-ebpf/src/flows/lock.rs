@@ -98,6 +98,13 @@ pub(crate) fn unlock(flow: *mut Flow, state: State) {
     }
 }
 
+/// Enters that the first backend has a flow that nobody holds, unless its word, which was read, is
+/// another one now.
+#[inline(always)]
+pub(crate) fn settle_unlocked(flow: *mut Flow, word: StateWord) {
+    swap(flow, word, StateWord::new(State::First, word.isn()));
+}
+
 /// Sets bits of a flow's flags. Packets of both directions do so at once, on two CPUs: nothing gets
 /// lost.
 #[inline(always)]

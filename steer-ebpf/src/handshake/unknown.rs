@@ -22,7 +22,7 @@ use crate::{
     flows::{
         events::{copy_flow, emit_event},
         foreign, legs,
-        lock::{mark, unmark},
+        lock::{self, mark, unmark},
         stamps::idle,
         table::{lookup, remove},
         traces::{find_syn_trace, find_trace, forget_syn_trace, set_syn_trace, set_trace},
@@ -156,16 +156,19 @@ pub(crate) fn make_record(scratch: &mut Scratch) -> Result<*mut Flow, Stage> {
     Err(plain(scratch, handshake.first.into()))
 }
 
-/// The flow's record, `flow` where `flows` has it; where only `splices` has it, it is put back into
-/// `flows`. Null where nobody has it.
+/// The flow's record, `flow` where `flows` has it; where only `splices` has it, or knows more, it is
+/// put into `flows`. Null where nobody has it.
 #[inline(always)]
 pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
     if !flow.is_null() {
         // SAFETY: a whole map value.
-        if idle(unsafe { &*flow }, scratch.seconds) <= scratch.vip.flow_timeout {
+        let lives = idle(unsafe { &*flow }, scratch.seconds) <= scratch.vip.flow_timeout;
+        if lives && !ended_waiting(scratch, flow) {
             return flow;
         }
-        remove(scratch);
+        if !lives {
+            remove(scratch);
+        }
     }
     let Some(kept) = SPLICES.get_ptr_mut(&scratch.key) else { return null_mut() };
     // Another gateway may have carried the flow meanwhile.
@@ -182,6 +185,29 @@ pub(crate) fn known(scratch: &mut Scratch, flow: *mut Flow) -> *mut Flow {
         }
     }
     FLOWS.get_ptr_mut(&scratch.key).unwrap_or(null_mut())
+}
+
+/// Whether a flow that waits for its owner here does so no more: where an agent died between two
+/// interfaces, the other side's programs have another `flows`, and what they made of the flow
+/// stands in `splices`, which all of them have. A flow that was given up there is settled here.
+#[inline(always)]
+fn ended_waiting(scratch: &Scratch, flow: *mut Flow) -> bool {
+    let word = lock::read(flow);
+    // A slot in `splices` is reserved before a flow waits.
+    if word.state() != State::Wait || word.locked() || !switch(SWITCH_RESIZING) {
+        return false;
+    }
+    // SAFETY: a map value; a word is read.
+    match unsafe { SPLICES.get(&scratch.key) } {
+        Some(kept) => {
+            let kept = StateWord(kept.word);
+            kept.state() == State::Spliced && kept.isn() == word.isn()
+        }
+        None => {
+            lock::settle_unlocked(flow, word);
+            false
+        }
+    }
 }
 
 /// Whether the client's packet completes another handshake than its flow's, which it thereby gave

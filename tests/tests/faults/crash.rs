@@ -13,8 +13,9 @@ use nix::sys::signal::Signal;
 use std::os::unix::process::ExitStatusExt as _;
 use steer_tests::{
     agent::{Agent, Hook, Settings},
-    case::{Case, OWNER},
+    case::{Case, FIRST, OWNER},
     client::Dial,
+    loss::Loss,
     payload,
     process::eventually,
     scenario::Run,
@@ -23,6 +24,8 @@ use steer_tests::{
     traces::Traces,
 };
 use steer_user::crash::{self, Starts, Step};
+
+use crate::owners::unchecked;
 
 /// XDP besides TC, so that every step is come by.
 const SETTING: Setting =
@@ -122,6 +125,46 @@ fn agents_that_die_at_any_step_of_adopting_a_gateway_leave_its_flows_going() -> 
     case.steer.end(Signal::SIGKILL)?;
     case.steer.steer("detach")?;
     Traces::of(&run, &case.steer)?.none()
+}
+
+/// An agent that died between two interfaces leaves them two tables of flows, and nobody comes to put
+/// that right: what is moved, what an owner refuses and what one is silent about is served.
+#[test]
+fn clients_are_served_while_interfaces_have_different_tables() -> Result<()> {
+    for (hook, step) in [
+        (Hook::Tc, Step::FirstAttached),
+        (Hook::Xdp, Step::FirstAttached),
+        (Hook::Xdp, Step::TcAttached),
+    ] {
+        let setting = Setting { hook, ..SETTING };
+        served_in_two_tables(setting, step)
+            .with_context(|| format!("{hook:?}, after a death at {}", step.word()))?;
+    }
+    Ok(())
+}
+
+fn served_in_two_tables(setting: Setting, step: Step) -> Result<()> {
+    let run = unchecked(setting).size("flows = 5000").start()?;
+    let mut case = Case::start(&run)?;
+    case.steer.end(Signal::SIGKILL)?;
+    case.steer.configure(&with_flows(&run.steer, 5001))?;
+    dies_at(&case.steer, step)?;
+    // Handshakes wait some seconds for an agent that could end it.
+    case.fetch(&case.dial).context("the first client")?;
+    let dial = Dial { timeout: Duration::from_secs(5), ..case.dial.clone() };
+    for _ in 0..3 {
+        case.fetch(&dial).context("a client whose session is elsewhere")?;
+    }
+    {
+        let _silence = Loss::incoming(run.lab.backend(OWNER), "tcp flags syn")?;
+        let silent = case.fetch(&dial).context("a client whose owner is silent")?;
+        ensure!(run.backend_named(&silent.server)? == FIRST, "{silent:?}");
+    }
+    case.renew()?;
+    run.servers[OWNER].stop()?;
+    let refused = case.fetch(&dial).context("a client whose owner refuses")?;
+    ensure!(run.backend_named(&refused.server)? == FIRST, "{refused:?}");
+    case.unharmed_but_for_resets()
 }
 
 /// An agent dies at a step, the download goes on, new clients see no error; the next agent adopts,

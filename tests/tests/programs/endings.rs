@@ -5,7 +5,7 @@ use anyhow::Result;
 use steer_common::{
     counters::Counter,
     flow::{State, StateWord},
-    shared::{Answers, BACKEND_PRESENT, Flow},
+    shared::{Answers, BACKEND_PRESENT, Flow, SWITCH_RESIZING},
     wire::tls::server_flight::Follow,
 };
 use steer_tests::{packets::Segment, programs::Program};
@@ -91,6 +91,48 @@ fn what_another_gateway_carried_meanwhile_goes_on_where_the_own_record_is_too_ol
             let forwarded = plane.counter(Counter::Spliced)? - before;
             assert_eq!(forwarded, u64::from(goes_on), "{}", family(&ends));
             assert_eq!(plane.splices.find(&ends.key())?.is_some(), goes_on, "{}", family(&ends));
+        }
+    }
+    Ok(())
+}
+
+/// Where an agent died while it changed the size of `flows`, the programs of the interfaces may have
+/// two of them: a flow that waits in one goes on by what the other side's programs made of it.
+#[test]
+fn a_flow_that_waits_in_one_table_goes_on_as_the_programs_with_the_other_one_have_it() -> Result<()>
+{
+    let mut world = World::new()?;
+    for ends in shapes() {
+        let (client, first) = (after(CLIENT_ISN), after(FIRST_ISN));
+        let spliced = ends.spliced();
+        let waiting = Flow { word: StateWord::new(State::Wait, CLIENT_ISN).0, ..spliced };
+        let another = Flow { word: StateWord::new(State::Spliced, CLIENT_ISN ^ 1).0, ..spliced };
+        let from_client = from_client(&ends.up(client).ack(first).options(&STAMPS));
+        let from_first = from_backend(&ends.down(ends.first, first).ack(client).payload(b"first"));
+        for (what, kept, resizing, of_client, of_first) in [
+            ("the owner has it", Some(spliced), true, Some(State::Spliced), Some(State::Spliced)),
+            ("no table is another", Some(spliced), false, None, None),
+            ("it waits there, too", Some(waiting), true, None, None),
+            ("another connection", Some(another), true, None, None),
+            ("it was given up", None, true, Some(State::First), Some(State::First)),
+        ] {
+            for (frame, now) in [(&from_client, of_client), (&from_first, of_first)] {
+                world.prepare(&ends, &Given::flow(waiting))?;
+                let plane = &mut world.loaded.plane;
+                if let Some(kept) = kept {
+                    let seen = plane.flows.find(&ends.key())?.expect("a record").seen;
+                    plane.splices.insert(&ends.key(), &Flow { seen, ..kept })?;
+                }
+                plane.set_switch(SWITCH_RESIZING, resizing)?;
+                let dropped = world.loaded.plane.counter(Counter::WaitDropped)?;
+                world.run(Program::Tc, frame)?;
+                let plane = &mut world.loaded.plane;
+                plane.set_switch(SWITCH_RESIZING, false)?;
+                let state = StateWord(world.flow(&ends)?.word).state();
+                assert_eq!(state, now.unwrap_or(State::Wait), "{what}, {}", family(&ends));
+                let dropped = world.loaded.plane.counter(Counter::WaitDropped)? - dropped;
+                assert_eq!(dropped, u64::from(now.is_none()), "{what}, {}", family(&ends));
+            }
         }
     }
     Ok(())
