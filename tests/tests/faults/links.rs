@@ -124,34 +124,57 @@ fn transfers_outlive_three_seconds_of_their_owners_link_down() -> Result<()> {
 /// Longer than the programs remember a way; new flows are told of it at once.
 #[test]
 fn an_upload_goes_on_when_the_way_to_the_owner_gets_narrower_under_it() -> Result<()> {
-    const PART: usize = 500_000;
     for family in [Family::V4, Family::V6] {
         let run = Setting { hook: Hook::Tc, family, offloads: Offloads::On }.scenario().start()?;
         let case = Case::start(&run)?;
-        let body = payload::bytes(3 * PART, 5);
-        let mut narrowed = None;
-        let (handshake, _) = run.connect(&case.client, &case.dial, |connection| {
-            connection.put_watched("/files/up", &body, |sent| {
-                if sent > PART && narrowed.is_none() {
-                    let link = format!("link set {} mtu {NARROW}\n", backend_side(OWNER));
-                    narrowed = Some((Instant::now(), run.lab.gateway().ip(&link)));
-                }
-                // The rest in more than three seconds.
-                if narrowed.is_some() {
-                    thread::sleep(Duration::from_millis(60));
-                }
-            })
-        })?;
-        let (at, done) = narrowed.ok_or_else(|| anyhow::anyhow!("nothing was sent"))?;
-        done?;
-        ensure!(at.elapsed() > Duration::from_secs(3), "{:?}", at.elapsed());
-        ensure!(
-            handshake.resumed && run.servers[OWNER].uploaded("up")? == payload::sha256(&body),
-            "{handshake:?}"
-        );
+        uploads_over_a_way_that_narrows(&case)?;
         ensure!(case.counted(Counter::TooBig)? > 0, "nobody was told: {family:?}");
         case.unharmed_but_for_resets()?;
     }
+    Ok(())
+}
+
+/// Nobody is told of it where routers may cut: the programs do, also what is several segments in one.
+#[test]
+fn an_upload_that_may_be_cut_goes_on_when_the_way_to_the_owner_gets_narrower_under_it() -> Result<()>
+{
+    let setting = Setting { hook: Hook::Tc, family: Family::V4, offloads: Offloads::On };
+    let run = setting.scenario().start()?;
+    let case = Case::start(&run)?;
+    // Without path MTU discovery (RFC 1191) packets say that they may be fragmented.
+    run.lab.client().sysctl("ipv4/ip_no_pmtu_disc", "1")?;
+    uploads_over_a_way_that_narrows(&case)?;
+    let counted = |counter| case.counted(counter);
+    let (cut, told) = (counted(Counter::TooBigCut)?, counted(Counter::TooBig)?);
+    let dropped = counted(Counter::TooBigDropped)?;
+    ensure!(cut > 0 && told == 0 && dropped == 0, "{cut} cut, {told} told, {dropped} dropped");
+    case.unharmed_but_for_resets()
+}
+
+fn uploads_over_a_way_that_narrows(case: &Case<'_>) -> Result<()> {
+    const PART: usize = 500_000;
+    let run = case.run;
+    let body = payload::bytes(3 * PART, 5);
+    let mut narrowed = None;
+    let (handshake, _) = run.connect(&case.client, &case.dial, |connection| {
+        connection.put_watched("/files/up", &body, |sent| {
+            if sent > PART && narrowed.is_none() {
+                let link = format!("link set {} mtu {NARROW}\n", backend_side(OWNER));
+                narrowed = Some((Instant::now(), run.lab.gateway().ip(&link)));
+            }
+            // The rest in more than three seconds.
+            if narrowed.is_some() {
+                thread::sleep(Duration::from_millis(60));
+            }
+        })
+    })?;
+    let (at, done) = narrowed.ok_or_else(|| anyhow::anyhow!("nothing was sent"))?;
+    done?;
+    ensure!(at.elapsed() > Duration::from_secs(3), "{:?}", at.elapsed());
+    ensure!(
+        handshake.resumed && run.servers[OWNER].uploaded("up")? == payload::sha256(&body),
+        "{handshake:?}"
+    );
     Ok(())
 }
 

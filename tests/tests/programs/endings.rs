@@ -5,7 +5,7 @@ use anyhow::Result;
 use steer_common::{
     counters::Counter,
     flow::{State, StateWord},
-    shared::{Answers, BACKEND_PRESENT, Flow, SWITCH_RESIZING},
+    shared::{Answers, BACKEND_PRESENT, FLOW_CLIENT_FIN, Flow, SWITCH_RESIZING},
     wire::tls::server_flight::Follow,
 };
 use steer_tests::{packets::Segment, programs::Program};
@@ -25,12 +25,20 @@ fn rehomed(world: &mut World, ends: &Ends) -> Result<()> {
     world.loaded.plane.splices.insert(&ends.key(), &record)
 }
 
+/// The flow's last packet becomes a second older.
+fn passes_a_second(world: &mut World, ends: &Ends) -> Result<()> {
+    let flows = &mut world.loaded.plane.flows;
+    let flow = flows.find(&ends.key())?.expect("a record");
+    flows.insert(&ends.key(), &Flow { seen: flow.seen - 1, ..flow })
+}
+
 /// What was lost may be sent again until each side acknowledged the other's FIN, and the record in
 /// `flows` may be pushed out before.
 #[test]
 fn a_splice_is_kept_until_both_sides_acknowledged_the_others_fin() -> Result<()> {
     let mut world = World::new()?;
-    for ends in shapes() {
+    let evictions = [None, Some(0), Some(1), Some(3)];
+    for (ends, evicted) in shapes().into_iter().flat_map(|ends| evictions.map(|at| (ends, at))) {
         let (client, first, owner) = (after(CLIENT_ISN), after(FIRST_ISN), after(OWNER_ISN));
         let steps = [
             (
@@ -55,14 +63,50 @@ fn a_splice_is_kept_until_both_sides_acknowledged_the_others_fin() -> Result<()>
             ),
         ];
         rehomed(&mut world, &ends)?;
-        for (what, frame, kept) in steps {
+        for (at, (what, frame, kept)) in steps.into_iter().enumerate() {
+            passes_a_second(&mut world, &ends)?;
+            if evicted == Some(at) {
+                world.loaded.plane.flows.remove(&ends.key())?;
+            }
             world.run(Program::Tc, &frame)?;
             let splice = world.loaded.plane.splices.find(&ends.key())?;
-            assert_eq!(splice.is_some(), kept, "after {what}, {}", family(&ends));
+            let case = format!("after {what}, {}, evicted before {evicted:?}", family(&ends));
+            assert_eq!(splice.is_some(), kept, "{case}");
         }
         rehomed(&mut world, &ends)?;
         world.run(Program::Tc, &from_client(&ends.up(client).ack(first).rst()))?;
         assert!(world.loaded.plane.splices.find(&ends.key())?.is_none(), "a reset ends it at once");
+    }
+    Ok(())
+}
+
+/// What `flows` forgets is put back with the numbers of a second ago, however much was sent since the
+/// flow was moved.
+#[test]
+fn a_splice_is_put_back_with_its_numbers_after_more_than_any_window() -> Result<()> {
+    /// Less than the furthest that one segment may be ahead, bytes; two are more.
+    const STEP: u32 = 12 << 20;
+    let mut world = World::new()?;
+    for ends in shapes() {
+        let (first, owner) = (after(FIRST_ISN), after(OWNER_ISN));
+        rehomed(&mut world, &ends)?;
+        // Something is still learned from it, so that the cache of settled flows does not have it.
+        let flow = world.flow(&ends)?;
+        world.loaded.plane.flows.insert(&ends.key(), &Flow { flags: 0, ..flow })?;
+        let mut sent = after(CLIENT_ISN);
+        for _ in 0..5 {
+            passes_a_second(&mut world, &ends)?;
+            sent = sent.wrapping_add(STEP);
+            world.run(Program::Tc, &from_client(&ends.up(sent).ack(first).options(&STAMPS)))?;
+        }
+        world.loaded.plane.flows.remove(&ends.key())?;
+        let segment = ends.down(ends.owner, owner).ack(sent).options(&STAMPS);
+        world.run(Program::Tc, &from_backend(&segment))?;
+        let flow = world.flow(&ends)?;
+        assert_eq!(flow.client_next, sent, "{}", family(&ends));
+        world.run(Program::Tc, &from_client(&ends.up(sent).ack(first).fin().options(&STAMPS)))?;
+        let flags = world.flow(&ends)?.flags;
+        assert!(flags & FLOW_CLIENT_FIN != 0, "its end is known, {}: {flags:#x}", family(&ends));
     }
     Ok(())
 }

@@ -145,16 +145,38 @@ enum Backend {
 
 /// A ClientHello of TLS 1.3 (RFC 8446 4.1.2) that offers a PSK identity.
 fn hello13(identity: &[u8]) -> Vec<u8> {
-    let len = identity.len() as u16;
-    let identities = [&(len + 6).to_be_bytes()[..], &len.to_be_bytes(), identity, &[0; 4]].concat();
-    let psk = [&identities[..], &[0, 33, 32], &[7; 32]].concat();
+    hello_of(Some(identity), &[])
+}
+
+/// A ClientHello of TLS 1.3 that offers a PSK identity or none, and this session ID.
+fn hello_of(identity: Option<&[u8]>, id: &[u8]) -> Vec<u8> {
     let extension = |kind: u16, body: &[u8]| {
         [&kind.to_be_bytes()[..], &(body.len() as u16).to_be_bytes(), body].concat()
     };
-    let extensions = [extension(43, &[2, 3, 4]), extension(41, &psk)].concat();
+    let psk = identity.map_or(Vec::new(), |identity| {
+        let len = identity.len() as u16;
+        let first = [&(len + 6).to_be_bytes()[..], &len.to_be_bytes(), identity, &[0; 4]].concat();
+        extension(41, &[&first[..], &[0, 33, 32], &[7; 32]].concat())
+    });
+    let extensions = [extension(43, &[2, 3, 4]), psk].concat();
     let len = (extensions.len() as u16).to_be_bytes();
-    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0], &len, &extensions].concat();
+    let id = [&[id.len() as u8][..], id].concat();
+    let suites = &[0, 2, 0x13, 1, 1, 0];
+    let body = [&[3, 3][..], &[7; 32], &id, suites, &len, &extensions].concat();
     record(0x16, &message(1, &body))
+}
+
+/// A HelloRetryRequest (RFC 8446 4.1.4): a ServerHello with the SHA-256 of its name as random bytes.
+fn retry13() -> Vec<u8> {
+    const NAME_HASHED: [u8; 32] = [
+        0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8,
+        0x91, 0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8,
+        0x33, 0x9c,
+    ];
+    let extensions = [0, 43, 0, 2, 3, 4, 0, 51, 0, 2, 0, 23];
+    let len = (extensions.len() as u16).to_be_bytes();
+    let body = [&[3, 3][..], &NAME_HASHED, &[0, 0x13, 1, 0], &len, &extensions].concat();
+    record(0x16, &message(2, &body))
 }
 
 /// A ServerHello of TLS 1.3 that accepts the first PSK, or none.
@@ -364,6 +386,51 @@ fn what_a_copy_with_a_wrong_checksum_offers_is_forgotten() -> Result<()> {
     visits.world.run(Program::Tc, &segment(&hello13(&ticket(&[9; 16], 3))))?;
     let flags = visits.world.flow(&ends)?.flags;
     assert_eq!(flags & (FLOW_HIT | FLOW_NAMED), 0, "{flags:#x}");
+    Ok(())
+}
+
+/// A server that asks for another hello answers that one: what the first one offered is nobody's.
+#[test]
+fn a_second_hello_with_another_ticket_teaches_that_tickets_name_alone() -> Result<()> {
+    for ends in shapes() {
+        let mut visits = Visits::new(ends, 0)?;
+        let (first, second) = (ticket(&[1; 16], 1), ticket(&[2; 16], 2));
+        let (hello, retry) = (hello13(&first), retry13());
+        assert!(!visits.says(&hello)?, "an unknown ticket");
+        visits.hears(false, &retry)?;
+        let (sent, heard) = (hello.len() as u32, retry.len() as u32);
+        let told = FIRST.wrapping_add(heard);
+        let again = ends.up(CLIENT.wrapping_add(sent)).ack(told).options(&STAMPS);
+        visits.world.run(Program::Tc, &from_client(&again.payload(&hello13(&second))))?;
+        assert_eq!(visits.count(Counter::SecondHello)?, 1);
+        let answer = ends.down(ends.first, told).ack(CLIENT.wrapping_add(2 * sent));
+        let answer = answer.options(&STAMPS).payload(&answer13(true));
+        visits.world.run(Program::Tc, &from_backend(&answer))?;
+        assert!(visits.knows_name(&[2; 16])?, "what was accepted");
+        assert!(!visits.knows_name(&[1; 16])?, "what nobody answered");
+    }
+    Ok(())
+}
+
+/// Who speaks TLS 1.3 makes up a session ID (RFC 8446 D.4): nothing is missed where it is not known.
+#[test]
+fn a_session_is_missed_only_where_one_was_offered() -> Result<()> {
+    for ends in shapes() {
+        let mut visits = Visits::new(ends, 0)?;
+        for (what, hello, missed) in [
+            ("TLS 1.3 without a PSK", hello_of(None, &[8; 32]), Counter::HelloNoSession),
+            ("TLS 1.3 without anything", hello_of(None, &[]), Counter::HelloNoSession),
+            ("TLS 1.2 with a session ID", surgery::hello(&[8; 32], 120), Counter::SessionMiss),
+        ] {
+            let counters = [Counter::HelloNoSession, Counter::SessionMiss, Counter::TicketMiss];
+            let before = counters.map(|counter| visits.count(counter));
+            assert!(!visits.says(&hello)?, "{what}");
+            for (counter, before) in counters.into_iter().zip(before) {
+                let grown = visits.count(counter)? - before?;
+                assert_eq!(grown, u64::from(counter == missed), "{what}: {}", counter.word());
+            }
+        }
+    }
     Ok(())
 }
 

@@ -98,6 +98,32 @@ fn a_hello_whose_session_another_backend_holds_becomes_a_syn_to_it() -> Result<(
     Ok(())
 }
 
+/// Time must not run backwards for a client that has seen the first backend's SYN-ACK: a hello that
+/// echoes an older one, or nothing, does not set the clock by which the owner's stamps are told.
+#[test]
+fn a_hello_sets_the_first_backends_clock_forwards_alone() -> Result<()> {
+    let mut world = World::new()?;
+    let data = hello(&[0x42; 32], 200);
+    for ends in shapes() {
+        for (echo, clock) in [
+            (FIRST_TS.wrapping_sub(9), FIRST_TS),
+            (0, FIRST_TS),
+            (FIRST_TS, FIRST_TS),
+            (FIRST_TS + 7, FIRST_TS + 7),
+        ] {
+            let flow = Flow { first_ts: FIRST_TS, ..ends.established() };
+            let session = Some(vec![0x42; 32]);
+            world.prepare(&ends, &Given { session, ..Given::flow(flow) })?;
+            let frame = ends.up(CLIENT).ack(TOLD).options(&stamps(HELLO_TS, echo)).payload(&data);
+            world.run(Program::Tc, &from_client(&frame))?;
+            let flow = world.flow(&ends)?;
+            assert_eq!(StateWord(flow.word).state(), State::Wait);
+            assert_eq!((flow.first_ts, flow.hello_ts), (clock, HELLO_TS), "{echo:#x} is echoed");
+        }
+    }
+    Ok(())
+}
+
 /// An outer balancer may say in front of a hello whose connection it is (the PROXY protocol,
 /// versions 1 and 2): the owner gets that with the rest.
 #[test]

@@ -6,14 +6,14 @@ use steer_common::{
     flow::{State, StateWord},
     shared::{
         Backend, FLOW_CLIENT_FIN, FLOW_CLOSED, FLOW_LEARNED, FLOW_RESET, FLOW_SERVER_FIN,
-        FLOW_UNCONFIRMED, Flow,
+        FLOW_UNCONFIRMED, Flow, Vip,
     },
 };
 use steer_tests::{packets::Segment, programs::Program};
 
 use crate::world::{
     CLIENT_ISN, Case, Ends, FIRST_ISN, Given, Out, TC_DROP, TC_NEXT, TC_REDIRECT, World, families,
-    from_backend, from_client, to_backend, to_client,
+    family, from_backend, from_client, programs_seconds, to_backend, to_client,
 };
 
 /// MSS 1460.
@@ -218,6 +218,35 @@ fn what_is_repeated_far_behind_an_end_is_still_the_flows() -> Result<()> {
             case("acknowledges what was never sent", down(server, client + 10_000_000), false),
         ];
         world.judge(&ends, &cases)?;
+    }
+    Ok(())
+}
+
+/// A connection that is older than its VIP is noted, and lives for as long as its two ends say: a reset
+/// at a number that neither of them expects ends nothing.
+#[test]
+fn a_reset_leaves_the_note_of_an_older_connection_as_it_is() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in families() {
+        let own = |seq: u32| ends.up(seq).ack(99);
+        for reset in [None, Some(from_client(&own(77).rst())), Some(from_client(&own(1).rst()))] {
+            world.prepare(&ends, &Given::nothing())?;
+            world.forget_flow_trace(&ends)?;
+            world.loaded.plane.foreign.remove_stale(|_, _| true)?;
+            let plane = &mut world.loaded.plane;
+            let vip = plane.vip(&ends.served())?.expect("the VIP");
+            let now = programs_seconds();
+            plane.set_vip(&ends.served(), &Vip { since: now, ..vip })?;
+            let data = from_client(&own(77).payload(b"older"));
+            let frames = [Some(data.clone()), reset, Some(data)];
+            for (at, frame) in frames.into_iter().flatten().enumerate() {
+                let ran = world.run(Program::Tc, &frame)?;
+                assert_eq!((ran.action, ran.frame), (TC_NEXT, frame), "{at}, {}", family(&ends));
+                // From then on only its note tells that it is older.
+                let since = now - 2 * vip.flow_timeout;
+                world.loaded.plane.set_vip(&ends.served(), &Vip { since, ..vip })?;
+            }
+        }
     }
     Ok(())
 }

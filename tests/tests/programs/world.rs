@@ -457,7 +457,7 @@ fn lookup_base(ends: &Ends, empty: bool) -> u32 {
 }
 
 /// Seconds by the clock of the programs, which lags behind by a timer tick.
-fn programs_seconds() -> u32 {
+pub(crate) fn programs_seconds() -> u32 {
     const TICKS: u64 = 20_000_000;
     ((clock::nanoseconds() - TICKS) / 1_000_000_000) as u32
 }

@@ -187,11 +187,12 @@ pub(crate) fn under_load(case: &Case<'_>, work: impl FnOnce() -> Result<()> + Se
             let all = CROWD.reconnects;
             ensure!(
                 (seen.errors, seen.resumed, seen.on_owner) == (0, all, all),
-                "errors {}, resumed {}, on their owner {}: {:?}",
+                "errors {}, resumed {}, on their owner {}: {:?}; steer: {}",
                 seen.errors,
                 seen.resumed,
                 seen.on_owner,
-                seen.samples
+                seen.samples,
+                case.grown(&case.steer.counts()?)
             );
             if !working.load(Ordering::Relaxed) {
                 return Ok(());
