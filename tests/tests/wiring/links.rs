@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     process::Command,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -114,7 +114,8 @@ fn a_vip_on_another_interface_than_its_own_moves_there() -> Result<()> {
 #[test]
 fn programs_come_back_while_the_sweep_of_a_large_table_rests() -> Result<()> {
     const SESSIONS: u32 = 300_000;
-    const SOON: Duration = Duration::from_secs(6);
+    /// Shorter than it rests at least.
+    const SOON: Duration = Duration::from_secs(4);
     let run = scenario().size(&format!("sessions = {}", 2 * SESSIONS)).start()?;
     let steer = run.agent()?;
     tables::fill_sessions(&steer, SESSIONS)?;
@@ -122,11 +123,9 @@ fn programs_come_back_while_the_sweep_of_a_large_table_rests() -> Result<()> {
     for time in 0..4 {
         let mut bpftool = Command::new("bpftool");
         process::run(bpftool.args(["link", "detach", "pinned"]).arg(&pin))?;
-        let start = Instant::now();
         let back =
             || (steer.log().matches("tc was not attached any more").count() > time).then_some(());
         eventually(SOON, back).with_context(|| format!("time {time}: {}", steer.log()))?;
-        ensure!(start.elapsed() < SOON);
     }
     Ok(())
 }
