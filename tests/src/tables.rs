@@ -5,11 +5,17 @@ use aya::{
     Pod,
     maps::{Array, HashMap, Map, MapData},
 };
-use steer_common::shared::{
-    BridgePath, Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, Leg, Pending, Session,
-    SessionKey,
+use steer_common::{
+    session::Kind,
+    shared::{
+        BridgePath, Flow, FlowKey, FragmentKey, FragmentRoute, KeyName, Leg, Pending, Session,
+        SessionKey,
+    },
 };
-use steer_user::plane::PinDir;
+use steer_user::{
+    clock,
+    plane::{PinDir, Plane},
+};
 
 use crate::agent::Agent;
 
@@ -39,6 +45,22 @@ fn count<K: Pod, V: Pod>(steer: &Agent<'_>, table: &str) -> Result<usize> {
         n += 1;
     }
     Ok(n)
+}
+
+/// Has so many sessions in the table that nobody ever had, of the backend with number 0.
+///
+/// # Errors
+/// When they do not fit.
+pub fn fill_sessions(steer: &Agent<'_>, n: u32) -> Result<()> {
+    let mut plane = Plane::open(&pins(steer))?;
+    let (_, vip) = *plane.vips()?.first().context("no VIP")?;
+    let now = clock::seconds();
+    for number in 0..n {
+        let key = SessionKey::new(vip.id, Kind::SessionId, &number.to_be_bytes().repeat(8));
+        let session = Session { first_seen: now, last_seen: now, ..Session::default() };
+        plane.sessions.insert(&key.context("no session ID")?, &session)?;
+    }
+    Ok(())
 }
 
 /// The pins of a running steer.

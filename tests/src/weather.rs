@@ -115,18 +115,30 @@ fn program(percent: Percent, ingress: bool) -> [Instruction; 19] {
     ]
 }
 
-/// Attaches the program to eth0 of the calling thread's namespace.
-fn attach(direction: TcAttachType, percent: Percent) -> Result<()> {
+/// A program that lets every packet pass, and no program behind it see one (TCX_PASS).
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn ends_the_chain() -> Result<SchedClassifier> {
+    take(&[instruction(0xb7, 0, 0, 0, 0), instruction(0x95, 0, 0, 0, 0)])
+}
+
+/// Loads a program.
+fn take(program: &[Instruction]) -> Result<SchedClassifier> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let pin = format!("/sys/fs/bpf/steer-weather-{}-{number}", std::process::id());
-    let loaded =
-        load(&program(percent, direction == TcAttachType::Ingress)).context("load the weather")?;
+    let loaded = load(program).context("load the weather")?;
     // By a pin aya takes a program that it did not load itself.
     pin_program(&loaded, &pin).context("pin the weather")?;
     let taken = SchedClassifier::from_pin(&pin);
     fs::remove_file(&pin).with_context(|| format!("remove {pin}"))?;
-    let mut taken = taken.context("take the weather")?;
+    taken.context("take the weather")
+}
+
+/// Attaches the program to eth0 of the calling thread's namespace.
+fn attach(direction: TcAttachType, percent: Percent) -> Result<()> {
+    let mut taken = take(&program(percent, direction == TcAttachType::Ingress))?;
     let options = NlOptions { priority: 1, handle: TcHandle::new(0, 1), classid: None };
     let link = taken.attach_with_options("eth0", direction, TcAttachOptions::Netlink(options));
     let id = link.context("attach the weather")?;

@@ -254,3 +254,35 @@ fn refuse_vips_of_others(config: &Config, dir: &PinDir) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use steer_common::shared::{Address, MAX_BACKENDS};
+
+    use super::*;
+
+    /// Thrice as many as there are numbers, so that no seed places them: nothing that may be
+    /// configured is refused so.
+    #[test]
+    fn what_has_no_place_in_the_directory_is_refused_by_the_judge_who_only_reads() {
+        let text = "[[interface]]\nname = \"eth0\"\n[[vip]]\naddress = \"198.51.100.10:443\"\n\
+                    [[vip.backend]]\naddress = \"10.0.0.11:443\"\n";
+        let config = Config::parse(Path::new("steer.toml"), text).unwrap();
+        let numbers = Numbers { vips: vec![0], ..Numbers::default() };
+        let removed = |id: u32| {
+            let address = Address::from_v4([10, 77, (id / 250) as u8, (id % 250) as u8]);
+            (id, Backend { endpoint: Endpoint::tcp(address, 443), ..Backend::default() })
+        };
+        let judged = |n| {
+            let backends = (0..n).map(removed).collect();
+            let before = Before { backends, ..Before::default() };
+            let found = Found { there: true, old: None, before, named: Named::default() };
+            refuse_crowd(&config, &found, &numbers).map_err(|error| error.to_string())
+        };
+        assert_eq!(judged(MAX_BACKENDS), Ok(()));
+        let told = judged(3 * MAX_BACKENDS).expect_err("it has a place");
+        assert!(told.starts_with("find a place in the directory for each of"), "{told}");
+    }
+}

@@ -350,6 +350,22 @@ mod tests {
         serde_json::from_slice(line).unwrap()
     }
 
+    /// Whatever a socket is called, it is nobody's place to be bound aside.
+    #[tokio::test]
+    async fn sockets_of_one_directory_leave_each_other_in_place() -> Result<()> {
+        let directory = tempfile::tempdir()?;
+        let at = |name: &str| directory.path().join(name);
+        let listens = |name| std::os::unix::net::UnixStream::connect(at(name)).is_ok();
+        let names = ["gw", "gw.new", "gw.sock", "gw.sock.new", "other.sock"];
+        let bind = |name: &&str| bind(&at(name), directory.path());
+        let listeners = names.iter().map(bind).collect::<Result<Vec<_>>>()?;
+        assert!(names.into_iter().all(listens), "one took the place of another");
+        assert_eq!(fs::read_dir(directory.path())?.count(), names.len());
+        drop(listeners);
+        assert_eq!(fs::read_dir(directory.path())?.count(), 0);
+        Ok(())
+    }
+
     #[tokio::test]
     async fn requests_are_answered_one_by_one_also_behind_garbage() {
         let replies = said(b"{\"verb\":\"agent\"}\n\xff\xfe\n\n{\"verb\":\"stop\"}\n", true).await;

@@ -1,20 +1,19 @@
 //! Agents come and go, and so do the interfaces they serve.
 
-use std::fs;
-use std::process::Command;
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use steer_common::counters::Counter;
 use steer_tests::{
     agent::{Agent, Hook},
-    process::eventually,
+    process::{self, eventually},
     scenario::{Run, Scenario},
     topology::{Family, Offloads, backend_side, vip},
 };
-use steer_user::plane::PinDir;
+use steer_user::plane::{Kind, PinDir};
 
 use crate::{TEN_SECONDS, backend, binary, error, said, two_backends};
 
@@ -111,6 +110,55 @@ fn directories_that_were_made_for_the_pins_go_with_them() -> Result<()> {
     Ok(())
 }
 
+/// A BPF file system of the gateway's own, mounted where it pins.
+#[test]
+fn pins_may_be_the_mount_itself_which_is_left_as_it_was() -> Result<()> {
+    let run = two_backends()?;
+    let steer = Agent::prepare(&run.lab, &run.steer)?;
+    let directory = tempfile::tempdir()?;
+    let mount = Mount::of_bpf(directory.path())?;
+    let names = || {
+        let entries = fs::read_dir(mount.0)?.map(|entry| Ok(entry?.file_name()));
+        entries.collect::<Result<BTreeSet<_>>>()
+    };
+    // The kernel may have iterators of its own there.
+    let before = names()?;
+    steer.rewrite(|text| {
+        text.replace(&format!("{:?}", steer.pin_dir()), &format!("{:?}", mount.0))
+    })?;
+    let mut agent = Command::new(binary()?);
+    agent.arg("agent").arg("--config").arg(steer.config_path());
+    let _server = run.lab.gateway().spawn(agent)?;
+    let up = || PinDir::new(mount.0).socket().filter(|_| steer.socket().exists());
+    eventually(TEN_SECONDS * 3, up).context("the agent does not come up")?;
+    for words in ["removed the state at", "nothing is pinned at"] {
+        let mut detach = Command::new(binary()?);
+        detach.arg("detach").arg("--pin-dir").arg(mount.0);
+        let output = run.lab.gateway().run(|| Ok(detach.output()?))?;
+        assert!(output.status.success(), "{words}: {}", said(&output));
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(told.contains(words), "{told}");
+        assert_eq!(names()?, before);
+    }
+    Ok(())
+}
+
+/// Something mounted, until this is dropped.
+struct Mount<'a>(&'a Path);
+
+impl<'a> Mount<'a> {
+    fn of_bpf(at: &'a Path) -> Result<Self> {
+        process::run(Command::new("mount").args(["-t", "bpf", "bpf"]).arg(at))?;
+        Ok(Self(at))
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        drop(process::run(Command::new("umount").arg("-l").arg(self.0)));
+    }
+}
+
 #[test]
 fn an_interface_that_went_and_came_back_gets_its_programs_again() -> Result<()> {
     let run = Scenario::new(Hook::Xdp, Family::V4).offloads(Offloads::On).backends(2).start()?;
@@ -164,6 +212,105 @@ fn an_interface_that_is_not_there_yet_is_named_and_served_when_it_comes() -> Res
     run.session_at(&client, 1)?;
     assert!(run.visit(&client, &run.dial(run.source_not_of(1)?))?.resumed);
     Ok(())
+}
+
+/// Nothing is heard of the first one any more, and nothing waits for it.
+#[test]
+fn an_interface_that_is_gone_for_good_keeps_no_other_from_its_programs() -> Result<()> {
+    let run = Scenario::new(Hook::Xdp, Family::V4).offloads(Offloads::On).backends(2).start()?;
+    let steer = run.agent()?;
+    let (gone, interface) = (backend_side(0), backend_side(1));
+    let address = run.backend_address(1).to_string();
+    let attached = || programs(&run, &interface).ok().filter(|(tc, xdp)| *tc && *xdp);
+    attached().context("XDP and TC are not there from the start")?;
+    run.lab.gateway().ip(&format!("link del {gone}\nlink del {interface}\n"))?;
+    let named =
+        || steer.log().contains(&format!("{gone}: tc is not where it belongs")).then_some(());
+    eventually(TEN_SECONDS, named).with_context(|| steer.log())?;
+    wire_again(&run)?;
+    eventually(TEN_SECONDS, attached).context("the programs do not come back")?;
+    // What is told counts programs where they are attached, not pins.
+    let status = steer.json("status")?;
+    let of = |name: &str| {
+        let mut found = status["interfaces"].as_array().into_iter().flatten();
+        found.find(|at| at["name"] == name).map(|at| (at["tc"].clone(), at["xdp"].clone()))
+    };
+    assert_eq!(of(&gone), Some((json!(false), json!(false))), "{status}");
+    assert_eq!(of(&interface), Some((json!(true), json!(true))), "{status}");
+    let up = || backend(&steer, &address).ok().filter(|backend| backend["state"] == "up");
+    eventually(TEN_SECONDS, up).context("the health checks do not see it come back")?;
+    let client = run.new_client()?;
+    run.session_at(&client, 1)?;
+    assert!(run.visit(&client, &run.dial(0))?.resumed);
+    Ok(())
+}
+
+/// The pins stay, and say nothing of it.
+#[test]
+fn programs_that_somebody_detached_are_attached_again() -> Result<()> {
+    let run = Scenario::new(Hook::Xdp, Family::V4).offloads(Offloads::On).backends(2).start()?;
+    let mut steer = run.agent()?;
+    let interface = backend_side(1);
+    let dir = PinDir::new(steer.pin_dir());
+    let state = || programs(&run, &interface).ok();
+    let detach = || {
+        for kind in [Kind::Tc, Kind::Xdp] {
+            let mut bpftool = Command::new("bpftool");
+            bpftool.args(["link", "detach", "pinned"]).arg(dir.link(&interface, kind));
+            process::run(&mut bpftool)?;
+            ensure!(dir.link(&interface, kind).exists());
+        }
+        anyhow::Ok(())
+    };
+    let attached = || state().filter(|found| *found == (true, true));
+    attached().context("XDP and TC are not there from the start")?;
+    detach()?;
+    eventually(TEN_SECONDS, attached).with_context(|| steer.log())?;
+    assert!(steer.log().contains("was not attached any more"), "{}", steer.log());
+    // Without an agent they stay away, and are named; the next one attaches them at its start.
+    steer.end(Signal::SIGTERM)?;
+    detach()?;
+    assert_eq!(state(), Some((false, false)));
+    let health = steer.json("status")?["health"].to_string();
+    assert!(health.contains(&format!("no program is attached at {interface}")), "{health}");
+    steer.launch()?;
+    assert_eq!(state(), Some((true, true)));
+    assert!(run.resume_elsewhere(&run.new_client()?)?.resumed);
+    Ok(())
+}
+
+/// `systemctl enable --now steer; steer status`: the agent has its directory, and no maps yet.
+#[test]
+fn status_says_of_an_agent_that_makes_its_maps_that_it_is_starting() -> Result<()> {
+    let run = two_backends()?;
+    let mut steer = Agent::prepare(&run.lab, &run.steer)?;
+    let output = |words: &str| run.lab.gateway().run(|| Ok(steer.command(words).output()?));
+    let dir = PinDir::new(steer.pin_dir());
+    dir.create()?;
+    let agent = dir.lock()?.context("somebody has the directory")?;
+    let told = output("status")?;
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+    assert!(said(&told).contains("the agent is starting"), "{told:?}");
+    let told = output("status --json")?;
+    let status = serde_json::from_slice::<Value>(&told.stdout)?;
+    assert_eq!(
+        status["agent"],
+        json!({"running": true, "starting": true, "pid": null, "version": null})
+    );
+    assert_eq!(
+        status["health"],
+        json!({"state": "degraded", "because": ["the agent is starting"]})
+    );
+    let told = output("backends list")?;
+    assert!(said(&told).contains("is starting: try again in a moment"), "{told:?}");
+    // One that died there is another matter.
+    drop(agent);
+    let told = output("status")?;
+    assert!(
+        told.status.code() == Some(2) && said(&told).contains("a start was broken off"),
+        "{told:?}"
+    );
+    steer.launch()
 }
 
 /// Whether TC and XDP sit on an interface of the gateway.

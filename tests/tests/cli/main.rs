@@ -6,6 +6,7 @@ mod bridge;
 mod check;
 mod doctor;
 mod flows;
+mod frozen;
 mod health;
 mod life;
 mod pools;

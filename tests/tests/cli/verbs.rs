@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use steer_common::counters::Counter;
 use steer_tests::{
     agent::{Agent, Hook, Settings},
+    scenario::Scenario,
+    tables,
     topology::{Family, backend as backend_address, vip},
 };
 
@@ -119,6 +121,52 @@ fn a_change_that_makes_no_sense_is_refused_with_a_sentence() -> Result<()> {
         let said = error(steer.steer(&words));
         assert!(said.contains(sentence), "{words}: {said}");
     }
+    Ok(())
+}
+
+/// A slip of the pen in an address is no empty list.
+#[test]
+fn sessions_of_nobody_are_refused_with_a_sentence() -> Result<()> {
+    let run = two_backends()?;
+    let steer = run.agent()?;
+    run.session_at(&run.new_client()?, 0)?;
+    for verb in ["list", "remove"] {
+        for (words, sentence) in [
+            ("--owner 10.9.9.9:443", "there is no backend 10.9.9.9:443"),
+            ("--vip 192.0.2.1:443", "there is no VIP 192.0.2.1:443"),
+        ] {
+            let said = error(steer.steer(&format!("sessions {verb} {words}")));
+            assert!(said.contains(sentence), "{verb} {words}: {said}");
+        }
+    }
+    let of = |owner| {
+        let list = steer.json(&format!("sessions list --owner {owner}"))?;
+        list["total"].as_u64().context("no total")
+    };
+    let (owner, other) = (run.backend_address(0), run.backend_address(1));
+    assert!(of(owner)? > 0, "somebody's are listed");
+    assert_eq!(of(other)?, 0, "a backend that is there and owns none");
+    steer.steer(&format!("backends remove {owner}"))?;
+    assert!(of(owner)? > 0, "one that left its pool is known for as long as it owns any");
+    Ok(())
+}
+
+/// As many as these, all in memory as they are told, would take several times as much.
+#[test]
+fn a_long_list_of_sessions_takes_little_memory() -> Result<()> {
+    const SESSIONS: u32 = 300_000;
+    const BYTES: u32 = 64 << 20;
+    let run = Scenario::new(Hook::Tc, Family::V4).backends(2).size("sessions = 400000").start()?;
+    let steer = run.agent()?;
+    tables::fill_sessions(&steer, SESSIONS)?;
+    let list = steer.command(&format!("sessions list --json --limit {SESSIONS}"));
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--data={BYTES}")).arg(list.get_program()).args(list.get_args());
+    let output = run.lab.gateway().run(|| Ok(limited.output()?))?;
+    assert!(output.status.success(), "{:?}: {}", output.status, said(&output));
+    let list = serde_json::from_slice::<Value>(&output.stdout)?;
+    assert_eq!(list["total"], SESSIONS);
+    assert_eq!(list["sessions"].as_array().map(Vec::len), Some(SESSIONS as usize));
     Ok(())
 }
 

@@ -14,9 +14,10 @@ use steer_common::{counters::Counter, shared::LAYOUT_VERSION};
 use steer_tests::{
     agent::{Agent, Hook},
     payload,
-    process::eventually,
+    process::{self, eventually},
     scenario::Run,
     tables,
+    traces::Traces,
 };
 use steer_user::crash::{self, Starts, Step};
 
@@ -250,6 +251,27 @@ fn states_of_other_layouts_are_refused_and_nothing_is_touched() -> Result<()> {
         ensure!(ended.code() == Some(1) && steer.log().contains(words), "{other}: {}", steer.log());
         fs::remove_dir(steer.pin_dir().join(other))?;
     }
+    Ok(())
+}
+
+/// By what is there, whatever version made it; of a newer one an agent runs, too.
+#[test]
+fn detach_removes_every_trace_of_a_gateway_of_another_layout() -> Result<()> {
+    let run = scenario(Hook::Tc).vip_setting("assign = true").start()?;
+    let mut steer = run.agent()?;
+    steer.end(Signal::SIGTERM)?;
+    downgrade(&steer, &More::default())?;
+    ensure!(layouts(&steer) == [3], "{:?}", layouts(&steer));
+    ensure!(Traces::of(&run, &steer)?.vips.len() == 2, "{:?}", Traces::of(&run, &steer)?);
+    steer.steer("detach")?;
+    Traces::of(&run, &steer)?.none()?;
+
+    steer.launch()?;
+    let (agent, own) = (steer.process_id().context("no agent")?, format!("v{LAYOUT_VERSION}"));
+    fs::rename(steer.pin_dir().join(own), steer.pin_dir().join("v99"))?;
+    steer.steer("detach")?;
+    Traces::of(&run, &steer)?.none()?;
+    ensure!(!process::works(agent), "its agent goes on: {}", steer.log());
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Mistakes in the wiring and settings of a gateway are named while it runs, and what can be done
 //! about them is done.
 
+mod links;
 mod log;
 mod machine;
 mod neighbours;

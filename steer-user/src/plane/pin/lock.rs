@@ -94,3 +94,26 @@ impl PinDir {
         locks.lines().find_map(holder)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Such locks are all that it takes: any file system has them.
+    #[test]
+    fn who_looks_is_no_agent_to_others_who_look() -> Result<()> {
+        let there = tempfile::tempdir()?;
+        let dir = PinDir::new(there.path());
+        fs::create_dir(dir.state())?;
+        let looks = File::open(dir.state())?;
+        looks.try_lock_shared()?;
+        assert!(!dir.agent_runs());
+        assert!(dir.lock()?.is_none(), "nobody becomes the agent in that moment");
+        drop(looks);
+        let agent = dir.lock()?.context("nobody holds it any more")?;
+        assert!(dir.agent_runs() && dir.lock()?.is_none());
+        drop(agent);
+        assert!(!dir.agent_runs());
+        Ok(())
+    }
+}
