@@ -374,7 +374,7 @@ fn tc_settled(skb: *mut __sk_buff, scratch: *mut Scratch, flow: &mut *mut Flow) 
         *flow = look_up();
     }
     let seconds = set_packet(scratch, Direction::ToBackend);
-    if is_filling(seconds) && !is_of_settled(*flow) {
+    if is_filling(seconds) && !is_done_with(scratch, *flow) {
         return drop(Counter::TablesFilling);
     }
     match role {
@@ -421,15 +421,18 @@ fn enter(scratch: *const Scratch) {
     }
 }
 
-/// Whether a flow's record says which backend has it for good.
+/// Whether a flow's record says which backend has it for good, and nothing is to be learned from it:
+/// the two sides of a handshake that is read may have different tables, and what each of them says
+/// stands in one alone. Nobody repeats a reset.
 #[inline(always)]
-fn is_of_settled(flow: *const Flow) -> bool {
+fn is_done_with(scratch: &Scratch, flow: *const Flow) -> bool {
     if flow.is_null() {
         return false;
     }
-    // SAFETY: a map value; its word is read at once.
-    let word = lock::read(unsafe { &*flow });
-    word.is(State::Spliced) || word.is(State::First)
+    // SAFETY: a map value; its word and its flags are read at once.
+    let (word, flags) = unsafe { (lock::read(&*flow), (*flow).flags) };
+    (word.is(State::Spliced) || word.is(State::First))
+        && (flags & FLOW_LEARNED != 0 || scratch.segment.any(flags::RST))
 }
 
 /// Forwards the packet; what became of it.

@@ -12,7 +12,7 @@ use steer_tests::{packets::Segment, programs::Program};
 
 use crate::world::{
     CLIENT_ISN, Ends, FIRST_ISN, Given, OWNER_ISN, STAMPS, TC_NEXT, TC_REDIRECT, World, after,
-    families, family, from_backend, from_client, shapes, to_backend, to_client,
+    families, family, from_backend, from_client, programs_seconds, shapes, to_backend, to_client,
 };
 
 /// MSS 1460.
@@ -176,6 +176,42 @@ fn a_flow_that_waits_in_one_table_goes_on_as_the_programs_with_the_other_one_hav
                 assert_eq!(state, now.unwrap_or(State::Wait), "{what}, {}", family(&ends));
                 let dropped = world.loaded.plane.counter(Counter::WaitDropped)? - dropped;
                 assert_eq!(dropped, u64::from(now.is_none()), "{what}, {}", family(&ends));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// While tables get another size the programs of the interfaces may have different ones, for a moment:
+/// what begins waits, and so does what is still read of a handshake, for half of what it teaches would
+/// stand in each. All else goes on.
+#[test]
+fn while_tables_are_filled_what_begins_or_is_read_waits_and_all_else_goes_on() -> Result<()> {
+    let mut world = World::new()?;
+    for ends in shapes() {
+        let (client, first) = (after(CLIENT_ISN), after(FIRST_ISN));
+        let up = || ends.up(client).ack(first).options(&STAMPS);
+        let down = || ends.down(ends.first, first).ack(client).options(&STAMPS);
+        let (data, told) =
+            (from_client(&up().payload(b"up")), from_backend(&down().payload(b"down")));
+        let read = Flow { flags: 0, ..ends.settled() };
+        for (what, flow, frame, waits) in [
+            ("a client's data", ends.settled(), &data, false),
+            ("a backend's data", ends.settled(), &told, false),
+            ("a client's data in a handshake", read, &data, true),
+            ("a backend's data in a handshake", read, &told, true),
+            ("a reset in a handshake", read, &from_client(&up().rst()), false),
+            ("a hello", ends.established(), &data, true),
+        ] {
+            for filling in [true, false] {
+                world.prepare(&ends, &Given::flow(flow))?;
+                let until = if filling { programs_seconds() + 5 } else { 0 };
+                world.loaded.plane.set_switch_number(SWITCH_RESIZING, until)?;
+                let before = world.loaded.plane.counter(Counter::TablesFilling)?;
+                world.run(Program::Tc, frame)?;
+                world.loaded.plane.set_switch_number(SWITCH_RESIZING, 0)?;
+                let dropped = world.loaded.plane.counter(Counter::TablesFilling)? - before;
+                assert_eq!(dropped, u64::from(waits && filling), "{what}, {}", family(&ends));
             }
         }
     }
