@@ -7,4 +7,5 @@ pub(crate) mod fragment;
 pub(crate) mod icmp;
 pub(crate) mod next_hop;
 pub(crate) mod resegment;
+pub(crate) mod settled;
 pub(crate) mod too_big;

@@ -131,14 +131,15 @@ fn agents_that_die_at_any_step_of_adopting_a_gateway_leave_its_flows_going() -> 
 /// that right: what is moved, what an owner refuses and what one is silent about is served.
 #[test]
 fn clients_are_served_while_interfaces_have_different_tables() -> Result<()> {
-    for (hook, step) in [
-        (Hook::Tc, Step::FirstAttached),
-        (Hook::Xdp, Step::FirstAttached),
-        (Hook::Xdp, Step::TcAttached),
+    for (hook, family, step) in [
+        (Hook::Tc, Family::V4, Step::FirstAttached),
+        (Hook::Tc, Family::V6, Step::FirstAttached),
+        (Hook::Xdp, Family::V4, Step::FirstAttached),
+        (Hook::Xdp, Family::V6, Step::TcAttached),
     ] {
-        let setting = Setting { hook, ..SETTING };
+        let setting = Setting { hook, family, ..SETTING };
         served_in_two_tables(setting, step)
-            .with_context(|| format!("{hook:?}, after a death at {}", step.word()))?;
+            .with_context(|| format!("{setting:?}, after a death at {}", step.word()))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use steer_common::{
     counters::Counter,
     flow::{State, StateWord},
-    shared::{Answers, BACKEND_PRESENT, FLOW_CLIENT_FIN, Flow, SWITCH_RESIZING},
+    shared::{Answers, BACKEND_PRESENT, FLOW_CLIENT_FIN, FLOW_HELLO, Flow, SWITCH_RESIZING},
     wire::tls::server_flight::Follow,
 };
 use steer_tests::{packets::Segment, programs::Program};
@@ -194,12 +194,15 @@ fn while_tables_are_filled_what_begins_or_is_read_waits_and_all_else_goes_on() -
         let down = || ends.down(ends.first, first).ack(client).options(&STAMPS);
         let (data, told) =
             (from_client(&up().payload(b"up")), from_backend(&down().payload(b"down")));
-        let read = Flow { flags: 0, ..ends.settled() };
+        let read = Flow { flags: FLOW_HELLO, ..ends.settled() };
+        let other = Flow { flags: 0, ..ends.settled() };
         for (what, flow, frame, waits) in [
             ("a client's data", ends.settled(), &data, false),
             ("a backend's data", ends.settled(), &told, false),
             ("a client's data in a handshake", read, &data, true),
             ("a backend's data in a handshake", read, &told, true),
+            ("a client's data in what is no TLS", other, &data, false),
+            ("a backend's data in what is no TLS", other, &told, false),
             ("a reset in a handshake", read, &from_client(&up().rst()), false),
             ("a hello", ends.established(), &data, true),
         ] {
